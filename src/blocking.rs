@@ -1,0 +1,103 @@
+//! How code that is about to block for long says so, without knowing what runs it.
+//!
+//! A server runs about as many threads as there are cores. One that is going to wait (for an upstream, a password
+//! hash, a free connection) wraps the wait in [`section`]; the server then lets another thread step in, up to a limit.
+//! On a thread that belongs to no server, `section` just runs its argument.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+/// Too many threads wait already: the request is to be refused, for now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("too many requests are waiting")]
+pub struct Busy;
+
+/// What a server does around a wait of one of its threads.
+pub trait Handover {
+    /// Called before the wait, on the waiting thread.
+    ///
+    /// # Errors
+    /// [`Busy`] when as many threads wait as may; the wait then does not happen.
+    fn enter(&self) -> Result<(), Busy>;
+    /// Called after the wait, whether it returned or panicked.
+    fn leave(&self);
+}
+
+thread_local! {
+    static HANDOVER: RefCell<Option<Rc<dyn Handover>>> = const { RefCell::new(None) };
+    static DEPTH: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Tells [`section`] what to do on this thread from now on.
+pub fn install(handover: Rc<dyn Handover>) {
+    HANDOVER.with(|slot| *slot.borrow_mut() = Some(handover));
+}
+
+/// Runs `wait`, which may block for long. A section inside a section is part of the outer one.
+///
+/// # Errors
+/// [`Busy`] when too many threads wait already; `wait` was not called.
+pub fn section<R>(wait: impl FnOnce() -> R) -> Result<R, Busy> {
+    let _left = Section::enter()?;
+    Ok(wait())
+}
+
+struct Section(Option<Rc<dyn Handover>>);
+
+impl Section {
+    fn enter() -> Result<Section, Busy> {
+        let outermost = DEPTH.get() == 0;
+        let handover = HANDOVER.with(|slot| slot.borrow().clone()).filter(|_| outermost);
+        if let Some(handover) = &handover {
+            handover.enter()?;
+        }
+        DEPTH.set(DEPTH.get() + 1);
+        Ok(Section(handover))
+    }
+}
+
+impl Drop for Section {
+    fn drop(&mut self) {
+        DEPTH.set(DEPTH.get() - 1);
+        if let Some(handover) = &self.0 {
+            handover.leave();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Count {
+        entered: Cell<u32>,
+        left: Cell<u32>,
+        full: Cell<bool>,
+    }
+
+    impl Handover for Count {
+        fn enter(&self) -> Result<(), Busy> {
+            if self.full.get() {
+                return Err(Busy);
+            }
+            self.entered.set(self.entered.get() + 1);
+            Ok(())
+        }
+        fn leave(&self) {
+            self.left.set(self.left.get() + 1);
+        }
+    }
+
+    #[test]
+    fn nests_refuses_and_survives_a_panic() {
+        let count = Rc::new(Count { entered: Cell::new(0), left: Cell::new(0), full: Cell::new(false) });
+        install(count.clone());
+        assert_eq!(section(|| section(|| 7)), Ok(Ok(7)));
+        assert_eq!((count.entered.get(), count.left.get()), (1, 1));
+        let panicked = std::panic::catch_unwind(|| section(|| panic!("on purpose")));
+        assert!(panicked.is_err());
+        assert_eq!((count.entered.get(), count.left.get()), (2, 2));
+        count.full.set(true);
+        assert_eq!(section(|| unreachable!("refused")), Err::<(), _>(Busy));
+    }
+}

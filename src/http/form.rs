@@ -1,0 +1,234 @@
+//! The fields of a form or of a JSON object, whichever a client sent.
+
+use serde_json::{Map, Value};
+
+use super::{BodyError, Request, multipart};
+
+/// Largest body of fields, in bytes.
+pub const FORM_LIMIT: usize = 1024 * 1024;
+
+/// Named values. Those of a form are text; those of a JSON object have its types.
+#[derive(Default)]
+pub struct Fields(Map<String, Value>);
+
+/// Why a body gave no fields, or a field not what was asked of it.
+#[derive(Debug, thiserror::Error)]
+pub enum FieldError {
+    /// The body could not be read.
+    #[error(transparent)]
+    Body(#[from] BodyError),
+    /// It is none of form, multipart and JSON object, or breaks its own rules.
+    #[error("{0}")]
+    Malformed(String),
+    /// These required fields are missing.
+    #[error("fields are missing")]
+    Missing(Vec<&'static str>),
+    /// A field has another type than it must: its name, and the type it must have.
+    #[error("{0} must be {1}")]
+    Type(&'static str, &'static str),
+}
+
+impl Fields {
+    /// Reads a request's body as its media type says: `application/json`, `multipart/form-data`, or (also when nothing
+    /// is said) `application/x-www-form-urlencoded`. An empty body has no fields. Of a name that comes twice, the last
+    /// value holds. Files in a multipart body are passed over.
+    ///
+    /// # Errors
+    /// See [`FieldError`]. Text with NUL, which PostgreSQL cannot keep, is malformed.
+    pub fn read(request: &mut Request, limit: usize) -> Result<Fields, FieldError> {
+        let media_type = request.media_type();
+        let boundary = request.header("content-type").and_then(multipart::boundary);
+        let bytes = request.body.into_bytes(limit)?;
+        let fields = match media_type.as_str() {
+            _ if bytes.is_empty() => Map::new(),
+            "application/json" => json_object(&bytes)?,
+            "multipart/form-data" => {
+                let boundary = boundary.ok_or_else(|| malformed("multipart without a boundary"))?;
+                from_multipart(&bytes, &boundary)?
+            }
+            "" | "application/x-www-form-urlencoded" => from_form(&bytes)?,
+            other => return Err(malformed(&format!("cannot read a body of type {other}"))),
+        };
+        Ok(Fields(fields))
+    }
+
+    /// Reads a request's body as a JSON object, whatever its media type says.
+    ///
+    /// # Errors
+    /// As [`Fields::read`].
+    pub fn read_json(request: &mut Request, limit: usize) -> Result<Fields, FieldError> {
+        Ok(Fields(json_object(&request.body.into_bytes(limit)?)?))
+    }
+
+    /// Fails unless every one of these is there.
+    ///
+    /// # Errors
+    /// [`FieldError::Missing`] with all that are not.
+    pub fn require(&self, names: &[&'static str]) -> Result<(), FieldError> {
+        let missing: Vec<_> = names.iter().copied().filter(|n| !self.0.contains_key(*n)).collect();
+        if missing.is_empty() { Ok(()) } else { Err(FieldError::Missing(missing)) }
+    }
+
+    /// Whether a field is there, `null` included.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// A required text.
+    ///
+    /// # Errors
+    /// Missing, or not text.
+    pub fn text(&self, name: &'static str) -> Result<&str, FieldError> {
+        self.require(&[name])?;
+        self.0.get(name).and_then(Value::as_str).ok_or(FieldError::Type(name, "a string"))
+    }
+
+    /// A text that may be missing or `null`.
+    ///
+    /// # Errors
+    /// There, and neither text nor `null`.
+    pub fn optional_text(&self, name: &'static str) -> Result<Option<&str>, FieldError> {
+        match self.0.get(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(FieldError::Type(name, "a string")),
+        }
+    }
+
+    /// A whole number that may be missing or `null`; digits in a form.
+    ///
+    /// # Errors
+    /// There, and no whole number of 64 bits.
+    pub fn optional_integer(&self, name: &'static str) -> Result<Option<i64>, FieldError> {
+        let number = match self.0.get(name) {
+            None | Some(Value::Null) => return Ok(None),
+            Some(Value::String(text)) if text.is_empty() => return Ok(None),
+            Some(Value::String(text)) => text.trim().parse().ok(),
+            Some(value) => value.as_i64(),
+        };
+        number.map(Some).ok_or(FieldError::Type(name, "a whole number"))
+    }
+
+    /// A truth value that may be missing or `null`; in a form `true`, `on` or `1` and their opposites.
+    ///
+    /// # Errors
+    /// There, and neither.
+    pub fn optional_bool(&self, name: &'static str) -> Result<Option<bool>, FieldError> {
+        match self.0.get(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::Bool(value)) => Ok(Some(*value)),
+            Some(Value::String(text)) => match text.to_ascii_lowercase().as_str() {
+                "true" | "on" | "1" | "yes" => Ok(Some(true)),
+                "false" | "off" | "0" | "no" | "" => Ok(Some(false)),
+                _ => Err(FieldError::Type(name, "true or false")),
+            },
+            Some(_) => Err(FieldError::Type(name, "true or false")),
+        }
+    }
+}
+
+fn malformed(text: &str) -> FieldError {
+    FieldError::Malformed(text.to_owned())
+}
+
+fn json_object(bytes: &[u8]) -> Result<Map<String, Value>, FieldError> {
+    let text = std::str::from_utf8(bytes).map_err(|_| malformed("the body is not UTF-8"))?;
+    match serde_json::from_str(text) {
+        Ok(Value::Object(fields)) => {
+            if fields.values().any(|value| value.as_str().is_some_and(|text| text.contains('\0'))) {
+                return Err(malformed("text must not contain NUL"));
+            }
+            Ok(fields)
+        }
+        Ok(_) => Err(malformed("the body must be a JSON object")),
+        Err(e) => Err(FieldError::Malformed(format!("the body is not valid JSON: {e}"))),
+    }
+}
+
+fn from_form(bytes: &[u8]) -> Result<Map<String, Value>, FieldError> {
+    let mut fields = Map::new();
+    for (name, value) in bytes.split(|b| *b == b'&').filter(|pair| !pair.is_empty()).map(|pair| {
+        let at = pair.iter().position(|b| *b == b'=').unwrap_or(pair.len());
+        (&pair[..at], pair.get(at + 1..).unwrap_or(&[]))
+    }) {
+        fields.insert(unescape(name)?, Value::String(unescape(value)?));
+    }
+    Ok(fields)
+}
+
+/// `form_urlencoded` would turn bytes that are not UTF-8 into U+FFFD, and two passwords into one.
+fn unescape(part: &[u8]) -> Result<String, FieldError> {
+    let spaced: Vec<u8> = part.iter().map(|b| if *b == b'+' { b' ' } else { *b }).collect();
+    text(percent_encoding::percent_decode(&spaced).collect())
+}
+
+fn from_multipart(bytes: &[u8], boundary: &str) -> Result<Map<String, Value>, FieldError> {
+    let mut fields = Map::new();
+    for part in multipart::parts(bytes, boundary).map_err(malformed)? {
+        if part.file_name.is_none() {
+            fields.insert(part.name, Value::String(text(part.content.to_vec())?));
+        }
+    }
+    Ok(fields)
+}
+
+fn text(bytes: Vec<u8>) -> Result<String, FieldError> {
+    let text = String::from_utf8(bytes).map_err(|_| malformed("text must be UTF-8"))?;
+    if text.contains('\0') { Err(malformed("text must not contain NUL")) } else { Ok(text) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::Body;
+
+    fn fields(media_type: &str, body: &[u8]) -> Result<Fields, FieldError> {
+        let mut request = Request::default();
+        let head = format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Type: {media_type}\r\n\r\n");
+        request.head.parse(head.as_bytes()).unwrap();
+        request.body = Body::from_bytes(body.to_vec());
+        Fields::read(&mut request, FORM_LIMIT)
+    }
+
+    #[test]
+    fn a_form_multipart_and_json_say_the_same() {
+        let parts = "--b\r\nContent-Disposition: form-data; name=\"email\"\r\n\r\na+b@x\r\n--b--\r\n";
+        for (media_type, body) in [
+            ("application/x-www-form-urlencoded; charset=utf-8", "email=a%2Bb%40x&password="),
+            ("Application/JSON", r#"{"email":"a+b@x"}"#),
+            ("multipart/form-data; boundary=b", parts),
+        ] {
+            assert_eq!(fields(media_type, body.as_bytes()).unwrap().text("email").unwrap(), "a+b@x", "{media_type}");
+        }
+    }
+
+    #[test]
+    fn types_and_absence_are_told_apart() {
+        let fields = fields("application/json", br#"{"n":1,"s":"x","z":null,"b":true}"#).unwrap();
+        assert!(matches!(fields.text("gone"), Err(FieldError::Missing(names)) if names == ["gone"]));
+        assert!(matches!(fields.text("n"), Err(FieldError::Type("n", _))));
+        assert_eq!(fields.optional_text("z").unwrap(), None);
+        assert_eq!(fields.optional_integer("n").unwrap(), Some(1));
+        assert_eq!(fields.optional_bool("b").unwrap(), Some(true));
+        assert!(fields.optional_integer("s").is_err() && fields.has("z") && !fields.has("q"));
+    }
+
+    #[test]
+    fn refuses_what_is_not_text() {
+        let json = "application/json";
+        let form = "application/x-www-form-urlencoded";
+        for (media_type, body) in [
+            (json, &b"[1]"[..]),
+            (json, b"{"),
+            (json, b"{\"a\":\"\xff\"}"),
+            (json, br#"{"a":"\u0000"}"#),
+            (json, br#"{"a":"\ud800"}"#),
+            (form, b"a=%ff"),
+            (form, b"a=%00"),
+            ("multipart/form-data", b"x"),
+            ("text/plain", b"x"),
+        ] {
+            assert!(matches!(fields(media_type, body), Err(FieldError::Malformed(_))), "{media_type} {body:?}");
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! A request as handlers see it.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use super::{Body, Head, Method};
+
+/// One request: its head, its body, and who is at the other end of the socket.
+#[derive(Debug)]
+pub struct Request {
+    /// Method, target and headers.
+    pub head: Head,
+    /// What follows the head.
+    pub body: Body,
+    /// The socket's other end: a proxy, where there is one.
+    pub peer: SocketAddr,
+}
+
+impl Default for Request {
+    fn default() -> Request {
+        Request {
+            head: Head::default(),
+            body: Body::default(),
+            peer: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+        }
+    }
+}
+
+impl Request {
+    /// The method.
+    pub fn method(&self) -> &Method {
+        self.head.method()
+    }
+
+    /// The path as sent, still percent-encoded.
+    pub fn path(&self) -> &str {
+        self.head.path()
+    }
+
+    /// The first header of this name, if it is UTF-8.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.head.header(name)
+    }
+
+    /// The first value of this name in the query string, decoded; bytes that are not UTF-8 become U+FFFD.
+    pub fn query(&self, name: &str) -> Option<String> {
+        let query = self.head.query()?;
+        form_urlencoded::parse(query.as_bytes()).find(|(n, _)| n == name).map(|(_, value)| value.into_owned())
+    }
+
+    /// The media type of the body, lower-cased, without parameters; empty when none was sent.
+    pub fn media_type(&self) -> String {
+        let value = self.header("content-type").unwrap_or("");
+        value.split(';').next().unwrap_or("").trim().to_ascii_lowercase()
+    }
+}

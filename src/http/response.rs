@@ -1,0 +1,114 @@
+//! A reply as handlers make it.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::io::{self, Read, Write};
+
+use serde::Serialize;
+
+use super::StatusCode;
+
+/// Writes a body piece by piece; each `write` call it makes reaches the client at once.
+pub type StreamFn = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send>;
+
+/// The body of a reply.
+#[derive(Default)]
+pub enum Content {
+    /// None at all.
+    #[default]
+    Empty,
+    /// Bytes in memory.
+    Bytes(Cow<'static, [u8]>),
+    /// So many bytes, read from elsewhere.
+    Reader(Box<dyn Read + Send>, u64),
+    /// A body of unknown length, written as it comes into being.
+    Stream(StreamFn),
+}
+
+/// A reply: status, headers, body. `Content-Length`, `Transfer-Encoding`, `Connection` and `Date` are the server's.
+#[derive(Debug)]
+pub struct Response {
+    /// The status.
+    pub status: StatusCode,
+    /// Header lines in the order they are sent.
+    pub headers: Vec<(&'static str, Cow<'static, str>)>,
+    /// The body.
+    pub content: Content,
+    /// End the connection behind this reply.
+    pub close: bool,
+}
+
+impl Response {
+    /// A reply without a body.
+    pub fn new(status: u16) -> Response {
+        Response { status: StatusCode(status), headers: Vec::new(), content: Content::Empty, close: false }
+    }
+
+    /// A reply with a body of this media type.
+    pub fn with_body(status: u16, media_type: &'static str, bytes: impl Into<Cow<'static, [u8]>>) -> Response {
+        let mut response = Response::new(status);
+        response.headers.push(("Content-Type", Cow::Borrowed(media_type)));
+        response.content = Content::Bytes(bytes.into());
+        response
+    }
+
+    /// A JSON reply. A value that cannot be serialised (a map with keys that are no strings) becomes a 500.
+    pub fn json(status: u16, value: &impl Serialize) -> Response {
+        let mut bytes = Vec::with_capacity(512);
+        match serde_json::to_writer(&mut bytes, value) {
+            Ok(()) => Response::with_body(status, "application/json", bytes),
+            Err(_) => Response::with_body(500, "application/json", &br#"{"detail":"Internal Server Error"}"#[..]),
+        }
+    }
+
+    /// An error as most routes send it: `{"detail": text}`.
+    pub fn detail(status: u16, text: &str) -> Response {
+        Response::json(status, &serde_json::json!({ "detail": text }))
+    }
+
+    /// A page.
+    pub fn html(status: u16, page: String) -> Response {
+        Response::with_body(status, "text/html; charset=utf-8", page.into_bytes())
+    }
+
+    /// 303: see this address with GET.
+    pub fn see_other(location: impl Into<Cow<'static, str>>) -> Response {
+        Response::new(303).header("Location", location)
+    }
+
+    /// A body of unknown length, written as it comes into being.
+    pub fn stream(media_type: &'static str, write: StreamFn) -> Response {
+        let mut response = Response::new(200).header("Content-Type", media_type);
+        response.content = Content::Stream(write);
+        response
+    }
+
+    /// Adds a header. Control characters would let a value start a line of its own: such a header is left out.
+    #[must_use]
+    pub fn header(mut self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Response {
+        let value = value.into();
+        let sane = !value.bytes().any(|b| b.is_ascii_control() && b != b'\t');
+        debug_assert!(sane, "control character in the value of {name}");
+        if sane {
+            self.headers.push((name, value));
+        }
+        self
+    }
+
+    /// The first header of this name.
+    pub fn get_header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_ref())
+    }
+}
+
+/// The length, never the bytes.
+impl fmt::Debug for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Content::Empty => f.write_str("Empty"),
+            Content::Bytes(bytes) => write!(f, "Bytes({})", bytes.len()),
+            Content::Reader(_, length) => write!(f, "Reader({length})"),
+            Content::Stream(_) => f.write_str("Stream"),
+        }
+    }
+}

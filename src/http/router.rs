@@ -1,0 +1,137 @@
+//! The route table: method and path to whatever the owner keeps there.
+
+use std::collections::HashMap;
+
+use super::Method;
+
+/// One line of a route table. In a path, a segment such as `{id}` matches any one segment that is not empty.
+#[derive(Clone, Debug)]
+pub struct Route<H> {
+    /// The method; `GET` serves `HEAD` too.
+    pub method: Method,
+    /// The path, as the client sends it.
+    pub path: &'static str,
+    /// What the owner keeps there.
+    pub handler: H,
+}
+
+/// The answer of [`Router::find`].
+#[derive(Debug)]
+pub enum Found<'r, 'p, H> {
+    /// The handler, and the segments that stood for the `{…}` ones, still percent-encoded.
+    Handler(&'r H, Vec<&'p str>),
+    /// The path is known but not with this method: the value of `Allow`.
+    WrongMethod(String),
+    /// No such path.
+    Nothing,
+}
+
+/// Finds the handler of a request; plain paths by one hash look-up.
+#[derive(Debug)]
+pub struct Router<H> {
+    exact: HashMap<&'static str, Vec<(Method, H)>>,
+    patterns: Vec<(Vec<&'static str>, Vec<(Method, H)>)>,
+}
+
+impl<H> Router<H> {
+    /// A router of these routes.
+    pub fn new(routes: impl IntoIterator<Item = Route<H>>) -> Router<H> {
+        let mut router = Router { exact: HashMap::new(), patterns: Vec::new() };
+        for route in routes {
+            router.entries(route.path).push((route.method, route.handler));
+        }
+        router
+    }
+
+    fn entries(&mut self, path: &'static str) -> &mut Vec<(Method, H)> {
+        if !path.contains('{') {
+            return self.exact.entry(path).or_default();
+        }
+        let segments: Vec<&'static str> = path.split('/').collect();
+        let at = self.patterns.iter().position(|(s, _)| *s == segments).unwrap_or_else(|| {
+            self.patterns.push((segments, Vec::new()));
+            self.patterns.len() - 1
+        });
+        &mut self.patterns[at].1
+    }
+
+    /// Looks up a request.
+    pub fn find<'r, 'p>(&'r self, method: &Method, path: &'p str) -> Found<'r, 'p, H> {
+        if let Some(entries) = self.exact.get(path) {
+            return choose(entries, method, Vec::new());
+        }
+        for (segments, entries) in &self.patterns {
+            if let Some(captured) = capture(segments, path) {
+                return choose(entries, method, captured);
+            }
+        }
+        Found::Nothing
+    }
+}
+
+fn capture<'p>(segments: &[&str], path: &'p str) -> Option<Vec<&'p str>> {
+    let mut parts = path.split('/');
+    let mut captured = Vec::new();
+    for segment in segments {
+        let part = parts.next()?;
+        if segment.starts_with('{') {
+            if part.is_empty() {
+                return None;
+            }
+            captured.push(part);
+        } else if *segment != part {
+            return None;
+        }
+    }
+    parts.next().is_none().then_some(captured)
+}
+
+fn choose<'r, 'p, H>(entries: &'r [(Method, H)], method: &Method, captured: Vec<&'p str>) -> Found<'r, 'p, H> {
+    let wanted = if *method == Method::Head { &Method::Get } else { method };
+    match entries.iter().find(|(m, _)| m == wanted) {
+        Some((_, handler)) => Found::Handler(handler, captured),
+        None => Found::WrongMethod(allow(entries.iter().map(|(m, _)| m))),
+    }
+}
+
+fn allow<'a>(methods: impl Iterator<Item = &'a Method>) -> String {
+    let mut names: Vec<&str> = methods.map(Method::as_str).collect();
+    if names.contains(&"GET") {
+        names.push("HEAD");
+    }
+    names.push("OPTIONS");
+    names.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn router() -> Router<u8> {
+        let route = |method, path, handler| Route { method, path, handler };
+        Router::new([
+            route(Method::Get, "/a", 1),
+            route(Method::Post, "/a", 2),
+            route(Method::Post, "/v1/engines/{name}/completions", 3),
+        ])
+    }
+
+    #[test]
+    fn finds_plain_paths_and_patterns() {
+        let router = router();
+        assert!(matches!(router.find(&Method::Head, "/a"), Found::Handler(1, _)));
+        assert!(matches!(router.find(&Method::Post, "/a"), Found::Handler(2, _)));
+        let Found::Handler(3, captured) = router.find(&Method::Post, "/v1/engines/x%2Fy/completions") else { panic!() };
+        assert_eq!(captured, ["x%2Fy"]);
+    }
+
+    #[test]
+    fn says_which_methods_a_path_has() {
+        let router = router();
+        let Found::WrongMethod(allow) = router.find(&Method::Delete, "/a") else { panic!() };
+        assert_eq!(allow, "GET, POST, HEAD, OPTIONS");
+        for path in ["/", "/a/", "/v1/engines//completions", "/v1/engines/x/completions/"] {
+            assert!(matches!(router.find(&Method::Get, path), Found::Nothing), "{path}");
+        }
+    }
+}

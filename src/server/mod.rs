@@ -1,0 +1,1 @@
+//! Sockets and threads. Knows `http` and one closure per listener.
