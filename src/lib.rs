@@ -6,4 +6,23 @@
 
 pub mod blocking;
 pub mod http;
+
+pub mod config;
+
+pub mod db;
+
 pub mod server;
+
+pub mod store;
+
+pub mod logging;
+
+pub mod error;
+
+pub mod auth;
+
+pub mod app;
+
+pub mod call;
+
+pub mod common;

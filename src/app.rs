@@ -1,0 +1,136 @@
+//! What the servers of one process share, built once, and the work they do in the background.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::auth::password::{Passwords, Peppers};
+use crate::auth::revocation::{CHANNEL, Revocations};
+use crate::auth::{Cache, Hasher, LastUsed, Resolver, Throttle, last_used};
+use crate::config::Config;
+use crate::db::{self, Database, listen, migrate};
+use crate::store::sessions;
+
+/// How often sessions that ended long ago are deleted.
+const CLEAN_EVERY: Duration = Duration::from_secs(3600);
+
+/// The longest pause between two attempts to migrate.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Everything a handler may need.
+pub struct App {
+    /// The settings.
+    pub config: Config,
+    /// The database.
+    pub db: Database,
+    /// Callers seen lately.
+    pub cache: Arc<Cache>,
+    /// From credentials to callers.
+    pub resolver: Resolver,
+    /// Hashes and checks passwords.
+    pub passwords: Passwords,
+    /// Holds guessers of passwords back.
+    pub throttle: Throttle,
+    last_used: Arc<LastUsed>,
+    connection: postgres::Config,
+    stopped: Arc<AtomicBool>,
+}
+
+impl App {
+    /// Builds it; nothing is asked of the database yet. `name` is what the database sees, such as `textgen-web`.
+    ///
+    /// # Errors
+    /// A thread cannot be started, in words for the operator.
+    pub fn new(config: Config, name: &str) -> Result<Arc<App>, String> {
+        let connection = db::config(&config.database_url, name)?;
+        let db = Database::new(connection.clone(), config.pool_size);
+        let cache = Arc::new(Cache::new(config.cache_size));
+        let last_used = LastUsed::new();
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let peppers = Peppers { current: config.password_pepper.clone(), bcrypt: config.bcrypt_pepper.clone() };
+        Ok(Arc::new(App {
+            resolver: Resolver::new(db.clone(), cache.clone(), last_used.clone(), config.auth_grace),
+            passwords: Passwords::new(Hasher::new(cores)?, peppers)?,
+            throttle: Throttle::default(),
+            config,
+            db,
+            cache,
+            last_used,
+            connection,
+            stopped: Arc::new(AtomicBool::new(false)),
+        }))
+    }
+
+    /// Starts what runs beside the servers: the migration, the listener, the writer of last-used stamps.
+    ///
+    /// # Errors
+    /// A thread cannot be started.
+    pub fn start(self: &Arc<App>, name: &str) -> Result<(), String> {
+        let spawn = |name: &str, work: fn(&App)| {
+            let app = self.clone();
+            let thread = thread::Builder::new().name(name.to_owned());
+            thread.spawn(move || work(&app)).map(drop).map_err(|e| e.to_string())
+        };
+        spawn("migrate", App::migrate)?;
+        spawn("background", App::work_in_background)?;
+        let listen_config = db::config(&self.config.database_listen_url, &format!("{name}-listen"))?;
+        let revocations = Revocations { cache: self.cache.clone(), db: self.db.clone(), stopped: self.stopped.clone() };
+        listen::spawn(listen_config, CHANNEL, revocations).map_err(|e| e.to_string())
+    }
+
+    /// Brings the schema up to date, trying for as long as it takes, then lets requests at it.
+    fn migrate(&self) {
+        let mut pause = Duration::from_millis(100);
+        let mut said = String::new();
+        while !self.is_stopped() {
+            match migrate::migrate(&self.connection) {
+                Ok(applied) => {
+                    log::info!("the schema is up to date ({applied} migrations applied)");
+                    return self.db.open();
+                }
+                Err(e) => {
+                    let reason = e.to_string();
+                    if reason != said {
+                        log::error!("cannot serve yet, trying again: {reason}");
+                        said = reason;
+                    }
+                }
+            }
+            thread::sleep(pause);
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    fn work_in_background(&self) {
+        let mut cleaned: Option<Instant> = None;
+        while !self.is_stopped() {
+            thread::sleep(last_used::WRITE_EVERY);
+            if !self.db.is_open() {
+                continue;
+            }
+            if let Err(e) = self.last_used.write(&self.db) {
+                log::debug!("last-used stamps were not written: {e}");
+            }
+            if cleaned.is_none_or(|at| at.elapsed() >= CLEAN_EVERY) {
+                cleaned = Some(Instant::now());
+                let done = self.db.session().and_then(|mut session| sessions::delete_expired(&mut session));
+                if let Err(e) = done {
+                    log::debug!("ended sessions were not deleted: {e}");
+                }
+            }
+        }
+    }
+
+    /// Ends the background work and writes what it still holds.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        if let Err(e) = self.last_used.write(&self.db) {
+            log::debug!("last-used stamps were not written: {e}");
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+}

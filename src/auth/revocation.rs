@@ -1,0 +1,43 @@
+//! What other processes change, brought to the cache.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::Cache;
+use crate::db::{Database, listen};
+
+/// The channel on which the triggers of `0005_notify.sql` speak; the payload is a user's id.
+pub const CHANNEL: &str = "textgen_auth";
+
+/// Brings notifications to the cache.
+pub struct Revocations {
+    /// Whose entries are dropped.
+    pub cache: Arc<Cache>,
+    /// Whose connections are looked at after a loss.
+    pub db: Database,
+    /// Set when the process ends.
+    pub stopped: Arc<AtomicBool>,
+}
+
+impl listen::Listener for Revocations {
+    fn connected(&self) {
+        log::info!("listening for revocations");
+        self.cache.listening();
+    }
+
+    fn notified(&self, user_id: &str) {
+        self.cache.revoke(user_id);
+    }
+
+    fn lost(&self, reason: &str) {
+        if self.cache.is_listening() {
+            log::warn!("revocations are not heard of any more, every caller is looked up: {reason}");
+            self.cache.deaf();
+            self.db.connection_lost();
+        }
+    }
+
+    fn stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+}

@@ -1,0 +1,114 @@
+//! Random credentials and ids, and the digests that are kept of credentials.
+
+use std::fmt;
+
+use sha2::{Digest as _, Sha256};
+
+/// Letters and digits: safe in headers, cookies, URLs and shells.
+const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+
+/// Characters of a credential behind its prefix: 62^43 is more than 2^256.
+const CREDENTIAL_LENGTH: usize = 43;
+
+/// Characters of a secret that may be seen, its `tg_` included.
+const VISIBLE: usize = 8;
+
+/// A credential in the clear. Exists only between its making, or its arrival, and its digest.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// A new API secret, `tg_…`, of 256 random bits.
+    ///
+    /// # Errors
+    /// The operating system gives no randomness.
+    pub fn new_api_key() -> Result<Secret, getrandom::Error> {
+        Ok(Secret(format!("tg_{}", random_text(CREDENTIAL_LENGTH)?)))
+    }
+
+    /// A new session token, `ts_…`, of 256 random bits.
+    ///
+    /// # Errors
+    /// The operating system gives no randomness.
+    pub fn new_session() -> Result<Secret, getrandom::Error> {
+        Ok(Secret(format!("ts_{}", random_text(CREDENTIAL_LENGTH)?)))
+    }
+
+    /// The whole of it, to be shown once.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    /// The part that may be seen: `tg_Ab3dE…`.
+    pub fn visible_prefix(&self) -> String {
+        format!("{}…", &self.0[..VISIBLE])
+    }
+
+    /// What is kept of it.
+    pub fn digest(&self) -> Digest {
+        Digest::of(&self.0)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// The SHA-256 of a credential. A fast hash suffices: there are no 256-bit secrets to try out.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// The digest of what a client sent.
+    pub fn of(credential: &str) -> Digest {
+        Digest(Sha256::digest(credential.as_bytes()).into())
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Digest(…)")
+    }
+}
+
+/// `length` random letters and digits, each as likely as any other.
+///
+/// # Errors
+/// The operating system gives no randomness.
+pub fn random_text(length: usize) -> Result<String, getrandom::Error> {
+    let mut text = String::with_capacity(length);
+    let mut bytes = [0; 64];
+    loop {
+        getrandom::fill(&mut bytes)?;
+        for byte in bytes {
+            // The bytes from 248 on would favour the first letters.
+            if byte < 248 {
+                text.push(char::from(ALPHABET[usize::from(byte % 62)]));
+            }
+            if text.len() == length {
+                return Ok(text);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_long_different_and_hidden() {
+        let (one, two) = (Secret::new_api_key().unwrap(), Secret::new_api_key().unwrap());
+        assert!(one != two && one.digest() != two.digest());
+        assert_eq!(one.reveal().len(), 46);
+        assert!(one.visible_prefix().starts_with("tg_") && one.visible_prefix().chars().count() == 9);
+        assert!(!format!("{one:?}{:?}", one.digest()).contains(&one.reveal()[3..]));
+    }
+
+    #[test]
+    fn the_digest_is_sha_256() {
+        assert_eq!(Digest::of("abc").0[..4], [0xba, 0x78, 0x16, 0xbf]);
+    }
+}

@@ -1,0 +1,97 @@
+//! What can go wrong with the database, sorted by what a request can do about it.
+
+use postgres::error::SqlState;
+
+/// A fault of the database, or of what was asked of it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It is away, shutting down, read-only, out of connections or of disk, or too slow: later may be better.
+    #[error("the database is unavailable: {0}")]
+    Unavailable(String),
+    /// All connections are in use.
+    #[error("no database connection is free")]
+    Busy,
+    /// A unique constraint of this name forbids it.
+    #[error("unique constraint {0} violated")]
+    Unique(String),
+    /// A foreign key of this name forbids it.
+    #[error("foreign key {0} violated")]
+    ForeignKey(String),
+    /// Anything else: a fault of ours.
+    #[error("database error: {0}")]
+    Other(String),
+}
+
+impl Error {
+    /// Whether the same may work later, without any change.
+    pub fn is_outage(&self) -> bool {
+        matches!(self, Error::Unavailable(_) | Error::Busy)
+    }
+}
+
+impl From<postgres::Error> for Error {
+    fn from(e: postgres::Error) -> Error {
+        let Some(fault) = e.as_db_error() else {
+            return match e.is_closed() || is_io(&e) {
+                true => Error::Unavailable(describe(&e)),
+                false => Error::Other(describe(&e)),
+            };
+        };
+        let constraint = || fault.constraint().unwrap_or("").to_owned();
+        match fault.code() {
+            &SqlState::UNIQUE_VIOLATION => Error::Unique(constraint()),
+            &SqlState::FOREIGN_KEY_VIOLATION => Error::ForeignKey(constraint()),
+            code if passes(code) => Error::Unavailable(describe(&e)),
+            _ => Error::Other(describe(&e)),
+        }
+    }
+}
+
+/// Code and message only: detail and context may hold values of rows.
+pub(super) fn describe(e: &postgres::Error) -> String {
+    use std::error::Error as _;
+    match (e.as_db_error(), e.source()) {
+        (Some(fault), _) => format!("{} {}", fault.code().code(), fault.message()),
+        (None, Some(source)) => format!("{e}: {source}"),
+        (None, None) => e.to_string(),
+    }
+}
+
+fn is_io(e: &postgres::Error) -> bool {
+    use std::error::Error as _;
+    e.source().is_some_and(|source| source.is::<std::io::Error>())
+}
+
+/// Faults of the moment (PostgreSQL's Appendix A): by class, or by themselves.
+fn passes(code: &SqlState) -> bool {
+    const CLASSES: [&str; 6] = [
+        "08", // connection exception
+        "40", // serialization failure, deadlock
+        "53", // out of disk, memory or connections
+        "57", // shutting down, cancelled by statement_timeout
+        "58", // I/O error of the server
+        "XX", // internal error, corruption
+    ];
+    const CODES: [&str; 3] = [
+        "25006", // read-only: a demoted primary
+        "55P03", // lock not available
+        "3D000", // the database does not exist (yet)
+    ];
+    let code = code.code();
+    CLASSES.iter().any(|class| code.starts_with(class)) || CODES.contains(&code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_of_the_moment_are_told_from_faults_of_ours() {
+        for code in ["08006", "40001", "40P01", "53100", "53300", "57014", "57P01", "57P03", "58030", "25006"] {
+            assert!(passes(&SqlState::from_code(code)), "{code}");
+        }
+        for code in ["42601", "42P01", "22021", "23502", "0A000", "28P01"] {
+            assert!(!passes(&SqlState::from_code(code)), "{code}");
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Hears what other programs change: `LISTEN` on a connection of its own.
+
+use std::thread;
+use std::time::Duration;
+
+use fallible_iterator::FallibleIterator;
+use postgres::{Client, NoTls};
+
+use super::error::describe;
+
+/// How long the line may be silent before it is tested, and how long the test may take. Together they bound how late
+/// a loss is noticed.
+const HEARTBEAT: Duration = Duration::from_millis(800);
+
+/// The longest pause between two attempts to reconnect.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Who wants to hear. All are called on the listening thread and must not block.
+pub trait Listener: Send + 'static {
+    /// Notifications arrive from now on; anything may have been missed before.
+    fn connected(&self);
+    /// One arrived.
+    fn notified(&self, payload: &str);
+    /// None arrive from now on, until [`Listener::connected`].
+    fn lost(&self, reason: &str);
+    /// Whether to end.
+    fn stopped(&self) -> bool;
+}
+
+/// Listens on `channel` until the listener says to stop, reconnecting as often as needed.
+///
+/// # Errors
+/// The thread could not be started.
+pub fn spawn(config: postgres::Config, channel: &'static str, listener: impl Listener) -> std::io::Result<()> {
+    thread::Builder::new().name("listen".to_owned()).spawn(move || run(&config, channel, &listener)).map(drop)
+}
+
+fn run(config: &postgres::Config, channel: &str, listener: &impl Listener) {
+    let mut pause = Duration::from_millis(50);
+    while !listener.stopped() {
+        let failure = match connect(config, channel) {
+            Ok(mut client) => {
+                listener.connected();
+                pause = Duration::from_millis(50);
+                follow(&mut client, listener)
+            }
+            Err(e) => e,
+        };
+        listener.lost(&describe(&failure));
+        thread::sleep(pause);
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+fn connect(config: &postgres::Config, channel: &str) -> Result<Client, postgres::Error> {
+    let mut client = config.connect(NoTls)?;
+    client.batch_execute(&format!("LISTEN {channel}"))?;
+    Ok(client)
+}
+
+/// Passes notifications on until the connection breaks; returns why.
+fn follow(client: &mut Client, listener: &impl Listener) -> postgres::Error {
+    loop {
+        if let Err(e) = pass_on(client, listener).and_then(|()| client.is_valid(HEARTBEAT)) {
+            return e;
+        }
+    }
+}
+
+/// Passes on what arrives, until the line is silent.
+fn pass_on(client: &mut Client, listener: &impl Listener) -> Result<(), postgres::Error> {
+    let mut notifications = client.notifications();
+    let mut arriving = notifications.timeout_iter(HEARTBEAT);
+    while let Some(notification) = arriving.next()? {
+        listener.notified(notification.payload());
+    }
+    Ok(())
+}

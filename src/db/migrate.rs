@@ -1,0 +1,71 @@
+//! Brings the schema up to date, one process at a time.
+
+use postgres::NoTls;
+use refinery::{Migration, Runner};
+
+use super::Error;
+
+/// Every migration there ever was, in order; the name says the number. They are never edited once released.
+const MIGRATIONS: &[(&str, &str)] = &[
+    ("V1__users", include_str!("../../sql/migrations/0001_users.sql")),
+    ("V2__documents", include_str!("../../sql/migrations/0002_documents.sql")),
+    ("V3__sessions", include_str!("../../sql/migrations/0003_sessions.sql")),
+    ("V4__api_keys", include_str!("../../sql/migrations/0004_api_keys.sql")),
+    ("V5__notify", include_str!("../../sql/migrations/0005_notify.sql")),
+];
+
+/// The advisory lock that lets one process migrate while the others wait: "textgen" in ASCII.
+const LOCK: i64 = 0x0074_6578_7467_656e;
+
+/// Applies what is missing, on a connection of its own without a statement timeout; the number of migrations applied.
+///
+/// # Errors
+/// The database is away, or a migration failed: nothing of that one is kept.
+pub fn migrate(config: &postgres::Config) -> Result<usize, Error> {
+    let mut client = config.connect(NoTls)?;
+    client.execute("SELECT pg_advisory_lock($1)", &[&LOCK])?;
+    let report = runner()?.run(&mut client).map_err(|e| failed(&e))?;
+    client.execute("SELECT pg_advisory_unlock($1)", &[&LOCK])?;
+    Ok(report.applied_migrations().len())
+}
+
+fn runner() -> Result<Runner, Error> {
+    let migrations = MIGRATIONS.iter().map(|(name, sql)| Migration::unapplied(name, sql));
+    let migrations: Vec<Migration> = migrations.collect::<Result<_, _>>().map_err(|e| failed(&e))?;
+    // A newer binary may have been here: its migrations are additions that an older one can live with.
+    Ok(Runner::new(&migrations).set_abort_missing(false))
+}
+
+fn failed(e: &refinery::Error) -> Error {
+    use std::error::Error as _;
+    let mut source = e.source();
+    while let Some(cause) = source {
+        if let Some(fault) = cause.downcast_ref::<postgres::Error>() {
+            return match fault.is_closed() {
+                true => Error::Unavailable(super::error::describe(fault)),
+                false => Error::Other(format!("migration failed: {}", super::error::describe(fault))),
+            };
+        }
+        source = cause.source();
+    }
+    Error::Other(format!("migration failed: {e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_is_a_migration_and_in_order() {
+        let folder = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/sql/migrations")).unwrap();
+        let mut files: Vec<String> = folder.map(|f| f.unwrap().file_name().into_string().unwrap()).collect();
+        files.sort();
+        let listed = MIGRATIONS.iter().enumerate().map(|(n, (name, _))| {
+            let (number, name) = name.strip_prefix('V').unwrap().split_once("__").unwrap();
+            assert_eq!(number, (n + 1).to_string());
+            format!("{:04}_{name}.sql", n + 1)
+        });
+        assert_eq!(files, listed.collect::<Vec<_>>());
+        assert!(runner().is_ok());
+    }
+}

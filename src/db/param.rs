@@ -1,0 +1,49 @@
+//! The values a statement may be given, each with its PostgreSQL type.
+
+use postgres::types::{ToSql, Type};
+use time::OffsetDateTime;
+
+/// A value for a statement. That it knows its type lets a statement be prepared, or sent unprepared, without asking
+/// the server what it expects.
+pub trait Param: ToSql + Sync {
+    /// The type it is sent as.
+    fn postgres_type(&self) -> Type;
+    /// The value as the driver wants it.
+    fn as_sql(&self) -> &(dyn ToSql + Sync);
+}
+
+macro_rules! params {
+    ($($rust:ty => $sql:ident),* $(,)?) => { $(
+        impl Param for $rust {
+            fn postgres_type(&self) -> Type {
+                Type::$sql
+            }
+            fn as_sql(&self) -> &(dyn ToSql + Sync) {
+                self
+            }
+        }
+        impl Param for Option<$rust> {
+            fn postgres_type(&self) -> Type {
+                Type::$sql
+            }
+            fn as_sql(&self) -> &(dyn ToSql + Sync) {
+                self
+            }
+        }
+    )* };
+}
+
+params! {
+    &str => TEXT,
+    String => TEXT,
+    bool => BOOL,
+    i32 => INT4,
+    i64 => INT8,
+    f64 => FLOAT8,
+    OffsetDateTime => TIMESTAMPTZ,
+    &[u8] => BYTEA,
+    Vec<u8> => BYTEA,
+    Vec<String> => TEXT_ARRAY,
+    Vec<i64> => INT8_ARRAY,
+    Vec<OffsetDateTime> => TIMESTAMPTZ_ARRAY,
+}

@@ -1,0 +1,12 @@
+//! The SQL, one file a table. Functions take an [`Executor`](crate::db::Executor): a session or a transaction.
+
+pub mod api_keys;
+pub mod documents;
+pub mod sessions;
+pub mod timestamp;
+pub mod users;
+
+pub use api_keys::ApiKey;
+pub use documents::Document;
+pub use sessions::Session;
+pub use users::User;

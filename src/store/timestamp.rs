@@ -1,0 +1,77 @@
+//! Times as clients read them: ISO-8601 in UTC.
+
+use serde::Serializer;
+use time::OffsetDateTime;
+use time::macros::format_description;
+
+/// `2026-11-22T10:08:25`, with microseconds where there are any and without a zone: the form that clients of user and
+/// document objects have always parsed. It is UTC.
+pub fn naive(time: OffsetDateTime) -> String {
+    let time = time.to_offset(time::UtcOffset::UTC);
+    let whole = time.format(format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]")).unwrap_or_default();
+    match time.microsecond() {
+        0 => whole,
+        micros => format!("{whole}.{micros:06}"),
+    }
+}
+
+/// [`naive`] for serde's `serialize_with`.
+///
+/// # Errors
+/// Those of the serializer.
+pub fn serialize_naive<S: Serializer>(time: &OffsetDateTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&naive(*time))
+}
+
+/// As [`naive`] with the `Z` of RFC 3339: the form of every object that is new.
+pub fn zulu(time: OffsetDateTime) -> String {
+    naive(time) + "Z"
+}
+
+/// [`zulu`] for serde's `serialize_with`.
+///
+/// # Errors
+/// Those of the serializer.
+pub fn serialize_zulu<S: Serializer>(time: &OffsetDateTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&zulu(*time))
+}
+
+/// [`zulu`] or `null`.
+///
+/// # Errors
+/// Those of the serializer.
+pub fn serialize_zulu_option<S: Serializer>(time: &Option<OffsetDateTime>, serializer: S) -> Result<S::Ok, S::Error> {
+    match time {
+        Some(time) => serialize_zulu(time, serializer),
+        None => serializer.serialize_none(),
+    }
+}
+
+/// Reads RFC 3339, or the same without a zone as UTC.
+pub fn parse(text: &str) -> Option<OffsetDateTime> {
+    use time::PrimitiveDateTime;
+    use time::format_description::well_known::{Iso8601, Rfc3339};
+    let text = text.trim();
+    let zoned = OffsetDateTime::parse(text, &Rfc3339).ok();
+    zoned.or_else(|| PrimitiveDateTime::parse(text, &Iso8601::DEFAULT).ok().map(PrimitiveDateTime::assume_utc))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use time::macros::datetime;
+
+    #[test]
+    fn writes_microseconds_only_where_there_are_any() {
+        assert_eq!(naive(datetime!(2026-11-22 12:08:25 +2)), "2026-11-22T10:08:25");
+        assert_eq!(zulu(datetime!(2026-11-22 10:08:25.000_120 UTC)), "2026-11-22T10:08:25.000120Z");
+    }
+
+    #[test]
+    fn reads_both_forms() {
+        assert_eq!(parse("2026-11-22T10:08:25Z"), Some(datetime!(2026-11-22 10:08:25 UTC)));
+        assert_eq!(parse("2026-11-22T12:08:25.5+02:00"), Some(datetime!(2026-11-22 10:08:25.5 UTC)));
+        assert_eq!(parse("2026-11-22T10:08:25"), Some(datetime!(2026-11-22 10:08:25 UTC)));
+        assert_eq!(parse("tomorrow"), None);
+    }
+}
