@@ -1,0 +1,56 @@
+# `make` lists what there is. Works with GNU make 3.81 (macOS) and newer.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help serve stop migrate check-sharing psql monitor test lint bench need-cargo
+
+# Where rustup puts cargo, for a shell that has not read its profile since.
+path = PATH="$$PATH:$$HOME/.cargo/bin"; export PATH
+# DATABASE_URL, or the server of scripts/postgres, started if it is not running.
+database = DATABASE_URL="$${DATABASE_URL:-$$(scripts/postgres start)}" && export DATABASE_URL
+build = cargo build --release --locked
+textgen = "$${CARGO_TARGET_DIR:-target}"/release/textgen
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{ printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+
+serve: need-cargo ## build, migrate and run the three servers; Ctrl-C stops them
+	@$(path); $(database) && $(build) && $(textgen) migrate && exec $(textgen) serve
+
+stop: ## stop the PostgreSQL that `make serve` and `make test` started
+	@scripts/postgres stop; one=$$?; scripts/postgres --test stop && exit $$one
+
+migrate: need-cargo ## bring the tables up to date
+	@$(path); $(database) && $(build) && exec $(textgen) migrate
+
+check-sharing: need-cargo ## verify that the running servers share one database
+	@$(path); $(database) && $(build) && exec $(textgen) check-sharing
+
+psql: ## open psql on the database
+	@$(database) && exec scripts/postgres psql
+
+monitor: ## connections, newest users, users with charges
+	@$(database) && exec scripts/postgres psql -X -P pager=off -v ON_ERROR_STOP=1 \
+		-c '\echo Connections' -f sql/monitoring/connections.sql \
+		-c '\echo Newest users' -f sql/monitoring/newest-users.sql \
+		-c '\echo Users with charges' -f sql/monitoring/users-with-charges.sql
+
+test: need-cargo ## run all tests, on a PostgreSQL of their own; ARGS="..." goes to cargo test
+	@$(path); TEST_DATABASE_URL="$${TEST_DATABASE_URL:-$$(scripts/postgres --test start)}" && export TEST_DATABASE_URL && \
+	unset DATABASE_URL && exec cargo test --locked $(ARGS)
+
+lint: need-cargo ## check the format, clippy, shellcheck if it is installed
+	@$(path); cargo fmt --check && cargo clippy --locked --all-targets -- -D warnings && \
+	if command -v shellcheck >/dev/null; then \
+		for file in scripts/* .ci/run; do \
+			case $$(head -n 1 "$$file") in '#!'*sh) shellcheck "$$file" || exit 1 ;; esac; \
+		done; \
+	fi
+
+bench: need-cargo ## measure it
+	@$(path); exec scripts/bench
+
+need-cargo:
+	@$(path); command -v cargo >/dev/null || { \
+		echo "cargo is missing: install Rust with  curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y" >&2; exit 1; }
+	@command -v cc >/dev/null || { \
+		echo "a C compiler is missing: sudo apt-get install gcc libc6-dev, or on macOS: xcode-select --install" >&2; exit 1; }
