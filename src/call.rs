@@ -102,6 +102,11 @@ impl<'a> Call<'a> {
         Ok(self.caller.clone())
     }
 
+    /// The id of the caller's account, once it was asked for.
+    pub fn user_id(&self) -> Option<String> {
+        self.caller.as_ref().map(|caller| caller.user.id.clone())
+    }
+
     fn authenticate(&mut self) -> Result<Option<Arc<Caller>>> {
         let mut refused = None;
         if self.role == Role::Web

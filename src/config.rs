@@ -44,6 +44,11 @@ const MAX_WAITING: Variable =
     variable("MAX_WAITING", "512", "requests that may wait (for a hash, a connection, an upstream) before 503");
 const MAX_CONNECTIONS: Variable =
     variable("MAX_CONNECTIONS", "0", "open connections before the oldest idle one goes; 0 is what descriptors allow");
+const REUSE_PORT: Variable = variable(
+    "REUSE_PORT",
+    "false",
+    "true lets several processes listen on one address (SO_REUSEPORT), so that a new one can take over from an old",
+);
 const CACHE_SIZE: Variable = variable("CACHE_SIZE", "100000", "callers remembered");
 const AUTH_GRACE: Variable =
     variable("AUTH_GRACE", "300", "seconds that known callers go on while the database is away");
@@ -78,6 +83,7 @@ pub const VARIABLES: &[Variable] = &[
     WORKERS,
     MAX_WAITING,
     MAX_CONNECTIONS,
+    REUSE_PORT,
     CACHE_SIZE,
     AUTH_GRACE,
     LOG_LEVEL,
@@ -114,6 +120,8 @@ pub struct Config {
     pub max_waiting: usize,
     /// Open connections before the oldest idle one goes; `None` is what descriptors allow.
     pub max_connections: Option<usize>,
+    /// Whether several processes may listen on one address.
+    pub reuse_port: bool,
     /// Callers remembered.
     pub cache_size: usize,
     /// How long known callers go on while the database is away.
@@ -196,6 +204,7 @@ impl Config {
             workers: none_if_zero(source.number(&WORKERS, 0, 1024)?),
             max_waiting: source.number(&MAX_WAITING, 1, 100_000)?,
             max_connections: none_if_zero(source.number(&MAX_CONNECTIONS, 0, 10_000_000)?),
+            reuse_port: source.parsed(&REUSE_PORT, |v| v.parse().map_err(|_| "true or false is needed".to_owned()))?,
             cache_size: source.number(&CACHE_SIZE, 1, 100_000_000)?,
             auth_grace: Duration::from_secs(source.number(&AUTH_GRACE, 0, 86_400)?),
             bcrypt_pepper: source.optional(&BCRYPT_PEPPER).unwrap_or_else(|| password_pepper.clone()),

@@ -21,8 +21,17 @@ pub mod error;
 
 pub mod auth;
 
+pub mod accounts;
+
 pub mod app;
 
 pub mod call;
 
 pub mod common;
+pub mod audio;
+pub mod inference;
+pub mod web;
+
+pub mod serve;
+
+pub mod cli;

@@ -1,0 +1,92 @@
+//! Making, rotating and revoking the secrets that programs send.
+
+use serde_json::json;
+use time::OffsetDateTime;
+
+use super::{new_id, no_randomness};
+use crate::auth::Secret;
+use crate::db::Executor;
+use crate::error::{Error, Result};
+use crate::store::{ApiKey, api_keys, users};
+
+/// Keys of one account that work at the same time.
+const MOST_KEYS: i64 = 100;
+
+/// The name of the key that comes with an account.
+const DEFAULT_NAME: &str = "default";
+
+/// Makes a key. Wants a transaction.
+///
+/// # Errors
+/// 409 when the account has [`MOST_KEYS`] already.
+pub fn create(
+    db: &mut impl Executor,
+    user_id: &str,
+    name: &str,
+    expires: Option<OffsetDateTime>,
+) -> Result<(ApiKey, Secret)> {
+    if api_keys::count_locked(db, user_id)? >= MOST_KEYS {
+        return Err(Error::Conflict("Too many keys: revoke one first", json!({"limit": MOST_KEYS})));
+    }
+    insert(db, &new_id("key_")?, user_id, name, expires, false)
+}
+
+/// The key that comes with an account, and whose prefix its user object shows.
+pub(super) fn insert_default(db: &mut impl Executor, user_id: &str) -> Result<Secret> {
+    let (key, secret) = insert(db, &new_id("key_")?, user_id, DEFAULT_NAME, None, true)?;
+    users::set_secret_prefix(db, user_id, &key.prefix)?;
+    Ok(secret)
+}
+
+fn insert(
+    db: &mut impl Executor,
+    id: &str,
+    user_id: &str,
+    name: &str,
+    expires: Option<OffsetDateTime>,
+    is_default: bool,
+) -> Result<(ApiKey, Secret)> {
+    let secret = Secret::new_api_key().map_err(|e| no_randomness(&e))?;
+    let (prefix, digest) = (secret.visible_prefix(), secret.digest());
+    let new = api_keys::New { id, user_id, name, prefix: &prefix, digest: &digest.0, expires, is_default };
+    Ok((api_keys::insert(db, new)?, secret))
+}
+
+/// Puts a new key in the place of an old one, which works for `grace_seconds` more. Wants a transaction. Of several
+/// rotations of one key at once, one is made.
+///
+/// # Errors
+/// 404 when there is no such key that works and was not rotated yet.
+pub fn rotate(db: &mut impl Executor, user_id: &str, id: &str, grace_seconds: i64) -> Result<(ApiKey, Secret)> {
+    let old = api_keys::lock_current(db, user_id, id)?.ok_or(Error::NotFound("Key not found, or rotated already"))?;
+    let new = new_id("key_")?;
+    api_keys::replace(db, id, &new, grace_seconds)?;
+    let (key, secret) = insert(db, &new, user_id, &old.name, old.expires, old.is_default)?;
+    if old.is_default {
+        users::set_secret_prefix(db, user_id, &key.prefix)?;
+    }
+    Ok((key, secret))
+}
+
+/// Rotates the account's default key, or makes one where it has none that works. Wants a transaction.
+///
+/// # Errors
+/// See [`Error`].
+pub fn rotate_default(db: &mut impl Executor, user_id: &str) -> Result<Secret> {
+    match api_keys::default_of(db, user_id)? {
+        Some(id) => rotate(db, user_id, &id, 0).map(|(_, secret)| secret),
+        None => insert_default(db, user_id),
+    }
+}
+
+/// Revokes a key: its secret stops working. Wants a transaction.
+///
+/// # Errors
+/// 404 when there is no such key that works.
+pub fn revoke(db: &mut impl Executor, user_id: &str, id: &str) -> Result<()> {
+    let was_default = api_keys::revoke(db, user_id, id)?.ok_or(Error::NotFound("Key not found"))?;
+    if was_default {
+        users::set_secret_prefix(db, user_id, "")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,129 @@
+//! `textgen user`.
+
+use clap::Subcommand;
+
+use super::{Failure, database};
+use crate::accounts::{self, email, keys};
+use crate::auth::Hasher;
+use crate::auth::password::{Passwords, Peppers};
+use crate::config::Config;
+use crate::db::{Executor, Session};
+use crate::store::{User, timestamp, users};
+
+/// What to do with accounts.
+#[derive(Subcommand)]
+pub enum UserCommand {
+    /// The newest accounts
+    List {
+        /// How many
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=100_000))]
+        limit: i64,
+    },
+    /// Make an account and print its secret, once
+    Create {
+        /// Its e-mail address
+        email: String,
+        /// Read a password for the browser from the first line of standard input; without one, only the secret works
+        #[arg(long)]
+        password_stdin: bool,
+    },
+    /// Replace an account's default secret and print the new one, once
+    RotateSecret {
+        /// Its e-mail address or id
+        user: String,
+    },
+    /// Delete an account with its documents, keys and sessions
+    Delete {
+        /// Its e-mail address or id
+        user: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+pub(super) fn run(command: &UserCommand, config: &Config) -> Result<String, Failure> {
+    let db = database(config)?;
+    let mut session = db.session()?;
+    match command {
+        UserCommand::List { limit } => list(&mut session, *limit),
+        UserCommand::Create { email, password_stdin } => {
+            let password = password_stdin.then(read_line).transpose()?;
+            create(&mut session, config, email, password.as_deref())
+        }
+        UserCommand::RotateSecret { user } => rotate_secret(&mut session, user),
+        UserCommand::Delete { user, yes } => delete(&mut session, user, *yes),
+    }
+}
+
+fn list(db: &mut Session, limit: i64) -> Result<String, Failure> {
+    let rows = users::newest(db, limit)?;
+    let mut text = format!("{:<20} {:<40} {:<10} {}\n", "ID", "E-MAIL", "SECRET", "CREATED");
+    for user in rows {
+        text += &format!("{:<20} {:<40} {:<10} {}\n", user.id, user.email, user.secret, timestamp::zulu(user.created));
+    }
+    Ok(text)
+}
+
+fn create(db: &mut Session, config: &Config, address: &str, password: Option<&str>) -> Result<String, Failure> {
+    let address = email::normalise(address);
+    if !email::is_valid(&address) {
+        return Err(Failure(format!("{address} is not an e-mail address")));
+    }
+    let hash = password.map(|password| hash(config, password)).transpose()?;
+    let mut transaction = db.transaction()?;
+    let user = match accounts::create(&mut transaction, &address, hash.as_deref()) {
+        Err(crate::error::Error::Database(crate::db::Error::Unique(_))) => {
+            return Err(Failure(format!("{address} has an account already")));
+        }
+        done => done?,
+    };
+    transaction.commit()?;
+    Ok(format!("id {}\nemail {}\nsecret {}\n", user.id, user.email, user.secret))
+}
+
+fn hash(config: &Config, password: &str) -> Result<String, Failure> {
+    Passwords::is_acceptable(password).map_err(|why| Failure(why.to_owned()))?;
+    let peppers = Peppers { current: config.password_pepper.clone(), bcrypt: config.bcrypt_pepper.clone() };
+    let passwords = Passwords::new(Hasher::new(1)?, peppers)?;
+    Ok(passwords.hash(password).map_err(crate::error::Error::from)?)
+}
+
+fn rotate_secret(db: &mut Session, user: &str) -> Result<String, Failure> {
+    let user = find(db, user)?;
+    let mut transaction = db.transaction()?;
+    let secret = keys::rotate_default(&mut transaction, &user.id)?;
+    transaction.commit()?;
+    Ok(format!("secret {}\n", secret.reveal()))
+}
+
+fn delete(db: &mut Session, user: &str, yes: bool) -> Result<String, Failure> {
+    let user = find(db, user)?;
+    if !yes && !is_confirmed(&user)? {
+        return Err(Failure("nothing was deleted".to_owned()));
+    }
+    users::delete(db, &user.id)?;
+    Ok(format!("deleted {} {}\n", user.id, user.email))
+}
+
+fn find(db: &mut impl Executor, name: &str) -> Result<User, Failure> {
+    let found = match name.contains('@') {
+        true => users::by_email(db, &email::normalise(name))?.map(|(user, _)| user),
+        false => users::by_id(db, name)?,
+    };
+    found.ok_or_else(|| Failure(format!("there is no account {name}")))
+}
+
+fn is_confirmed(user: &User) -> Result<bool, Failure> {
+    use std::io::Write;
+    let mut output = std::io::stdout().lock();
+    let question = format!("Delete {} ({}) with documents, keys and sessions? [y/N] ", user.email, user.id);
+    output.write_all(question.as_bytes()).and_then(|()| output.flush()).map_err(|e| Failure(e.to_string()))?;
+    Ok(matches!(read_line()?.trim(), "y" | "Y" | "yes"))
+}
+
+fn read_line() -> Result<String, Failure> {
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).map_err(|e| Failure(format!("standard input: {e}")))?;
+    Ok(line.trim_end_matches(['\r', '\n']).to_owned())
+}

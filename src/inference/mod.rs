@@ -1,0 +1,9 @@
+//! The inference server: for programs, which call models with a secret.
+
+use crate::call::Endpoint;
+use crate::http::Route;
+
+/// Its routes, beside those that every server has. The models' own are not there yet.
+pub fn routes() -> Vec<Route<Endpoint>> {
+    Vec::new()
+}

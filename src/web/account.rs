@@ -1,0 +1,93 @@
+//! A person's own account.
+
+use serde_json::json;
+use time::{Duration, OffsetDateTime};
+
+use super::sign_in::{INVALID_CREDENTIALS, guarded};
+use super::{Answer, fields};
+use crate::auth::password::Passwords;
+use crate::auth::{Caller, Via};
+use crate::call::{Call, NOT_AUTHENTICATED};
+use crate::error::{Error, Result};
+use crate::http::{Response, cookie};
+use crate::store::{sessions, users};
+
+/// How long after signing in an account may be deleted without the password.
+const FRESH: Duration = Duration::minutes(15);
+
+/// `POST /api/get-user` and `/api/get-user/stripe-usage`: the user object as the database has it now.
+pub(super) fn fresh_user(call: &mut Call<'_>) -> Answer {
+    let caller = call.caller()?;
+    let user = users::by_id(&mut call.app.db.session()?, &caller.user.id)?;
+    Ok(Response::json(200, &user.ok_or(Error::Unauthorized(NOT_AUTHENTICATED))?))
+}
+
+/// `GET /api/subscription-status`: 200 for anybody.
+pub(super) fn subscription_status(call: &mut Call<'_>) -> Answer {
+    let body = match call.optional_caller()? {
+        None => json!({"is_subscribed": false, "authenticated": false}),
+        Some(caller) => json!({
+            "is_subscribed": caller.user.is_subscribed,
+            "authenticated": true,
+            "user_email": caller.user.email,
+        }),
+    };
+    Ok(Response::json(200, &body))
+}
+
+/// `POST /api/change-password` with `current_password` and `new_password`: every other session ends.
+pub(super) fn change_password(call: &mut Call<'_>) -> Answer {
+    let caller = call.caller()?;
+    let fields = fields(call)?;
+    fields.require(&["current_password", "new_password"])?;
+    let new = fields.text("new_password")?;
+    Passwords::is_acceptable(new).map_err(Error::bad)?;
+    let old_hash = check_password(call, &caller, fields.text("current_password")?)?;
+    let new_hash = call.app.passwords.hash(new)?;
+    let mut session = call.app.db.session()?;
+    let mut transaction = session.transaction()?;
+    if !users::replace_password_hash(&mut transaction, &caller.user.id, &old_hash, &new_hash)? {
+        return Err(Error::Conflict("The password was changed meanwhile", json!({})));
+    }
+    let ended = sessions::delete_others(&mut transaction, &caller.user.id, caller.session_id().unwrap_or(""))?;
+    transaction.commit()?;
+    call.app.cache.revoke(&caller.user.id);
+    Ok(Response::json(200, &json!({"message": "Password changed", "sessions_ended": ended})))
+}
+
+/// `POST /api/delete-account`, with `password` unless the person signed in a moment ago. Takes documents, keys and
+/// sessions along.
+pub(super) fn delete(call: &mut Call<'_>) -> Answer {
+    let caller = call.caller()?;
+    let fields = fields(call)?;
+    match fields.optional_text("password")? {
+        Some(password) => drop(check_password(call, &caller, password)?),
+        None if is_fresh(&caller) => {}
+        None => return Err(Error::Forbidden("Enter your password to delete the account")),
+    }
+    users::delete(&mut call.app.db.session()?, &caller.user.id)?;
+    call.app.cache.revoke(&caller.user.id);
+    Ok(Response::json(200, &json!({"message": "Account deleted successfully"}))
+        .header("Set-Cookie", cookie::clear(call.app.config.is_https())))
+}
+
+fn is_fresh(caller: &Caller) -> bool {
+    match &caller.via {
+        Via::Session { created, .. } => OffsetDateTime::now_utc() - *created < FRESH,
+        Via::Key { .. } => false,
+    }
+}
+
+/// The caller's hash, once the password proved right.
+fn check_password(call: &Call<'_>, caller: &Caller, password: &str) -> Result<String> {
+    let attempt = guarded(call, &caller.user.email)?;
+    let kept = users::password_hash(&mut call.app.db.session()?, &caller.user.id)?;
+    let check = call.app.passwords.check(password, kept.as_deref())?;
+    match kept {
+        Some(hash) if check.right => {
+            call.app.throttle.forgive(attempt);
+            Ok(hash)
+        }
+        _ => Err(Error::bad(INVALID_CREDENTIALS)),
+    }
+}

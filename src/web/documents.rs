@@ -1,0 +1,202 @@
+//! A person's documents.
+
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+
+use super::Answer;
+use crate::accounts::random;
+use crate::call::Call;
+use crate::db;
+use crate::error::{Error, Result};
+use crate::http::Response;
+use crate::http::form::Fields;
+use crate::store::documents::{self, Change, Document};
+
+/// Most bytes of a document's content.
+const LARGEST: usize = 8 * 1024 * 1024;
+
+/// Most bytes of a request that saves one: in JSON, a byte of text may take six.
+const LARGEST_BODY: usize = 6 * LARGEST + 64 * 1024;
+
+/// Most characters of a title.
+const LONGEST_TITLE: usize = 1000;
+
+/// Documents on a page of the list, unless `limit` says fewer.
+const PAGE: i64 = 1000;
+
+/// Contents on a page of the list; the document that exceeds it is the page's last.
+const PAGE_BYTES: i64 = 16 * 1024 * 1024;
+
+/// The title of a document that was given none.
+const UNTITLED: &str = "Untitled Document";
+
+const SIGN_IN_FIRST: &str = "Authentication required";
+const NOT_FOUND: &str = "Document not found";
+const ID_REQUIRED: &str = "Document ID is required";
+
+/// `GET /api/docs/list?limit=&after=&content=false`: newest first. `next` is there while more follows.
+pub(super) fn list(call: &mut Call<'_>) -> Answer {
+    let caller = call.caller_or(SIGN_IN_FIRST)?;
+    let limit = match call.request.query("limit") {
+        Some(text) => {
+            text.parse().ok().filter(|n| (1..=PAGE).contains(n)).ok_or(Error::bad("limit must be 1 to 1000"))?
+        }
+        None => PAGE,
+    };
+    let after = call.request.query("after").filter(|text| !text.is_empty());
+    let after = after.as_deref().map(|text| cursor(text).ok_or(Error::bad("after is not a place in the list")));
+    let after = after.transpose()?;
+    let with_content = call.request.query("content").as_deref() != Some("false");
+    let mut session = call.app.db.session()?;
+    let page = documents::page(&mut session, &caller.user.id, after, limit + 1, with_content, PAGE_BYTES)?;
+    drop(session);
+    Ok(Response::json(200, &as_page(page, limit, with_content)?))
+}
+
+fn as_page(mut page: Vec<Document>, limit: i64, with_content: bool) -> Result<Value> {
+    let bytes: usize = page.iter().filter_map(|d| d.content.as_ref()).map(String::len).sum();
+    let more = i64::try_from(page.len()).unwrap_or(i64::MAX) > limit || i64::try_from(bytes).unwrap_or(0) > PAGE_BYTES;
+    page.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    let next = page.last().filter(|_| more).map(|last| format!("{}_{}", micros(last.created_at), last.id));
+    let documents = page.into_iter().map(|document| {
+        let mut value = serde_json::to_value(document).map_err(|e| Error::Internal(e.to_string()))?;
+        if let Value::Object(fields) = &mut value
+            && !with_content
+        {
+            fields.shift_remove("content");
+        }
+        Ok(value)
+    });
+    let mut body = json!({"documents": documents.collect::<Result<Vec<_>>>()?});
+    if let Some(next) = next {
+        body["next"] = Value::String(next);
+    }
+    Ok(body)
+}
+
+fn micros(time: OffsetDateTime) -> i128 {
+    time.unix_timestamp_nanos() / 1000
+}
+
+/// The time and the id of the last document of the page before.
+fn cursor(text: &str) -> Option<documents::After<'_>> {
+    let (micros, id) = text.split_once('_')?;
+    let nanos = micros.parse::<i64>().ok().map(|micros| i128::from(micros) * 1000)?;
+    Some((OffsetDateTime::from_unix_timestamp_nanos(nanos).ok()?, id)).filter(|_| !id.contains('\0'))
+}
+
+/// `GET /api/docs/get?id=`: the owner's, or a public one. To anybody else it does not exist.
+pub(super) fn get(call: &mut Call<'_>) -> Answer {
+    let id = call.request.query("id").filter(|id| !id.is_empty()).ok_or(Error::bad(ID_REQUIRED))?;
+    let caller = call.optional_caller()?;
+    let found = match id.contains('\0') {
+        true => None,
+        false => documents::by_id(&mut call.app.db.session()?, &id)?,
+    };
+    let owner = caller.as_ref().map(|caller| caller.user.id.as_str());
+    match found {
+        Some(document) if document.is_public || owner == Some(&document.user_id) => Ok(Response::json(200, &document)),
+        _ if owner.is_none() && call.has_credential() => Err(Error::Unauthorized(SIGN_IN_FIRST)),
+        _ => Err(Error::NotFound(NOT_FOUND)),
+    }
+}
+
+/// `POST /api/docs/save`.
+pub(super) fn save(call: &mut Call<'_>) -> Answer {
+    write(call, "Document saved successfully")
+}
+
+/// `POST /api/docs/autosave`.
+pub(super) fn autosave(call: &mut Call<'_>) -> Answer {
+    write(call, "Document autosaved")
+}
+
+fn write(call: &mut Call<'_>, message: &str) -> Answer {
+    let caller = call.caller_or(SIGN_IN_FIRST)?;
+    let fields = Fields::read_json(call.request, LARGEST_BODY)?;
+    let id = fields.optional_text("id")?.filter(|id| !id.is_empty());
+    let title = fields.optional_text("title")?.map(checked_title).transpose()?;
+    let content = match fields.has("content") {
+        true => Some(fields.optional_text("content")?.map(checked_content).transpose()?),
+        false => None,
+    };
+    let version = fields.optional_integer("version")?;
+    let (id, version) = match id {
+        Some(id) => (id.to_owned(), update(call, id, &caller.user.id, Change { title, content, version })?),
+        None => insert(call, &caller.user.id, title.unwrap_or(UNTITLED), content.unwrap_or(Some("")))?,
+    };
+    Ok(Response::json(200, &json!({"id": id, "success": true, "message": message, "version": version})))
+}
+
+/// Makes a document; its id and version.
+pub(super) fn insert(call: &Call<'_>, user_id: &str, title: &str, content: Option<&str>) -> Result<(String, i64)> {
+    let id = format!("doc_{}", random(22)?);
+    match documents::insert(&mut call.app.db.session()?, &id, user_id, title, content) {
+        Ok(version) => Ok((id, version)),
+        // The account was deleted a moment ago.
+        Err(db::Error::ForeignKey(_)) => Err(Error::Unauthorized(SIGN_IN_FIRST)),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn update(call: &Call<'_>, id: &str, user_id: &str, change: Change<'_>) -> Result<i64> {
+    let mut session = call.app.db.session()?;
+    if let Some(version) = documents::update(&mut session, id, user_id, change)? {
+        return Ok(version);
+    }
+    match documents::by_id(&mut session, id)? {
+        None => Err(Error::NotFound(NOT_FOUND)),
+        Some(document) if document.user_id != user_id => Err(Error::Forbidden("Permission denied")),
+        Some(document) => Err(Error::Conflict("The document was changed meanwhile", json!({"document": document}))),
+    }
+}
+
+/// `POST /api/docs/delete` with `id`.
+pub(super) fn delete(call: &mut Call<'_>) -> Answer {
+    let caller = call.caller_or(SIGN_IN_FIRST)?;
+    let fields = super::fields(call)?;
+    let id = required_id(&fields)?;
+    match documents::delete(&mut call.app.db.session()?, id, &caller.user.id)? {
+        true => Ok(Response::json(200, &json!({"id": id, "success": true, "message": "Document deleted"}))),
+        false => Err(Error::NotFound(NOT_FOUND)),
+    }
+}
+
+/// `POST /api/docs/publish` with `id` and perhaps `is_public: false`.
+pub(super) fn publish(call: &mut Call<'_>) -> Answer {
+    let caller = call.caller_or(SIGN_IN_FIRST)?;
+    let fields = super::fields(call)?;
+    let (id, public) = (required_id(&fields)?, fields.optional_bool("is_public")?.unwrap_or(true));
+    let version = documents::publish(&mut call.app.db.session()?, id, &caller.user.id, public)?;
+    let version = version.ok_or(Error::NotFound(NOT_FOUND))?;
+    Ok(Response::json(200, &json!({"id": id, "success": true, "is_public": public, "version": version})))
+}
+
+fn required_id(fields: &Fields) -> Result<&str> {
+    fields.optional_text("id")?.filter(|id| !id.is_empty()).ok_or(Error::bad(ID_REQUIRED))
+}
+
+pub(super) fn checked_title(title: &str) -> Result<&str> {
+    match title.chars().count() > LONGEST_TITLE {
+        true => Err(Error::bad("The title must have at most 1000 characters")),
+        false => Ok(title),
+    }
+}
+
+pub(super) fn checked_content(content: &str) -> Result<&str> {
+    if content.len() > LARGEST { Err(Error::TooLarge(LARGEST)) } else { Ok(content) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_survives_the_way_there_and_back() {
+        let (time, id) = cursor("1795341705000120_doc_a_b").unwrap();
+        assert_eq!((micros(time), id), (1_795_341_705_000_120, "doc_a_b"));
+        for bad in ["", "x", "_", "x_y", "99999999999999999999_a"] {
+            assert!(cursor(bad).is_none(), "{bad}");
+        }
+    }
+}

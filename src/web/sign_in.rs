@@ -1,0 +1,200 @@
+//! Signing up, in and out.
+
+use serde_json::json;
+use time::{Duration, OffsetDateTime};
+
+use super::{Answer, fields};
+use crate::accounts::{self, email, new_id, new_session_token};
+use crate::auth::password::Passwords;
+use crate::auth::{Secret, throttle};
+use crate::call::Call;
+use crate::db;
+use crate::error::{Error, Result};
+use crate::http::{Response, cookie};
+use crate::store::{User, sessions, users};
+
+/// The words for a wrong password, and for an address that has no account: nobody learns which.
+pub(super) const INVALID_CREDENTIALS: &str = "Invalid credentials";
+
+/// Where a form leads when nothing else was asked for.
+const HOME: &str = "/playground";
+
+/// Characters of a browser's name that are kept.
+const USER_AGENT_LENGTH: usize = 200;
+
+/// `POST /api/signup`: makes an account, or signs in where the address has one and the password is right.
+pub(super) fn signup(call: &mut Call<'_>) -> Answer {
+    call.check_same_site()?;
+    let (email, password, next) = credentials(call)?;
+    let outcome = register(call, &email, &password);
+    finish(call, outcome, "/signup", next.as_deref())
+}
+
+/// `POST /api/login`.
+pub(super) fn login(call: &mut Call<'_>) -> Answer {
+    call.check_same_site()?;
+    let (email, password, next) = credentials(call)?;
+    let outcome = sign_in(call, &email, &password);
+    finish(call, outcome, "/login", next.as_deref())
+}
+
+/// An account and the cookie of its new session.
+type SignedIn = (User, String);
+
+fn credentials(call: &mut Call<'_>) -> Result<(String, String, Option<String>)> {
+    let fields = fields(call)?;
+    fields.require(&["email", "password"])?;
+    let next = fields.optional_text("next")?.filter(|next| is_local(next)).map(str::to_owned);
+    Ok((email::normalise(fields.text("email")?), fields.text("password")?.to_owned(), next))
+}
+
+fn register(call: &Call<'_>, email: &str, password: &str) -> Result<SignedIn> {
+    if has_account(call, email)? {
+        return sign_in(call, email, password);
+    }
+    if !email::is_valid(email) {
+        return Err(Error::bad("Enter a valid e-mail address"));
+    }
+    Passwords::is_acceptable(password).map_err(Error::bad)?;
+    let hash = call.app.passwords.hash(password)?;
+    match create(call, email, &hash) {
+        // Somebody was faster, perhaps the same person's second click.
+        Err(Error::Database(db::Error::Unique(name))) if name == users::EMAIL_KEY => sign_in(call, email, password),
+        done => done,
+    }
+}
+
+fn has_account(call: &Call<'_>, email: &str) -> Result<bool> {
+    Ok(users::by_email(&mut call.app.db.session()?, email)?.is_some())
+}
+
+/// The account, its default key and its first session, all or none.
+fn create(call: &Call<'_>, email: &str, hash: &str) -> Result<SignedIn> {
+    let token = new_session_token()?;
+    let mut session = call.app.db.session()?;
+    let mut transaction = session.transaction()?;
+    let user = accounts::create(&mut transaction, email, Some(hash))?;
+    insert_session(call, &mut transaction, &user.id, &token)?;
+    transaction.commit()?;
+    Ok((user, cookie::session(token.reveal(), call.app.config.is_https())))
+}
+
+fn sign_in(call: &Call<'_>, email: &str, password: &str) -> Result<SignedIn> {
+    let attempt = guarded(call, email)?;
+    let found = users::by_email(&mut call.app.db.session()?, email)?;
+    let kept = found.as_ref().and_then(|(_, hash)| hash.as_deref());
+    let check = call.app.passwords.check(password, kept)?;
+    let Some((user, Some(hash))) = found.filter(|_| check.right) else {
+        return Err(Error::bad(INVALID_CREDENTIALS));
+    };
+    call.app.throttle.forgive(attempt);
+    let token = new_session_token()?;
+    let mut session = call.app.db.session()?;
+    if let Some(better) = &check.better_hash {
+        users::replace_password_hash(&mut session, &user.id, &hash, better)?;
+    }
+    match insert_session(call, &mut session, &user.id, &token) {
+        // Deleted a moment ago.
+        Err(Error::Database(db::Error::ForeignKey(_))) => Err(Error::bad(INVALID_CREDENTIALS)),
+        done => done.map(|()| (user, cookie::session(token.reveal(), call.app.config.is_https()))),
+    }
+}
+
+/// Counts an attempt at a password, or refuses it.
+pub(super) fn guarded(call: &Call<'_>, email: &str) -> Result<throttle::Attempt> {
+    let address = call.client();
+    let is_known = || -> Result<bool> {
+        Ok(sessions::is_known_address(&mut call.app.db.session()?, email, &address.to_string())?)
+    };
+    call.app.throttle.attempt(email, address, is_known)?.map_err(Error::TooManyRequests)
+}
+
+fn insert_session(call: &Call<'_>, db: &mut impl db::Executor, user_id: &str, token: &Secret) -> Result<()> {
+    let user_agent = call.request.header("user-agent").unwrap_or("");
+    let user_agent: String = user_agent.chars().filter(|c| !c.is_control()).take(USER_AGENT_LENGTH).collect();
+    let new = sessions::New {
+        id: &new_id("ses_")?,
+        user_id,
+        digest: &token.digest().0,
+        expires: OffsetDateTime::now_utc() + Duration::days(cookie::SESSION_DAYS),
+        address: &call.client().to_string(),
+        user_agent: &user_agent,
+    };
+    Ok(sessions::insert(db, &new)?)
+}
+
+/// JSON for a script, a redirect for a form.
+fn finish(call: &Call<'_>, outcome: Result<SignedIn>, page: &str, next: Option<&str>) -> Answer {
+    if call.wants_json() {
+        let (user, cookie) = outcome?;
+        return Ok(Response::json(200, &user).header("Set-Cookie", cookie));
+    }
+    match outcome {
+        Ok((_, cookie)) => Ok(Response::see_other(next.unwrap_or(HOME).to_owned()).header("Set-Cookie", cookie)),
+        Err(e) => {
+            if e.is_fault() {
+                log::warn!("{page} failed: {e}");
+            }
+            let words = e.public();
+            let mut target = format!("{page}?error={}", encode(&words));
+            if let Some(next) = next {
+                target += &format!("&next={}", encode(next));
+            }
+            Ok(Response::see_other(target))
+        }
+    }
+}
+
+fn encode(text: &str) -> percent_encoding::PercentEncode<'_> {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC)
+}
+
+/// A path on this site: not `//host`, nor what a browser would read as that.
+pub(super) fn is_local(next: &str) -> bool {
+    let mut bytes = next.bytes();
+    bytes.next() == Some(b'/')
+        && !matches!(bytes.next(), Some(b'/' | b'\\'))
+        && next.len() <= 2048
+        && next.bytes().all(|b| b.is_ascii_graphic() && b != b'\\')
+}
+
+/// `POST /api/logout`: the session ends, here and everywhere.
+pub(super) fn logout(call: &mut Call<'_>) -> Answer {
+    call.check_same_site()?;
+    let accepts_page = call.request.header("accept").is_some_and(|accept| accept.contains("text/html"));
+    let reply = match accepts_page && !call.wants_json() {
+        true => Response::see_other("/"),
+        false => Response::json(200, &json!({"message": "Logged out successfully"})),
+    };
+    end_session(call, reply)
+}
+
+/// `GET /logout`. The cookie is `SameSite=Lax`, so no other site's image or frame can call it.
+pub(super) fn logout_page(call: &mut Call<'_>) -> Answer {
+    end_session(call, Response::see_other("/"))
+}
+
+fn end_session(call: &mut Call<'_>, reply: Response) -> Answer {
+    if let Some(token) = cookie::read(call.request, cookie::SESSION) {
+        let digest = crate::auth::Digest::of(token);
+        if let Some(user_id) = sessions::delete_by_digest(&mut call.app.db.session()?, &digest.0)? {
+            call.app.cache.revoke(&user_id);
+        }
+    }
+    Ok(reply.header("Set-Cookie", cookie::clear(call.app.config.is_https())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_site_is_local() {
+        for good in ["/", "/account", "/account?a=b#c", "/@x"] {
+            assert!(is_local(good), "{good}");
+        }
+        for bad in ["", "account", "//evil", "/\\evil", "https://evil", "/a\r\nb", "/a\\b", "/\u{e9}", "\t//evil"] {
+            assert!(!is_local(bad), "{bad}");
+        }
+    }
+}
