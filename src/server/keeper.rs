@@ -1,0 +1,165 @@
+//! The keeper: one thread that looks after the others a few times a second, or a few hundred times when they are busy.
+//! It keeps the clock, takes slots from handlers that wait without having said so, ends what is past its deadline,
+//! closes idle connections when there are too many, and brings a stop to its end.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use super::clock::millis;
+use super::connection::{Connection, Waits};
+use super::slot::Slot;
+use super::{Shared, Stage, crew};
+
+const BUSY_TICK: Duration = Duration::from_millis(5);
+const IDLE_TICK: Duration = Duration::from_millis(50);
+/// How often deadlines are looked at, unless they are very short.
+const SCAN: u64 = 1000;
+
+pub(super) struct Keeper {
+    shared: Arc<Shared>,
+    acceptor: JoinHandle<()>,
+    /// For each slot its word when it was last seen to change, and when that was.
+    seen: Vec<(u64, u64)>,
+    next_scan: u64,
+    scan_interval: u64,
+    stop_began: Option<u64>,
+}
+
+impl Keeper {
+    pub(super) fn new(shared: Arc<Shared>, acceptor: JoinHandle<()>) -> Keeper {
+        let s = &shared.settings;
+        let shortest = s.head_timeout.min(s.body_timeout).min(s.idle_timeout).min(s.write_timeout);
+        let scan_interval = (millis(shortest) / 8).clamp(10, SCAN);
+        let seen = vec![(0, 0); shared.slots.len()];
+        Keeper { shared, acceptor, seen, next_scan: 0, scan_interval, stop_began: None }
+    }
+
+    /// Keeps the server until it has stopped.
+    pub(super) fn run(mut self) {
+        let mut tick = BUSY_TICK;
+        while !self.has_stopped() {
+            let now = self.shared.clock.refresh();
+            tick = if self.look_at_slots(now) { BUSY_TICK } else { (tick * 2).min(IDLE_TICK) };
+            crew::staff_vacant(&self.shared);
+            if now >= self.next_scan {
+                self.next_scan = now + self.scan_interval;
+                self.look_at_deadlines(now);
+            }
+            if self.stop_began.is_some() {
+                tick = BUSY_TICK;
+            }
+            thread::park_timeout(tick.min(Duration::from_millis(self.scan_interval)));
+        }
+    }
+
+    /// Takes slots from handlers that have been running for too long. Returns whether anything is going on.
+    fn look_at_slots(&mut self, now: u64) -> bool {
+        let patience = millis(self.shared.settings.patience);
+        let mut busy = false;
+        for (i, slot) in self.shared.slots.iter().enumerate() {
+            let word = slot.word();
+            if word != self.seen[i].0 {
+                self.seen[i] = (word, now);
+                busy = true;
+            } else if word % 2 == 1 {
+                busy = true;
+                if now - self.seen[i].1 >= patience && self.may_detach() && slot.claim(word) {
+                    self.shared.crew.detached.fetch_add(1, Relaxed);
+                    crew::staff_sometime(&self.shared, i);
+                }
+            }
+        }
+        busy
+    }
+
+    /// Handlers that do not say that they wait count as well, but have twice the room: nothing can be refused here,
+    /// and what does not get a thread stands still.
+    fn may_detach(&self) -> bool {
+        let settings = &self.shared.settings;
+        self.shared.crew.detached.load(Relaxed) < 2 * settings.max_blocked + settings.workers
+    }
+
+    /// Has all connections looked at that are past their deadline.
+    fn look_at_deadlines(&self, now: u64) {
+        self.nudge_if(|connection| connection.timer().1 <= now);
+    }
+
+    fn nudge_if(&self, wanted: impl Fn(&Connection) -> bool) {
+        let mut found: Vec<Arc<Connection>> = Vec::new();
+        for slot in &self.shared.slots {
+            slot.each_connection(|connection| {
+                if connection.is_nobodys() && wanted(connection) {
+                    found.push(Arc::clone(connection));
+                }
+            });
+        }
+        for connection in &found {
+            self.shared.nudge(connection);
+        }
+    }
+
+    /// Moves a stop on; true when the server has come to its end.
+    fn has_stopped(&mut self) -> bool {
+        if !self.shared.is_stopping() {
+            return false;
+        }
+        let (now, settings) = (self.shared.clock.refresh(), &self.shared.settings);
+        let began = *self.stop_began.get_or_insert(now);
+        if now >= began + millis(settings.stop_idle_grace) && self.acceptor.is_finished() {
+            self.shared.set_stage(Stage::ClosingIdle);
+            self.nudge_if(|connection| connection.timer().0 == Waits::Request);
+        }
+        let done = self.acceptor.is_finished() && self.shared.open.load(Relaxed) == 0;
+        if !done && now < began + millis(settings.stop_timeout) {
+            return false;
+        }
+        self.finish();
+        true
+    }
+
+    /// Ends all threads; those that are still in a handler after this are left to themselves.
+    fn finish(&self) {
+        let open = self.shared.open.load(Relaxed);
+        if open > 0 {
+            log::warn!("stopping with {open} connections still open");
+        }
+        self.shared.set_stage(Stage::Finished);
+        self.shared.slots.iter().for_each(Slot::wake_always);
+        for _ in 0..200 {
+            crew::dismiss(&self.shared);
+            if self.shared.crew.threads.load(Relaxed) == 0 {
+                return;
+            }
+            thread::sleep(BUSY_TICK);
+        }
+    }
+}
+
+impl Shared {
+    /// Has about `count` connections closed: those that have been idle longest, or where there are none, those that
+    /// have been sending a head for a while. Returns how many will be.
+    pub(super) fn shed(&self, count: usize) -> usize {
+        let mut found: Vec<(Waits, u64, Arc<Connection>)> = Vec::new();
+        for slot in &self.slots {
+            slot.each_connection(|connection| {
+                let (waits, until) = connection.timer();
+                if connection.is_nobodys() && matches!(waits, Waits::Request) {
+                    found.push((waits, until, Arc::clone(connection)));
+                }
+            });
+        }
+        let count = count.min(found.len());
+        if count == 0 {
+            return 0;
+        }
+        found.select_nth_unstable_by_key(count - 1, |(_, until, _)| *until);
+        for (_, _, connection) in &found[..count] {
+            connection.mark_unwanted();
+            self.nudge(connection);
+        }
+        self.shed.fetch_add(count as u64, Relaxed);
+        count
+    }
+}

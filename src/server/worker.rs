@@ -1,0 +1,155 @@
+//! What a thread does with its slot: runs ready connections, its own first, then others', then waits for more.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::time::Duration;
+
+use crate::blocking;
+use crate::http::Request;
+
+use super::Shared;
+use super::clock::Date;
+use super::connection::Connection;
+use super::crew::{self, Seat};
+use super::incoming::Window;
+use super::slot::Slot;
+
+/// A thread with all that it needs to serve any connection.
+pub(super) struct Worker {
+    pub(super) shared: Arc<Shared>,
+    pub(super) seat: Rc<Seat>,
+    pub(super) request: Request,
+    pub(super) window: Window,
+    /// Replies to the connection that is run, not sent yet.
+    pub(super) out: Vec<u8>,
+    pub(super) date: Date,
+}
+
+/// What is to happen with a connection after a turn.
+pub(super) enum Outcome {
+    /// It waits for an event.
+    Wait,
+    /// It could go on, but it is others' turn.
+    Yield,
+    Close,
+}
+
+/// The life of a thread.
+pub(super) fn main(shared: Arc<Shared>, first: usize) {
+    let seat = Rc::new(Seat::new(Arc::clone(&shared)));
+    blocking::install(seat.clone());
+    let mut worker = Worker {
+        seat,
+        request: Request::default(),
+        window: Window::new(shared.settings.max_head),
+        out: Vec::new(),
+        date: Date::default(),
+        shared: Arc::clone(&shared),
+    };
+    let mut slot = Some(first);
+    while let Some(held) = slot {
+        worker.seat.take(held);
+        if worker.hold(held) {
+            break;
+        }
+        slot = crew::next_slot(&shared);
+    }
+    shared.crew.threads.fetch_sub(1, Relaxed);
+}
+
+impl Worker {
+    /// Works until the server ends (true) or the slot is lost (false).
+    fn hold(&mut self, slot: usize) -> bool {
+        let shared = Arc::clone(&self.shared);
+        loop {
+            if let Some(connection) = shared.slots[slot].pop().or_else(|| shared.steal(slot)) {
+                self.run(connection);
+                if self.seat.slot().is_none() {
+                    self.seat.rejoin();
+                    return false;
+                }
+            } else if shared.is_finished() {
+                return true;
+            } else {
+                shared.wait_for_work(slot);
+            }
+        }
+    }
+
+    /// Gives a connection that is this thread's own its turn. Whatever goes wrong inside costs this connection only.
+    fn run(&mut self, connection: Arc<Connection>) {
+        loop {
+            let seen = connection.events_seen();
+            let turn = catch_unwind(AssertUnwindSafe(|| {
+                let mut state = connection.state.lock();
+                self.advance(&connection, &mut state)
+            }));
+            match turn {
+                Ok(Outcome::Wait) if connection.disown(seen) => return,
+                Ok(Outcome::Wait) if self.seat.slot().is_some() => {}
+                Ok(Outcome::Wait | Outcome::Yield) => match self.seat.slot() {
+                    Some(slot) => return self.shared.slots[slot].push(connection),
+                    None => return self.shared.queue(connection),
+                },
+                Ok(Outcome::Close) => return self.shared.close(&connection),
+                Err(_) => {
+                    log::error!("a connection is cut after a panic of the server");
+                    self.seat.end();
+                    return self.shared.close(&connection);
+                }
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// Takes a ready connection from another slot.
+    fn steal(&self, thief: usize) -> Option<Arc<Connection>> {
+        let n = self.slots.len();
+        (1..n).find_map(|i| self.slots[(thief + i) % n].pop())
+    }
+
+    /// Looks for readiness, and waits for it if there is none.
+    fn wait_for_work(&self, slot: usize) {
+        let place = &self.slots[slot];
+        let mut found = place.poll(Some(Duration::ZERO));
+        if found == 0 && !place.has_ready() {
+            place.lie_down();
+            self.sleepers.fetch_add(1, SeqCst);
+            if !self.is_finished() && !self.slots.iter().any(Slot::has_ready) {
+                found = place.poll(None);
+            }
+            self.sleepers.fetch_sub(1, SeqCst);
+            place.get_up();
+            self.clock.refresh();
+        }
+        if found > 1 {
+            self.wake_one();
+        }
+    }
+
+    /// Wakes a worker that waits, if any does, to share the work.
+    fn wake_one(&self) {
+        if self.sleepers.load(SeqCst) > 0 {
+            let _ = self.slots.iter().any(Slot::wake);
+        }
+    }
+
+    /// Queues a connection that the caller owns, from outside its slot, and sees to it that somebody runs it.
+    pub(super) fn queue(&self, connection: Arc<Connection>) {
+        let slot = &self.slots[connection.slot];
+        slot.push(connection);
+        if !slot.wake() {
+            self.wake_one();
+        }
+    }
+
+    /// Lets a connection be looked at, as if something had happened on it.
+    pub(super) fn nudge(&self, connection: &Arc<Connection>) {
+        if connection.announce() {
+            self.queue(Arc::clone(connection));
+        }
+    }
+}
