@@ -27,8 +27,8 @@ pub mod app;
 
 pub mod call;
 
-pub mod common;
 pub mod audio;
+pub mod common;
 pub mod inference;
 pub mod web;
 

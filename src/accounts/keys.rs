@@ -28,14 +28,17 @@ pub fn create(
     if api_keys::count_locked(db, user_id)? >= MOST_KEYS {
         return Err(Error::Conflict("Too many keys: revoke one first", json!({"limit": MOST_KEYS})));
     }
-    insert(db, &new_id("key_")?, user_id, name, expires, false)
+    let secret = new_secret()?;
+    Ok((insert(db, &new_id("key_")?, user_id, name, &secret, expires, false)?, secret))
 }
 
 /// The key that comes with an account, and whose prefix its user object shows.
-pub(super) fn insert_default(db: &mut impl Executor, user_id: &str) -> Result<Secret> {
-    let (key, secret) = insert(db, &new_id("key_")?, user_id, DEFAULT_NAME, None, true)?;
-    users::set_secret_prefix(db, user_id, &key.prefix)?;
-    Ok(secret)
+pub(super) fn insert_default(db: &mut impl Executor, user_id: &str, secret: &Secret) -> Result<()> {
+    insert(db, &new_id("key_")?, user_id, DEFAULT_NAME, secret, None, true).map(drop)
+}
+
+pub(super) fn new_secret() -> Result<Secret> {
+    Secret::new_api_key().map_err(|e| no_randomness(&e))
 }
 
 fn insert(
@@ -43,13 +46,13 @@ fn insert(
     id: &str,
     user_id: &str,
     name: &str,
+    secret: &Secret,
     expires: Option<OffsetDateTime>,
     is_default: bool,
-) -> Result<(ApiKey, Secret)> {
-    let secret = Secret::new_api_key().map_err(|e| no_randomness(&e))?;
+) -> Result<ApiKey> {
     let (prefix, digest) = (secret.visible_prefix(), secret.digest());
     let new = api_keys::New { id, user_id, name, prefix: &prefix, digest: &digest.0, expires, is_default };
-    Ok((api_keys::insert(db, new)?, secret))
+    Ok(api_keys::insert(db, new)?)
 }
 
 /// Puts a new key in the place of an old one, which works for `grace_seconds` more. Wants a transaction. Of several
@@ -61,7 +64,8 @@ pub fn rotate(db: &mut impl Executor, user_id: &str, id: &str, grace_seconds: i6
     let old = api_keys::lock_current(db, user_id, id)?.ok_or(Error::NotFound("Key not found, or rotated already"))?;
     let new = new_id("key_")?;
     api_keys::replace(db, id, &new, grace_seconds)?;
-    let (key, secret) = insert(db, &new, user_id, &old.name, old.expires, old.is_default)?;
+    let secret = new_secret()?;
+    let key = insert(db, &new, user_id, &old.name, &secret, old.expires, old.is_default)?;
     if old.is_default {
         users::set_secret_prefix(db, user_id, &key.prefix)?;
     }
@@ -75,7 +79,12 @@ pub fn rotate(db: &mut impl Executor, user_id: &str, id: &str, grace_seconds: i6
 pub fn rotate_default(db: &mut impl Executor, user_id: &str) -> Result<Secret> {
     match api_keys::default_of(db, user_id)? {
         Some(id) => rotate(db, user_id, &id, 0).map(|(_, secret)| secret),
-        None => insert_default(db, user_id),
+        None => {
+            let secret = new_secret()?;
+            insert_default(db, user_id, &secret)?;
+            users::set_secret_prefix(db, user_id, &secret.visible_prefix())?;
+            Ok(secret)
+        }
     }
 }
 

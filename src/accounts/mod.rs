@@ -16,8 +16,9 @@ const ID_LENGTH: usize = 16;
 /// # Errors
 /// [`db::Error::Unique`](crate::db::Error::Unique) of [`users::EMAIL_KEY`] when the address is taken.
 pub fn create(db: &mut impl Executor, email: &str, password_hash: Option<&str>) -> Result<User> {
-    let mut user = users::insert(db, &random(ID_LENGTH)?, email, password_hash)?;
-    let secret = keys::insert_default(db, &user.id)?;
+    let secret = keys::new_secret()?;
+    let mut user = users::insert(db, &random(ID_LENGTH)?, email, password_hash, &secret.visible_prefix())?;
+    keys::insert_default(db, &user.id, &secret)?;
     secret.reveal().clone_into(&mut user.secret);
     Ok(user)
 }

@@ -80,10 +80,18 @@ pub(super) fn from_row(row: &Row) -> Result<User, Error> {
 ///
 /// # Errors
 /// [`Error::Unique`] of [`EMAIL_KEY`] when the address is taken.
-pub fn insert(db: &mut impl Executor, id: &str, email: &str, password_hash: Option<&str>) -> Result<User, Error> {
-    const SQL: &str =
-        concat!("INSERT INTO users AS u (id, email, password_hash) VALUES ($1, $2, $3) RETURNING ", columns!());
-    from_row(&db.query_one(SQL, &[&id, &email, &password_hash])?)
+pub fn insert(
+    db: &mut impl Executor,
+    id: &str,
+    email: &str,
+    password_hash: Option<&str>,
+    secret_prefix: &str,
+) -> Result<User, Error> {
+    const SQL: &str = concat!(
+        "INSERT INTO users AS u (id, email, password_hash, secret) VALUES ($1, $2, $3, $4) RETURNING ",
+        columns!()
+    );
+    from_row(&db.query_one(SQL, &[&id, &email, &password_hash, &secret_prefix])?)
 }
 
 /// The constraint that keeps an address from being used twice.

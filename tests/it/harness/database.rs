@@ -1,0 +1,126 @@
+//! A database per test, cloned from a migrated template.
+
+use std::process::Command;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use postgres::{Client, NoTls};
+
+/// Held while the template is made, as several test binaries may run at once.
+const LOCK: i64 = 7_461_205;
+
+static TEMPLATE: OnceLock<String> = OnceLock::new();
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// A database of this test's own, dropped with it.
+pub struct TestDb {
+    name: String,
+}
+
+impl TestDb {
+    /// With the tables of the newest migration, and no rows.
+    pub fn new() -> TestDb {
+        TestDb::create(&format!("TEMPLATE {}", TEMPLATE.get_or_init(make_template)))
+    }
+
+    /// With nothing at all in it.
+    pub fn empty() -> TestDb {
+        TestDb::create("TEMPLATE template0")
+    }
+
+    fn create(template: &str) -> TestDb {
+        let name = format!("test_{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let mut admin = admin();
+        admin.batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).unwrap();
+        admin
+            .batch_execute(&format!("CREATE DATABASE {name} {template} STRATEGY file_copy"))
+            .or_else(|_| {
+                // PostgreSQL 14 knows no strategy.
+                admin.batch_execute(&format!("CREATE DATABASE {name} {template}"))
+            })
+            .unwrap();
+        TestDb { name }
+    }
+
+    /// Its address, for the binary.
+    pub fn url(&self) -> String {
+        url_of(&self.name)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A connection to it, past the binary.
+    pub fn connect(&self) -> Client {
+        Client::connect(&self.url(), NoTls).unwrap()
+    }
+
+    /// One number, past the binary.
+    pub fn count(&self, sql: &str) -> i64 {
+        self.connect().query_one(sql, &[]).unwrap().get(0)
+    }
+
+    /// Runs statements, past the binary.
+    pub fn run(&self, sql: &str) {
+        self.connect().batch_execute(sql).unwrap();
+    }
+}
+
+impl Drop for TestDb {
+    fn drop(&mut self) {
+        // A test that failed has said why already.
+        let _ = admin().batch_execute(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name));
+    }
+}
+
+/// The server the tests run on. `make test` starts it.
+fn admin_url() -> String {
+    std::env::var("TEST_DATABASE_URL")
+        .expect("TEST_DATABASE_URL is not set: run `make test`, or set it to a PostgreSQL superuser's URL")
+}
+
+pub fn admin() -> Client {
+    Client::connect(&admin_url(), NoTls).expect("the PostgreSQL of TEST_DATABASE_URL does not answer")
+}
+
+fn url_of(name: &str) -> String {
+    let url = admin_url();
+    let base = url.rsplit_once('/').expect("TEST_DATABASE_URL ends in /database").0;
+    format!("{base}/{name}")
+}
+
+/// A migrated database for each state of the migrations, made once and kept.
+fn make_template() -> String {
+    let mut admin = admin();
+    let name = format!("textgen_template_{:016x}", digest_of_migrations());
+    admin.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).unwrap();
+    let there = admin.query_opt("SELECT 1 FROM pg_database WHERE datname = $1", &[&name]).unwrap().is_some();
+    if !there {
+        let draft = format!("{name}_draft");
+        admin.batch_execute(&format!("DROP DATABASE IF EXISTS {draft} WITH (FORCE)")).unwrap();
+        admin.batch_execute(&format!("CREATE DATABASE {draft} TEMPLATE template0")).unwrap();
+        let migrated = Command::new(env!("CARGO_BIN_EXE_textgen"))
+            .arg("migrate")
+            .env("DATABASE_URL", url_of(&draft))
+            .status()
+            .unwrap();
+        assert!(migrated.success(), "textgen migrate failed");
+        admin.batch_execute(&format!("ALTER DATABASE {draft} RENAME TO {name}")).unwrap();
+    }
+    admin.execute("SELECT pg_advisory_unlock($1)", &[&LOCK]).unwrap();
+    name
+}
+
+fn digest_of_migrations() -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let folder = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/sql/migrations")).unwrap();
+    let mut files: Vec<_> = folder.map(|f| f.unwrap().path()).collect();
+    files.sort();
+    let mut hasher = DefaultHasher::new();
+    for file in files {
+        (file.file_name(), std::fs::read(&file).unwrap()).hash(&mut hasher);
+    }
+    hasher.finish()
+}

@@ -1,0 +1,175 @@
+//! The real binary, on free ports.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::{Address, Client, TestDb};
+
+/// The password of every user that [`Server::sign_up`] makes.
+pub const PASSWORD: &str = "correct horse battery";
+
+/// How long a server may take to come up on a busy machine.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A running `textgen serve`; killed when dropped.
+pub struct Server {
+    child: Child,
+    /// Where its web server listens.
+    pub web: Address,
+    /// Where its inference server listens.
+    pub inference: Address,
+    /// Where its audio server listens.
+    pub audio: Address,
+    log: Arc<Mutex<String>>,
+}
+
+/// A person with an account: as a browser, and as a program.
+pub struct User {
+    pub id: String,
+    pub email: String,
+    pub secret: String,
+    /// The token in the session's cookie.
+    pub token: String,
+    /// A client with the session's cookie.
+    pub browser: Client,
+}
+
+impl User {
+    /// A client that sends the user's secret to a server.
+    pub fn program(&self, address: &Address) -> Client {
+        address.with_secret(&self.secret)
+    }
+}
+
+/// The binary, with nothing of this process's environment that could change what it does.
+pub fn textgen(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_textgen"));
+    command.args(args).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    command
+}
+
+impl Server {
+    /// Starts all three servers and waits until they are ready.
+    pub fn start(db: &TestDb) -> Server {
+        Server::start_with(db, &[])
+    }
+
+    /// The same with more settings.
+    pub fn start_with(db: &TestDb, settings: &[(&str, &str)]) -> Server {
+        let server = Server::spawn(&db.url(), settings);
+        server.wait_until_ready();
+        server
+    }
+
+    /// Starts all three servers on whatever database this is, and waits for their addresses only.
+    pub fn spawn(database_url: &str, settings: &[(&str, &str)]) -> Server {
+        let mut command = textgen(&["serve"]);
+        command
+            .env("DATABASE_URL", database_url)
+            .env("POOL_SIZE", "4")
+            .envs([("WEB_ADDR", "127.0.0.1:0"), ("INFERENCE_ADDR", "127.0.0.1:0"), ("AUDIO_ADDR", "127.0.0.1:0")])
+            .envs(settings.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let log = gather(child.stderr.take().unwrap());
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut address = |name: &str| {
+            let line =
+                lines.next().and_then(Result::ok).unwrap_or_else(|| panic!("no {name}: {}", log.lock().unwrap()));
+            Address(line.strip_prefix(name).unwrap_or_else(|| panic!("{line}")).trim().to_owned())
+        };
+        let (web, inference, audio) = (address("web"), address("inference"), address("audio"));
+        // Read on, or the binary could block on a full pipe.
+        thread::spawn(move || lines.for_each(drop));
+        Server { child, web, inference, audio, log }
+    }
+
+    /// Waits until `/readyz` says yes.
+    pub fn wait_until_ready(&self) {
+        let client = self.web.anonymous();
+        self.wait_until("the server to be ready", || client.get("/readyz").status == 200);
+    }
+
+    /// Waits for something to become true, and fails the test with the server's log if it does not.
+    #[track_caller]
+    pub fn wait_until(&self, what: &str, mut done: impl FnMut() -> bool) {
+        let began = Instant::now();
+        while !done() {
+            assert!(began.elapsed() < START_TIMEOUT, "waited in vain for {what}: {}", self.log());
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Makes an account through the web server.
+    pub fn sign_up(&self, email: &str) -> User {
+        let reply =
+            self.web.anonymous().post("/api/signup", &json!({"email": email, "password": PASSWORD})).expect(200);
+        let (user, token) = (reply.json(), reply.session_token());
+        let text = |key: &str| user[key].as_str().unwrap().to_owned();
+        let browser = self.web.with_cookie(&token);
+        User { id: text("id"), email: text("email"), secret: text("secret"), token, browser }
+    }
+
+    /// Signs in through the web server; the new session's client.
+    pub fn sign_in(&self, email: &str, password: &str) -> Client {
+        let reply = self.web.anonymous().post("/api/login", &json!({"email": email, "password": password})).expect(200);
+        self.web.with_cookie(&reply.session_token())
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal by name, such as `TERM` or `KILL`.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Waits for its end; the exit code, -1 after a signal.
+    pub fn wait(mut self) -> i32 {
+        self.child.wait().unwrap().code().unwrap_or(-1)
+    }
+
+    /// Asks it to stop and waits for that; the exit code.
+    pub fn stop(self) -> i32 {
+        self.signal("TERM");
+        self.wait()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Gone already, where the test stopped it.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn gather(mut stream: impl Read + Send + 'static) -> Arc<Mutex<String>> {
+    let log = Arc::new(Mutex::new(String::new()));
+    let shared = log.clone();
+    thread::spawn(move || {
+        let mut piece = [0; 4096];
+        while let Ok(n) = stream.read(&mut piece) {
+            if n == 0 {
+                return;
+            }
+            shared.lock().unwrap().push_str(&String::from_utf8_lossy(&piece[..n]));
+        }
+    });
+    log
+}
