@@ -38,7 +38,7 @@ pub(super) fn insert_default(db: &mut impl Executor, user_id: &str, secret: &Sec
 }
 
 pub(super) fn new_secret() -> Result<Secret> {
-    Secret::new_api_key().map_err(|e| no_randomness(&e))
+    Secret::new_api_key().map_err(no_randomness)
 }
 
 fn insert(
@@ -77,15 +77,13 @@ pub fn rotate(db: &mut impl Executor, user_id: &str, id: &str, grace_seconds: i6
 /// # Errors
 /// See [`Error`].
 pub fn rotate_default(db: &mut impl Executor, user_id: &str) -> Result<Secret> {
-    match api_keys::default_of(db, user_id)? {
-        Some(id) => rotate(db, user_id, &id, 0).map(|(_, secret)| secret),
-        None => {
-            let secret = new_secret()?;
-            insert_default(db, user_id, &secret)?;
-            users::set_secret_prefix(db, user_id, &secret.visible_prefix())?;
-            Ok(secret)
-        }
+    if let Some(id) = api_keys::default_of(db, user_id)? {
+        return rotate(db, user_id, &id, 0).map(|(_, secret)| secret);
     }
+    let secret = new_secret()?;
+    insert_default(db, user_id, &secret)?;
+    users::set_secret_prefix(db, user_id, &secret.visible_prefix())?;
+    Ok(secret)
 }
 
 /// Revokes a key: its secret stops working. Wants a transaction.

@@ -36,7 +36,7 @@ pub fn new_id(prefix: &str) -> Result<String> {
 /// # Errors
 /// The operating system gives no randomness.
 pub fn random(length: usize) -> Result<String> {
-    secret::random_text(length).map_err(|e| no_randomness(&e))
+    secret::random_text(length).map_err(no_randomness)
 }
 
 /// A new session's token.
@@ -44,9 +44,9 @@ pub fn random(length: usize) -> Result<String> {
 /// # Errors
 /// The operating system gives no randomness.
 pub fn new_session_token() -> Result<Secret> {
-    Secret::new_session().map_err(|e| no_randomness(&e))
+    Secret::new_session().map_err(no_randomness)
 }
 
-fn no_randomness(e: &getrandom::Error) -> Error {
+fn no_randomness(e: getrandom::Error) -> Error {
     Error::Internal(format!("no randomness: {e}"))
 }

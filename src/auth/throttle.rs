@@ -113,7 +113,7 @@ impl Throttle {
 fn wait_of(full_at: Instant, allowance: &Allowance, now: Instant) -> Option<Duration> {
     let used = full_at.saturating_duration_since(now);
     let allowed = allowance.refill * (allowance.burst - 1);
-    (used > allowed).then(|| used - allowed)
+    used.checked_sub(allowed).filter(|wait| !wait.is_zero())
 }
 
 fn make_room(full_at: &mut HashMap<Subject, Instant>, now: Instant) {

@@ -67,7 +67,7 @@ impl Check {
         let second = text(&rotated, "secret")?;
         for (name, address) in self.others {
             let know = || Ok(self.user(address, first)?.is_none() && self.user(address, &second)?.is_some());
-            self.wait_until(know, &format!("{name} does not see a rotated secret"))?;
+            wait_until(know, &format!("{name} does not see a rotated secret"))?;
         }
         Ok(second)
     }
@@ -97,17 +97,17 @@ impl Check {
         }
         read(&url, request.send_json(body))
     }
+}
 
-    fn wait_until(&self, mut done: impl FnMut() -> Result<bool, Failure>, failure: &str) -> Result<(), Failure> {
-        let began = Instant::now();
-        while !done()? {
-            if began.elapsed() > PATIENCE {
-                return Err(Failure(failure.to_owned()));
-            }
-            std::thread::sleep(Duration::from_millis(10));
+fn wait_until(mut done: impl FnMut() -> Result<bool, Failure>, failure: &str) -> Result<(), Failure> {
+    let began = Instant::now();
+    while !done()? {
+        if began.elapsed() > PATIENCE {
+            return Err(Failure(failure.to_owned()));
         }
-        Ok(())
+        std::thread::sleep(Duration::from_millis(10));
     }
+    Ok(())
 }
 
 fn read(url: &str, reply: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Value, Failure> {

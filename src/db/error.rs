@@ -59,7 +59,7 @@ pub(super) fn describe(e: &postgres::Error) -> String {
 
 fn is_io(e: &postgres::Error) -> bool {
     use std::error::Error as _;
-    e.source().is_some_and(|source| source.is::<std::io::Error>())
+    e.source().is_some_and(<dyn std::error::Error>::is::<std::io::Error>)
 }
 
 /// Faults of the moment (PostgreSQL's Appendix A): by class, or by themselves.

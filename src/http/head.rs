@@ -76,6 +76,10 @@ const fn refuse(status: u16, reason: &'static str) -> HeadError {
     HeadError { status: StatusCode(status), reason }
 }
 
+fn refuse_if(wrong: bool, reason: &'static str) -> Result<(), HeadError> {
+    if wrong { Err(bad(reason)) } else { Ok(()) }
+}
+
 const fn bad(reason: &'static str) -> HeadError {
     refuse(400, reason)
 }
@@ -142,9 +146,7 @@ impl Head {
         if !target.bytes().all(|b| b.is_ascii_graphic() && b != b'#') {
             return Err(bad("malformed request target"));
         }
-        let path_start = if target.starts_with('/') {
-            0
-        } else if target == "*" && self.method == Method::Options {
+        let path_start = if target.starts_with('/') || (target == "*" && self.method == Method::Options) {
             0
         } else if let Some(rest) = target.strip_prefix("http://").or_else(|| target.strip_prefix("https://")) {
             target.len() - rest.len() + rest.find('/').ok_or(bad("malformed request target"))?
@@ -183,9 +185,8 @@ impl Head {
                     }
                 }
                 14 if name.eq_ignore_ascii_case("content-length") => {
-                    if length.replace(content_length(value)?).is_some() {
-                        return Err(bad("more than one Content-Length"));
-                    }
+                    let repeated = length.replace(content_length(value)?).is_some();
+                    refuse_if(repeated, "more than one Content-Length")?;
                 }
                 17 if name.eq_ignore_ascii_case("transfer-encoding") => {
                     if chunked || !value.eq_ignore_ascii_case(b"chunked") {

@@ -29,9 +29,12 @@ pub enum Found<'r, 'p, H> {
 /// Finds the handler of a request; plain paths by one hash look-up.
 #[derive(Debug)]
 pub struct Router<H> {
-    exact: HashMap<&'static str, Vec<(Method, H)>>,
-    patterns: Vec<(Vec<&'static str>, Vec<(Method, H)>)>,
+    exact: HashMap<&'static str, Entries<H>>,
+    patterns: Vec<(Vec<&'static str>, Entries<H>)>,
 }
+
+/// What one path has, by method.
+type Entries<H> = Vec<(Method, H)>;
 
 impl<H> Router<H> {
     /// A router of these routes.
@@ -43,7 +46,7 @@ impl<H> Router<H> {
         router
     }
 
-    fn entries(&mut self, path: &'static str) -> &mut Vec<(Method, H)> {
+    fn entries(&mut self, path: &'static str) -> &mut Entries<H> {
         if !path.contains('{') {
             return self.exact.entry(path).or_default();
         }
