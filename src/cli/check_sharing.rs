@@ -28,8 +28,7 @@ pub(super) fn run(config: &Config) -> Result<String, Failure> {
     let last = outcome?;
     deleted?;
     for (name, address) in check.others {
-        check
-            .wait_until(|| Ok(check.user(address, &last)?.is_none()), &format!("{name} still knows a deleted user"))?;
+        wait_until(|| Ok(check.user(address, &last)?.is_none()), &format!("{name} still knows a deleted user"))?;
     }
     Ok("ok: web, inference and audio share one database: an account made, changed and deleted on one \
         is made, changed and deleted on all\n"
