@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::call::{Call, Endpoint, route};
 use crate::db::Executor;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::http::{Method, Response, Route};
 
 /// Their table.
@@ -19,7 +19,8 @@ pub fn routes() -> Vec<Route<Endpoint>> {
 /// The caller's user object, from the cache where it is there.
 fn current_user(call: &mut Call<'_>) -> Result<Response> {
     let caller = call.caller()?;
-    Ok(Response::json(200, &caller.user))
+    let json = caller.user_json().map_err(|e| Error::Internal(e.to_string()))?;
+    Ok(Response::with_body(200, "application/json", json.to_vec()))
 }
 
 /// The process runs. Asks nothing of anything else.

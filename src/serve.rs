@@ -16,17 +16,15 @@ use crate::http::{Method, Request, Response, Route, Router};
 use crate::server::{self, Server, Settings};
 use crate::{audio, common, inference, web};
 
-/// What every reply says to browsers: take the media type as given, load nothing from elsewhere, stay in no frame,
-/// tell no other site where the visitor came from.
-const SECURITY_HEADERS: [(&str, &str); 3] = [
-    ("X-Content-Type-Options", "nosniff"),
-    ("Referrer-Policy", "same-origin"),
-    (
-        "Content-Security-Policy",
-        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; \
-         form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    ),
-];
+/// What every reply says to browsers: take the media type as given, tell no other site where the visitor came from.
+const SECURITY_HEADERS: [(&str, &str); 2] = [("X-Content-Type-Options", "nosniff"), ("Referrer-Policy", "same-origin")];
+
+/// What a page may do: load and send to nowhere else, run no inline script, stay in no frame.
+const PAGE_POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; \
+     connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+/// What anything else may do, should a browser show it: nothing.
+const DATA_POLICY: &str = "default-src 'none'; frame-ancestors 'none'";
 
 /// Said under https: come back by https only, for a year.
 const STRICT_TRANSPORT: (&str, &str) = ("Strict-Transport-Security", "max-age=31536000");
@@ -195,6 +193,8 @@ fn finish(app: &App, request: &Request, response: &mut Response) {
         response.headers.push(("Cache-Control", "no-store".into()));
     }
     response.headers.extend(SECURITY_HEADERS.map(|(name, value)| (name, value.into())));
+    let is_page = response.get_header("Content-Type").is_some_and(|media_type| media_type.starts_with("text/html"));
+    response.headers.push(("Content-Security-Policy", if is_page { PAGE_POLICY } else { DATA_POLICY }.into()));
     if app.config.is_https() {
         response.headers.push((STRICT_TRANSPORT.0, STRICT_TRANSPORT.1.into()));
     }

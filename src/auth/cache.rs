@@ -293,7 +293,7 @@ mod tests {
             created: OffsetDateTime::UNIX_EPOCH,
             updated: OffsetDateTime::UNIX_EPOCH,
         };
-        Arc::new(Caller { user, via: Via::Key { id: "key".into(), expires: None } })
+        Arc::new(Caller::new(user, Via::Key { id: "key".into(), expires: None }))
     }
 
     fn key(n: u64) -> Key {
