@@ -292,6 +292,7 @@ mod tests {
             num_self_hosted_instances: 0,
             created: OffsetDateTime::UNIX_EPOCH,
             updated: OffsetDateTime::UNIX_EPOCH,
+            is_admin: false,
         };
         Arc::new(Caller::new(user, Via::Key { id: "key".into(), expires: None }))
     }

@@ -32,6 +32,26 @@ pub enum UserCommand {
         /// Its e-mail address or id
         user: String,
     },
+    /// Keep an account out: its secrets and sessions are refused by every server at once
+    Suspend {
+        /// Its e-mail address or id
+        user: String,
+    },
+    /// Let a suspended account in again
+    Restore {
+        /// Its e-mail address or id
+        user: String,
+    },
+    /// Let an account look after others
+    Promote {
+        /// Its e-mail address or id
+        user: String,
+    },
+    /// Let an account look after others no longer
+    Demote {
+        /// Its e-mail address or id
+        user: String,
+    },
     /// Delete an account with its documents, keys and sessions
     Delete {
         /// Its e-mail address or id
@@ -52,6 +72,14 @@ pub(super) fn run(command: &UserCommand, config: &Config) -> Result<String, Fail
             create(&mut session, config, email, password.as_deref())
         }
         UserCommand::RotateSecret { user } => rotate_secret(&mut session, user),
+        UserCommand::Suspend { user } => {
+            set(&mut session, user, "suspended", |db, id| users::set_suspended(db, id, true))
+        }
+        UserCommand::Restore { user } => {
+            set(&mut session, user, "restored", |db, id| users::set_suspended(db, id, false))
+        }
+        UserCommand::Promote { user } => set(&mut session, user, "promoted", |db, id| users::set_admin(db, id, true)),
+        UserCommand::Demote { user } => set(&mut session, user, "demoted", |db, id| users::set_admin(db, id, false)),
         UserCommand::Delete { user, yes } => delete(&mut session, user, *yes),
     }
 }
@@ -95,6 +123,17 @@ fn rotate_secret(db: &mut Session, user: &str) -> Result<String, Failure> {
     let secret = keys::rotate_default(&mut transaction, &user.id)?;
     transaction.commit()?;
     Ok(format!("secret {}\n", secret.reveal()))
+}
+
+fn set(
+    db: &mut Session,
+    user: &str,
+    done: &str,
+    change: impl FnOnce(&mut Session, &str) -> Result<bool, crate::db::Error>,
+) -> Result<String, Failure> {
+    let user = find(db, user)?;
+    change(db, &user.id)?;
+    Ok(format!("{done} {} {}\n", user.id, user.email))
 }
 
 fn delete(db: &mut Session, user: &str, yes: bool) -> Result<String, Failure> {

@@ -95,7 +95,8 @@ pub fn by_digest(db: &mut impl Executor, digest: &[u8]) -> Result<Option<Found>,
         "SELECT ",
         columns!(),
         ", k.id, k.expires FROM api_keys k JOIN users u ON u.id = k.user_id \
-         WHERE k.digest = $1 AND k.revoked IS NULL AND (k.expires IS NULL OR k.expires > now())"
+         WHERE k.digest = $1 AND k.revoked IS NULL AND (k.expires IS NULL OR k.expires > now()) \
+         AND u.suspended IS NULL"
     );
     let found = |row: Row| {
         let user = users::from_row(&row)?;

@@ -79,7 +79,7 @@ pub fn by_digest(db: &mut impl Executor, digest: &[u8]) -> Result<Option<Found>,
         "SELECT ",
         columns!(),
         ", s.id, s.created, s.expires, s.renewed FROM sessions s JOIN users u ON u.id = s.user_id \
-         WHERE s.digest = $1 AND s.expires > now()"
+         WHERE s.digest = $1 AND s.expires > now() AND u.suspended IS NULL"
     );
     let found = |row: Row| {
         Ok(Found {

@@ -37,6 +37,9 @@ pub struct User {
     /// When it was last changed.
     #[serde(serialize_with = "super::timestamp::serialize_naive")]
     pub updated: OffsetDateTime,
+    /// Whether the person may look after other accounts. Not part of the user object.
+    #[serde(skip)]
+    pub is_admin: bool,
 }
 
 /// Leaves the secret out, which is whole right after it was made.
@@ -50,13 +53,13 @@ impl std::fmt::Debug for User {
 macro_rules! columns {
     () => {
         "u.id, u.email, u.name, u.profile_url, u.photo_url, u.is_subscribed, u.stripe_id, u.secret, u.free_credits, \
-         u.charges_monthly, u.num_self_hosted_instances, u.created, u.updated"
+         u.charges_monthly, u.num_self_hosted_instances, u.created, u.updated, u.is_admin"
     };
 }
 pub(super) use columns;
 
 /// How many columns [`columns`] names: what follows them in a row starts here.
-pub(super) const COLUMNS: usize = 13;
+pub(super) const COLUMNS: usize = 14;
 
 pub(super) fn from_row(row: &Row) -> Result<User, Error> {
     Ok(User {
@@ -73,6 +76,7 @@ pub(super) fn from_row(row: &Row) -> Result<User, Error> {
         num_self_hosted_instances: row.try_get(10)?,
         created: row.try_get(11)?,
         updated: row.try_get(12)?,
+        is_admin: row.try_get(13)?,
     })
 }
 
@@ -148,6 +152,33 @@ pub fn set_secret_prefix(db: &mut impl Executor, id: &str, prefix: &str) -> Resu
 /// See [`Error`].
 pub fn set_name(db: &mut impl Executor, id: &str, name: &str) -> Result<bool, Error> {
     Ok(db.execute("UPDATE users SET name = $2, updated = now() WHERE id = $1", &[&id, &name])? == 1)
+}
+
+/// Keeps the account out, or lets it in again: none of its credentials is valid meanwhile. Whether it exists.
+///
+/// # Errors
+/// See [`Error`].
+pub fn set_suspended(db: &mut impl Executor, id: &str, suspended: bool) -> Result<bool, Error> {
+    const SQL: &str = "UPDATE users SET suspended = CASE WHEN $2 THEN coalesce(suspended, now()) END, updated = now() \
+        WHERE id = $1";
+    Ok(db.execute(SQL, &[&id, &suspended])? == 1)
+}
+
+/// Lets the account look after others, or no longer. Whether it exists.
+///
+/// # Errors
+/// See [`Error`].
+pub fn set_admin(db: &mut impl Executor, id: &str, is_admin: bool) -> Result<bool, Error> {
+    Ok(db.execute("UPDATE users SET is_admin = $2, updated = now() WHERE id = $1", &[&id, &is_admin])? == 1)
+}
+
+/// Whether the account is kept out.
+///
+/// # Errors
+/// See [`Error`].
+pub fn is_suspended(db: &mut impl Executor, id: &str) -> Result<bool, Error> {
+    let row = db.query_opt("SELECT suspended IS NOT NULL FROM users WHERE id = $1", &[&id])?;
+    row.map_or(Ok(false), |row| Ok(row.try_get(0)?))
 }
 
 /// Deletes the account and all that belongs to it. Whether it existed.

@@ -90,6 +90,9 @@ fn sign_in(call: &Call<'_>, email: &str, password: &str) -> Result<SignedIn> {
     call.app.throttle.forgive(attempt);
     let token = new_session_token()?;
     let mut session = call.app.db.session()?;
+    if users::is_suspended(&mut session, &user.id)? {
+        return Err(Error::Forbidden("This account is suspended"));
+    }
     if let Some(better) = &check.better_hash {
         users::replace_password_hash(&mut session, &user.id, &hash, better)?;
     }
