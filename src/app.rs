@@ -33,7 +33,8 @@ pub struct App {
     /// Holds guessers of passwords back.
     pub throttle: Throttle,
     last_used: Arc<LastUsed>,
-    connection: postgres::Config,
+    /// Past a pooler, where there is one.
+    direct: postgres::Config,
     stopped: Arc<AtomicBool>,
 }
 
@@ -44,7 +45,8 @@ impl App {
     /// A thread cannot be started, in words for the operator.
     pub fn new(config: Config, name: &str) -> Result<Arc<App>, String> {
         let connection = db::config(&config.database_url, name)?;
-        let db = Database::new(connection.clone(), config.pool_size);
+        let db = Database::new(connection, !config.is_pooled, config.pool_size);
+        let direct = db::config(&config.database_listen_url, name)?;
         let cache = Arc::new(Cache::new(config.cache_size));
         let last_used = LastUsed::new();
         let cores = thread::available_parallelism().map_or(1, usize::from);
@@ -57,7 +59,7 @@ impl App {
             db,
             cache,
             last_used,
-            connection,
+            direct,
             stopped: Arc::new(AtomicBool::new(false)),
         }))
     }
@@ -74,7 +76,8 @@ impl App {
         };
         spawn("migrate", App::migrate)?;
         spawn("background", App::work_in_background)?;
-        let listen_config = db::config(&self.config.database_listen_url, &format!("{name}-listen"))?;
+        let mut listen_config = self.direct.clone();
+        listen_config.application_name(&format!("{name}-listen"));
         let revocations = Revocations { cache: self.cache.clone(), db: self.db.clone(), stopped: self.stopped.clone() };
         listen::spawn(listen_config, CHANNEL, revocations).map_err(|e| e.to_string())
     }
@@ -84,7 +87,7 @@ impl App {
         let mut pause = Duration::from_millis(100);
         let mut said = String::new();
         while !self.is_stopped() {
-            match migrate::migrate(&self.connection) {
+            match migrate::migrate(&self.direct) {
                 Ok(applied) => {
                     log::info!("the schema is up to date ({applied} migrations applied)");
                     return self.db.open();

@@ -105,14 +105,15 @@ fn migrate(config: &Config) -> Result<String, Failure> {
 }
 
 fn connection(config: &Config) -> Result<postgres::Config, Failure> {
-    Ok(db::config(&config.database_url, "textgen-cli")?)
+    // Past a pooler, where there is one: the lock that lets one process migrate belongs to a connection.
+    Ok(db::config(&config.database_listen_url, "textgen-cli")?)
 }
 
 /// A database whose tables are up to date.
 fn database(config: &Config) -> Result<Database, Failure> {
     let connection = connection(config)?;
     migrate::migrate(&connection)?;
-    let db = Database::new(connection, 1);
+    let db = Database::new(connection, true, 1);
     db.open();
     Ok(db)
 }

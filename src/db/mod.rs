@@ -103,10 +103,11 @@ impl Health {
 }
 
 impl Database {
-    /// A pool of `size` connections, made in the background; the database need not be there yet.
-    pub fn new(config: postgres::Config, size: u32) -> Database {
+    /// A pool of `size` connections, made in the background; the database need not be there yet. `prepares` is false
+    /// where a pooler stands in front that gives every transaction another connection.
+    pub fn new(config: postgres::Config, prepares: bool, size: u32) -> Database {
         let health = Arc::new(Health::new());
-        let manager = ConnectionManager::new(config, health.clone());
+        let manager = ConnectionManager::new(config, prepares, health.clone());
         let pool = r2d2::Pool::builder()
             .max_size(size)
             .test_on_check_out(false)
