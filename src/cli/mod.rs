@@ -34,7 +34,11 @@ pub enum Command {
     /// Bring the database's tables up to date
     Migrate,
     /// Verify that the three running servers share one database
-    CheckSharing,
+    CheckSharing {
+        /// How many times to rotate a secret and measure how soon the others refuse the old one
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        rounds: u32,
+    },
     /// Accounts: list, create, rotate a secret, delete
     #[command(subcommand)]
     User(UserCommand),
@@ -92,7 +96,7 @@ pub fn run(command: &Command, config: &Config) -> Result<String, Failure> {
     match command {
         Command::Serve { .. } => Err(Failure("serve is not run here".to_owned())),
         Command::Migrate => migrate(config),
-        Command::CheckSharing => check_sharing::run(config),
+        Command::CheckSharing { rounds } => check_sharing::run(config, *rounds),
         Command::User(command) => user::run(command, config),
     }
 }
