@@ -4,4 +4,5 @@
 #![allow(missing_docs, unreachable_pub, dead_code, unused_imports, clippy::unwrap_used, clippy::expect_used)]
 
 mod harness;
+mod plans;
 mod smoke;
