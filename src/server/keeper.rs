@@ -65,20 +65,25 @@ impl Keeper {
                 busy = true;
             } else if word % 2 == 1 {
                 busy = true;
-                if now - self.seen[i].1 >= patience && self.may_detach() && slot.claim(word) {
-                    self.shared.crew.detached.fetch_add(1, Relaxed);
-                    crew::staff_sometime(&self.shared, i);
+                if now - self.seen[i].1 >= patience {
+                    self.take_slot(i, word);
                 }
             }
         }
         busy
     }
 
-    /// Handlers that do not say that they wait count as well, but have twice the room: nothing can be refused here,
-    /// and what does not get a thread stands still.
-    fn may_detach(&self) -> bool {
-        let settings = &self.shared.settings;
-        self.shared.crew.detached.load(Relaxed) < 2 * settings.max_blocked + settings.workers
+    /// Gives a slot to another thread. Handlers that do not say that they wait count like those that do, but have
+    /// twice the room: nothing can be refused here, and what does not get a thread stands still.
+    fn take_slot(&self, slot: usize, word: u64) {
+        let (settings, crew) = (&self.shared.settings, &self.shared.crew);
+        let room = 2 * settings.max_blocked + settings.workers;
+        // Counted first, as the thread may be back and count itself out at once.
+        if crew.detached.fetch_add(1, Relaxed) < room && self.shared.slots[slot].claim(word) {
+            crew::staff_sometime(&self.shared, slot);
+        } else {
+            crew.detached.fetch_sub(1, Relaxed);
+        }
     }
 
     /// Has all connections looked at that are past their deadline.
