@@ -6,7 +6,7 @@ use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::http::{Framing, Parsed, Request, Response};
+use crate::http::{Body, Framing, Parsed, Request, Response};
 
 use super::clock::millis;
 use super::connection::{Connection, Phase, State, Then, Waits};
@@ -120,12 +120,20 @@ impl Worker {
         let declared = match self.request.head.framing() {
             Framing::None => return self.serve(connection, state),
             Framing::Length(n) if n > settings.max_body => return self.refuse(413, "the body is too large"),
-            Framing::Length(n) => n,
+            Framing::Length(n) => match usize::try_from(n) {
+                Ok(here) if here <= self.window.len().min(settings.max_gathered) => {
+                    self.request.body = Body::from_bytes(self.window.bytes()[..here].to_vec());
+                    self.window.consume(here);
+                    return self.serve(connection, state);
+                }
+                _ => n,
+            },
             Framing::Chunked => 0,
         };
         let streamed = declared > settings.max_gathered as u64;
         let waiting = self.request.head.expects_continue() && self.window.is_empty();
-        let gathering = Box::new(Gathering::new(std::mem::take(&mut self.request), self.shared.clock.now()));
+        let (request, now) = (std::mem::take(&mut self.request), self.shared.clock.now());
+        let gathering = Box::new(Gathering::new(request, &self.shared.gathered, now));
         state.phase = Phase::Body(gathering);
         if streamed {
             return self.stream_body(connection, state, waiting);
@@ -140,7 +148,13 @@ impl Worker {
     fn gather(&mut self, connection: &Arc<Connection>, state: &mut State) -> Step {
         let limit = self.shared.settings.max_gathered;
         let Phase::Body(gathering) = &mut state.phase else { return Step::Cut };
-        match gathering.feed(&mut self.window, self.shared.clock.now(), limit) {
+        let fed = gathering.feed(&mut self.window, self.shared.clock.now(), limit);
+        if self.shared.gathered.bytes() > self.shared.settings.max_gathered_total && !matches!(fed, Ok(Gathered::Whole))
+        {
+            state.phase = Phase::Head;
+            return self.refuse(503, "too many requests are being received");
+        }
+        match fed {
             Ok(Gathered::Part) => Step::More,
             Ok(Gathered::TooMuch) => self.stream_body(connection, state, false),
             Ok(Gathered::Whole) => match state.take_gathering() {
@@ -160,7 +174,10 @@ impl Worker {
     /// Answers what cannot be served. What follows on the connection cannot be trusted.
     fn refuse(&mut self, status: u16, reason: &str) -> Step {
         self.request = Request::default();
-        let response = Response::detail(status, reason);
+        let mut response = Response::detail(status, reason);
+        if status == 503 {
+            response = response.header("Retry-After", "1");
+        }
         self.write_refusal(&response);
         Step::Answered(Then::Linger)
     }
@@ -215,7 +232,9 @@ impl Worker {
         } else if let Phase::Body(gathering) = &state.phase {
             connection.set_timer(Waits::Body, gathering.deadline(settings));
         } else if !state.input.is_empty() {
-            if waits != Waits::Head || answered > 0 {
+            if connection.is_unwanted() {
+                return Outcome::Close;
+            } else if waits != Waits::Head || answered > 0 {
                 connection.set_timer(Waits::Head, now + millis(settings.head_timeout));
             }
         } else if answered > 0 || waits != Waits::Request {

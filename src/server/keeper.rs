@@ -2,6 +2,7 @@
 //! It keeps the clock, takes slots from handlers that wait without having said so, ends what is past its deadline,
 //! closes idle connections when there are too many, and brings a stop to its end.
 
+use std::net::Shutdown;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::{self, JoinHandle};
@@ -16,6 +17,8 @@ const BUSY_TICK: Duration = Duration::from_millis(5);
 const IDLE_TICK: Duration = Duration::from_millis(50);
 /// How often deadlines are looked at, unless they are very short.
 const SCAN: u64 = 1000;
+/// Heads that take longer than this give way where connections are scarce.
+const SLOW_HEAD: Duration = Duration::from_secs(1);
 
 pub(super) struct Keeper {
     shared: Arc<Shared>,
@@ -131,6 +134,10 @@ impl Keeper {
             log::warn!("stopping with {open} connections still open");
         }
         self.shared.set_stage(Stage::Finished);
+        for slot in &self.shared.slots {
+            // Whoever keeps a handle keeps the connections as well; their clients shall know all the same.
+            slot.each_connection(|connection| drop(connection.socket.shutdown(Shutdown::Both)));
+        }
         self.shared.slots.iter().for_each(Slot::wake_always);
         for _ in 0..200 {
             crew::dismiss(&self.shared);
@@ -146,25 +153,35 @@ impl Shared {
     /// Has about `count` connections closed: those that have been idle longest, or where there are none, those that
     /// have been sending a head for a while. Returns how many will be.
     pub(super) fn shed(&self, count: usize) -> usize {
-        let mut found: Vec<(Waits, u64, Arc<Connection>)> = Vec::new();
-        for slot in &self.slots {
-            slot.each_connection(|connection| {
-                let (waits, until) = connection.timer();
-                if connection.is_nobodys() && matches!(waits, Waits::Request) {
-                    found.push((waits, until, Arc::clone(connection)));
-                }
-            });
+        let mut found = self.resting(Waits::Request, u64::MAX);
+        if found.is_empty() {
+            let until = (self.clock.now() + millis(self.settings.head_timeout)).saturating_sub(millis(SLOW_HEAD));
+            found = self.resting(Waits::Head, until);
         }
         let count = count.min(found.len());
         if count == 0 {
             return 0;
         }
-        found.select_nth_unstable_by_key(count - 1, |(_, until, _)| *until);
-        for (_, _, connection) in &found[..count] {
+        found.select_nth_unstable_by_key(count - 1, |(until, _)| *until);
+        for (_, connection) in &found[..count] {
             connection.mark_unwanted();
             self.nudge(connection);
         }
         self.shed.fetch_add(count as u64, Relaxed);
         count
+    }
+
+    /// The connections that wait for this, their deadlines (no later than `latest`) first.
+    fn resting(&self, wanted: Waits, latest: u64) -> Vec<(u64, Arc<Connection>)> {
+        let mut found = Vec::new();
+        for slot in &self.slots {
+            slot.each_connection(|connection| {
+                let (waits, until) = connection.timer();
+                if waits == wanted && until <= latest && connection.is_nobodys() {
+                    found.push((until, Arc::clone(connection)));
+                }
+            });
+        }
+        found
     }
 }

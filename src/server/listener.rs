@@ -133,7 +133,7 @@ impl Acceptor {
             if !asked {
                 asked = self.shared.shed(1 + limit / 64) > 0;
             }
-            thread::sleep(if asked { PAUSE / 20 } else { PAUSE });
+            thread::sleep(if asked { PAUSE / 20 } else { PAUSE * 10 });
         }
     }
 }

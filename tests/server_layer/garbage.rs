@@ -121,7 +121,7 @@ fn sockets_take_anything() {
     let mut dice = Dice(0xA076_1D64_78BD_642F);
     for _ in 0..3000 {
         let mut client = server.connect();
-        for _ in 0..1 + dice.below(3) {
+        for _ in 0..=dice.below(3) {
             let _ = client.socket.write_all(&mutated(&mut dice));
         }
         match dice.below(4) {

@@ -50,6 +50,37 @@ fn the_oldest_idle_connections_make_room() {
     assert_eq!(clients[199].get("/").status, 200);
 }
 
+#[test]
+fn slow_heads_make_room_where_nothing_is_idle() {
+    let server = serve(Settings { max_connections: Some(10), ..settings() }, |_| Response::new(200));
+    let mut slow: Vec<_> = (0..10).map(|_| server.connect()).collect();
+    for client in &mut slow {
+        client.send("GET / HTT");
+    }
+    // Long before the deadline of a head.
+    let began = std::time::Instant::now();
+    assert_eq!(server.connect().get("/").status, 200);
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+}
+
+#[test]
+fn bodies_take_only_so_much_memory() {
+    let server = serve(Settings { max_gathered_total: 100_000, ..settings() }, |_| Response::new(200));
+    let mut held: Vec<_> = (0..3).map(|_| server.connect()).collect();
+    let mut refused = 0;
+    for client in &mut held {
+        client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 50000\r\n\r\n").send(vec![b'x'; 49_999]);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    for client in &mut held {
+        let _ = std::io::Write::write_all(&mut client.socket, b"x");
+        let reply = client.reply();
+        refused += usize::from(reply.status == 503 && reply.header("retry-after") == Some("1"));
+    }
+    assert!((1..3).contains(&refused), "{refused}");
+    assert_eq!(server.connect().get("/").status, 200);
+}
+
 /// Run by the test below in a process of its own, whose descriptors are few.
 #[test]
 #[ignore = "a part of another test"]
