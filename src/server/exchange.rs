@@ -40,7 +40,7 @@ impl Worker {
         self.out.clear();
         let now = self.shared.clock.now();
         let (waits, until) = connection.timer();
-        if now >= until && waits != Waits::Request {
+        if now >= until && !waits.is_idle() {
             return self.time_out(connection, state, waits);
         }
         if !state.unsent.is_empty() {
@@ -237,7 +237,7 @@ impl Worker {
             } else if waits != Waits::Head || answered > 0 {
                 connection.set_timer(Waits::Head, now + millis(settings.head_timeout));
             }
-        } else if answered > 0 || waits != Waits::Request {
+        } else if answered > 0 || !waits.is_idle() {
             connection.set_timer(Waits::Request, now + millis(settings.idle_timeout));
         } else if self.shared.is_closing_idle() {
             return self.linger(connection, state);

@@ -17,8 +17,8 @@ const BUSY_TICK: Duration = Duration::from_millis(5);
 const IDLE_TICK: Duration = Duration::from_millis(50);
 /// How often deadlines are looked at, unless they are very short.
 const SCAN: u64 = 1000;
-/// Heads that take longer than this give way where connections are scarce.
-const SLOW_HEAD: Duration = Duration::from_secs(1);
+/// A first request that is not whole after this long gives way where connections are scarce.
+const SLOW_START: Duration = Duration::from_secs(1);
 
 pub(super) struct Keeper {
     shared: Arc<Shared>,
@@ -117,7 +117,7 @@ impl Keeper {
         let began = *self.stop_began.get_or_insert(now);
         if now >= began + millis(settings.stop_idle_grace) && self.acceptor.is_finished() {
             self.shared.set_stage(Stage::ClosingIdle);
-            self.nudge_if(|connection| connection.timer().0 == Waits::Request);
+            self.nudge_if(|connection| connection.timer().0.is_idle());
         }
         let done = self.acceptor.is_finished() && self.shared.open.load(Relaxed) == 0;
         if !done && now < began + millis(settings.stop_timeout) {
@@ -150,14 +150,18 @@ impl Keeper {
 }
 
 impl Shared {
-    /// Has about `count` connections closed: those that have been idle longest, or where there are none, those that
-    /// have been sending a head for a while. Returns how many will be.
+    /// Has about `count` connections closed: those that have been idle longest since their last request; where there are
+    /// none, those that have been silent longest since they were opened, or slow with a head. Returns how many it found.
     pub(super) fn shed(&self, count: usize) -> usize {
-        let mut found = self.resting(Waits::Request, u64::MAX);
-        if found.is_empty() {
-            let until = (self.clock.now() + millis(self.settings.head_timeout)).saturating_sub(millis(SLOW_HEAD));
-            found = self.resting(Waits::Head, until);
-        }
+        let slow = |timeout| (self.clock.now() + millis(timeout)).saturating_sub(millis(SLOW_START));
+        let ranks = [
+            (Waits::Request, u64::MAX),
+            (Waits::First, slow(self.settings.idle_timeout)),
+            (Waits::Head, slow(self.settings.head_timeout)),
+        ];
+        let found =
+            ranks.into_iter().map(|(waits, latest)| self.resting(waits, latest)).find(|found| !found.is_empty());
+        let mut found = found.unwrap_or_default();
         let count = count.min(found.len());
         if count == 0 {
             return 0;

@@ -53,6 +53,12 @@ const PIECES: [&[u8]; 14] = [
     b"\xff",
 ];
 
+/// How many cases to try; `GARBAGE=n` in the environment makes it n times as many.
+fn cases(few: usize) -> std::ops::Range<usize> {
+    let times = std::env::var("GARBAGE").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
+    0..few * times
+}
+
 fn mutated(dice: &mut Dice) -> Vec<u8> {
     let mut bytes = SEEDS[dice.below(SEEDS.len())].to_vec();
     for _ in 0..dice.below(6) {
@@ -71,7 +77,7 @@ fn mutated(dice: &mut Dice) -> Vec<u8> {
 #[test]
 fn the_head_parser_takes_anything() {
     let (mut dice, mut head, mut whole) = (Dice(0x9E37_79B9_7F4A_7C15), Head::default(), 0);
-    for _ in 0..150_000 {
+    for _ in cases(150_000) {
         let bytes = mutated(&mut dice);
         if let Ok(Parsed::Complete(n)) = head.parse(&bytes) {
             whole += 1;
@@ -90,7 +96,7 @@ fn the_head_parser_takes_anything() {
 #[test]
 fn the_chunked_decoder_takes_anything_in_any_pieces() {
     let (mut dice, mut whole) = (Dice(0xD1B5_4A32_D192_ED03), 0);
-    for _ in 0..100_000 {
+    for _ in cases(100_000) {
         let bytes = mutated(&mut dice);
         let (mut at_once, mut body) = (Chunked::default(), Vec::new());
         let expected = at_once.decode(&bytes, &mut body, 1 << 20);
@@ -119,7 +125,7 @@ fn sockets_take_anything() {
         Response::new(200)
     });
     let mut dice = Dice(0xA076_1D64_78BD_642F);
-    for _ in 0..3000 {
+    for _ in cases(3000) {
         let mut client = server.connect();
         for _ in 0..=dice.below(3) {
             let _ = client.socket.write_all(&mutated(&mut dice));

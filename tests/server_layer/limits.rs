@@ -51,6 +51,27 @@ fn the_oldest_idle_connections_make_room() {
 }
 
 #[test]
+fn a_burst_far_above_the_limit_is_answered() {
+    let server = serve(Settings { max_connections: Some(20), ..settings() }, |_| Response::new(200));
+    let mut clients: Vec<_> = (0..400).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    }
+    for client in &mut clients {
+        assert_eq!(client.reply().status, 200);
+    }
+}
+
+#[test]
+fn silent_connections_make_room_after_a_while() {
+    let server = serve(Settings { max_connections: Some(10), ..settings() }, |_| Response::new(200));
+    let _silent: Vec<_> = (0..20).map(|_| server.connect()).collect();
+    let began = std::time::Instant::now();
+    assert_eq!(server.connect().get("/").status, 200);
+    assert!(began.elapsed() < Duration::from_secs(25), "{:?}", began.elapsed());
+}
+
+#[test]
 fn slow_heads_make_room_where_nothing_is_idle() {
     let server = serve(Settings { max_connections: Some(10), ..settings() }, |_| Response::new(200));
     let mut slow: Vec<_> = (0..10).map(|_| server.connect()).collect();
