@@ -15,7 +15,7 @@ use super::outgoing::{self, Unsent};
 use super::stream::CONTINUE;
 use super::worker::{Outcome, Worker};
 
-/// Requests of one connection in a row before others have their turn.
+/// Requests of one connection in a row, or reads from it, before others have their turn.
 const IN_A_ROW: u32 = 32;
 /// Replies that are put together before they are sent, in bytes.
 const TOGETHER: usize = 64 * 1024;
@@ -64,7 +64,7 @@ impl Worker {
         // The start of a head is worth another look only once a line has ended.
         let mut look = !state.looked_at;
         self.window.load(&mut state.input);
-        let (mut answered, mut dry) = (0, false);
+        let (mut answered, mut reads, mut dry) = (0, 0, false);
         loop {
             while look && !self.window.is_empty() {
                 let step = self.step(connection, state);
@@ -78,13 +78,13 @@ impl Worker {
                 let detached = self.seat.slot().is_none();
                 if !state.unsent.is_empty() || detached || answered >= IN_A_ROW {
                     let more = !self.window.is_empty() || !dry;
-                    let rest = self.rest(connection, state, answered);
-                    return if more && matches!(rest, Outcome::Wait) { Outcome::Yield } else { rest };
+                    return self.pause(connection, state, answered, more);
                 }
             }
-            if dry {
-                return self.rest(connection, state, answered);
+            if dry || reads >= IN_A_ROW {
+                return self.pause(connection, state, answered, !dry);
             }
+            reads += 1;
             match self.window.fill(&connection.socket) {
                 Ok(([], _)) => return self.finish(connection, state, Then::Close),
                 Ok((new, short)) => {
@@ -95,6 +95,14 @@ impl Worker {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return self.rest(connection, state, answered),
                 Err(_) => return Outcome::Close,
             }
+        }
+    }
+
+    /// Leaves the connection, in the queue if there may be more to do.
+    fn pause(&mut self, connection: &Arc<Connection>, state: &mut State, answered: u32, more: bool) -> Outcome {
+        match self.rest(connection, state, answered) {
+            Outcome::Wait if more => Outcome::Yield,
+            outcome => outcome,
         }
     }
 
