@@ -120,7 +120,7 @@ impl Server {
             clock: Clock::new(),
             slots: (0..settings.workers).map(|_| Slot::new()).collect::<io::Result<_>>()?,
             sleepers: AtomicUsize::new(0),
-            crew: Crew::default(),
+            crew: Crew::new(worker::main),
             open: AtomicUsize::new(0),
             gathered: Arc::default(),
             shed: AtomicU64::new(0),
