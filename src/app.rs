@@ -75,7 +75,12 @@ impl App {
         spawn("migrate", App::migrate)?;
         spawn("background", App::work_in_background)?;
         let listen_config = db::config(&self.config.database_listen_url, &format!("{name}-listen"))?;
-        let revocations = Revocations { cache: self.cache.clone(), db: self.db.clone(), stopped: self.stopped.clone() };
+        let revocations = Revocations {
+            cache: self.cache.clone(),
+            db: self.db.clone(),
+            stopped: self.stopped.clone(),
+            told: AtomicBool::new(false),
+        };
         listen::spawn(listen_config, CHANNEL, revocations).map_err(|e| e.to_string())
     }
 

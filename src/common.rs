@@ -3,17 +3,16 @@
 use serde_json::json;
 
 use crate::call::{Call, Endpoint, route};
-use crate::db::Executor;
 use crate::error::Result;
 use crate::http::{Method, Response, Route};
 
 /// Their table.
 pub fn routes() -> Vec<Route<Endpoint>> {
-    vec![
-        route(Method::Get, "/api/current-user", current_user),
-        route(Method::Get, "/liveness_check", liveness),
-        route(Method::Get, "/readyz", readiness),
-    ]
+    let mut probes = [route(Method::Get, "/liveness_check", liveness), route(Method::Get, "/readyz", readiness)];
+    probes.iter_mut().for_each(|probe| probe.handler.works_without_database = true);
+    let mut routes = vec![route(Method::Get, "/api/current-user", current_user)];
+    routes.extend(probes);
+    routes
 }
 
 /// The caller's user object, from the cache where it is there.
@@ -30,12 +29,14 @@ fn liveness(_: &mut Call<'_>) -> Result<Response> {
 /// The process can do its work: the schema is there and the database answers.
 fn readiness(call: &mut Call<'_>) -> Result<Response> {
     let app = call.app;
-    let reason = if !app.db.is_open() {
-        Some("the database cannot be reached or its schema is not up to date yet")
-    } else if app.db.session().and_then(|mut session| session.query_one("SELECT 1", &[])).is_err() {
-        Some("the database does not answer")
-    } else {
+    let reason = if app.db.ping().is_ok() {
         None
+    } else if app.db.check_reachable().is_err() {
+        Some("the database cannot be reached")
+    } else if !app.db.is_open() {
+        Some("the database's schema is not up to date yet")
+    } else {
+        Some("the database does not answer")
     };
     Ok(match reason {
         None => Response::json(200, &json!({"status": "ready", "listening": app.cache.is_listening()})),

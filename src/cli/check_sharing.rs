@@ -20,15 +20,14 @@ pub(super) fn run(config: &Config) -> Result<String, Failure> {
     let email = format!("check-sharing-{}@example.invalid", accounts::random(12)?.to_lowercase());
     let password = accounts::random(24)?;
     let user = check.post(config.web_addr, "/api/signup", None, &json!({"email": email, "password": password}))?;
-    let first = text(&user, "secret")?;
-    let outcome = check.follow(config, &user, &first);
-    // The account goes whatever the outcome; by now only the newest secret may work.
-    let last = outcome.as_ref().map_or(first, Clone::clone);
-    let deleted = check.post(config.web_addr, "/api/delete-account", Some(&last), &json!({"password": password}));
-    let last = outcome?;
+    let mut secret = text(&user, "secret")?;
+    let outcome = check.follow(config, &user, &mut secret);
+    // The account goes whatever the outcome.
+    let deleted = check.post(config.web_addr, "/api/delete-account", Some(&secret), &json!({"password": password}));
+    outcome?;
     deleted?;
     for (name, address) in check.others {
-        wait_until(|| Ok(check.user(address, &last)?.is_none()), &format!("{name} still knows a deleted user"))?;
+        wait_until(|| Ok(check.user(address, &secret)?.is_none()), &format!("{name} still knows a deleted user"))?;
     }
     Ok("ok: web, inference and audio share one database: an account made, changed and deleted on one \
         is made, changed and deleted on all\n"
@@ -51,24 +50,25 @@ impl Check {
         Check { agent, others: [("inference", config.inference_addr), ("audio", config.audio_addr)] }
     }
 
-    /// Sees the account from the other servers, rotates its secret, and sees that; the new secret.
-    fn follow(&self, config: &Config, user: &Value, first: &str) -> Result<String, Failure> {
+    /// Sees the account from the other servers, rotates its secret, and sees that; `secret` is always the one that
+    /// works.
+    fn follow(&self, config: &Config, user: &Value, secret: &mut String) -> Result<(), Failure> {
         for (name, address) in self.others {
-            let seen = self.user(address, first)?;
+            let seen = self.user(address, secret)?;
             let seen = seen.ok_or_else(|| Failure(format!("{name} does not know a user made through web")))?;
             if seen["id"] != user["id"] || seen["email"] != user["email"] {
                 return Err(Failure(format!("{name} sees another user than web")));
             }
         }
-        let keys = self.call(config.web_addr, "/api/keys", first)?;
+        let keys = self.call(config.web_addr, "/api/keys", secret)?;
         let id = text(&keys["keys"][0], "id")?;
-        let rotated = self.post(config.web_addr, "/api/keys/rotate", Some(first), &json!({"id": id}))?;
-        let second = text(&rotated, "secret")?;
+        let rotated = self.post(config.web_addr, "/api/keys/rotate", Some(secret), &json!({"id": id}))?;
+        let old = std::mem::replace(secret, text(&rotated, "secret")?);
         for (name, address) in self.others {
-            let know = || Ok(self.user(address, first)?.is_none() && self.user(address, &second)?.is_some());
-            wait_until(know, &format!("{name} does not see a rotated secret"))?;
+            let knows = || Ok(self.user(address, &old)?.is_none() && self.user(address, secret)?.is_some());
+            wait_until(knows, &format!("{name} does not see a rotated secret"))?;
         }
-        Ok(second)
+        Ok(())
     }
 
     /// The user a secret stands for at this server, if it does.

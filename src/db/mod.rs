@@ -139,7 +139,8 @@ impl Database {
         for _ in 0..=self.size {
             let mut pooled = self.checkout()?;
             if pooled.made_before(self.health.losses()) && !pooled.still_works(PROBE_TIMEOUT) {
-                continue; // The pool drops what is closed.
+                connection::let_go(pooled); // The pool forgets what is broken.
+                continue;
             }
             return Ok(Session::new(pooled, self.health.clone()));
         }
@@ -157,6 +158,14 @@ impl Database {
             Ok(Err(_)) => self.check_reachable().and(Err(Error::Busy)),
             Err(blocking::Busy) => Err(Error::Busy),
         }
+    }
+
+    /// Asks the database for a sign of life.
+    ///
+    /// # Errors
+    /// As [`Database::session`], and those of the question.
+    pub fn ping(&self) -> Result<(), Error> {
+        self.session()?.query_one("SELECT 1", &[]).map(drop)
     }
 
     /// Fails, at once, while the last attempt to connect failed and no connection is left.

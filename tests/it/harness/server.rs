@@ -44,6 +44,11 @@ impl User {
     pub fn program(&self, address: &Address) -> Client {
         address.with_secret(&self.secret)
     }
+
+    /// The user's browser, at another server of the same database.
+    pub fn browser_of(&self, server: &Server) -> Client {
+        server.web.with_cookie(&self.token)
+    }
 }
 
 /// The binary, with nothing of this process's environment that could change what it does.
@@ -95,6 +100,15 @@ impl Server {
     pub fn wait_until_ready(&self) {
         let client = self.web.anonymous();
         self.wait_until("the server to be ready", || client.get("/readyz").status == 200);
+    }
+
+    /// Waits until it is ready and hears of revocations: only then is a caller taken from memory.
+    pub fn wait_until_listening(&self) {
+        let client = self.web.anonymous();
+        self.wait_until("the server to listen", || {
+            let reply = client.get("/readyz");
+            reply.status == 200 && reply.json()["listening"] == true
+        });
     }
 
     /// Waits for something to become true, and fails the test with the server's log if it does not.
@@ -159,7 +173,7 @@ impl Drop for Server {
     }
 }
 
-fn gather(mut stream: impl Read + Send + 'static) -> Arc<Mutex<String>> {
+pub(super) fn gather(mut stream: impl Read + Send + 'static) -> Arc<Mutex<String>> {
     let log = Arc::new(Mutex::new(String::new()));
     let shared = log.clone();
     thread::spawn(move || {
