@@ -8,10 +8,11 @@ use crate::http::{Method, Response, Route};
 
 /// Their table.
 pub fn routes() -> Vec<Route<Endpoint>> {
-    let mut probes = [route(Method::Get, "/liveness_check", liveness), route(Method::Get, "/readyz", readiness)];
-    probes.iter_mut().for_each(|probe| probe.handler.works_without_database = true);
-    let mut routes = vec![route(Method::Get, "/api/current-user", current_user)];
-    routes.extend(probes);
+    let mut routes = vec![route(Method::Get, "/liveness_check", liveness), route(Method::Get, "/readyz", readiness)];
+    for route in &mut routes {
+        route.handler.works_without_database = true;
+    }
+    routes.push(route(Method::Get, "/api/current-user", current_user));
     routes
 }
 

@@ -47,7 +47,7 @@ fn is_current(client: &mut Client) -> Result<bool, Error> {
         return Ok(false);
     }
     let newest = client.query_one("SELECT coalesce(max(version), 0)::bigint FROM refinery_schema_history", &[])?;
-    Ok(newest.try_get::<_, i64>(0)? >= MIGRATIONS.len() as i64)
+    Ok(usize::try_from(newest.try_get::<_, i64>(0)?).is_ok_and(|version| version >= MIGRATIONS.len()))
 }
 
 fn runner() -> Result<Runner, Error> {

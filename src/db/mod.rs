@@ -151,7 +151,9 @@ impl Database {
         if let Some(connection) = self.pool.try_get() {
             return Ok(connection);
         }
-        self.check_reachable()?;
+        if self.pool.state().connections == 0 {
+            self.check_reachable()?;
+        }
         let _waiting = Waiting::enter(&self.health.waiting, self.size * WAITERS_PER_CONNECTION)?;
         match blocking::section(|| self.pool.get_timeout(CHECKOUT_TIMEOUT)) {
             Ok(Ok(connection)) => Ok(connection),
@@ -168,7 +170,7 @@ impl Database {
         self.session()?.query_one("SELECT 1", &[]).map(drop)
     }
 
-    /// Fails, at once, while the last attempt to connect failed and no connection is left.
+    /// Fails, at once, while the last attempt to connect failed.
     ///
     /// # Errors
     /// [`Error::Unavailable`] with the reason.

@@ -191,7 +191,9 @@ fn ids_cannot_be_guessed() {
         assert!(random.len() >= 22 && random.bytes().all(|b| b.is_ascii_alphanumeric()), "{id}");
     }
     // Of 50 random ids, hardly two begin with the same six characters: neither a time nor a counter.
-    ids.iter_mut().for_each(|id| id.truncate(10));
+    for id in &mut ids {
+        id.truncate(10);
+    }
     ids.sort();
     ids.dedup();
     assert_eq!(ids.len(), 50);

@@ -19,8 +19,7 @@ fn send(client: &Client, body: &[u8]) -> Reply {
 
 /// As Python's `json.dumps` writes it.
 fn ascii(text: &str) -> String {
-    let mut units = [0; 2];
-    text.chars().flat_map(|c| c.encode_utf16(&mut units).to_vec()).map(|unit| format!("\\u{unit:04x}")).collect()
+    text.encode_utf16().fold(String::new(), |escaped, unit| escaped + &format!("\\u{unit:04x}"))
 }
 
 #[test]

@@ -20,11 +20,6 @@ fn with_document(db: &TestDb) -> (Server, User, String) {
     (server, user, id)
 }
 
-fn is_waited_for(db: &TestDb) -> bool {
-    db.count("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
-        > 0
-}
-
 #[test]
 fn a_signal_finishes_what_is_in_flight() {
     for signal in ["TERM", "INT"] {
@@ -38,7 +33,7 @@ fn a_signal_finishes_what_is_in_flight() {
         lock.execute("SELECT 1 FROM documents FOR UPDATE", &[]).unwrap();
         let code = thread::scope(|scope| {
             let held = scope.spawn(|| user.browser.post("/api/docs/save", &json!({"id": id, "content": "late"})));
-            server.wait_until("the save to wait", || is_waited_for(&db));
+            server.wait_until("the save to wait", || db.has_waiting());
             server.signal(signal);
             let socket = server.web.socket();
             server.wait_until("new connections to be refused", || TcpStream::connect(socket).is_err());
@@ -66,7 +61,7 @@ fn a_second_signal_ends_it_at_once() {
             user.browser.try_send("POST", "/api/docs/save", None, body.as_bytes())
         };
         let held = scope.spawn(save);
-        server.wait_until("the save to wait", || is_waited_for(&db));
+        server.wait_until("the save to wait", || db.has_waiting());
         server.signal("TERM");
         server.wait_until("the first to be heard", || server.log().contains("finishing"));
         server.signal("TERM");

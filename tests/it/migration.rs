@@ -27,7 +27,8 @@ const TABLES: &str = "
         id varchar PRIMARY KEY, room_id varchar NOT NULL REFERENCES chat_rooms (id),
         user_id varchar REFERENCES users (id) ON DELETE RESTRICT, text varchar);
     CREATE TABLE voices (id varchar PRIMARY KEY, name varchar);
-    CREATE TABLE save_games (id varchar PRIMARY KEY, user_id varchar REFERENCES users (id), state text);
+    CREATE TABLE save_games (id varchar PRIMARY KEY, user_id varchar REFERENCES users (id) ON UPDATE CASCADE
+            DEFERRABLE INITIALLY DEFERRED, state text);
     CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY);
     INSERT INTO alembic_version VALUES ('20240101_doc_ids');";
 
@@ -186,6 +187,33 @@ fn old_secrets_and_passwords_go_on_working() {
         assert_eq!(server.web.anonymous().post(&format!("/api/{route}"), &body).status, 400);
     }
     assert_eq!(db.count("SELECT count(*) FROM users WHERE id LIKE 'Firebase%' AND password_hash IS NULL"), 1);
+}
+
+#[test]
+fn of_two_who_sign_up_at_once_one_has_the_account() {
+    let db = old_database();
+    let server = Server::start_with(&db, &[("BCRYPT_PEPPER", PEPPER)]);
+    // The other one's account, a moment before it can be seen.
+    let mut other = db.connect();
+    let mut transaction = other.transaction().unwrap();
+    let sql = "INSERT INTO users (id, email, password_hash) SELECT 'other', 'new@x', password_hash FROM users
+        WHERE id = 'annAnnAnnAnnAnn1'";
+    transaction.execute(sql, &[]).unwrap();
+    let sign_up =
+        |password| server.web.anonymous().post("/api/signup", &json!({"email": "new@x", "password": password}));
+    std::thread::scope(|scope| {
+        let (same, another) = (scope.spawn(|| sign_up(PASSWORD)), scope.spawn(|| sign_up("another password")));
+        server.wait_until("both to wait", || {
+            db.count(
+                "SELECT count(*) FROM pg_stat_activity
+                WHERE datname = current_database() AND wait_event_type = 'Lock'",
+            ) == 2
+        });
+        transaction.commit().unwrap();
+        assert_eq!(same.join().unwrap().expect(200).json()["id"], "other");
+        another.join().unwrap().expect(400);
+    });
+    assert_eq!(db.count("SELECT count(*) FROM users WHERE email = 'new@x'"), 1);
 }
 
 #[test]

@@ -141,7 +141,7 @@ fn the_database_goes_and_comes_back() {
         for reply in in_need(&server, &user, &id) {
             assert_eq!(reply.status, 200, "{}", reply.text());
         }
-        for client in known.iter() {
+        for client in &known {
             client.get("/api/current-user").expect(200);
         }
         for client in strangers(&server, round) {
@@ -219,6 +219,83 @@ fn a_database_that_says_nothing_stops_only_who_asks_it() {
 }
 
 #[test]
+fn a_stop_does_not_wait_for_a_database_that_says_nothing() {
+    let db = TestDb::new();
+    let proxy = Proxy::to(&db);
+    let server = Server::spawn(&proxy.url(), &[]);
+    server.wait_until_listening();
+    let user = server.sign_up("ann@example.com");
+    // Uses that are still to be written down.
+    for client in known(&server, &user) {
+        client.get("/api/current-user").expect(200);
+    }
+    proxy.freeze();
+    server.signal("TERM");
+    server.wait_until("the end", || server.has_ended());
+    assert_eq!(server.wait(), 0);
+
+    let absent = Proxy::absent(&db);
+    assert_eq!(Server::spawn(&absent.url(), &[]).stop(), 0);
+}
+
+/// A role of this test's own, as the limit of connections does not hold for superusers.
+struct Role<'d>(&'d TestDb, String);
+
+impl Role<'_> {
+    fn new(db: &TestDb) -> Role<'_> {
+        let role = format!("{}_role", db.name());
+        db.run(&format!(
+            "CREATE ROLE {role} LOGIN PASSWORD 'limited'; GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}"
+        ));
+        Role(db, role)
+    }
+
+    fn url(&self) -> String {
+        let url = self.0.url();
+        format!("postgresql://{}:limited@{}", self.1, url.rsplit_once('@').unwrap().1)
+    }
+
+    /// Ends all its connections; from now on it may have so many.
+    fn limit(&self, connections: u32) {
+        self.0.run(&format!(
+            "ALTER ROLE {0} CONNECTION LIMIT {connections};
+             SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{0}'",
+            self.1
+        ));
+    }
+}
+
+impl Drop for Role<'_> {
+    fn drop(&mut self) {
+        // It belongs to the whole cluster and would stay behind.
+        let kill = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{}'", self.1);
+        self.0.run(&format!("{kill}; DROP OWNED BY {0}; DROP ROLE {0}", self.1));
+    }
+}
+
+#[test]
+fn a_pool_that_cannot_grow_makes_do_with_what_it_has() {
+    let db = TestDb::new();
+    let role = Role::new(&db);
+    let server = Server::spawn(&role.url(), &[("POOL_SIZE", "16")]);
+    server.wait_until_ready();
+    let user = server.sign_up("ann@example.com");
+    let id = save(&user.browser, &json!({}));
+    role.limit(4);
+    server.wait_until("the limit to be felt", || server.log().contains("too many connections"));
+    server.wait_until_ready();
+    thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| {
+                for _ in 0..10 {
+                    user.browser.post("/api/docs/autosave", &json!({"id": id, "content": "text"})).expect(200);
+                }
+            });
+        }
+    });
+}
+
+#[test]
 fn connections_that_are_killed_are_replaced() {
     let db = TestDb::new();
     let server = Server::start(&db);
@@ -239,12 +316,6 @@ fn connections_that_are_killed_are_replaced() {
     assert!(!server.log().contains("ERROR"), "{}", server.log());
 }
 
-/// A lock on a row, and somebody who waits for it.
-fn is_waited_for(db: &TestDb) -> bool {
-    db.count("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
-        > 0
-}
-
 #[test]
 fn one_request_that_holds_the_only_connection_stops_no_cached_caller() {
     let db = TestDb::new();
@@ -262,7 +333,7 @@ fn one_request_that_holds_the_only_connection_stops_no_cached_caller() {
     lock.execute("SELECT 1 FROM documents FOR UPDATE", &[]).unwrap();
     thread::scope(|scope| {
         let held = scope.spawn(|| user.browser.post("/api/docs/save", &json!({"id": id, "content": "later"})));
-        server.wait_until("the lock to be waited for", || is_waited_for(&db));
+        server.wait_until("the lock to be waited for", || db.has_waiting());
         let others: Vec<_> = (0..20).map(|_| scope.spawn(|| user.browser.get("/api/docs/list"))).collect();
         for _ in 0..10 {
             for client in &known {

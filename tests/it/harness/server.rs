@@ -153,6 +153,13 @@ impl Server {
         assert!(sent.success());
     }
 
+    /// Whether its process has come to an end.
+    pub fn has_ended(&self) -> bool {
+        let state = Command::new("ps").args(["-o", "stat=", "-p", &self.pid().to_string()]).output().unwrap();
+        let state = String::from_utf8_lossy(&state.stdout).trim().to_owned();
+        state.is_empty() || state.starts_with('Z')
+    }
+
     /// Waits for its end; the exit code, -1 after a signal.
     pub fn wait(mut self) -> i32 {
         self.child.wait().unwrap().code().unwrap_or(-1)
