@@ -1,7 +1,7 @@
 //! What the servers of one process share, built once, and the work they do in the background.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,9 @@ const CLEAN_EVERY: Duration = Duration::from_secs(3600);
 
 /// The longest pause between two attempts to migrate.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long the end of the process waits for its last write.
+const LAST_WRITE: Duration = Duration::from_secs(5);
 
 /// Everything a handler may need.
 pub struct App {
@@ -78,7 +81,12 @@ impl App {
         spawn("background", App::work_in_background)?;
         let mut listen_config = self.direct.clone();
         listen_config.application_name(&format!("{name}-listen"));
-        let revocations = Revocations { cache: self.cache.clone(), db: self.db.clone(), stopped: self.stopped.clone() };
+        let revocations = Revocations {
+            cache: self.cache.clone(),
+            db: self.db.clone(),
+            stopped: self.stopped.clone(),
+            told: AtomicBool::new(false),
+        };
         listen::spawn(listen_config, CHANNEL, revocations).map_err(|e| e.to_string())
     }
 
@@ -125,12 +133,20 @@ impl App {
         }
     }
 
-    /// Ends the background work and writes what it still holds.
-    pub fn stop(&self) {
+    /// Ends the background work and writes what it still holds, unless the database takes too long over it.
+    pub fn stop(self: &Arc<App>) {
         self.stopped.store(true, Ordering::Release);
-        if let Err(e) = self.last_used.write(&self.db) {
-            log::debug!("last-used stamps were not written: {e}");
-        }
+        let (app, (done, written)) = (self.clone(), mpsc::channel());
+        let write = move || {
+            if let Err(e) = app.last_used.write(&app.db) {
+                log::debug!("last-used stamps were not written: {e}");
+            }
+            // Nobody waits any more if this fails.
+            let _ = done.send(());
+        };
+        // Where no thread can be had, the channel is closed and the wait over at once.
+        let _ = thread::Builder::new().name("last-used".to_owned()).spawn(write);
+        let _ = written.recv_timeout(LAST_WRITE);
     }
 
     fn is_stopped(&self) -> bool {

@@ -18,11 +18,13 @@ pub struct Endpoint {
     pub handler: Handler,
     /// The key of its errors.
     pub shape: Shape,
+    /// Whether it has an answer before the database was first reached; others get 503.
+    pub works_without_database: bool,
 }
 
 /// A line of a route table.
 pub const fn route(method: Method, path: &'static str, handler: Handler) -> Route<Endpoint> {
-    Route { method, path, handler: Endpoint { handler, shape: Shape::Detail } }
+    Route { method, path, handler: Endpoint { handler, shape: Shape::Detail, works_without_database: false } }
 }
 
 /// One of the three servers.

@@ -168,7 +168,11 @@ impl Source<'_> {
     fn parsed<T>(&self, variable: &Variable, parse: impl Fn(&str) -> Result<T, String>) -> Result<T, ConfigError> {
         let value = self.optional(variable).unwrap_or_else(|| variable.default.to_owned());
         let value = value.trim();
-        parse(value).map_err(|why| ConfigError(format!("{}={value}: {why}", variable.name)))
+        parse(value).map_err(|why| {
+            // One line, whatever was set.
+            let line: String = format!("{value}: {why}").chars().filter(|c| !c.is_control()).collect();
+            ConfigError(format!("{}={line}", variable.name))
+        })
     }
 
     /// A whole number within bounds.
@@ -189,7 +193,12 @@ impl Config {
     /// # Errors
     /// The first variable whose value cannot be used.
     pub fn from_env() -> Result<Config, ConfigError> {
-        Config::from_source(&|name| std::env::var(name).ok())
+        let is_text = |v: &&Variable| !matches!(std::env::var(v.name), Err(std::env::VarError::NotUnicode(_)));
+        match VARIABLES.iter().find(|v| !is_text(v)) {
+            // Taking it for not set would, say, leave the pepper out of every hash.
+            Some(variable) => Err(ConfigError(format!("{}: the value is not UTF-8", variable.name))),
+            None => Config::from_source(&|name| std::env::var(name).ok()),
+        }
     }
 
     /// Reads settings from anywhere.

@@ -102,7 +102,7 @@ impl Error {
             Error::MethodNotAllowed(_) => Cow::Borrowed("Method Not Allowed"),
             Error::Timeout => Cow::Borrowed("The request did not arrive in time"),
             Error::TooLarge(limit) => format!("The body must not be larger than {limit} bytes").into(),
-            Error::Invalid(_) => Cow::Borrowed("Some fields are missing or have the wrong type"),
+            Error::Invalid(issues) => issues.iter().map(in_words).collect::<Vec<_>>().join("; ").into(),
             Error::TooManyRequests(_) => Cow::Borrowed("Too many attempts, try again later"),
             Error::Database(e) if e.is_outage() => Cow::Borrowed("Service temporarily unavailable, try again"),
             Error::Busy => Cow::Borrowed("Service temporarily unavailable, try again"),
@@ -187,6 +187,12 @@ impl From<FieldError> for Error {
             }
         }
     }
+}
+
+/// What is wrong with which field, in one phrase.
+fn in_words(issue: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    format!("{}: {}", text(&issue["loc"][1]), text(&issue["msg"]))
 }
 
 fn capitalised(text: &str) -> String {

@@ -17,11 +17,14 @@ pub struct Revocations {
     pub db: Database,
     /// Set when the process ends.
     pub stopped: Arc<AtomicBool>,
+    /// Whether the log knows that nothing is heard.
+    pub told: AtomicBool,
 }
 
 impl listen::Listener for Revocations {
     fn connected(&self) {
         log::info!("listening for revocations");
+        self.told.store(false, Ordering::Relaxed);
         self.cache.listening();
     }
 
@@ -30,8 +33,10 @@ impl listen::Listener for Revocations {
     }
 
     fn lost(&self, reason: &str) {
+        if !self.told.swap(true, Ordering::Relaxed) {
+            log::warn!("revocations are not heard of, every caller is looked up: {reason}");
+        }
         if self.cache.is_listening() {
-            log::warn!("revocations are not heard of any more, every caller is looked up: {reason}");
             self.cache.deaf();
             self.db.connection_lost();
         }

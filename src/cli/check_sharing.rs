@@ -21,15 +21,14 @@ pub(super) fn run(config: &Config, rounds: u32) -> Result<String, Failure> {
     let email = format!("check-sharing-{}@example.invalid", accounts::random(12)?.to_lowercase());
     let password = accounts::random(24)?;
     let user = check.post(config.web_addr, "/api/signup", None, &json!({"email": email, "password": password}))?;
-    let first = text(&user, "secret")?;
-    let mut last = first;
-    let outcome = check.follow(config, &user, &mut last, rounds);
+    let mut secret = text(&user, "secret")?;
+    let outcome = check.follow(config, &user, &mut secret, rounds);
     // The account goes whatever the outcome; by now only the newest secret works.
-    let deleted = check.post(config.web_addr, "/api/delete-account", Some(&last), &json!({"password": password}));
+    let deleted = check.post(config.web_addr, "/api/delete-account", Some(&secret), &json!({"password": password}));
     let delays = outcome?;
     deleted?;
     for (name, address) in check.others {
-        wait_until(|| Ok(check.user(address, &last)?.is_none()), &format!("{name} still knows a deleted user"))?;
+        wait_until(|| Ok(check.user(address, &secret)?.is_none()), &format!("{name} still knows a deleted user"))?;
     }
     Ok(format!(
         "ok: web, inference and audio share one database: an account made, changed and deleted on one \

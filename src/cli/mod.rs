@@ -122,14 +122,27 @@ fn database(config: &Config) -> Result<Database, Failure> {
     Ok(db)
 }
 
+/// Columns of the help's lines, and of the names in it. What is longer clap would wrap without the indent.
+const WIDTH: usize = 79;
+const NAMES: usize = 23;
+
 fn environment() -> String {
-    let mut text = "Environment:\n".to_owned();
+    let mut text = "Environment:".to_owned();
     for variable in VARIABLES {
-        let default = match variable.default {
-            "" => String::new(),
-            default => format!(" [default: {default}]"),
-        };
-        text += &format!("  {:<20} {}{default}\n", variable.name, variable.meaning);
+        text += &format!("\n  {:<1$}", variable.name, NAMES - 2);
+        let default = Some(format!("[default: {}]", variable.default)).filter(|_| !variable.default.is_empty());
+        let mut column = NAMES;
+        for word in variable.meaning.split(' ').chain(default.as_deref()) {
+            if column + 1 + word.len() > WIDTH {
+                text += &format!("\n{:NAMES$}", "");
+                column = NAMES;
+            } else if column > NAMES {
+                text.push(' ');
+                column += 1;
+            }
+            text += word;
+            column += word.len();
+        }
     }
     text
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use postgres::config::TargetSessionAttrs;
@@ -85,6 +86,12 @@ impl Connection {
     pub(super) fn looked_at(&mut self, losses: u64) {
         self.losses_seen = losses;
     }
+}
+
+/// Drops what has not answered on a thread of its own: it waits for the answer, which may never come.
+pub(super) fn let_go(unanswered: impl Send + 'static) {
+    // Where no thread can be had, it is dropped here and now.
+    let _ = thread::Builder::new().name("closing".to_owned()).spawn(move || drop(unanswered));
 }
 
 /// Makes the pool's connections, through `r2d2_postgres`.

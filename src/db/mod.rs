@@ -140,7 +140,8 @@ impl Database {
         for _ in 0..=self.size {
             let mut pooled = self.checkout()?;
             if pooled.made_before(self.health.losses()) && !pooled.still_works(PROBE_TIMEOUT) {
-                continue; // The pool drops what is closed.
+                connection::let_go(pooled); // The pool forgets what is broken.
+                continue;
             }
             return Ok(Session::new(pooled, self.health.clone()));
         }
@@ -151,7 +152,9 @@ impl Database {
         if let Some(connection) = self.pool.try_get() {
             return Ok(connection);
         }
-        self.check_reachable()?;
+        if self.pool.state().connections == 0 {
+            self.check_reachable()?;
+        }
         let _waiting = Waiting::enter(&self.health.waiting, self.size * WAITERS_PER_CONNECTION)?;
         match blocking::section(|| self.pool.get_timeout(CHECKOUT_TIMEOUT)) {
             Ok(Ok(connection)) => Ok(connection),
@@ -160,7 +163,15 @@ impl Database {
         }
     }
 
-    /// Fails, at once, while the last attempt to connect failed and no connection is left.
+    /// Asks the database for a sign of life.
+    ///
+    /// # Errors
+    /// As [`Database::session`], and those of the question.
+    pub fn ping(&self) -> Result<(), Error> {
+        self.session()?.query_one("SELECT 1", &[]).map(drop)
+    }
+
+    /// Fails, at once, while the last attempt to connect failed.
     ///
     /// # Errors
     /// [`Error::Unavailable`] with the reason.

@@ -91,11 +91,14 @@ pub fn insert(
     password_hash: Option<&str>,
     secret_prefix: &str,
 ) -> Result<User, Error> {
+    // A database of the older system has a unique index of its own on the address, whose name may come first.
     const SQL: &str = concat!(
-        "INSERT INTO users AS u (id, email, password_hash, secret) VALUES ($1, $2, $3, $4) RETURNING ",
+        "INSERT INTO users AS u (id, email, password_hash, secret) VALUES ($1, $2, $3, $4) \
+         ON CONFLICT (email) DO NOTHING RETURNING ",
         columns!()
     );
-    from_row(&db.query_one(SQL, &[&id, &email, &password_hash, &secret_prefix])?)
+    let row = db.query_opt(SQL, &[&id, &email, &password_hash, &secret_prefix])?;
+    from_row(&row.ok_or_else(|| Error::Unique(EMAIL_KEY.to_owned()))?)
 }
 
 /// The constraint that keeps an address from being used twice.

@@ -3,6 +3,15 @@
 // A harness is for all tests, and a failed expectation is what a test is for.
 #![allow(missing_docs, unreachable_pub, dead_code, unused_imports, clippy::unwrap_used, clippy::expect_used)]
 
+mod documents;
+mod documents_at_once;
+mod documents_limits;
 mod harness;
+mod house;
+mod lifecycle;
+mod migration;
+mod operator;
+mod outage;
 mod plans;
+mod round_trips;
 mod smoke;

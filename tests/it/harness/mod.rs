@@ -2,8 +2,12 @@
 
 mod client;
 mod database;
+mod process;
+mod proxy;
 mod server;
 
 pub use client::{Address, Client, Reply};
-pub use database::TestDb;
+pub use database::{TestDb, admin};
+pub use process::{Outcome, Process, run, wait_until};
+pub use proxy::{Proxy, Trip};
 pub use server::{PASSWORD, Server, User, textgen};

@@ -44,6 +44,11 @@ impl User {
     pub fn program(&self, address: &Address) -> Client {
         address.with_secret(&self.secret)
     }
+
+    /// The user's browser, at another server of the same database.
+    pub fn browser_of(&self, server: &Server) -> Client {
+        server.web.with_cookie(&self.token)
+    }
 }
 
 /// The binary, with nothing of this process's environment that could change what it does.
@@ -97,6 +102,15 @@ impl Server {
         self.wait_until("the server to be ready", || client.get("/readyz").status == 200);
     }
 
+    /// Waits until it is ready and hears of revocations: only then is a caller taken from memory.
+    pub fn wait_until_listening(&self) {
+        let client = self.web.anonymous();
+        self.wait_until("the server to listen", || {
+            let reply = client.get("/readyz");
+            reply.status == 200 && reply.json()["listening"] == true
+        });
+    }
+
     /// Waits for something to become true, and fails the test with the server's log if it does not.
     #[track_caller]
     pub fn wait_until(&self, what: &str, mut done: impl FnMut() -> bool) {
@@ -139,6 +153,13 @@ impl Server {
         assert!(sent.success());
     }
 
+    /// Whether its process has come to an end.
+    pub fn has_ended(&self) -> bool {
+        let state = Command::new("ps").args(["-o", "stat=", "-p", &self.pid().to_string()]).output().unwrap();
+        let state = String::from_utf8_lossy(&state.stdout).trim().to_owned();
+        state.is_empty() || state.starts_with('Z')
+    }
+
     /// Waits for its end; the exit code, -1 after a signal.
     pub fn wait(mut self) -> i32 {
         self.child.wait().unwrap().code().unwrap_or(-1)
@@ -159,7 +180,7 @@ impl Drop for Server {
     }
 }
 
-fn gather(mut stream: impl Read + Send + 'static) -> Arc<Mutex<String>> {
+pub(super) fn gather(mut stream: impl Read + Send + 'static) -> Arc<Mutex<String>> {
     let log = Arc::new(Mutex::new(String::new()));
     let shared = log.clone();
     thread::spawn(move || {
