@@ -3,5 +3,19 @@
 // A harness is for all tests, and a failed expectation is what a test is for.
 #![allow(missing_docs, unreachable_pub, dead_code, unused_imports, clippy::unwrap_used, clippy::expect_used)]
 
+mod account;
+mod bad_input;
+mod credentials;
+mod crowds;
 mod harness;
+mod kept_secret;
+mod keys;
+mod login;
+mod origins;
+mod pages;
+mod replies;
+mod revocation;
+mod sessions;
+mod signup;
 mod smoke;
+mod throttle;
