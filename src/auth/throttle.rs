@@ -28,6 +28,9 @@ const ACCOUNT: Allowance = Allowance { burst: 50, refill: Duration::from_secs(10
 /// Counters kept; past it the ones that are full again go, and then all.
 const MOST: usize = 200_000;
 
+/// How many may wait for those under way to end; beyond them, threads are for better things.
+const MOST_WAITING: usize = 128;
+
 /// Whose failures are counted. Accounts stand here as digests, so that a long name takes no more room than a short one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Subject {
@@ -59,6 +62,8 @@ struct State {
     full_at: HashMap<Subject, Instant>,
     /// Attempts that are being checked.
     under_way: HashMap<Subject, u32>,
+    /// Attempts that wait for those.
+    waiting: usize,
 }
 
 /// Why an attempt is not let through.
@@ -125,14 +130,20 @@ impl Throttle {
     fn wait_for_room(&self, own: &[Subject]) -> Result<(), Held> {
         let end = Instant::now() + LONGEST_WAIT;
         let mut state = self.state.lock();
-        loop {
+        if state.waiting >= MOST_WAITING {
+            return Err(Held::UnderWay);
+        }
+        state.waiting += 1;
+        let outcome = loop {
             if let Some(outcome) = state.admit(own, Instant::now()) {
-                return outcome;
+                break outcome;
             }
             if self.ended.wait_until(&mut state, end).timed_out() {
-                return Err(Held::UnderWay);
+                break Err(Held::UnderWay);
             }
-        }
+        };
+        state.waiting -= 1;
+        outcome
     }
 }
 
@@ -281,7 +292,7 @@ mod tests {
             drop(begin(&throttle, "a", [1, 1, 1, 1], false).unwrap());
         }
         let state = throttle.state.lock();
-        assert!(state.full_at.is_empty() && state.under_way.is_empty());
+        assert!(state.full_at.is_empty() && state.under_way.is_empty() && state.waiting == 0);
     }
 
     #[test]

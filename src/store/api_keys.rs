@@ -167,8 +167,8 @@ pub fn revoke(db: &mut impl Executor, user_id: &str, id: &str) -> Result<Option<
     db.query_opt(SQL, &[&user_id, &id])?.map(|row| Ok(row.try_get(0)?)).transpose()
 }
 
-/// Records that keys were used, each once a minute however many processes say so. Rows are locked in the order of
-/// their ids.
+/// Records that keys were used, each once a minute however many processes say so. Who is about to change or delete a
+/// key is not waited for: the next use tells it again, and nobody ever waits for this in a circle.
 ///
 /// # Errors
 /// See [`Error`].
@@ -176,7 +176,7 @@ pub fn touch(db: &mut impl Executor, ids: &Vec<String>, times: &Vec<OffsetDateTi
     const SQL: &str = "WITH used AS (
             SELECT k.id, t.seen FROM unnest($1, $2) AS t(id, seen) JOIN api_keys k ON k.id = t.id
             WHERE k.last_used IS NULL OR k.last_used < date_trunc('minute', t.seen)
-            ORDER BY k.id FOR UPDATE OF k)
+            ORDER BY k.id FOR UPDATE OF k SKIP LOCKED)
         UPDATE api_keys k SET last_used = used.seen FROM used WHERE k.id = used.id";
     db.execute(SQL, &[ids, times])
 }

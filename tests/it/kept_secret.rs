@@ -12,9 +12,7 @@ fn everything(db: &TestDb) -> String {
     let mut text = String::new();
     for table in client.query(tables, &[]).unwrap() {
         let table: String = table.get(0);
-        for row in
-            client.query(&format!("SELECT t::text, encode(t::text::bytea, 'escape') FROM {table} t"), &[]).unwrap()
-        {
+        for row in client.query(&format!("SELECT t::text FROM {table} t"), &[]).unwrap() {
             text += &row.get::<_, String>(0);
         }
     }
@@ -62,7 +60,8 @@ fn the_database_holds_digests_only() {
     assert!(text.contains("ann@example.com") && text.contains("$argon2id$"));
     for secret in &secrets {
         assert!(!text.contains(secret.as_str()), "{secret} is in the database");
-        let hex: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
+        let mut hex = String::new();
+        secret.bytes().for_each(|byte| hex += &format!("{byte:02x}"));
         assert!(!text.contains(&hex), "{secret} is in the database, in hex");
     }
     // What may be seen of the default key stands in the account's row, where queries look for it.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::harness::{Address, PASSWORD, Reply, Server, TestDb, at_once};
+use crate::harness::{Address, PASSWORD, Reply, Server, TestDb, at_once, patiently};
 
 /// Wrong passwords that one address may send for one account at once.
 const BURST: usize = 5;
@@ -117,9 +117,8 @@ fn right_passwords_at_once_are_all_let_in() {
     let server = Server::start(&db);
     server.sign_up("ann@x");
     let web = server.web.anonymous();
-    let replies = at_once(40, |_| {
-        crate::harness::patiently(|| web.post("/api/login", &json!({"email": "ann@x", "password": PASSWORD})))
-    });
+    let replies =
+        at_once(40, |_| patiently(|| web.post("/api/login", &json!({"email": "ann@x", "password": PASSWORD}))));
     for reply in &replies {
         assert_eq!(reply.status, 200, "{}", reply.text());
     }
@@ -166,13 +165,13 @@ fn a_flood_of_logins_slows_nothing_else() {
 fn a_refusal_for_want_of_time_is_no_wrong_password() {
     let db = TestDb::new();
     let server = Server::start_with(&db, &[("MAX_WAITING", "1")]);
-    server.sign_up("ann@x");
     let web = server.web.anonymous();
     let body = json!({"email": "ann@x", "password": PASSWORD});
+    patiently(|| web.post("/api/signup", &body)).expect(200);
     for _ in 0..3 {
         for reply in at_once(16, |_| web.post("/api/login", &body)) {
             assert!([200, 503].contains(&reply.status), "{} {}", reply.status, reply.text());
         }
     }
-    crate::harness::patiently(|| web.post("/api/login", &body)).expect(200);
+    patiently(|| web.post("/api/login", &body)).expect(200);
 }
