@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::app::App;
 use crate::auth::{Caller, Kind, client, is_renewal_due};
-use crate::error::{Error, Result, Shape};
+use crate::error::{Error, NOT_AUTHENTICATED, Result, Shape};
 use crate::http::{Method, Request, Response, Route, cookie};
 
 /// What answers a request.
@@ -51,9 +51,6 @@ impl Role {
         }
     }
 }
-
-/// The words of a 401.
-pub const NOT_AUTHENTICATED: &str = "Not authenticated";
 
 /// A request, and what is known around it.
 pub struct Call<'a> {
@@ -171,7 +168,7 @@ impl<'a> Call<'a> {
     fn is_own_origin(&self, origin: &str) -> bool {
         let config = &self.app.config;
         let authority = origin.split_once("://").map(|(_, authority)| authority);
-        origin == config.public_url
+        (origin == config.public_url && !origin.is_empty())
             || config.cors_origins.iter().any(|allowed| allowed == origin)
             || authority.is_some_and(|authority| self.request.header("host") == Some(authority))
     }

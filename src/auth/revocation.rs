@@ -6,8 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::Cache;
 use crate::db::{Database, listen};
 
-/// The channel on which the triggers of `0005_notify.sql` speak; the payload is a user's id.
+/// The channel on which the triggers of `0005_notify.sql` speak; the payload is a user's id, or [`EVERYBODY`].
 pub const CHANNEL: &str = "textgen_auth";
+
+/// What is said when a table was emptied.
+const EVERYBODY: &str = "*";
 
 /// Brings notifications to the cache.
 pub struct Revocations {
@@ -29,7 +32,10 @@ impl listen::Listener for Revocations {
     }
 
     fn notified(&self, user_id: &str) {
-        self.cache.revoke(user_id);
+        match user_id {
+            EVERYBODY => self.cache.revoke_all(),
+            _ => self.cache.revoke(user_id),
+        }
     }
 
     fn lost(&self, reason: &str) {

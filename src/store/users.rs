@@ -132,6 +132,24 @@ pub fn password_hash(db: &mut impl Executor, id: &str) -> Result<Option<String>,
     row.map_or(Ok(None), |row| Ok(row.try_get(0)?))
 }
 
+/// Locks the account until the transaction ends, before any of its keys: whoever wants both takes them in this order.
+/// Whether it exists.
+///
+/// # Errors
+/// See [`Error`].
+pub fn lock(db: &mut impl Executor, id: &str) -> Result<bool, Error> {
+    Ok(db.query_opt("SELECT 1 FROM users WHERE id = $1 FOR NO KEY UPDATE", &[&id])?.is_some())
+}
+
+/// As [`lock`], if the account still has this hash.
+///
+/// # Errors
+/// See [`Error`].
+pub fn lock_with_hash(db: &mut impl Executor, id: &str, hash: &str) -> Result<bool, Error> {
+    const SQL: &str = "SELECT 1 FROM users WHERE id = $1 AND password_hash = $2 FOR NO KEY UPDATE";
+    Ok(db.query_opt(SQL, &[&id, &hash])?.is_some())
+}
+
 /// Gives the account another hash, if it still has the `old` one: of two changes at once, one is made. Whether it was.
 ///
 /// # Errors

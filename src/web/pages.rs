@@ -67,6 +67,20 @@ pub(super) fn login(call: &mut Call<'_>) -> Answer {
     page(&Login { signed_in: false, error: call.request.query("error"), next: next(call) })
 }
 
+/// The form of this page once more, with what went wrong, under that status: for now nothing else can be done.
+pub(super) fn form_again(path: &str, e: &Error, next: Option<&str>) -> Answer {
+    let (error, next) = (Some(e.public().into_owned()), next.map(str::to_owned));
+    let mut response = match path {
+        "/signup" => page(&Signup { signed_in: false, error, next })?,
+        _ => page(&Login { signed_in: false, error, next })?,
+    };
+    response.status = StatusCode(e.status());
+    Ok(match e.retry_after() {
+        Some(seconds) => response.header("Retry-After", seconds.to_string()),
+        None => response,
+    })
+}
+
 fn next(call: &Call<'_>) -> Option<String> {
     call.request.query("next").filter(|next| sign_in::is_local(next))
 }

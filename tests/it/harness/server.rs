@@ -86,8 +86,12 @@ impl Server {
         let log = gather(child.stderr.take().unwrap());
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut address = |name: &str| {
-            let line =
-                lines.next().and_then(Result::ok).unwrap_or_else(|| panic!("no {name}: {}", log.lock().unwrap()));
+            let Some(Ok(line)) = lines.next() else {
+                let status = child.wait().unwrap();
+                // What it said last may still be on the way.
+                thread::sleep(Duration::from_millis(200));
+                panic!("no {name}, {status}: {}", log.lock().unwrap())
+            };
             Address(line.strip_prefix(name).unwrap_or_else(|| panic!("{line}")).trim().to_owned())
         };
         let (web, inference, audio) = (address("web"), address("inference"), address("audio"));
