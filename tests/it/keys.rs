@@ -172,7 +172,7 @@ fn a_key_expires_by_itself() {
     let rotated = user.browser.post("/api/keys/rotate", &json!({"id": made["id"]})).expect(200).json();
     assert_eq!(rotated["expires"], made["expires"]);
 
-    // Two seconds are long enough to see it work, and the wait ends when it is refused.
+    // Nobody tells the servers when the time has come.
     let soon_over = "UPDATE api_keys SET expires = now() + interval '2 seconds' WHERE name = 'n' AND revoked IS NULL";
     db.run(soon_over);
     crate::harness::refused_soon(&server.web.with_secret(text(&rotated["secret"])));

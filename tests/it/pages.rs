@@ -10,7 +10,7 @@ const MARKUP: &str = r#"<script>alert(1)</script>"><img src=x onerror='alert(2)'
 #[track_caller]
 fn assert_escaped(reply: Reply) {
     let page = reply.expect(200).text();
-    for raw in ["<script>alert", "<img", "onerror='", r#"">"#.repeat(2).as_str()] {
+    for raw in ["<script>alert", "<img", "onerror='"] {
         assert!(!page.contains(raw), "{raw} in {page}");
     }
     assert!(page.contains("alert(1)"), "{page}");
