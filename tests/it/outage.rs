@@ -222,7 +222,8 @@ fn a_database_that_says_nothing_stops_only_who_asks_it() {
 fn a_stop_does_not_wait_for_a_database_that_says_nothing() {
     let db = TestDb::new();
     let proxy = Proxy::to(&db);
-    let server = Server::spawn(&proxy.url(), &[]);
+    // It listens past the proxy, so that nothing tells it of the silence.
+    let server = Server::spawn(&proxy.url(), &[("DATABASE_LISTEN_URL", &db.url())]);
     server.wait_until_listening();
     let user = server.sign_up("ann@example.com");
     // Uses that are still to be written down.
