@@ -36,8 +36,8 @@ pub struct App {
     /// Holds guessers of passwords back.
     pub throttle: Throttle,
     last_used: Arc<LastUsed>,
-    /// Past a pooler, where there is one.
-    direct: postgres::Config,
+    migrate_at: postgres::Config,
+    listen_at: postgres::Config,
     stopped: Arc<AtomicBool>,
 }
 
@@ -49,7 +49,6 @@ impl App {
     pub fn new(config: Config, name: &str) -> Result<Arc<App>, String> {
         let connection = db::config(&config.database_url, name)?;
         let db = Database::new(connection, !config.is_pooled, config.pool_size);
-        let direct = db::config(&config.database_listen_url, name)?;
         let cache = Arc::new(Cache::new(config.cache_size));
         let last_used = LastUsed::new();
         let cores = thread::available_parallelism().map_or(1, usize::from);
@@ -62,7 +61,8 @@ impl App {
             db,
             cache,
             last_used,
-            direct,
+            migrate_at,
+            listen_at,
             stopped: Arc::new(AtomicBool::new(false)),
         }))
     }
@@ -71,7 +71,7 @@ impl App {
     ///
     /// # Errors
     /// A thread cannot be started.
-    pub fn start(self: &Arc<App>, name: &str) -> Result<(), String> {
+    pub fn start(self: &Arc<App>) -> Result<(), String> {
         let spawn = |name: &str, work: fn(&App)| {
             let app = self.clone();
             let thread = thread::Builder::new().name(name.to_owned());
@@ -79,15 +79,13 @@ impl App {
         };
         spawn("migrate", App::migrate)?;
         spawn("background", App::work_in_background)?;
-        let mut listen_config = self.direct.clone();
-        listen_config.application_name(&format!("{name}-listen"));
         let revocations = Revocations {
             cache: self.cache.clone(),
             db: self.db.clone(),
             stopped: self.stopped.clone(),
             told: AtomicBool::new(false),
         };
-        listen::spawn(listen_config, CHANNEL, revocations).map_err(|e| e.to_string())
+        listen::spawn(self.listen_at.clone(), CHANNEL, revocations).map_err(|e| e.to_string())
     }
 
     /// Brings the schema up to date, trying for as long as it takes, then lets requests at it.
@@ -95,7 +93,7 @@ impl App {
         let mut pause = Duration::from_millis(100);
         let mut said = String::new();
         while !self.is_stopped() {
-            match migrate::migrate(&self.direct) {
+            match migrate::migrate(&self.migrate_at) {
                 Ok(applied) => {
                     log::info!("the schema is up to date ({applied} migrations applied)");
                     return self.db.open();

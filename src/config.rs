@@ -244,6 +244,11 @@ impl Config {
         })
     }
 
+    /// Where to migrate: past a pooler, as the lock that lets one process migrate belongs to a connection.
+    pub fn migration_url(&self) -> &str {
+        if self.is_pooled { &self.database_listen_url } else { &self.database_url }
+    }
+
     /// Whether browsers reach the web server by https.
     pub fn is_https(&self) -> bool {
         self.public_url.starts_with("https://")

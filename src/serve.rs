@@ -48,7 +48,7 @@ pub fn run(config: Config, roles: &[Role]) -> Result<(), String> {
     let addresses = listen(&mut server, &app, roles)?;
     let handle = server.handle();
     on_signal(move || handle.stop())?;
-    app.start(&name)?;
+    app.start()?;
     announce(&addresses);
     server.run().map_err(|e| e.to_string())?;
     app.stop();

@@ -109,8 +109,7 @@ fn migrate(config: &Config) -> Result<String, Failure> {
 }
 
 fn connection(config: &Config) -> Result<postgres::Config, Failure> {
-    // Past a pooler, where there is one: the lock that lets one process migrate belongs to a connection.
-    Ok(db::config(&config.database_listen_url, "textgen-cli")?)
+    Ok(db::config(config.migration_url(), "textgen-cli")?)
 }
 
 /// A database whose tables are up to date.
