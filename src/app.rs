@@ -47,8 +47,9 @@ impl App {
     /// # Errors
     /// A thread cannot be started, in words for the operator.
     pub fn new(config: Config, name: &str) -> Result<Arc<App>, String> {
-        let connection = db::config(&config.database_url, name)?;
-        let db = Database::new(connection, !config.is_pooled, config.pool_size);
+        let db = Database::new(db::config(&config.database_url, name)?, !config.is_pooled, config.pool_size);
+        let migrate_at = db::config(config.migration_url(), name)?;
+        let listen_at = db::config(&config.database_listen_url, &format!("{name}-listen"))?;
         let cache = Arc::new(Cache::new(config.cache_size));
         let last_used = LastUsed::new();
         let cores = thread::available_parallelism().map_or(1, usize::from);
