@@ -11,6 +11,7 @@ use crate::auth::{Cache, Hasher, LastUsed, Resolver, Throttle, last_used};
 use crate::config::Config;
 use crate::db::{self, Database, listen, migrate};
 use crate::store::sessions;
+use crate::usage::{Meter, meter};
 
 /// How often sessions that ended long ago are deleted.
 const CLEAN_EVERY: Duration = Duration::from_secs(3600);
@@ -32,6 +33,8 @@ pub struct App {
     pub passwords: Passwords,
     /// Holds guessers of passwords back.
     pub throttle: Throttle,
+    /// Charges for work.
+    pub meter: Arc<Meter>,
     last_used: Arc<LastUsed>,
     connection: postgres::Config,
     stopped: Arc<AtomicBool>,
@@ -49,10 +52,14 @@ impl App {
         let last_used = LastUsed::new();
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let peppers = Peppers { current: config.password_pepper.clone(), bcrypt: config.bcrypt_pepper.clone() };
+        // Connections of their own: charges wait for no request that holds one, and no request for charges.
+        let charges = Database::new(db::config(&config.database_url, &format!("{name}-charges"))?, meter::CONNECTIONS);
+        let meter = Meter::new(charges, config.journal_dir.clone(), config.journal_max_bytes);
         Ok(Arc::new(App {
             resolver: Resolver::new(db.clone(), cache.clone(), last_used.clone(), config.auth_grace),
             passwords: Passwords::new(Hasher::new(cores)?, peppers)?,
             throttle: Throttle::default(),
+            meter,
             config,
             db,
             cache,
@@ -62,7 +69,7 @@ impl App {
         }))
     }
 
-    /// Starts what runs beside the servers: the migration, the listener, the writer of last-used stamps.
+    /// Starts what runs beside the servers: the migration, the listener, the meter, the writer of last-used stamps.
     ///
     /// # Errors
     /// A thread cannot be started.
@@ -74,6 +81,7 @@ impl App {
         };
         spawn("migrate", App::migrate)?;
         spawn("background", App::work_in_background)?;
+        self.meter.start()?;
         let listen_config = db::config(&self.config.database_listen_url, &format!("{name}-listen"))?;
         let revocations = Revocations { cache: self.cache.clone(), db: self.db.clone(), stopped: self.stopped.clone() };
         listen::spawn(listen_config, CHANNEL, revocations).map_err(|e| e.to_string())
@@ -87,6 +95,7 @@ impl App {
             match migrate::migrate(&self.connection) {
                 Ok(applied) => {
                     log::info!("the schema is up to date ({applied} migrations applied)");
+                    self.meter.open();
                     return self.db.open();
                 }
                 Err(e) => {
@@ -125,6 +134,7 @@ impl App {
     /// Ends the background work and writes what it still holds.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::Release);
+        self.meter.stop();
         if let Err(e) = self.last_used.write(&self.db) {
             log::debug!("last-used stamps were not written: {e}");
         }

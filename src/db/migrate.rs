@@ -12,6 +12,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V3__sessions", include_str!("../../sql/migrations/0003_sessions.sql")),
     ("V4__api_keys", include_str!("../../sql/migrations/0004_api_keys.sql")),
     ("V5__notify", include_str!("../../sql/migrations/0005_notify.sql")),
+    ("V6__usage", include_str!("../../sql/migrations/0006_usage.sql")),
 ];
 
 /// The advisory lock that lets one process migrate while the others wait: "textgen" in ASCII.
