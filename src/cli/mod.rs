@@ -1,6 +1,7 @@
 //! The operator's commands.
 
 mod check_sharing;
+mod price;
 mod user;
 
 use clap::builder::Styles;
@@ -11,6 +12,7 @@ use crate::config::{Config, VARIABLES};
 use crate::db::{self, Database, migrate};
 use crate::error::Error;
 
+pub use price::PriceCommand;
 pub use user::UserCommand;
 
 /// The command line.
@@ -38,6 +40,9 @@ pub enum Command {
     /// Accounts: list, create, rotate a secret, delete
     #[command(subcommand)]
     User(UserCommand),
+    /// Prices: list, set
+    #[command(subcommand)]
+    Price(PriceCommand),
 }
 
 /// A server, as named on the command line.
@@ -94,6 +99,7 @@ pub fn run(command: &Command, config: &Config) -> Result<String, Failure> {
         Command::Migrate => migrate(config),
         Command::CheckSharing => check_sharing::run(config),
         Command::User(command) => user::run(command, config),
+        Command::Price(command) => price::run(command, config),
     }
 }
 

@@ -189,13 +189,7 @@ pub struct Sum {
 ///
 /// # Errors
 /// See [`Error`].
-pub fn sums(
-    db: &mut impl Executor,
-    user_id: &str,
-    days: (Date, Date),
-    by: By,
-    limit: i64,
-) -> Result<Vec<Sum>, Error> {
+pub fn sums(db: &mut impl Executor, user_id: &str, days: (Date, Date), by: By, limit: i64) -> Result<Vec<Sum>, Error> {
     const SQL: &str = "SELECT CASE $4 WHEN 'day' THEN to_char(day, 'YYYY-MM-DD') WHEN 'model' THEN model
                 WHEN 'key' THEN key_id ELSE route END COLLATE \"C\" AS name,
             sum(events)::bigint, sum(prompt_tokens)::bigint, sum(completion_tokens)::bigint,

@@ -15,7 +15,7 @@ const LONGEST_ID: usize = 200;
 const LONGEST_TEXT: usize = 200;
 
 /// The most of one unit that one charge counts, so that no sum of charges ever overflows.
-const MOST_UNITS: i64 = 1_000_000_000_000;
+pub(super) const MOST_UNITS: i64 = 1_000_000_000_000;
 
 /// The row, at `cost_micros`, charged `now`. Whatever the charge holds, the database can hold the row.
 pub(super) fn from_charge(charge: Charge, cost_micros: i64, now: OffsetDateTime) -> Event {
@@ -41,8 +41,8 @@ pub(super) fn from_charge(charge: Charge, cost_micros: i64, now: OffsetDateTime)
     }
 }
 
-/// The units as they are charged and recorded.
-pub(super) fn bounded(units: &Units) -> Units {
+/// The units as they are recorded; [`cost`](super::cost) counts the same.
+fn bounded(units: &Units) -> Units {
     let bound = |n: i64| n.clamp(0, MOST_UNITS);
     Units {
         prompt_tokens: bound(units.prompt_tokens),

@@ -70,7 +70,7 @@ fn gives_back_what_it_took_and_is_empty_then() {
     journal.done(&portion).unwrap();
     assert_eq!((journal.size(), journal.portion().unwrap().is_none()), ((0, 0), true));
     journal.append(events(&["d"]).iter()).unwrap();
-    drop(journal);
+    drop((portion, journal));
     assert_eq!(folder.recover(), (vec!["d".to_owned()], 0), "nothing of what was forgotten");
     assert!(folder.files().is_empty());
 }

@@ -164,11 +164,10 @@ impl Meter {
     /// where the database died while it took it, it may turn out to have been made, once.
     pub fn charge(&self, charge: Charge) -> Result<Receipt> {
         let prices = self.shared.prices.read().clone().ok_or(Error::Busy)?;
-        let cost = prices.cost(&charge.model, &event::bounded(&charge.units));
+        let cost = prices.cost(&charge.model, &charge.units);
         let event = event::from_charge(charge, cost, OffsetDateTime::now_utc());
-        blocking::section(|| self.shared.queue.charge(event))?.map_err(|_| {
-            Error::Database(db::Error::Unavailable("neither it nor the journal took a charge".to_owned()))
-        })
+        blocking::section(|| self.shared.queue.charge(event))?
+            .map_err(|_| Error::Database(db::Error::Unavailable("neither it nor the journal took a charge".to_owned())))
     }
 
     /// How it is doing.

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use super::Units;
-use crate::store::prices::{DEFAULT, Price};
+use super::event::MOST_UNITS;
+use crate::store::prices::{DEFAULT, HIGHEST, Price};
 
 const MILLION: i128 = 1_000_000;
 
@@ -37,7 +38,7 @@ impl Prices {
 /// What these units cost, in micro-dollars. Everything is added up exactly, in millionths of a micro-dollar, and the
 /// sum is rounded once: half a micro-dollar and more goes up.
 pub fn cost(price: &Price, units: &Units) -> i64 {
-    let times = |price: i64, units: i64| i128::from(price.max(0)) * i128::from(units.max(0));
+    let times = |price: i64, units: i64| i128::from(price.clamp(0, HIGHEST)) * i128::from(units.clamp(0, MOST_UNITS));
     let millionths = times(price.prompt_per_million, units.prompt_tokens)
         + times(price.completion_per_million, units.completion_tokens)
         + times(price.embedding_per_million, units.embedding_tokens)

@@ -117,7 +117,9 @@ impl Orphan {
                 self.damaged += std::mem::take(&mut self.torn);
             } else {
                 self.torn += usize::from(rest[0] != 0);
-                self.at += 1;
+                // The first two bytes of a record are never both zero: its length is small, and not zero.
+                let zeros = rest.iter().take_while(|byte| **byte == 0).count();
+                self.at += zeros.saturating_sub(1).max(1);
             }
         }
         Ok(events)

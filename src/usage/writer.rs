@@ -54,9 +54,7 @@ fn write(shared: &Shared, batch: &[Pending]) {
 fn commit_soon(db: &Database, events: &[&Event]) -> Result<Vec<Receipt>, db::Error> {
     let began = Instant::now();
     match db.session().and_then(|mut session| commit(&mut session, events)) {
-        Err(e) if e.is_outage() && began.elapsed() < PATIENCE => {
-            commit(&mut db.session()?, events)
-        }
+        Err(e) if e.is_outage() && began.elapsed() < PATIENCE => commit(&mut db.session()?, events),
         done => done,
     }
 }

@@ -131,10 +131,12 @@ fn the_total_of_the_month_begins_anew_by_itself() {
 #[test]
 fn partitions_are_made_ahead_and_take_over_what_came_before_them() {
     let (db, folder) = (TestDb::new(), Folder::new());
-    db.run("DO $$ DECLARE p record; BEGIN
+    db.run(
+        "DO $$ DECLARE p record; BEGIN
         FOR p IN SELECT inhrelid::regclass AS name FROM pg_inherits
             WHERE inhparent = 'usage_events'::regclass AND inhrelid <> 'usage_events_default'::regclass
-        LOOP EXECUTE 'DROP TABLE ' || p.name; END LOOP; END $$");
+        LOOP EXECUTE 'DROP TABLE ' || p.name; END LOOP; END $$",
+    );
     db.run("INSERT INTO usage_events VALUES (now(), 0, 0, 0, 0, 0, 1, 9, 0, 'early', 'u', NULL, 's', 'r', 'm')");
     assert_eq!(db.count("SELECT count(*) FROM usage_events_default"), 1);
     let _meters = [meter(&db.url(), &folder.0), meter(&db.url(), &folder.0)];

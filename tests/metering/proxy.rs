@@ -38,7 +38,7 @@ impl Proxy {
                 }
             }
         });
-        let through = url.replace(&target, &address.to_string());
+        let through = url.replace(&format!("127.0.0.1:{}", config.get_ports()[0]), &address.to_string());
         assert_ne!(through, url);
         (Proxy { address, state }, through)
     }
