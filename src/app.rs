@@ -52,8 +52,7 @@ impl App {
         let last_used = LastUsed::new();
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let peppers = Peppers { current: config.password_pepper.clone(), bcrypt: config.bcrypt_pepper.clone() };
-        // Connections of their own: charges wait for no request that holds one, and no request for charges.
-        let charges = Database::new(db::config(&config.database_url, &format!("{name}-charges"))?, meter::CONNECTIONS);
+        let charges = meter::database(&config.database_url, &format!("{name}-charges"))?;
         let meter = Meter::new(charges, config.journal_dir.clone(), config.journal_max_bytes);
         Ok(Arc::new(App {
             resolver: Resolver::new(db.clone(), cache.clone(), last_used.clone(), config.auth_grace),

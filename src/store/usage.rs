@@ -138,15 +138,28 @@ pub fn charge(db: &mut impl Executor, day: Date, events: &[&Event]) -> Result<Ve
     rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }
 
-/// What the charges with these ids cost, by id, where they were made for these users.
+/// A charge that was made before.
+#[derive(Clone, Debug)]
+pub struct Made {
+    /// Its id.
+    pub id: String,
+    /// What it cost, in micro-dollars.
+    pub cost_micros: i64,
+    /// When it was made.
+    pub created: OffsetDateTime,
+}
+
+/// The charges with these ids, where they were made for these users.
 ///
 /// # Errors
 /// See [`Error`].
-pub fn costs(db: &mut impl Executor, ids: &Vec<&str>, user_ids: &Vec<&str>) -> Result<Vec<(String, i64)>, Error> {
-    const SQL: &str = "SELECT e.id, e.cost_micros FROM unnest($1, $2) AS t (id, user_id)
+pub fn made(db: &mut impl Executor, ids: &Vec<&str>, user_ids: &Vec<&str>) -> Result<Vec<Made>, Error> {
+    const SQL: &str = "SELECT e.id, e.cost_micros, e.created FROM unnest($1, $2) AS t (id, user_id)
         JOIN charge_ids c ON c.id = t.id
         JOIN usage_events e ON e.user_id = t.user_id AND e.created = c.created AND e.id = c.id";
-    db.query(SQL, &[ids, user_ids])?.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+    let made =
+        |row: &postgres::Row| Ok(Made { id: row.try_get(0)?, cost_micros: row.try_get(1)?, created: row.try_get(2)? });
+    db.query(SQL, &[ids, user_ids])?.iter().map(made).collect()
 }
 
 /// By what a person's usage is grouped.

@@ -18,8 +18,9 @@ use crate::db::{self, Database};
 use crate::error::{Error, Result};
 use crate::store::{prices, usage};
 
-/// Database connections that a meter needs: the writer's, and the one of the work in the background.
-pub const CONNECTIONS: u32 = 2;
+/// A meter's own connections: the writer's, and the one of the work in the background. Charges wait for no request
+/// that holds one, and no request waits for charges.
+const CONNECTIONS: u32 = 2;
 
 /// How soon a database that is back is noticed.
 const TICK: Duration = Duration::from_millis(200);
@@ -32,6 +33,19 @@ const PARTITIONS_EVERY: Duration = Duration::from_secs(3600);
 
 /// How long to wait after a failure that is no outage.
 const FAULT_PAUSE: Duration = Duration::from_secs(5);
+
+/// The way to the database for a meter. `name` is what the database sees, such as `textgen-web-charges`.
+///
+/// # Errors
+/// The URL is not understood.
+pub fn database(url: &str, name: &str) -> std::result::Result<Database, String> {
+    let mut config = db::config(url, name)?;
+    // One plan for the one statement: it does not depend on the values, and making it takes as long as its work.
+    let generic = "-c plan_cache_mode=force_generic_plan";
+    let options = config.get_options().map_or_else(|| generic.to_owned(), |given| format!("{generic} {given}"));
+    config.options(&options);
+    Ok(Database::new(config, CONNECTIONS))
+}
 
 /// Charges for work. One of it serves all requests of a process.
 pub struct Meter {
@@ -110,8 +124,8 @@ impl Counters {
 }
 
 impl Meter {
-    /// A meter on a database of its own, with [`CONNECTIONS`] connections, and a journal in `journal_dir` of at most
-    /// `journal_max_bytes`. Nothing happens until [`Meter::start`].
+    /// A meter on [`database`] and a journal in `journal_dir` of at most `journal_max_bytes`. Nothing happens until
+    /// [`Meter::start`].
     pub fn new(db: Database, journal_dir: PathBuf, journal_max_bytes: u64) -> Arc<Meter> {
         let shared = Shared {
             db,
@@ -280,18 +294,20 @@ impl Upkeep {
             self.refresh(shared)?;
             self.refreshed = Some(Instant::now());
         }
+        // Without a journal, charges go on for as long as the database is there.
+        let prepared = if refresh { shared.journal.prepare(&self.prefix) } else { Ok(()) };
         if refresh {
-            // Without a journal, charges go on for as long as the database is there.
-            let prepared = shared.journal.prepare(&self.prefix);
             replay::of_the_dead(shared, &self.prefix)?;
-            prepared?;
         }
         replay::own(shared)?;
         if is_due(self.partitioned, PARTITIONS_EVERY) {
-            usage::make_partitions(&mut shared.db.session()?)?;
             self.partitioned = Some(Instant::now());
+            // The default partition takes what has no other; only speed suffers.
+            if let Err(e) = shared.db.session().and_then(|mut session| usage::make_partitions(&mut session)) {
+                log::warn!("the ledger's partitions were not made ahead, the next attempt is in an hour: {e}");
+            }
         }
-        Ok(())
+        Ok(prepared?)
     }
 
     /// Asks the database who it is and what things cost, by which it is seen to be there.

@@ -62,8 +62,7 @@ pub struct Receipt {
     /// What it costs, in micro-dollars; for a duplicate, what the first one cost.
     pub cost_micros: i64,
     /// Whether a charge with the same id was made before. It is not known while the database is away: then it is
-    /// `false`, and the duplicate is found and dropped later. After a commit whose outcome got lost it is `true` for
-    /// the first charge, too.
+    /// `false`, and the duplicate is found and dropped later.
     pub duplicate: bool,
 }
 

@@ -9,7 +9,7 @@ use super::Receipt;
 use super::meter::Shared;
 use super::queue::{Pending, Refused};
 use crate::db::{self, Database};
-use crate::store::usage::{self, Event};
+use crate::store::usage::{self, Event, Made};
 
 /// Most charges of one transaction.
 pub(super) const MOST: usize = 1000;
@@ -102,9 +102,7 @@ pub(super) fn commit(session: &mut db::Session, events: &[&Event]) -> Result<Vec
         }
     }
     if !duplicates.is_empty() {
-        for (n, cost_micros) in duplicates.iter().zip(costs(session, events, &duplicates)?) {
-            receipts[*n] = Receipt { cost_micros, duplicate: true };
-        }
+        look_up(session, events, &duplicates, &mut receipts)?;
     }
     for (n, first) in again {
         receipts[n] = Receipt { duplicate: true, ..receipts[first] };
@@ -112,11 +110,24 @@ pub(super) fn commit(session: &mut db::Session, events: &[&Event]) -> Result<Vec
     Ok(receipts)
 }
 
-/// What the first charges with the ids of these events cost.
-fn costs(session: &mut db::Session, events: &[&Event], which: &[usize]) -> Result<Vec<i64>, db::Error> {
-    let ids = which.iter().map(|n| events[*n].id.as_str()).collect();
-    let users = which.iter().map(|n| events[*n].user_id.as_str()).collect();
-    let costs: HashMap<String, i64> = usage::costs(session, &ids, &users)?.into_iter().collect();
-    let cost = |event: &Event| costs.get(&event.id).copied().unwrap_or(event.cost_micros);
-    Ok(which.iter().map(|n| cost(events[*n])).collect())
+/// The receipts of charges whose ids are in the books: what the first one cost. One that was made at this very
+/// microsecond is this one, by an attempt whose outcome got lost.
+fn look_up(
+    session: &mut db::Session,
+    events: &[&Event],
+    duplicates: &[usize],
+    receipts: &mut [Receipt],
+) -> Result<(), db::Error> {
+    let ids = duplicates.iter().map(|n| events[*n].id.as_str()).collect();
+    let users = duplicates.iter().map(|n| events[*n].user_id.as_str()).collect();
+    let made = usage::made(session, &ids, &users)?;
+    let made: HashMap<&str, &Made> = made.iter().map(|made| (made.id.as_str(), made)).collect();
+    for &n in duplicates {
+        let first = made.get(events[n].id.as_str());
+        receipts[n] = Receipt {
+            cost_micros: first.map_or(events[n].cost_micros, |first| first.cost_micros),
+            duplicate: first.is_none_or(|first| first.created != events[n].created),
+        };
+    }
+    Ok(())
 }

@@ -118,7 +118,7 @@ fn a_journal_with_a_torn_end_is_brought_once() {
     // The same file again, as if the process had died before it could remove it.
     std::fs::write(&journal, &torn_bytes).unwrap();
     wait_until("its end", || !journal.exists());
-    assert_eq!((second.stats().replayed, second.stats().duplicates), (50, 50));
+    assert_eq!(db.count("SELECT count(*) FROM usage_events"), 50);
     assert_charged(&db, &told);
     assert_books_agree(&db);
 }

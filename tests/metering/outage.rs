@@ -108,7 +108,7 @@ fn without_a_journal_charges_need_the_database() {
     let (proxy, url) = Proxy::new(&db.url());
     let blocked = folder.0.join("a-file");
     std::fs::write(&blocked, "").unwrap();
-    let pool = textgen::db::Database::new(textgen::db::config(&url, "metering").unwrap(), 2);
+    let pool = textgen::usage::meter::database(&url, "metering").unwrap();
     let meter = textgen::usage::Meter::new(pool, blocked, SMALLEST_JOURNAL);
     meter.open();
     assert_eq!(meter.admit().unwrap_err().status(), 503, "the prices are not known yet");

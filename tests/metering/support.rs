@@ -43,7 +43,7 @@ pub fn meter(url: &str, folder: &Path) -> Arc<Meter> {
 }
 
 pub fn meter_with(url: &str, folder: &Path, journal: u64) -> Arc<Meter> {
-    let db = Database::new(db::config(url, "metering").unwrap(), meter::CONNECTIONS);
+    let db = meter::database(url, "metering").unwrap();
     let meter = Meter::new(db, folder.to_owned(), journal);
     meter.open();
     meter.start().unwrap();
