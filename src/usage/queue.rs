@@ -1,11 +1,16 @@
 //! Where charges wait for the writer, and their requests for the outcome.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
 use super::Receipt;
 use crate::store::usage::Event;
+
+/// The longest a request waits: for a writer that is at it with a statement at its limit, then for its own, and for
+/// a journal on a slow disk. Longer than that takes only a database that hangs without a word.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Neither the database nor the journal took the charge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,12 +118,13 @@ impl Ticket {
 
     fn wait(&self) -> Outcome {
         let mut slot = self.outcome.lock();
-        loop {
-            if let Some(outcome) = *slot {
-                return outcome;
+        let end = Instant::now() + PATIENCE;
+        while slot.is_none() {
+            if self.arrival.wait_until(&mut slot, end).timed_out() {
+                break;
             }
-            self.arrival.wait(&mut slot);
         }
+        slot.unwrap_or(Err(Refused))
     }
 }
 

@@ -63,6 +63,40 @@ fn nothing_is_lost_or_doubled_while_the_database_comes_and_goes() {
 }
 
 #[test]
+fn a_commit_whose_outcome_is_lost_is_made_once() {
+    let (db, folder) = (TestDb::new(), Folder::new());
+    make_users(&db, 1);
+    set_price(&db);
+    let (proxy, url) = Proxy::new(&db.url());
+    let meter = meter(&url, &folder.0);
+    for (n, stays_away) in [false, true].into_iter().enumerate() {
+        wait_until("the database", || meter.stats().is_database_available);
+        let id = format!("marked-{n}");
+        proxy.mute_from(&id);
+        let committed = format!("SELECT count(*) FROM usage_events WHERE id = '{id}'");
+        let receipt = thread::scope(|scope| {
+            let charging = scope.spawn(|| meter.charge(charge(&id, 0, 11)).unwrap());
+            wait_until("the commit", || db.count(&committed) == 1);
+            assert!(!charging.is_finished(), "it was told nothing yet");
+            proxy.cut();
+            if !stays_away {
+                proxy.mend();
+            }
+            charging.join().unwrap()
+        });
+        assert_eq!((receipt.cost_micros, receipt.duplicate), (11, false));
+        proxy.mend();
+        wait_until("the journal to be empty", || {
+            meter.stats().is_database_available && meter.stats().journal_charges == 0
+        });
+        assert_eq!(db.count(&committed), 1);
+        assert_eq!(meter.stats().journaled > 0, stays_away, "once by the database, once by the journal");
+        assert_books_agree(&db);
+    }
+    assert_eq!(ledger(&db)["u0"], (2, 22));
+}
+
+#[test]
 fn a_full_journal_refuses_work_and_loses_nothing() {
     let (db, folder) = (TestDb::new(), Folder::new());
     make_users(&db, 1);
