@@ -153,13 +153,13 @@ pub struct Made {
 ///
 /// # Errors
 /// See [`Error`].
-pub fn made(db: &mut impl Executor, ids: &Vec<&str>, user_ids: &Vec<&str>) -> Result<Vec<Made>, Error> {
+pub fn made(db: &mut impl Executor, ids: Vec<&str>, user_ids: Vec<&str>) -> Result<Vec<Made>, Error> {
     const SQL: &str = "SELECT e.id, e.cost_micros, e.created FROM unnest($1, $2) AS t (id, user_id)
         JOIN charge_ids c ON c.id = t.id
         JOIN usage_events e ON e.user_id = t.user_id AND e.created = c.created AND e.id = c.id";
     let made =
         |row: &postgres::Row| Ok(Made { id: row.try_get(0)?, cost_micros: row.try_get(1)?, created: row.try_get(2)? });
-    db.query(SQL, &[ids, user_ids])?.iter().map(made).collect()
+    db.query(SQL, &[&ids, &user_ids])?.iter().map(made).collect()
 }
 
 /// By what a person's usage is grouped.

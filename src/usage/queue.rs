@@ -147,7 +147,9 @@ mod tests {
         }
         let taken = queue.take(4).unwrap();
         let receipt = Receipt { cost_micros: 1, duplicate: false };
-        taken.iter().for_each(|pending| pending.finish(Ok(receipt)));
+        for pending in &taken {
+            pending.finish(Ok(receipt));
+        }
         drop(taken);
         drop(queue.take(100).unwrap());
         let outcomes: Vec<Outcome> = threads.into_iter().map(|t| t.join().unwrap()).collect();

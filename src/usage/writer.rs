@@ -120,7 +120,7 @@ fn look_up(
 ) -> Result<(), db::Error> {
     let ids = duplicates.iter().map(|n| events[*n].id.as_str()).collect();
     let users = duplicates.iter().map(|n| events[*n].user_id.as_str()).collect();
-    let made = usage::made(session, &ids, &users)?;
+    let made = usage::made(session, ids, users)?;
     let made: HashMap<&str, &Made> = made.iter().map(|made| (made.id.as_str(), made)).collect();
     for &n in duplicates {
         let first = made.get(events[n].id.as_str());

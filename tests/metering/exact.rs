@@ -54,12 +54,14 @@ fn a_charge_that_is_repeated_is_made_once() {
     let fresh = AtomicI64::new(0);
     // Eight threads of two processes make the same hundred charges, in different orders, each at a price of its own.
     thread::scope(|scope| {
-        for t in 0..8 {
+        for t in 0..8_u8 {
             let (meters, fresh) = (&meters, &fresh);
             scope.spawn(move || {
                 for n in 0..100 {
                     let n = if t % 2 == 0 { n } else { 99 - n };
-                    let receipt = meters[t / 2 % 2].charge(charge(&format!("u0:{n}"), 0, 10 + t as i64)).unwrap();
+                    let receipt = meters[usize::from(t / 2 % 2)]
+                        .charge(charge(&format!("u0:{n}"), 0, 10 + i64::from(t)))
+                        .unwrap();
                     fresh.fetch_add(i64::from(!receipt.duplicate), Ordering::Relaxed);
                     assert!((10..18).contains(&receipt.cost_micros));
                 }

@@ -93,7 +93,7 @@ impl Mute {
 fn pump(mut from: TcpStream, mut to: TcpStream, passes: impl Fn(&[u8]) -> bool + Send + 'static) {
     thread::spawn(move || {
         let _ = from.set_nodelay(true);
-        let mut piece = [0; 64 * 1024];
+        let mut piece = [0; 16 * 1024];
         while let Ok(n @ 1..) = from.read(&mut piece) {
             if passes(&piece[..n]) && to.write_all(&piece[..n]).is_err() {
                 break;

@@ -72,7 +72,7 @@ pub fn charge(id: &str, user: usize, micros: i64) -> Charge {
     Charge {
         id: id.to_owned(),
         user_id: format!("u{user}"),
-        key_id: (user % 2 == 0).then(|| format!("key_{user}")),
+        key_id: user.is_multiple_of(2).then(|| format!("key_{user}")),
         server: "inference",
         route: if micros % 2 == 0 { "/v1/completions" } else { "/v1/chat/completions" },
         model: "thousandth".to_owned(),
