@@ -11,6 +11,7 @@ use crate::auth::{Cache, Hasher, LastUsed, Resolver, Throttle, last_used};
 use crate::config::Config;
 use crate::db::{self, Database, listen, migrate};
 use crate::store::sessions;
+use crate::usage::{Meter, meter};
 
 /// How often sessions that ended long ago are deleted.
 const CLEAN_EVERY: Duration = Duration::from_secs(3600);
@@ -35,6 +36,8 @@ pub struct App {
     pub passwords: Passwords,
     /// Holds guessers of passwords back.
     pub throttle: Throttle,
+    /// Charges for work.
+    pub meter: Arc<Meter>,
     last_used: Arc<LastUsed>,
     migrate_at: postgres::Config,
     listen_at: postgres::Config,
@@ -48,16 +51,19 @@ impl App {
     /// A thread cannot be started, in words for the operator.
     pub fn new(config: Config, name: &str) -> Result<Arc<App>, String> {
         let db = Database::new(db::config(&config.database_url, name)?, !config.is_pooled, config.pool_size);
-        let migrate_at = db::config(config.migration_url(), name)?;
+        let migrate_at = db::config(config.direct_url(), name)?;
         let listen_at = db::config(&config.database_listen_url, &format!("{name}-listen"))?;
         let cache = Arc::new(Cache::new(config.cache_size));
         let last_used = LastUsed::new();
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let peppers = Peppers { current: config.password_pepper.clone(), bcrypt: config.bcrypt_pepper.clone() };
+        let charges = meter::database(config.direct_url(), &format!("{name}-charges"))?;
+        let meter = Meter::new(charges, config.journal_dir.clone(), config.journal_max_bytes);
         Ok(Arc::new(App {
             resolver: Resolver::new(db.clone(), cache.clone(), last_used.clone(), config.auth_grace),
             passwords: Passwords::new(Hasher::new(cores)?, peppers)?,
             throttle: Throttle::default(),
+            meter,
             config,
             db,
             cache,
@@ -68,7 +74,7 @@ impl App {
         }))
     }
 
-    /// Starts what runs beside the servers: the migration, the listener, the writer of last-used stamps.
+    /// Starts what runs beside the servers: the migration, the listener, the meter, the writer of last-used stamps.
     ///
     /// # Errors
     /// A thread cannot be started.
@@ -80,6 +86,7 @@ impl App {
         };
         spawn("migrate", App::migrate)?;
         spawn("background", App::work_in_background)?;
+        self.meter.start()?;
         let revocations = Revocations {
             cache: self.cache.clone(),
             db: self.db.clone(),
@@ -97,6 +104,7 @@ impl App {
             match migrate::migrate(&self.migrate_at) {
                 Ok(applied) => {
                     log::info!("the schema is up to date ({applied} migrations applied)");
+                    self.meter.open();
                     return self.db.open();
                 }
                 Err(e) => {
@@ -135,6 +143,7 @@ impl App {
     /// Ends the background work and writes what it still holds, unless the database takes too long over it.
     pub fn stop(self: &Arc<App>) {
         self.stopped.store(true, Ordering::Release);
+        self.meter.stop();
         let (app, (done, written)) = (self.clone(), mpsc::channel());
         let write = move || {
             if let Err(e) = app.last_used.write(&app.db) {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -43,7 +44,11 @@ const WEB_ADDR: Variable =
     variable("WEB_ADDR", "127.0.0.1:8083", "where the web server listens; port 0 takes a free one");
 const INFERENCE_ADDR: Variable = variable("INFERENCE_ADDR", "127.0.0.1:9909", "where the inference server listens");
 const AUDIO_ADDR: Variable = variable("AUDIO_ADDR", "127.0.0.1:9910", "where the audio server listens");
-const POOL_SIZE: Variable = variable("POOL_SIZE", "16", "database connections of this process, 1 to 1000");
+const POOL_SIZE: Variable = variable(
+    "POOL_SIZE",
+    "16",
+    "database connections of this process, 1 to 1000, beside two for charges and one that listens",
+);
 const WORKERS: Variable = variable("WORKERS", "0", "threads that run at once; 0 is one a core");
 const MAX_WAITING: Variable =
     variable("MAX_WAITING", "512", "requests that may wait (for a hash, a connection, an upstream) before 503");
@@ -57,6 +62,16 @@ const REUSE_PORT: Variable = variable(
 const CACHE_SIZE: Variable = variable("CACHE_SIZE", "100000", "callers remembered");
 const AUTH_GRACE: Variable =
     variable("AUTH_GRACE", "300", "seconds that known callers go on while the database is away");
+const JOURNAL_DIR: Variable = variable(
+    "JOURNAL_DIR",
+    "journal",
+    "a folder on a local disk for charges made while the database is away; servers of one machine share it",
+);
+const JOURNAL_MAX_BYTES: Variable = variable(
+    "JOURNAL_MAX_BYTES",
+    "1073741824",
+    "bytes of charges that one process may keep there, 1048576 or more; further work gets 503",
+);
 const PASSWORD_PEPPER: Variable =
     variable("PASSWORD_PEPPER", "", "a secret mixed into every password hash; a lost one makes all passwords useless");
 const BCRYPT_PEPPER: Variable =
@@ -92,6 +107,8 @@ pub const VARIABLES: &[Variable] = &[
     REUSE_PORT,
     CACHE_SIZE,
     AUTH_GRACE,
+    JOURNAL_DIR,
+    JOURNAL_MAX_BYTES,
     LOG_LEVEL,
     LOG_FORMAT,
 ];
@@ -134,6 +151,10 @@ pub struct Config {
     pub cache_size: usize,
     /// How long known callers go on while the database is away.
     pub auth_grace: Duration,
+    /// Where charges are kept while the database is away.
+    pub journal_dir: PathBuf,
+    /// How many bytes of them this process may keep.
+    pub journal_max_bytes: u64,
     /// Mixed into password hashes.
     pub password_pepper: String,
     /// Mixed into the bcrypt hashes of the older system.
@@ -229,6 +250,8 @@ impl Config {
             reuse_port: source.parsed(&REUSE_PORT, |v| v.parse().map_err(|_| "true or false is needed".to_owned()))?,
             cache_size: source.number(&CACHE_SIZE, 1, 100_000_000)?,
             auth_grace: Duration::from_secs(source.number(&AUTH_GRACE, 0, 86_400)?),
+            journal_dir: source.parsed(&JOURNAL_DIR, |value| Ok(PathBuf::from(value)))?,
+            journal_max_bytes: source.number(&JOURNAL_MAX_BYTES, 1 << 20, 1 << 40)?,
             bcrypt_pepper: source.optional(&BCRYPT_PEPPER).unwrap_or_else(|| password_pepper.clone()),
             password_pepper,
             public_url: source.parsed(&PUBLIC_URL, public_url)?,
@@ -244,8 +267,9 @@ impl Config {
         })
     }
 
-    /// Where to migrate: past a pooler, as the lock that lets one process migrate belongs to a connection.
-    pub fn migration_url(&self) -> &str {
+    /// The database itself, past a pooler, for what belongs to a connection: the lock of a migration, the settings of the
+    /// connection that charges.
+    pub fn direct_url(&self) -> &str {
         if self.is_pooled { &self.database_listen_url } else { &self.database_url }
     }
 
@@ -347,6 +371,7 @@ mod tests {
             ("WEB_ADDR", "everywhere"),
             ("POOL_SIZE", "0"),
             ("POOL_SIZE", "many"),
+            ("JOURNAL_MAX_BYTES", "1000"),
             ("TRUSTED_PROXIES", "10.0.0.0/8, nonsense"),
             ("PUBLIC_URL", "ftp://x"),
             ("PUBLIC_URL", "https://x/path"),

@@ -20,6 +20,7 @@ pub mod logging;
 pub mod error;
 
 pub mod auth;
+pub mod usage;
 
 pub mod accounts;
 

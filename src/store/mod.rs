@@ -2,8 +2,10 @@
 
 pub mod api_keys;
 pub mod documents;
+pub mod prices;
 pub mod sessions;
 pub mod timestamp;
+pub mod usage;
 pub mod users;
 
 pub use api_keys::ApiKey;

@@ -6,6 +6,7 @@ mod keys;
 mod pages;
 mod sessions;
 mod sign_in;
+mod usage;
 
 use crate::call::{Call, Endpoint, route};
 use crate::error::{Result, Shape};
@@ -30,6 +31,7 @@ pub fn routes() -> Vec<Route<Endpoint>> {
         route(Post, "/api/keys", keys::create),
         route(Post, "/api/keys/rotate", keys::rotate),
         route(Post, "/api/keys/revoke", keys::revoke),
+        route(Get, "/api/usage", usage::usage),
         route(Get, "/", pages::home),
         route(Get, "/signup", pages::signup),
         route(Get, "/login", pages::login),

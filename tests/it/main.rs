@@ -29,3 +29,4 @@ mod sessions;
 mod signup;
 mod smoke;
 mod throttle;
+mod usage;
