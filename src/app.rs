@@ -10,7 +10,9 @@ use crate::auth::revocation::{CHANNEL, Revocations};
 use crate::auth::{Cache, Hasher, LastUsed, Resolver, Throttle, last_used};
 use crate::config::Config;
 use crate::db::{self, Database, listen, migrate};
+use crate::engine::Engines;
 use crate::store::sessions;
+use crate::usage::Meter;
 
 /// How often sessions that ended long ago are deleted.
 const CLEAN_EVERY: Duration = Duration::from_secs(3600);
@@ -32,6 +34,10 @@ pub struct App {
     pub passwords: Passwords,
     /// Holds guessers of passwords back.
     pub throttle: Throttle,
+    /// Model servers.
+    pub engines: Engines,
+    /// Takes charges.
+    pub meter: Arc<Meter>,
     last_used: Arc<LastUsed>,
     connection: postgres::Config,
     stopped: Arc<AtomicBool>,
@@ -53,6 +59,8 @@ impl App {
             resolver: Resolver::new(db.clone(), cache.clone(), last_used.clone(), config.auth_grace),
             passwords: Passwords::new(Hasher::new(cores)?, peppers)?,
             throttle: Throttle::default(),
+            engines: Engines::new(&config),
+            meter: Arc::default(),
             config,
             db,
             cache,

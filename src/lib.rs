@@ -6,6 +6,7 @@
 
 pub mod blocking;
 pub mod http;
+pub mod wav;
 
 pub mod config;
 
@@ -23,9 +24,15 @@ pub mod auth;
 
 pub mod accounts;
 
+pub mod usage;
+
+pub mod engine;
+
 pub mod app;
 
 pub mod call;
+
+pub mod gateway;
 
 pub mod audio;
 pub mod common;
