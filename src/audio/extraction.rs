@@ -116,13 +116,13 @@ fn truth(text: &str) -> Result<bool> {
 
 /// A small upload is read to its end at once, so that fields behind the file count like those before it.
 enum Either<'a> {
-    Streamed(Upload<'a>),
+    Streamed(Box<Upload<'a>>),
     Whole(io::Cursor<Vec<u8>>, Fields),
 }
 
 fn whole_if(is_small: bool, mut upload: Upload<'_>) -> Result<Either<'_>> {
     if !is_small {
-        return Ok(Either::Streamed(upload));
+        return Ok(Either::Streamed(Box::new(upload)));
     }
     let mut bytes = Vec::new();
     upload.read_to_end(&mut bytes).map_err(|_| Error::bad("The upload is incomplete or malformed"))?;
@@ -169,14 +169,13 @@ fn reply(mut hearing: Hearing, bill: &Bill, model: &str, wish: &Wish) -> Result<
         transcript.ok_or(Error::Upstream(502, "The model server answered with something else than JSON"))?;
     drop(bytes);
     bill.charge(model, hear::units(millis), hearing.reply.latency_micros())?;
-    let response = match wish.as_srt {
+    let response = if wish.as_srt {
         // The older system sent the subtitles as a JSON string.
-        true => Response::json(200, &transcript.subtitles(Clock::OldSrt, millis))
-            .header("Content-Disposition", "attachment; filename=audio.srt"),
-        false => {
-            let segments = if wish.with_segments { transcript.segments() } else { Vec::new() };
-            Response::json(200, &json!({"text": transcript.text, "segments": segments}))
-        }
+        Response::json(200, &transcript.subtitles(Clock::OldSrt, millis))
+            .header("Content-Disposition", "attachment; filename=audio.srt")
+    } else {
+        let segments = if wish.with_segments { transcript.segments() } else { Vec::new() };
+        Response::json(200, &json!({"text": transcript.text, "segments": segments}))
     };
     Ok(marked(response, hearing.reply.is_demo))
 }

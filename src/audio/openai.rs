@@ -87,14 +87,12 @@ fn reply(mut hearing: Hearing, bill: Bill, wish: Wish) -> Result<Response> {
     }
     bill.charge(&wish.model, hear::units(millis), hearing.reply.latency_micros())?;
     let (is_demo, as_it_came) = (hearing.reply.is_demo, wish.is_direct || wish.format == "verbose_json");
-    match transcript.filter(|_| !as_it_came) {
-        Some(transcript) => Ok(marked(formatted(&transcript, &wish.format, millis), is_demo)),
-        None => {
-            let mut response = typed(&hearing.reply);
-            response.content = Content::Bytes(bytes.into());
-            Ok(response)
-        }
+    if let Some(transcript) = transcript.filter(|_| !as_it_came) {
+        return Ok(marked(formatted(&transcript, &wish.format, millis), is_demo));
     }
+    let mut response = typed(&hearing.reply);
+    response.content = Content::Bytes(bytes.into());
+    Ok(response)
 }
 
 fn formatted(transcript: &Transcript, format: &str, millis: i64) -> Response {

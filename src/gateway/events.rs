@@ -66,12 +66,12 @@ impl Relay {
                     out.write_all(&last)?;
                     self.reply.drain();
                 }
-                Err(e) => self.write_error(out, &e)?,
+                Err(e) => write_error(out, &e)?,
             },
             End::Broken(e) => {
                 // Nothing made, nothing charged.
                 let charged = if nothing { Ok(()) } else { self.bill.charge(&self.model, units, latency).map(drop) };
-                self.write_error(out, &charged.err().unwrap_or(e))?;
+                write_error(out, &charged.err().unwrap_or(e))?;
             }
         }
         Ok(())
@@ -108,7 +108,7 @@ impl Relay {
             if events.push(&piece[..n]).is_err() {
                 return Ok(End::Broken(Error::Upstream(502, "The model server sent too long an event")));
             }
-            while let Some(event) = events.next() {
+            while let Some(event) = events.take() {
                 let data = sse::data(event);
                 if data.as_deref() == Some(DONE) {
                     let last = event.to_vec();
@@ -145,11 +145,11 @@ impl Relay {
         }
         finished
     }
+}
 
-    fn write_error(&self, out: &mut dyn Write, e: &Error) -> io::Result<()> {
-        log::warn!("a stream ended with an error: {e}");
-        write!(out, "data: {}\n\n", e.openai())
-    }
+fn write_error(out: &mut dyn Write, e: &Error) -> io::Result<()> {
+    log::warn!("a stream ended with an error: {e}");
+    write!(out, "data: {}\n\n", e.openai())
 }
 
 fn send(out: &mut dyn Write, ready: &mut Vec<u8>) -> io::Result<()> {

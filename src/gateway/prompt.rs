@@ -62,13 +62,12 @@ pub fn ask(engine: &Engine, request: &Map<String, Value>, limits: &Limits, promp
     let ask = Ask { path: "/v1/chat/completions", media_type: "application/json", body: Body::Bytes(sent.as_bytes()) };
     let mut reply = engine.send(ask)?.successful()?;
     let mut gathering = Gathering { limits, answers: BTreeMap::new(), tally: Tally::new(Kind::Text, prompt_estimate) };
-    match events::is_stream(&reply)? {
-        true => gathering.stream(&mut reply)?,
-        false => {
-            let bytes = reply.read_all(LARGEST_REPLY)?;
-            let piece = serde_json::from_slice(&bytes);
-            gathering.take(&piece.map_err(|_| Error::Upstream(502, "The model server answered nonsense"))?);
-        }
+    if events::is_stream(&reply)? {
+        gathering.stream(&mut reply)?;
+    } else {
+        let bytes = reply.read_all(LARGEST_REPLY)?;
+        let piece = serde_json::from_slice(&bytes);
+        gathering.take(&piece.map_err(|_| Error::Upstream(502, "The model server answered nonsense"))?);
     }
     let Gathering { answers, tally, .. } = gathering;
     let (latency_micros, is_demo) = (reply.latency_micros(), reply.is_demo);
@@ -94,7 +93,7 @@ impl Gathering<'_> {
                 };
             }
             events.push(&piece[..n]).map_err(|_| Error::Upstream(502, "The model server sent too long an event"))?;
-            while let Some(event) = events.next() {
+            while let Some(event) = events.take() {
                 let Some(data) = sse::data(event) else { continue };
                 if &*data == b"[DONE]" {
                     reply.drain();
@@ -156,7 +155,10 @@ fn add(answer: &mut Answer, choice: &Choice<'_>, limits: &Limits) {
 /// Ends the text where the limits say, in what came from `before` on.
 fn cut(answer: &mut Answer, before: usize, limits: &Limits) {
     let longest = limits.stops.iter().map(String::len).max().unwrap_or(0);
-    let from = answer.text.floor_char_boundary(before.saturating_sub(longest));
+    let mut from = before.saturating_sub(longest);
+    while !answer.text.is_char_boundary(from) {
+        from -= 1;
+    }
     let stops = limits.stops.iter().filter(|stop| !stop.is_empty());
     let stop =
         stops.filter_map(|stop| answer.text[from..].find(stop.as_str()).map(|at| (from + at, stop.as_str()))).min();

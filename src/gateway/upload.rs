@@ -162,7 +162,9 @@ impl<'a> Outbound<'a> {
         let (sent, is_file_over, failure) = (0, false, None);
         let noted = start.clone();
         let mut made = Outbound { recording, bill, decide, boundary, ready, sent, is_file_over, start, size, failure };
-        before.iter().for_each(|(name, value)| made.note_field(name, value));
+        for (name, value) in before {
+            made.note_field(name, value);
+        }
         made.note(&noted);
         Ok(made)
     }

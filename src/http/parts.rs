@@ -87,10 +87,10 @@ impl<R: Read> Parts<R> {
             let bytes = &self.buffer[self.start..];
             let delimiter = self.finder.needle().len();
             match self.finder.find(bytes) {
-                Some(at) => match end_of_delimiter(&bytes[at + delimiter..]) {
-                    Some(Some((more, last))) if at == 0 => return Ok(Place::Delimiter(delimiter + more, last)),
+                Some(at) => match tail(&bytes[at + delimiter..]) {
+                    Tail::Delimiter(more, last) if at == 0 => return Ok(Place::Delimiter(delimiter + more, last)),
                     // Only looks like one.
-                    Some(None) => return Ok(Place::Content(at + 1)),
+                    Tail::Other => return Ok(Place::Content(at + 1)),
                     _ if at > 0 => return Ok(Place::Content(at)),
                     _ => {}
                 },
@@ -141,16 +141,24 @@ impl<R: Read> Read for Parts<R> {
     }
 }
 
-/// What follows a delimiter's text: how many bytes still belong to it, and whether it is the last. `None` when more
-/// must come first, `Some(None)` when it is no delimiter.
-fn end_of_delimiter(bytes: &[u8]) -> Option<Option<(usize, bool)>> {
+/// What follows a delimiter's text.
+enum Tail {
+    /// So many bytes still belong to the delimiter; it may be the last.
+    Delimiter(usize, bool),
+    /// It is no delimiter.
+    Other,
+    /// More must come first.
+    Unknown,
+}
+
+fn tail(bytes: &[u8]) -> Tail {
     let blanks = bytes.iter().take_while(|b| matches!(b, b' ' | b'\t')).count();
     match &bytes[blanks..] {
-        _ if blanks > MOST_BLANKS => Some(None),
-        [b'-', b'-', ..] => Some(Some((blanks + 2, true))),
-        [b'\r', b'\n', ..] => Some(Some((blanks + 2, false))),
-        [] | [b'-' | b'\r'] => None,
-        _ => Some(None),
+        _ if blanks > MOST_BLANKS => Tail::Other,
+        [b'-', b'-', ..] => Tail::Delimiter(blanks + 2, true),
+        [b'\r', b'\n', ..] => Tail::Delimiter(blanks + 2, false),
+        [] | [b'-' | b'\r'] => Tail::Unknown,
+        _ => Tail::Other,
     }
 }
 

@@ -36,7 +36,7 @@ impl Events {
     }
 
     /// The next whole event with the blank line that ends it.
-    pub fn next(&mut self) -> Option<&[u8]> {
+    pub fn take(&mut self) -> Option<&[u8]> {
         // An end may have begun in the last three bytes that were looked at.
         let from = self.looked.saturating_sub(3).max(self.start);
         let Some(length) = end_of_event(&self.bytes[from..]) else {
@@ -100,7 +100,7 @@ mod tests {
             let mut found = Vec::new();
             for bytes in stream.chunks(piece) {
                 events.push(bytes).unwrap();
-                while let Some(event) = events.next() {
+                while let Some(event) = events.take() {
                     found.push(event.to_vec());
                 }
             }
@@ -115,7 +115,7 @@ mod tests {
     fn knows_an_event_that_was_cut_off() {
         let mut events = Events::default();
         events.push(b"data: a\n\ndata: {").unwrap();
-        assert!(events.next().is_some() && events.next().is_none() && events.is_cut());
+        assert!(events.take().is_some() && events.take().is_none() && events.is_cut());
         assert!(events.push(&vec![b'x'; LONGEST]).is_err());
     }
 }

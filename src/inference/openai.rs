@@ -1,5 +1,7 @@
 //! OpenAI's routes for text, and the list of models.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use crate::blocking;
@@ -85,7 +87,7 @@ fn all(call: &Call<'_>) -> Result<Vec<Value>> {
         let mut all: Vec<Value> = engines.inference.models()?.to_vec();
         // What cannot be listed now is not in the list.
         for engine in [&engines.embeddings, &engines.transcribe, &engines.speech] {
-            let more = if engine.is_configured() { engine.models().unwrap_or_default() } else { Default::default() };
+            let more = if engine.is_configured() { engine.models().unwrap_or_default() } else { Arc::default() };
             all.extend(more.iter().cloned());
         }
         let mut seen = std::collections::HashSet::new();

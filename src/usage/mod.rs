@@ -68,7 +68,13 @@ impl Meter {
     /// It could not be kept.
     pub fn charge(&self, charge: Charge) -> Result<Receipt> {
         // The tests of what is charged read this until there is a ledger.
-        log::info!(target: "charge", "charge {charge:?}");
+        let Units { prompt_tokens, completion_tokens, embedding_tokens, audio_millis, characters, requests } =
+            charge.units;
+        let line = serde_json::json!({"id": charge.id, "user_id": charge.user_id, "key_id": charge.key_id,
+            "server": charge.server, "route": charge.route, "model": charge.model, "prompt_tokens": prompt_tokens,
+            "completion_tokens": completion_tokens, "embedding_tokens": embedding_tokens, "audio_millis": audio_millis,
+            "characters": characters, "requests": requests, "latency_micros": charge.latency_micros});
+        log::info!(target: "charge", "charge {line}");
         Ok(Receipt::default())
     }
 }

@@ -3,5 +3,10 @@
 // A harness is for all tests, and a failed expectation is what a test is for.
 #![allow(missing_docs, unreachable_pub, dead_code, unused_imports, clippy::unwrap_used, clippy::expect_used)]
 
+mod demo;
+mod engines;
+mod generate;
 mod harness;
+mod recordings;
 mod smoke;
+mod streams;
