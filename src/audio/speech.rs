@@ -71,18 +71,19 @@ struct Sound {
 }
 
 impl Sound {
-    /// Passes it on, less the last piece, which waits for the charge. A text is spoken as a whole, so a client that
+    /// Passes it on, less the last byte, which waits for the charge. A text is spoken as a whole, so a client that
     /// leaves pays for all of it; where the server fails, the client has nothing of use, and pays nothing.
     fn run(mut self, out: &mut dyn Write) -> io::Result<()> {
-        let (mut held, mut piece) = (Vec::new(), vec![0; PIECE]);
+        // The byte that is held back stands before the next piece.
+        let (mut piece, mut held) = (vec![0; PIECE + 1], 0);
         loop {
-            match self.reply.read(&mut piece) {
+            match self.reply.read(&mut piece[held..]) {
                 Ok(0) => break,
                 Ok(n) => {
-                    let passed = out.write_all(&held);
-                    held.clear();
-                    held.extend_from_slice(&piece[..n]);
-                    passed.map_err(|e| self.left(e))?;
+                    let last = held + n - 1;
+                    out.write_all(&piece[..last]).map_err(|e| self.left(e))?;
+                    piece[0] = piece[last];
+                    held = 1;
                 }
                 Err(_) if client_left() => return Err(self.left(io::ErrorKind::ConnectionAborted.into())),
                 Err(e) => return Err(io::Error::other(self.reply.broken(&e))),
@@ -90,7 +91,7 @@ impl Sound {
         }
         let charged = self.bill.charge(&self.model, self.units.clone(), self.reply.latency_micros());
         charged.map_err(io::Error::other)?;
-        out.write_all(&held)
+        out.write_all(&piece[..held])
     }
 
     fn left(&self, e: io::Error) -> io::Error {

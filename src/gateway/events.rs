@@ -115,7 +115,11 @@ impl Relay {
                     send(out, &mut ready)?;
                     return Ok(End::Whole(last));
                 }
-                finished |= data.is_some_and(|data| self.look_at(event, &data, &mut ready));
+                match data {
+                    Some(data) => finished |= self.look_at(event, &data, &mut ready),
+                    // A comment keeps the connection alive.
+                    None => ready.extend_from_slice(event),
+                }
             }
             send(out, &mut ready)?;
         }
@@ -149,7 +153,8 @@ impl Relay {
 
 fn write_error(out: &mut dyn Write, e: &Error) -> io::Result<()> {
     log::warn!("a stream ended with an error: {e}");
-    write!(out, "data: {}\n\n", e.openai())
+    // In one piece: each write is a chunk of its own.
+    out.write_all(format!("data: {}\n\n", e.openai()).as_bytes())
 }
 
 fn send(out: &mut dyn Write, ready: &mut Vec<u8>) -> io::Result<()> {

@@ -231,7 +231,7 @@ fn a_server_that_fails_is_passed_over_and_tried_again() {
     thread::spawn(move || {
         for mut stream in back.incoming().flatten() {
             use std::io::{Read, Write};
-            let _ = stream.read(&mut [0; 65536]);
+            let _ = stream.read(&mut vec![0; 65536]);
             counted.fetch_add(1, Ordering::Relaxed);
             let _ = write!(
                 stream,
