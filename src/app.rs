@@ -10,6 +10,7 @@ use crate::auth::revocation::{CHANNEL, Revocations};
 use crate::auth::{Cache, Hasher, LastUsed, Resolver, Throttle, last_used};
 use crate::config::Config;
 use crate::db::{self, Database, listen, migrate};
+use crate::engine::Engines;
 use crate::store::sessions;
 use crate::usage::{Meter, meter};
 
@@ -36,6 +37,8 @@ pub struct App {
     pub passwords: Passwords,
     /// Holds guessers of passwords back.
     pub throttle: Throttle,
+    /// Model servers.
+    pub engines: Engines,
     /// Charges for work.
     pub meter: Arc<Meter>,
     last_used: Arc<LastUsed>,
@@ -64,6 +67,7 @@ impl App {
             passwords: Passwords::new(Hasher::new(cores)?, peppers)?,
             throttle: Throttle::default(),
             meter,
+            engines: Engines::new(&config),
             config,
             db,
             cache,

@@ -32,6 +32,9 @@ pub enum Command {
     Serve {
         /// The one to run
         role: Option<RoleName>,
+        /// Answer with a built-in engine, which needs no model, wherever no model server is configured
+        #[arg(long)]
+        demo_engine: bool,
     },
     /// Bring the database's tables up to date
     Migrate,
