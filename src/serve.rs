@@ -165,7 +165,8 @@ pub fn handler(app: Arc<App>, role: Role) -> server::Handler {
 fn routes(role: Role) -> Vec<Route<Endpoint>> {
     let own = match role {
         Role::Web => web::routes(),
-        Role::Inference => inference::routes(),
+        // Clients of the older system look for its audio routes here.
+        Role::Inference => [inference::routes(), audio::api_routes()].concat(),
         Role::Audio => audio::routes(),
     };
     common::routes().into_iter().chain(own).collect()
