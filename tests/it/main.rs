@@ -3,6 +3,7 @@
 // A harness is for all tests, and a failed expectation is what a test is for.
 #![allow(missing_docs, unreachable_pub, dead_code, unused_imports, clippy::unwrap_used, clippy::expect_used)]
 
+mod addresses;
 mod demo;
 mod engines;
 mod generate;
