@@ -27,6 +27,8 @@ pub mod app;
 
 pub mod call;
 
+pub mod openapi;
+
 pub mod audio;
 pub mod common;
 pub mod inference;

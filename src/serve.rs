@@ -21,7 +21,7 @@ const SECURITY_HEADERS: [(&str, &str); 2] = [("X-Content-Type-Options", "nosniff
 
 /// What a page may do: load and send to nowhere else, run no inline script, stay in no frame.
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; \
-     connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+     media-src 'self' blob:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 /// What anything else may do, should a browser show it: nothing.
 const DATA_POLICY: &str = "default-src 'none'; frame-ancestors 'none'";
@@ -155,7 +155,11 @@ fn answer(app: &App, role: Role, router: &Router<Endpoint>, ids: &RequestIds, re
             let level = if e.status() == 503 { Level::Warn } else { Level::Error };
             log::log!(level, "{} {} failed: {e} (request {id})", request.method(), request.path());
         }
-        e.reply(shape)
+        let reply = e.reply(shape);
+        match role {
+            Role::Web => web::as_page(app, request, &e, reply, &id),
+            _ => reply,
+        }
     });
     finish(app, request, &mut response);
     log_access(app, role, request, &response, began, &id, user_id.as_deref());

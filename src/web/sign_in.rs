@@ -16,6 +16,15 @@ use crate::store::{User, sessions, users};
 /// The words for a wrong password, and for an address that has no account: nobody learns which.
 pub(super) const INVALID_CREDENTIALS: &str = "Invalid credentials";
 
+/// The words for an address that cannot be one.
+pub(super) const INVALID_EMAIL: &str = "Enter a valid e-mail address";
+
+/// The words for two passwords that ought to be one.
+pub(super) const DIFFERENT_PASSWORDS: &str = "The two passwords are not the same";
+
+/// The words for an account that is kept out.
+pub(super) const SUSPENDED: &str = "This account is suspended";
+
 /// Where a form leads when nothing else was asked for.
 const HOME: &str = "/playground";
 
@@ -25,27 +34,42 @@ const USER_AGENT_LENGTH: usize = 200;
 /// `POST /api/signup`: makes an account, or signs in where the address has one and the password is right.
 pub(super) fn signup(call: &mut Call<'_>) -> Answer {
     call.check_same_site()?;
-    let (email, password, next) = credentials(call)?;
-    let outcome = register(call, &email, &password);
+    let (sent, next) = credentials(call)?;
+    let outcome = match sent.is_confirmed {
+        true => register(call, &sent.email, &sent.password),
+        false => Err(Error::bad(DIFFERENT_PASSWORDS)),
+    };
     finish(call, outcome, "/signup", next.as_deref())
 }
 
 /// `POST /api/login`.
 pub(super) fn login(call: &mut Call<'_>) -> Answer {
     call.check_same_site()?;
-    let (email, password, next) = credentials(call)?;
-    let outcome = sign_in(call, &email, &password);
+    let (sent, next) = credentials(call)?;
+    let outcome = sign_in(call, &sent.email, &sent.password);
     finish(call, outcome, "/login", next.as_deref())
 }
 
 /// An account and the cookie of its new session.
 type SignedIn = (User, String);
 
-fn credentials(call: &mut Call<'_>) -> Result<(String, String, Option<String>)> {
+/// What was typed into the form.
+struct Credentials {
+    email: String,
+    password: String,
+    /// Whether the password was typed the same a second time, where the form asked for that.
+    is_confirmed: bool,
+}
+
+/// What was typed, and where to go next.
+fn credentials(call: &mut Call<'_>) -> Result<(Credentials, Option<String>)> {
     let fields = fields(call)?;
     fields.require(&["email", "password"])?;
     let next = fields.optional_text("next")?.filter(|next| is_local(next)).map(str::to_owned);
-    Ok((email::normalise(fields.text("email")?), fields.text("password")?.to_owned(), next))
+    let password = fields.text("password")?;
+    let is_confirmed = fields.optional_text("password_confirm")?.is_none_or(|again| again == password);
+    let email = email::normalise(fields.text("email")?);
+    Ok((Credentials { email, password: password.to_owned(), is_confirmed }, next))
 }
 
 fn register(call: &Call<'_>, email: &str, password: &str) -> Result<SignedIn> {
@@ -53,7 +77,7 @@ fn register(call: &Call<'_>, email: &str, password: &str) -> Result<SignedIn> {
         return sign_in(call, email, password);
     }
     if !email::is_valid(email) {
-        return Err(Error::bad("Enter a valid e-mail address"));
+        return Err(Error::bad(INVALID_EMAIL));
     }
     Passwords::is_acceptable(password).map_err(Error::bad)?;
     let hash = call.app.passwords.hash(password)?;
@@ -91,7 +115,7 @@ fn sign_in(call: &Call<'_>, email: &str, password: &str) -> Result<SignedIn> {
     let token = new_session_token()?;
     let mut session = call.app.db.session()?;
     if users::is_suspended(&mut session, &user.id)? {
-        return Err(Error::Forbidden("This account is suspended"));
+        return Err(Error::Forbidden(SUSPENDED));
     }
     if let Some(better) = &check.better_hash {
         users::replace_password_hash(&mut session, &user.id, &hash, better)?;
