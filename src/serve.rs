@@ -270,3 +270,33 @@ impl RequestIds {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::openapi;
+
+    /// Whether a route is for programs: pages and static files are not described.
+    fn is_for_programs(path: &str) -> bool {
+        let beginnings = ["/api/", "/v1/", "/liveness_check", "/readyz", "/openapi.json", "/metrics"];
+        beginnings.iter().any(|beginning| path.starts_with(beginning))
+    }
+
+    #[test]
+    fn every_route_is_described_and_every_description_has_its_route() {
+        for role in Role::ALL {
+            let mut routed: Vec<(String, &str)> = routes(role)
+                .iter()
+                .filter(|route| is_for_programs(route.path))
+                .map(|route| (route.method.as_str().to_lowercase(), route.path))
+                .collect();
+            let mut described: Vec<(String, &str)> = openapi::operations()
+                .filter(|operation| operation.servers.contains(&role))
+                .map(|operation| (operation.method.to_owned(), operation.path))
+                .collect();
+            routed.sort();
+            described.sort();
+            assert_eq!(routed, described, "{}", role.name());
+        }
+    }
+}
