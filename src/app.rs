@@ -1,7 +1,7 @@
 //! What the servers of one process share, built once, and the work they do in the background.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,9 @@ const CLEAN_EVERY: Duration = Duration::from_secs(3600);
 /// The longest pause between two attempts to migrate.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
+/// How long the end of the process waits for its last write.
+const LAST_WRITE: Duration = Duration::from_secs(5);
+
 /// Everything a handler may need.
 pub struct App {
     /// The settings.
@@ -33,7 +36,8 @@ pub struct App {
     /// Holds guessers of passwords back.
     pub throttle: Throttle,
     last_used: Arc<LastUsed>,
-    connection: postgres::Config,
+    /// Past a pooler, where there is one.
+    direct: postgres::Config,
     stopped: Arc<AtomicBool>,
 }
 
@@ -44,7 +48,8 @@ impl App {
     /// A thread cannot be started, in words for the operator.
     pub fn new(config: Config, name: &str) -> Result<Arc<App>, String> {
         let connection = db::config(&config.database_url, name)?;
-        let db = Database::new(connection.clone(), config.pool_size);
+        let db = Database::new(connection, !config.is_pooled, config.pool_size);
+        let direct = db::config(&config.database_listen_url, name)?;
         let cache = Arc::new(Cache::new(config.cache_size));
         let last_used = LastUsed::new();
         let cores = thread::available_parallelism().map_or(1, usize::from);
@@ -57,7 +62,7 @@ impl App {
             db,
             cache,
             last_used,
-            connection,
+            direct,
             stopped: Arc::new(AtomicBool::new(false)),
         }))
     }
@@ -74,8 +79,14 @@ impl App {
         };
         spawn("migrate", App::migrate)?;
         spawn("background", App::work_in_background)?;
-        let listen_config = db::config(&self.config.database_listen_url, &format!("{name}-listen"))?;
-        let revocations = Revocations { cache: self.cache.clone(), db: self.db.clone(), stopped: self.stopped.clone() };
+        let mut listen_config = self.direct.clone();
+        listen_config.application_name(&format!("{name}-listen"));
+        let revocations = Revocations {
+            cache: self.cache.clone(),
+            db: self.db.clone(),
+            stopped: self.stopped.clone(),
+            told: AtomicBool::new(false),
+        };
         listen::spawn(listen_config, CHANNEL, revocations).map_err(|e| e.to_string())
     }
 
@@ -84,7 +95,7 @@ impl App {
         let mut pause = Duration::from_millis(100);
         let mut said = String::new();
         while !self.is_stopped() {
-            match migrate::migrate(&self.connection) {
+            match migrate::migrate(&self.direct) {
                 Ok(applied) => {
                     log::info!("the schema is up to date ({applied} migrations applied)");
                     return self.db.open();
@@ -122,12 +133,20 @@ impl App {
         }
     }
 
-    /// Ends the background work and writes what it still holds.
-    pub fn stop(&self) {
+    /// Ends the background work and writes what it still holds, unless the database takes too long over it.
+    pub fn stop(self: &Arc<App>) {
         self.stopped.store(true, Ordering::Release);
-        if let Err(e) = self.last_used.write(&self.db) {
-            log::debug!("last-used stamps were not written: {e}");
-        }
+        let (app, (done, written)) = (self.clone(), mpsc::channel());
+        let write = move || {
+            if let Err(e) = app.last_used.write(&app.db) {
+                log::debug!("last-used stamps were not written: {e}");
+            }
+            // Nobody waits any more if this fails.
+            let _ = done.send(());
+        };
+        // Where no thread can be had, the channel is closed and the wait over at once.
+        let _ = thread::Builder::new().name("last-used".to_owned()).spawn(write);
+        let _ = written.recv_timeout(LAST_WRITE);
     }
 
     fn is_stopped(&self) -> bool {

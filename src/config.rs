@@ -30,7 +30,12 @@ const DATABASE_URL: Variable = variable(
 const DATABASE_LISTEN_URL: Variable = variable(
     "DATABASE_LISTEN_URL",
     "DATABASE_URL",
-    "where to LISTEN for revocations, when DATABASE_URL leads through a pooler",
+    "the database itself, when DATABASE_URL leads through a pooler: for LISTEN and migrations",
+);
+const DATABASE_POOLER: Variable = variable(
+    "DATABASE_POOLER",
+    "none",
+    "transaction when DATABASE_URL leads through PgBouncer or the like in transaction mode; DATABASE_LISTEN_URL must not",
 );
 const USE_POSTGRES: Variable =
     variable("USE_POSTGRES", "True", "accepted for old deployments; there is no other database, so False is refused");
@@ -70,6 +75,7 @@ const LOG_FORMAT: Variable = variable("LOG_FORMAT", "text", "text or json, on st
 pub const VARIABLES: &[Variable] = &[
     DATABASE_URL,
     DATABASE_LISTEN_URL,
+    DATABASE_POOLER,
     USE_POSTGRES,
     WEB_ADDR,
     INFERENCE_ADDR,
@@ -106,6 +112,8 @@ pub struct Config {
     pub database_url: String,
     /// Where to listen for notifications. Holds a password.
     pub database_listen_url: String,
+    /// Whether a pooler in transaction mode stands before the database.
+    pub is_pooled: bool,
     /// Where the web server listens.
     pub web_addr: SocketAddr,
     /// Where the inference server listens.
@@ -160,7 +168,11 @@ impl Source<'_> {
     fn parsed<T>(&self, variable: &Variable, parse: impl Fn(&str) -> Result<T, String>) -> Result<T, ConfigError> {
         let value = self.optional(variable).unwrap_or_else(|| variable.default.to_owned());
         let value = value.trim();
-        parse(value).map_err(|why| ConfigError(format!("{}={value}: {why}", variable.name)))
+        parse(value).map_err(|why| {
+            // One line, whatever was set.
+            let line: String = format!("{value}: {why}").chars().filter(|c| !c.is_control()).collect();
+            ConfigError(format!("{}={line}", variable.name))
+        })
     }
 
     /// A whole number within bounds.
@@ -181,7 +193,12 @@ impl Config {
     /// # Errors
     /// The first variable whose value cannot be used.
     pub fn from_env() -> Result<Config, ConfigError> {
-        Config::from_source(&|name| std::env::var(name).ok())
+        let is_text = |v: &&Variable| !matches!(std::env::var(v.name), Err(std::env::VarError::NotUnicode(_)));
+        match VARIABLES.iter().find(|v| !is_text(v)) {
+            // Taking it for not set would, say, leave the pepper out of every hash.
+            Some(variable) => Err(ConfigError(format!("{}: the value is not UTF-8", variable.name))),
+            None => Config::from_source(&|name| std::env::var(name).ok()),
+        }
     }
 
     /// Reads settings from anywhere.
@@ -197,6 +214,11 @@ impl Config {
         Ok(Config {
             database_listen_url: self::database_url(&source, &DATABASE_LISTEN_URL, &database_url)?,
             database_url,
+            is_pooled: source.parsed(&DATABASE_POOLER, |value| match value {
+                "none" => Ok(false),
+                "transaction" => Ok(true),
+                _ => Err("none or transaction is needed".to_owned()),
+            })?,
             web_addr: source.parsed(&WEB_ADDR, address)?,
             inference_addr: source.parsed(&INFERENCE_ADDR, address)?,
             audio_addr: source.parsed(&AUDIO_ADDR, address)?,

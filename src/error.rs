@@ -13,6 +13,9 @@ use crate::http::{BodyError, Response};
 /// The result of a handler.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// The words of a 401.
+pub const NOT_AUTHENTICATED: &str = "Not authenticated";
+
 /// Why a request is answered with an error. What a variant does not show the client is logged only.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -102,7 +105,7 @@ impl Error {
             Error::MethodNotAllowed(_) => Cow::Borrowed("Method Not Allowed"),
             Error::Timeout => Cow::Borrowed("The request did not arrive in time"),
             Error::TooLarge(limit) => format!("The body must not be larger than {limit} bytes").into(),
-            Error::Invalid(_) => Cow::Borrowed("Some fields are missing or have the wrong type"),
+            Error::Invalid(issues) => issues.iter().map(in_words).collect::<Vec<_>>().join("; ").into(),
             Error::TooManyRequests(_) => Cow::Borrowed("Too many attempts, try again later"),
             Error::Database(e) if e.is_outage() => Cow::Borrowed("Service temporarily unavailable, try again"),
             Error::Busy => Cow::Borrowed("Service temporarily unavailable, try again"),
@@ -110,11 +113,12 @@ impl Error {
         }
     }
 
-    /// How long the client should wait before it tries again.
-    pub fn retry_after(&self) -> Option<Duration> {
+    /// How many seconds the client should wait before it tries again.
+    pub fn retry_after(&self) -> Option<u64> {
         match self {
-            Error::TooManyRequests(wait) => Some(*wait),
-            _ if self.status() == 503 => Some(Duration::from_secs(1)),
+            // Rounded up: who comes back then is not to be told again.
+            Error::TooManyRequests(wait) => Some((wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)),
+            _ if self.status() == 503 => Some(1),
             _ => None,
         }
     }
@@ -139,8 +143,8 @@ impl Error {
             }
             _ => Response::json(self.status(), &json!({ key: self.public() })),
         };
-        if let Some(wait) = self.retry_after() {
-            response = response.header("Retry-After", wait.as_secs().max(1).to_string());
+        if let Some(seconds) = self.retry_after() {
+            response = response.header("Retry-After", seconds.to_string());
         }
         if let Error::MethodNotAllowed(allow) = self {
             response = response.header("Allow", allow.clone());
@@ -187,6 +191,12 @@ impl From<FieldError> for Error {
             }
         }
     }
+}
+
+/// What is wrong with which field, in one phrase.
+fn in_words(issue: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    format!("{}: {}", text(&issue["loc"][1]), text(&issue["msg"]))
 }
 
 fn capitalised(text: &str) -> String {

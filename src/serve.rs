@@ -10,6 +10,7 @@ use log::Level;
 use crate::app::App;
 use crate::call::{Call, Endpoint, Role};
 use crate::config::Config;
+use crate::db;
 use crate::error::{Error, Shape};
 use crate::http::router::Found;
 use crate::http::{Method, Request, Response, Route, Router};
@@ -180,6 +181,13 @@ fn dispatch(app: &App, role: Role, router: &Router<Endpoint>, request: &mut Requ
         Found::Nothing if request.path() == "*" => return (Ok(Response::new(204)), Shape::Detail, None),
         Found::Nothing => return refusal(Error::NotFound("Not Found")),
     };
+    if !app.db.is_open() && !endpoint.works_without_database {
+        return (
+            Err(db::Error::Unavailable("the schema is not up to date yet".to_owned()).into()),
+            endpoint.shape,
+            None,
+        );
+    }
     let mut call = Call::new(app, role, request, segments);
     let mut outcome = (endpoint.handler)(&mut call);
     if let (Ok(response), Some(cookie)) = (&mut outcome, call.renewed_cookie.take())

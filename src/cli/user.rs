@@ -101,7 +101,7 @@ fn list(db: &mut Session, limit: i64) -> Result<String, Failure> {
 fn create(db: &mut Session, config: &Config, address: &str, password: Option<&str>) -> Result<String, Failure> {
     let address = email::normalise(address);
     if !email::is_valid(&address) {
-        return Err(Failure(format!("{address} is not an e-mail address")));
+        return Err(Failure(format!("{address:?} is not an e-mail address")));
     }
     let hash = password.map(|password| hash(config, password)).transpose()?;
     let mut transaction = db.transaction()?;
@@ -162,7 +162,7 @@ fn find(db: &mut impl Executor, name: &str) -> Result<User, Failure> {
         true => users::by_email(db, &email::normalise(name))?.map(|(user, _)| user),
         false => users::by_id(db, name)?,
     };
-    found.ok_or_else(|| Failure(format!("there is no account {name}")))
+    found.ok_or_else(|| Failure(format!("there is no account {name:?}")))
 }
 
 fn is_confirmed(user: &User) -> Result<bool, Failure> {

@@ -91,11 +91,14 @@ pub fn insert(
     password_hash: Option<&str>,
     secret_prefix: &str,
 ) -> Result<User, Error> {
+    // A database of the older system has a unique index of its own on the address, whose name may come first.
     const SQL: &str = concat!(
-        "INSERT INTO users AS u (id, email, password_hash, secret) VALUES ($1, $2, $3, $4) RETURNING ",
+        "INSERT INTO users AS u (id, email, password_hash, secret) VALUES ($1, $2, $3, $4) \
+         ON CONFLICT (email) DO NOTHING RETURNING ",
         columns!()
     );
-    from_row(&db.query_one(SQL, &[&id, &email, &password_hash, &secret_prefix])?)
+    let row = db.query_opt(SQL, &[&id, &email, &password_hash, &secret_prefix])?;
+    from_row(&row.ok_or_else(|| Error::Unique(EMAIL_KEY.to_owned()))?)
 }
 
 /// The constraint that keeps an address from being used twice.
@@ -127,6 +130,24 @@ pub fn by_email(db: &mut impl Executor, email: &str) -> Result<Option<(User, Opt
 pub fn password_hash(db: &mut impl Executor, id: &str) -> Result<Option<String>, Error> {
     let row = db.query_opt("SELECT password_hash FROM users WHERE id = $1", &[&id])?;
     row.map_or(Ok(None), |row| Ok(row.try_get(0)?))
+}
+
+/// Locks the account until the transaction ends, before any of its keys: whoever wants both takes them in this order.
+/// Whether it exists.
+///
+/// # Errors
+/// See [`Error`].
+pub fn lock(db: &mut impl Executor, id: &str) -> Result<bool, Error> {
+    Ok(db.query_opt("SELECT 1 FROM users WHERE id = $1 FOR NO KEY UPDATE", &[&id])?.is_some())
+}
+
+/// As [`lock`], if the account still has this hash.
+///
+/// # Errors
+/// See [`Error`].
+pub fn lock_with_hash(db: &mut impl Executor, id: &str, hash: &str) -> Result<bool, Error> {
+    const SQL: &str = "SELECT 1 FROM users WHERE id = $1 AND password_hash = $2 FOR NO KEY UPDATE";
+    Ok(db.query_opt(SQL, &[&id, &hash])?.is_some())
 }
 
 /// Gives the account another hash, if it still has the `old` one: of two changes at once, one is made. Whether it was.

@@ -7,8 +7,8 @@ use super::sign_in::{INVALID_CREDENTIALS, guarded};
 use super::{Answer, fields};
 use crate::auth::password::Passwords;
 use crate::auth::{Caller, Via};
-use crate::call::{Call, NOT_AUTHENTICATED};
-use crate::error::{Error, Result};
+use crate::call::Call;
+use crate::error::{Error, NOT_AUTHENTICATED, Result};
 use crate::http::{Response, cookie};
 use crate::store::{sessions, users};
 
@@ -94,11 +94,9 @@ fn check_password(call: &Call<'_>, caller: &Caller, password: &str) -> Result<St
     let attempt = guarded(call, &caller.user.email)?;
     let kept = users::password_hash(&mut call.app.db.session()?, &caller.user.id)?;
     let check = call.app.passwords.check(password, kept.as_deref())?;
-    match kept {
-        Some(hash) if check.right => {
-            call.app.throttle.forgive(attempt);
-            Ok(hash)
-        }
-        _ => Err(Error::bad(INVALID_CREDENTIALS)),
-    }
+    let Some(hash) = kept.filter(|_| check.right) else {
+        attempt.failed();
+        return Err(Error::bad(INVALID_CREDENTIALS));
+    };
+    Ok(hash)
 }

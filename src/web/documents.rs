@@ -83,7 +83,9 @@ pub(super) fn micros(time: OffsetDateTime) -> i128 {
 pub(super) fn cursor(text: &str) -> Option<documents::After<'_>> {
     let (micros, id) = text.split_once('_')?;
     let nanos = micros.parse::<i64>().ok().map(|micros| i128::from(micros) * 1000)?;
-    Some((OffsetDateTime::from_unix_timestamp_nanos(nanos).ok()?, id)).filter(|_| !id.contains('\0'))
+    let time = OffsetDateTime::from_unix_timestamp_nanos(nanos).ok()?;
+    // PostgreSQL's times begin later than those of `time`.
+    Some((time, id)).filter(|_| time.year() > 0 && !id.contains('\0'))
 }
 
 /// `GET /api/docs/get?id=`: the owner's, or a public one. To anybody else it does not exist.
@@ -208,7 +210,7 @@ mod tests {
     fn a_cursor_survives_the_way_there_and_back() {
         let (time, id) = cursor("1795341705000120_doc_a_b").unwrap();
         assert_eq!((micros(time), id), (1_795_341_705_000_120, "doc_a_b"));
-        for bad in ["", "x", "_", "x_y", "99999999999999999999_a"] {
+        for bad in ["", "x", "_", "x_y", "99999999999999999999_a", "-300000000000000000_a"] {
             assert!(cursor(bad).is_none(), "{bad}");
         }
     }

@@ -14,6 +14,7 @@ pub(super) mod welcome;
 use std::sync::Arc;
 
 use askama::Template;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 
 use super::Answer;
 use crate::auth::Caller;
@@ -39,11 +40,78 @@ impl Frame {
         Frame { signed_in: caller.is_some(), is_admin: caller.is_some_and(|c| c.user.is_admin), here, notice: None }
     }
 
+<<<<<<< HEAD
     /// With the words for the `done` of the address, if it is one of these.
     fn noticing(mut self, call: &Call<'_>, notices: &[(&str, &'static str)]) -> Frame {
         let done = call.request.query("done").unwrap_or_default();
         self.notice = notices.iter().find(|(code, _)| *code == done).map(|(_, words)| *words);
         self
+=======
+#[derive(Template)]
+#[template(path = "login.html")]
+struct Login {
+    signed_in: bool,
+    error: Option<String>,
+    next: Option<String>,
+}
+
+#[derive(Template)]
+#[template(path = "account.html")]
+struct Account {
+    signed_in: bool,
+    user: User,
+    keys: Vec<ApiKey>,
+    new_secret: Option<String>,
+}
+
+#[derive(Template)]
+#[template(path = "playground.html")]
+struct Playground {
+    signed_in: bool,
+    user: User,
+    documents: Vec<Document>,
+}
+
+/// `GET /`.
+pub(super) fn home(call: &mut Call<'_>) -> Answer {
+    let signed_in = call.optional_caller()?.is_some();
+    page(&Home { signed_in })
+}
+
+/// `GET /signup`.
+pub(super) fn signup(call: &mut Call<'_>) -> Answer {
+    page(&Signup { signed_in: false, error: call.request.query("error"), next: next(call) })
+}
+
+/// `GET /login`.
+pub(super) fn login(call: &mut Call<'_>) -> Answer {
+    page(&Login { signed_in: false, error: call.request.query("error"), next: next(call) })
+}
+
+/// The form of this page once more, with what went wrong, under that status: for now nothing else can be done.
+pub(super) fn form_again(path: &str, e: &Error, next: Option<&str>) -> Answer {
+    let (error, next) = (Some(e.public().into_owned()), next.map(str::to_owned));
+    let mut response = match path {
+        "/signup" => page(&Signup { signed_in: false, error, next })?,
+        _ => page(&Login { signed_in: false, error, next })?,
+    };
+    response.status = StatusCode(e.status());
+    Ok(match e.retry_after() {
+        Some(seconds) => response.header("Retry-After", seconds.to_string()),
+        None => response,
+    })
+}
+
+fn next(call: &Call<'_>) -> Option<String> {
+    call.request.query("next").filter(|next| sign_in::is_local(next))
+}
+
+/// `GET /account`.
+pub(super) fn account(call: &mut Call<'_>) -> Answer {
+    match call.optional_caller()? {
+        Some(caller) => account_page(call, caller.user.clone(), None),
+        None => Ok(Response::see_other("/login?next=/account")),
+>>>>>>> main
     }
 }
 
@@ -66,10 +134,13 @@ impl Problem {
     }
 }
 
+/// What is escaped in the path that `next` holds: all that could end it.
+const IN_NEXT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_');
+
 /// Whoever is signed in, or the way to the log-in page, which leads back here.
 fn signed_in(call: &mut Call<'_>) -> Result<std::result::Result<Arc<Caller>, Response>> {
     Ok(call.optional_caller()?.ok_or_else(|| {
-        let next = percent_encoding::utf8_percent_encode(call.request.path(), percent_encoding::NON_ALPHANUMERIC);
+        let next = percent_encoding::utf8_percent_encode(call.request.path(), IN_NEXT);
         Response::see_other(format!("/login?next={next}"))
     }))
 }
@@ -111,7 +182,7 @@ fn asked(call: &Call<'_>, name: &str) -> String {
 }
 
 fn encoded(text: &str) -> String {
-    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+    percent_encoding::utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }
 
 /// How this server is reached, for commands to copy.

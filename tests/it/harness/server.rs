@@ -44,6 +44,11 @@ impl User {
     pub fn program(&self, address: &Address) -> Client {
         address.with_secret(&self.secret)
     }
+
+    /// The user's browser, at another server of the same database.
+    pub fn browser_of(&self, server: &Server) -> Client {
+        server.web.with_cookie(&self.token)
+    }
 }
 
 /// The binary, with nothing of this process's environment that could change what it does.
@@ -81,8 +86,12 @@ impl Server {
         let log = gather(child.stderr.take().unwrap());
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut address = |name: &str| {
-            let line =
-                lines.next().and_then(Result::ok).unwrap_or_else(|| panic!("no {name}: {}", log.lock().unwrap()));
+            let Some(Ok(line)) = lines.next() else {
+                let status = child.wait().unwrap();
+                // What it said last may still be on the way.
+                thread::sleep(Duration::from_millis(200));
+                panic!("no {name}, {status}: {}", log.lock().unwrap())
+            };
             Address(line.strip_prefix(name).unwrap_or_else(|| panic!("{line}")).trim().to_owned())
         };
         let (web, inference, audio) = (address("web"), address("inference"), address("audio"));
@@ -95,6 +104,15 @@ impl Server {
     pub fn wait_until_ready(&self) {
         let client = self.web.anonymous();
         self.wait_until("the server to be ready", || client.get("/readyz").status == 200);
+    }
+
+    /// Waits until it is ready and hears of revocations: only then is a caller taken from memory.
+    pub fn wait_until_listening(&self) {
+        let client = self.web.anonymous();
+        self.wait_until("the server to listen", || {
+            let reply = client.get("/readyz");
+            reply.status == 200 && reply.json()["listening"] == true
+        });
     }
 
     /// Waits for something to become true, and fails the test with the server's log if it does not.
@@ -139,6 +157,13 @@ impl Server {
         assert!(sent.success());
     }
 
+    /// Whether its process has come to an end.
+    pub fn has_ended(&self) -> bool {
+        let state = Command::new("ps").args(["-o", "stat=", "-p", &self.pid().to_string()]).output().unwrap();
+        let state = String::from_utf8_lossy(&state.stdout).trim().to_owned();
+        state.is_empty() || state.starts_with('Z')
+    }
+
     /// Waits for its end; the exit code, -1 after a signal.
     pub fn wait(mut self) -> i32 {
         self.child.wait().unwrap().code().unwrap_or(-1)
@@ -159,7 +184,7 @@ impl Drop for Server {
     }
 }
 
-fn gather(mut stream: impl Read + Send + 'static) -> Arc<Mutex<String>> {
+pub(super) fn gather(mut stream: impl Read + Send + 'static) -> Arc<Mutex<String>> {
     let log = Arc::new(Mutex::new(String::new()));
     let shared = log.clone();
     thread::spawn(move || {
