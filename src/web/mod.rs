@@ -57,7 +57,17 @@ fn page_routes() -> Vec<Route<Endpoint>> {
     use Method::{Get, Post};
     use pages::{account, admin, admin_user, documents, editor, playground, reference, welcome};
     assets::prepare();
-    vec![
+    // What explains an outage must not need the database.
+    let needs_no_database = [
+        route(Get, "/docs", reference::show),
+        route(Get, "/openapi.json", reference::openapi),
+        route(Get, "/assets/{name}", assets::serve),
+    ]
+    .map(|mut route| {
+        route.handler.works_without_database = true;
+        route
+    });
+    let mut routes = vec![
         route(Get, "/", welcome::home),
         route(Get, "/signup", welcome::signup),
         route(Get, "/login", welcome::login),
@@ -81,8 +91,6 @@ fn page_routes() -> Vec<Route<Endpoint>> {
         route(Get, "/public/{id}", editor::public),
         route(Get, "/playground", playground::show),
         route(Post, "/playground", playground::write_document),
-        route(Get, "/docs", reference::show),
-        route(Get, "/openapi.json", reference::openapi),
         route(Get, "/admin", admin::overview),
         route(Get, "/admin/users", admin::users),
         route(Get, "/admin/audit", admin::audit),
@@ -91,8 +99,9 @@ fn page_routes() -> Vec<Route<Endpoint>> {
         route(Post, "/admin/users/{id}/restore", admin_user::restore),
         route(Post, "/admin/users/{id}/sessions", admin_user::end_sessions),
         route(Post, "/admin/users/{id}/keys", admin_user::revoke_key),
-        route(Get, "/assets/{name}", assets::serve),
-    ]
+    ];
+    routes.extend(needs_no_database);
+    routes
 }
 
 /// What a browser is shown where a script is told `e` by `reply`.

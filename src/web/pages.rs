@@ -40,78 +40,11 @@ impl Frame {
         Frame { signed_in: caller.is_some(), is_admin: caller.is_some_and(|c| c.user.is_admin), here, notice: None }
     }
 
-<<<<<<< HEAD
     /// With the words for the `done` of the address, if it is one of these.
     fn noticing(mut self, call: &Call<'_>, notices: &[(&str, &'static str)]) -> Frame {
         let done = call.request.query("done").unwrap_or_default();
         self.notice = notices.iter().find(|(code, _)| *code == done).map(|(_, words)| *words);
         self
-=======
-#[derive(Template)]
-#[template(path = "login.html")]
-struct Login {
-    signed_in: bool,
-    error: Option<String>,
-    next: Option<String>,
-}
-
-#[derive(Template)]
-#[template(path = "account.html")]
-struct Account {
-    signed_in: bool,
-    user: User,
-    keys: Vec<ApiKey>,
-    new_secret: Option<String>,
-}
-
-#[derive(Template)]
-#[template(path = "playground.html")]
-struct Playground {
-    signed_in: bool,
-    user: User,
-    documents: Vec<Document>,
-}
-
-/// `GET /`.
-pub(super) fn home(call: &mut Call<'_>) -> Answer {
-    let signed_in = call.optional_caller()?.is_some();
-    page(&Home { signed_in })
-}
-
-/// `GET /signup`.
-pub(super) fn signup(call: &mut Call<'_>) -> Answer {
-    page(&Signup { signed_in: false, error: call.request.query("error"), next: next(call) })
-}
-
-/// `GET /login`.
-pub(super) fn login(call: &mut Call<'_>) -> Answer {
-    page(&Login { signed_in: false, error: call.request.query("error"), next: next(call) })
-}
-
-/// The form of this page once more, with what went wrong, under that status: for now nothing else can be done.
-pub(super) fn form_again(path: &str, e: &Error, next: Option<&str>) -> Answer {
-    let (error, next) = (Some(e.public().into_owned()), next.map(str::to_owned));
-    let mut response = match path {
-        "/signup" => page(&Signup { signed_in: false, error, next })?,
-        _ => page(&Login { signed_in: false, error, next })?,
-    };
-    response.status = StatusCode(e.status());
-    Ok(match e.retry_after() {
-        Some(seconds) => response.header("Retry-After", seconds.to_string()),
-        None => response,
-    })
-}
-
-fn next(call: &Call<'_>) -> Option<String> {
-    call.request.query("next").filter(|next| sign_in::is_local(next))
-}
-
-/// `GET /account`.
-pub(super) fn account(call: &mut Call<'_>) -> Answer {
-    match call.optional_caller()? {
-        Some(caller) => account_page(call, caller.user.clone(), None),
-        None => Ok(Response::see_other("/login?next=/account")),
->>>>>>> main
     }
 }
 
@@ -178,7 +111,7 @@ const NOT_HERE: &str = "There is nothing at this address";
 fn asked(call: &Call<'_>, name: &str) -> String {
     let text = call.request.query(name).unwrap_or_default();
     let text = text.trim();
-    if text.contains('\0') || text.len() > 500 { String::new() } else { text.to_owned() }
+    if text.contains('\0') || text.len() > 4000 { String::new() } else { text.to_owned() }
 }
 
 fn encoded(text: &str) -> String {

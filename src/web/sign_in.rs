@@ -20,7 +20,7 @@ pub(super) const INVALID_CREDENTIALS: &str = "Invalid credentials";
 pub(super) const INVALID_EMAIL: &str = "Enter a valid e-mail address";
 
 /// The words for two passwords that ought to be one.
-pub(super) const DIFFERENT_PASSWORDS: &str = "The two passwords are not the same";
+pub(super) const DIFFERENT_PASSWORDS: &str = "The two passwords differ";
 
 /// The words for an account that is kept out.
 pub(super) const SUSPENDED: &str = "This account is suspended";
@@ -37,52 +37,25 @@ const CHECKS: usize = 3;
 /// `POST /api/signup`: makes an account, or signs in where the address has one and the password is right.
 pub(super) fn signup(call: &mut Call<'_>) -> Answer {
     call.check_same_site()?;
-<<<<<<< HEAD
-    let (sent, next) = credentials(call)?;
-    let outcome = match sent.is_confirmed {
-        true => register(call, &sent.email, &sent.password),
-        false => Err(Error::bad(DIFFERENT_PASSWORDS)),
-    };
-    finish(call, outcome, "/signup", next.as_deref())
-=======
     let given = credentials(call)?;
     let outcome = match given.is_confirmed {
         true => register(call, &given.email, &given.password),
-        false => Err(Error::bad("The two passwords differ")),
+        false => Err(Error::bad(DIFFERENT_PASSWORDS)),
     };
     finish(call, outcome, "/signup", given.next.as_deref())
->>>>>>> main
 }
 
 /// `POST /api/login`.
 pub(super) fn login(call: &mut Call<'_>) -> Answer {
     call.check_same_site()?;
-<<<<<<< HEAD
-    let (sent, next) = credentials(call)?;
-    let outcome = sign_in(call, &sent.email, &sent.password);
-    finish(call, outcome, "/login", next.as_deref())
-=======
     let given = credentials(call)?;
     let outcome = sign_in(call, &given.email, &given.password);
     finish(call, outcome, "/login", given.next.as_deref())
->>>>>>> main
 }
 
 /// An account and the cookie of its new session.
 type SignedIn = (User, String);
 
-<<<<<<< HEAD
-/// What was typed into the form.
-struct Credentials {
-    email: String,
-    password: String,
-    /// Whether the password was typed the same a second time, where the form asked for that.
-    is_confirmed: bool,
-}
-
-/// What was typed, and where to go next.
-fn credentials(call: &mut Call<'_>) -> Result<(Credentials, Option<String>)> {
-=======
 /// What a person typed.
 struct Given {
     email: String,
@@ -93,20 +66,12 @@ struct Given {
 }
 
 fn credentials(call: &mut Call<'_>) -> Result<Given> {
->>>>>>> main
     let fields = fields(call)?;
     fields.require(&["email", "password"])?;
     let (email, password) = (email::normalise(fields.text("email")?), fields.text("password")?.to_owned());
     let is_confirmed = fields.optional_text("password_confirm")?.is_none_or(|again| again == password);
     let next = fields.optional_text("next")?.filter(|next| is_local(next)).map(str::to_owned);
-<<<<<<< HEAD
-    let password = fields.text("password")?;
-    let is_confirmed = fields.optional_text("password_confirm")?.is_none_or(|again| again == password);
-    let email = email::normalise(fields.text("email")?);
-    Ok((Credentials { email, password: password.to_owned(), is_confirmed }, next))
-=======
     Ok(Given { email, password, is_confirmed, next })
->>>>>>> main
 }
 
 fn register(call: &Call<'_>, email: &str, password: &str) -> Result<SignedIn> {
@@ -142,27 +107,6 @@ fn create(call: &Call<'_>, email: &str, hash: &str) -> Result<SignedIn> {
 
 fn sign_in(call: &Call<'_>, email: &str, password: &str) -> Result<SignedIn> {
     let attempt = guarded(call, email)?;
-<<<<<<< HEAD
-    let found = users::by_email(&mut call.app.db.session()?, email)?;
-    let kept = found.as_ref().and_then(|(_, hash)| hash.as_deref());
-    let check = call.app.passwords.check(password, kept)?;
-    let Some((user, Some(hash))) = found.filter(|_| check.right) else {
-        return Err(Error::bad(INVALID_CREDENTIALS));
-    };
-    call.app.throttle.forgive(attempt);
-    let token = new_session_token()?;
-    let mut session = call.app.db.session()?;
-    if users::is_suspended(&mut session, &user.id)? {
-        return Err(Error::Forbidden(SUSPENDED));
-    }
-    if let Some(better) = &check.better_hash {
-        users::replace_password_hash(&mut session, &user.id, &hash, better)?;
-    }
-    match insert_session(call, &mut session, &user.id, &token) {
-        // Deleted a moment ago.
-        Err(Error::Database(db::Error::ForeignKey(_))) => Err(Error::bad(INVALID_CREDENTIALS)),
-        done => done.map(|()| (user, cookie::session(token.reveal(), call.app.config.is_https()))),
-=======
     for _ in 0..CHECKS {
         let found = users::by_email(&mut call.app.db.session()?, email)?;
         let kept = found.as_ref().and_then(|(_, hash)| hash.as_deref());
@@ -174,7 +118,6 @@ fn sign_in(call: &Call<'_>, email: &str, password: &str) -> Result<SignedIn> {
         if let Some(cookie) = open_session(call, &user.id, &hash, check.better_hash.as_deref())? {
             return Ok((user, cookie));
         }
->>>>>>> main
     }
     Err(Error::Busy)
 }
@@ -189,7 +132,7 @@ fn open_session(call: &Call<'_>, user_id: &str, hash: &str, better_hash: Option<
         return Ok(None);
     }
     if users::is_suspended(&mut transaction, user_id)? {
-        return Err(Error::Forbidden("This account is suspended"));
+        return Err(Error::Forbidden(SUSPENDED));
     }
     if let Some(better) = better_hash {
         users::replace_password_hash(&mut transaction, user_id, hash, better)?;
@@ -236,7 +179,7 @@ fn finish(call: &Call<'_>, outcome: Result<SignedIn>, page: &str, next: Option<&
                 log::warn!("{page} failed: {e}");
             }
             if e.retry_after().is_some() {
-                return pages::form_again(page, &e, next);
+                return pages::welcome::form_again(page, &e, next);
             }
             let words = e.public();
             let mut target = format!("{page}?error={}", encode(&words));

@@ -112,7 +112,7 @@ fn an_invented_error_is_not_repeated_and_next_stays_here() {
     assert!(page.contains("name=\"next\" value=\"/documents\""));
     let form = [("email", "a@x"), ("password", PASSWORD), ("password_confirm", "another one")];
     let reply = anonymous.form("/api/signup", &form).expect(303);
-    assert_eq!(reply.header("location"), Some("/signup?error=The%20two%20passwords%20are%20not%20the%20same"));
+    assert_eq!(reply.header("location"), Some("/signup?error=The%20two%20passwords%20differ"));
     assert_eq!(db.count("SELECT count(*) FROM users"), 0);
 }
 

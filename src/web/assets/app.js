@@ -66,7 +66,7 @@ for (const form of all("#login-form, #signup-form")) {
     clear();
     const { email, password, password_confirm: again, next } = form.elements;
     if (again && again.value !== password.value) {
-      say(form, "password_confirm", "The two passwords are not the same").focus();
+      say(form, "password_confirm", "The two passwords differ").focus();
       return;
     }
     const button = form.querySelector("button[type=submit]");

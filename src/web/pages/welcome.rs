@@ -4,6 +4,7 @@ use askama::Template;
 
 use super::{Frame, page, web_address};
 use crate::call::Call;
+use crate::error::Error;
 use crate::web::{Answer, sign_in};
 
 #[derive(Template)]
@@ -54,8 +55,11 @@ const KNOWN: [&str; 9] = [
 ];
 
 impl Errors {
-    fn of(call: &Call<'_>) -> Errors {
-        let Some(error) = call.request.query("error") else { return Errors::default() };
+    fn asked(call: &Call<'_>) -> Errors {
+        call.request.query("error").map_or_else(Errors::default, |error| Errors::of(&error))
+    }
+
+    fn of(error: &str) -> Errors {
         let known = KNOWN.iter().copied().find(|words| *words == error).unwrap_or("That did not work. Try again");
         let mut errors = Errors::default();
         match known {
@@ -85,12 +89,25 @@ pub(in crate::web) fn home(call: &mut Call<'_>) -> Answer {
 
 /// `GET /signup`.
 pub(in crate::web) fn signup(call: &mut Call<'_>) -> Answer {
-    page(200, &Signup { frame: Frame::new(None, "signup"), errors: Errors::of(call), next: next(call) })
+    page(200, &Signup { frame: Frame::new(None, "signup"), errors: Errors::asked(call), next: next(call) })
 }
 
 /// `GET /login`.
 pub(in crate::web) fn login(call: &mut Call<'_>) -> Answer {
-    page(200, &Login { frame: Frame::new(None, "login"), errors: Errors::of(call), next: next(call) })
+    page(200, &Login { frame: Frame::new(None, "login"), errors: Errors::asked(call), next: next(call) })
+}
+
+/// The form of this page once more, with what went wrong, under that status: for now nothing else can be done.
+pub(in crate::web) fn form_again(path: &str, e: &Error, next: Option<&str>) -> Answer {
+    let (errors, next) = (Errors::of(&e.public()), next.map(str::to_owned));
+    let response = match path {
+        "/signup" => page(e.status(), &Signup { frame: Frame::new(None, "signup"), errors, next })?,
+        _ => page(e.status(), &Login { frame: Frame::new(None, "login"), errors, next })?,
+    };
+    Ok(match e.retry_after() {
+        Some(seconds) => response.header("Retry-After", seconds.to_string()),
+        None => response,
+    })
 }
 
 fn next(call: &Call<'_>) -> Option<String> {
