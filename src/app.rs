@@ -10,7 +10,9 @@ use crate::auth::revocation::{CHANNEL, Revocations};
 use crate::auth::{Cache, Hasher, LastUsed, Resolver, Throttle, last_used};
 use crate::config::Config;
 use crate::db::{self, Database, listen, migrate};
+use crate::engine::Engines;
 use crate::store::{deleted_documents, sessions};
+use crate::usage::{Meter, meter};
 
 /// How often what is long over is deleted.
 const CLEAN_EVERY: Duration = Duration::from_secs(3600);
@@ -35,9 +37,13 @@ pub struct App {
     pub passwords: Passwords,
     /// Holds guessers of passwords back.
     pub throttle: Throttle,
+    /// Model servers.
+    pub engines: Engines,
+    /// Charges for work.
+    pub meter: Arc<Meter>,
     last_used: Arc<LastUsed>,
-    /// Past a pooler, where there is one.
-    direct: postgres::Config,
+    migrate_at: postgres::Config,
+    listen_at: postgres::Config,
     stopped: Arc<AtomicBool>,
 }
 
@@ -47,31 +53,36 @@ impl App {
     /// # Errors
     /// A thread cannot be started, in words for the operator.
     pub fn new(config: Config, name: &str) -> Result<Arc<App>, String> {
-        let connection = db::config(&config.database_url, name)?;
-        let db = Database::new(connection, !config.is_pooled, config.pool_size);
-        let direct = db::config(&config.database_listen_url, name)?;
+        let db = Database::new(db::config(&config.database_url, name)?, !config.is_pooled, config.pool_size);
+        let migrate_at = db::config(config.direct_url(), name)?;
+        let listen_at = db::config(&config.database_listen_url, &format!("{name}-listen"))?;
         let cache = Arc::new(Cache::new(config.cache_size));
         let last_used = LastUsed::new();
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let peppers = Peppers { current: config.password_pepper.clone(), bcrypt: config.bcrypt_pepper.clone() };
+        let charges = meter::database(config.direct_url(), &format!("{name}-charges"))?;
+        let meter = Meter::new(charges, config.journal_dir.clone(), config.journal_max_bytes);
         Ok(Arc::new(App {
             resolver: Resolver::new(db.clone(), cache.clone(), last_used.clone(), config.auth_grace),
             passwords: Passwords::new(Hasher::new(cores)?, peppers)?,
             throttle: Throttle::default(),
+            meter,
+            engines: Engines::new(&config),
             config,
             db,
             cache,
             last_used,
-            direct,
+            migrate_at,
+            listen_at,
             stopped: Arc::new(AtomicBool::new(false)),
         }))
     }
 
-    /// Starts what runs beside the servers: the migration, the listener, the writer of last-used stamps.
+    /// Starts what runs beside the servers: the migration, the listener, the meter, the writer of last-used stamps.
     ///
     /// # Errors
     /// A thread cannot be started.
-    pub fn start(self: &Arc<App>, name: &str) -> Result<(), String> {
+    pub fn start(self: &Arc<App>) -> Result<(), String> {
         let spawn = |name: &str, work: fn(&App)| {
             let app = self.clone();
             let thread = thread::Builder::new().name(name.to_owned());
@@ -79,15 +90,14 @@ impl App {
         };
         spawn("migrate", App::migrate)?;
         spawn("background", App::work_in_background)?;
-        let mut listen_config = self.direct.clone();
-        listen_config.application_name(&format!("{name}-listen"));
+        self.meter.start()?;
         let revocations = Revocations {
             cache: self.cache.clone(),
             db: self.db.clone(),
             stopped: self.stopped.clone(),
             told: AtomicBool::new(false),
         };
-        listen::spawn(listen_config, CHANNEL, revocations).map_err(|e| e.to_string())
+        listen::spawn(self.listen_at.clone(), CHANNEL, revocations).map_err(|e| e.to_string())
     }
 
     /// Brings the schema up to date, trying for as long as it takes, then lets requests at it.
@@ -95,9 +105,10 @@ impl App {
         let mut pause = Duration::from_millis(100);
         let mut said = String::new();
         while !self.is_stopped() {
-            match migrate::migrate(&self.direct) {
+            match migrate::migrate(&self.migrate_at) {
                 Ok(applied) => {
                     log::info!("the schema is up to date ({applied} migrations applied)");
+                    self.meter.open();
                     return self.db.open();
                 }
                 Err(e) => {
@@ -136,6 +147,7 @@ impl App {
     /// Ends the background work and writes what it still holds, unless the database takes too long over it.
     pub fn stop(self: &Arc<App>) {
         self.stopped.store(true, Ordering::Release);
+        self.meter.stop();
         let (app, (done, written)) = (self.clone(), mpsc::channel());
         let write = move || {
             if let Err(e) = app.last_used.write(&app.db) {

@@ -28,7 +28,7 @@ fn liveness(_: &mut Call<'_>) -> Result<Response> {
     Ok(Response::json(200, &json!({"status": "ok"})))
 }
 
-/// The process can do its work: the schema is there and the database answers.
+/// The process can do its work: the schema is there and the database answers. Also how full the journal of charges is.
 fn readiness(call: &mut Call<'_>) -> Result<Response> {
     let app = call.app;
     let reason = if app.db.ping().is_ok() {
@@ -40,10 +40,21 @@ fn readiness(call: &mut Call<'_>) -> Result<Response> {
     } else {
         Some("the database does not answer")
     };
+    let charges = app.meter.stats();
+    let journal = json!({
+        "bytes": charges.journal_bytes,
+        "max_bytes": charges.journal_max_bytes,
+        "charges": charges.journal_charges,
+        "has_room": charges.has_journal_room,
+    });
     Ok(match reason {
-        None => Response::json(200, &json!({"status": "ready", "listening": app.cache.is_listening()})),
+        None => {
+            let listening = app.cache.is_listening();
+            Response::json(200, &json!({"status": "ready", "listening": listening, "journal": journal}))
+        }
         Some(reason) => {
-            Response::json(503, &json!({"status": "unavailable", "reason": reason})).header("Retry-After", "1")
+            let body = json!({"status": "unavailable", "reason": reason, "journal": journal});
+            Response::json(503, &body).header("Retry-After", "1")
         }
     })
 }

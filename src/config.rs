@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -43,7 +44,11 @@ const WEB_ADDR: Variable =
     variable("WEB_ADDR", "127.0.0.1:8083", "where the web server listens; port 0 takes a free one");
 const INFERENCE_ADDR: Variable = variable("INFERENCE_ADDR", "127.0.0.1:9909", "where the inference server listens");
 const AUDIO_ADDR: Variable = variable("AUDIO_ADDR", "127.0.0.1:9910", "where the audio server listens");
-const POOL_SIZE: Variable = variable("POOL_SIZE", "16", "database connections of this process, 1 to 1000");
+const POOL_SIZE: Variable = variable(
+    "POOL_SIZE",
+    "16",
+    "database connections of this process, 1 to 1000, beside two for charges and one that listens",
+);
 const WORKERS: Variable = variable("WORKERS", "0", "threads that run at once; 0 is one a core");
 const MAX_WAITING: Variable =
     variable("MAX_WAITING", "512", "requests that may wait (for a hash, a connection, an upstream) before 503");
@@ -57,6 +62,16 @@ const REUSE_PORT: Variable = variable(
 const CACHE_SIZE: Variable = variable("CACHE_SIZE", "100000", "callers remembered");
 const AUTH_GRACE: Variable =
     variable("AUTH_GRACE", "300", "seconds that known callers go on while the database is away");
+const JOURNAL_DIR: Variable = variable(
+    "JOURNAL_DIR",
+    "journal",
+    "a folder on a local disk for charges made while the database is away; servers of one machine share it",
+);
+const JOURNAL_MAX_BYTES: Variable = variable(
+    "JOURNAL_MAX_BYTES",
+    "1073741824",
+    "bytes of charges that one process may keep there, 1048576 or more; further work gets 503",
+);
 const PASSWORD_PEPPER: Variable =
     variable("PASSWORD_PEPPER", "", "a secret mixed into every password hash; a lost one makes all passwords useless");
 const BCRYPT_PEPPER: Variable =
@@ -67,6 +82,34 @@ const TRUSTED_PROXIES: Variable =
     variable("TRUSTED_PROXIES", "", "addresses and networks whose X-Forwarded-For is believed, comma-separated");
 const CORS_ORIGINS: Variable =
     variable("CORS_ORIGINS", "", "origins whose pages may call the servers, comma-separated; nobody's by default");
+const INFERENCE_URL: Variable = variable(
+    "INFERENCE_URL",
+    "",
+    "model servers for text that speak OpenAI's protocol, such as http://127.0.0.1:8000; comma-separated",
+);
+const EMBEDDINGS_URL: Variable = variable("EMBEDDINGS_URL", "", "model servers for embeddings, comma-separated");
+const TRANSCRIBE_URL: Variable =
+    variable("TRANSCRIBE_URL", "", "model servers that turn speech to text, comma-separated");
+const SPEECH_URL: Variable = variable("SPEECH_URL", "", "model servers that turn text to speech, comma-separated");
+const INFERENCE_API_KEY: Variable = variable("INFERENCE_API_KEY", "", "sent to INFERENCE_URL as a bearer token");
+const EMBEDDINGS_API_KEY: Variable = variable("EMBEDDINGS_API_KEY", "", "sent to EMBEDDINGS_URL as a bearer token");
+const TRANSCRIBE_API_KEY: Variable = variable("TRANSCRIBE_API_KEY", "", "sent to TRANSCRIBE_URL as a bearer token");
+const SPEECH_API_KEY: Variable = variable("SPEECH_API_KEY", "", "sent to SPEECH_URL as a bearer token");
+const INFERENCE_MODEL: Variable =
+    variable("INFERENCE_MODEL", "", "the model of requests that name none; by default the first that the server lists");
+const EMBEDDINGS_MODEL: Variable = variable("EMBEDDINGS_MODEL", "", "the same for embeddings");
+const TRANSCRIBE_MODEL: Variable = variable("TRANSCRIBE_MODEL", "", "the same for speech to text");
+const SPEECH_MODEL: Variable = variable("SPEECH_MODEL", "", "the same for text to speech");
+const UPSTREAM_CONNECT_TIMEOUT: Variable =
+    variable("UPSTREAM_CONNECT_TIMEOUT", "5", "seconds to connect to a model server");
+const UPSTREAM_TIMEOUT: Variable =
+    variable("UPSTREAM_TIMEOUT", "600", "seconds that a call of a model server may take, its whole reply included");
+const AUDIO_URL_ALLOW: Variable = variable(
+    "AUDIO_URL_ALLOW",
+    "",
+    "networks that audio_url may reach although they are not public, comma-separated; what answers there can be read \
+     by every user, so on a public service leave it empty",
+);
 const LOG_LEVEL: Variable =
     variable("LOG_LEVEL", "info", "off, error, warn, info (one line a request), debug or trace");
 const LOG_FORMAT: Variable = variable("LOG_FORMAT", "text", "text or json, on standard error");
@@ -92,6 +135,23 @@ pub const VARIABLES: &[Variable] = &[
     REUSE_PORT,
     CACHE_SIZE,
     AUTH_GRACE,
+    JOURNAL_DIR,
+    JOURNAL_MAX_BYTES,
+    INFERENCE_URL,
+    INFERENCE_API_KEY,
+    INFERENCE_MODEL,
+    EMBEDDINGS_URL,
+    EMBEDDINGS_API_KEY,
+    EMBEDDINGS_MODEL,
+    TRANSCRIBE_URL,
+    TRANSCRIBE_API_KEY,
+    TRANSCRIBE_MODEL,
+    SPEECH_URL,
+    SPEECH_API_KEY,
+    SPEECH_MODEL,
+    UPSTREAM_CONNECT_TIMEOUT,
+    UPSTREAM_TIMEOUT,
+    AUDIO_URL_ALLOW,
     LOG_LEVEL,
     LOG_FORMAT,
 ];
@@ -103,6 +163,26 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// The model servers for one purpose.
+#[derive(Clone, Default)]
+pub struct EngineConfig {
+    /// The variable that names them.
+    pub variable: &'static str,
+    /// Their addresses, without `/v1` and without a slash at the end. None: there is no such engine.
+    pub urls: Vec<String>,
+    /// Sent to each as a bearer token. A secret.
+    pub api_key: Option<String>,
+    /// The model of requests that name none.
+    pub model: Option<String>,
+}
+
+/// Everything but the key.
+impl fmt::Debug for EngineConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EngineConfig").field("urls", &self.urls).field("model", &self.model).finish_non_exhaustive()
+    }
 }
 
 /// The settings.
@@ -134,6 +214,10 @@ pub struct Config {
     pub cache_size: usize,
     /// How long known callers go on while the database is away.
     pub auth_grace: Duration,
+    /// Where charges are kept while the database is away.
+    pub journal_dir: PathBuf,
+    /// How many bytes of them this process may keep.
+    pub journal_max_bytes: u64,
     /// Mixed into password hashes.
     pub password_pepper: String,
     /// Mixed into the bcrypt hashes of the older system.
@@ -144,6 +228,22 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     /// Whose pages may call the servers.
     pub cors_origins: Vec<String>,
+    /// The model servers for text.
+    pub inference: EngineConfig,
+    /// The model servers for embeddings.
+    pub embeddings: EngineConfig,
+    /// The model servers that turn speech to text.
+    pub transcribe: EngineConfig,
+    /// The model servers that turn text to speech.
+    pub speech: EngineConfig,
+    /// How long connecting to a model server may take.
+    pub upstream_connect_timeout: Duration,
+    /// How long a whole call of a model server may take.
+    pub upstream_timeout: Duration,
+    /// Networks that `audio_url` may reach although they are not public.
+    pub audio_url_allow: Vec<IpNet>,
+    /// Whether the built-in engine answers where no model server is configured. Set by the command line.
+    pub demo_engine: bool,
     /// The least severity that is logged.
     pub log_level: LevelFilter,
     /// How log lines are written.
@@ -229,11 +329,21 @@ impl Config {
             reuse_port: source.parsed(&REUSE_PORT, |v| v.parse().map_err(|_| "true or false is needed".to_owned()))?,
             cache_size: source.number(&CACHE_SIZE, 1, 100_000_000)?,
             auth_grace: Duration::from_secs(source.number(&AUTH_GRACE, 0, 86_400)?),
+            journal_dir: source.parsed(&JOURNAL_DIR, |value| Ok(PathBuf::from(value)))?,
+            journal_max_bytes: source.number(&JOURNAL_MAX_BYTES, 1 << 20, 1 << 40)?,
             bcrypt_pepper: source.optional(&BCRYPT_PEPPER).unwrap_or_else(|| password_pepper.clone()),
             password_pepper,
             public_url: source.parsed(&PUBLIC_URL, public_url)?,
             trusted_proxies: source.parsed(&TRUSTED_PROXIES, networks)?,
             cors_origins: source.parsed(&CORS_ORIGINS, origins)?,
+            inference: engine(&source, &INFERENCE_URL, &INFERENCE_API_KEY, &INFERENCE_MODEL)?,
+            embeddings: engine(&source, &EMBEDDINGS_URL, &EMBEDDINGS_API_KEY, &EMBEDDINGS_MODEL)?,
+            transcribe: engine(&source, &TRANSCRIBE_URL, &TRANSCRIBE_API_KEY, &TRANSCRIBE_MODEL)?,
+            speech: engine(&source, &SPEECH_URL, &SPEECH_API_KEY, &SPEECH_MODEL)?,
+            upstream_connect_timeout: Duration::from_secs(source.number(&UPSTREAM_CONNECT_TIMEOUT, 1, 3600)?),
+            upstream_timeout: Duration::from_secs(source.number(&UPSTREAM_TIMEOUT, 1, 86_400)?),
+            audio_url_allow: source.parsed(&AUDIO_URL_ALLOW, networks)?,
+            demo_engine: false,
             log_level: source
                 .parsed(&LOG_LEVEL, |v| v.parse().map_err(|_| "off, error, warn, info, debug or trace".to_owned()))?,
             log_format: source.parsed(&LOG_FORMAT, |value| match value {
@@ -242,6 +352,12 @@ impl Config {
                 _ => Err("text or json is needed".to_owned()),
             })?,
         })
+    }
+
+    /// The database itself, past a pooler, for what belongs to a connection: the lock of a migration, the settings of the
+    /// connection that charges.
+    pub fn direct_url(&self) -> &str {
+        if self.is_pooled { &self.database_listen_url } else { &self.database_url }
     }
 
     /// Whether browsers reach the web server by https.
@@ -270,6 +386,39 @@ fn database_url(source: &Source<'_>, variable: &Variable, default: &str) -> Resu
     match url.parse::<postgres::Config>() {
         Ok(_) => Ok(url),
         Err(_) => Err(ConfigError(format!("{}: not a PostgreSQL URL such as {}", variable.name, DATABASE_URL.default))),
+    }
+}
+
+fn engine(
+    source: &Source<'_>,
+    urls: &Variable,
+    api_key: &Variable,
+    model: &Variable,
+) -> Result<EngineConfig, ConfigError> {
+    let api_key = source.optional(api_key).map(|key| (api_key.name, key.trim().to_owned()));
+    // A key goes into a header, and into no error.
+    if let Some((name, key)) = &api_key
+        && !key.bytes().all(|b| b.is_ascii_graphic())
+    {
+        return Err(ConfigError(format!("{name}: a key has no blanks and no control characters")));
+    }
+    Ok(EngineConfig {
+        variable: urls.name,
+        urls: source.parsed(urls, |value| list(value).map(engine_url).collect())?,
+        api_key: api_key.map(|(_, key)| key),
+        model: source.optional(model).map(|model| model.trim().to_owned()),
+    })
+}
+
+/// With or without the `/v1` that all paths start with.
+fn engine_url(value: &str) -> Result<String, String> {
+    let base = value.trim_end_matches('/');
+    let base = base.strip_suffix("/v1").unwrap_or(base);
+    let host = base.strip_prefix("https://").or_else(|| base.strip_prefix("http://")).unwrap_or("");
+    let sane = base.bytes().all(|b| b.is_ascii_graphic() && !b"\"<>\\^`{|}?#@".contains(&b));
+    match !host.is_empty() && !host.starts_with('/') && sane && base.parse::<ureq::http::Uri>().is_ok() {
+        true => Ok(base.to_owned()),
+        false => Err("addresses such as http://127.0.0.1:8000, without a user name, are needed".to_owned()),
     }
 }
 
@@ -342,9 +491,15 @@ mod tests {
             ("WEB_ADDR", "everywhere"),
             ("POOL_SIZE", "0"),
             ("POOL_SIZE", "many"),
+            ("JOURNAL_MAX_BYTES", "1000"),
             ("TRUSTED_PROXIES", "10.0.0.0/8, nonsense"),
             ("PUBLIC_URL", "ftp://x"),
             ("PUBLIC_URL", "https://x/path"),
+            ("INFERENCE_URL", "localhost:8000"),
+            ("INFERENCE_URL", "http://a, ftp://b"),
+            ("SPEECH_URL", "http://user:pass@host"),
+            ("UPSTREAM_TIMEOUT", "0"),
+            ("AUDIO_URL_ALLOW", "loopback"),
             ("LOG_LEVEL", "loud"),
             ("LOG_FORMAT", "xml"),
         ] {
@@ -361,6 +516,16 @@ mod tests {
         }
         let config = read(&[("DATABASE_URL", "postgresql://u:hunter2@h/d"), ("PASSWORD_PEPPER", "hunter2")]).unwrap();
         assert!(!format!("{config:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn engines_may_be_several_and_their_keys_are_hidden() {
+        let config =
+            read(&[("INFERENCE_URL", "http://a:1/v1/, https://b/x"), ("INFERENCE_API_KEY", "hunter2")]).unwrap();
+        assert_eq!(config.inference.urls, ["http://a:1", "https://b/x"]);
+        assert!(config.speech.urls.is_empty() && !format!("{:?}", config.inference).contains("hunter2"));
+        let text = read(&[("SPEECH_API_KEY", "hunter 2")]).unwrap_err().to_string();
+        assert!(text.starts_with("SPEECH_API_KEY") && !text.contains("hunter"), "{text}");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 pub mod blocking;
 pub mod http;
+pub mod wav;
 
 pub mod config;
 
@@ -20,13 +21,17 @@ pub mod logging;
 pub mod error;
 
 pub mod auth;
+pub mod usage;
 
 pub mod accounts;
+
+pub mod engine;
 
 pub mod app;
 
 pub mod call;
 
+pub mod gateway;
 pub mod openapi;
 
 pub mod audio;

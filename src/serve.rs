@@ -48,8 +48,11 @@ pub fn run(config: Config, roles: &[Role]) -> Result<(), String> {
     let addresses = listen(&mut server, &app, roles)?;
     let handle = server.handle();
     on_signal(move || handle.stop())?;
-    app.start(&name)?;
+    app.start()?;
     announce(&addresses);
+    if app.config.demo_engine {
+        announce_demo(&app);
+    }
     server.run().map_err(|e| e.to_string())?;
     app.stop();
     log::info!("stopped");
@@ -131,6 +134,27 @@ fn announce(addresses: &[(Role, SocketAddr)]) {
     let _ = output.write_all(text.as_bytes()).and_then(|()| output.flush());
 }
 
+/// Nobody is to take the demo engine for a model.
+fn announce_demo(app: &App) {
+    use std::io::Write;
+    let config = &app.config;
+    let engines = [&config.inference, &config.embeddings, &config.transcribe, &config.speech];
+    let missing: Vec<_> =
+        engines.iter().filter(|engine| engine.urls.is_empty()).map(|engine| engine.variable).collect();
+    if missing.is_empty() {
+        return;
+    }
+    let names = missing.join(", ");
+    log::warn!("THE DEMO ENGINE ANSWERS, there is no model; set {names} to change that");
+    let line = "*".repeat(78);
+    let text = format!(
+        "\n{line}\n*\n*   D E M O   E N G I N E\n*\n*   There is no model here: answers are made up.\n\
+         *   Set {names}\n*   to the addresses of model servers.\n*\n{line}\n"
+    );
+    let mut output = std::io::stdout().lock();
+    let _ = output.write_all(text.as_bytes()).and_then(|()| output.flush());
+}
+
 /// What answers the requests of one role's server.
 pub fn handler(app: Arc<App>, role: Role) -> server::Handler {
     let router = Router::new(routes(role));
@@ -171,7 +195,12 @@ fn answer(app: &App, role: Role, router: &Router<Endpoint>, ids: &RequestIds, re
 type Dispatched = (crate::error::Result<Response>, Shape, Option<String>);
 
 fn dispatch(app: &App, role: Role, router: &Router<Endpoint>, request: &mut Request) -> Dispatched {
-    let refusal = |e| (Err(e), Shape::Detail, None);
+    // Clients of OpenAI's API look for its errors also where there is no route.
+    let shape = match role != Role::Web && request.path().starts_with("/v1/") {
+        true => Shape::OpenAi,
+        false => Shape::Detail,
+    };
+    let refusal = |e| (Err(e), shape, None);
     let (endpoint, segments) = match router.find(request.method(), request.path()) {
         Found::Handler(endpoint, segments) => (*endpoint, segments.into_iter().map(str::to_owned).collect()),
         Found::WrongMethod(allow) if *request.method() == Method::Options => {

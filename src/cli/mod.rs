@@ -1,6 +1,7 @@
 //! The operator's commands.
 
 mod check_sharing;
+mod price;
 mod user;
 
 use clap::builder::Styles;
@@ -11,6 +12,7 @@ use crate::config::{Config, VARIABLES};
 use crate::db::{self, Database, migrate};
 use crate::error::Error;
 
+pub use price::PriceCommand;
 pub use user::UserCommand;
 
 /// The command line.
@@ -30,6 +32,9 @@ pub enum Command {
     Serve {
         /// The one to run
         role: Option<RoleName>,
+        /// Answer with a built-in engine, which needs no model, wherever no model server is configured
+        #[arg(long)]
+        demo_engine: bool,
     },
     /// Bring the database's tables up to date
     Migrate,
@@ -42,6 +47,9 @@ pub enum Command {
     /// Accounts: list, create, rotate a secret, delete
     #[command(subcommand)]
     User(UserCommand),
+    /// Prices: list, set
+    #[command(subcommand)]
+    Price(PriceCommand),
 }
 
 /// A server, as named on the command line.
@@ -98,6 +106,7 @@ pub fn run(command: &Command, config: &Config) -> Result<String, Failure> {
         Command::Migrate => migrate(config),
         Command::CheckSharing { rounds } => check_sharing::run(config, *rounds),
         Command::User(command) => user::run(command, config),
+        Command::Price(command) => price::run(command, config),
     }
 }
 
@@ -109,8 +118,7 @@ fn migrate(config: &Config) -> Result<String, Failure> {
 }
 
 fn connection(config: &Config) -> Result<postgres::Config, Failure> {
-    // Past a pooler, where there is one: the lock that lets one process migrate belongs to a connection.
-    Ok(db::config(&config.database_listen_url, "textgen-cli")?)
+    Ok(db::config(config.direct_url(), "textgen-cli")?)
 }
 
 /// A database whose tables are up to date.

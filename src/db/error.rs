@@ -17,6 +17,9 @@ pub enum Error {
     /// A foreign key of this name forbids it.
     #[error("foreign key {0} violated")]
     ForeignKey(String),
+    /// A value does not fit where it was to go.
+    #[error("a value does not fit: {0}")]
+    Value(String),
     /// Anything else: a fault of ours.
     #[error("database error: {0}")]
     Other(String),
@@ -41,6 +44,7 @@ impl From<postgres::Error> for Error {
         match fault.code() {
             &SqlState::UNIQUE_VIOLATION => Error::Unique(constraint()),
             &SqlState::FOREIGN_KEY_VIOLATION => Error::ForeignKey(constraint()),
+            code if code.code().starts_with("22") => Error::Value(describe(&e)), // data exception
             code if passes(code) => Error::Unavailable(describe(&e)),
             _ => Error::Other(describe(&e)),
         }

@@ -1,7 +1,7 @@
 //! The values a statement may be given, each with its PostgreSQL type.
 
 use postgres::types::{ToSql, Type};
-use time::OffsetDateTime;
+use time::{Date, OffsetDateTime};
 
 /// A value for a statement. That it knows its type lets a statement be prepared, or sent unprepared, without asking
 /// the server what it expects.
@@ -40,10 +40,12 @@ params! {
     i32 => INT4,
     i64 => INT8,
     f64 => FLOAT8,
+    Date => DATE,
     OffsetDateTime => TIMESTAMPTZ,
     &[u8] => BYTEA,
     Vec<u8> => BYTEA,
     Vec<String> => TEXT_ARRAY,
+    Vec<&str> => TEXT_ARRAY,
     Vec<i64> => INT8_ARRAY,
     Vec<OffsetDateTime> => TIMESTAMPTZ_ARRAY,
 }

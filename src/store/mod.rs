@@ -5,8 +5,10 @@ pub mod audit;
 pub mod deleted_documents;
 pub mod directory;
 pub mod documents;
+pub mod prices;
 pub mod sessions;
 pub mod timestamp;
+pub mod usage;
 pub mod users;
 
 pub use api_keys::ApiKey;

@@ -27,7 +27,7 @@ pub struct User {
     pub secret: String,
     /// Credits left.
     pub free_credits: i32,
-    /// Charges of the month, in micro-dollars.
+    /// Charges since the month began (UTC), in micro-dollars.
     pub charges_monthly: i64,
     /// Instances the person runs.
     pub num_self_hosted_instances: i32,
@@ -53,7 +53,8 @@ impl std::fmt::Debug for User {
 macro_rules! columns {
     () => {
         "u.id, u.email, u.name, u.profile_url, u.photo_url, u.is_subscribed, u.stripe_id, u.secret, u.free_credits, \
-         u.charges_monthly, u.num_self_hosted_instances, u.created, u.updated, u.is_admin"
+         CASE WHEN u.charges_month >= date_trunc('month', now() AT TIME ZONE 'UTC')::date \
+              THEN u.charges_monthly ELSE 0 END, u.num_self_hosted_instances, u.created, u.updated, u.is_admin"
     };
 }
 pub(super) use columns;

@@ -7,6 +7,7 @@ mod keys;
 mod pages;
 mod sessions;
 mod sign_in;
+mod usage;
 
 use crate::app::App;
 use crate::call::{Call, Endpoint, Role, route};
@@ -33,6 +34,7 @@ pub fn routes() -> Vec<Route<Endpoint>> {
         route(Post, "/api/keys/rename", keys::rename),
         route(Post, "/api/keys/rotate", keys::rotate),
         route(Post, "/api/keys/revoke", keys::revoke),
+        route(Get, "/api/usage", usage::usage),
     ];
     routes.extend(page_routes());
     routes.extend(

@@ -73,7 +73,17 @@ impl Server {
 
     /// Starts all three servers on whatever database this is, and waits for their addresses only.
     pub fn spawn(database_url: &str, settings: &[(&str, &str)]) -> Server {
-        let mut command = textgen(&["serve"]);
+        Server::spawn_command(textgen(&["serve"]), database_url, settings)
+    }
+
+    /// Starts all three servers with the demo engine wherever these settings name no model server.
+    pub fn start_demo(db: &TestDb, settings: &[(&str, &str)]) -> Server {
+        let server = Server::spawn_command(textgen(&["serve", "--demo-engine"]), &db.url(), settings);
+        server.wait_until_ready();
+        server
+    }
+
+    fn spawn_command(mut command: Command, database_url: &str, settings: &[(&str, &str)]) -> Server {
         command
             .env("DATABASE_URL", database_url)
             .env("POOL_SIZE", "4")

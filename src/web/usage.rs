@@ -1,0 +1,76 @@
+//! What a person used, and what it cost.
+
+use serde_json::json;
+use time::macros::format_description;
+use time::{Date, Duration, OffsetDateTime};
+
+use super::Answer;
+use crate::call::Call;
+use crate::error::{Error, Result};
+use crate::http::Response;
+use crate::store::usage::{self, By, Sum};
+
+/// The most days one reply covers.
+const MOST_DAYS: i64 = 3660;
+
+/// The most groups one reply holds: more than days, and more than anybody has models or keys.
+const MOST_GROUPS: i64 = 10_000;
+
+/// `GET /api/usage?from=&to=&by=day|model|key|route`: days are UTC and both included; by default, this month until
+/// today, by day. A day, model, key or route that nothing was charged for is not in the list.
+pub(super) fn usage(call: &mut Call<'_>) -> Answer {
+    let caller = call.caller()?;
+    let today = OffsetDateTime::now_utc().date();
+    let to = date(call, "to")?.unwrap_or(today);
+    let from = date(call, "from")?.unwrap_or(to.replace_day(1).unwrap_or(to));
+    let (by, key) = grouping(call.request.query("by").as_deref())?;
+    if from > to {
+        return Err(Error::bad("from must not lie behind to"));
+    }
+    if to - from >= Duration::days(MOST_DAYS) {
+        return Err(Error::bad("from and to must lie within ten years"));
+    }
+    let sums = usage::sums(&mut call.app.db.session()?, &caller.user.id, (from, to), by, MOST_GROUPS)?;
+    let cost: i64 = sums.iter().map(|sum| sum.cost_micros).sum();
+    let groups: Vec<_> = sums.iter().map(|sum| group(key, sum)).collect();
+    let body = json!({"from": text(from), "to": text(to), "by": key, "cost_micros": cost, "usage": groups});
+    Ok(Response::json(200, &body))
+}
+
+fn grouping(by: Option<&str>) -> Result<(By, &'static str)> {
+    match by {
+        None | Some("" | "day") => Ok((By::Day, "day")),
+        Some("model") => Ok((By::Model, "model")),
+        Some("key") => Ok((By::Key, "key")),
+        Some("route") => Ok((By::Route, "route")),
+        Some(_) => Err(Error::bad("by must be day, model, key or route")),
+    }
+}
+
+/// A group under the name of what it has in common. What no key was used for has the key `null`.
+fn group(key: &str, sum: &Sum) -> serde_json::Value {
+    let name = if sum.name.is_empty() { serde_json::Value::Null } else { sum.name.as_str().into() };
+    json!({
+        key: name,
+        "charges": sum.events,
+        "requests": sum.requests,
+        "prompt_tokens": sum.prompt_tokens,
+        "completion_tokens": sum.completion_tokens,
+        "embedding_tokens": sum.embedding_tokens,
+        "audio_millis": sum.audio_millis,
+        "characters": sum.characters,
+        "cost_micros": sum.cost_micros,
+    })
+}
+
+fn date(call: &Call<'_>, name: &'static str) -> Result<Option<Date>> {
+    let Some(text) = call.request.query(name).filter(|text| !text.is_empty()) else { return Ok(None) };
+    let date = Date::parse(&text, format_description!("[year]-[month]-[day]")).ok();
+    // What PostgreSQL and people count: no year before 1970, none of five digits.
+    let date = date.filter(|date| (1970..=9999).contains(&date.year()));
+    date.map(Some).ok_or_else(|| Error::bad(format!("{name} must be a day such as 2026-11-22")))
+}
+
+fn text(date: Date) -> String {
+    date.format(format_description!("[year]-[month]-[day]")).unwrap_or_default()
+}

@@ -1,0 +1,72 @@
+//! How many charges a second: `cargo test --release --test metering -- --ignored bench --nocapture`, with `BENCH_URL`
+//! naming an empty database of a server that really syncs.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use textgen::usage::{Charge, Units};
+
+use crate::support::{Folder, meter};
+
+#[test]
+#[ignore = "a measurement"]
+#[allow(clippy::print_stdout, clippy::cast_precision_loss)]
+fn bench() {
+    let Ok(url) = std::env::var("BENCH_URL") else { return };
+    let seconds = std::env::var("BENCH_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(5);
+    textgen::db::migrate::migrate(&url.parse().unwrap()).unwrap();
+    let mut client = postgres::Client::connect(&url, postgres::NoTls).unwrap();
+    client
+        .batch_execute(
+            "INSERT INTO users (id, email) SELECT 'peer' || n, 'p' || n || '@x' FROM generate_series(0, 99) n
+             ON CONFLICT DO NOTHING",
+        )
+        .unwrap();
+    let folder = Folder::new();
+    let meter = meter(&url, &folder.0);
+    for (threads, users) in [(16, 100), (64, 100), (16, 1), (64, 1), (1, 100)] {
+        let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
+        let slowest = AtomicU64::new(0);
+        let before = meter.stats();
+        let began = Instant::now();
+        thread::scope(|scope| {
+            for t in 0..threads {
+                let (meter, stop, done, slowest) = (&meter, &stop, &done, &slowest);
+                scope.spawn(move || {
+                    let mut n = t * 37;
+                    while !stop.load(Ordering::Relaxed) {
+                        n += 1;
+                        let at = Instant::now();
+                        meter.charge(example(n % users)).unwrap();
+                        slowest.fetch_max(u64::try_from(at.elapsed().as_micros()).unwrap(), Ordering::Relaxed);
+                        done.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+            thread::sleep(Duration::from_secs(seconds));
+            stop.store(true, Ordering::Relaxed);
+        });
+        let rate = done.load(Ordering::Relaxed) as f64 / began.elapsed().as_secs_f64();
+        let commits = meter.stats().commits - before.commits;
+        println!(
+            "{threads:3} threads, {users:3} users: {rate:8.0} charges/s, {:5.1} a commit, {:.2} ms a commit, slowest {:.1} ms",
+            done.load(Ordering::Relaxed) as f64 / commits as f64,
+            began.elapsed().as_secs_f64() * 1000.0 / commits as f64,
+            slowest.load(Ordering::Relaxed) as f64 / 1000.0,
+        );
+    }
+}
+
+fn example(user: usize) -> Charge {
+    Charge {
+        id: textgen::usage::new_id(),
+        user_id: format!("peer{user}"),
+        key_id: Some(format!("key_{user}")),
+        server: "inference",
+        route: "/v1/chat/completions",
+        model: "demo".to_owned(),
+        units: Units { prompt_tokens: 100, completion_tokens: 50, requests: 1, ..Units::default() },
+        latency_micros: 500,
+    }
+}

@@ -1,0 +1,170 @@
+//! Every charge once, to the micro-dollar.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::thread;
+
+use textgen::db::{self, Database};
+use textgen::store::users;
+use textgen::usage::{Receipt, Units};
+
+use crate::harness::TestDb;
+use crate::support::{Folder, assert_books_agree, charge, ledger, make_users, meter, set_price, wait_until};
+
+const THREADS: usize = 24;
+const CHARGES: usize = 200;
+const USERS: usize = 7;
+
+#[test]
+fn many_threads_of_two_processes_agree_with_the_books() {
+    let (db, folder) = (TestDb::new(), Folder::new());
+    make_users(&db, USERS);
+    set_price(&db);
+    let meters = [meter(&db.url(), &folder.0), meter(&db.url(), &folder.0)];
+    let spent: Vec<AtomicI64> = (0..USERS).map(|_| AtomicI64::new(0)).collect();
+    thread::scope(|scope| {
+        for t in 0..THREADS {
+            let (meters, spent) = (&meters, &spent);
+            scope.spawn(move || {
+                for n in 0..CHARGES {
+                    let (user, micros) = ((t + n) % USERS, i64::try_from(n % 50).unwrap());
+                    let receipt = meters[t % 2].charge(charge(&format!("{t}-{n}"), user, micros)).unwrap();
+                    assert_eq!(receipt, Receipt { cost_micros: micros, duplicate: false });
+                    spent[user].fetch_add(micros, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    assert_books_agree(&db);
+    let ledger = ledger(&db);
+    for (user, spent) in spent.iter().enumerate() {
+        assert_eq!(ledger[&format!("u{user}")].1, spent.load(Ordering::Relaxed));
+    }
+    let charges = u64::try_from(THREADS * CHARGES).unwrap();
+    assert_eq!(meters.iter().map(|m| m.stats().committed).sum::<u64>(), charges);
+    assert!(meters.iter().map(|m| m.stats().commits).sum::<u64>() < charges, "many by one commit");
+}
+
+#[test]
+fn a_charge_that_is_repeated_is_made_once() {
+    let (db, folder) = (TestDb::new(), Folder::new());
+    make_users(&db, 2);
+    set_price(&db);
+    let meters = [meter(&db.url(), &folder.0), meter(&db.url(), &folder.0)];
+    let fresh = AtomicI64::new(0);
+    // Eight threads of two processes make the same hundred charges, in different orders, each at a price of its own.
+    thread::scope(|scope| {
+        for t in 0..8_u8 {
+            let (meters, fresh) = (&meters, &fresh);
+            scope.spawn(move || {
+                for n in 0..100 {
+                    let n = if t % 2 == 0 { n } else { 99 - n };
+                    let receipt = meters[usize::from(t / 2 % 2)]
+                        .charge(charge(&format!("u0:{n}"), 0, 10 + i64::from(t)))
+                        .unwrap();
+                    fresh.fetch_add(i64::from(!receipt.duplicate), Ordering::Relaxed);
+                    assert!((10..18).contains(&receipt.cost_micros));
+                }
+            });
+        }
+    });
+    assert_books_agree(&db);
+    assert_eq!((ledger(&db)["u0"].0, fresh.load(Ordering::Relaxed)), (100, 100));
+    let first: i64 = db.count("SELECT cost_micros FROM usage_events WHERE id = 'u0:7'");
+    let again = meters[0].charge(charge("u0:7", 0, 999)).unwrap();
+    assert_eq!(again, Receipt { cost_micros: first, duplicate: true }, "the receipt says what the first one cost");
+}
+
+#[test]
+fn a_user_who_is_gone_holds_nobody_up() {
+    let (db, folder) = (TestDb::new(), Folder::new());
+    make_users(&db, 3);
+    set_price(&db);
+    let meter = meter(&db.url(), &folder.0);
+    thread::scope(|scope| {
+        for user in 0..3 {
+            let (meter, db) = (&meter, &db);
+            scope.spawn(move || {
+                for n in 0..100 {
+                    if user == 0 && n == 50 {
+                        db.run("DELETE FROM users WHERE id = 'u0'");
+                    }
+                    meter.charge(charge(&format!("{user}-{n}"), user, 3)).unwrap();
+                }
+            });
+        }
+    });
+    assert_books_agree(&db);
+    for user in ["u0", "u1", "u2"] {
+        assert_eq!(ledger(&db)[user], (100, 300), "the books outlive the account");
+    }
+    assert_eq!(meter.stats().journaled, 0);
+}
+
+#[test]
+fn the_total_of_the_month_begins_anew_by_itself() {
+    let (db, folder) = (TestDb::new(), Folder::new());
+    make_users(&db, 1);
+    set_price(&db);
+    let meter = meter(&db.url(), &folder.0);
+    let pool = Database::new(db::config(&db.url(), "test").unwrap(), true, 1);
+    pool.open();
+    let total = || users::by_id(&mut pool.session().unwrap(), "u0").unwrap().unwrap().charges_monthly;
+    meter.charge(charge("a", 0, 40)).unwrap();
+    meter.charge(charge("b", 0, 2)).unwrap();
+    assert_eq!(total(), 42);
+    db.run("UPDATE users SET charges_month = charges_month - interval '1 month'");
+    assert_eq!(total(), 0, "what was charged last month is not this month's");
+    meter.charge(charge("c", 0, 5)).unwrap();
+    assert_eq!(total(), 5);
+    // A charge of last month that comes late, as from a journal, is booked there and not here.
+    let mut late = serde_json::json!({"id": "late", "user_id": "u0", "key_id": "", "server": "audio", "route": "/r",
+        "model": "m", "prompt_tokens": 0, "completion_tokens": 0, "embedding_tokens": 0, "audio_millis": 0,
+        "characters": 0, "requests": 1, "cost_micros": 7, "latency_micros": 0, "created": 1_000_000_000_000_000_i64});
+    late["created"] = serde_json::json!(1_700_000_000_000_000_i64);
+    let late: textgen::store::usage::Event = serde_json::from_value(late).unwrap();
+    let day = late.created.date();
+    textgen::store::usage::charge(&mut pool.session().unwrap(), day, &[&late]).unwrap();
+    assert_eq!(total(), 5);
+    assert_eq!(db.count("SELECT cost_micros FROM usage_daily WHERE day = '2023-11-14'"), 7);
+    assert_eq!(db.count("SELECT count(*) FROM usage_events_default"), 1);
+}
+
+#[test]
+fn partitions_are_made_ahead_and_take_over_what_came_before_them() {
+    let (db, folder) = (TestDb::new(), Folder::new());
+    db.run(
+        "DO $$ DECLARE p record; BEGIN
+        FOR p IN SELECT inhrelid::regclass AS name FROM pg_inherits
+            WHERE inhparent = 'usage_events'::regclass AND inhrelid <> 'usage_events_default'::regclass
+        LOOP EXECUTE 'DROP TABLE ' || p.name; END LOOP; END $$",
+    );
+    db.run("INSERT INTO usage_events VALUES (now(), 0, 0, 0, 0, 0, 1, 9, 0, 'early', 'u', NULL, 's', 'r', 'm')");
+    assert_eq!(db.count("SELECT count(*) FROM usage_events_default"), 1);
+    let _meters = [meter(&db.url(), &folder.0), meter(&db.url(), &folder.0)];
+    let partitions = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'usage_events'::regclass";
+    wait_until("the partitions", || db.count(partitions) == 4);
+    assert_eq!(db.count("SELECT count(*) FROM usage_events_default"), 0);
+    assert_eq!(db.count("SELECT count(*) FROM usage_events"), 1);
+}
+
+#[test]
+fn a_new_price_holds_soon_and_charges_tell_nobody() {
+    let (db, folder) = (TestDb::new(), Folder::new());
+    make_users(&db, 1);
+    let meter = meter(&db.url(), &folder.0);
+    let mut listener = db.connect();
+    listener.batch_execute("LISTEN textgen_auth").unwrap();
+    let cost = || {
+        let mut charge = charge(&textgen::usage::new_id(), 0, 0);
+        charge.units = Units { characters: 100, ..Units::default() };
+        meter.charge(charge).unwrap().cost_micros
+    };
+    assert_eq!(cost(), 1500, "15 dollars for a million characters, by default");
+    db.run("UPDATE prices SET characters_per_million = 20000000 WHERE model = 'default'");
+    wait_until("the new price", || cost() == 2000);
+    assert_books_agree(&db);
+    use fallible_iterator::FallibleIterator;
+    listener.batch_execute("SELECT 1").unwrap();
+    assert_eq!(listener.notifications().iter().count().unwrap(), 0);
+}

@@ -1,0 +1,159 @@
+//! The database goes away and comes back.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crate::harness::TestDb;
+use crate::proxy::Proxy;
+use crate::support::{
+    Folder, SMALLEST_JOURNAL, assert_books_agree, assert_charged, charge, ledger, make_users, meter, meter_with,
+    set_price, wait_until,
+};
+
+#[test]
+fn nothing_is_lost_or_doubled_while_the_database_comes_and_goes() {
+    let (db, folder) = (TestDb::new(), Folder::new());
+    make_users(&db, 5);
+    set_price(&db);
+    let (proxy, url) = Proxy::new(&db.url());
+    let meter = meter(&url, &folder.0);
+    let (told, refused, done) = (Mutex::new(HashMap::new()), AtomicU64::new(0), AtomicBool::new(false));
+    thread::scope(|scope| {
+        for t in 0..12_usize {
+            let (meter, told, refused, done) = (&meter, &told, &refused, &done);
+            scope.spawn(move || {
+                for n in 0.. {
+                    if done.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let (id, micros) = (format!("{t}-{n}"), 1 + n % 9);
+                    match meter.admit().and_then(|()| meter.charge(charge(&id, t % 5, micros))) {
+                        Ok(receipt) => {
+                            assert_eq!(receipt.cost_micros, micros);
+                            told.lock().unwrap().insert(id, micros);
+                        }
+                        Err(_) => drop(refused.fetch_add(1, Ordering::Relaxed)),
+                    }
+                }
+            });
+        }
+        for round in 0..6 {
+            thread::sleep(Duration::from_millis(150 + 37 * round));
+            proxy.cut();
+            thread::sleep(Duration::from_millis(if round % 2 == 0 { 5 } else { 300 }));
+            proxy.mend();
+            wait_until("the journal to be empty", || {
+                meter.stats().is_database_available && meter.stats().journal_charges == 0
+            });
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    let told = told.into_inner().unwrap();
+    assert_eq!(refused.load(Ordering::Relaxed), 0, "the journal takes what the database cannot");
+    assert!(meter.stats().journaled > 0);
+    wait_until("the journal to be empty", || meter.stats().journal_charges == 0);
+    assert_charged(&db, &told);
+    assert_books_agree(&db);
+    assert_eq!(db.count("SELECT count(*) FROM usage_events"), i64::try_from(told.len()).unwrap());
+    meter.stop();
+    assert!(folder.journals().is_empty(), "an empty journal leaves no file");
+}
+
+#[test]
+fn a_commit_whose_outcome_is_lost_is_made_once() {
+    let (db, folder) = (TestDb::new(), Folder::new());
+    make_users(&db, 1);
+    set_price(&db);
+    let (proxy, url) = Proxy::new(&db.url());
+    let meter = meter(&url, &folder.0);
+    for (n, stays_away) in [false, true].into_iter().enumerate() {
+        wait_until("the database", || meter.stats().is_database_available);
+        let id = format!("marked-{n}");
+        proxy.mute_from(&id);
+        let committed = format!("SELECT count(*) FROM usage_events WHERE id = '{id}'");
+        let receipt = thread::scope(|scope| {
+            let charging = scope.spawn(|| meter.charge(charge(&id, 0, 11)).unwrap());
+            wait_until("the commit", || db.count(&committed) == 1);
+            assert!(!charging.is_finished(), "it was told nothing yet");
+            proxy.cut();
+            if !stays_away {
+                proxy.mend();
+            }
+            charging.join().unwrap()
+        });
+        assert_eq!((receipt.cost_micros, receipt.duplicate), (11, false));
+        proxy.mend();
+        wait_until("the journal to be empty", || {
+            meter.stats().is_database_available && meter.stats().journal_charges == 0
+        });
+        assert_eq!(db.count(&committed), 1);
+        assert_eq!(meter.stats().journaled > 0, stays_away, "once by the database, once by the journal");
+        assert_books_agree(&db);
+    }
+    assert_eq!(ledger(&db)["u0"], (2, 22));
+}
+
+#[test]
+fn a_full_journal_refuses_work_and_loses_nothing() {
+    let (db, folder) = (TestDb::new(), Folder::new());
+    make_users(&db, 1);
+    set_price(&db);
+    let (proxy, url) = Proxy::new(&db.url());
+    let meter = meter_with(&url, &folder.0, SMALLEST_JOURNAL);
+    proxy.cut();
+    let mut told = HashMap::new();
+    for n in 0.. {
+        if meter.admit().is_err() {
+            break;
+        }
+        let id = format!("n{n}");
+        told.insert(id.clone(), meter.charge(charge(&id, 0, 2)).unwrap().cost_micros);
+    }
+    let stats = meter.stats();
+    assert!(!stats.has_journal_room && stats.journal_bytes <= SMALLEST_JOURNAL && told.len() > 1000, "{stats:?}");
+    assert_eq!(meter.admit().unwrap_err().status(), 503);
+    // What was let in before still finds room.
+    for n in 0..200 {
+        let id = format!("late{n}");
+        told.insert(id.clone(), meter.charge(charge(&id, 0, 3)).unwrap().cost_micros);
+    }
+    // And past the last byte a charge is refused, not lost.
+    let refused = (0..10_000).find_map(|n| {
+        let id = format!("last{n}");
+        let outcome = meter.charge(charge(&id, 0, 4));
+        outcome.map(|receipt| told.insert(id, receipt.cost_micros)).err()
+    });
+    assert_eq!(refused.unwrap().status(), 503);
+    proxy.mend();
+    wait_until("work to be let in", || meter.admit().is_ok() && meter.stats().journal_charges == 0);
+    assert_charged(&db, &told);
+    assert_books_agree(&db);
+    assert_eq!(ledger(&db)["u0"].0, i64::try_from(told.len()).unwrap());
+}
+
+#[test]
+fn without_a_journal_charges_need_the_database() {
+    let (db, folder) = (TestDb::new(), Folder::new());
+    make_users(&db, 1);
+    set_price(&db);
+    let (proxy, url) = Proxy::new(&db.url());
+    let blocked = folder.0.join("a-file");
+    std::fs::write(&blocked, "").unwrap();
+    let pool = textgen::usage::meter::database(&url, "metering").unwrap();
+    let meter = textgen::usage::Meter::new(pool, blocked, SMALLEST_JOURNAL);
+    meter.open();
+    assert_eq!(meter.admit().unwrap_err().status(), 503, "the prices are not known yet");
+    meter.start().unwrap();
+    wait_until("the meter to be ready", || meter.admit().is_ok());
+    meter.charge(charge("a", 0, 5)).unwrap();
+    proxy.cut();
+    assert_eq!(meter.charge(charge("b", 0, 5)).unwrap_err().status(), 503);
+    wait_until("the outage to be noticed", || meter.admit().is_err());
+    proxy.mend();
+    wait_until("the database to be back", || meter.admit().is_ok());
+    meter.charge(charge("b", 0, 5)).unwrap();
+    assert_eq!(ledger(&db)["u0"], (2, 10));
+}

@@ -1,0 +1,130 @@
+//! A meter on a database of the test's own, and what the books must say.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use textgen::db::{self, Database};
+use textgen::usage::{Charge, Meter, Receipt, Units, meter};
+
+use crate::harness::TestDb;
+
+/// The least that a journal may hold.
+pub const SMALLEST_JOURNAL: u64 = 1 << 20;
+
+/// A folder of the test's own.
+pub struct Folder(pub PathBuf);
+
+impl Folder {
+    pub fn new() -> Folder {
+        let path = std::env::temp_dir().join(format!("textgen-metering-{}", textgen::usage::new_id()));
+        std::fs::create_dir(&path).unwrap();
+        Folder(path)
+    }
+
+    /// The journals in it.
+    pub fn journals(&self) -> Vec<PathBuf> {
+        let files = std::fs::read_dir(&self.0).unwrap().map(|file| file.unwrap().path());
+        files.filter(|path| path.extension().is_some_and(|e| e == "journal")).collect()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A meter that is ready for work.
+pub fn meter(url: &str, folder: &Path) -> Arc<Meter> {
+    meter_with(url, folder, 64 << 20)
+}
+
+pub fn meter_with(url: &str, folder: &Path, journal: u64) -> Arc<Meter> {
+    let db = meter::database(url, "metering").unwrap();
+    let meter = Meter::new(db, folder.to_owned(), journal);
+    meter.open();
+    meter.start().unwrap();
+    wait_until("the meter to be ready", || meter.admit().is_ok() && meter.stats().has_journal_room);
+    meter
+}
+
+#[track_caller]
+pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !done() {
+        assert!(began.elapsed() < Duration::from_secs(60), "waited in vain for {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Makes users `u0`, `u1` and so on.
+pub fn make_users(db: &TestDb, count: usize) {
+    db.run(&format!(
+        "INSERT INTO users (id, email) SELECT 'u' || n, 'u' || n || '@example.com' FROM generate_series(0, {count} - 1) n"
+    ));
+}
+
+/// A charge of `micros` micro-dollars, where a token of `model` costs a thousandth of one.
+pub fn charge(id: &str, user: usize, micros: i64) -> Charge {
+    Charge {
+        id: id.to_owned(),
+        user_id: format!("u{user}"),
+        key_id: user.is_multiple_of(2).then(|| format!("key_{user}")),
+        server: "inference",
+        route: if micros % 2 == 0 { "/v1/completions" } else { "/v1/chat/completions" },
+        model: "thousandth".to_owned(),
+        units: Units { prompt_tokens: micros * 1000, requests: 1, ..Units::default() },
+        latency_micros: 5,
+    }
+}
+
+/// The price that [`charge`] counts on.
+pub fn set_price(db: &TestDb) {
+    db.run("INSERT INTO prices (model, prompt_per_million) VALUES ('thousandth', 1000)");
+}
+
+/// What the books say: charges, and micro-dollars, by user.
+pub fn ledger(db: &TestDb) -> HashMap<String, (i64, i64)> {
+    by_user(db, "SELECT user_id, count(*), sum(cost_micros)::bigint FROM usage_events GROUP BY user_id")
+}
+
+fn by_user(db: &TestDb, sql: &str) -> HashMap<String, (i64, i64)> {
+    let rows = db.connect().query(sql, &[]).unwrap();
+    rows.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect()
+}
+
+/// The ledger, the ids, the daily totals and the users' totals say the same.
+#[track_caller]
+pub fn assert_books_agree(db: &TestDb) {
+    let ledger = ledger(db);
+    let daily = "SELECT user_id, sum(events)::bigint, sum(cost_micros)::bigint FROM usage_daily GROUP BY user_id";
+    assert_eq!(by_user(db, daily), ledger);
+    let totals = by_user(db, "SELECT id, 0::bigint, charges_monthly FROM users WHERE charges_monthly > 0");
+    for (user, (_, micros)) in totals {
+        assert_eq!(ledger[&user].1, micros, "{user}");
+    }
+    let known = "SELECT count(*) FROM usage_events WHERE user_id IN (SELECT id FROM users WHERE charges_monthly = 0)
+        AND cost_micros > 0";
+    assert_eq!(db.count(known), 0);
+    let events = db.count("SELECT count(*) FROM usage_events");
+    assert_eq!(db.count("SELECT count(DISTINCT id) FROM usage_events"), events);
+    assert_eq!(db.count("SELECT count(*) FROM usage_events JOIN charge_ids USING (id, created)"), events);
+    assert_eq!(db.count("SELECT count(*) FROM charge_ids"), events);
+    let tokens = "SELECT coalesce(sum(prompt_tokens), 0)::bigint FROM";
+    assert_eq!(db.count(&format!("{tokens} usage_daily")), db.count(&format!("{tokens} usage_events")));
+}
+
+/// Everything that somebody was told of stands in the ledger, once, at its price.
+#[track_caller]
+pub fn assert_charged(db: &TestDb, told: &HashMap<String, i64>) {
+    let rows = db.connect().query("SELECT id, cost_micros FROM usage_events", &[]).unwrap();
+    let booked: HashMap<String, i64> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let lost: Vec<&String> = told.keys().filter(|id| !booked.contains_key(*id)).collect();
+    assert!(lost.is_empty(), "{} of {} lost, such as {}", lost.len(), told.len(), lost[0]);
+    for (id, micros) in told {
+        assert_eq!(booked[id], *micros, "{id}");
+    }
+}
