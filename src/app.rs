@@ -11,10 +11,10 @@ use crate::auth::{Cache, Hasher, LastUsed, Resolver, Throttle, last_used};
 use crate::config::Config;
 use crate::db::{self, Database, listen, migrate};
 use crate::engine::Engines;
-use crate::store::sessions;
+use crate::store::{deleted_documents, sessions};
 use crate::usage::{Meter, meter};
 
-/// How often sessions that ended long ago are deleted.
+/// How often what is long over is deleted.
 const CLEAN_EVERY: Duration = Duration::from_secs(3600);
 
 /// The longest pause between two attempts to migrate.
@@ -136,9 +136,9 @@ impl App {
             }
             if cleaned.is_none_or(|at| at.elapsed() >= CLEAN_EVERY) {
                 cleaned = Some(Instant::now());
-                let done = self.db.session().and_then(|mut session| sessions::delete_expired(&mut session));
+                let done = self.db.session().and_then(|mut session| clean(&mut session));
                 if let Err(e) = done {
-                    log::debug!("ended sessions were not deleted: {e}");
+                    log::debug!("what is over was not deleted: {e}");
                 }
             }
         }
@@ -164,4 +164,11 @@ impl App {
     fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire)
     }
+}
+
+/// Deletes what ended, or was deleted, long ago.
+fn clean(db: &mut impl db::Executor) -> Result<(), db::Error> {
+    sessions::delete_expired(db)?;
+    deleted_documents::purge(db)?;
+    Ok(())
 }

@@ -32,6 +32,7 @@ pub mod app;
 pub mod call;
 
 pub mod gateway;
+pub mod openapi;
 
 pub mod audio;
 pub mod common;

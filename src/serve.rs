@@ -22,7 +22,7 @@ const SECURITY_HEADERS: [(&str, &str); 2] = [("X-Content-Type-Options", "nosniff
 
 /// What a page may do: load and send to nowhere else, run no inline script, stay in no frame.
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; \
-     connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+     media-src 'self' blob:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 /// What anything else may do, should a browser show it: nothing.
 const DATA_POLICY: &str = "default-src 'none'; frame-ancestors 'none'";
@@ -181,7 +181,11 @@ fn answer(app: &App, role: Role, router: &Router<Endpoint>, ids: &RequestIds, re
             let level = if e.status() == 503 { Level::Warn } else { Level::Error };
             log::log!(level, "{} {} failed: {e} (request {id})", request.method(), request.path());
         }
-        e.reply(shape)
+        let reply = e.reply(shape);
+        match role {
+            Role::Web => web::as_page(app, request, &e, reply, &id),
+            _ => reply,
+        }
     });
     finish(app, request, &mut response);
     log_access(app, role, request, &response, began, &id, user_id.as_deref());
@@ -301,6 +305,36 @@ impl RequestIds {
         match request.header("x-request-id").filter(sane) {
             Some(id) => id.to_owned(),
             None => format!("{:08x}{:08x}", self.process, self.next.fetch_add(1, Ordering::Relaxed)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::openapi;
+
+    /// Whether a route is for programs: pages and static files are not described.
+    fn is_for_programs(path: &str) -> bool {
+        let beginnings = ["/api/", "/v1/", "/liveness_check", "/readyz", "/openapi.json", "/metrics"];
+        beginnings.iter().any(|beginning| path.starts_with(beginning))
+    }
+
+    #[test]
+    fn every_route_is_described_and_every_description_has_its_route() {
+        for role in Role::ALL {
+            let mut routed: Vec<(String, &str)> = routes(role)
+                .iter()
+                .filter(|route| is_for_programs(route.path))
+                .map(|route| (route.method.as_str().to_lowercase(), route.path))
+                .collect();
+            let mut described: Vec<(String, &str)> = openapi::operations()
+                .filter(|operation| operation.servers.contains(&role))
+                .map(|operation| (operation.method.to_owned(), operation.path))
+                .collect();
+            routed.sort();
+            described.sort();
+            assert_eq!(routed, described, "{}", role.name());
         }
     }
 }

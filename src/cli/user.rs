@@ -7,7 +7,8 @@ use crate::accounts::{self, email, keys};
 use crate::auth::Hasher;
 use crate::auth::password::{Passwords, Peppers};
 use crate::config::Config;
-use crate::db::{Executor, Session};
+use crate::db::{Executor, Session, Transaction};
+use crate::store::audit::{self, COMMAND_LINE};
 use crate::store::{User, timestamp, users};
 
 /// What to do with accounts.
@@ -73,13 +74,17 @@ pub(super) fn run(command: &UserCommand, config: &Config) -> Result<String, Fail
         }
         UserCommand::RotateSecret { user } => rotate_secret(&mut session, user),
         UserCommand::Suspend { user } => {
-            set(&mut session, user, "suspended", |db, id| users::set_suspended(db, id, true))
+            set(&mut session, user, "suspend", "suspended", |db, id| users::set_suspended(db, id, true))
         }
         UserCommand::Restore { user } => {
-            set(&mut session, user, "restored", |db, id| users::set_suspended(db, id, false))
+            set(&mut session, user, "restore", "restored", |db, id| users::set_suspended(db, id, false))
         }
-        UserCommand::Promote { user } => set(&mut session, user, "promoted", |db, id| users::set_admin(db, id, true)),
-        UserCommand::Demote { user } => set(&mut session, user, "demoted", |db, id| users::set_admin(db, id, false)),
+        UserCommand::Promote { user } => {
+            set(&mut session, user, "promote", "promoted", |db, id| users::set_admin(db, id, true))
+        }
+        UserCommand::Demote { user } => {
+            set(&mut session, user, "demote", "demoted", |db, id| users::set_admin(db, id, false))
+        }
         UserCommand::Delete { user, yes } => delete(&mut session, user, *yes),
     }
 }
@@ -128,11 +133,15 @@ fn rotate_secret(db: &mut Session, user: &str) -> Result<String, Failure> {
 fn set(
     db: &mut Session,
     user: &str,
+    action: &str,
     done: &str,
-    change: impl FnOnce(&mut Session, &str) -> Result<bool, crate::db::Error>,
+    change: impl FnOnce(&mut Transaction<'_>, &str) -> Result<bool, crate::db::Error>,
 ) -> Result<String, Failure> {
-    let user = find(db, user)?;
-    change(db, &user.id)?;
+    let mut transaction = db.transaction()?;
+    let user = find(&mut transaction, user)?;
+    change(&mut transaction, &user.id)?;
+    audit::insert(&mut transaction, COMMAND_LINE, action, &user, "")?;
+    transaction.commit()?;
     Ok(format!("{done} {} {}\n", user.id, user.email))
 }
 
@@ -141,7 +150,10 @@ fn delete(db: &mut Session, user: &str, yes: bool) -> Result<String, Failure> {
     if !yes && !is_confirmed(&user)? {
         return Err(Failure("nothing was deleted".to_owned()));
     }
-    users::delete(db, &user.id)?;
+    let mut transaction = db.transaction()?;
+    audit::insert(&mut transaction, COMMAND_LINE, "delete", &user, "")?;
+    users::delete(&mut transaction, &user.id)?;
+    transaction.commit()?;
     Ok(format!("deleted {} {}\n", user.id, user.email))
 }
 

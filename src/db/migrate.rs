@@ -14,6 +14,8 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V5__notify", include_str!("../../sql/migrations/0005_notify.sql")),
     ("V6__standing", include_str!("../../sql/migrations/0006_standing.sql")),
     ("V7__usage", include_str!("../../sql/migrations/0007_usage.sql")),
+    ("V8__audit", include_str!("../../sql/migrations/0008_audit.sql")),
+    ("V9__deleted_documents", include_str!("../../sql/migrations/0009_deleted_documents.sql")),
 ];
 
 /// The advisory lock that lets one process migrate while the others wait: "textgen" in ASCII.

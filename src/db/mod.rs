@@ -182,10 +182,34 @@ impl Database {
         }
     }
 
+    /// How busy the pool is.
+    pub fn pool_state(&self) -> PoolState {
+        let state = self.pool.state();
+        PoolState {
+            made: state.connections,
+            idle: state.idle_connections,
+            most: self.pool.max_size(),
+            waiting: self.health.waiting.load(Ordering::Relaxed),
+        }
+    }
+
     /// Tells that a connection was seen to break, so that the others are looked at before they are used.
     pub fn connection_lost(&self) {
         self.health.connection_lost();
     }
+}
+
+/// How busy a pool is.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolState {
+    /// Connections there are.
+    pub made: u32,
+    /// Those that nobody uses.
+    pub idle: u32,
+    /// The most there may be.
+    pub most: u32,
+    /// Requests that wait for one.
+    pub waiting: usize,
 }
 
 impl fmt::Debug for Database {

@@ -158,6 +158,16 @@ pub fn replace(db: &mut impl Executor, id: &str, by: &str, grace_seconds: i64) -
     db.execute(SQL, &[&id, &by, &grace_seconds]).map(drop)
 }
 
+/// Calls a person's key something else. Whether there is such a key that works.
+///
+/// # Errors
+/// See [`Error`].
+pub fn rename(db: &mut impl Executor, user_id: &str, id: &str, name: &str) -> Result<bool, Error> {
+    const SQL: &str = "UPDATE api_keys SET name = $3 WHERE user_id = $1 AND id = $2 AND revoked IS NULL \
+        AND (expires IS NULL OR expires > now())";
+    Ok(db.execute(SQL, &[&user_id, &id, &name])? == 1)
+}
+
 /// Revokes a person's key. Whether it was the default one; `None` when there is no such key that works.
 ///
 /// # Errors

@@ -194,6 +194,25 @@ pub fn set_admin(db: &mut impl Executor, id: &str, is_admin: bool) -> Result<boo
     Ok(db.execute("UPDATE users SET is_admin = $2, updated = now() WHERE id = $1", &[&id, &is_admin])? == 1)
 }
 
+/// What only those who look after an account see of it.
+#[derive(Clone, Debug, Default)]
+pub struct Standing {
+    /// Since when it is kept out.
+    pub suspended: Option<OffsetDateTime>,
+    /// How many documents it has.
+    pub documents: i64,
+}
+
+/// How an account stands.
+///
+/// # Errors
+/// See [`Error`].
+pub fn standing(db: &mut impl Executor, id: &str) -> Result<Standing, Error> {
+    const SQL: &str = "SELECT suspended, (SELECT count(*) FROM documents WHERE user_id = $1) FROM users WHERE id = $1";
+    let row = db.query_opt(SQL, &[&id])?;
+    row.map_or(Ok(Standing::default()), |row| Ok(Standing { suspended: row.try_get(0)?, documents: row.try_get(1)? }))
+}
+
 /// Whether the account is kept out.
 ///
 /// # Errors

@@ -16,6 +16,15 @@ use crate::store::{User, sessions, users};
 /// The words for a wrong password, and for an address that has no account: nobody learns which.
 pub(super) const INVALID_CREDENTIALS: &str = "Invalid credentials";
 
+/// The words for an address that cannot be one.
+pub(super) const INVALID_EMAIL: &str = "Enter a valid e-mail address";
+
+/// The words for two passwords that ought to be one.
+pub(super) const DIFFERENT_PASSWORDS: &str = "The two passwords differ";
+
+/// The words for an account that is kept out.
+pub(super) const SUSPENDED: &str = "This account is suspended";
+
 /// Where a form leads when nothing else was asked for.
 const HOME: &str = "/playground";
 
@@ -31,7 +40,7 @@ pub(super) fn signup(call: &mut Call<'_>) -> Answer {
     let given = credentials(call)?;
     let outcome = match given.is_confirmed {
         true => register(call, &given.email, &given.password),
-        false => Err(Error::bad("The two passwords differ")),
+        false => Err(Error::bad(DIFFERENT_PASSWORDS)),
     };
     finish(call, outcome, "/signup", given.next.as_deref())
 }
@@ -70,7 +79,7 @@ fn register(call: &Call<'_>, email: &str, password: &str) -> Result<SignedIn> {
         return sign_in(call, email, password);
     }
     if !email::is_valid(email) {
-        return Err(Error::bad("Enter a valid e-mail address"));
+        return Err(Error::bad(INVALID_EMAIL));
     }
     Passwords::is_acceptable(password).map_err(Error::bad)?;
     let hash = call.app.passwords.hash(password)?;
@@ -123,7 +132,7 @@ fn open_session(call: &Call<'_>, user_id: &str, hash: &str, better_hash: Option<
         return Ok(None);
     }
     if users::is_suspended(&mut transaction, user_id)? {
-        return Err(Error::Forbidden("This account is suspended"));
+        return Err(Error::Forbidden(SUSPENDED));
     }
     if let Some(better) = better_hash {
         users::replace_password_hash(&mut transaction, user_id, hash, better)?;
@@ -170,7 +179,7 @@ fn finish(call: &Call<'_>, outcome: Result<SignedIn>, page: &str, next: Option<&
                 log::warn!("{page} failed: {e}");
             }
             if e.retry_after().is_some() {
-                return pages::form_again(page, &e, next);
+                return pages::welcome::form_again(page, &e, next);
             }
             let words = e.public();
             let mut target = format!("{page}?error={}", encode(&words));

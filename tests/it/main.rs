@@ -5,7 +5,9 @@
 
 mod account;
 mod addresses;
+mod admin;
 mod bad_input;
+mod browsing;
 mod credentials;
 mod crowds;
 mod demo;
@@ -21,6 +23,7 @@ mod keys;
 mod lifecycle;
 mod login;
 mod migration;
+mod openapi;
 mod operator;
 mod origins;
 mod outage;
