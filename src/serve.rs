@@ -164,12 +164,20 @@ pub fn handler(app: Arc<App>, role: Role) -> server::Handler {
 
 fn routes(role: Role) -> Vec<Route<Endpoint>> {
     let own = match role {
-        Role::Web => web::routes(),
+        Role::Web => web::routes().into_iter().chain(tried_in_the_browser()).collect(),
         // Clients of the older system look for its audio routes here.
         Role::Inference => [inference::routes(), audio::api_routes()].concat(),
         Role::Audio => audio::routes(),
     };
     common::routes().into_iter().chain(own).collect()
+}
+
+/// The models' routes that the web server has too, for its playground: a browser calls no other server, and sends its
+/// cookie instead of a secret.
+fn tried_in_the_browser() -> Vec<Route<Endpoint>> {
+    const PATHS: [&str; 3] = ["/v1/chat/completions", "/v1/models", "/v1/audio/transcriptions"];
+    let all = inference::routes().into_iter().chain(audio::routes());
+    all.filter(|route| PATHS.contains(&route.path)).collect()
 }
 
 fn answer(app: &App, role: Role, router: &Router<Endpoint>, ids: &RequestIds, request: &mut Request) -> Response {

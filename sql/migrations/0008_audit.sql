@@ -18,3 +18,6 @@ CREATE INDEX users_email_begins ON users ((email COLLATE "C"), id);
 CREATE INDEX users_domain_begins ON users ((('@' || split_part(email, '@', 2)) COLLATE "C"), id);
 CREATE INDEX users_name_begins ON users ((lower(name) COLLATE "C"), id) WHERE name IS NOT NULL;
 CREATE INDEX api_keys_prefix_begins ON api_keys ((prefix COLLATE "C"), user_id);
+
+-- What everybody together used in the last days. `day` never changes, so that charges leave this index alone.
+CREATE INDEX usage_daily_day ON usage_daily (day);

@@ -4,8 +4,8 @@ use super::Auth::{Open, Optional};
 use super::{Auth, Body, Operation};
 use crate::call::Role;
 
-/// What most operations here have in common.
-const BASE: Operation = Operation {
+/// What most operations have in common.
+pub(super) const BASE: Operation = Operation {
     servers: &[Role::Web],
     method: "post",
     path: "",

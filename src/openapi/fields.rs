@@ -58,7 +58,11 @@ pub(super) fn object(specs: &[&str]) -> Value {
         }
         (field.name.to_owned(), schema)
     });
-    let mut object = json!({"type": "object", "properties": properties.collect::<Map<_, _>>()});
+    let properties: Map<String, Value> = properties.collect();
+    let mut object = json!({"type": "object"});
+    if !properties.is_empty() {
+        object["properties"] = Value::Object(properties);
+    }
     let required: Vec<&str> = fields.iter().filter(|field| field.is_required).map(|field| field.name).collect();
     if !required.is_empty() {
         object["required"] = json!(required);

@@ -3,6 +3,7 @@
 
 mod accounts;
 mod fields;
+mod models;
 mod schemas;
 
 use std::sync::LazyLock;
@@ -67,7 +68,7 @@ pub struct Operation {
 
 /// Every operation of the three servers.
 pub fn operations() -> impl Iterator<Item = &'static Operation> {
-    accounts::OPERATIONS.iter()
+    accounts::OPERATIONS.iter().chain(models::OPERATIONS)
 }
 
 impl Operation {
@@ -99,7 +100,11 @@ impl Operation {
 
     /// The key of its errors: the documents have another.
     fn error_schema(&self) -> &'static str {
-        if self.path.starts_with("/api/docs/") { "DocumentError" } else { "Error" }
+        match self.path {
+            path if path.starts_with("/api/docs/") => "DocumentError",
+            path if path.starts_with("/v1/") => "OpenAiError",
+            _ => "Error",
+        }
     }
 
     fn json(&self) -> Value {

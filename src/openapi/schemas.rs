@@ -86,10 +86,44 @@ const SCHEMAS: &[(&str, &[&str])] = &[
     ("DocumentDone", &["id! string", "success! boolean", "message! string"]),
     ("DocumentPublished", &["id! string", "success! boolean", "is_public! boolean", "version! integer"]),
     ("DocumentError", &["error! string", "document Document The current one, where a save came too late"]),
+    (
+        "UsageSum",
+        &[
+            "day string",
+            "model string",
+            "key string? null for what no key was used for",
+            "route string",
+            "charges! integer",
+            "requests! integer",
+            "prompt_tokens! integer",
+            "completion_tokens! integer",
+            "embedding_tokens! integer",
+            "audio_millis! integer Milliseconds of audio heard",
+            "characters! integer Characters spoken",
+            "cost_micros! integer In micro-dollars",
+        ],
+    ),
+    (
+        "Usage",
+        &["from! string", "to! string", "by! string", "cost_micros! integer In micro-dollars", "usage! UsageSum[]"],
+    ),
+    ("Model", OPEN),
+    ("Models", &["object! string", "data! Model[]"]),
+    ("Completion", OPEN),
+    ("Embeddings", OPEN),
+    ("Generated", &["generated_text! string", "stop_reason! string", "thinking_content string?"]),
+    ("Summary", &["generated_text! string"]),
+    ("Transcription", OPEN),
+    ("Extraction", OPEN),
+    ("OpenAiFault", &["message! string", "type! string", "param string?", "code any"]),
+    ("OpenAiError", &["error! OpenAiFault"]),
     ("Alive", &["status! string"]),
     ("Ready", &["status! string", "listening! boolean Whether revocations are heard at once"]),
     ("OpenApi", &["openapi! string", "info! object", "paths! object"]),
 ];
+
+/// What a model server answers is passed on, with fields that are not known here.
+const OPEN: &[&str] = &[];
 
 /// All of them, as `components.schemas` wants them.
 pub(super) fn all() -> Value {
@@ -104,6 +138,12 @@ pub(super) fn all() -> Value {
             },
         },
     });
+    let text = |words| json!({"type": "string", "description": words});
+    schemas.insert("Text".to_owned(), text("Text of this media type"));
+    let sound = json!({"type": "string", "contentMediaType": "audio/*", "description": "Sound"});
+    schemas.insert("Sound".to_owned(), sound);
+    let generations = json!({"type": "array", "items": {"$ref": "#/components/schemas/Generated"}});
+    schemas.insert("Generations".to_owned(), generations);
     schemas.insert("Error".to_owned(), detail);
     Value::Object(schemas)
 }

@@ -191,3 +191,12 @@ pub fn touch(db: &mut impl Executor, ids: &Vec<String>, times: &Vec<OffsetDateTi
         UPDATE api_keys k SET last_used = used.seen FROM used WHERE k.id = used.id";
     db.execute(SQL, &[ids, times])
 }
+
+/// The names of a person's keys by their ids, those that work no longer among them.
+///
+/// # Errors
+/// See [`Error`].
+pub fn names(db: &mut impl Executor, user_id: &str) -> Result<Vec<(String, String)>, Error> {
+    let rows = db.query("SELECT id, name FROM api_keys WHERE user_id = $1", &[&user_id])?;
+    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+}

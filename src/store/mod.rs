@@ -9,6 +9,7 @@ pub mod prices;
 pub mod sessions;
 pub mod timestamp;
 pub mod usage;
+pub mod usage_lists;
 pub mod users;
 
 pub use api_keys::ApiKey;

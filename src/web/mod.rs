@@ -2,6 +2,7 @@
 
 mod account;
 mod assets;
+mod chart;
 mod documents;
 mod keys;
 mod pages;
@@ -57,7 +58,7 @@ pub fn routes() -> Vec<Route<Endpoint>> {
 
 fn page_routes() -> Vec<Route<Endpoint>> {
     use Method::{Get, Post};
-    use pages::{account, admin, admin_user, documents, editor, playground, reference, welcome};
+    use pages::{account, admin, admin_user, documents, editor, playground, reference, usage, welcome};
     assets::prepare();
     // What explains an outage must not need the database.
     let needs_no_database = [
@@ -93,8 +94,15 @@ fn page_routes() -> Vec<Route<Endpoint>> {
         route(Get, "/public/{id}", editor::public),
         route(Get, "/playground", playground::show),
         route(Post, "/playground", playground::write_document),
+        route(Post, "/playground/ask", playground::ask),
+        route(Get, "/playground/cost", playground::cost),
+        route(Get, "/playground/speech", playground::speech),
+        route(Post, "/playground/speak", playground::speak),
+        route(Get, "/usage", usage::show),
+        route(Get, "/usage.csv", usage::download),
         route(Get, "/admin", admin::overview),
         route(Get, "/admin/users", admin::users),
+        route(Get, "/admin/usage", admin::usage),
         route(Get, "/admin/audit", admin::audit),
         route(Get, "/admin/users/{id}", admin_user::show),
         route(Post, "/admin/users/{id}/suspend", admin_user::suspend),

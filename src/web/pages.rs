@@ -9,6 +9,7 @@ pub(super) mod failure;
 pub(super) mod playground;
 pub(super) mod reference;
 mod show;
+pub(super) mod usage;
 pub(super) mod welcome;
 
 use std::sync::Arc;

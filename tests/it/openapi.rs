@@ -23,9 +23,29 @@ fn sample(path: &str, user: &User, ids: &BTreeMap<&str, String>) -> (String, Val
         "/api/docs/get" => (format!("?id={}", ids["document"]), Value::Null),
         "/api/docs/save" | "/api/docs/autosave" => (String::new(), json!({"title": "T", "content": null})),
         "/api/docs/publish" | "/api/docs/delete" => (String::new(), id("document")),
+        "/v1/chat/completions" => (String::new(), json!({"messages": [{"role": "user", "content": "Hello"}]})),
+        "/v1/completions" | "/v1/engines/{name}/completions" => (String::new(), json!({"prompt": "Hello"})),
+        "/v1/embeddings" => (String::new(), json!({"input": "Hello"})),
+        "/v1/audio/speech" => (String::new(), json!({"input": "Hello", "response_format": "wav"})),
+        "/api/v1/generate-bulk" => (String::new(), json!([{"text": "Hello"}])),
         "/api/docs/restore" => (String::new(), id("deleted")),
+        path if path.starts_with("/api/v1/") => (String::new(), json!({"text": "Hello"})),
         _ => (String::new(), json!({})),
     }
+}
+
+/// A second of silence.
+fn recording() -> Vec<u8> {
+    textgen::wav::file(16_000, 16, &[0; 32_000])
+}
+
+/// Sends a recording in this field, as a browser does.
+fn upload(client: &Client, path: &str, field: &str) -> Reply {
+    let mut body =
+        format!("--b\r\nContent-Disposition: form-data; name=\"{field}\"; filename=\"a.wav\"\r\n\r\n").into_bytes();
+    body.extend(recording());
+    body.extend(b"\r\n--b--\r\n");
+    client.send("POST", path, Some("multipart/form-data; boundary=b"), &body)
 }
 
 fn prepare(user: &User) -> BTreeMap<&'static str, String> {
@@ -40,6 +60,8 @@ fn prepare(user: &User) -> BTreeMap<&'static str, String> {
 fn send(client: &Client, method: &str, path: &str, body: &Value) -> Reply {
     match method {
         "get" => client.get(path),
+        _ if path.contains("file-extraction") => upload(client, path, "audio_file"),
+        _ if path.contains("transcriptions") || path.contains("translations") => upload(client, path, "file"),
         _ => client.post(path, body),
     }
 }
@@ -54,7 +76,7 @@ fn person(server: &Server, count: usize) -> (User, BTreeMap<&'static str, String
 #[test]
 fn every_operation_answers_as_its_description_says() {
     let db = TestDb::new();
-    let server = Server::start(&db);
+    let server = Server::start_demo(&db, &[]);
     let document = server.web.anonymous().get("/openapi.json").expect(200).json();
     assert_eq!(document["openapi"], "3.1.0");
     let mut called = 0;
@@ -69,7 +91,14 @@ fn every_operation_answers_as_its_description_says() {
                     _ => (&server.audio, user.program(&server.audio)),
                 };
                 let (query, body) = sample(path, &user, &ids);
-                let reply = send(&client, method, &format!("{path}{query}"), &body);
+                if path == "/api/v1/audio-extraction" {
+                    // Wants a recording at a public address, which no test has: only its refusals are seen.
+                    check_refusals(&document, operation, &address.anonymous(), method, path, path);
+                    check_reply(&document, operation, &send(&client, method, path, &json!({})), path);
+                    continue;
+                }
+                let at = format!("{}{query}", path.replace("{name}", "demo"));
+                let reply = send(&client, method, &at, &body);
                 let what = format!("{method} {path} on {}", name.as_str().unwrap());
                 assert_eq!(reply.status, 200, "{what}: {}", reply.text());
                 check_reply(&document, operation, &reply, &what);
@@ -82,7 +111,7 @@ fn every_operation_answers_as_its_description_says() {
 
 /// Without a credential, and with a body that makes no sense, a call is refused in a way that is described.
 fn check_refusals(document: &Value, operation: &Value, anonymous: &Client, method: &str, path: &str, what: &str) {
-    let reply = send(anonymous, method, path, &json!({}));
+    let reply = send(anonymous, method, &path.replace("{name}", "demo"), &json!({}));
     let open = operation["security"].as_array().unwrap().is_empty();
     let optional = operation["security"][0] == json!({});
     if !open && !optional {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use askama::Template;
+use time::{Duration, OffsetDateTime};
 
 use super::{Frame, asked, encoded, page, show};
 use crate::auth::{Caller, Via};
@@ -10,11 +11,15 @@ use crate::call::Call;
 use crate::error::{Error, Result};
 use crate::store::audit::{self, Entry};
 use crate::store::directory::{self, Listed};
+use crate::store::usage_lists;
 use crate::web::Answer;
 use crate::web::documents::{cursor, micros};
 
 /// Accounts, or entries of the audit, on a page.
 const PAGE: i64 = 50;
+
+/// Days of the usage of everybody.
+const USAGE_DAYS: i64 = 30;
 
 /// Entries of the audit on the first page.
 const LATEST: i64 = 10;
@@ -34,6 +39,15 @@ struct Part {
     name: &'static str,
     is_well: bool,
     words: String,
+}
+
+#[derive(Template)]
+#[template(path = "admin_usage.html")]
+struct UsageOfAll {
+    frame: Frame,
+    chart: String,
+    total: i64,
+    days: Vec<(String, i64, i64)>,
 }
 
 #[derive(Template)]
@@ -99,26 +113,61 @@ pub(in crate::web) fn overview(call: &mut Call<'_>) -> Answer {
 
 fn parts(call: &Call<'_>) -> Vec<Part> {
     let app = call.app;
-    let pool = app.db.pool_state();
-    let listening = app.cache.is_listening();
-    vec![
-        Part { name: "Version", is_well: true, words: env!("CARGO_PKG_VERSION").to_owned() },
-        Part {
-            name: "Database",
-            is_well: app.db.check_reachable().is_ok(),
-            words: app.db.check_reachable().map_or_else(|e| e.to_string(), |()| "reachable".to_owned()),
-        },
-        Part {
-            name: "Connections",
-            is_well: pool.idle > 0 || pool.made < pool.most,
-            words: format!("{} made of {}, {} idle, {} requests wait", pool.made, pool.most, pool.idle, pool.waiting),
-        },
-        Part {
-            name: "Revocations",
-            is_well: listening,
-            words: if listening { "heard at once" } else { "not heard: every caller is looked up" }.to_owned(),
-        },
-    ]
+    let (pool, meter, listening) = (app.db.pool_state(), app.meter.stats(), app.cache.is_listening());
+    let part = |name, is_well, words: String| Part { name, is_well, words };
+    let reached = app.db.check_reachable();
+    let mut parts = vec![
+        part("Database", reached.is_ok(), reached.map_or_else(|e| e.to_string(), |()| "reachable".to_owned())),
+        part(
+            "Connections",
+            pool.idle > 0 || pool.made < pool.most,
+            format!("{} of {} made, {} idle, {} requests wait", pool.made, pool.most, pool.idle, pool.waiting),
+        ),
+        part(
+            "Revocations",
+            listening,
+            if listening { "heard at once" } else { "not heard: every caller is looked up" }.to_owned(),
+        ),
+        part(
+            "Charges",
+            meter.is_database_available,
+            format!(
+                "{} committed in {} transactions, {} wait",
+                show::grouped(meter.committed),
+                show::grouped(meter.commits),
+                meter.waiting
+            ),
+        ),
+        part(
+            "Journal",
+            meter.has_journal_room && meter.journal_charges == 0,
+            format!("{} charges in {} bytes", meter.journal_charges, show::grouped(meter.journal_bytes)),
+        ),
+    ];
+    let engines = &app.engines;
+    for (name, engine) in [
+        ("Text engine", &engines.inference),
+        ("Embeddings engine", &engines.embeddings),
+        ("Transcription engine", &engines.transcribe),
+        ("Speech engine", &engines.speech),
+    ] {
+        let words = if engine.is_configured() { "set up" } else { "not set up: its routes answer 503" };
+        parts.push(part(name, engine.is_configured(), words.to_owned()));
+    }
+    parts
+}
+
+/// `GET /admin/usage`: what everybody together used in the last 30 days.
+pub(in crate::web) fn usage(call: &mut Call<'_>) -> Answer {
+    let caller = administrator_or_return!(call);
+    let today = OffsetDateTime::now_utc().date();
+    let days = (today - Duration::days(USAGE_DAYS - 1), today);
+    let sums = usage_lists::of_everybody(&mut call.app.db.session()?, days)?;
+    let costs: Vec<(&str, i64)> = sums.iter().map(|(day, cost, _)| (day.as_str(), *cost)).collect();
+    let chart = super::usage::drawn(days, &costs);
+    let total = costs.iter().map(|(_, cost)| cost).sum();
+    let days = sums.into_iter().rev().collect();
+    page(200, &UsageOfAll { frame: Frame::new(Some(&caller), "admin"), chart, total, days })
 }
 
 /// `GET /admin/users?q=&after=`.

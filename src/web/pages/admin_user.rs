@@ -11,12 +11,16 @@ use crate::error::{Error, Result};
 use crate::http::Response;
 use crate::http::form::Fields;
 use crate::store::audit::{self, Actor, Entry};
+use crate::store::usage_lists::{self, Charged};
 use crate::store::users::Standing;
 use crate::store::{ApiKey, Session, User, api_keys, sessions, users};
 use crate::web::{Answer, fields, keys};
 
 /// Entries of the audit that are shown.
 const ENTRIES: i64 = 20;
+
+/// Charged calls that are shown.
+const CALLS: i64 = 10;
 
 /// Most characters of a reason.
 const LONGEST_REASON: usize = 300;
@@ -38,6 +42,7 @@ struct OneUser {
     keys: Vec<ApiKey>,
     sessions: Vec<Session>,
     entries: Vec<Entry>,
+    newest: Vec<Charged>,
     is_self: bool,
 }
 
@@ -53,6 +58,7 @@ pub(in crate::web) fn show(call: &mut Call<'_>) -> Answer {
         keys: api_keys::of_user(&mut session, &id)?,
         sessions: sessions::of_user(&mut session, &id)?,
         entries: audit::page(&mut session, Some(&id), None, ENTRIES)?,
+        newest: usage_lists::newest(&mut session, &id, "", CALLS)?,
         is_self: caller.user.id == user.id,
         user,
     };

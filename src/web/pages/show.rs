@@ -20,6 +20,15 @@ pub(super) fn money(micros: &i64) -> String {
     format!("{sign}US$\u{a0}{}.{}", grouped(size / 1_000_000), &fraction[..kept])
 }
 
+/// [`money`] to the cent, where a cent is little of it.
+pub(super) fn cents(micros: &i64) -> String {
+    const CENT: i64 = 10_000;
+    match micros.unsigned_abs() >= 1_000_000 {
+        true => money(&(micros.saturating_add(micros.signum() * CENT / 2) / CENT * CENT)),
+        false => money(micros),
+    }
+}
+
 /// `1,234,567`.
 pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
@@ -79,6 +88,15 @@ mod tests {
             (-10_000, "−US$\u{a0}0.01"),
         ] {
             assert_eq!(money(&micros), words);
+        }
+    }
+
+    #[test]
+    fn little_money_is_exact_and_much_is_rounded() {
+        for (micros, words) in
+            [(999_999, "US$\u{a0}0.999999"), (21_096_402, "US$\u{a0}21.10"), (-1_994_999, "−US$\u{a0}1.99")]
+        {
+            assert_eq!(cents(&micros), words);
         }
     }
 
