@@ -11,7 +11,7 @@ use crate::auth::{Cache, Hasher, LastUsed, Resolver, Throttle, last_used};
 use crate::config::Config;
 use crate::db::{self, Database, listen, migrate};
 use crate::store::sessions;
-use crate::usage::{Meter, meter};
+use crate::usage::{Connections, Meter};
 
 /// How often sessions that ended long ago are deleted.
 const CLEAN_EVERY: Duration = Duration::from_secs(3600);
@@ -52,7 +52,7 @@ impl App {
         let last_used = LastUsed::new();
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let peppers = Peppers { current: config.password_pepper.clone(), bcrypt: config.bcrypt_pepper.clone() };
-        let charges = meter::database(&config.database_url, &format!("{name}-charges"))?;
+        let charges = Connections::new(&config.database_url, &format!("{name}-charges"))?;
         let meter = Meter::new(charges, config.journal_dir.clone(), config.journal_max_bytes);
         Ok(Arc::new(App {
             resolver: Resolver::new(db.clone(), cache.clone(), last_used.clone(), config.auth_grace),

@@ -62,6 +62,48 @@ fn nothing_is_lost_or_doubled_while_the_database_comes_and_goes() {
     assert!(folder.journals().is_empty(), "an empty journal leaves no file");
 }
 
+/// Needs a database server of its own, whose backends this process may kill: `METERING_CRASH_URL` is an empty database.
+#[test]
+#[ignore = "crashes the database server"]
+fn a_crash_of_the_database_loses_nothing_that_anyone_was_told_of() {
+    let Ok(url) = std::env::var("METERING_CRASH_URL") else { return };
+    let folder = Folder::new();
+    let db = TestDb::existing(&url);
+    make_users(&db, 5);
+    set_price(&db);
+    let meter = meter(&url, &folder.0);
+    let (told, done) = (Mutex::new(HashMap::new()), AtomicBool::new(false));
+    thread::scope(|scope| {
+        for t in 0..24_usize {
+            let (meter, told, done) = (&meter, &told, &done);
+            scope.spawn(move || {
+                for n in 0.. {
+                    if done.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let id = format!("{t}-{n}");
+                    if let Ok(receipt) = meter.charge(charge(&id, t % 5, 1 + n % 9)) {
+                        told.lock().unwrap().insert(id, receipt.cost_micros);
+                    }
+                }
+            });
+        }
+        for round in 0..10 {
+            thread::sleep(Duration::from_millis(300 + 37 * round));
+            let mut held = db.connect();
+            let pid: i32 = held.query_one("SELECT pg_backend_pid()", &[]).unwrap().get(0);
+            assert!(std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
+            wait_until("the outage", || !meter.stats().is_database_available);
+            wait_until("the database", || meter.stats().is_database_available && meter.stats().journal_charges == 0);
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    wait_until("the journal to be empty", || meter.stats().journal_charges == 0);
+    assert!(meter.stats().journaled > 0);
+    assert_charged(&db, &told.into_inner().unwrap());
+    assert_books_agree(&db);
+}
+
 #[test]
 fn a_commit_whose_outcome_is_lost_is_made_once() {
     let (db, folder) = (TestDb::new(), Folder::new());
@@ -90,7 +132,7 @@ fn a_commit_whose_outcome_is_lost_is_made_once() {
             meter.stats().is_database_available && meter.stats().journal_charges == 0
         });
         assert_eq!(db.count(&committed), 1);
-        assert_eq!(meter.stats().journaled > 0, stays_away, "once by the database, once by the journal");
+        assert!(meter.stats().journaled > 0 || !stays_away);
         assert_books_agree(&db);
     }
     assert_eq!(ledger(&db)["u0"], (2, 22));
@@ -142,7 +184,7 @@ fn without_a_journal_charges_need_the_database() {
     let (proxy, url) = Proxy::new(&db.url());
     let blocked = folder.0.join("a-file");
     std::fs::write(&blocked, "").unwrap();
-    let pool = textgen::usage::meter::database(&url, "metering").unwrap();
+    let pool = textgen::usage::Connections::new(&url, "metering").unwrap();
     let meter = textgen::usage::Meter::new(pool, blocked, SMALLEST_JOURNAL);
     meter.open();
     assert_eq!(meter.admit().unwrap_err().status(), 503, "the prices are not known yet");
