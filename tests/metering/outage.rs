@@ -13,6 +13,15 @@ use crate::support::{
     set_price, wait_until,
 };
 
+/// Ends the load, also when a wait was in vain.
+struct End<'d>(&'d AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn nothing_is_lost_or_doubled_while_the_database_comes_and_goes() {
     let (db, folder) = (TestDb::new(), Folder::new());
@@ -22,6 +31,7 @@ fn nothing_is_lost_or_doubled_while_the_database_comes_and_goes() {
     let meter = meter(&url, &folder.0);
     let (told, refused, done) = (Mutex::new(HashMap::new()), AtomicU64::new(0), AtomicBool::new(false));
     thread::scope(|scope| {
+        let _end = End(&done);
         for t in 0..12_usize {
             let (meter, told, refused, done) = (&meter, &told, &refused, &done);
             scope.spawn(move || {
@@ -49,7 +59,6 @@ fn nothing_is_lost_or_doubled_while_the_database_comes_and_goes() {
                 meter.stats().is_database_available && meter.stats().journal_charges == 0
             });
         }
-        done.store(true, Ordering::Relaxed);
     });
     let told = told.into_inner().unwrap();
     assert_eq!(refused.load(Ordering::Relaxed), 0, "the journal takes what the database cannot");
@@ -74,6 +83,7 @@ fn a_crash_of_the_database_loses_nothing_that_anyone_was_told_of() {
     let meter = meter(&url, &folder.0);
     let (told, done) = (Mutex::new(HashMap::new()), AtomicBool::new(false));
     thread::scope(|scope| {
+        let _end = End(&done);
         for t in 0..24_usize {
             let (meter, told, done) = (&meter, &told, &done);
             scope.spawn(move || {
@@ -90,16 +100,19 @@ fn a_crash_of_the_database_loses_nothing_that_anyone_was_told_of() {
         }
         for round in 0..10 {
             thread::sleep(Duration::from_millis(300 + 37 * round));
-            let mut held = db.connect();
-            let pid: i32 = held.query_one("SELECT pg_backend_pid()", &[]).unwrap().get(0);
-            assert!(std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
-            wait_until("the outage", || !meter.stats().is_database_available);
+            wait_until("a crash", || {
+                let Ok(mut client) = postgres::Client::connect(&url, postgres::NoTls) else { return false };
+                let Ok(row) = client.query_one("SELECT pg_backend_pid()", &[]) else { return false };
+                let pid: i32 = row.get(0);
+                std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success()
+            });
+            let journaled = meter.stats().journaled;
+            wait_until("the outage to be noticed", || meter.stats().journaled > journaled);
             wait_until("the database", || meter.stats().is_database_available && meter.stats().journal_charges == 0);
         }
-        done.store(true, Ordering::Relaxed);
     });
     wait_until("the journal to be empty", || meter.stats().journal_charges == 0);
-    assert!(meter.stats().journaled > 0);
+    wait_until("the database", || postgres::Client::connect(&url, postgres::NoTls).is_ok());
     assert_charged(&db, &told.into_inner().unwrap());
     assert_books_agree(&db);
 }
