@@ -101,9 +101,13 @@ impl Relay {
                 Err(e) => return Ok(End::Broken(self.reply.broken(&e))),
             };
             if n == 0 {
-                let whole = finished && !events.is_cut();
                 let early = || self.reply.broken(&io::ErrorKind::UnexpectedEof.into());
-                return Ok(if whole { End::Whole(b"data: [DONE]\n\n".to_vec()) } else { End::Broken(early()) });
+                return Ok(match finished || self.tally.is_known() {
+                    _ if events.is_cut() => End::Broken(early()),
+                    false => End::Broken(early()),
+                    true if finished => End::Whole(b"data: [DONE]\n\n".to_vec()),
+                    true => End::Whole(Vec::new()),
+                });
             }
             if events.push(&piece[..n]).is_err() {
                 return Ok(End::Broken(Error::Upstream(502, "The model server sent too long an event")));
@@ -134,10 +138,11 @@ impl Relay {
         };
         self.tally.count(&piece);
         let finished = piece.choices.iter().any(|choice| choice.finish_reason.is_some());
-        match piece.usage.is_some() && self.hides_usage {
+        // Servers that were asked for the numbers may say `"usage":null` until they have them.
+        match self.hides_usage && memchr::memmem::find(data, b"\"usage\"").is_some() {
             false => ready.extend_from_slice(event),
             // The event that has nothing else.
-            true if piece.choices.is_empty() => {}
+            true if piece.choices.is_empty() && piece.usage.is_some() => {}
             true => {
                 if let Ok(mut object) = Object::parse(data) {
                     object.remove("usage");

@@ -111,6 +111,9 @@ impl Tally {
             self.pieces += 1;
             self.bytes += bytes;
         }
+        if self.is_known() {
+            self.pieces += 1;
+        }
         let usage = piece.usage.and_then(|usage| serde_json::from_str::<Option<Usage>>(usage.get()).ok().flatten());
         self.usage = usage.or(self.usage);
     }
@@ -122,7 +125,12 @@ impl Tally {
 
     /// Whether anything was made.
     pub fn is_empty(&self) -> bool {
-        self.pieces == 0 && self.usage.is_none() && !matches!(self.kind, Kind::Known(_))
+        self.pieces == 0 && self.usage.is_none()
+    }
+
+    /// Whether the charge does not depend on what is counted. Such a stream is over when it ends; those of text say so.
+    pub fn is_known(&self) -> bool {
+        matches!(self.kind, Kind::Known(_))
     }
 
     /// The sum. Servers send about a token at a time; one that sends more at a time is charged by the length.

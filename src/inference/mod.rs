@@ -6,7 +6,6 @@ mod openai;
 mod params;
 mod summarization;
 
-use crate::audio;
 use crate::call::{Endpoint, Handler, route};
 use crate::error::Shape;
 use crate::http::Method::{self, Get, Post};
@@ -14,7 +13,7 @@ use crate::http::Route;
 
 /// Its routes, beside those that every server has.
 pub fn routes() -> Vec<Route<Endpoint>> {
-    let mut routes = vec![
+    vec![
         openai(Post, "/v1/chat/completions", openai::chat),
         openai(Post, "/v1/completions", openai::complete),
         openai(Post, "/v1/engines/{name}/completions", openai::complete_by),
@@ -25,10 +24,7 @@ pub fn routes() -> Vec<Route<Endpoint>> {
         route(Post, "/api/v1/generate-bulk", generate::bulk),
         route(Post, "/api/v1/feature-extraction", embeddings::features),
         route(Post, "/api/v1/summarization", summarization::summarize),
-    ];
-    // Clients of the older system look for these here.
-    routes.extend(audio::api_routes());
-    routes
+    ]
 }
 
 fn openai(method: Method, path: &'static str, handler: Handler) -> Route<Endpoint> {

@@ -35,7 +35,8 @@ struct Asset {
 static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| FILES.iter().map(|file| asset(*file)).collect());
 
 fn asset((plain, media_type, bytes): (&'static str, &'static str, &'static [u8])) -> Asset {
-    let digest: String = Sha256::digest(bytes).iter().take(DIGEST_BYTES).map(|byte| format!("{byte:02x}")).collect();
+    let digest: String =
+        Sha256::digest(bytes).iter().take(DIGEST_BYTES).fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
     let (stem, extension) = plain.rsplit_once('.').unwrap_or((plain, ""));
     let path = format!("/assets/{stem}.{digest}.{extension}");
     Asset { plain, path, media_type, bytes, compressed: gzip(bytes, Compression::best()) }
@@ -44,10 +45,7 @@ fn asset((plain, media_type, bytes): (&'static str, &'static str, &'static [u8])
 fn gzip(bytes: &[u8], level: Compression) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::with_capacity(bytes.len() / 3), level);
     // Writing to memory does not fail; were it to, the plain bytes are sent.
-    match encoder.write_all(bytes).and_then(|()| encoder.finish()) {
-        Ok(compressed) => compressed,
-        Err(_) => Vec::new(),
-    }
+    encoder.write_all(bytes).and_then(|()| encoder.finish()).unwrap_or_default()
 }
 
 /// Where the file of this plain name is found.

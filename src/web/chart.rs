@@ -43,7 +43,7 @@ pub(super) fn bars(title: &str, summary: &str, bars: &[Bar], scale: fn(&i64) -> 
              <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
             LEFT - 8.0,
             y + 4.0,
-            escaped(&scale(&(top * i64::from(quarter) / 4)))
+            escaped(&scale(&(top / 4 * i64::from(quarter) + top % 4 * i64::from(quarter) / 4)))
         );
     }
     draw(&mut svg, bars, top, height);

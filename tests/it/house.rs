@@ -160,7 +160,7 @@ fn sql_stands_in_store_and_db_only() {
 
 #[test]
 fn nothing_is_unwrapped() {
-    for (file, text) in files() {
+    for (file, text) in files().into_iter().filter(|(file, _)| !file.ends_with("_tests.rs")) {
         for (n, line) in code(&text).lines().enumerate() {
             for call in [".unwrap()", ".expect(\"", ".unwrap_err()", "todo!(", "unimplemented!("] {
                 assert!(!line.contains(call), "src/{file}:{}: {}", n + 1, line.trim());

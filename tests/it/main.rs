@@ -4,6 +4,7 @@
 #![allow(missing_docs, unreachable_pub, dead_code, unused_imports, clippy::unwrap_used, clippy::expect_used)]
 
 mod account;
+mod addresses;
 mod admin;
 mod bad_input;
 mod browsing;

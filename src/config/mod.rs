@@ -1,7 +1,10 @@
 //! Every setting that comes from the environment, read once.
 
+mod parse;
+mod variables;
+
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -9,152 +12,11 @@ use std::time::Duration;
 use ipnet::IpNet;
 use log::LevelFilter;
 
-/// One environment variable: name, default, meaning. The command line's help is made of these.
-pub struct Variable {
-    /// Its name.
-    pub name: &'static str,
-    /// What holds when it is not set.
-    pub default: &'static str,
-    /// What it is for, in one line.
-    pub meaning: &'static str,
-}
+use parse::{address, engine_url, list, networks, origins, public_url, use_postgres};
+#[allow(clippy::wildcard_imports)] // Each name is a variable, and all are read here.
+use variables::*;
 
-const fn variable(name: &'static str, default: &'static str, meaning: &'static str) -> Variable {
-    Variable { name, default, meaning }
-}
-
-const DATABASE_URL: Variable = variable(
-    "DATABASE_URL",
-    "postgresql://postgres:password@localhost:5432/textgen",
-    "the database, as libpq writes it; what docker-compose-postgres.yml serves by default",
-);
-const DATABASE_LISTEN_URL: Variable = variable(
-    "DATABASE_LISTEN_URL",
-    "DATABASE_URL",
-    "the database itself, when DATABASE_URL leads through a pooler: for LISTEN and migrations",
-);
-const DATABASE_POOLER: Variable = variable(
-    "DATABASE_POOLER",
-    "none",
-    "transaction when DATABASE_URL leads through PgBouncer or the like in transaction mode; DATABASE_LISTEN_URL must not",
-);
-const USE_POSTGRES: Variable =
-    variable("USE_POSTGRES", "True", "accepted for old deployments; there is no other database, so False is refused");
-const WEB_ADDR: Variable =
-    variable("WEB_ADDR", "127.0.0.1:8083", "where the web server listens; port 0 takes a free one");
-const INFERENCE_ADDR: Variable = variable("INFERENCE_ADDR", "127.0.0.1:9909", "where the inference server listens");
-const AUDIO_ADDR: Variable = variable("AUDIO_ADDR", "127.0.0.1:9910", "where the audio server listens");
-const POOL_SIZE: Variable = variable(
-    "POOL_SIZE",
-    "16",
-    "database connections of this process, 1 to 1000, beside two for charges and one that listens",
-);
-const WORKERS: Variable = variable("WORKERS", "0", "threads that run at once; 0 is one a core");
-const MAX_WAITING: Variable =
-    variable("MAX_WAITING", "512", "requests that may wait (for a hash, a connection, an upstream) before 503");
-const MAX_CONNECTIONS: Variable =
-    variable("MAX_CONNECTIONS", "0", "open connections before the oldest idle one goes; 0 is what descriptors allow");
-const REUSE_PORT: Variable = variable(
-    "REUSE_PORT",
-    "false",
-    "true lets several processes listen on one address (SO_REUSEPORT), so that a new one can take over from an old",
-);
-const CACHE_SIZE: Variable = variable("CACHE_SIZE", "100000", "callers remembered");
-const AUTH_GRACE: Variable =
-    variable("AUTH_GRACE", "300", "seconds that known callers go on while the database is away");
-const JOURNAL_DIR: Variable = variable(
-    "JOURNAL_DIR",
-    "journal",
-    "a folder on a local disk for charges made while the database is away; servers of one machine share it",
-);
-const JOURNAL_MAX_BYTES: Variable = variable(
-    "JOURNAL_MAX_BYTES",
-    "1073741824",
-    "bytes of charges that one process may keep there, 1048576 or more; further work gets 503",
-);
-const PASSWORD_PEPPER: Variable =
-    variable("PASSWORD_PEPPER", "", "a secret mixed into every password hash; a lost one makes all passwords useless");
-const BCRYPT_PEPPER: Variable =
-    variable("BCRYPT_PEPPER", "PASSWORD_PEPPER", "the pepper of hashes made by the older bcrypt system");
-const PUBLIC_URL: Variable =
-    variable("PUBLIC_URL", "", "how browsers reach the web server; with https, cookies are Secure");
-const TRUSTED_PROXIES: Variable =
-    variable("TRUSTED_PROXIES", "", "addresses and networks whose X-Forwarded-For is believed, comma-separated");
-const CORS_ORIGINS: Variable =
-    variable("CORS_ORIGINS", "", "origins whose pages may call the servers, comma-separated; nobody's by default");
-const INFERENCE_URL: Variable = variable(
-    "INFERENCE_URL",
-    "",
-    "model servers for text that speak OpenAI's protocol, such as http://127.0.0.1:8000; comma-separated",
-);
-const EMBEDDINGS_URL: Variable = variable("EMBEDDINGS_URL", "", "model servers for embeddings, comma-separated");
-const TRANSCRIBE_URL: Variable =
-    variable("TRANSCRIBE_URL", "", "model servers that turn speech to text, comma-separated");
-const SPEECH_URL: Variable = variable("SPEECH_URL", "", "model servers that turn text to speech, comma-separated");
-const INFERENCE_API_KEY: Variable = variable("INFERENCE_API_KEY", "", "sent to INFERENCE_URL as a bearer token");
-const EMBEDDINGS_API_KEY: Variable = variable("EMBEDDINGS_API_KEY", "", "sent to EMBEDDINGS_URL as a bearer token");
-const TRANSCRIBE_API_KEY: Variable = variable("TRANSCRIBE_API_KEY", "", "sent to TRANSCRIBE_URL as a bearer token");
-const SPEECH_API_KEY: Variable = variable("SPEECH_API_KEY", "", "sent to SPEECH_URL as a bearer token");
-const INFERENCE_MODEL: Variable =
-    variable("INFERENCE_MODEL", "", "the model of requests that name none; by default the first that the server lists");
-const EMBEDDINGS_MODEL: Variable = variable("EMBEDDINGS_MODEL", "", "the same for embeddings");
-const TRANSCRIBE_MODEL: Variable = variable("TRANSCRIBE_MODEL", "", "the same for speech to text");
-const SPEECH_MODEL: Variable = variable("SPEECH_MODEL", "", "the same for text to speech");
-const UPSTREAM_CONNECT_TIMEOUT: Variable =
-    variable("UPSTREAM_CONNECT_TIMEOUT", "5", "seconds to connect to a model server");
-const UPSTREAM_TIMEOUT: Variable =
-    variable("UPSTREAM_TIMEOUT", "600", "seconds that a call of a model server may take, its whole reply included");
-const AUDIO_URL_ALLOW: Variable = variable(
-    "AUDIO_URL_ALLOW",
-    "",
-    "networks that audio_url may reach although they are not public, comma-separated; what answers there can be read \
-     by every user, so on a public service leave it empty",
-);
-const LOG_LEVEL: Variable =
-    variable("LOG_LEVEL", "info", "off, error, warn, info (one line a request), debug or trace");
-const LOG_FORMAT: Variable = variable("LOG_FORMAT", "text", "text or json, on standard error");
-
-/// All of them, in the order of the help.
-pub const VARIABLES: &[Variable] = &[
-    DATABASE_URL,
-    DATABASE_LISTEN_URL,
-    DATABASE_POOLER,
-    USE_POSTGRES,
-    WEB_ADDR,
-    INFERENCE_ADDR,
-    AUDIO_ADDR,
-    PUBLIC_URL,
-    TRUSTED_PROXIES,
-    CORS_ORIGINS,
-    PASSWORD_PEPPER,
-    BCRYPT_PEPPER,
-    POOL_SIZE,
-    WORKERS,
-    MAX_WAITING,
-    MAX_CONNECTIONS,
-    REUSE_PORT,
-    CACHE_SIZE,
-    AUTH_GRACE,
-    JOURNAL_DIR,
-    JOURNAL_MAX_BYTES,
-    INFERENCE_URL,
-    INFERENCE_API_KEY,
-    INFERENCE_MODEL,
-    EMBEDDINGS_URL,
-    EMBEDDINGS_API_KEY,
-    EMBEDDINGS_MODEL,
-    TRANSCRIBE_URL,
-    TRANSCRIBE_API_KEY,
-    TRANSCRIBE_MODEL,
-    SPEECH_URL,
-    SPEECH_API_KEY,
-    SPEECH_MODEL,
-    UPSTREAM_CONNECT_TIMEOUT,
-    UPSTREAM_TIMEOUT,
-    AUDIO_URL_ALLOW,
-    LOG_LEVEL,
-    LOG_FORMAT,
-];
+pub use variables::{VARIABLES, Variable};
 
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -408,63 +270,6 @@ fn engine(
         api_key: api_key.map(|(_, key)| key),
         model: source.optional(model).map(|model| model.trim().to_owned()),
     })
-}
-
-/// With or without the `/v1` that all paths start with.
-fn engine_url(value: &str) -> Result<String, String> {
-    let base = value.trim_end_matches('/');
-    let base = base.strip_suffix("/v1").unwrap_or(base);
-    let host = base.strip_prefix("https://").or_else(|| base.strip_prefix("http://")).unwrap_or("");
-    let sane = base.bytes().all(|b| b.is_ascii_graphic() && !b"\"<>\\^`{|}?#@".contains(&b));
-    match !host.is_empty() && !host.starts_with('/') && sane && base.parse::<ureq::http::Uri>().is_ok() {
-        true => Ok(base.to_owned()),
-        false => Err("addresses such as http://127.0.0.1:8000, without a user name, are needed".to_owned()),
-    }
-}
-
-fn use_postgres(value: &str) -> Result<(), String> {
-    match value.to_ascii_lowercase().as_str() {
-        "true" | "1" | "yes" | "on" => Ok(()),
-        "false" | "0" | "no" | "off" => {
-            Err("there is no other database than PostgreSQL; unset it or say True".to_owned())
-        }
-        _ => Err("True is the only value".to_owned()),
-    }
-}
-
-/// `host:port`, an IP address only; `:port` and `port` alone mean loopback.
-fn address(value: &str) -> Result<SocketAddr, String> {
-    let loopback = |port: &str| port.parse().ok().map(|port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
-    let named = value.strip_prefix("localhost:").and_then(loopback);
-    let port_only = loopback(value.strip_prefix(':').unwrap_or(value));
-    named
-        .or(port_only)
-        .or_else(|| value.parse().ok())
-        .ok_or_else(|| "an address such as 127.0.0.1:8083 or 0.0.0.0:8083 is needed".to_owned())
-}
-
-fn public_url(value: &str) -> Result<String, String> {
-    let value = value.trim_end_matches('/');
-    let host = value.strip_prefix("https://").or_else(|| value.strip_prefix("http://"));
-    let sane = |host: &str| !host.is_empty() && host.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b'"');
-    match host {
-        _ if value.is_empty() => Ok(String::new()),
-        Some(host) if sane(host) => Ok(value.to_owned()),
-        _ => Err("an address such as https://example.com, without a path, is needed".to_owned()),
-    }
-}
-
-fn list(value: &str) -> impl Iterator<Item = &str> {
-    value.split(',').map(str::trim).filter(|item| !item.is_empty())
-}
-
-fn networks(value: &str) -> Result<Vec<IpNet>, String> {
-    let network = |item: &str| item.parse().ok().or_else(|| item.parse::<IpAddr>().ok().map(IpNet::from));
-    list(value).map(|item| network(item).ok_or_else(|| format!("{item} is no address and no network"))).collect()
-}
-
-fn origins(value: &str) -> Result<Vec<String>, String> {
-    list(value).map(public_url).collect()
 }
 
 #[cfg(test)]
