@@ -36,7 +36,7 @@ fn sample(path: &str, user: &User, ids: &BTreeMap<&str, String>) -> (String, Val
 
 /// A second of silence.
 fn recording() -> Vec<u8> {
-    textgen::wav::file(16_000, 16, &[0; 32_000])
+    textgen::wav::file(16_000, 16, &vec![0; 32_000])
 }
 
 /// Sends a recording in this field, as a browser does.

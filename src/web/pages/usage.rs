@@ -72,7 +72,9 @@ pub(in crate::web) fn show(call: &mut Call<'_>) -> Answer {
     for (name, by) in [("Model", By::Model), ("Key", By::Key), ("Route", By::Route)] {
         let mut sums = usage::sums(&mut session, user_id, days, by, MOST_GROUPS)?;
         if by == By::Key {
-            sums.iter_mut().for_each(|sum| sum.name = key_name(&names, &sum.name));
+            for sum in &mut sums {
+                sum.name = key_name(&names, &sum.name);
+            }
         }
         sums.sort_by_key(|sum| std::cmp::Reverse(sum.cost_micros));
         groups.push(Group { name, sums });
@@ -80,7 +82,9 @@ pub(in crate::web) fn show(call: &mut Call<'_>) -> Answer {
     let mut newest = usage_lists::newest(&mut session, user_id, "", NEWEST)?;
     let month = users::by_id(&mut session, user_id)?.map_or(0, |user| user.charges_monthly);
     drop(session);
-    newest.iter_mut().for_each(|call| call.key_id = key_name(&names, &call.key_id));
+    for call in &mut newest {
+        call.key_id = key_name(&names, &call.key_id);
+    }
     let total = by_day.iter().map(|sum| sum.cost_micros).sum();
     let usage = Usage {
         frame: Frame::new(Some(&caller), "usage"),
