@@ -101,7 +101,7 @@ mod tests {
 
     fn chart(values: &[i64]) -> String {
         let of = |value: &i64| Bar { label: "d".into(), value: *value, words: format!("<{value}>") };
-        bars("A & B", "two", &values.iter().map(of).collect::<Vec<_>>(), ToString::to_string)
+        bars("A & B", "two", &values.iter().map(of).collect::<Vec<_>>(), i64::to_string)
     }
 
     #[test]
