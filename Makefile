@@ -1,7 +1,7 @@
 # `make` lists what there is. Works with GNU make 3.81 (macOS) and newer.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help serve stop migrate check-sharing psql monitor test lint bench need-cargo
+.PHONY: help serve stop migrate check-sharing psql monitor test test-browser lint bench need-cargo
 
 # Where rustup puts cargo, for a shell that has not read its profile since.
 path = PATH="$$PATH:$$HOME/.cargo/bin"; export PATH
@@ -40,10 +40,14 @@ test: need-cargo ## run all tests, on a PostgreSQL of their own; ARGS="..." goes
 	@$(path); TEST_DATABASE_URL="$${TEST_DATABASE_URL:-$$(scripts/postgres --test start)}" && export TEST_DATABASE_URL && \
 	unset DATABASE_URL && exec cargo test --locked $(ARGS)
 
+test-browser: need-cargo ## run the tests in a headless browser; installs node and chromium where it may
+	@$(path); TEST_DATABASE_URL="$${TEST_DATABASE_URL:-$$(scripts/postgres --test start)}" && export TEST_DATABASE_URL && \
+	unset DATABASE_URL && cargo build --locked && exec tests/browser/run
+
 lint: need-cargo ## check the format, clippy, shellcheck if it is installed
 	@$(path); cargo fmt --check && cargo clippy --locked --all-targets -- -D warnings && \
 	if command -v shellcheck >/dev/null; then \
-		for file in scripts/* .ci/run; do \
+		for file in scripts/* tests/browser/run .ci/run; do \
 			case $$(head -n 1 "$$file") in '#!'*sh) shellcheck "$$file" || exit 1 ;; esac; \
 		done; \
 	fi

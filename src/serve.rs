@@ -164,7 +164,7 @@ pub fn handler(app: Arc<App>, role: Role) -> server::Handler {
 
 fn routes(role: Role) -> Vec<Route<Endpoint>> {
     let own = match role {
-        Role::Web => web::routes().into_iter().chain(tried_in_the_browser()).collect(),
+        Role::Web => [web::routes(), tried_in_the_browser()].concat(),
         // Clients of the older system look for its audio routes here.
         Role::Inference => [inference::routes(), audio::api_routes()].concat(),
         Role::Audio => audio::routes(),

@@ -118,7 +118,16 @@ const SCHEMAS: &[(&str, &[&str])] = &[
     ("OpenAiFault", &["message! string", "type! string", "param string?", "code any"]),
     ("OpenAiError", &["error! OpenAiFault"]),
     ("Alive", &["status! string"]),
-    ("Ready", &["status! string", "listening! boolean Whether revocations are heard at once"]),
+    ("Ready", &["status! string", "listening! boolean Whether revocations are heard at once", "journal! Journal"]),
+    (
+        "Journal",
+        &[
+            "bytes! integer",
+            "max_bytes! integer",
+            "charges! integer Charges that the database does not have yet",
+            "has_room! boolean",
+        ],
+    ),
     ("OpenApi", &["openapi! string", "info! object", "paths! object"]),
 ];
 

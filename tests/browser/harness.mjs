@@ -4,7 +4,8 @@ import { spawn, execFileSync } from "node:child_process";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { after, before } from "node:test";
-import { readFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { createRequire } from "node:module";
 import { chromium } from "playwright-core";
 import pg from "pg";
@@ -16,10 +17,10 @@ const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.mi
 export const PASSWORD = "correct horse battery";
 
 // Starts everything before a file's tests and ends it behind them.
-export function world(settings = {}) {
+export function world(settings = {}, flags = []) {
   const world = { server: null, browser: null };
   before(async () => {
-    world.server = await start(settings);
+    world.server = await start(settings, flags);
     world.browser = await chromium.launch({
       executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
       args: [
@@ -47,18 +48,19 @@ async function admin(sql) {
 
 let count = 0;
 
-async function start(settings) {
+async function start(settings, flags) {
   const url = process.env.TEST_DATABASE_URL;
   assert(url, "TEST_DATABASE_URL is not set: run `make test-browser`");
   const name = `browser_${process.pid}_${count++}`;
   await admin(`CREATE DATABASE ${name}`);
   const own = url.replace(/\/[^/]*$/, `/${name}`);
   const address = "127.0.0.1:0";
+  const journal = mkdtempSync(`${tmpdir()}/textgen-browser-`);
   const env = {
     PATH: process.env.PATH, DATABASE_URL: own, POOL_SIZE: "4",
-    WEB_ADDR: address, INFERENCE_ADDR: address, AUDIO_ADDR: address, ...settings,
+    JOURNAL_DIR: journal, WEB_ADDR: address, INFERENCE_ADDR: address, AUDIO_ADDR: address, ...settings,
   };
-  const child = spawn(binary, ["serve"], { env, stdio: ["ignore", "pipe", "pipe"] });
+  const child = spawn(binary, ["serve", ...flags], { env, stdio: ["ignore", "pipe", "pipe"] });
   let log = "";
   child.stderr.on("data", (piece) => { log += piece; });
   const found = {};
@@ -86,6 +88,7 @@ async function start(settings) {
     async stop() {
       child.kill("SIGTERM");
       await new Promise((done) => child.once("exit", done));
+      rmSync(journal, { recursive: true });
       await admin(`DROP DATABASE IF EXISTS ${name} WITH (FORCE)`);
     },
   };

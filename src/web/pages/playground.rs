@@ -1,5 +1,7 @@
 //! `/playground`: models to try. A script streams the answer; without one a form brings it whole.
 
+use std::sync::Arc;
+
 use askama::Template;
 use serde_json::{Value, json};
 
@@ -105,7 +107,7 @@ fn render(call: &Call<'_>, caller: &Caller, asked: Asked, answer: Option<String>
     let engine = &call.app.engines.inference;
     let is_configured = engine.is_configured();
     // Before a connection is taken: a model server may let us wait.
-    let models = if is_configured { engine.models().unwrap_or_default() } else { std::sync::Arc::default() };
+    let models = if is_configured { engine.models().unwrap_or_default() } else { Arc::default() };
     let models = models.iter().filter_map(|model| model["id"].as_str().map(str::to_owned)).collect();
     let mut session = call.app.db.session()?;
     let documents = store::page(&mut session, &caller.user.id, None, SHOWN, false, i64::MAX)?;

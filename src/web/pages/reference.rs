@@ -41,6 +41,9 @@ struct Parameter {
     words: String,
 }
 
+/// What means the same everywhere and is said once, above.
+const EVERYWHERE: [&str; 9] = ["200", "400", "401", "408", "413", "422", "502", "503", "504"];
+
 /// `GET /openapi.json`.
 pub(in crate::web) fn openapi(call: &mut Call<'_>) -> Answer {
     Ok(assets::compressed(call.request, "application/json", openapi::document().to_string()))
@@ -126,7 +129,7 @@ fn answers(operation: &Value) -> Vec<String> {
 
 fn statuses(operation: &Value) -> Vec<(String, String)> {
     let responses = operation["responses"].as_object().into_iter().flatten();
-    let own = responses.filter(|(status, _)| !matches!(status.as_str(), "200" | "408" | "413" | "503"));
+    let own = responses.filter(|(status, _)| !EVERYWHERE.contains(&status.as_str()));
     own.map(|(status, response)| (status.clone(), text(&response["description"]))).collect()
 }
 
