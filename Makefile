@@ -8,13 +8,15 @@ path = PATH="$$PATH:$$HOME/.cargo/bin"; export PATH
 # DATABASE_URL, or the server of scripts/postgres, started if it is not running.
 database = DATABASE_URL="$${DATABASE_URL:-$$(scripts/postgres start)}" && export DATABASE_URL
 build = cargo build --release --locked
+# The built-in engine, unless a model server is configured.
+demo = $$(test -n "$$INFERENCE_URL$$EMBEDDINGS_URL$$TRANSCRIBE_URL$$SPEECH_URL" || echo --demo-engine)
 textgen = "$${CARGO_TARGET_DIR:-target}"/release/textgen
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{ printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 serve: need-cargo ## build, migrate and run the three servers; Ctrl-C stops them
-	@$(path); $(database) && $(build) && $(textgen) migrate && exec $(textgen) serve
+	@$(path); $(database) && $(build) && $(textgen) migrate && exec $(textgen) serve $(demo)
 
 stop: ## stop the PostgreSQL that `make serve` and `make test` started
 	@scripts/postgres stop; one=$$?; scripts/postgres --test stop && exit $$one

@@ -1,7 +1,7 @@
 //! What the servers of one process share, built once, and the work they do in the background.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,14 +10,18 @@ use crate::auth::revocation::{CHANNEL, Revocations};
 use crate::auth::{Cache, Hasher, LastUsed, Resolver, Throttle, last_used};
 use crate::config::Config;
 use crate::db::{self, Database, listen, migrate};
-use crate::store::sessions;
+use crate::engine::Engines;
+use crate::store::{deleted_documents, sessions};
 use crate::usage::{Connections, Meter};
 
-/// How often sessions that ended long ago are deleted.
+/// How often what is long over is deleted.
 const CLEAN_EVERY: Duration = Duration::from_secs(3600);
 
 /// The longest pause between two attempts to migrate.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long the end of the process waits for its last write.
+const LAST_WRITE: Duration = Duration::from_secs(5);
 
 /// Everything a handler may need.
 pub struct App {
@@ -33,10 +37,13 @@ pub struct App {
     pub passwords: Passwords,
     /// Holds guessers of passwords back.
     pub throttle: Throttle,
+    /// Model servers.
+    pub engines: Engines,
     /// Charges for work.
     pub meter: Arc<Meter>,
     last_used: Arc<LastUsed>,
-    connection: postgres::Config,
+    migrate_at: postgres::Config,
+    listen_at: postgres::Config,
     stopped: Arc<AtomicBool>,
 }
 
@@ -46,24 +53,27 @@ impl App {
     /// # Errors
     /// A thread cannot be started, in words for the operator.
     pub fn new(config: Config, name: &str) -> Result<Arc<App>, String> {
-        let connection = db::config(&config.database_url, name)?;
-        let db = Database::new(connection.clone(), config.pool_size);
+        let db = Database::new(db::config(&config.database_url, name)?, !config.is_pooled, config.pool_size);
+        let migrate_at = db::config(config.direct_url(), name)?;
+        let listen_at = db::config(&config.database_listen_url, &format!("{name}-listen"))?;
         let cache = Arc::new(Cache::new(config.cache_size));
         let last_used = LastUsed::new();
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let peppers = Peppers { current: config.password_pepper.clone(), bcrypt: config.bcrypt_pepper.clone() };
-        let charges = Connections::new(&config.database_url, &format!("{name}-charges"))?;
+        let charges = Connections::new(config.direct_url(), &format!("{name}-charges"))?;
         let meter = Meter::new(charges, config.journal_dir.clone(), config.journal_max_bytes);
         Ok(Arc::new(App {
             resolver: Resolver::new(db.clone(), cache.clone(), last_used.clone(), config.auth_grace),
             passwords: Passwords::new(Hasher::new(cores)?, peppers)?,
             throttle: Throttle::default(),
             meter,
+            engines: Engines::new(&config),
             config,
             db,
             cache,
             last_used,
-            connection,
+            migrate_at,
+            listen_at,
             stopped: Arc::new(AtomicBool::new(false)),
         }))
     }
@@ -72,7 +82,7 @@ impl App {
     ///
     /// # Errors
     /// A thread cannot be started.
-    pub fn start(self: &Arc<App>, name: &str) -> Result<(), String> {
+    pub fn start(self: &Arc<App>) -> Result<(), String> {
         let spawn = |name: &str, work: fn(&App)| {
             let app = self.clone();
             let thread = thread::Builder::new().name(name.to_owned());
@@ -81,9 +91,13 @@ impl App {
         spawn("migrate", App::migrate)?;
         spawn("background", App::work_in_background)?;
         self.meter.start()?;
-        let listen_config = db::config(&self.config.database_listen_url, &format!("{name}-listen"))?;
-        let revocations = Revocations { cache: self.cache.clone(), db: self.db.clone(), stopped: self.stopped.clone() };
-        listen::spawn(listen_config, CHANNEL, revocations).map_err(|e| e.to_string())
+        let revocations = Revocations {
+            cache: self.cache.clone(),
+            db: self.db.clone(),
+            stopped: self.stopped.clone(),
+            told: AtomicBool::new(false),
+        };
+        listen::spawn(self.listen_at.clone(), CHANNEL, revocations).map_err(|e| e.to_string())
     }
 
     /// Brings the schema up to date, trying for as long as it takes, then lets requests at it.
@@ -91,7 +105,7 @@ impl App {
         let mut pause = Duration::from_millis(100);
         let mut said = String::new();
         while !self.is_stopped() {
-            match migrate::migrate(&self.connection) {
+            match migrate::migrate(&self.migrate_at) {
                 Ok(applied) => {
                     log::info!("the schema is up to date ({applied} migrations applied)");
                     self.meter.open();
@@ -122,24 +136,39 @@ impl App {
             }
             if cleaned.is_none_or(|at| at.elapsed() >= CLEAN_EVERY) {
                 cleaned = Some(Instant::now());
-                let done = self.db.session().and_then(|mut session| sessions::delete_expired(&mut session));
+                let done = self.db.session().and_then(|mut session| clean(&mut session));
                 if let Err(e) = done {
-                    log::debug!("ended sessions were not deleted: {e}");
+                    log::debug!("what is over was not deleted: {e}");
                 }
             }
         }
     }
 
-    /// Ends the background work and writes what it still holds.
-    pub fn stop(&self) {
+    /// Ends the background work and writes what it still holds, unless the database takes too long over it.
+    pub fn stop(self: &Arc<App>) {
         self.stopped.store(true, Ordering::Release);
         self.meter.stop();
-        if let Err(e) = self.last_used.write(&self.db) {
-            log::debug!("last-used stamps were not written: {e}");
-        }
+        let (app, (done, written)) = (self.clone(), mpsc::channel());
+        let write = move || {
+            if let Err(e) = app.last_used.write(&app.db) {
+                log::debug!("last-used stamps were not written: {e}");
+            }
+            // Nobody waits any more if this fails.
+            let _ = done.send(());
+        };
+        // Where no thread can be had, the channel is closed and the wait over at once.
+        let _ = thread::Builder::new().name("last-used".to_owned()).spawn(write);
+        let _ = written.recv_timeout(LAST_WRITE);
     }
 
     fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire)
     }
+}
+
+/// Deletes what ended, or was deleted, long ago.
+fn clean(db: &mut impl db::Executor) -> Result<(), db::Error> {
+    sessions::delete_expired(db)?;
+    deleted_documents::purge(db)?;
+    Ok(())
 }

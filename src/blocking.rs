@@ -5,7 +5,9 @@
 //! On a thread that belongs to no server, `section` just runs its argument.
 
 use std::cell::{Cell, RefCell};
+use std::os::fd::AsFd;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// Too many threads wait already: the request is to be refused, for now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -23,7 +25,11 @@ pub trait Handover {
     fn leave(&self);
 }
 
+/// The socket of the client that a request came from, to see whether it is still there.
+pub type Client = Arc<dyn AsFd + Send + Sync>;
+
 thread_local! {
+    static CLIENT: RefCell<Option<Client>> = const { RefCell::new(None) };
     static HANDOVER: RefCell<Option<Rc<dyn Handover>>> = const { RefCell::new(None) };
     static DEPTH: Cell<u32> = const { Cell::new(0) };
 }
@@ -40,6 +46,27 @@ pub fn install(handover: Rc<dyn Handover>) {
 pub fn section<R>(wait: impl FnOnce() -> R) -> Result<R, Busy> {
     let _left = Section::enter()?;
     Ok(wait())
+}
+
+/// Says whose request this thread works on, until the result is dropped: who waits for something on behalf of the
+/// client can end the wait when the client leaves.
+pub fn serving(client: Option<Client>) -> Serving {
+    Serving(CLIENT.replace(client))
+}
+
+/// Whose request this thread works on, where that is known.
+pub fn client() -> Option<Client> {
+    CLIENT.with_borrow(Clone::clone)
+}
+
+/// See [`serving`].
+#[must_use]
+pub struct Serving(Option<Client>);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        CLIENT.set(self.0.take());
+    }
 }
 
 struct Section(Option<Rc<dyn Handover>>);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::app::App;
 use crate::auth::{Caller, Kind, client, is_renewal_due};
-use crate::error::{Error, Result, Shape};
+use crate::error::{Error, NOT_AUTHENTICATED, Result, Shape};
 use crate::http::{Method, Request, Response, Route, cookie};
 
 /// What answers a request.
@@ -18,11 +18,13 @@ pub struct Endpoint {
     pub handler: Handler,
     /// The key of its errors.
     pub shape: Shape,
+    /// Whether it has an answer before the database was first reached; others get 503.
+    pub works_without_database: bool,
 }
 
 /// A line of a route table.
 pub const fn route(method: Method, path: &'static str, handler: Handler) -> Route<Endpoint> {
-    Route { method, path, handler: Endpoint { handler, shape: Shape::Detail } }
+    Route { method, path, handler: Endpoint { handler, shape: Shape::Detail, works_without_database: false } }
 }
 
 /// One of the three servers.
@@ -49,9 +51,6 @@ impl Role {
         }
     }
 }
-
-/// The words of a 401.
-pub const NOT_AUTHENTICATED: &str = "Not authenticated";
 
 /// A request, and what is known around it.
 pub struct Call<'a> {
@@ -169,7 +168,7 @@ impl<'a> Call<'a> {
     fn is_own_origin(&self, origin: &str) -> bool {
         let config = &self.app.config;
         let authority = origin.split_once("://").map(|(_, authority)| authority);
-        origin == config.public_url
+        (origin == config.public_url && !origin.is_empty())
             || config.cors_origins.iter().any(|allowed| allowed == origin)
             || authority.is_some_and(|authority| self.request.header("host") == Some(authority))
     }

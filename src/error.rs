@@ -13,6 +13,9 @@ use crate::http::{BodyError, Response};
 /// The result of a handler.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// The words of a 401.
+pub const NOT_AUTHENTICATED: &str = "Not authenticated";
+
 /// Why a request is answered with an error. What a variant does not show the client is logged only.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -49,12 +52,37 @@ pub enum Error {
     /// 503: too much to do just now.
     #[error("too busy")]
     Busy,
+    /// 503: there is no model server for this; the setting that would name one.
+    #[error("{0} is not set")]
+    NotConfigured(&'static str),
+    /// 502, 503 or 504: a model server did not do its work. The text is for the client and says nothing of where it is.
+    #[error("{1}")]
+    Upstream(u16, &'static str),
+    /// What a model server itself says is wrong with the request.
+    #[error("the model server answered {}", .0.status)]
+    Relayed(Box<Relayed>),
+    /// The client has left; nobody sees the reply.
+    #[error("the client has left")]
+    ClientLeft,
     /// 503, or 500 where the fault is ours.
     #[error(transparent)]
     Database(#[from] db::Error),
     /// 500: a fault of ours.
     #[error("{0}")]
     Internal(String),
+}
+
+/// A refusal by a model server.
+#[derive(Debug)]
+pub struct Relayed {
+    /// Its status.
+    pub status: u16,
+    /// Its body, if that is an error as OpenAI's protocol has it: `{"error": {...}}`.
+    pub body: Option<Value>,
+    /// Its words.
+    pub message: String,
+    /// Its `Retry-After`, in seconds.
+    pub retry_after: Option<u64>,
 }
 
 /// The key under which a reply names its error.
@@ -65,6 +93,8 @@ pub enum Shape {
     Detail,
     /// `{"error": ...}`: the documents.
     Error,
+    /// `{"error": {"message", "type", "param", "code"}}`: what clients of OpenAI's API know.
+    OpenAi,
 }
 
 impl Error {
@@ -86,8 +116,11 @@ impl Error {
             Error::TooLarge(_) => 413,
             Error::Invalid(_) => 422,
             Error::TooManyRequests(_) => 429,
+            Error::ClientLeft => 499,
+            Error::Upstream(status, _) => *status,
+            Error::Relayed(relayed) => relayed.status,
             Error::Database(e) if e.is_outage() => 503,
-            Error::Busy => 503,
+            Error::Busy | Error::NotConfigured(_) => 503,
             Error::Database(_) | Error::Internal(_) => 500,
         }
     }
@@ -100,9 +133,15 @@ impl Error {
                 Cow::Borrowed(text)
             }
             Error::MethodNotAllowed(_) => Cow::Borrowed("Method Not Allowed"),
+            Error::NotConfigured(variable) => {
+                format!("No model server is configured for this: {variable} is not set").into()
+            }
+            Error::Upstream(_, text) => Cow::Borrowed(text),
+            Error::Relayed(relayed) => Cow::Owned(relayed.message.clone()),
+            Error::ClientLeft => Cow::Borrowed("The client has left"),
             Error::Timeout => Cow::Borrowed("The request did not arrive in time"),
             Error::TooLarge(limit) => format!("The body must not be larger than {limit} bytes").into(),
-            Error::Invalid(_) => Cow::Borrowed("Some fields are missing or have the wrong type"),
+            Error::Invalid(issues) => issues.iter().map(in_words).collect::<Vec<_>>().join("; ").into(),
             Error::TooManyRequests(_) => Cow::Borrowed("Too many attempts, try again later"),
             Error::Database(e) if e.is_outage() => Cow::Borrowed("Service temporarily unavailable, try again"),
             Error::Busy => Cow::Borrowed("Service temporarily unavailable, try again"),
@@ -110,11 +149,14 @@ impl Error {
         }
     }
 
-    /// How long the client should wait before it tries again.
-    pub fn retry_after(&self) -> Option<Duration> {
+    /// How many seconds the client should wait before it tries again.
+    pub fn retry_after(&self) -> Option<u64> {
         match self {
-            Error::TooManyRequests(wait) => Some(*wait),
-            _ if self.status() == 503 => Some(Duration::from_secs(1)),
+            // Rounded up: who comes back then is not to be told again.
+            Error::TooManyRequests(wait) => Some((wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)),
+            Error::NotConfigured(_) => None,
+            Error::Relayed(relayed) if relayed.retry_after.is_some() => relayed.retry_after,
+            _ if self.status() == 503 => Some(1),
             _ => None,
         }
     }
@@ -128,9 +170,13 @@ impl Error {
     pub fn reply(&self, shape: Shape) -> Response {
         let key = match shape {
             Shape::Detail => "detail",
-            Shape::Error => "error",
+            Shape::Error | Shape::OpenAi => "error",
         };
         let mut response = match self {
+            Error::Relayed(relayed) if shape == Shape::OpenAi && relayed.body.is_some() => {
+                Response::json(relayed.status, &relayed.body)
+            }
+            _ if shape == Shape::OpenAi => Response::json(self.status(), &self.openai()),
             Error::Invalid(issues) if shape == Shape::Detail => Response::json(422, &json!({ "detail": issues })),
             Error::Conflict(text, Value::Object(more)) => {
                 let mut body = serde_json::Map::from_iter([(key.to_owned(), json!(text))]);
@@ -139,8 +185,8 @@ impl Error {
             }
             _ => Response::json(self.status(), &json!({ key: self.public() })),
         };
-        if let Some(wait) = self.retry_after() {
-            response = response.header("Retry-After", wait.as_secs().max(1).to_string());
+        if let Some(seconds) = self.retry_after() {
+            response = response.header("Retry-After", seconds.to_string());
         }
         if let Error::MethodNotAllowed(allow) = self {
             response = response.header("Allow", allow.clone());
@@ -149,6 +195,29 @@ impl Error {
             response = response.header("WWW-Authenticate", "Bearer");
         }
         response
+    }
+}
+
+impl Error {
+    /// The body that clients of OpenAI's API know.
+    pub fn openai(&self) -> Value {
+        let (kind, code) = match self.status() {
+            401 => ("invalid_request_error", Some("invalid_api_key")),
+            403 => ("permission_error", None),
+            404 => ("invalid_request_error", Some("not_found")),
+            429 => ("rate_limit_error", Some("rate_limit_exceeded")),
+            500.. => ("server_error", None),
+            _ => ("invalid_request_error", None),
+        };
+        let (message, param) = match self {
+            Error::Invalid(issues) => {
+                let field = issues.first().and_then(|issue| issue["loc"].as_array()?.last()?.as_str());
+                let words = issues.first().and_then(|issue| issue["msg"].as_str()).unwrap_or("Invalid");
+                (field.map_or(words.to_owned(), |field| format!("{field}: {words}")), field.map(str::to_owned))
+            }
+            _ => (self.public().into_owned(), None),
+        };
+        json!({"error": {"message": message, "type": kind, "param": param, "code": code}})
     }
 }
 
@@ -181,12 +250,19 @@ impl From<FieldError> for Error {
                 let kind = match expected {
                     "a string" => "string_type",
                     "a whole number" => "int_parsing",
+                    "a list of strings" => "list_type",
                     _ => "type_error",
                 };
                 Error::Invalid(vec![issue(kind, name, format!("Input should be {expected}"))])
             }
         }
     }
+}
+
+/// What is wrong with which field, in one phrase.
+fn in_words(issue: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    format!("{}: {}", text(&issue["loc"][1]), text(&issue["msg"]))
 }
 
 fn capitalised(text: &str) -> String {
@@ -229,6 +305,19 @@ mod tests {
     fn a_conflict_carries_what_is_there() {
         let e = Error::Conflict("Changed meanwhile", json!({"document": {"version": 2}}));
         assert_eq!(body(&e, Shape::Error), json!({"error": "Changed meanwhile", "document": {"version": 2}}));
+    }
+
+    #[test]
+    fn openai_clients_find_what_they_know() {
+        let e = Error::from(FieldError::Missing(vec!["prompt"]));
+        assert_eq!((e.status(), body(&e, Shape::OpenAi)["error"]["param"].as_str()), (422, Some("prompt")));
+        let e = body(&Error::Unauthorized("No"), Shape::OpenAi);
+        assert_eq!(e["error"]["code"], "invalid_api_key");
+        let theirs = json!({"error": {"message": "too long", "x": 1}});
+        let relayed =
+            Relayed { status: 400, body: Some(theirs.clone()), message: "too long".into(), retry_after: None };
+        let e = Error::Relayed(Box::new(relayed));
+        assert_eq!((body(&e, Shape::OpenAi), body(&e, Shape::Detail)), (theirs, json!({"detail": "too long"})));
     }
 
     #[test]

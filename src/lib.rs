@@ -6,6 +6,7 @@
 
 pub mod blocking;
 pub mod http;
+pub mod wav;
 
 pub mod config;
 
@@ -24,9 +25,14 @@ pub mod usage;
 
 pub mod accounts;
 
+pub mod engine;
+
 pub mod app;
 
 pub mod call;
+
+pub mod gateway;
+pub mod openapi;
 
 pub mod audio;
 pub mod common;

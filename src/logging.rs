@@ -46,6 +46,8 @@ fn text_config() -> simplelog::Config {
         .add_filter_ignore_str("tokio_postgres")
         .add_filter_ignore_str("postgres")
         .add_filter_ignore_str("refinery")
+        .add_filter_ignore_str("ureq")
+        .add_filter_ignore_str("rustls")
         .build()
 }
 
@@ -115,7 +117,7 @@ struct JsonLogger {
 
 impl Log for JsonLogger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        let noisy = ["tokio_postgres", "postgres", "refinery"];
+        let noisy = ["tokio_postgres", "postgres", "refinery", "ureq", "rustls"];
         metadata.level() <= self.level && !noisy.iter().any(|name| metadata.target().starts_with(name))
     }
 

@@ -21,7 +21,7 @@ fn main() -> ExitCode {
         Err(e) => return fail(MISUSED, &e.to_string()),
     };
     match command {
-        Command::Serve { role } => serve(config, role.map(Role::from)),
+        Command::Serve { role, demo_engine } => serve(Config { demo_engine, ..config }, role.map(Role::from)),
         command => match cli::run(&command, &config) {
             // A reader that left early has seen enough.
             Ok(text) => std::io::stdout().write_all(text.as_bytes()).map_or(ExitCode::SUCCESS, |()| ExitCode::SUCCESS),

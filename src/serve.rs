@@ -10,23 +10,22 @@ use log::Level;
 use crate::app::App;
 use crate::call::{Call, Endpoint, Role};
 use crate::config::Config;
+use crate::db;
 use crate::error::{Error, Shape};
 use crate::http::router::Found;
 use crate::http::{Method, Request, Response, Route, Router};
 use crate::server::{self, Server, Settings};
 use crate::{audio, common, inference, web};
 
-/// What every reply says to browsers: take the media type as given, load nothing from elsewhere, stay in no frame,
-/// tell no other site where the visitor came from.
-const SECURITY_HEADERS: [(&str, &str); 3] = [
-    ("X-Content-Type-Options", "nosniff"),
-    ("Referrer-Policy", "same-origin"),
-    (
-        "Content-Security-Policy",
-        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; \
-         form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    ),
-];
+/// What every reply says to browsers: take the media type as given, tell no other site where the visitor came from.
+const SECURITY_HEADERS: [(&str, &str); 2] = [("X-Content-Type-Options", "nosniff"), ("Referrer-Policy", "same-origin")];
+
+/// What a page may do: load and send to nowhere else, run no inline script, stay in no frame.
+const PAGE_POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; \
+     media-src 'self' blob:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+/// What anything else may do, should a browser show it: nothing.
+const DATA_POLICY: &str = "default-src 'none'; frame-ancestors 'none'";
 
 /// Said under https: come back by https only, for a year.
 const STRICT_TRANSPORT: (&str, &str) = ("Strict-Transport-Security", "max-age=31536000");
@@ -49,8 +48,11 @@ pub fn run(config: Config, roles: &[Role]) -> Result<(), String> {
     let addresses = listen(&mut server, &app, roles)?;
     let handle = server.handle();
     on_signal(move || handle.stop())?;
-    app.start(&name)?;
+    app.start()?;
     announce(&addresses);
+    if app.config.demo_engine {
+        announce_demo(&app);
+    }
     server.run().map_err(|e| e.to_string())?;
     app.stop();
     log::info!("stopped");
@@ -132,6 +134,27 @@ fn announce(addresses: &[(Role, SocketAddr)]) {
     let _ = output.write_all(text.as_bytes()).and_then(|()| output.flush());
 }
 
+/// Nobody is to take the demo engine for a model.
+fn announce_demo(app: &App) {
+    use std::io::Write;
+    let config = &app.config;
+    let engines = [&config.inference, &config.embeddings, &config.transcribe, &config.speech];
+    let missing: Vec<_> =
+        engines.iter().filter(|engine| engine.urls.is_empty()).map(|engine| engine.variable).collect();
+    if missing.is_empty() {
+        return;
+    }
+    let names = missing.join(", ");
+    log::warn!("THE DEMO ENGINE ANSWERS, there is no model; set {names} to change that");
+    let line = "*".repeat(78);
+    let text = format!(
+        "\n{line}\n*\n*   D E M O   E N G I N E\n*\n*   There is no model here: answers are made up.\n\
+         *   Set {names}\n*   to the addresses of model servers.\n*\n{line}\n"
+    );
+    let mut output = std::io::stdout().lock();
+    let _ = output.write_all(text.as_bytes()).and_then(|()| output.flush());
+}
+
 /// What answers the requests of one role's server.
 pub fn handler(app: Arc<App>, role: Role) -> server::Handler {
     let router = Router::new(routes(role));
@@ -141,11 +164,20 @@ pub fn handler(app: Arc<App>, role: Role) -> server::Handler {
 
 fn routes(role: Role) -> Vec<Route<Endpoint>> {
     let own = match role {
-        Role::Web => web::routes(),
-        Role::Inference => inference::routes(),
+        Role::Web => web::routes().into_iter().chain(tried_in_the_browser()).collect(),
+        // Clients of the older system look for its audio routes here.
+        Role::Inference => [inference::routes(), audio::api_routes()].concat(),
         Role::Audio => audio::routes(),
     };
     common::routes().into_iter().chain(own).collect()
+}
+
+/// The models' routes that the web server has too, for its playground: a browser calls no other server, and sends its
+/// cookie instead of a secret.
+fn tried_in_the_browser() -> Vec<Route<Endpoint>> {
+    const PATHS: [&str; 3] = ["/v1/chat/completions", "/v1/models", "/v1/audio/transcriptions"];
+    let all = inference::routes().into_iter().chain(audio::routes());
+    all.filter(|route| PATHS.contains(&route.path)).collect()
 }
 
 fn answer(app: &App, role: Role, router: &Router<Endpoint>, ids: &RequestIds, request: &mut Request) -> Response {
@@ -157,7 +189,11 @@ fn answer(app: &App, role: Role, router: &Router<Endpoint>, ids: &RequestIds, re
             let level = if e.status() == 503 { Level::Warn } else { Level::Error };
             log::log!(level, "{} {} failed: {e} (request {id})", request.method(), request.path());
         }
-        e.reply(shape)
+        let reply = e.reply(shape);
+        match role {
+            Role::Web => web::as_page(app, request, &e, reply, &id),
+            _ => reply,
+        }
     });
     finish(app, request, &mut response);
     log_access(app, role, request, &response, began, &id, user_id.as_deref());
@@ -168,7 +204,12 @@ fn answer(app: &App, role: Role, router: &Router<Endpoint>, ids: &RequestIds, re
 type Dispatched = (crate::error::Result<Response>, Shape, Option<String>);
 
 fn dispatch(app: &App, role: Role, router: &Router<Endpoint>, request: &mut Request) -> Dispatched {
-    let refusal = |e| (Err(e), Shape::Detail, None);
+    // Clients of OpenAI's API look for its errors also where there is no route.
+    let shape = match role != Role::Web && request.path().starts_with("/v1/") {
+        true => Shape::OpenAi,
+        false => Shape::Detail,
+    };
+    let refusal = |e| (Err(e), shape, None);
     let (endpoint, segments) = match router.find(request.method(), request.path()) {
         Found::Handler(endpoint, segments) => (*endpoint, segments.into_iter().map(str::to_owned).collect()),
         Found::WrongMethod(allow) if *request.method() == Method::Options => {
@@ -178,6 +219,13 @@ fn dispatch(app: &App, role: Role, router: &Router<Endpoint>, request: &mut Requ
         Found::Nothing if request.path() == "*" => return (Ok(Response::new(204)), Shape::Detail, None),
         Found::Nothing => return refusal(Error::NotFound("Not Found")),
     };
+    if !app.db.is_open() && !endpoint.works_without_database {
+        return (
+            Err(db::Error::Unavailable("the schema is not up to date yet".to_owned()).into()),
+            endpoint.shape,
+            None,
+        );
+    }
     let mut call = Call::new(app, role, request, segments);
     let mut outcome = (endpoint.handler)(&mut call);
     if let (Ok(response), Some(cookie)) = (&mut outcome, call.renewed_cookie.take())
@@ -195,6 +243,8 @@ fn finish(app: &App, request: &Request, response: &mut Response) {
         response.headers.push(("Cache-Control", "no-store".into()));
     }
     response.headers.extend(SECURITY_HEADERS.map(|(name, value)| (name, value.into())));
+    let is_page = response.get_header("Content-Type").is_some_and(|media_type| media_type.starts_with("text/html"));
+    response.headers.push(("Content-Security-Policy", if is_page { PAGE_POLICY } else { DATA_POLICY }.into()));
     if app.config.is_https() {
         response.headers.push((STRICT_TRANSPORT.0, STRICT_TRANSPORT.1.into()));
     }
@@ -263,6 +313,36 @@ impl RequestIds {
         match request.header("x-request-id").filter(sane) {
             Some(id) => id.to_owned(),
             None => format!("{:08x}{:08x}", self.process, self.next.fetch_add(1, Ordering::Relaxed)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::openapi;
+
+    /// Whether a route is for programs: pages and static files are not described.
+    fn is_for_programs(path: &str) -> bool {
+        let beginnings = ["/api/", "/v1/", "/liveness_check", "/readyz", "/openapi.json", "/metrics"];
+        beginnings.iter().any(|beginning| path.starts_with(beginning))
+    }
+
+    #[test]
+    fn every_route_is_described_and_every_description_has_its_route() {
+        for role in Role::ALL {
+            let mut routed: Vec<(String, &str)> = routes(role)
+                .iter()
+                .filter(|route| is_for_programs(route.path))
+                .map(|route| (route.method.as_str().to_lowercase(), route.path))
+                .collect();
+            let mut described: Vec<(String, &str)> = openapi::operations()
+                .filter(|operation| operation.servers.contains(&role))
+                .map(|operation| (operation.method.to_owned(), operation.path))
+                .collect();
+            routed.sort();
+            described.sort();
+            assert_eq!(routed, described, "{}", role.name());
         }
     }
 }

@@ -32,8 +32,10 @@ BEGIN
           AND connamespace = current_schema()::regnamespace
     LOOP
         EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', reference.child, reference.conname);
-        EXECUTE format('ALTER TABLE %s ADD CONSTRAINT %I %s ON DELETE CASCADE', reference.child, reference.conname,
-            regexp_replace(reference.definition, ' ON DELETE (NO ACTION|RESTRICT)', ''));
+        -- What it does on deletion stands behind the columns it refers to, before DEFERRABLE and the like.
+        EXECUTE format('ALTER TABLE %s ADD CONSTRAINT %I %s', reference.child, reference.conname,
+            regexp_replace(replace(reference.definition, ' ON DELETE RESTRICT', ''),
+                '( REFERENCES [^(]+[(][^)]+[)])', '\1 ON DELETE CASCADE'));
     END LOOP;
     IF NOT EXISTS (SELECT FROM pg_constraint WHERE contype = 'f' AND conrelid = 'documents'::regclass
                                                AND confrelid = 'users'::regclass)

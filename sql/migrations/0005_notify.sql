@@ -37,3 +37,51 @@ EXECUTE FUNCTION textgen_notify_owner();
 
 CREATE TRIGGER api_keys_deleted AFTER DELETE ON api_keys FOR EACH ROW
 EXECUTE FUNCTION textgen_notify_owner();
+
+-- TRUNCATE fires no trigger for a row; '*' stands for everybody.
+CREATE FUNCTION textgen_notify_everybody() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify('textgen_auth', '*');
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER users_emptied AFTER TRUNCATE ON users EXECUTE FUNCTION textgen_notify_everybody();
+CREATE TRIGGER sessions_emptied AFTER TRUNCATE ON sessions EXECUTE FUNCTION textgen_notify_everybody();
+CREATE TRIGGER api_keys_emptied AFTER TRUNCATE ON api_keys EXECUTE FUNCTION textgen_notify_everybody();
+
+-- In the Python system users.secret was the secret itself, and was written and rotated there by hand. Who does so still
+-- is understood: the default key is revoked, the text becomes the new one, and the column keeps what may be seen of it.
+-- Our own rotations make the key first, and write a prefix that is known by then.
+CREATE FUNCTION textgen_secret_by_hand() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    shown varchar := '';
+BEGIN
+    IF EXISTS (SELECT FROM api_keys
+               WHERE user_id = NEW.id AND is_default AND revoked IS NULL AND prefix = NEW.secret)
+    THEN
+        RETURN NULL;
+    END IF;
+    UPDATE api_keys SET revoked = now() WHERE user_id = NEW.id AND is_default AND revoked IS NULL;
+    -- What is shorter could be guessed, or is what may be seen of a former secret.
+    IF length(NEW.secret) >= 20 THEN
+        INSERT INTO api_keys (id, user_id, name, prefix, digest, is_default)
+        VALUES ('key_' || replace(gen_random_uuid()::text, '-', ''), NEW.id, 'default', left(NEW.secret, 6) || '…',
+                sha256(convert_to(NEW.secret, 'UTF8')), true)
+        ON CONFLICT (digest) DO NOTHING;
+        IF FOUND THEN
+            shown := left(NEW.secret, 6) || '…';
+        END IF;
+    END IF;
+    IF NEW.secret <> shown THEN
+        UPDATE users SET secret = shown WHERE id = NEW.id;
+    END IF;
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER users_secret_made AFTER INSERT ON users FOR EACH ROW
+WHEN (length(NEW.secret) >= 20)
+EXECUTE FUNCTION textgen_secret_by_hand();
+
+CREATE TRIGGER users_secret_written AFTER UPDATE OF secret ON users FOR EACH ROW
+WHEN (OLD.secret <> NEW.secret)
+EXECUTE FUNCTION textgen_secret_by_hand();

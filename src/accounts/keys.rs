@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use super::{new_id, no_randomness};
 use crate::auth::Secret;
 use crate::db::Executor;
-use crate::error::{Error, Result};
+use crate::error::{Error, NOT_AUTHENTICATED, Result};
 use crate::store::{ApiKey, api_keys, users};
 
 /// Keys of one account that work at the same time.
@@ -18,18 +18,28 @@ const DEFAULT_NAME: &str = "default";
 /// Makes a key. Wants a transaction.
 ///
 /// # Errors
-/// 409 when the account has [`MOST_KEYS`] already.
+/// 401 when the account was deleted a moment ago, 409 when it has [`MOST_KEYS`] already.
 pub fn create(
     db: &mut impl Executor,
     user_id: &str,
     name: &str,
     expires: Option<OffsetDateTime>,
 ) -> Result<(ApiKey, Secret)> {
-    if api_keys::count_locked(db, user_id)? >= MOST_KEYS {
-        return Err(Error::Conflict("Too many keys: revoke one first", json!({"limit": MOST_KEYS})));
-    }
+    lock_account(db, user_id)?;
+    check_count(db, user_id)?;
     let secret = new_secret()?;
     Ok((insert(db, &new_id("key_")?, user_id, name, &secret, expires, false)?, secret))
+}
+
+fn lock_account(db: &mut impl Executor, user_id: &str) -> Result<()> {
+    if users::lock(db, user_id)? { Ok(()) } else { Err(Error::Unauthorized(NOT_AUTHENTICATED)) }
+}
+
+fn check_count(db: &mut impl Executor, user_id: &str) -> Result<()> {
+    match api_keys::count(db, user_id)? >= MOST_KEYS {
+        true => Err(Error::Conflict("Too many keys: revoke one first", json!({"limit": MOST_KEYS}))),
+        false => Ok(()),
+    }
 }
 
 /// The key that comes with an account, and whose prefix its user object shows.
@@ -59,9 +69,14 @@ fn insert(
 /// rotations of one key at once, one is made.
 ///
 /// # Errors
-/// 404 when there is no such key that works and was not rotated yet.
+/// 404 when there is no such key that works and was not rotated yet, 409 when the old one would work on beside too many,
+/// 401 when the account was deleted a moment ago.
 pub fn rotate(db: &mut impl Executor, user_id: &str, id: &str, grace_seconds: i64) -> Result<(ApiKey, Secret)> {
+    lock_account(db, user_id)?;
     let old = api_keys::lock_current(db, user_id, id)?.ok_or(Error::NotFound("Key not found, or rotated already"))?;
+    if grace_seconds > 0 {
+        check_count(db, user_id)?;
+    }
     let new = new_id("key_")?;
     api_keys::replace(db, id, &new, grace_seconds)?;
     let secret = new_secret()?;
@@ -77,6 +92,7 @@ pub fn rotate(db: &mut impl Executor, user_id: &str, id: &str, grace_seconds: i6
 /// # Errors
 /// See [`Error`].
 pub fn rotate_default(db: &mut impl Executor, user_id: &str) -> Result<Secret> {
+    lock_account(db, user_id)?;
     if let Some(id) = api_keys::default_of(db, user_id)? {
         return rotate(db, user_id, &id, 0).map(|(_, secret)| secret);
     }
@@ -89,8 +105,9 @@ pub fn rotate_default(db: &mut impl Executor, user_id: &str) -> Result<Secret> {
 /// Revokes a key: its secret stops working. Wants a transaction.
 ///
 /// # Errors
-/// 404 when there is no such key that works.
+/// 404 when there is no such key that works, 401 when the account was deleted a moment ago.
 pub fn revoke(db: &mut impl Executor, user_id: &str, id: &str) -> Result<()> {
+    lock_account(db, user_id)?;
     let was_default = api_keys::revoke(db, user_id, id)?.ok_or(Error::NotFound("Key not found"))?;
     if was_default {
         users::set_secret_prefix(db, user_id, "")?;

@@ -1,9 +1,39 @@
 //! The audio server: for programs, which turn speech to text and back with a secret.
 
-use crate::call::Endpoint;
-use crate::http::Route;
+mod extraction;
+mod openai;
+mod speech;
 
-/// Its routes, beside those that every server has. The models' own are not there yet.
+use crate::call::{Endpoint, Handler, route};
+use crate::error::Shape;
+use crate::http::{Method, Route};
+
+/// Its routes, beside those that every server has.
 pub fn routes() -> Vec<Route<Endpoint>> {
-    Vec::new()
+    let mut routes = api_routes();
+    routes.extend(openai_routes());
+    routes
+}
+
+/// The routes of the older system, which the inference server has too: its clients call them there.
+pub fn api_routes() -> Vec<Route<Endpoint>> {
+    vec![
+        route(Method::Post, "/api/v1/audio-extraction", extraction::by_url),
+        route(Method::Post, "/api/v1/audio-file-extraction", extraction::by_file),
+        route(Method::Post, "/api/v1/generate_speech", speech::generate),
+    ]
+}
+
+/// OpenAI's routes.
+fn openai_routes() -> Vec<Route<Endpoint>> {
+    let openai = |path, handler: Handler| {
+        let mut route = route(Method::Post, path, handler);
+        route.handler.shape = Shape::OpenAi;
+        route
+    };
+    vec![
+        openai("/v1/audio/transcriptions", openai::transcribe),
+        openai("/v1/audio/translations", openai::translate),
+        openai("/v1/audio/speech", speech::speak),
+    ]
 }

@@ -131,6 +131,15 @@ impl Cache {
         self.unknown.clear();
     }
 
+    /// Something about everybody may have changed.
+    pub fn revoke_all(&self) {
+        let number = self.next_number();
+        for bucket in &self.buckets {
+            bucket.store(number, Ordering::Release);
+        }
+        self.unknown.clear();
+    }
+
     fn next_number(&self) -> u64 {
         self.counter.fetch_add(1, Ordering::AcqRel) + 1
     }
@@ -292,8 +301,9 @@ mod tests {
             num_self_hosted_instances: 0,
             created: OffsetDateTime::UNIX_EPOCH,
             updated: OffsetDateTime::UNIX_EPOCH,
+            is_admin: false,
         };
-        Arc::new(Caller { user, via: Via::Key { id: "key".into(), expires: None } })
+        Arc::new(Caller::new(user, Via::Key { id: "key".into(), expires: None }))
     }
 
     fn key(n: u64) -> Key {
@@ -330,6 +340,17 @@ mod tests {
         assert!(matches!(cache.look(&key(1), now), Look::Miss));
         cache.insert(key(1), &caller("u"), cache.stamp(), now);
         assert!(matches!(cache.look(&key(1), now), Look::Hit(..)));
+    }
+
+    #[test]
+    fn everybody_can_be_revoked_at_once() {
+        let (cache, now) = (listening(10), Instant::now());
+        cache.insert(key(1), &caller("u"), cache.stamp(), now);
+        cache.insert(key(2), &caller("other"), cache.stamp(), now);
+        cache.revoke_all();
+        for n in [1, 2] {
+            assert!(matches!(cache.look(&key(n), now), Look::Miss));
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Somebody whose credential was found valid.
 
+use std::sync::OnceLock;
+
 use time::OffsetDateTime;
 
 use crate::store::User;
@@ -11,6 +13,8 @@ pub struct Caller {
     pub user: User,
     /// The credential it came with.
     pub via: Via,
+    /// The account as JSON, made at most once for all the requests this caller is remembered for.
+    json: OnceLock<Vec<u8>>,
 }
 
 /// The credential a caller came with.
@@ -37,6 +41,23 @@ pub enum Via {
 }
 
 impl Caller {
+    /// The owner of this account, who came with this credential.
+    pub fn new(user: User, via: Via) -> Caller {
+        Caller { user, via, json: OnceLock::new() }
+    }
+
+    /// The user object as it goes over the wire.
+    ///
+    /// # Errors
+    /// It cannot be serialised, which does not happen.
+    pub fn user_json(&self) -> Result<&[u8], serde_json::Error> {
+        if let Some(json) = self.json.get() {
+            return Ok(json);
+        }
+        let json = serde_json::to_vec(&self.user)?;
+        Ok(self.json.get_or_init(|| json))
+    }
+
     /// When the credential stops working by itself.
     pub fn expires(&self) -> Option<OffsetDateTime> {
         match &self.via {

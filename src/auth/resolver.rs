@@ -135,10 +135,10 @@ impl Resolver {
         let digest = &key.1.0;
         let caller = match key.0 {
             Kind::Key => api_keys::by_digest(&mut session, digest)?
-                .map(|found| Caller { user: found.user, via: Via::Key { id: found.id, expires: found.expires } }),
+                .map(|found| Caller::new(found.user, Via::Key { id: found.id, expires: found.expires })),
             Kind::Session => sessions::by_digest(&mut session, digest)?.map(|found| {
                 let sessions::Found { user, id, created, expires, renewed } = found;
-                Caller { user, via: Via::Session { id, created, expires, renewed } }
+                Caller::new(user, Via::Session { id, created, expires, renewed })
             }),
         };
         Ok(caller.map(Arc::new))

@@ -6,8 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::Cache;
 use crate::db::{Database, listen};
 
-/// The channel on which the triggers of `0005_notify.sql` speak; the payload is a user's id.
+/// The channel on which the triggers of `0005_notify.sql` speak; the payload is a user's id, or [`EVERYBODY`].
 pub const CHANNEL: &str = "textgen_auth";
+
+/// What is said when a table was emptied.
+const EVERYBODY: &str = "*";
 
 /// Brings notifications to the cache.
 pub struct Revocations {
@@ -17,21 +20,29 @@ pub struct Revocations {
     pub db: Database,
     /// Set when the process ends.
     pub stopped: Arc<AtomicBool>,
+    /// Whether the log knows that nothing is heard.
+    pub told: AtomicBool,
 }
 
 impl listen::Listener for Revocations {
     fn connected(&self) {
         log::info!("listening for revocations");
+        self.told.store(false, Ordering::Relaxed);
         self.cache.listening();
     }
 
     fn notified(&self, user_id: &str) {
-        self.cache.revoke(user_id);
+        match user_id {
+            EVERYBODY => self.cache.revoke_all(),
+            _ => self.cache.revoke(user_id),
+        }
     }
 
     fn lost(&self, reason: &str) {
+        if !self.told.swap(true, Ordering::Relaxed) {
+            log::warn!("revocations are not heard of, every caller is looked up: {reason}");
+        }
         if self.cache.is_listening() {
-            log::warn!("revocations are not heard of any more, every caller is looked up: {reason}");
             self.cache.deaf();
             self.db.connection_lost();
         }

@@ -8,9 +8,14 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
-/// Attempts allowed at once, and the time in which one more is allowed.
+use super::Digest;
+use super::hasher::LONGEST_WAIT;
+use crate::blocking;
+use crate::error::Error;
+
+/// Failures allowed at once, and the time in which one more is allowed.
 struct Allowance {
     burst: u32,
     refill: Duration,
@@ -23,11 +28,15 @@ const ACCOUNT: Allowance = Allowance { burst: 50, refill: Duration::from_secs(10
 /// Counters kept; past it the ones that are full again go, and then all.
 const MOST: usize = 200_000;
 
+/// How many may wait for those under way to end; beyond them, threads are for better things.
+const MOST_WAITING: usize = 128;
+
+/// Whose failures are counted. Accounts stand here as digests, so that a long name takes no more room than a short one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Subject {
-    Pair(String, IpAddr),
+    Pair(Digest, IpAddr),
     Address(IpAddr),
-    Account(String),
+    Account(Digest),
 }
 
 impl Subject {
@@ -43,69 +52,166 @@ impl Subject {
 /// Failures of late. One process's own: several web processes allow as many times more.
 #[derive(Default)]
 pub struct Throttle {
-    /// When each subject will have its whole allowance back (a generic cell rate algorithm).
-    full_at: Mutex<HashMap<Subject, Instant>>,
+    state: Mutex<State>,
+    ended: Condvar,
 }
 
-/// An attempt that was let through and counts as failed unless it is [forgiven](Throttle::forgive).
-#[derive(Debug)]
+#[derive(Default)]
+struct State {
+    /// When each subject will have its whole allowance back (a generic cell rate algorithm).
+    full_at: HashMap<Subject, Instant>,
+    /// Attempts that are being checked.
+    under_way: HashMap<Subject, u32>,
+    /// Attempts that wait for those.
+    waiting: usize,
+}
+
+/// Why an attempt is not let through.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Held {
+    /// Too many have failed; after this time one more is allowed.
+    TooOften(Duration),
+    /// So many are being checked that, should they fail, they would be too many; and they did not end in time.
+    UnderWay,
+}
+
+impl From<Held> for Error {
+    fn from(held: Held) -> Error {
+        match held {
+            Held::TooOften(wait) => Error::TooManyRequests(wait),
+            Held::UnderWay => Error::Busy,
+        }
+    }
+}
+
+/// An attempt that was let through. It counts only if it is said to have [failed](Attempt::failed): one whose password
+/// was right, or never checked, tells a guesser nothing.
 #[must_use]
-pub struct Attempt(Vec<Subject>);
+pub struct Attempt<'t> {
+    throttle: &'t Throttle,
+    own: [Subject; 2],
+    account: Option<Subject>,
+    failed: bool,
+}
 
 impl Throttle {
-    /// Lets an attempt through, counting it, or says how long to wait. `is_known_address` tells whether the owner has
-    /// signed in from there; it is asked only when it matters.
+    /// Lets an attempt through, or says why not. Where as many are under way as may still fail, it waits for one of
+    /// them to end. `is_known_address` tells whether the owner has signed in from there; it is asked only when it
+    /// matters.
     ///
     /// # Errors
-    /// The time to wait, or what `is_known_address` failed with.
+    /// Why the attempt is not let through, or what `is_known_address` failed with.
     pub fn attempt<E>(
         &self,
         account: &str,
         address: IpAddr,
         is_known_address: impl FnOnce() -> Result<bool, E>,
-    ) -> Result<Result<Attempt, Duration>, E> {
-        let address = network_of(address);
-        let own = vec![Subject::Pair(account.to_owned(), address), Subject::Address(address)];
-        let everyone = Subject::Account(account.to_owned());
-        let now = Instant::now();
-        let mut subjects = own;
-        if let Some(wait) = self.wait(&everyone, now) {
-            if !is_known_address()? {
-                return Ok(Err(wait));
-            }
-        } else {
-            subjects.push(everyone);
+    ) -> Result<Result<Attempt<'_>, Held>, E> {
+        let (account, address) = (Digest::of(account), network_of(address));
+        let own = [Subject::Pair(account, address), Subject::Address(address)];
+        let everyone = Subject::Account(account);
+        let wait = self.state.lock().wait(&everyone, Instant::now());
+        if let Some(wait) = wait
+            && !is_known_address()?
+        {
+            return Ok(Err(Held::TooOften(wait)));
         }
-        Ok(self.take(subjects, now))
+        let account = Some(everyone).filter(|_| wait.is_none());
+        Ok(self.begin(&own).map(|()| Attempt { throttle: self, own, account, failed: false }))
     }
 
-    /// A right password: the attempt does not count.
-    pub fn forgive(&self, attempt: Attempt) {
-        let mut full_at = self.full_at.lock();
-        for subject in attempt.0 {
-            let refill = subject.allowance().refill;
-            if let Some(at) = full_at.get_mut(&subject) {
-                *at = at.checked_sub(refill).unwrap_or(*at);
-            }
+    fn begin(&self, own: &[Subject]) -> Result<(), Held> {
+        if let Some(outcome) = self.state.lock().admit(own, Instant::now()) {
+            return outcome;
         }
+        blocking::section(|| self.wait_for_room(own)).unwrap_or(Err(Held::UnderWay))
     }
 
+    fn wait_for_room(&self, own: &[Subject]) -> Result<(), Held> {
+        let end = Instant::now() + LONGEST_WAIT;
+        let mut state = self.state.lock();
+        if state.waiting >= MOST_WAITING {
+            return Err(Held::UnderWay);
+        }
+        state.waiting += 1;
+        let outcome = loop {
+            if let Some(outcome) = state.admit(own, Instant::now()) {
+                break outcome;
+            }
+            if self.ended.wait_until(&mut state, end).timed_out() {
+                break Err(Held::UnderWay);
+            }
+        };
+        state.waiting -= 1;
+        outcome
+    }
+}
+
+impl Attempt<'_> {
+    /// The password was wrong.
+    pub fn failed(mut self) {
+        self.failed = true;
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        let mut state = self.throttle.state.lock();
+        if self.failed {
+            state.count(self.own.iter().chain(&self.account), Instant::now());
+        }
+        state.end(&self.own);
+        drop(state);
+        self.throttle.ended.notify_all();
+    }
+}
+
+impl State {
+    /// The time until one more attempt is allowed, where none is now.
     fn wait(&self, subject: &Subject, now: Instant) -> Option<Duration> {
-        wait_of(*self.full_at.lock().get(subject)?, subject.allowance(), now)
+        wait_of(*self.full_at.get(subject)?, subject.allowance(), now)
     }
 
-    fn take(&self, subjects: Vec<Subject>, now: Instant) -> Result<Attempt, Duration> {
-        let mut full_at = self.full_at.lock();
-        let waits = subjects.iter().filter_map(|s| wait_of(*full_at.get(s)?, s.allowance(), now));
-        if let Some(longest) = waits.max() {
-            return Err(longest);
+    /// How many attempts more may fail now.
+    fn left(&self, subject: &Subject, now: Instant) -> u32 {
+        let Allowance { burst, refill } = subject.allowance();
+        let used = self.full_at.get(subject).map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
+        let failed = used.as_nanos().div_ceil(refill.as_nanos());
+        burst.saturating_sub(u32::try_from(failed).unwrap_or(u32::MAX))
+    }
+
+    /// Counts an attempt as under way, or says why not; `None` when that depends on those under way.
+    fn admit(&mut self, own: &[Subject], now: Instant) -> Option<Result<(), Held>> {
+        if let Some(longest) = own.iter().filter_map(|subject| self.wait(subject, now)).max() {
+            return Some(Err(Held::TooOften(longest)));
         }
-        make_room(&mut full_at, now);
-        for subject in &subjects {
-            let at = full_at.entry(subject.clone()).or_insert(now);
+        let is_full = |subject| self.under_way.get(subject).is_some_and(|count| *count >= self.left(subject, now));
+        if own.iter().any(is_full) {
+            return None;
+        }
+        for subject in own {
+            *self.under_way.entry(subject.clone()).or_default() += 1;
+        }
+        Some(Ok(()))
+    }
+
+    fn end(&mut self, own: &[Subject]) {
+        for subject in own {
+            if let Some(count) = self.under_way.get_mut(subject) {
+                *count -= 1;
+                if *count == 0 {
+                    self.under_way.remove(subject);
+                }
+            }
+        }
+    }
+
+    fn count<'s>(&mut self, failed: impl Iterator<Item = &'s Subject>, now: Instant) {
+        make_room(&mut self.full_at, now);
+        for subject in failed {
+            let at = self.full_at.entry(subject.clone()).or_insert(now);
             *at = (*at).max(now) + subject.allowance().refill;
         }
-        Ok(Attempt(subjects))
     }
 }
 
@@ -140,48 +246,73 @@ fn network_of(address: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
-    fn try_it(throttle: &Throttle, account: &str, address: [u8; 4], known: bool) -> Result<Attempt, Duration> {
+    fn begin<'t>(throttle: &'t Throttle, account: &str, address: [u8; 4], known: bool) -> Result<Attempt<'t>, Held> {
         throttle.attempt(account, IpAddr::from(address), || Ok::<_, ()>(known)).unwrap()
+    }
+
+    fn fail(throttle: &Throttle, account: &str, address: [u8; 4], known: bool) -> Result<(), Held> {
+        begin(throttle, account, address, known).map(Attempt::failed)
     }
 
     #[test]
     fn one_guesser_is_stopped_and_the_owner_elsewhere_is_not() {
         let throttle = Throttle::default();
         for _ in 0..PAIR.burst {
-            let _ = try_it(&throttle, "a", [1, 1, 1, 1], false).unwrap();
+            fail(&throttle, "a", [1, 1, 1, 1], false).unwrap();
         }
-        let wait = try_it(&throttle, "a", [1, 1, 1, 1], false).unwrap_err();
+        let Err(Held::TooOften(wait)) = fail(&throttle, "a", [1, 1, 1, 1], false) else { panic!() };
         assert!(wait > Duration::from_secs(50) && wait <= PAIR.refill);
-        assert!(try_it(&throttle, "a", [2, 2, 2, 2], false).is_ok());
-        assert!(try_it(&throttle, "b", [1, 1, 1, 1], false).is_ok());
+        assert!(begin(&throttle, "a", [2, 2, 2, 2], false).is_ok());
+        assert!(begin(&throttle, "b", [1, 1, 1, 1], false).is_ok());
     }
 
     #[test]
     fn many_addresses_with_one_target_do_not_stop_its_owner() {
         let throttle = Throttle::default();
         for n in 0..ACCOUNT.burst {
-            let _ = try_it(&throttle, "a", [9, 9, 0, u8::try_from(n).unwrap()], false).unwrap();
+            fail(&throttle, "a", [9, 9, 0, u8::try_from(n).unwrap()], false).unwrap();
         }
-        assert!(try_it(&throttle, "a", [8, 8, 8, 8], false).is_err());
-        assert!(try_it(&throttle, "a", [8, 8, 8, 8], true).is_ok());
+        assert!(begin(&throttle, "a", [8, 8, 8, 8], false).is_err());
+        assert!(begin(&throttle, "a", [8, 8, 8, 8], true).is_ok());
     }
 
     #[test]
     fn one_address_with_many_targets_is_stopped() {
         let throttle = Throttle::default();
         for n in 0..ADDRESS.burst {
-            let _ = try_it(&throttle, &n.to_string(), [1, 1, 1, 1], false).unwrap();
+            fail(&throttle, &n.to_string(), [1, 1, 1, 1], false).unwrap();
         }
-        assert!(try_it(&throttle, "x", [1, 1, 1, 1], false).is_err());
+        assert!(begin(&throttle, "x", [1, 1, 1, 1], false).is_err());
     }
 
     #[test]
-    fn a_right_password_does_not_count() {
+    fn what_did_not_fail_does_not_count() {
         let throttle = Throttle::default();
         for _ in 0..100 {
-            let attempt = try_it(&throttle, "a", [1, 1, 1, 1], false).unwrap();
-            throttle.forgive(attempt);
+            drop(begin(&throttle, "a", [1, 1, 1, 1], false).unwrap());
         }
+        let state = throttle.state.lock();
+        assert!(state.full_at.is_empty() && state.under_way.is_empty() && state.waiting == 0);
+    }
+
+    #[test]
+    fn as_many_are_under_way_as_may_fail_and_further_ones_wait_for_them() {
+        let throttle = Throttle::default();
+        fail(&throttle, "a", [1, 1, 1, 1], false).unwrap();
+        let mut under_way: Vec<_> =
+            (1..PAIR.burst).map(|_| begin(&throttle, "a", [1, 1, 1, 1], false).unwrap()).collect();
+        let own = under_way[0].own.clone();
+        assert!(throttle.state.lock().admit(&own, Instant::now()).is_none());
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| begin(&throttle, "a", [1, 1, 1, 1], false).map(drop));
+            drop(under_way.pop());
+            assert_eq!(waiting.join().unwrap(), Ok(()));
+        });
+        for attempt in under_way {
+            attempt.failed();
+        }
+        fail(&throttle, "a", [1, 1, 1, 1], false).unwrap();
+        assert!(begin(&throttle, "a", [1, 1, 1, 1], false).is_err());
     }
 
     #[test]

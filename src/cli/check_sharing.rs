@@ -15,24 +15,26 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Makes an account through the web server, sees it from the other two, changes it, sees that, and cleans up.
-pub(super) fn run(config: &Config) -> Result<String, Failure> {
+/// `rounds` rotations measure how soon a change made on one server is seen by the others.
+pub(super) fn run(config: &Config, rounds: u32) -> Result<String, Failure> {
     let check = Check::new(config);
     let email = format!("check-sharing-{}@example.invalid", accounts::random(12)?.to_lowercase());
     let password = accounts::random(24)?;
     let user = check.post(config.web_addr, "/api/signup", None, &json!({"email": email, "password": password}))?;
-    let first = text(&user, "secret")?;
-    let outcome = check.follow(config, &user, &first);
-    // The account goes whatever the outcome; by now only the newest secret may work.
-    let last = outcome.as_ref().map_or(first, Clone::clone);
-    let deleted = check.post(config.web_addr, "/api/delete-account", Some(&last), &json!({"password": password}));
-    let last = outcome?;
+    let mut secret = text(&user, "secret")?;
+    let outcome = check.follow(config, &user, &mut secret, rounds);
+    // The account goes whatever the outcome; by now only the newest secret works.
+    let deleted = check.post(config.web_addr, "/api/delete-account", Some(&secret), &json!({"password": password}));
+    let delays = outcome?;
     deleted?;
     for (name, address) in check.others {
-        wait_until(|| Ok(check.user(address, &last)?.is_none()), &format!("{name} still knows a deleted user"))?;
+        wait_until(|| Ok(check.user(address, &secret)?.is_none()), &format!("{name} still knows a deleted user"))?;
     }
-    Ok("ok: web, inference and audio share one database: an account made, changed and deleted on one \
-        is made, changed and deleted on all\n"
-        .to_owned())
+    Ok(format!(
+        "ok: web, inference and audio share one database: an account made, changed and deleted on one \
+         is made, changed and deleted on all\n{}",
+        summary(delays)
+    ))
 }
 
 struct Check {
@@ -51,24 +53,41 @@ impl Check {
         Check { agent, others: [("inference", config.inference_addr), ("audio", config.audio_addr)] }
     }
 
-    /// Sees the account from the other servers, rotates its secret, and sees that; the new secret.
-    fn follow(&self, config: &Config, user: &Value, first: &str) -> Result<String, Failure> {
+    /// Sees the account from the other servers, rotates its secret, and sees that; how long each rotation took to
+    /// reach both. `secret` is the one that works, whatever happens.
+    fn follow(
+        &self,
+        config: &Config,
+        user: &Value,
+        secret: &mut String,
+        rounds: u32,
+    ) -> Result<Vec<Duration>, Failure> {
         for (name, address) in self.others {
-            let seen = self.user(address, first)?;
+            let seen = self.user(address, secret)?;
             let seen = seen.ok_or_else(|| Failure(format!("{name} does not know a user made through web")))?;
             if seen["id"] != user["id"] || seen["email"] != user["email"] {
                 return Err(Failure(format!("{name} sees another user than web")));
             }
         }
-        let keys = self.call(config.web_addr, "/api/keys", first)?;
-        let id = text(&keys["keys"][0], "id")?;
-        let rotated = self.post(config.web_addr, "/api/keys/rotate", Some(first), &json!({"id": id}))?;
-        let second = text(&rotated, "secret")?;
-        for (name, address) in self.others {
-            let know = || Ok(self.user(address, first)?.is_none() && self.user(address, &second)?.is_some());
-            wait_until(know, &format!("{name} does not see a rotated secret"))?;
+        let keys = self.call(config.web_addr, "/api/keys", secret)?;
+        let mut id = text(&keys["keys"][0], "id")?;
+        let mut delays = Vec::new();
+        for _ in 0..rounds {
+            let rotated = self.post(config.web_addr, "/api/keys/rotate", Some(secret), &json!({"id": id}))?;
+            let rotated_at = Instant::now();
+            let old = std::mem::replace(secret, text(&rotated, "secret")?);
+            id = text(&rotated, "id")?;
+            for (name, address) in self.others {
+                let refuses = || Ok(self.user(address, &old)?.is_none());
+                wait_until(refuses, &format!("{name} does not see a rotated secret"))?;
+            }
+            delays.push(rotated_at.elapsed());
+            for (name, address) in self.others {
+                // Known before the next rotation, so that there is something to forget.
+                self.user(address, secret)?.ok_or_else(|| Failure(format!("{name} does not know a new secret")))?;
+            }
         }
-        Ok(second)
+        Ok(delays)
     }
 
     /// The user a secret stands for at this server, if it does.
@@ -98,13 +117,26 @@ impl Check {
     }
 }
 
+fn summary(mut delays: Vec<Duration>) -> String {
+    delays.sort();
+    let at = |percent: usize| delays.get((delays.len() * percent / 100).min(delays.len().saturating_sub(1)));
+    match (at(50), at(99), delays.last()) {
+        (Some(median), Some(p99), Some(longest)) => format!(
+            "a rotated secret was refused by both others after {median:.1?} (median), {p99:.1?} (p99), {longest:.1?} \
+             (longest of {})\n",
+            delays.len()
+        ),
+        _ => String::new(),
+    }
+}
+
 fn wait_until(mut done: impl FnMut() -> Result<bool, Failure>, failure: &str) -> Result<(), Failure> {
     let began = Instant::now();
     while !done()? {
         if began.elapsed() > PATIENCE {
             return Err(Failure(failure.to_owned()));
         }
-        std::thread::sleep(Duration::from_millis(10));
+        std::thread::sleep(Duration::from_micros(200));
     }
     Ok(())
 }

@@ -32,11 +32,18 @@ pub enum Command {
     Serve {
         /// The one to run
         role: Option<RoleName>,
+        /// Answer with a built-in engine, which needs no model, wherever no model server is configured
+        #[arg(long)]
+        demo_engine: bool,
     },
     /// Bring the database's tables up to date
     Migrate,
     /// Verify that the three running servers share one database
-    CheckSharing,
+    CheckSharing {
+        /// How many times to rotate a secret and measure how soon the others refuse the old one
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        rounds: u32,
+    },
     /// Accounts: list, create, rotate a secret, delete
     #[command(subcommand)]
     User(UserCommand),
@@ -97,7 +104,7 @@ pub fn run(command: &Command, config: &Config) -> Result<String, Failure> {
     match command {
         Command::Serve { .. } => Err(Failure("serve is not run here".to_owned())),
         Command::Migrate => migrate(config),
-        Command::CheckSharing => check_sharing::run(config),
+        Command::CheckSharing { rounds } => check_sharing::run(config, *rounds),
         Command::User(command) => user::run(command, config),
         Command::Price(command) => price::run(command, config),
     }
@@ -111,26 +118,39 @@ fn migrate(config: &Config) -> Result<String, Failure> {
 }
 
 fn connection(config: &Config) -> Result<postgres::Config, Failure> {
-    Ok(db::config(&config.database_url, "textgen-cli")?)
+    Ok(db::config(config.direct_url(), "textgen-cli")?)
 }
 
 /// A database whose tables are up to date.
 fn database(config: &Config) -> Result<Database, Failure> {
     let connection = connection(config)?;
     migrate::migrate(&connection)?;
-    let db = Database::new(connection, 1);
+    let db = Database::new(connection, true, 1);
     db.open();
     Ok(db)
 }
 
+/// Columns of the help's lines, and of the names in it. What is longer clap would wrap without the indent.
+const WIDTH: usize = 79;
+const NAMES: usize = 23;
+
 fn environment() -> String {
-    let mut text = "Environment:\n".to_owned();
+    let mut text = "Environment:".to_owned();
     for variable in VARIABLES {
-        let default = match variable.default {
-            "" => String::new(),
-            default => format!(" [default: {default}]"),
-        };
-        text += &format!("  {:<20} {}{default}\n", variable.name, variable.meaning);
+        text += &format!("\n  {:<1$}", variable.name, NAMES - 2);
+        let default = Some(format!("[default: {}]", variable.default)).filter(|_| !variable.default.is_empty());
+        let mut column = NAMES;
+        for word in variable.meaning.split(' ').chain(default.as_deref()) {
+            if column + 1 + word.len() > WIDTH {
+                text += &format!("\n{:NAMES$}", "");
+                column = NAMES;
+            } else if column > NAMES {
+                text.push(' ');
+                column += 1;
+            }
+            text += word;
+            column += word.len();
+        }
     }
     text
 }

@@ -7,7 +7,8 @@ use crate::accounts::{self, email, keys};
 use crate::auth::Hasher;
 use crate::auth::password::{Passwords, Peppers};
 use crate::config::Config;
-use crate::db::{Executor, Session};
+use crate::db::{Executor, Session, Transaction};
+use crate::store::audit::{self, COMMAND_LINE};
 use crate::store::{User, timestamp, users};
 
 /// What to do with accounts.
@@ -32,6 +33,26 @@ pub enum UserCommand {
         /// Its e-mail address or id
         user: String,
     },
+    /// Keep an account out: its secrets and sessions are refused by every server at once
+    Suspend {
+        /// Its e-mail address or id
+        user: String,
+    },
+    /// Let a suspended account in again
+    Restore {
+        /// Its e-mail address or id
+        user: String,
+    },
+    /// Let an account look after others
+    Promote {
+        /// Its e-mail address or id
+        user: String,
+    },
+    /// Let an account look after others no longer
+    Demote {
+        /// Its e-mail address or id
+        user: String,
+    },
     /// Delete an account with its documents, keys and sessions
     Delete {
         /// Its e-mail address or id
@@ -52,6 +73,18 @@ pub(super) fn run(command: &UserCommand, config: &Config) -> Result<String, Fail
             create(&mut session, config, email, password.as_deref())
         }
         UserCommand::RotateSecret { user } => rotate_secret(&mut session, user),
+        UserCommand::Suspend { user } => {
+            set(&mut session, user, "suspend", "suspended", |db, id| users::set_suspended(db, id, true))
+        }
+        UserCommand::Restore { user } => {
+            set(&mut session, user, "restore", "restored", |db, id| users::set_suspended(db, id, false))
+        }
+        UserCommand::Promote { user } => {
+            set(&mut session, user, "promote", "promoted", |db, id| users::set_admin(db, id, true))
+        }
+        UserCommand::Demote { user } => {
+            set(&mut session, user, "demote", "demoted", |db, id| users::set_admin(db, id, false))
+        }
         UserCommand::Delete { user, yes } => delete(&mut session, user, *yes),
     }
 }
@@ -68,7 +101,7 @@ fn list(db: &mut Session, limit: i64) -> Result<String, Failure> {
 fn create(db: &mut Session, config: &Config, address: &str, password: Option<&str>) -> Result<String, Failure> {
     let address = email::normalise(address);
     if !email::is_valid(&address) {
-        return Err(Failure(format!("{address} is not an e-mail address")));
+        return Err(Failure(format!("{address:?} is not an e-mail address")));
     }
     let hash = password.map(|password| hash(config, password)).transpose()?;
     let mut transaction = db.transaction()?;
@@ -97,12 +130,30 @@ fn rotate_secret(db: &mut Session, user: &str) -> Result<String, Failure> {
     Ok(format!("secret {}\n", secret.reveal()))
 }
 
+fn set(
+    db: &mut Session,
+    user: &str,
+    action: &str,
+    done: &str,
+    change: impl FnOnce(&mut Transaction<'_>, &str) -> Result<bool, crate::db::Error>,
+) -> Result<String, Failure> {
+    let mut transaction = db.transaction()?;
+    let user = find(&mut transaction, user)?;
+    change(&mut transaction, &user.id)?;
+    audit::insert(&mut transaction, COMMAND_LINE, action, &user, "")?;
+    transaction.commit()?;
+    Ok(format!("{done} {} {}\n", user.id, user.email))
+}
+
 fn delete(db: &mut Session, user: &str, yes: bool) -> Result<String, Failure> {
     let user = find(db, user)?;
     if !yes && !is_confirmed(&user)? {
         return Err(Failure("nothing was deleted".to_owned()));
     }
-    users::delete(db, &user.id)?;
+    let mut transaction = db.transaction()?;
+    audit::insert(&mut transaction, COMMAND_LINE, "delete", &user, "")?;
+    users::delete(&mut transaction, &user.id)?;
+    transaction.commit()?;
     Ok(format!("deleted {} {}\n", user.id, user.email))
 }
 
@@ -111,7 +162,7 @@ fn find(db: &mut impl Executor, name: &str) -> Result<User, Failure> {
         true => users::by_email(db, &email::normalise(name))?.map(|(user, _)| user),
         false => users::by_id(db, name)?,
     };
-    found.ok_or_else(|| Failure(format!("there is no account {name}")))
+    found.ok_or_else(|| Failure(format!("there is no account {name:?}")))
 }
 
 fn is_confirmed(user: &User) -> Result<bool, Failure> {

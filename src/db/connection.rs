@@ -2,48 +2,65 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
-use postgres::{Client, NoTls, Statement};
+use postgres::config::TargetSessionAttrs;
+use postgres::error::SqlState;
+use postgres::{Client, NoTls, SimpleQueryMessage, Statement};
 use r2d2_postgres::PostgresConnectionManager;
 
 use super::error::describe;
 use super::{Health, STATEMENT_TIMEOUT};
 
-/// A connection, and what was prepared on it.
+/// A connection, and what is known of it.
 pub struct Connection {
     pub(super) client: Client,
-    pub(super) statements: Statements,
+    pub(super) known: Known,
     losses_seen: u64,
+    wants_read_write: bool,
+}
+
+/// What is known of a connection.
+pub(super) struct Known {
+    /// Prepared statements by the address of their SQL, which is a constant of the program. `None` behind a pooler that
+    /// gives every transaction another connection: there, nothing can be prepared.
+    statements: Option<HashMap<(usize, usize), Statement>>,
+    /// It must not be used again.
     broken: bool,
 }
 
-/// Prepared statements by the address of their SQL, which is a constant of the program.
-#[derive(Default)]
-pub(super) struct Statements(HashMap<(usize, usize), Statement>);
-
-impl Statements {
+impl Known {
     fn key(sql: &'static str) -> (usize, usize) {
         (sql.as_ptr() as usize, sql.len())
     }
 
-    /// The prepared form of `sql`, made by `prepare` the first time.
-    pub(super) fn get(
+    /// The prepared form of `sql`, made by `prepare` the first time; `None` where nothing can be prepared.
+    pub(super) fn statement(
         &mut self,
         sql: &'static str,
         prepare: impl FnOnce() -> Result<Statement, postgres::Error>,
-    ) -> Result<Statement, postgres::Error> {
-        if let Some(statement) = self.0.get(&Statements::key(sql)) {
-            return Ok(statement.clone());
+    ) -> Result<Option<Statement>, postgres::Error> {
+        let Some(statements) = &mut self.statements else { return Ok(None) };
+        if let Some(statement) = statements.get(&Known::key(sql)) {
+            return Ok(Some(statement.clone()));
         }
         let statement = prepare()?;
-        self.0.insert(Statements::key(sql), statement.clone());
-        Ok(statement)
+        statements.insert(Known::key(sql), statement.clone());
+        Ok(Some(statement))
     }
 
-    /// Forgets `sql`: the table it speaks of was changed under it.
-    pub(super) fn forget(&mut self, sql: &'static str) {
-        self.0.remove(&Statements::key(sql));
+    /// Draws the lesson of a fault: forgets a statement whose table may have been altered under it, and the whole
+    /// connection where its server has become read-only: another host may be the one to write to.
+    pub(super) fn learn(&mut self, sql: &'static str, e: &postgres::Error) {
+        // A cached plan must not change its result type; a statement is unknown to the server.
+        const STALE: [SqlState; 2] = [SqlState::FEATURE_NOT_SUPPORTED, SqlState::INVALID_SQL_STATEMENT_NAME];
+        let Some(code) = e.code() else { return };
+        if *code == SqlState::READ_ONLY_SQL_TRANSACTION {
+            self.broken = true;
+        } else if let Some(statements) = self.statements.as_mut().filter(|_| STALE.contains(code)) {
+            statements.remove(&Known::key(sql));
+        }
     }
 }
 
@@ -53,10 +70,17 @@ impl Connection {
         self.losses_seen < losses
     }
 
-    /// Asks the server, by an empty query; a connection that does not answer is never used again.
+    /// Asks the server; a connection that does not answer, or cannot write where that is wanted, is never used again.
     pub(super) fn still_works(&mut self, timeout: Duration) -> bool {
-        self.broken = self.client.is_valid(timeout).is_err();
-        !self.broken
+        self.known.broken = self.client.is_valid(timeout).is_err() || (self.wants_read_write && self.is_read_only());
+        !self.known.broken
+    }
+
+    fn is_read_only(&mut self) -> bool {
+        let shown = self.client.simple_query("SHOW transaction_read_only");
+        let is_off =
+            |message: &SimpleQueryMessage| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some("off"));
+        !shown.is_ok_and(|messages| messages.iter().any(is_off))
     }
 
     pub(super) fn looked_at(&mut self, losses: u64) {
@@ -64,18 +88,31 @@ impl Connection {
     }
 }
 
+/// Drops what has not answered on a thread of its own: it waits for the answer, which may never come.
+pub(super) fn let_go(unanswered: impl Send + 'static) {
+    // Where no thread can be had, it is dropped here and now.
+    let _ = thread::Builder::new().name("closing".to_owned()).spawn(move || drop(unanswered));
+}
+
 /// Makes the pool's connections, through `r2d2_postgres`.
 pub struct ConnectionManager {
     inner: PostgresConnectionManager<NoTls>,
     health: Arc<Health>,
+    prepares: bool,
+    wants_read_write: bool,
 }
 
 impl ConnectionManager {
-    pub(super) fn new(mut config: postgres::Config, health: Arc<Health>) -> ConnectionManager {
-        let options = format!("-c statement_timeout={}", STATEMENT_TIMEOUT.as_millis());
-        let options = config.get_options().map_or_else(|| options.clone(), |given| format!("{options} {given}"));
-        config.options(&options);
-        ConnectionManager { inner: PostgresConnectionManager::new(config, NoTls), health }
+    /// `prepares` is false behind a pooler in transaction mode. Such a one takes no options either: there, the timeout
+    /// of statements is the role's.
+    pub(super) fn new(mut config: postgres::Config, prepares: bool, health: Arc<Health>) -> ConnectionManager {
+        if prepares {
+            let options = format!("-c statement_timeout={}", STATEMENT_TIMEOUT.as_millis());
+            let options = config.get_options().map_or_else(|| options.clone(), |given| format!("{options} {given}"));
+            config.options(&options);
+        }
+        let wants_read_write = config.get_target_session_attrs() == TargetSessionAttrs::ReadWrite;
+        ConnectionManager { inner: PostgresConnectionManager::new(config, NoTls), health, prepares, wants_read_write }
     }
 }
 
@@ -88,7 +125,8 @@ impl r2d2::ManageConnection for ConnectionManager {
         match self.inner.connect() {
             Ok(client) => {
                 self.health.connected();
-                Ok(Connection { client, statements: Statements::default(), losses_seen, broken: false })
+                let known = Known { statements: self.prepares.then(HashMap::new), broken: false };
+                Ok(Connection { client, known, losses_seen, wants_read_write: self.wants_read_write })
             }
             Err(e) => {
                 self.health.cannot_connect(&describe(&e));
@@ -102,6 +140,6 @@ impl r2d2::ManageConnection for ConnectionManager {
     }
 
     fn has_broken(&self, connection: &mut Connection) -> bool {
-        self.inner.has_broken(&mut connection.client) || connection.broken
+        self.inner.has_broken(&mut connection.client) || connection.known.broken
     }
 }

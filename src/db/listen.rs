@@ -6,6 +6,7 @@ use std::time::Duration;
 use fallible_iterator::FallibleIterator;
 use postgres::{Client, NoTls};
 
+use super::connection::let_go;
 use super::error::describe;
 
 /// How long the line may be silent before it is tested, and how long the test may take. Together they bound how late
@@ -38,15 +39,16 @@ pub fn spawn(config: postgres::Config, channel: &'static str, listener: impl Lis
 fn run(config: &postgres::Config, channel: &str, listener: &impl Listener) {
     let mut pause = Duration::from_millis(50);
     while !listener.stopped() {
-        let failure = match connect(config, channel) {
+        match connect(config, channel) {
             Ok(mut client) => {
                 listener.connected();
                 pause = Duration::from_millis(50);
-                follow(&mut client, listener)
+                let failure = follow(&mut client, listener);
+                listener.lost(&describe(&failure));
+                let_go(client);
             }
-            Err(e) => e,
-        };
-        listener.lost(&describe(&failure));
+            Err(e) => listener.lost(&describe(&e)),
+        }
         thread::sleep(pause);
         pause = (pause * 2).min(LONGEST_PAUSE);
     }

@@ -1,6 +1,6 @@
 //! Brings the schema up to date, one process at a time.
 
-use postgres::NoTls;
+use postgres::{Client, NoTls};
 use refinery::{Migration, Runner};
 
 use super::Error;
@@ -12,7 +12,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V3__sessions", include_str!("../../sql/migrations/0003_sessions.sql")),
     ("V4__api_keys", include_str!("../../sql/migrations/0004_api_keys.sql")),
     ("V5__notify", include_str!("../../sql/migrations/0005_notify.sql")),
-    ("V6__usage", include_str!("../../sql/migrations/0006_usage.sql")),
+    ("V6__standing", include_str!("../../sql/migrations/0006_standing.sql")),
+    ("V7__usage", include_str!("../../sql/migrations/0007_usage.sql")),
+    ("V8__audit", include_str!("../../sql/migrations/0008_audit.sql")),
+    ("V9__deleted_documents", include_str!("../../sql/migrations/0009_deleted_documents.sql")),
 ];
 
 /// The advisory lock that lets one process migrate while the others wait: "textgen" in ASCII.
@@ -23,11 +26,32 @@ const LOCK: i64 = 0x0074_6578_7467_656e;
 /// # Errors
 /// The database is away, or a migration failed: nothing of that one is kept.
 pub fn migrate(config: &postgres::Config) -> Result<usize, Error> {
-    let mut client = config.connect(NoTls)?;
+    let mut client = unhurried(config).connect(NoTls)?;
+    // Looked at without a lock or a write, so that a server starts on a database that is read-only just now.
+    if is_current(&mut client)? {
+        return Ok(0);
+    }
     client.execute("SELECT pg_advisory_lock($1)", &[&LOCK])?;
     let report = runner()?.run(&mut client).map_err(|e| failed(&e))?;
     client.execute("SELECT pg_advisory_unlock($1)", &[&LOCK])?;
     Ok(report.applied_migrations().len())
+}
+
+/// Without the time-outs that the address, the role or the database may set for requests.
+fn unhurried(config: &postgres::Config) -> postgres::Config {
+    let mut config = config.clone();
+    let options = format!("{} -c statement_timeout=0 -c lock_timeout=0", config.get_options().unwrap_or(""));
+    config.options(&options);
+    config
+}
+
+/// Whether the newest migration was applied.
+fn is_current(client: &mut Client) -> Result<bool, Error> {
+    if client.query_one("SELECT to_regclass('refinery_schema_history') IS NULL", &[])?.try_get(0)? {
+        return Ok(false);
+    }
+    let newest = client.query_one("SELECT coalesce(max(version), 0)::bigint FROM refinery_schema_history", &[])?;
+    Ok(usize::try_from(newest.try_get::<_, i64>(0)?).is_ok_and(|version| version >= MIGRATIONS.len()))
 }
 
 fn runner() -> Result<Runner, Error> {

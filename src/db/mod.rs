@@ -103,10 +103,11 @@ impl Health {
 }
 
 impl Database {
-    /// A pool of `size` connections, made in the background; the database need not be there yet.
-    pub fn new(config: postgres::Config, size: u32) -> Database {
+    /// A pool of `size` connections, made in the background; the database need not be there yet. `prepares` is false
+    /// where a pooler stands in front that gives every transaction another connection.
+    pub fn new(config: postgres::Config, prepares: bool, size: u32) -> Database {
         let health = Arc::new(Health::new());
-        let manager = ConnectionManager::new(config, health.clone());
+        let manager = ConnectionManager::new(config, prepares, health.clone());
         let pool = r2d2::Pool::builder()
             .max_size(size)
             .test_on_check_out(false)
@@ -139,7 +140,8 @@ impl Database {
         for _ in 0..=self.size {
             let mut pooled = self.checkout()?;
             if pooled.made_before(self.health.losses()) && !pooled.still_works(PROBE_TIMEOUT) {
-                continue; // The pool drops what is closed.
+                connection::let_go(pooled); // The pool forgets what is broken.
+                continue;
             }
             return Ok(Session::new(pooled, self.health.clone()));
         }
@@ -150,7 +152,9 @@ impl Database {
         if let Some(connection) = self.pool.try_get() {
             return Ok(connection);
         }
-        self.check_reachable()?;
+        if self.pool.state().connections == 0 {
+            self.check_reachable()?;
+        }
         let _waiting = Waiting::enter(&self.health.waiting, self.size * WAITERS_PER_CONNECTION)?;
         match blocking::section(|| self.pool.get_timeout(CHECKOUT_TIMEOUT)) {
             Ok(Ok(connection)) => Ok(connection),
@@ -159,7 +163,15 @@ impl Database {
         }
     }
 
-    /// Fails, at once, while the last attempt to connect failed and no connection is left.
+    /// Asks the database for a sign of life.
+    ///
+    /// # Errors
+    /// As [`Database::session`], and those of the question.
+    pub fn ping(&self) -> Result<(), Error> {
+        self.session()?.query_one("SELECT 1", &[]).map(drop)
+    }
+
+    /// Fails, at once, while the last attempt to connect failed.
     ///
     /// # Errors
     /// [`Error::Unavailable`] with the reason.
@@ -170,10 +182,34 @@ impl Database {
         }
     }
 
+    /// How busy the pool is.
+    pub fn pool_state(&self) -> PoolState {
+        let state = self.pool.state();
+        PoolState {
+            made: state.connections,
+            idle: state.idle_connections,
+            most: self.pool.max_size(),
+            waiting: self.health.waiting.load(Ordering::Relaxed),
+        }
+    }
+
     /// Tells that a connection was seen to break, so that the others are looked at before they are used.
     pub fn connection_lost(&self) {
         self.health.connection_lost();
     }
+}
+
+/// How busy a pool is.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolState {
+    /// Connections there are.
+    pub made: u32,
+    /// Those that nobody uses.
+    pub idle: u32,
+    /// The most there may be.
+    pub most: u32,
+    /// Requests that wait for one.
+    pub waiting: usize,
 }
 
 impl fmt::Debug for Database {

@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
-use postgres::types::Type;
-use postgres::{Row, Statement};
+use postgres::error::SqlState;
+use postgres::types::{ToSql, Type};
+use postgres::{GenericClient, Row};
 
-use super::connection::Statements;
+use super::connection::Known;
 use super::{Connection, ConnectionManager, Error, Health, Param};
 
 /// Runs statements: a session, or a transaction on one. `store` functions take either.
 ///
-/// Each statement is prepared once per connection, so a call is one round trip.
+/// Each statement is prepared once per connection, so a call is one round trip; behind a pooler that allows no prepared
+/// statements it is sent whole, still in one round trip.
 pub trait Executor {
     /// All rows.
     ///
@@ -58,36 +60,30 @@ impl Session {
     /// # Errors
     /// See [`Error`].
     pub fn transaction(&mut self) -> Result<Transaction<'_>, Error> {
-        let Connection { client, statements, .. } = &mut *self.connection;
+        let Connection { client, known, .. } = &mut *self.connection;
         match client.transaction() {
-            Ok(inner) => Ok(Transaction { inner, statements, health: &self.health }),
-            Err(e) => Err(judge(&self.health, e)),
+            Ok(inner) => Ok(Transaction { inner, known, health: &self.health }),
+            Err(e) => Err(judge(&self.health, known, "BEGIN", e)),
         }
     }
 }
 
 impl Executor for Session {
     fn query(&mut self, sql: &'static str, params: &[&dyn Param]) -> Result<Vec<Row>, Error> {
-        let Connection { client, statements, .. } = &mut *self.connection;
-        statements
-            .get(sql, || client.prepare_typed(sql, &types(params)))
-            .and_then(|statement| client.query(&statement, &values(params)))
-            .map_err(|e| forget(statements, sql, judge(&self.health, e)))
+        let Connection { client, known, .. } = &mut *self.connection;
+        query(client, known, sql, params).map_err(|e| judge(&self.health, known, sql, e))
     }
 
     fn execute(&mut self, sql: &'static str, params: &[&dyn Param]) -> Result<u64, Error> {
-        let Connection { client, statements, .. } = &mut *self.connection;
-        statements
-            .get(sql, || client.prepare_typed(sql, &types(params)))
-            .and_then(|statement| client.execute(&statement, &values(params)))
-            .map_err(|e| forget(statements, sql, judge(&self.health, e)))
+        let Connection { client, known, .. } = &mut *self.connection;
+        execute(client, known, sql, params).map_err(|e| judge(&self.health, known, sql, e))
     }
 }
 
 /// A transaction on a session; rolled back unless committed.
 pub struct Transaction<'s> {
     inner: postgres::Transaction<'s>,
-    statements: &'s mut Statements,
+    known: &'s mut Known,
     health: &'s Health,
 }
 
@@ -97,26 +93,44 @@ impl Transaction<'_> {
     /// # Errors
     /// See [`Error`]. When the connection broke meanwhile, whether it was committed is not known.
     pub fn commit(self) -> Result<(), Error> {
-        self.inner.commit().map_err(|e| judge(self.health, e))
-    }
-
-    fn prepared(&mut self, sql: &'static str, params: &[&dyn Param]) -> Result<Statement, postgres::Error> {
-        let Transaction { inner, statements, .. } = self;
-        statements.get(sql, || inner.prepare_typed(sql, &types(params)))
+        let Transaction { inner, known, health } = self;
+        inner.commit().map_err(|e| judge(health, known, "COMMIT", e))
     }
 }
 
 impl Executor for Transaction<'_> {
     fn query(&mut self, sql: &'static str, params: &[&dyn Param]) -> Result<Vec<Row>, Error> {
-        self.prepared(sql, params)
-            .and_then(|statement| self.inner.query(&statement, &values(params)))
-            .map_err(|e| forget(self.statements, sql, judge(self.health, e)))
+        let Transaction { inner, known, health } = self;
+        query(inner, known, sql, params).map_err(|e| judge(health, known, sql, e))
     }
 
     fn execute(&mut self, sql: &'static str, params: &[&dyn Param]) -> Result<u64, Error> {
-        self.prepared(sql, params)
-            .and_then(|statement| self.inner.execute(&statement, &values(params)))
-            .map_err(|e| forget(self.statements, sql, judge(self.health, e)))
+        let Transaction { inner, known, health } = self;
+        execute(inner, known, sql, params).map_err(|e| judge(health, known, sql, e))
+    }
+}
+
+fn query(
+    client: &mut impl GenericClient,
+    known: &mut Known,
+    sql: &'static str,
+    params: &[&dyn Param],
+) -> Result<Vec<Row>, postgres::Error> {
+    match known.statement(sql, || client.prepare_typed(sql, &types(params)))? {
+        Some(prepared) => client.query(&prepared, &values(params)),
+        None => client.query_typed(sql, &typed(params)),
+    }
+}
+
+fn execute(
+    client: &mut impl GenericClient,
+    known: &mut Known,
+    sql: &'static str,
+    params: &[&dyn Param],
+) -> Result<u64, postgres::Error> {
+    match known.statement(sql, || client.prepare_typed(sql, &types(params)))? {
+        Some(prepared) => client.execute(&prepared, &values(params)),
+        None => client.execute_typed(sql, &typed(params)),
     }
 }
 
@@ -124,24 +138,22 @@ fn types(params: &[&dyn Param]) -> Vec<Type> {
     params.iter().map(|p| p.postgres_type()).collect()
 }
 
-fn values<'p>(params: &[&'p dyn Param]) -> Vec<&'p (dyn postgres::types::ToSql + Sync)> {
+fn values<'p>(params: &[&'p dyn Param]) -> Vec<&'p (dyn ToSql + Sync)> {
     params.iter().map(|p| p.as_sql()).collect()
 }
 
-/// Sorts a fault, and remembers a lost connection: the others may have gone with it.
-fn judge(health: &Health, e: postgres::Error) -> Error {
-    // 57P01 to 57P03: the server is shutting down, crashed or starting.
-    let dying = e.code().is_some_and(|code| code.code().starts_with("57P"));
-    if e.is_closed() || dying {
-        health.connection_lost();
-    }
-    Error::from(e)
+fn typed<'p>(params: &[&'p dyn Param]) -> Vec<(&'p (dyn ToSql + Sync), Type)> {
+    params.iter().map(|p| (p.as_sql(), p.postgres_type())).collect()
 }
 
-/// A statement whose table was altered fails until it is prepared anew.
-fn forget(statements: &mut Statements, sql: &'static str, e: Error) -> Error {
-    if matches!(&e, Error::Other(_)) {
-        statements.forget(sql);
+/// Sorts a fault, and draws its lessons: where the connection was lost, the others may have gone with it.
+fn judge(health: &Health, known: &mut Known, sql: &'static str, e: postgres::Error) -> Error {
+    // 57P01 to 57P03: the server is shutting down, crashed or starting.
+    let dying = e.code().is_some_and(|code| code.code().starts_with("57P"));
+    let demoted = e.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION);
+    if e.is_closed() || dying || demoted {
+        health.connection_lost();
     }
-    e
+    known.learn(sql, &e);
+    Error::from(e)
 }

@@ -69,7 +69,7 @@ impl Body {
         let mut bytes = std::mem::take(&mut self.buffered);
         bytes.drain(..std::mem::take(&mut self.read));
         if let Some(rest) = &mut self.rest {
-            let room = (limit as u64 + 1).saturating_sub(bytes.len() as u64);
+            let room = (limit as u64).saturating_add(1).saturating_sub(bytes.len() as u64);
             rest.take(room).read_to_end(&mut bytes)?;
         }
         if bytes.len() > limit { Err(BodyError::TooLarge(limit)) } else { Ok(bytes) }

@@ -60,6 +60,32 @@ impl Fields {
         Ok(Fields(json_object(&request.body.into_bytes(limit)?)?))
     }
 
+    /// Reads a JSON object.
+    ///
+    /// # Errors
+    /// [`FieldError::Malformed`].
+    pub fn parse_json(bytes: &[u8]) -> Result<Fields, FieldError> {
+        Ok(Fields(json_object(bytes)?))
+    }
+
+    /// The fields of an object that is part of a larger value.
+    pub fn of(object: Map<String, Value>) -> Fields {
+        Fields(object)
+    }
+
+    /// A field as it is; `None` also for `null`.
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.0.get(name).filter(|value| !value.is_null())
+    }
+
+    /// A number that may be missing or `null`.
+    ///
+    /// # Errors
+    /// There, and no number.
+    pub fn optional_number(&self, name: &'static str) -> Result<Option<f64>, FieldError> {
+        self.get(name).map(|value| value.as_f64().ok_or(FieldError::Type(name, "a number"))).transpose()
+    }
+
     /// Fails unless every one of these is there.
     ///
     /// # Errors

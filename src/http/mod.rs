@@ -7,9 +7,12 @@ pub mod cookie;
 pub mod form;
 pub mod head;
 pub mod multipart;
+pub mod object;
+pub mod parts;
 pub mod request;
 pub mod response;
 pub mod router;
+pub mod sse;
 
 pub use body::{Body, BodyError};
 pub use head::{Framing, Head, HeadError, Parsed};

@@ -45,11 +45,29 @@ fn skip_blanks(bytes: &[u8]) -> &[u8] {
     &bytes[blanks..]
 }
 
+/// What the headers of a part say.
+#[derive(Debug, PartialEq, Eq)]
+pub struct PartHead {
+    /// The field's name.
+    pub name: String,
+    /// The file's name, where the part is a file.
+    pub file_name: Option<String>,
+}
+
 fn part_of(part: &[u8]) -> Result<Part<'_>, &'static str> {
     let (head, content) = match memchr::memmem::find(part, b"\r\n\r\n") {
         Some(at) => (&part[..at], &part[at + 4..]),
         None => return Err("a part has no end of its headers"),
     };
+    let PartHead { name, file_name } = part_head(head)?;
+    Ok(Part { name, file_name, content })
+}
+
+/// Reads the headers of a part.
+///
+/// # Errors
+/// What is wrong with them, in words fit for the client.
+pub fn part_head(head: &[u8]) -> Result<PartHead, &'static str> {
     let head = std::str::from_utf8(head).map_err(|_| "the headers of a part are not UTF-8")?;
     let disposition = head
         .split("\r\n")
@@ -58,7 +76,7 @@ fn part_of(part: &[u8]) -> Result<Part<'_>, &'static str> {
         .map(|(_, value)| value)
         .ok_or("a part has no Content-Disposition")?;
     let name = parameter(disposition, "name").ok_or("a part has no name")?;
-    Ok(Part { name, file_name: parameter(disposition, "filename"), content })
+    Ok(PartHead { name, file_name: parameter(disposition, "filename") })
 }
 
 /// A parameter of a header's value: a token or a quoted string in which a backslash stands before `"` and `\`.

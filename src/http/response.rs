@@ -41,7 +41,7 @@ pub struct Response {
 impl Response {
     /// A reply without a body.
     pub fn new(status: u16) -> Response {
-        Response { status: StatusCode(status), headers: Vec::new(), content: Content::Empty, close: false }
+        Response { status: StatusCode(status), headers: Vec::with_capacity(8), content: Content::Empty, close: false }
     }
 
     /// A reply with a body of this media type.

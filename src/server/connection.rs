@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::{
     AtomicBool, AtomicU32, AtomicU64,
     Ordering::{AcqRel, Acquire, Relaxed, Release},
@@ -17,11 +17,21 @@ use super::outgoing::Unsent;
 /// What a connection waits for; says what its deadline means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Waits {
+    /// The next request; the connection has served one.
     Request = 0,
     Head = 1,
     Body = 2,
     Write = 3,
     Linger = 4,
+    /// The first request.
+    First = 5,
+}
+
+impl Waits {
+    /// Whether nothing is under way.
+    pub(super) fn is_idle(self) -> bool {
+        matches!(self, Waits::Request | Waits::First)
+    }
 }
 
 pub(super) struct Connection {
@@ -90,6 +100,12 @@ impl State {
     }
 }
 
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
 impl Connection {
     pub(super) fn new(
         socket: TcpStream,
@@ -110,7 +126,7 @@ impl Connection {
             timer: AtomicU64::new(0),
             state: Mutex::default(),
         };
-        connection.set_timer(Waits::Request, until);
+        connection.set_timer(Waits::First, until);
         connection
     }
 
@@ -165,6 +181,7 @@ impl Connection {
             1 => Waits::Head,
             2 => Waits::Body,
             3 => Waits::Write,
+            5 => Waits::First,
             _ => Waits::Linger,
         };
         (waits, timer >> 3)

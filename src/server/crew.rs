@@ -14,16 +14,18 @@ use crate::blocking::{Busy, Handover};
 use super::Shared;
 use super::connection::Connection;
 use super::outgoing;
-use super::worker;
 
 /// Handlers recurse little, but a TLS upstream or a JSON parser wants some room. Only what is touched takes memory.
 const STACK: usize = 1024 * 1024;
 /// How long a spare thread waits for work before it ends.
 const SPARE_TIME: Duration = Duration::from_secs(10);
 
+/// What a thread does with its first slot, until it ends.
+type Work = fn(Arc<Shared>, usize);
+
 /// The threads without a slot.
-#[derive(Default)]
 pub(super) struct Crew {
+    work: Work,
     spare: Mutex<Vec<Arc<Spare>>>,
     /// Slots that no thread could be found for.
     vacant: Mutex<Vec<usize>>,
@@ -31,6 +33,20 @@ pub(super) struct Crew {
     pub(super) detached: AtomicUsize,
     pub(super) threads: AtomicUsize,
     pub(super) refused: AtomicU64,
+}
+
+impl Crew {
+    /// No threads yet; each will do this work.
+    pub(super) fn new(work: Work) -> Crew {
+        Crew {
+            work,
+            spare: Mutex::default(),
+            vacant: Mutex::default(),
+            detached: AtomicUsize::new(0),
+            threads: AtomicUsize::new(0),
+            refused: AtomicU64::new(0),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -52,7 +68,8 @@ pub(super) fn staff(shared: &Arc<Shared>, slot: usize) -> io::Result<()> {
         return Ok(());
     }
     let own = Arc::clone(shared);
-    let main = move || worker::main(own, slot);
+    let work = shared.crew.work;
+    let main = move || work(own, slot);
     shared.crew.threads.fetch_add(1, Relaxed);
     let spawned = thread::Builder::new().name("worker".into()).stack_size(STACK).spawn(main);
     if spawned.is_err() {

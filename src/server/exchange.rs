@@ -6,7 +6,7 @@ use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::http::{Framing, Parsed, Request, Response};
+use crate::http::{Body, Framing, Parsed, Request, Response};
 
 use super::clock::millis;
 use super::connection::{Connection, Phase, State, Then, Waits};
@@ -15,7 +15,7 @@ use super::outgoing::{self, Unsent};
 use super::stream::CONTINUE;
 use super::worker::{Outcome, Worker};
 
-/// Requests of one connection in a row before others have their turn.
+/// Requests of one connection in a row, or reads from it, before others have their turn.
 const IN_A_ROW: u32 = 32;
 /// Replies that are put together before they are sent, in bytes.
 const TOGETHER: usize = 64 * 1024;
@@ -40,7 +40,7 @@ impl Worker {
         self.out.clear();
         let now = self.shared.clock.now();
         let (waits, until) = connection.timer();
-        if now >= until && waits != Waits::Request {
+        if now >= until && !waits.is_idle() {
             return self.time_out(connection, state, waits);
         }
         if !state.unsent.is_empty() {
@@ -64,7 +64,7 @@ impl Worker {
         // The start of a head is worth another look only once a line has ended.
         let mut look = !state.looked_at;
         self.window.load(&mut state.input);
-        let (mut answered, mut dry) = (0, false);
+        let (mut answered, mut reads, mut dry) = (0, 0, false);
         loop {
             while look && !self.window.is_empty() {
                 let step = self.step(connection, state);
@@ -78,13 +78,13 @@ impl Worker {
                 let detached = self.seat.slot().is_none();
                 if !state.unsent.is_empty() || detached || answered >= IN_A_ROW {
                     let more = !self.window.is_empty() || !dry;
-                    let rest = self.rest(connection, state, answered);
-                    return if more && matches!(rest, Outcome::Wait) { Outcome::Yield } else { rest };
+                    return self.pause(connection, state, answered, more);
                 }
             }
-            if dry {
-                return self.rest(connection, state, answered);
+            if dry || reads >= IN_A_ROW {
+                return self.pause(connection, state, answered, !dry);
             }
+            reads += 1;
             match self.window.fill(&connection.socket) {
                 Ok(([], _)) => return self.finish(connection, state, Then::Close),
                 Ok((new, short)) => {
@@ -95,6 +95,14 @@ impl Worker {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return self.rest(connection, state, answered),
                 Err(_) => return Outcome::Close,
             }
+        }
+    }
+
+    /// Leaves the connection, in the queue if there may be more to do.
+    fn pause(&mut self, connection: &Arc<Connection>, state: &mut State, answered: u32, more: bool) -> Outcome {
+        match self.rest(connection, state, answered) {
+            Outcome::Wait if more => Outcome::Yield,
+            outcome => outcome,
         }
     }
 
@@ -120,12 +128,20 @@ impl Worker {
         let declared = match self.request.head.framing() {
             Framing::None => return self.serve(connection, state),
             Framing::Length(n) if n > settings.max_body => return self.refuse(413, "the body is too large"),
-            Framing::Length(n) => n,
+            Framing::Length(n) => match usize::try_from(n) {
+                Ok(here) if here <= self.window.len().min(settings.max_gathered) => {
+                    self.request.body = Body::from_bytes(self.window.bytes()[..here].to_vec());
+                    self.window.consume(here);
+                    return self.serve(connection, state);
+                }
+                _ => n,
+            },
             Framing::Chunked => 0,
         };
         let streamed = declared > settings.max_gathered as u64;
         let waiting = self.request.head.expects_continue() && self.window.is_empty();
-        let gathering = Box::new(Gathering::new(std::mem::take(&mut self.request), self.shared.clock.now()));
+        let (request, now) = (std::mem::take(&mut self.request), self.shared.clock.now());
+        let gathering = Box::new(Gathering::new(request, &self.shared.gathered, now));
         state.phase = Phase::Body(gathering);
         if streamed {
             return self.stream_body(connection, state, waiting);
@@ -140,7 +156,13 @@ impl Worker {
     fn gather(&mut self, connection: &Arc<Connection>, state: &mut State) -> Step {
         let limit = self.shared.settings.max_gathered;
         let Phase::Body(gathering) = &mut state.phase else { return Step::Cut };
-        match gathering.feed(&mut self.window, self.shared.clock.now(), limit) {
+        let fed = gathering.feed(&mut self.window, self.shared.clock.now(), limit);
+        if self.shared.gathered.bytes() > self.shared.settings.max_gathered_total && !matches!(fed, Ok(Gathered::Whole))
+        {
+            state.phase = Phase::Head;
+            return self.refuse(503, "too many requests are being received");
+        }
+        match fed {
             Ok(Gathered::Part) => Step::More,
             Ok(Gathered::TooMuch) => self.stream_body(connection, state, false),
             Ok(Gathered::Whole) => match state.take_gathering() {
@@ -160,7 +182,10 @@ impl Worker {
     /// Answers what cannot be served. What follows on the connection cannot be trusted.
     fn refuse(&mut self, status: u16, reason: &str) -> Step {
         self.request = Request::default();
-        let response = Response::detail(status, reason);
+        let mut response = Response::detail(status, reason);
+        if status == 503 {
+            response = response.header("Retry-After", "1");
+        }
         self.write_refusal(&response);
         Step::Answered(Then::Linger)
     }
@@ -215,10 +240,12 @@ impl Worker {
         } else if let Phase::Body(gathering) = &state.phase {
             connection.set_timer(Waits::Body, gathering.deadline(settings));
         } else if !state.input.is_empty() {
-            if waits != Waits::Head || answered > 0 {
+            if connection.is_unwanted() {
+                return Outcome::Close;
+            } else if waits != Waits::Head || answered > 0 {
                 connection.set_timer(Waits::Head, now + millis(settings.head_timeout));
             }
-        } else if answered > 0 || waits != Waits::Request {
+        } else if answered > 0 || !waits.is_idle() {
             connection.set_timer(Waits::Request, now + millis(settings.idle_timeout));
         } else if self.shared.is_closing_idle() {
             return self.linger(connection, state);

@@ -3,6 +3,8 @@
 
 use std::io::{self, Read};
 use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::http::{Body, Framing, Request};
 
@@ -129,13 +131,40 @@ impl Coding {
     }
 }
 
+/// The memory that all bodies that are gathered take together.
+#[derive(Default)]
+pub(super) struct Total(AtomicUsize);
+
+impl Total {
+    pub(super) fn bytes(&self) -> usize {
+        self.0.load(Relaxed)
+    }
+}
+
 /// A request whose body is on its way.
 pub(super) struct Gathering {
     pub(super) request: Request,
     pub(super) coding: Coding,
     pub(super) body: Vec<u8>,
+    share: Share,
     started: u64,
     last: u64,
+}
+
+/// How much of the total is this body's.
+struct Share(Arc<Total>, usize);
+
+impl Share {
+    fn set(&mut self, bytes: usize) {
+        self.0.0.fetch_add(bytes.wrapping_sub(self.1), Relaxed);
+        self.1 = bytes;
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.set(0);
+    }
 }
 
 /// What a piece of a body led to.
@@ -147,15 +176,17 @@ pub(super) enum Gathered {
 }
 
 impl Gathering {
-    pub(super) fn new(request: Request, now: u64) -> Gathering {
+    pub(super) fn new(request: Request, total: &Arc<Total>, now: u64) -> Gathering {
         let coding = Coding::of(request.head.framing());
-        Gathering { request, coding, body: Vec::new(), started: now, last: now }
+        let share = Share(Arc::clone(total), 0);
+        Gathering { request, coding, body: Vec::new(), share, started: now, last: now }
     }
 
     /// Takes what belongs to the body out of the window, which is empty afterwards unless there was more.
     pub(super) fn feed(&mut self, window: &mut Window, now: u64, limit: usize) -> Result<Gathered, Malformed> {
         let used = self.coding.decode(window.bytes(), &mut self.body, limit)?;
         window.consume(used);
+        self.share.set(self.body.capacity());
         self.last = now;
         if self.coding.is_finished() {
             Ok(Gathered::Whole)

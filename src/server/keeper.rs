@@ -2,6 +2,7 @@
 //! It keeps the clock, takes slots from handlers that wait without having said so, ends what is past its deadline,
 //! closes idle connections when there are too many, and brings a stop to its end.
 
+use std::net::Shutdown;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::{self, JoinHandle};
@@ -16,6 +17,8 @@ const BUSY_TICK: Duration = Duration::from_millis(5);
 const IDLE_TICK: Duration = Duration::from_millis(50);
 /// How often deadlines are looked at, unless they are very short.
 const SCAN: u64 = 1000;
+/// A first request that is not whole after this long gives way where connections are scarce.
+const SLOW_START: Duration = Duration::from_secs(1);
 
 pub(super) struct Keeper {
     shared: Arc<Shared>,
@@ -65,20 +68,25 @@ impl Keeper {
                 busy = true;
             } else if word % 2 == 1 {
                 busy = true;
-                if now - self.seen[i].1 >= patience && self.may_detach() && slot.claim(word) {
-                    self.shared.crew.detached.fetch_add(1, Relaxed);
-                    crew::staff_sometime(&self.shared, i);
+                if now - self.seen[i].1 >= patience {
+                    self.take_slot(i, word);
                 }
             }
         }
         busy
     }
 
-    /// Handlers that do not say that they wait count as well, but have twice the room: nothing can be refused here,
-    /// and what does not get a thread stands still.
-    fn may_detach(&self) -> bool {
-        let settings = &self.shared.settings;
-        self.shared.crew.detached.load(Relaxed) < 2 * settings.max_blocked + settings.workers
+    /// Gives a slot to another thread. Handlers that do not say that they wait count like those that do, but have
+    /// twice the room: nothing can be refused here, and what does not get a thread stands still.
+    fn take_slot(&self, slot: usize, word: u64) {
+        let (settings, crew) = (&self.shared.settings, &self.shared.crew);
+        let room = 2 * settings.max_blocked + settings.workers;
+        // Counted first, as the thread may be back and count itself out at once.
+        if crew.detached.fetch_add(1, Relaxed) < room && self.shared.slots[slot].claim(word) {
+            crew::staff_sometime(&self.shared, slot);
+        } else {
+            crew.detached.fetch_sub(1, Relaxed);
+        }
     }
 
     /// Has all connections looked at that are past their deadline.
@@ -109,7 +117,7 @@ impl Keeper {
         let began = *self.stop_began.get_or_insert(now);
         if now >= began + millis(settings.stop_idle_grace) && self.acceptor.is_finished() {
             self.shared.set_stage(Stage::ClosingIdle);
-            self.nudge_if(|connection| connection.timer().0 == Waits::Request);
+            self.nudge_if(|connection| connection.timer().0.is_idle());
         }
         let done = self.acceptor.is_finished() && self.shared.open.load(Relaxed) == 0;
         if !done && now < began + millis(settings.stop_timeout) {
@@ -126,6 +134,10 @@ impl Keeper {
             log::warn!("stopping with {open} connections still open");
         }
         self.shared.set_stage(Stage::Finished);
+        for slot in &self.shared.slots {
+            // Whoever keeps a handle keeps the connections as well; their clients shall know all the same.
+            slot.each_connection(|connection| drop(connection.socket.shutdown(Shutdown::Both)));
+        }
         self.shared.slots.iter().for_each(Slot::wake_always);
         for _ in 0..200 {
             crew::dismiss(&self.shared);
@@ -138,28 +150,42 @@ impl Keeper {
 }
 
 impl Shared {
-    /// Has about `count` connections closed: those that have been idle longest, or where there are none, those that
-    /// have been sending a head for a while. Returns how many will be.
+    /// Has about `count` connections closed: those that have been idle longest since their last request; where there are
+    /// none, those that have been silent longest since they were opened, or slow with a head. Returns how many it found.
     pub(super) fn shed(&self, count: usize) -> usize {
-        let mut found: Vec<(Waits, u64, Arc<Connection>)> = Vec::new();
-        for slot in &self.slots {
-            slot.each_connection(|connection| {
-                let (waits, until) = connection.timer();
-                if connection.is_nobodys() && matches!(waits, Waits::Request) {
-                    found.push((waits, until, Arc::clone(connection)));
-                }
-            });
-        }
+        let slow = |timeout| (self.clock.now() + millis(timeout)).saturating_sub(millis(SLOW_START));
+        let ranks = [
+            (Waits::Request, u64::MAX),
+            (Waits::First, slow(self.settings.idle_timeout)),
+            (Waits::Head, slow(self.settings.head_timeout)),
+        ];
+        let found =
+            ranks.into_iter().map(|(waits, latest)| self.resting(waits, latest)).find(|found| !found.is_empty());
+        let mut found = found.unwrap_or_default();
         let count = count.min(found.len());
         if count == 0 {
             return 0;
         }
-        found.select_nth_unstable_by_key(count - 1, |(_, until, _)| *until);
-        for (_, _, connection) in &found[..count] {
+        found.select_nth_unstable_by_key(count - 1, |(until, _)| *until);
+        for (_, connection) in &found[..count] {
             connection.mark_unwanted();
             self.nudge(connection);
         }
         self.shed.fetch_add(count as u64, Relaxed);
         count
+    }
+
+    /// The connections that wait for this, their deadlines (no later than `latest`) first.
+    fn resting(&self, wanted: Waits, latest: u64) -> Vec<(u64, Arc<Connection>)> {
+        let mut found = Vec::new();
+        for slot in &self.slots {
+            slot.each_connection(|connection| {
+                let (waits, until) = connection.timer();
+                if waits == wanted && until <= latest && connection.is_nobodys() {
+                    found.push((until, Arc::clone(connection)));
+                }
+            });
+        }
+        found
     }
 }

@@ -128,12 +128,10 @@ impl Acceptor {
     /// Waits until there is room for one more connection, having the oldest idle ones closed.
     fn make_room(&self) {
         let limit = self.shared.max_connections;
-        let mut asked = false;
         while self.shared.open.load(Relaxed) >= limit && !self.shared.is_stopping() {
-            if !asked {
-                asked = self.shared.shed(1 + limit / 64) > 0;
-            }
-            thread::sleep(if asked { PAUSE / 20 } else { PAUSE });
+            // Some of those found may turn out to have a request by now, and stay.
+            let found = self.shared.shed(1 + limit / 64);
+            thread::sleep(if found > 0 { PAUSE / 10 } else { PAUSE * 10 });
         }
     }
 }

@@ -101,6 +101,7 @@ struct Shared {
     sleepers: AtomicUsize,
     crew: Crew,
     open: AtomicUsize,
+    gathered: Arc<incoming::Total>,
     shed: AtomicU64,
     stage: AtomicU8,
     /// Whom to tell of a stop.
@@ -119,8 +120,9 @@ impl Server {
             clock: Clock::new(),
             slots: (0..settings.workers).map(|_| Slot::new()).collect::<io::Result<_>>()?,
             sleepers: AtomicUsize::new(0),
-            crew: Crew::default(),
+            crew: Crew::new(worker::main),
             open: AtomicUsize::new(0),
+            gathered: Arc::default(),
             shed: AtomicU64::new(0),
             stage: AtomicU8::new(Stage::Running as u8),
             stop_listeners: OnceLock::new(),

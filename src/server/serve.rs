@@ -30,6 +30,7 @@ impl Worker {
     /// Serves the worker's request, whose body is in memory.
     pub(super) fn serve(&mut self, connection: &Arc<Connection>, state: &mut State) -> Step {
         let terms = Terms::of(&self.request.head);
+        let _serving = blocking::serving(Some(Arc::clone(connection) as blocking::Client));
         self.seat.start();
         let lent = !self.out.is_empty();
         if lent {
@@ -64,6 +65,7 @@ impl Worker {
         let feed = Arc::new(Mutex::new(feed));
         self.request.body = Body::streamed(body, Box::new(FeedReader(Arc::clone(&feed))), declared);
         let terms = Terms::of(&self.request.head);
+        let _serving = blocking::serving(Some(Arc::clone(connection) as blocking::Client));
         self.seat.start();
         let response = blocking::section(|| self.call_blocking(connection));
         let step = match response {

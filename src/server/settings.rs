@@ -4,8 +4,9 @@ use std::num::NonZero;
 use std::thread;
 use std::time::Duration;
 
-/// Descriptors kept free for everything that is not a client's connection: the database, upstreams, files, logs.
-const DESCRIPTOR_RESERVE: u64 = 128;
+/// Descriptors kept free, beside one for each thread that may wait (for an upstream, say), for everything that is not a
+/// client's connection: the database, files, logs.
+const DESCRIPTOR_RESERVE: usize = 128;
 
 /// Limits and deadlines of a [`Server`](super::Server). All defaults are fit for the open internet.
 #[derive(Clone, Debug)]
@@ -23,6 +24,9 @@ pub struct Settings {
     /// Largest body in bytes that is gathered in memory before the handler runs; a larger one is streamed to the
     /// handler, which then holds a thread. Default: 1 MiB.
     pub max_gathered: usize,
+    /// Memory in bytes for bodies that are gathered and not whole yet, of all connections together; past it a request
+    /// whose body does not come with its head is refused with 503. Default: 512 MiB.
+    pub max_gathered_total: usize,
     /// Largest body in bytes at all, past which it is refused with 413. Default: 104 MiB.
     pub max_body: u64,
     /// From the first byte of a head to its last. Default: 10 s.
@@ -54,6 +58,7 @@ impl Default for Settings {
             max_connections: None,
             max_head: 16 * 1024,
             max_gathered: 1024 * 1024,
+            max_gathered_total: 512 * 1024 * 1024,
             max_body: 104 * 1024 * 1024,
             head_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
@@ -71,8 +76,9 @@ impl Settings {
     /// Raises the soft descriptor limit to the hard one and says how many connections fit under it.
     pub(super) fn connection_limit(&self) -> usize {
         let descriptors = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024);
-        let fit = descriptors.saturating_sub(DESCRIPTOR_RESERVE.min(descriptors / 2)).max(1);
-        let fit = usize::try_from(fit).unwrap_or(usize::MAX);
+        let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
+        let reserve = self.max_blocked.saturating_add(DESCRIPTOR_RESERVE);
+        let fit = descriptors.saturating_sub(reserve.min(descriptors / 2)).max(1);
         self.max_connections.map_or(fit, |n| n.clamp(1, fit))
     }
 }

@@ -64,7 +64,7 @@ impl Worker {
     fn hold(&mut self, slot: usize) -> bool {
         let shared = Arc::clone(&self.shared);
         loop {
-            if let Some(connection) = shared.slots[slot].pop().or_else(|| shared.steal(slot)) {
+            if let Some(connection) = shared.next_ready(slot) {
                 self.run(connection);
                 if self.seat.slot().is_none() {
                     self.seat.rejoin();
@@ -111,20 +111,29 @@ impl Shared {
         (1..n).find_map(|i| self.slots[(thief + i) % n].pop())
     }
 
-    /// Looks for readiness, and waits for it if there is none.
+    /// The next connection to run. The slot's own come first, those included that have only just become ready: nobody
+    /// else looks for them while the slot is held.
+    fn next_ready(&self, slot: usize) -> Option<Arc<Connection>> {
+        let place = &self.slots[slot];
+        if let Some(connection) = place.pop() {
+            return Some(connection);
+        }
+        if place.poll(Some(Duration::ZERO)) > 1 {
+            self.wake_one();
+        }
+        place.pop().or_else(|| self.steal(slot))
+    }
+
+    /// Waits until there is something to run, here or elsewhere.
     fn wait_for_work(&self, slot: usize) {
         let place = &self.slots[slot];
-        let mut found = place.poll(Some(Duration::ZERO));
-        if found == 0 && !place.has_ready() {
-            place.lie_down();
-            self.sleepers.fetch_add(1, SeqCst);
-            if !self.is_finished() && !self.slots.iter().any(Slot::has_ready) {
-                found = place.poll(None);
-            }
-            self.sleepers.fetch_sub(1, SeqCst);
-            place.get_up();
-            self.clock.refresh();
-        }
+        place.lie_down();
+        self.sleepers.fetch_add(1, SeqCst);
+        let idle = !self.is_finished() && !self.slots.iter().any(Slot::has_ready);
+        let found = if idle { place.poll(None) } else { 0 };
+        self.sleepers.fetch_sub(1, SeqCst);
+        place.get_up();
+        self.clock.refresh();
         if found > 1 {
             self.wake_one();
         }

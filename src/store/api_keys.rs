@@ -95,7 +95,8 @@ pub fn by_digest(db: &mut impl Executor, digest: &[u8]) -> Result<Option<Found>,
         "SELECT ",
         columns!(),
         ", k.id, k.expires FROM api_keys k JOIN users u ON u.id = k.user_id \
-         WHERE k.digest = $1 AND k.revoked IS NULL AND (k.expires IS NULL OR k.expires > now())"
+         WHERE k.digest = $1 AND k.revoked IS NULL AND (k.expires IS NULL OR k.expires > now()) \
+         AND u.suspended IS NULL"
     );
     let found = |row: Row| {
         let user = users::from_row(&row)?;
@@ -114,12 +115,11 @@ pub fn of_user(db: &mut impl Executor, user_id: &str) -> Result<Vec<ApiKey>, Err
     db.query(SQL, &[&user_id])?.iter().map(from_row).collect()
 }
 
-/// How many keys of a person work. Locks the account, so that the answer holds until the transaction ends.
+/// How many keys of a person work.
 ///
 /// # Errors
 /// See [`Error`].
-pub fn count_locked(db: &mut impl Executor, user_id: &str) -> Result<i64, Error> {
-    db.query_opt("SELECT 1 FROM users WHERE id = $1 FOR NO KEY UPDATE", &[&user_id])?;
+pub fn count(db: &mut impl Executor, user_id: &str) -> Result<i64, Error> {
     const SQL: &str = "SELECT count(*) FROM api_keys \
         WHERE user_id = $1 AND revoked IS NULL AND (expires IS NULL OR expires > now())";
     Ok(db.query_one(SQL, &[&user_id])?.try_get(0)?)
@@ -158,6 +158,16 @@ pub fn replace(db: &mut impl Executor, id: &str, by: &str, grace_seconds: i64) -
     db.execute(SQL, &[&id, &by, &grace_seconds]).map(drop)
 }
 
+/// Calls a person's key something else. Whether there is such a key that works.
+///
+/// # Errors
+/// See [`Error`].
+pub fn rename(db: &mut impl Executor, user_id: &str, id: &str, name: &str) -> Result<bool, Error> {
+    const SQL: &str = "UPDATE api_keys SET name = $3 WHERE user_id = $1 AND id = $2 AND revoked IS NULL \
+        AND (expires IS NULL OR expires > now())";
+    Ok(db.execute(SQL, &[&user_id, &id, &name])? == 1)
+}
+
 /// Revokes a person's key. Whether it was the default one; `None` when there is no such key that works.
 ///
 /// # Errors
@@ -168,14 +178,25 @@ pub fn revoke(db: &mut impl Executor, user_id: &str, id: &str) -> Result<Option<
     db.query_opt(SQL, &[&user_id, &id])?.map(|row| Ok(row.try_get(0)?)).transpose()
 }
 
-/// Records that keys were used. Rows are locked in the order of their ids.
+/// Records that keys were used, each once a minute however many processes say so. Who is about to change or delete a
+/// key is not waited for: the next use tells it again, and nobody ever waits for this in a circle.
 ///
 /// # Errors
 /// See [`Error`].
 pub fn touch(db: &mut impl Executor, ids: &Vec<String>, times: &Vec<OffsetDateTime>) -> Result<u64, Error> {
     const SQL: &str = "WITH used AS (
             SELECT k.id, t.seen FROM unnest($1, $2) AS t(id, seen) JOIN api_keys k ON k.id = t.id
-            ORDER BY k.id FOR UPDATE OF k)
-        UPDATE api_keys k SET last_used = greatest(k.last_used, used.seen) FROM used WHERE k.id = used.id";
+            WHERE k.last_used IS NULL OR k.last_used < date_trunc('minute', t.seen)
+            ORDER BY k.id FOR UPDATE OF k SKIP LOCKED)
+        UPDATE api_keys k SET last_used = used.seen FROM used WHERE k.id = used.id";
     db.execute(SQL, &[ids, times])
+}
+
+/// The names of a person's keys by their ids, those that work no longer among them.
+///
+/// # Errors
+/// See [`Error`].
+pub fn names(db: &mut impl Executor, user_id: &str) -> Result<Vec<(String, String)>, Error> {
+    let rows = db.query("SELECT id, name FROM api_keys WHERE user_id = $1", &[&user_id])?;
+    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
 }

@@ -129,10 +129,80 @@ pub fn publish(db: &mut impl Executor, id: &str, user_id: &str, public: bool) ->
     db.query_opt(SQL, &[&id, &user_id, &public])?.map(|row| Ok(row.try_get(0)?)).transpose()
 }
 
-/// Deletes a person's document. Whether there was one.
+/// A document as a list shows it.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// Names it.
+    pub id: String,
+    /// What it is called.
+    pub title: String,
+    /// Some of its content, around what was searched for.
+    pub excerpt: String,
+    /// When it was made.
+    pub created: OffsetDateTime,
+    /// When it was last saved.
+    pub updated: OffsetDateTime,
+    /// Whether anyone who has the id may read it.
+    pub is_public: bool,
+}
+
+/// A page of a person's documents whose title or content holds `text` (all, where it is empty), newest first.
+///
+/// # Errors
+/// See [`Error`].
+pub fn search(
+    db: &mut impl Executor,
+    user_id: &str,
+    text: &str,
+    after: Option<After<'_>>,
+    limit: i64,
+) -> Result<Vec<Summary>, Error> {
+    const SQL: &str = "SELECT id, title,
+            substring(content FROM greatest(1, position(lower($4) IN lower(content)) - 60) FOR 180),
+            created, updated, is_public
+        FROM documents
+        WHERE user_id = $1 AND (created, id) < (coalesce($2, 'infinity'::timestamptz), $3)
+            AND ($4 = '' OR title ILIKE $5 OR content ILIKE $5)
+        ORDER BY created DESC, id DESC LIMIT $6";
+    let (time, id) = after.map_or((None, ""), |(time, id)| (Some(time), id));
+    let pattern = holds(text);
+    let summary = |row: &Row| {
+        Ok(Summary {
+            id: row.try_get(0)?,
+            title: row.try_get(1)?,
+            excerpt: row.try_get::<_, Option<String>>(2)?.unwrap_or_default(),
+            created: row.try_get(3)?,
+            updated: row.try_get(4)?,
+            is_public: row.try_get(5)?,
+        })
+    };
+    db.query(SQL, &[&user_id, &time, &id, &text, &pattern, &limit])?.iter().map(summary).collect()
+}
+
+/// The `LIKE` pattern of what holds this text.
+fn holds(text: &str) -> String {
+    let escaped = text.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
+    format!("%{escaped}%")
+}
+
+/// Deletes a person's document; [`restore`](super::deleted_documents::restore) brings it back. Whether there was one.
 ///
 /// # Errors
 /// See [`Error`].
 pub fn delete(db: &mut impl Executor, id: &str, user_id: &str) -> Result<bool, Error> {
-    Ok(db.execute("DELETE FROM documents WHERE id = $1 AND user_id = $2", &[&id, &user_id])? == 1)
+    const SQL: &str = "WITH gone AS (DELETE FROM documents WHERE id = $1 AND user_id = $2
+            RETURNING id, title, content, user_id, created, updated, is_public, version)
+        INSERT INTO deleted_documents (id, title, content, user_id, created, updated, is_public, version)
+        SELECT * FROM gone";
+    Ok(db.execute(SQL, &[&id, &user_id])? == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_search_is_for_text_not_for_a_pattern() {
+        assert_eq!(holds(r"50%_\"), r"%50\%\_\\%");
+    }
 }

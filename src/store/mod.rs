@@ -1,11 +1,15 @@
 //! The SQL, one file a table. Functions take an [`Executor`](crate::db::Executor): a session or a transaction.
 
 pub mod api_keys;
+pub mod audit;
+pub mod deleted_documents;
+pub mod directory;
 pub mod documents;
 pub mod prices;
 pub mod sessions;
 pub mod timestamp;
 pub mod usage;
+pub mod usage_lists;
 pub mod users;
 
 pub use api_keys::ApiKey;

@@ -79,7 +79,7 @@ pub fn by_digest(db: &mut impl Executor, digest: &[u8]) -> Result<Option<Found>,
         "SELECT ",
         columns!(),
         ", s.id, s.created, s.expires, s.renewed FROM sessions s JOIN users u ON u.id = s.user_id \
-         WHERE s.digest = $1 AND s.expires > now()"
+         WHERE s.digest = $1 AND s.expires > now() AND u.suspended IS NULL"
     );
     let found = |row: Row| {
         Ok(Found {
@@ -148,8 +148,9 @@ pub fn is_known_address(db: &mut impl Executor, email: &str, address: &str) -> R
     Ok(db.query_opt(SQL, &[&email, &address])?.is_some())
 }
 
-/// Records that sessions were used and lets them live on until `expires`; `renewed` are those whose cookie was sent
-/// anew. Rows are locked in the order of their ids.
+/// Records that sessions were used, each once a minute however many processes say so, and lets them live on for
+/// `lifetime_seconds`, unless they were ended meanwhile; `renewed` are those whose cookie was sent anew. Who is about to
+/// end a session is not waited for, so that nobody ever waits for this in a circle.
 ///
 /// # Errors
 /// See [`Error`].
@@ -162,7 +163,8 @@ pub fn touch(
 ) -> Result<u64, Error> {
     const SQL: &str = "WITH used AS (
             SELECT s.id, t.seen FROM unnest($1, $2) AS t(id, seen) JOIN sessions s ON s.id = t.id
-            ORDER BY s.id FOR UPDATE OF s)
+            WHERE s.expires > now() AND (s.last_seen < date_trunc('minute', t.seen) OR s.id = ANY($3))
+            ORDER BY s.id FOR UPDATE OF s SKIP LOCKED)
         UPDATE sessions s SET last_seen = greatest(s.last_seen, used.seen),
             expires = greatest(s.expires, used.seen + $4 * interval '1 second'),
             renewed = CASE WHEN s.id = ANY($3) THEN used.seen ELSE s.renewed END

@@ -37,6 +37,9 @@ pub struct User {
     /// When it was last changed.
     #[serde(serialize_with = "super::timestamp::serialize_naive")]
     pub updated: OffsetDateTime,
+    /// Whether the person may look after other accounts. Not part of the user object.
+    #[serde(skip)]
+    pub is_admin: bool,
 }
 
 /// Leaves the secret out, which is whole right after it was made.
@@ -51,13 +54,13 @@ macro_rules! columns {
     () => {
         "u.id, u.email, u.name, u.profile_url, u.photo_url, u.is_subscribed, u.stripe_id, u.secret, u.free_credits, \
          CASE WHEN u.charges_month >= date_trunc('month', now() AT TIME ZONE 'UTC')::date \
-              THEN u.charges_monthly ELSE 0 END, u.num_self_hosted_instances, u.created, u.updated"
+              THEN u.charges_monthly ELSE 0 END, u.num_self_hosted_instances, u.created, u.updated, u.is_admin"
     };
 }
 pub(super) use columns;
 
 /// How many columns [`columns`] names: what follows them in a row starts here.
-pub(super) const COLUMNS: usize = 13;
+pub(super) const COLUMNS: usize = 14;
 
 pub(super) fn from_row(row: &Row) -> Result<User, Error> {
     Ok(User {
@@ -74,6 +77,7 @@ pub(super) fn from_row(row: &Row) -> Result<User, Error> {
         num_self_hosted_instances: row.try_get(10)?,
         created: row.try_get(11)?,
         updated: row.try_get(12)?,
+        is_admin: row.try_get(13)?,
     })
 }
 
@@ -88,11 +92,14 @@ pub fn insert(
     password_hash: Option<&str>,
     secret_prefix: &str,
 ) -> Result<User, Error> {
+    // A database of the older system has a unique index of its own on the address, whose name may come first.
     const SQL: &str = concat!(
-        "INSERT INTO users AS u (id, email, password_hash, secret) VALUES ($1, $2, $3, $4) RETURNING ",
+        "INSERT INTO users AS u (id, email, password_hash, secret) VALUES ($1, $2, $3, $4) \
+         ON CONFLICT (email) DO NOTHING RETURNING ",
         columns!()
     );
-    from_row(&db.query_one(SQL, &[&id, &email, &password_hash, &secret_prefix])?)
+    let row = db.query_opt(SQL, &[&id, &email, &password_hash, &secret_prefix])?;
+    from_row(&row.ok_or_else(|| Error::Unique(EMAIL_KEY.to_owned()))?)
 }
 
 /// The constraint that keeps an address from being used twice.
@@ -126,6 +133,24 @@ pub fn password_hash(db: &mut impl Executor, id: &str) -> Result<Option<String>,
     row.map_or(Ok(None), |row| Ok(row.try_get(0)?))
 }
 
+/// Locks the account until the transaction ends, before any of its keys: whoever wants both takes them in this order.
+/// Whether it exists.
+///
+/// # Errors
+/// See [`Error`].
+pub fn lock(db: &mut impl Executor, id: &str) -> Result<bool, Error> {
+    Ok(db.query_opt("SELECT 1 FROM users WHERE id = $1 FOR NO KEY UPDATE", &[&id])?.is_some())
+}
+
+/// As [`lock`], if the account still has this hash.
+///
+/// # Errors
+/// See [`Error`].
+pub fn lock_with_hash(db: &mut impl Executor, id: &str, hash: &str) -> Result<bool, Error> {
+    const SQL: &str = "SELECT 1 FROM users WHERE id = $1 AND password_hash = $2 FOR NO KEY UPDATE";
+    Ok(db.query_opt(SQL, &[&id, &hash])?.is_some())
+}
+
 /// Gives the account another hash, if it still has the `old` one: of two changes at once, one is made. Whether it was.
 ///
 /// # Errors
@@ -149,6 +174,52 @@ pub fn set_secret_prefix(db: &mut impl Executor, id: &str, prefix: &str) -> Resu
 /// See [`Error`].
 pub fn set_name(db: &mut impl Executor, id: &str, name: &str) -> Result<bool, Error> {
     Ok(db.execute("UPDATE users SET name = $2, updated = now() WHERE id = $1", &[&id, &name])? == 1)
+}
+
+/// Keeps the account out, or lets it in again: none of its credentials is valid meanwhile. Whether it exists.
+///
+/// # Errors
+/// See [`Error`].
+pub fn set_suspended(db: &mut impl Executor, id: &str, suspended: bool) -> Result<bool, Error> {
+    const SQL: &str = "UPDATE users SET suspended = CASE WHEN $2 THEN coalesce(suspended, now()) END, updated = now() \
+        WHERE id = $1";
+    Ok(db.execute(SQL, &[&id, &suspended])? == 1)
+}
+
+/// Lets the account look after others, or no longer. Whether it exists.
+///
+/// # Errors
+/// See [`Error`].
+pub fn set_admin(db: &mut impl Executor, id: &str, is_admin: bool) -> Result<bool, Error> {
+    Ok(db.execute("UPDATE users SET is_admin = $2, updated = now() WHERE id = $1", &[&id, &is_admin])? == 1)
+}
+
+/// What only those who look after an account see of it.
+#[derive(Clone, Debug, Default)]
+pub struct Standing {
+    /// Since when it is kept out.
+    pub suspended: Option<OffsetDateTime>,
+    /// How many documents it has.
+    pub documents: i64,
+}
+
+/// How an account stands.
+///
+/// # Errors
+/// See [`Error`].
+pub fn standing(db: &mut impl Executor, id: &str) -> Result<Standing, Error> {
+    const SQL: &str = "SELECT suspended, (SELECT count(*) FROM documents WHERE user_id = $1) FROM users WHERE id = $1";
+    let row = db.query_opt(SQL, &[&id])?;
+    row.map_or(Ok(Standing::default()), |row| Ok(Standing { suspended: row.try_get(0)?, documents: row.try_get(1)? }))
+}
+
+/// Whether the account is kept out.
+///
+/// # Errors
+/// See [`Error`].
+pub fn is_suspended(db: &mut impl Executor, id: &str) -> Result<bool, Error> {
+    let row = db.query_opt("SELECT suspended IS NOT NULL FROM users WHERE id = $1", &[&id])?;
+    row.map_or(Ok(false), |row| Ok(row.try_get(0)?))
 }
 
 /// Deletes the account and all that belongs to it. Whether it existed.

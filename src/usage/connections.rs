@@ -25,7 +25,7 @@ impl Connections {
             let mut config = db::config(url, name)?;
             let given = config.get_options().unwrap_or_default().to_owned();
             config.options(&format!("{PLAN} {given} {options}"));
-            Ok::<_, String>(Database::new(config, size))
+            Ok::<_, String>(Database::new(config, true, size))
         };
         Ok(Connections { quick: with(1, "-c synchronous_commit=off")?, durable: with(2, "")? })
     }

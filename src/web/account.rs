@@ -7,8 +7,8 @@ use super::sign_in::{INVALID_CREDENTIALS, guarded};
 use super::{Answer, fields};
 use crate::auth::password::Passwords;
 use crate::auth::{Caller, Via};
-use crate::call::{Call, NOT_AUTHENTICATED};
-use crate::error::{Error, Result};
+use crate::call::Call;
+use crate::error::{Error, NOT_AUTHENTICATED, Result};
 use crate::http::{Response, cookie};
 use crate::store::{sessions, users};
 
@@ -40,9 +40,14 @@ pub(super) fn change_password(call: &mut Call<'_>) -> Answer {
     let caller = call.caller()?;
     let fields = fields(call)?;
     fields.require(&["current_password", "new_password"])?;
-    let new = fields.text("new_password")?;
+    let ended = replace_password(call, &caller, fields.text("current_password")?, fields.text("new_password")?)?;
+    Ok(Response::json(200, &json!({"message": "Password changed", "sessions_ended": ended})))
+}
+
+/// Gives the caller another password and ends the other sessions: how many.
+pub(super) fn replace_password(call: &Call<'_>, caller: &Caller, current: &str, new: &str) -> Result<u64> {
     Passwords::is_acceptable(new).map_err(Error::bad)?;
-    let old_hash = check_password(call, &caller, fields.text("current_password")?)?;
+    let old_hash = check_password(call, caller, current)?;
     let new_hash = call.app.passwords.hash(new)?;
     let mut session = call.app.db.session()?;
     let mut transaction = session.transaction()?;
@@ -52,7 +57,7 @@ pub(super) fn change_password(call: &mut Call<'_>) -> Answer {
     let ended = sessions::delete_others(&mut transaction, &caller.user.id, caller.session_id().unwrap_or(""))?;
     transaction.commit()?;
     call.app.cache.revoke(&caller.user.id);
-    Ok(Response::json(200, &json!({"message": "Password changed", "sessions_ended": ended})))
+    Ok(ended)
 }
 
 /// `POST /api/delete-account`, with `password` unless the person signed in a moment ago. Takes documents, keys and
@@ -60,15 +65,21 @@ pub(super) fn change_password(call: &mut Call<'_>) -> Answer {
 pub(super) fn delete(call: &mut Call<'_>) -> Answer {
     let caller = call.caller()?;
     let fields = fields(call)?;
-    match fields.optional_text("password")? {
-        Some(password) => drop(check_password(call, &caller, password)?),
-        None if is_fresh(&caller) => {}
+    remove(call, &caller, fields.optional_text("password")?)?;
+    Ok(Response::json(200, &json!({"message": "Account deleted successfully"}))
+        .header("Set-Cookie", cookie::clear(call.app.config.is_https())))
+}
+
+/// Deletes the caller's account.
+pub(super) fn remove(call: &Call<'_>, caller: &Caller, password: Option<&str>) -> Result<()> {
+    match password {
+        Some(password) => drop(check_password(call, caller, password)?),
+        None if is_fresh(caller) => {}
         None => return Err(Error::Forbidden("Enter your password to delete the account")),
     }
     users::delete(&mut call.app.db.session()?, &caller.user.id)?;
     call.app.cache.revoke(&caller.user.id);
-    Ok(Response::json(200, &json!({"message": "Account deleted successfully"}))
-        .header("Set-Cookie", cookie::clear(call.app.config.is_https())))
+    Ok(())
 }
 
 fn is_fresh(caller: &Caller) -> bool {
@@ -83,11 +94,9 @@ fn check_password(call: &Call<'_>, caller: &Caller, password: &str) -> Result<St
     let attempt = guarded(call, &caller.user.email)?;
     let kept = users::password_hash(&mut call.app.db.session()?, &caller.user.id)?;
     let check = call.app.passwords.check(password, kept.as_deref())?;
-    match kept {
-        Some(hash) if check.right => {
-            call.app.throttle.forgive(attempt);
-            Ok(hash)
-        }
-        _ => Err(Error::bad(INVALID_CREDENTIALS)),
-    }
+    let Some(hash) = kept.filter(|_| check.right) else {
+        attempt.failed();
+        return Err(Error::bad(INVALID_CREDENTIALS));
+    };
+    Ok(hash)
 }

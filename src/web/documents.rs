@@ -10,13 +10,14 @@ use crate::db;
 use crate::error::{Error, Result};
 use crate::http::Response;
 use crate::http::form::Fields;
+use crate::store::deleted_documents;
 use crate::store::documents::{self, Change, Document};
 
 /// Most bytes of a document's content.
 const LARGEST: usize = 8 * 1024 * 1024;
 
 /// Most bytes of a request that saves one: in JSON, a byte of text may take six.
-const LARGEST_BODY: usize = 6 * LARGEST + 64 * 1024;
+pub(super) const LARGEST_BODY: usize = 6 * LARGEST + 64 * 1024;
 
 /// Most characters of a title.
 const LONGEST_TITLE: usize = 1000;
@@ -28,10 +29,10 @@ const PAGE: i64 = 1000;
 const PAGE_BYTES: i64 = 16 * 1024 * 1024;
 
 /// The title of a document that was given none.
-const UNTITLED: &str = "Untitled Document";
+pub(super) const UNTITLED: &str = "Untitled Document";
 
 const SIGN_IN_FIRST: &str = "Authentication required";
-const NOT_FOUND: &str = "Document not found";
+pub(super) const NOT_FOUND: &str = "Document not found";
 const ID_REQUIRED: &str = "Document ID is required";
 
 /// `GET /api/docs/list?limit=&after=&content=false`: newest first. `next` is there while more follows.
@@ -74,15 +75,17 @@ fn as_page(mut page: Vec<Document>, limit: i64, with_content: bool) -> Result<Va
     Ok(body)
 }
 
-fn micros(time: OffsetDateTime) -> i128 {
+pub(super) fn micros(time: OffsetDateTime) -> i128 {
     time.unix_timestamp_nanos() / 1000
 }
 
 /// The time and the id of the last document of the page before.
-fn cursor(text: &str) -> Option<documents::After<'_>> {
+pub(super) fn cursor(text: &str) -> Option<documents::After<'_>> {
     let (micros, id) = text.split_once('_')?;
     let nanos = micros.parse::<i64>().ok().map(|micros| i128::from(micros) * 1000)?;
-    Some((OffsetDateTime::from_unix_timestamp_nanos(nanos).ok()?, id)).filter(|_| !id.contains('\0'))
+    let time = OffsetDateTime::from_unix_timestamp_nanos(nanos).ok()?;
+    // PostgreSQL's times begin later than those of `time`.
+    Some((time, id)).filter(|_| time.year() > 0 && !id.contains('\0'))
 }
 
 /// `GET /api/docs/get?id=`: the owner's, or a public one. To anybody else it does not exist.
@@ -139,7 +142,8 @@ pub(super) fn insert(call: &Call<'_>, user_id: &str, title: &str, content: Optio
     }
 }
 
-fn update(call: &Call<'_>, id: &str, user_id: &str, change: Change<'_>) -> Result<i64> {
+/// Saves a document; its new version.
+pub(super) fn update(call: &Call<'_>, id: &str, user_id: &str, change: Change<'_>) -> Result<i64> {
     let mut session = call.app.db.session()?;
     if let Some(version) = documents::update(&mut session, id, user_id, change)? {
         return Ok(version);
@@ -158,6 +162,17 @@ pub(super) fn delete(call: &mut Call<'_>) -> Answer {
     let id = required_id(&fields)?;
     match documents::delete(&mut call.app.db.session()?, id, &caller.user.id)? {
         true => Ok(Response::json(200, &json!({"id": id, "success": true, "message": "Document deleted"}))),
+        false => Err(Error::NotFound(NOT_FOUND)),
+    }
+}
+
+/// `POST /api/docs/restore` with `id`: brings back what was deleted in the last 30 days.
+pub(super) fn restore(call: &mut Call<'_>) -> Answer {
+    let caller = call.caller_or(SIGN_IN_FIRST)?;
+    let fields = super::fields(call)?;
+    let id = required_id(&fields)?;
+    match deleted_documents::restore(&mut call.app.db.session()?, id, &caller.user.id)? {
+        true => Ok(Response::json(200, &json!({"id": id, "success": true, "message": "Document restored"}))),
         false => Err(Error::NotFound(NOT_FOUND)),
     }
 }
@@ -195,7 +210,7 @@ mod tests {
     fn a_cursor_survives_the_way_there_and_back() {
         let (time, id) = cursor("1795341705000120_doc_a_b").unwrap();
         assert_eq!((micros(time), id), (1_795_341_705_000_120, "doc_a_b"));
-        for bad in ["", "x", "_", "x_y", "99999999999999999999_a"] {
+        for bad in ["", "x", "_", "x_y", "99999999999999999999_a", "-300000000000000000_a"] {
             assert!(cursor(bad).is_none(), "{bad}");
         }
     }

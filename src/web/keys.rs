@@ -59,7 +59,8 @@ pub(super) fn make(
     in_transaction(call, |db| keys::create(db, user_id, name, expires))
 }
 
-fn in_transaction<T>(call: &Call<'_>, work: impl FnOnce(&mut Transaction<'_>) -> Result<T>) -> Result<T> {
+/// Does all of some work or none of it.
+pub(super) fn in_transaction<T>(call: &Call<'_>, work: impl FnOnce(&mut Transaction<'_>) -> Result<T>) -> Result<T> {
     let mut session = call.app.db.session()?;
     let mut transaction = session.transaction()?;
     let done = work(&mut transaction)?;
@@ -72,14 +73,37 @@ fn in_transaction<T>(call: &Call<'_>, work: impl FnOnce(&mut Transaction<'_>) ->
 pub(super) fn rotate(call: &mut Call<'_>) -> Answer {
     let caller = call.caller()?;
     let fields = fields(call)?;
-    let id = fields.text("id")?;
-    let grace = fields.optional_integer("grace_seconds")?.unwrap_or(0);
+    let (id, grace) = (fields.text("id")?, fields.optional_integer("grace_seconds")?.unwrap_or(0));
+    let (key, secret) = replace(call, &caller.user.id, id, grace)?;
+    Ok(shown_once(&key, &secret))
+}
+
+/// Puts a new key in the place of a person's old one.
+pub(super) fn replace(call: &Call<'_>, user_id: &str, id: &str, grace: i64) -> Result<(ApiKey, Secret)> {
     if !(0..=LONGEST_GRACE).contains(&grace) {
         return Err(Error::bad("grace_seconds must be from 0 to 2592000"));
     }
-    let (key, secret) = in_transaction(call, |db| keys::rotate(db, &caller.user.id, id, grace))?;
-    call.app.cache.revoke(&caller.user.id);
-    Ok(shown_once(&key, &secret))
+    let made = in_transaction(call, |db| keys::rotate(db, user_id, id, grace))?;
+    call.app.cache.revoke(user_id);
+    Ok(made)
+}
+
+/// `POST /api/keys/rename` with `id` and `name`.
+pub(super) fn rename(call: &mut Call<'_>) -> Answer {
+    let caller = call.caller()?;
+    let fields = fields(call)?;
+    let (id, name) = (fields.text("id")?, fields.text("name")?);
+    let name = call_otherwise(call, &caller.user.id, id, name)?;
+    Ok(Response::json(200, &json!({"id": id, "name": name})))
+}
+
+/// Gives a person's key another name; the name as it is kept.
+pub(super) fn call_otherwise<'n>(call: &Call<'_>, user_id: &str, id: &str, name: &'n str) -> Result<&'n str> {
+    let name = checked_name(name)?;
+    match api_keys::rename(&mut call.app.db.session()?, user_id, id, name)? {
+        true => Ok(name),
+        false => Err(Error::NotFound("Key not found")),
+    }
 }
 
 /// `POST /api/keys/revoke` with `id`: the secret stops working, here and everywhere.
@@ -87,9 +111,15 @@ pub(super) fn revoke(call: &mut Call<'_>) -> Answer {
     let caller = call.caller()?;
     let fields = fields(call)?;
     let id = fields.text("id")?;
-    in_transaction(call, |db| keys::revoke(db, &caller.user.id, id))?;
-    call.app.cache.revoke(&caller.user.id);
+    end(call, &caller.user.id, id)?;
     Ok(Response::json(200, &json!({"id": id, "revoked": true})))
+}
+
+/// Ends a person's key.
+pub(super) fn end(call: &Call<'_>, user_id: &str, id: &str) -> Result<()> {
+    in_transaction(call, |db| keys::revoke(db, user_id, id))?;
+    call.app.cache.revoke(user_id);
+    Ok(())
 }
 
 fn shown_once(key: &ApiKey, secret: &Secret) -> Response {
@@ -106,7 +136,7 @@ pub(super) fn checked_name(name: &str) -> Result<&str> {
     }
 }
 
-fn expiry(text: &str) -> Result<OffsetDateTime> {
+pub(super) fn expiry(text: &str) -> Result<OffsetDateTime> {
     let time = timestamp::parse(text).ok_or(Error::bad("expires must be a time such as 2027-01-31T12:00:00Z"))?;
     if time > OffsetDateTime::now_utc() { Ok(time) } else { Err(Error::bad("expires must lie in the future")) }
 }

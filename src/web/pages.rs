@@ -1,124 +1,130 @@
-//! The pages: forms that work without a script.
+//! The pages. A page works without a script, holds nothing of another site, and says who is signed in.
+
+pub(super) mod account;
+pub(super) mod admin;
+pub(super) mod admin_user;
+pub(super) mod documents;
+pub(super) mod editor;
+pub(super) mod failure;
+pub(super) mod playground;
+pub(super) mod reference;
+mod show;
+pub(super) mod usage;
+pub(super) mod welcome;
+
+use std::sync::Arc;
 
 use askama::Template;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 
-use super::{Answer, documents, fields, keys, sign_in};
+use super::Answer;
+use crate::auth::Caller;
 use crate::call::Call;
 use crate::error::{Error, Result};
-use crate::http::{Response, StatusCode};
-use crate::store::documents as store;
-use crate::store::{ApiKey, Document, User, api_keys};
+use crate::http::Response;
 
-/// Documents shown on the playground.
-const SHOWN: i64 = 20;
-
-#[derive(Template)]
-#[template(path = "home.html")]
-struct Home {
+/// What stands around every page.
+struct Frame {
+    /// Whether somebody is signed in.
     signed_in: bool,
+    /// Whether they look after others.
+    is_admin: bool,
+    /// The part of the site this page belongs to: an entry of the menu.
+    here: &'static str,
+    /// What was just done, in words.
+    notice: Option<&'static str>,
 }
 
-#[derive(Template)]
-#[template(path = "signup.html")]
-struct Signup {
-    signed_in: bool,
-    error: Option<String>,
-    next: Option<String>,
-}
+impl Frame {
+    /// For a page of this part of the site.
+    fn new(caller: Option<&Caller>, here: &'static str) -> Frame {
+        Frame { signed_in: caller.is_some(), is_admin: caller.is_some_and(|c| c.user.is_admin), here, notice: None }
+    }
 
-#[derive(Template)]
-#[template(path = "login.html")]
-struct Login {
-    signed_in: bool,
-    error: Option<String>,
-    next: Option<String>,
-}
-
-#[derive(Template)]
-#[template(path = "account.html")]
-struct Account {
-    signed_in: bool,
-    user: User,
-    keys: Vec<ApiKey>,
-    new_secret: Option<String>,
-}
-
-#[derive(Template)]
-#[template(path = "playground.html")]
-struct Playground {
-    signed_in: bool,
-    user: User,
-    documents: Vec<Document>,
-}
-
-/// `GET /`.
-pub(super) fn home(call: &mut Call<'_>) -> Answer {
-    let signed_in = call.optional_caller()?.is_some();
-    page(&Home { signed_in })
-}
-
-/// `GET /signup`.
-pub(super) fn signup(call: &mut Call<'_>) -> Answer {
-    page(&Signup { signed_in: false, error: call.request.query("error"), next: next(call) })
-}
-
-/// `GET /login`.
-pub(super) fn login(call: &mut Call<'_>) -> Answer {
-    page(&Login { signed_in: false, error: call.request.query("error"), next: next(call) })
-}
-
-fn next(call: &Call<'_>) -> Option<String> {
-    call.request.query("next").filter(|next| sign_in::is_local(next))
-}
-
-/// `GET /account`.
-pub(super) fn account(call: &mut Call<'_>) -> Answer {
-    match call.optional_caller()? {
-        Some(caller) => account_page(call, caller.user.clone(), None),
-        None => Ok(Response::see_other("/login?next=/account")),
+    /// With the words for the `done` of the address, if it is one of these.
+    fn noticing(mut self, call: &Call<'_>, notices: &[(&str, &'static str)]) -> Frame {
+        let done = call.request.query("done").unwrap_or_default();
+        self.notice = notices.iter().find(|(code, _)| *code == done).map(|(_, words)| *words);
+        self
     }
 }
 
-/// `POST /account/keys`: makes a key and shows it, once.
-pub(super) fn create_key(call: &mut Call<'_>) -> Answer {
-    let caller = call.caller()?;
-    let fields = fields(call)?;
-    let (_, secret) = keys::make(call, &caller.user.id, keys::checked_name(fields.text("name")?)?, None)?;
-    account_page(call, caller.user.clone(), Some(secret.reveal().to_owned()))
+/// A form that was refused: which, and why. The page is shown again with the words beside it.
+struct Problem {
+    form: &'static str,
+    status: u16,
+    words: String,
 }
 
-fn account_page(call: &Call<'_>, user: User, new_secret: Option<String>) -> Answer {
-    let keys = api_keys::of_user(&mut call.app.db.session()?, &user.id)?;
-    page(&Account { signed_in: true, user, keys, new_secret })
+impl Problem {
+    /// What is wrong with what was sent; a fault of ours is no problem of the form's and stays an error.
+    fn of(form: &'static str, e: Error) -> Result<Problem> {
+        match e.status() {
+            status @ (400 | 403 | 404 | 409 | 422 | 429) => {
+                Ok(Problem { form, status, words: e.public().into_owned() })
+            }
+            _ => Err(e),
+        }
+    }
 }
 
-/// `GET /playground`.
-pub(super) fn playground(call: &mut Call<'_>) -> Answer {
-    let Some(caller) = call.optional_caller()? else {
-        return Ok(Response::see_other("/login?next=/playground"));
+/// What is escaped in the path that `next` holds: all that could end it.
+const IN_NEXT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_');
+
+/// Whoever is signed in, or the way to the log-in page, which leads back here.
+fn signed_in(call: &mut Call<'_>) -> Result<std::result::Result<Arc<Caller>, Response>> {
+    Ok(call.optional_caller()?.ok_or_else(|| {
+        let next = percent_encoding::utf8_percent_encode(call.request.path(), IN_NEXT);
+        Response::see_other(format!("/login?next={next}"))
+    }))
+}
+
+/// Goes on if somebody is signed in, and otherwise leads to the log-in page.
+macro_rules! signed_in_or_return {
+    ($call:expr) => {
+        match $crate::web::pages::signed_in($call)? {
+            Ok(caller) => caller,
+            Err(elsewhere) => return Ok(elsewhere),
+        }
     };
-    let user = caller.user.clone();
-    let documents = store::page(&mut call.app.db.session()?, &user.id, None, SHOWN, false, i64::MAX)?;
-    page(&Playground { signed_in: true, user, documents })
+}
+use signed_in_or_return;
+
+fn page(status: u16, template: &impl Template) -> Answer {
+    Ok(Response::html(status, text_of(template)?))
 }
 
-/// `POST /playground`: writes a document.
-pub(super) fn write_document(call: &mut Call<'_>) -> Answer {
-    let caller = call.caller()?;
-    let fields = fields(call)?;
-    let title = documents::checked_title(fields.text("title")?)?;
-    let content = documents::checked_content(fields.text("content")?)?;
-    documents::insert(call, &caller.user.id, title, Some(content))?;
-    Ok(Response::see_other("/playground"))
+fn text_of(template: &impl Template) -> Result<String> {
+    template.render().map_err(|e| Error::Internal(format!("a page cannot be made: {e}")))
 }
 
-/// `GET /assets/style.css`.
-pub(super) fn style(_: &mut Call<'_>) -> Answer {
-    let style = include_bytes!("assets/style.css");
-    Ok(Response::with_body(200, "text/css; charset=utf-8", &style[..]).header("Cache-Control", "public, max-age=3600"))
+/// A segment of the path that stood for `{…}`, decoded. What PostgreSQL cannot keep is nothing's name.
+fn segment(call: &Call<'_>, at: usize) -> Result<String> {
+    let raw = call.segments.get(at).map_or("", String::as_str);
+    let decoded = percent_encoding::percent_decode_str(raw).decode_utf8();
+    decoded.ok().filter(|text| !text.contains('\0')).map(std::borrow::Cow::into_owned).ok_or(Error::NotFound(NOT_HERE))
 }
 
-fn page(template: &impl Template) -> Result<Response> {
-    let text = template.render().map_err(|e| Error::Internal(format!("a page cannot be made: {e}")))?;
-    Ok(Response::html(StatusCode(200).0, text))
+/// The words for a page that is not there.
+const NOT_HERE: &str = "There is nothing at this address";
+
+/// A text of the query, trimmed; empty where there is none or it holds what PostgreSQL cannot keep.
+fn asked(call: &Call<'_>, name: &str) -> String {
+    let text = call.request.query(name).unwrap_or_default();
+    let text = text.trim();
+    if text.contains('\0') || text.len() > 4000 { String::new() } else { text.to_owned() }
+}
+
+fn encoded(text: &str) -> String {
+    percent_encoding::utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
+}
+
+/// How this server is reached, for commands to copy.
+fn web_address(call: &Call<'_>) -> String {
+    let config = &call.app.config;
+    match (config.public_url.as_str(), call.request.header("host")) {
+        ("", Some(host)) => format!("http://{host}"),
+        ("", None) => format!("http://{}", config.web_addr),
+        (url, _) => url.to_owned(),
+    }
 }

@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 
 use super::{Answer, fields};
+use crate::auth::Caller;
 use crate::call::Call;
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::http::Response;
 use crate::store::sessions;
 
@@ -24,18 +25,34 @@ pub(super) fn list(call: &mut Call<'_>) -> Answer {
 pub(super) fn revoke(call: &mut Call<'_>) -> Answer {
     let caller = call.caller()?;
     let fields = fields(call)?;
-    let (id, others) = (fields.optional_text("id")?, fields.optional_bool("others")?.unwrap_or(false));
+    let which = match (fields.optional_text("id")?, fields.optional_bool("others")?.unwrap_or(false)) {
+        (Some(id), false) => Which::One(id),
+        (None, true) => Which::Others,
+        _ => return Err(Error::bad("Send either id or others: true")),
+    };
+    Ok(Response::json(200, &json!({"revoked": end(call, &caller, which)?})))
+}
+
+/// Sessions to be ended.
+pub(super) enum Which<'a> {
+    /// The one with this id.
+    One(&'a str),
+    /// All but the one that asks.
+    Others,
+}
+
+/// Ends sessions of the caller: how many.
+pub(super) fn end(call: &Call<'_>, caller: &Caller, which: Which<'_>) -> Result<u64> {
     let user_id = &caller.user.id;
     let mut session = call.app.db.session()?;
-    let ended = match (id, others) {
-        (Some(id), false) => u64::from(sessions::delete(&mut session, user_id, id)?),
-        (None, true) => sessions::delete_others(&mut session, user_id, caller.session_id().unwrap_or(""))?,
-        _ => return Err(Error::bad("Send either id or others: true")),
+    let ended = match which {
+        Which::One(id) => u64::from(sessions::delete(&mut session, user_id, id)?),
+        Which::Others => sessions::delete_others(&mut session, user_id, caller.session_id().unwrap_or(""))?,
     };
     drop(session);
     call.app.cache.revoke(user_id);
-    if ended == 0 && !others {
+    if ended == 0 && matches!(which, Which::One(_)) {
         return Err(Error::NotFound("Session not found"));
     }
-    Ok(Response::json(200, &json!({"revoked": ended})))
+    Ok(ended)
 }

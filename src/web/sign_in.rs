@@ -3,7 +3,7 @@
 use serde_json::json;
 use time::{Duration, OffsetDateTime};
 
-use super::{Answer, fields};
+use super::{Answer, fields, pages};
 use crate::accounts::{self, email, new_id, new_session_token};
 use crate::auth::password::Passwords;
 use crate::auth::{Secret, throttle};
@@ -16,36 +16,62 @@ use crate::store::{User, sessions, users};
 /// The words for a wrong password, and for an address that has no account: nobody learns which.
 pub(super) const INVALID_CREDENTIALS: &str = "Invalid credentials";
 
+/// The words for an address that cannot be one.
+pub(super) const INVALID_EMAIL: &str = "Enter a valid e-mail address";
+
+/// The words for two passwords that ought to be one.
+pub(super) const DIFFERENT_PASSWORDS: &str = "The two passwords differ";
+
+/// The words for an account that is kept out.
+pub(super) const SUSPENDED: &str = "This account is suspended";
+
 /// Where a form leads when nothing else was asked for.
 const HOME: &str = "/playground";
 
 /// Characters of a browser's name that are kept.
 const USER_AGENT_LENGTH: usize = 200;
 
+/// How often a login checks its password, when the account changes meanwhile.
+const CHECKS: usize = 3;
+
 /// `POST /api/signup`: makes an account, or signs in where the address has one and the password is right.
 pub(super) fn signup(call: &mut Call<'_>) -> Answer {
     call.check_same_site()?;
-    let (email, password, next) = credentials(call)?;
-    let outcome = register(call, &email, &password);
-    finish(call, outcome, "/signup", next.as_deref())
+    let given = credentials(call)?;
+    let outcome = match given.is_confirmed {
+        true => register(call, &given.email, &given.password),
+        false => Err(Error::bad(DIFFERENT_PASSWORDS)),
+    };
+    finish(call, outcome, "/signup", given.next.as_deref())
 }
 
 /// `POST /api/login`.
 pub(super) fn login(call: &mut Call<'_>) -> Answer {
     call.check_same_site()?;
-    let (email, password, next) = credentials(call)?;
-    let outcome = sign_in(call, &email, &password);
-    finish(call, outcome, "/login", next.as_deref())
+    let given = credentials(call)?;
+    let outcome = sign_in(call, &given.email, &given.password);
+    finish(call, outcome, "/login", given.next.as_deref())
 }
 
 /// An account and the cookie of its new session.
 type SignedIn = (User, String);
 
-fn credentials(call: &mut Call<'_>) -> Result<(String, String, Option<String>)> {
+/// What a person typed.
+struct Given {
+    email: String,
+    password: String,
+    /// Whether the password was typed alike twice, where it was asked for twice.
+    is_confirmed: bool,
+    next: Option<String>,
+}
+
+fn credentials(call: &mut Call<'_>) -> Result<Given> {
     let fields = fields(call)?;
     fields.require(&["email", "password"])?;
+    let (email, password) = (email::normalise(fields.text("email")?), fields.text("password")?.to_owned());
+    let is_confirmed = fields.optional_text("password_confirm")?.is_none_or(|again| again == password);
     let next = fields.optional_text("next")?.filter(|next| is_local(next)).map(str::to_owned);
-    Ok((email::normalise(fields.text("email")?), fields.text("password")?.to_owned(), next))
+    Ok(Given { email, password, is_confirmed, next })
 }
 
 fn register(call: &Call<'_>, email: &str, password: &str) -> Result<SignedIn> {
@@ -53,7 +79,7 @@ fn register(call: &Call<'_>, email: &str, password: &str) -> Result<SignedIn> {
         return sign_in(call, email, password);
     }
     if !email::is_valid(email) {
-        return Err(Error::bad("Enter a valid e-mail address"));
+        return Err(Error::bad(INVALID_EMAIL));
     }
     Passwords::is_acceptable(password).map_err(Error::bad)?;
     let hash = call.app.passwords.hash(password)?;
@@ -81,32 +107,48 @@ fn create(call: &Call<'_>, email: &str, hash: &str) -> Result<SignedIn> {
 
 fn sign_in(call: &Call<'_>, email: &str, password: &str) -> Result<SignedIn> {
     let attempt = guarded(call, email)?;
-    let found = users::by_email(&mut call.app.db.session()?, email)?;
-    let kept = found.as_ref().and_then(|(_, hash)| hash.as_deref());
-    let check = call.app.passwords.check(password, kept)?;
-    let Some((user, Some(hash))) = found.filter(|_| check.right) else {
-        return Err(Error::bad(INVALID_CREDENTIALS));
-    };
-    call.app.throttle.forgive(attempt);
-    let token = new_session_token()?;
-    let mut session = call.app.db.session()?;
-    if let Some(better) = &check.better_hash {
-        users::replace_password_hash(&mut session, &user.id, &hash, better)?;
+    for _ in 0..CHECKS {
+        let found = users::by_email(&mut call.app.db.session()?, email)?;
+        let kept = found.as_ref().and_then(|(_, hash)| hash.as_deref());
+        let check = call.app.passwords.check(password, kept)?;
+        let Some((user, Some(hash))) = found.filter(|_| check.right) else {
+            attempt.failed();
+            return Err(Error::bad(INVALID_CREDENTIALS));
+        };
+        if let Some(cookie) = open_session(call, &user.id, &hash, check.better_hash.as_deref())? {
+            return Ok((user, cookie));
+        }
     }
-    match insert_session(call, &mut session, &user.id, &token) {
-        // Deleted a moment ago.
-        Err(Error::Database(db::Error::ForeignKey(_))) => Err(Error::bad(INVALID_CREDENTIALS)),
-        done => done.map(|()| (user, cookie::session(token.reveal(), call.app.config.is_https()))),
-    }
+    Err(Error::Busy)
 }
 
-/// Counts an attempt at a password, or refuses it.
-pub(super) fn guarded(call: &Call<'_>, email: &str) -> Result<throttle::Attempt> {
+/// The cookie of a new session; `None` when the account does not have the hash any more that was checked, as its
+/// password was changed (which ended all sessions: none may begin behind that), another login renewed it, or it is gone.
+fn open_session(call: &Call<'_>, user_id: &str, hash: &str, better_hash: Option<&str>) -> Result<Option<String>> {
+    let token = new_session_token()?;
+    let mut session = call.app.db.session()?;
+    let mut transaction = session.transaction()?;
+    if !users::lock_with_hash(&mut transaction, user_id, hash)? {
+        return Ok(None);
+    }
+    if users::is_suspended(&mut transaction, user_id)? {
+        return Err(Error::Forbidden(SUSPENDED));
+    }
+    if let Some(better) = better_hash {
+        users::replace_password_hash(&mut transaction, user_id, hash, better)?;
+    }
+    insert_session(call, &mut transaction, user_id, &token)?;
+    transaction.commit()?;
+    Ok(Some(cookie::session(token.reveal(), call.app.config.is_https())))
+}
+
+/// Lets an attempt at a password through, or refuses it.
+pub(super) fn guarded<'a>(call: &Call<'a>, email: &str) -> Result<throttle::Attempt<'a>> {
     let address = call.client();
     let is_known = || -> Result<bool> {
         Ok(sessions::is_known_address(&mut call.app.db.session()?, email, &address.to_string())?)
     };
-    call.app.throttle.attempt(email, address, is_known)?.map_err(Error::TooManyRequests)
+    Ok(call.app.throttle.attempt(email, address, is_known)??)
 }
 
 fn insert_session(call: &Call<'_>, db: &mut impl db::Executor, user_id: &str, token: &Secret) -> Result<()> {
@@ -123,7 +165,8 @@ fn insert_session(call: &Call<'_>, db: &mut impl db::Executor, user_id: &str, to
     Ok(sessions::insert(db, &new)?)
 }
 
-/// JSON for a script, a redirect for a form.
+/// JSON for a script, a redirect for a form. What can only be told to come back later is told so by the status of the
+/// reply, to a form as well.
 fn finish(call: &Call<'_>, outcome: Result<SignedIn>, page: &str, next: Option<&str>) -> Answer {
     if call.wants_json() {
         let (user, cookie) = outcome?;
@@ -134,6 +177,9 @@ fn finish(call: &Call<'_>, outcome: Result<SignedIn>, page: &str, next: Option<&
         Err(e) => {
             if e.is_fault() {
                 log::warn!("{page} failed: {e}");
+            }
+            if e.retry_after().is_some() {
+                return pages::welcome::form_again(page, &e, next);
             }
             let words = e.public();
             let mut target = format!("{page}?error={}", encode(&words));

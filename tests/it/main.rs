@@ -3,6 +3,39 @@
 // A harness is for all tests, and a failed expectation is what a test is for.
 #![allow(missing_docs, unreachable_pub, dead_code, unused_imports, clippy::unwrap_used, clippy::expect_used)]
 
+mod account;
+mod addresses;
+mod admin;
+mod bad_input;
+mod browsing;
+mod credentials;
+mod crowds;
+mod demo;
+mod documents;
+mod documents_at_once;
+mod documents_limits;
+mod engines;
+mod generate;
 mod harness;
+mod house;
+mod kept_secret;
+mod keys;
+mod lifecycle;
+mod login;
+mod migration;
+mod openapi;
+mod operator;
+mod origins;
+mod outage;
+mod pages;
+mod plans;
+mod recordings;
+mod replies;
+mod revocation;
+mod round_trips;
+mod sessions;
+mod signup;
 mod smoke;
+mod streams;
+mod throttle;
 mod usage;

@@ -107,7 +107,7 @@ fn the_total_of_the_month_begins_anew_by_itself() {
     make_users(&db, 1);
     set_price(&db);
     let meter = meter(&db.url(), &folder.0);
-    let pool = Database::new(db::config(&db.url(), "test").unwrap(), 1);
+    let pool = Database::new(db::config(&db.url(), "test").unwrap(), true, 1);
     pool.open();
     let total = || users::by_id(&mut pool.session().unwrap(), "u0").unwrap().unwrap().charges_monthly;
     meter.charge(charge("a", 0, 40)).unwrap();

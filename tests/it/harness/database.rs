@@ -70,6 +70,13 @@ impl TestDb {
         self.connect().query_one(sql, &[]).unwrap().get(0)
     }
 
+    /// Whether anybody waits for a lock.
+    pub fn has_waiting(&self) -> bool {
+        let waiting = "SELECT count(*) FROM pg_stat_activity
+            WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        self.count(waiting) > 0
+    }
+
     /// Runs statements, past the binary.
     pub fn run(&self, sql: &str) {
         self.connect().batch_execute(sql).unwrap();

@@ -1,9 +1,21 @@
 //! What the tests stand on: a database per test, the real binary on free ports, and clients with an identity.
 
+mod at_once;
+mod charges;
 mod client;
 mod database;
+mod process;
+mod proxy;
+mod raw;
 mod server;
+mod upstream;
 
+pub use at_once::{at_once, patiently, refused_soon, soon};
+pub use charges::{charges, only_charge};
 pub use client::{Address, Client, Reply};
-pub use database::TestDb;
+pub use database::{TestDb, admin};
+pub use process::{Outcome, Process, run, wait_until};
+pub use proxy::{Proxy, Trip};
+pub use raw::Raw;
 pub use server::{PASSWORD, Server, User, textgen};
+pub use upstream::{Seen, Upstream, Wire};

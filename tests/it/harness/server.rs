@@ -1,6 +1,7 @@
 //! The real binary, on free ports.
 
 use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -26,6 +27,8 @@ pub struct Server {
     /// Where its audio server listens.
     pub audio: Address,
     log: Arc<Mutex<String>>,
+    /// Where it keeps its journal, unless a setting says otherwise.
+    journal: PathBuf,
 }
 
 /// A person with an account: as a browser, and as a program.
@@ -43,6 +46,11 @@ impl User {
     /// A client that sends the user's secret to a server.
     pub fn program(&self, address: &Address) -> Client {
         address.with_secret(&self.secret)
+    }
+
+    /// The user's browser, at another server of the same database.
+    pub fn browser_of(&self, server: &Server) -> Client {
+        server.web.with_cookie(&self.token)
     }
 }
 
@@ -68,10 +76,23 @@ impl Server {
 
     /// Starts all three servers on whatever database this is, and waits for their addresses only.
     pub fn spawn(database_url: &str, settings: &[(&str, &str)]) -> Server {
-        let mut command = textgen(&["serve"]);
+        Server::spawn_command(textgen(&["serve"]), database_url, settings)
+    }
+
+    /// Starts all three servers with the demo engine wherever these settings name no model server.
+    pub fn start_demo(db: &TestDb, settings: &[(&str, &str)]) -> Server {
+        let server = Server::spawn_command(textgen(&["serve", "--demo-engine"]), &db.url(), settings);
+        server.wait_until_ready();
+        server
+    }
+
+    fn spawn_command(mut command: Command, database_url: &str, settings: &[(&str, &str)]) -> Server {
+        // Its database goes with the test, and nobody else would ever clear its journal away.
+        let journal = std::env::temp_dir().join(format!("textgen-journal-{}", textgen::usage::new_id()));
         command
             .env("DATABASE_URL", database_url)
             .env("POOL_SIZE", "4")
+            .env("JOURNAL_DIR", &journal)
             .envs([("WEB_ADDR", "127.0.0.1:0"), ("INFERENCE_ADDR", "127.0.0.1:0"), ("AUDIO_ADDR", "127.0.0.1:0")])
             .envs(settings.iter().copied())
             .stdin(Stdio::null())
@@ -81,20 +102,33 @@ impl Server {
         let log = gather(child.stderr.take().unwrap());
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut address = |name: &str| {
-            let line =
-                lines.next().and_then(Result::ok).unwrap_or_else(|| panic!("no {name}: {}", log.lock().unwrap()));
+            let Some(Ok(line)) = lines.next() else {
+                let status = child.wait().unwrap();
+                // What it said last may still be on the way.
+                thread::sleep(Duration::from_millis(200));
+                panic!("no {name}, {status}: {}", log.lock().unwrap())
+            };
             Address(line.strip_prefix(name).unwrap_or_else(|| panic!("{line}")).trim().to_owned())
         };
         let (web, inference, audio) = (address("web"), address("inference"), address("audio"));
         // Read on, or the binary could block on a full pipe.
         thread::spawn(move || lines.for_each(drop));
-        Server { child, web, inference, audio, log }
+        Server { child, web, inference, audio, log, journal }
     }
 
     /// Waits until `/readyz` says yes.
     pub fn wait_until_ready(&self) {
         let client = self.web.anonymous();
         self.wait_until("the server to be ready", || client.get("/readyz").status == 200);
+    }
+
+    /// Waits until it is ready and hears of revocations: only then is a caller taken from memory.
+    pub fn wait_until_listening(&self) {
+        let client = self.web.anonymous();
+        self.wait_until("the server to listen", || {
+            let reply = client.get("/readyz");
+            reply.status == 200 && reply.json()["listening"] == true
+        });
     }
 
     /// Waits for something to become true, and fails the test with the server's log if it does not.
@@ -139,6 +173,13 @@ impl Server {
         assert!(sent.success());
     }
 
+    /// Whether its process has come to an end.
+    pub fn has_ended(&self) -> bool {
+        let state = Command::new("ps").args(["-o", "stat=", "-p", &self.pid().to_string()]).output().unwrap();
+        let state = String::from_utf8_lossy(&state.stdout).trim().to_owned();
+        state.is_empty() || state.starts_with('Z')
+    }
+
     /// Waits for its end; the exit code, -1 after a signal.
     pub fn wait(mut self) -> i32 {
         self.child.wait().unwrap().code().unwrap_or(-1)
@@ -156,10 +197,11 @@ impl Drop for Server {
         // Gone already, where the test stopped it.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.journal);
     }
 }
 
-fn gather(mut stream: impl Read + Send + 'static) -> Arc<Mutex<String>> {
+pub(super) fn gather(mut stream: impl Read + Send + 'static) -> Arc<Mutex<String>> {
     let log = Arc::new(Mutex::new(String::new()));
     let shared = log.clone();
     thread::spawn(move || {

@@ -1,7 +1,10 @@
 //! Every setting that comes from the environment, read once.
 
+mod parse;
+mod variables;
+
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -9,103 +12,11 @@ use std::time::Duration;
 use ipnet::IpNet;
 use log::LevelFilter;
 
-/// One environment variable: name, default, meaning. The command line's help is made of these.
-pub struct Variable {
-    /// Its name.
-    pub name: &'static str,
-    /// What holds when it is not set.
-    pub default: &'static str,
-    /// What it is for, in one line.
-    pub meaning: &'static str,
-}
+use parse::{address, engine_url, list, networks, origins, public_url, use_postgres};
+#[allow(clippy::wildcard_imports)] // Each name is a variable, and all are read here.
+use variables::*;
 
-const fn variable(name: &'static str, default: &'static str, meaning: &'static str) -> Variable {
-    Variable { name, default, meaning }
-}
-
-const DATABASE_URL: Variable = variable(
-    "DATABASE_URL",
-    "postgresql://postgres:password@localhost:5432/textgen",
-    "the database, as libpq writes it; what docker-compose-postgres.yml serves by default",
-);
-const DATABASE_LISTEN_URL: Variable = variable(
-    "DATABASE_LISTEN_URL",
-    "DATABASE_URL",
-    "where to LISTEN for revocations, when DATABASE_URL leads through a pooler",
-);
-const USE_POSTGRES: Variable =
-    variable("USE_POSTGRES", "True", "accepted for old deployments; there is no other database, so False is refused");
-const WEB_ADDR: Variable =
-    variable("WEB_ADDR", "127.0.0.1:8083", "where the web server listens; port 0 takes a free one");
-const INFERENCE_ADDR: Variable = variable("INFERENCE_ADDR", "127.0.0.1:9909", "where the inference server listens");
-const AUDIO_ADDR: Variable = variable("AUDIO_ADDR", "127.0.0.1:9910", "where the audio server listens");
-const POOL_SIZE: Variable = variable(
-    "POOL_SIZE",
-    "16",
-    "database connections of this process, 1 to 1000, beside three for charges and one that listens",
-);
-const WORKERS: Variable = variable("WORKERS", "0", "threads that run at once; 0 is one a core");
-const MAX_WAITING: Variable =
-    variable("MAX_WAITING", "512", "requests that may wait (for a hash, a connection, an upstream) before 503");
-const MAX_CONNECTIONS: Variable =
-    variable("MAX_CONNECTIONS", "0", "open connections before the oldest idle one goes; 0 is what descriptors allow");
-const REUSE_PORT: Variable = variable(
-    "REUSE_PORT",
-    "false",
-    "true lets several processes listen on one address (SO_REUSEPORT), so that a new one can take over from an old",
-);
-const CACHE_SIZE: Variable = variable("CACHE_SIZE", "100000", "callers remembered");
-const AUTH_GRACE: Variable =
-    variable("AUTH_GRACE", "300", "seconds that known callers go on while the database is away");
-const JOURNAL_DIR: Variable = variable(
-    "JOURNAL_DIR",
-    "journal",
-    "a folder on a local disk for charges made while the database is away; servers of one machine share it",
-);
-const JOURNAL_MAX_BYTES: Variable = variable(
-    "JOURNAL_MAX_BYTES",
-    "1073741824",
-    "bytes of charges that one process may keep there, 1048576 or more; further work gets 503",
-);
-const PASSWORD_PEPPER: Variable =
-    variable("PASSWORD_PEPPER", "", "a secret mixed into every password hash; a lost one makes all passwords useless");
-const BCRYPT_PEPPER: Variable =
-    variable("BCRYPT_PEPPER", "PASSWORD_PEPPER", "the pepper of hashes made by the older bcrypt system");
-const PUBLIC_URL: Variable =
-    variable("PUBLIC_URL", "", "how browsers reach the web server; with https, cookies are Secure");
-const TRUSTED_PROXIES: Variable =
-    variable("TRUSTED_PROXIES", "", "addresses and networks whose X-Forwarded-For is believed, comma-separated");
-const CORS_ORIGINS: Variable =
-    variable("CORS_ORIGINS", "", "origins whose pages may call the servers, comma-separated; nobody's by default");
-const LOG_LEVEL: Variable =
-    variable("LOG_LEVEL", "info", "off, error, warn, info (one line a request), debug or trace");
-const LOG_FORMAT: Variable = variable("LOG_FORMAT", "text", "text or json, on standard error");
-
-/// All of them, in the order of the help.
-pub const VARIABLES: &[Variable] = &[
-    DATABASE_URL,
-    DATABASE_LISTEN_URL,
-    USE_POSTGRES,
-    WEB_ADDR,
-    INFERENCE_ADDR,
-    AUDIO_ADDR,
-    PUBLIC_URL,
-    TRUSTED_PROXIES,
-    CORS_ORIGINS,
-    PASSWORD_PEPPER,
-    BCRYPT_PEPPER,
-    POOL_SIZE,
-    WORKERS,
-    MAX_WAITING,
-    MAX_CONNECTIONS,
-    REUSE_PORT,
-    CACHE_SIZE,
-    AUTH_GRACE,
-    JOURNAL_DIR,
-    JOURNAL_MAX_BYTES,
-    LOG_LEVEL,
-    LOG_FORMAT,
-];
+pub use variables::{VARIABLES, Variable};
 
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +27,26 @@ pub enum LogFormat {
     Json,
 }
 
+/// The model servers for one purpose.
+#[derive(Clone, Default)]
+pub struct EngineConfig {
+    /// The variable that names them.
+    pub variable: &'static str,
+    /// Their addresses, without `/v1` and without a slash at the end. None: there is no such engine.
+    pub urls: Vec<String>,
+    /// Sent to each as a bearer token. A secret.
+    pub api_key: Option<String>,
+    /// The model of requests that name none.
+    pub model: Option<String>,
+}
+
+/// Everything but the key.
+impl fmt::Debug for EngineConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EngineConfig").field("urls", &self.urls).field("model", &self.model).finish_non_exhaustive()
+    }
+}
+
 /// The settings.
 #[derive(Clone)]
 pub struct Config {
@@ -123,6 +54,8 @@ pub struct Config {
     pub database_url: String,
     /// Where to listen for notifications. Holds a password.
     pub database_listen_url: String,
+    /// Whether a pooler in transaction mode stands before the database.
+    pub is_pooled: bool,
     /// Where the web server listens.
     pub web_addr: SocketAddr,
     /// Where the inference server listens.
@@ -157,6 +90,22 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     /// Whose pages may call the servers.
     pub cors_origins: Vec<String>,
+    /// The model servers for text.
+    pub inference: EngineConfig,
+    /// The model servers for embeddings.
+    pub embeddings: EngineConfig,
+    /// The model servers that turn speech to text.
+    pub transcribe: EngineConfig,
+    /// The model servers that turn text to speech.
+    pub speech: EngineConfig,
+    /// How long connecting to a model server may take.
+    pub upstream_connect_timeout: Duration,
+    /// How long a whole call of a model server may take.
+    pub upstream_timeout: Duration,
+    /// Networks that `audio_url` may reach although they are not public.
+    pub audio_url_allow: Vec<IpNet>,
+    /// Whether the built-in engine answers where no model server is configured. Set by the command line.
+    pub demo_engine: bool,
     /// The least severity that is logged.
     pub log_level: LevelFilter,
     /// How log lines are written.
@@ -181,7 +130,11 @@ impl Source<'_> {
     fn parsed<T>(&self, variable: &Variable, parse: impl Fn(&str) -> Result<T, String>) -> Result<T, ConfigError> {
         let value = self.optional(variable).unwrap_or_else(|| variable.default.to_owned());
         let value = value.trim();
-        parse(value).map_err(|why| ConfigError(format!("{}={value}: {why}", variable.name)))
+        parse(value).map_err(|why| {
+            // One line, whatever was set.
+            let line: String = format!("{value}: {why}").chars().filter(|c| !c.is_control()).collect();
+            ConfigError(format!("{}={line}", variable.name))
+        })
     }
 
     /// A whole number within bounds.
@@ -202,7 +155,12 @@ impl Config {
     /// # Errors
     /// The first variable whose value cannot be used.
     pub fn from_env() -> Result<Config, ConfigError> {
-        Config::from_source(&|name| std::env::var(name).ok())
+        let is_text = |v: &&Variable| !matches!(std::env::var(v.name), Err(std::env::VarError::NotUnicode(_)));
+        match VARIABLES.iter().find(|v| !is_text(v)) {
+            // Taking it for not set would, say, leave the pepper out of every hash.
+            Some(variable) => Err(ConfigError(format!("{}: the value is not UTF-8", variable.name))),
+            None => Config::from_source(&|name| std::env::var(name).ok()),
+        }
     }
 
     /// Reads settings from anywhere.
@@ -218,6 +176,11 @@ impl Config {
         Ok(Config {
             database_listen_url: self::database_url(&source, &DATABASE_LISTEN_URL, &database_url)?,
             database_url,
+            is_pooled: source.parsed(&DATABASE_POOLER, |value| match value {
+                "none" => Ok(false),
+                "transaction" => Ok(true),
+                _ => Err("none or transaction is needed".to_owned()),
+            })?,
             web_addr: source.parsed(&WEB_ADDR, address)?,
             inference_addr: source.parsed(&INFERENCE_ADDR, address)?,
             audio_addr: source.parsed(&AUDIO_ADDR, address)?,
@@ -235,6 +198,14 @@ impl Config {
             public_url: source.parsed(&PUBLIC_URL, public_url)?,
             trusted_proxies: source.parsed(&TRUSTED_PROXIES, networks)?,
             cors_origins: source.parsed(&CORS_ORIGINS, origins)?,
+            inference: engine(&source, &INFERENCE_URL, &INFERENCE_API_KEY, &INFERENCE_MODEL)?,
+            embeddings: engine(&source, &EMBEDDINGS_URL, &EMBEDDINGS_API_KEY, &EMBEDDINGS_MODEL)?,
+            transcribe: engine(&source, &TRANSCRIBE_URL, &TRANSCRIBE_API_KEY, &TRANSCRIBE_MODEL)?,
+            speech: engine(&source, &SPEECH_URL, &SPEECH_API_KEY, &SPEECH_MODEL)?,
+            upstream_connect_timeout: Duration::from_secs(source.number(&UPSTREAM_CONNECT_TIMEOUT, 1, 3600)?),
+            upstream_timeout: Duration::from_secs(source.number(&UPSTREAM_TIMEOUT, 1, 86_400)?),
+            audio_url_allow: source.parsed(&AUDIO_URL_ALLOW, networks)?,
+            demo_engine: false,
             log_level: source
                 .parsed(&LOG_LEVEL, |v| v.parse().map_err(|_| "off, error, warn, info, debug or trace".to_owned()))?,
             log_format: source.parsed(&LOG_FORMAT, |value| match value {
@@ -243,6 +214,12 @@ impl Config {
                 _ => Err("text or json is needed".to_owned()),
             })?,
         })
+    }
+
+    /// The database itself, past a pooler, for what belongs to a connection: the lock of a migration, the settings of the
+    /// connection that charges.
+    pub fn direct_url(&self) -> &str {
+        if self.is_pooled { &self.database_listen_url } else { &self.database_url }
     }
 
     /// Whether browsers reach the web server by https.
@@ -274,49 +251,25 @@ fn database_url(source: &Source<'_>, variable: &Variable, default: &str) -> Resu
     }
 }
 
-fn use_postgres(value: &str) -> Result<(), String> {
-    match value.to_ascii_lowercase().as_str() {
-        "true" | "1" | "yes" | "on" => Ok(()),
-        "false" | "0" | "no" | "off" => {
-            Err("there is no other database than PostgreSQL; unset it or say True".to_owned())
-        }
-        _ => Err("True is the only value".to_owned()),
+fn engine(
+    source: &Source<'_>,
+    urls: &Variable,
+    api_key: &Variable,
+    model: &Variable,
+) -> Result<EngineConfig, ConfigError> {
+    let api_key = source.optional(api_key).map(|key| (api_key.name, key.trim().to_owned()));
+    // A key goes into a header, and into no error.
+    if let Some((name, key)) = &api_key
+        && !key.bytes().all(|b| b.is_ascii_graphic())
+    {
+        return Err(ConfigError(format!("{name}: a key has no blanks and no control characters")));
     }
-}
-
-/// `host:port`, an IP address only; `:port` and `port` alone mean loopback.
-fn address(value: &str) -> Result<SocketAddr, String> {
-    let loopback = |port: &str| port.parse().ok().map(|port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
-    let named = value.strip_prefix("localhost:").and_then(loopback);
-    let port_only = loopback(value.strip_prefix(':').unwrap_or(value));
-    named
-        .or(port_only)
-        .or_else(|| value.parse().ok())
-        .ok_or_else(|| "an address such as 127.0.0.1:8083 or 0.0.0.0:8083 is needed".to_owned())
-}
-
-fn public_url(value: &str) -> Result<String, String> {
-    let value = value.trim_end_matches('/');
-    let host = value.strip_prefix("https://").or_else(|| value.strip_prefix("http://"));
-    let sane = |host: &str| !host.is_empty() && host.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b'"');
-    match host {
-        _ if value.is_empty() => Ok(String::new()),
-        Some(host) if sane(host) => Ok(value.to_owned()),
-        _ => Err("an address such as https://example.com, without a path, is needed".to_owned()),
-    }
-}
-
-fn list(value: &str) -> impl Iterator<Item = &str> {
-    value.split(',').map(str::trim).filter(|item| !item.is_empty())
-}
-
-fn networks(value: &str) -> Result<Vec<IpNet>, String> {
-    let network = |item: &str| item.parse().ok().or_else(|| item.parse::<IpAddr>().ok().map(IpNet::from));
-    list(value).map(|item| network(item).ok_or_else(|| format!("{item} is no address and no network"))).collect()
-}
-
-fn origins(value: &str) -> Result<Vec<String>, String> {
-    list(value).map(public_url).collect()
+    Ok(EngineConfig {
+        variable: urls.name,
+        urls: source.parsed(urls, |value| list(value).map(engine_url).collect())?,
+        api_key: api_key.map(|(_, key)| key),
+        model: source.optional(model).map(|model| model.trim().to_owned()),
+    })
 }
 
 #[cfg(test)]
@@ -347,6 +300,11 @@ mod tests {
             ("TRUSTED_PROXIES", "10.0.0.0/8, nonsense"),
             ("PUBLIC_URL", "ftp://x"),
             ("PUBLIC_URL", "https://x/path"),
+            ("INFERENCE_URL", "localhost:8000"),
+            ("INFERENCE_URL", "http://a, ftp://b"),
+            ("SPEECH_URL", "http://user:pass@host"),
+            ("UPSTREAM_TIMEOUT", "0"),
+            ("AUDIO_URL_ALLOW", "loopback"),
             ("LOG_LEVEL", "loud"),
             ("LOG_FORMAT", "xml"),
         ] {
@@ -363,6 +321,16 @@ mod tests {
         }
         let config = read(&[("DATABASE_URL", "postgresql://u:hunter2@h/d"), ("PASSWORD_PEPPER", "hunter2")]).unwrap();
         assert!(!format!("{config:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn engines_may_be_several_and_their_keys_are_hidden() {
+        let config =
+            read(&[("INFERENCE_URL", "http://a:1/v1/, https://b/x"), ("INFERENCE_API_KEY", "hunter2")]).unwrap();
+        assert_eq!(config.inference.urls, ["http://a:1", "https://b/x"]);
+        assert!(config.speech.urls.is_empty() && !format!("{:?}", config.inference).contains("hunter2"));
+        let text = read(&[("SPEECH_API_KEY", "hunter 2")]).unwrap_err().to_string();
+        assert!(text.starts_with("SPEECH_API_KEY") && !text.contains("hunter"), "{text}");
     }
 
     #[test]

@@ -1,0 +1,13 @@
+-- Who may not come in for now, and who may look after the others.
+ALTER TABLE users
+    ADD COLUMN suspended timestamptz,                      -- since when; NULL is the rule
+    ADD COLUMN is_admin  boolean NOT NULL DEFAULT false;
+
+DROP TRIGGER users_changed ON users;
+CREATE TRIGGER users_changed AFTER UPDATE ON users FOR EACH ROW
+WHEN ((OLD.id, OLD.email, OLD.password_hash, OLD.name, OLD.profile_url, OLD.photo_url, OLD.is_subscribed,
+       OLD.stripe_id, OLD.secret, OLD.num_self_hosted_instances, OLD.suspended, OLD.is_admin)
+      IS DISTINCT FROM
+      (NEW.id, NEW.email, NEW.password_hash, NEW.name, NEW.profile_url, NEW.photo_url, NEW.is_subscribed,
+       NEW.stripe_id, NEW.secret, NEW.num_self_hosted_instances, NEW.suspended, NEW.is_admin))
+EXECUTE FUNCTION textgen_notify_user();

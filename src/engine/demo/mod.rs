@@ -1,0 +1,123 @@
+//! The demo engine: answers every call of the protocol, always the same to the same, without any model, so that the
+//! whole way of a request can be tried and measured on a bare machine.
+
+mod speech;
+mod text;
+mod vectors;
+
+use std::io::{self, Cursor, Read};
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use crate::error::{Error, Result};
+
+use super::reply::Reply;
+use super::{Ask, Body};
+
+/// The name of its only model.
+pub const MODEL: &str = "demo";
+
+/// Largest JSON body it reads, in bytes; the routes have limits of their own.
+const LARGEST: u64 = 64 * 1024 * 1024;
+
+/// Answers a call.
+///
+/// # Errors
+/// Its body cannot be read.
+pub(super) fn answer(ask: Ask<'_>) -> Result<Reply> {
+    let began = Instant::now();
+    let made = match (ask.path, ask.body) {
+        ("/v1/models", _) => Made::json(200, &json!({"object": "list", "data": [model()]})),
+        ("/v1/audio/transcriptions" | "/v1/audio/translations", Body::Bytes(bytes)) => {
+            speech::transcribe(ask.media_type, &mut &*bytes)?
+        }
+        ("/v1/audio/transcriptions" | "/v1/audio/translations", Body::Stream(reader)) => {
+            speech::transcribe(ask.media_type, reader)?
+        }
+        (path, body) => match serde_json::from_slice(&bytes(body)?) {
+            Ok(request) => by_path(path, &request),
+            Err(e) => Made::error(400, &format!("The body is not valid JSON: {e}")),
+        },
+    };
+    Ok(Reply {
+        status: made.status,
+        media_type: made.media_type.to_owned(),
+        content_type: made.media_type.to_owned(),
+        is_demo: true,
+        retry_after: None,
+        began,
+        body: made.body,
+        lease: None,
+    })
+}
+
+fn by_path(path: &str, request: &Value) -> Made {
+    match path {
+        "/v1/chat/completions" => text::chat(request),
+        "/v1/completions" => text::complete(request),
+        "/v1/embeddings" => vectors::embed(request),
+        "/v1/audio/speech" => speech::speak(request),
+        _ => Made::error(404, "The demo engine does not know this path"),
+    }
+}
+
+fn bytes(body: Body<'_>) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    match body {
+        Body::None => {}
+        Body::Bytes(sent) => bytes.extend_from_slice(sent),
+        Body::Stream(reader) => {
+            reader.take(LARGEST).read_to_end(&mut bytes).map_err(|e| Error::Internal(e.to_string()))?;
+        }
+    }
+    Ok(bytes)
+}
+
+fn model() -> Value {
+    json!({"id": MODEL, "object": "model", "created": 0, "owned_by": "textgen"})
+}
+
+/// A reply in the making.
+struct Made {
+    status: u16,
+    media_type: &'static str,
+    body: Box<dyn Read + Send>,
+}
+
+impl Made {
+    fn json(status: u16, value: &Value) -> Made {
+        Made::bytes(status, "application/json", value.to_string().into_bytes())
+    }
+
+    fn error(status: u16, text: &str) -> Made {
+        Made::json(
+            status,
+            &json!({"error": {"message": text, "type": "invalid_request_error", "param": null, "code": null}}),
+        )
+    }
+
+    fn bytes(status: u16, media_type: &'static str, bytes: Vec<u8>) -> Made {
+        Made { status, media_type, body: Box::new(Cursor::new(bytes)) }
+    }
+
+    fn events(events: Vec<String>) -> Made {
+        Made { status: 200, media_type: crate::http::sse::MEDIA_TYPE, body: Box::new(Pieces(events.into_iter())) }
+    }
+}
+
+/// Gives one event a read, as a model server does.
+struct Pieces(std::vec::IntoIter<String>);
+
+impl Read for Pieces {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let Some(event) = self.0.as_slice().first() else { return Ok(0) };
+        let event = format!("data: {event}\n\n");
+        if event.len() > out.len() {
+            return Err(io::Error::other("an event of the demo engine is too long"));
+        }
+        out[..event.len()].copy_from_slice(event.as_bytes());
+        self.0.next();
+        Ok(event.len())
+    }
+}

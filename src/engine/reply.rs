@@ -1,0 +1,135 @@
+//! What a model server answered: the head, and a body that is still on its way.
+
+use std::io::{self, Read};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::error::{Error, Relayed, Result};
+
+use super::balance::Lease;
+use super::transport;
+
+/// Most bytes of an error that are read.
+const LARGEST_ERROR: u64 = 64 * 1024;
+/// Most characters of an error's words that are passed on.
+const LONGEST_MESSAGE: usize = 2000;
+/// How long the end of a stream is waited for once its last event came. If it does not come, the connection is not
+/// used again.
+const END_WAIT: Duration = Duration::from_millis(50);
+
+/// A reply; to read from it is to wait for the server. Dropped before its end, it ends the call.
+pub struct Reply {
+    /// The status.
+    pub status: u16,
+    /// The media type, lower-cased, without parameters.
+    pub media_type: String,
+    /// `Content-Type` as it came.
+    pub content_type: String,
+    /// Whether the demo engine made it.
+    pub is_demo: bool,
+    pub(super) retry_after: Option<u64>,
+    pub(super) began: Instant,
+    pub(super) body: Box<dyn Read + Send>,
+    pub(super) lease: Option<Lease>,
+}
+
+impl Reply {
+    /// How long the call has taken so far, in microseconds.
+    pub fn latency_micros(&self) -> i64 {
+        i64::try_from(self.began.elapsed().as_micros()).unwrap_or(i64::MAX)
+    }
+
+    /// Takes the whole body into memory.
+    ///
+    /// # Errors
+    /// 502 when it ends early or is longer than `limit` bytes, 504 when it takes too long; the client has left.
+    pub fn into_bytes(mut self, limit: usize) -> Result<Vec<u8>> {
+        self.read_all(limit)
+    }
+
+    /// [`Reply::into_bytes`], of a reply that is asked for its latency afterwards.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read_all(&mut self, limit: usize) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let read = (&mut self.body).take(limit as u64 + 1).read_to_end(&mut bytes);
+        match read {
+            Ok(_) if bytes.len() <= limit => Ok(bytes),
+            Ok(_) => Err(Error::Upstream(502, "The model server's reply is too long")),
+            Err(e) => Err(self.broken(&e)),
+        }
+    }
+
+    /// Why reading failed: the client has left, or the server failed, which is noted.
+    pub fn broken(&self, e: &io::Error) -> Error {
+        if transport::client_left() {
+            return Error::ClientLeft;
+        }
+        if let Some(lease) = &self.lease {
+            lease.failed(e);
+        }
+        match is_timeout(e) {
+            true => Error::Upstream(504, "The model server took too long"),
+            false => Error::Upstream(502, "The model server ended its reply early"),
+        }
+    }
+
+    /// Waits a moment for the end of a body of which nothing more is wanted, so that its connection can be used again.
+    pub fn drain(&mut self) {
+        let _ = transport::impatient(END_WAIT, || self.body.read(&mut [0; 64]));
+    }
+
+    /// Takes a reply that is no success apart.
+    ///
+    /// # Errors
+    /// Always, unless the status is 2xx: what the server says of the request, or that it failed.
+    pub fn successful(mut self) -> Result<Reply> {
+        match self.status {
+            200..=299 => Ok(self),
+            401 | 403 | 407 => {
+                log::error!("{} refuses this server's API key ({})", self.server(), self.status);
+                Err(Error::Upstream(502, "The model server refused this server's credentials"))
+            }
+            400..=499 | 503 => Err(self.refusal()),
+            status => {
+                log::warn!("{} answered {status}", self.server());
+                Err(Error::Upstream(502, "The model server failed"))
+            }
+        }
+    }
+
+    fn server(&self) -> &str {
+        self.lease.as_ref().map_or("the demo engine", Lease::base)
+    }
+
+    /// Servers write `{"error": {"message"}}`, `{"error": text}`, `{"detail"}`, `{"message"}` or plain text.
+    fn refusal(&mut self) -> Error {
+        let mut bytes = Vec::new();
+        if let Err(e) = (&mut self.body).take(LARGEST_ERROR).read_to_end(&mut bytes) {
+            return self.broken(&e);
+        }
+        let body: Option<Value> = serde_json::from_slice(&bytes).ok();
+        let text = body.as_ref().and_then(|body| {
+            let nested = [&body["error"]["message"], &body["error"], &body["detail"], &body["message"]];
+            nested.into_iter().find_map(Value::as_str).map(str::to_owned)
+        });
+        let text = text.or_else(|| body.as_ref().map(|body| body.get("detail").unwrap_or(body).to_string()));
+        let message = text.unwrap_or_else(|| format!("The model server refused the request ({})", self.status));
+        let message = message.chars().filter(|c| !c.is_control()).take(LONGEST_MESSAGE).collect();
+        let body = body.filter(|body| body["error"]["message"].is_string());
+        Error::Relayed(Box::new(Relayed { status: self.status, body, message, retry_after: self.retry_after }))
+    }
+}
+
+impl Read for Reply {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.body.read(out)
+    }
+}
+
+fn is_timeout(e: &io::Error) -> bool {
+    let inner = e.get_ref().and_then(|e| e.downcast_ref::<ureq::Error>());
+    e.kind() == io::ErrorKind::TimedOut || matches!(inner, Some(ureq::Error::Timeout(_)))
+}

@@ -1,0 +1,191 @@
+//! Sockets to upstreams, for `ureq`: each wait for the upstream also watches the client on whose behalf it is, so that
+//! a client that leaves ends it.
+
+use std::cell::Cell;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use ureq::Error;
+use ureq::unversioned::transport::{
+    Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, RustlsConnector, Transport,
+};
+
+use crate::blocking;
+
+/// Bytes of a connection's buffer in each direction; there are as many connections as calls.
+const BUFFER: usize = 16 * 1024;
+
+/// Sockets without TLS or with it, as the address says.
+pub(super) fn connector() -> impl Connector {
+    ().chain(Sockets).chain(RustlsConnector::default())
+}
+
+/// The client has gone.
+#[derive(Debug, thiserror::Error)]
+#[error("the client has left")]
+struct ClientLeft;
+
+/// Whether the client that this thread works for has ended its connection, or its side of it.
+pub(crate) fn client_left() -> bool {
+    blocking::client().is_some_and(|client| {
+        let mut fds = [PollFd::from_borrowed_fd(client.as_fd(), hang_up())];
+        poll(&mut fds, Some(&Timespec::default())).is_ok_and(|n| n > 0)
+    })
+}
+
+/// That an end was seen.
+#[cfg(target_os = "linux")]
+fn hang_up() -> PollFlags {
+    PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR
+}
+
+/// That an end was seen: of both sides, or it is not seen here.
+#[cfg(not(target_os = "linux"))]
+fn hang_up() -> PollFlags {
+    PollFlags::HUP | PollFlags::ERR
+}
+
+thread_local! {
+    static IMPATIENT_UNTIL: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// Runs `work`, in which waits for upstreams end at the latest after `time`.
+pub(super) fn impatient<R>(time: Duration, work: impl FnOnce() -> R) -> R {
+    struct Patient;
+    impl Drop for Patient {
+        fn drop(&mut self) {
+            IMPATIENT_UNTIL.set(None);
+        }
+    }
+    let _patient = Patient;
+    IMPATIENT_UNTIL.set(Some(Instant::now() + time));
+    work()
+}
+
+#[derive(Debug)]
+struct Sockets;
+
+impl Connector<()> for Sockets {
+    type Out = Socket;
+
+    fn connect(&self, details: &ConnectionDetails<'_>, _: Option<()>) -> Result<Option<Socket>, Error> {
+        let mut last = Error::HostNotFound;
+        let until = deadline(details.timeout);
+        for address in &details.addrs {
+            match connect(address, until) {
+                Ok(stream) => {
+                    stream.set_nodelay(true)?;
+                    stream.set_nonblocking(true)?;
+                    return Ok(Some(Socket { stream, buffers: LazyBuffers::new(BUFFER, BUFFER) }));
+                }
+                Err(e) if e.kind() == io::ErrorKind::TimedOut => last = Error::Timeout(details.timeout.reason),
+                Err(e) => last = Error::Io(e),
+            }
+        }
+        Err(last)
+    }
+}
+
+fn connect(address: &SocketAddr, until: Option<Instant>) -> io::Result<TcpStream> {
+    match until {
+        None => TcpStream::connect(address),
+        Some(until) => match until.saturating_duration_since(Instant::now()) {
+            Duration::ZERO => Err(io::ErrorKind::TimedOut.into()),
+            left => TcpStream::connect_timeout(address, left),
+        },
+    }
+}
+
+struct Socket {
+    stream: TcpStream,
+    buffers: LazyBuffers,
+}
+
+impl std::fmt::Debug for Socket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Socket").field("peer", &self.stream.peer_addr().ok()).finish()
+    }
+}
+
+impl Transport for Socket {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
+        let until = deadline(timeout);
+        let mut sent = 0;
+        while sent < amount {
+            match (&self.stream).write(&self.buffers.output()[sent..amount]) {
+                Ok(0) => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
+                Ok(n) => sent += n,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    wait(&self.stream, PollFlags::OUT, until, timeout)?;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
+        let until = deadline(timeout);
+        loop {
+            match (&self.stream).read(self.buffers.input_append_buf()) {
+                Ok(n) => {
+                    self.buffers.input_appended(n);
+                    return Ok(n > 0);
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    wait(&self.stream, PollFlags::IN, until, timeout)?;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+
+    /// Between two calls nothing comes: bytes or an end mean that it is of no more use.
+    fn is_open(&mut self) -> bool {
+        let read = (&self.stream).read(&mut [0]);
+        matches!(read, Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
+fn deadline(timeout: NextTimeout) -> Option<Instant> {
+    let own = (!timeout.after.is_not_happening()).then(|| Instant::now() + *timeout.after);
+    match (own, IMPATIENT_UNTIL.get()) {
+        (Some(own), Some(other)) => Some(own.min(other)),
+        (own, other) => own.or(other),
+    }
+}
+
+/// Waits for the upstream; fails when the time is over or the client has left.
+fn wait(stream: &TcpStream, wanted: PollFlags, until: Option<Instant>, timeout: NextTimeout) -> Result<(), Error> {
+    let client = blocking::client();
+    loop {
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        if left == Some(Duration::ZERO) {
+            return Err(Error::Timeout(timeout.reason));
+        }
+        let mut fds = vec![PollFd::new(stream, wanted)];
+        if let Some(client) = &client {
+            fds.push(PollFd::from_borrowed_fd(client.as_fd(), hang_up()));
+        }
+        let left = left.and_then(|left| Timespec::try_from(left).ok());
+        match poll(&mut fds, left.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(io::Error::from(e).into()),
+        }
+        if !fds[0].revents().is_empty() {
+            return Ok(());
+        }
+        if fds.get(1).is_some_and(|client| !client.revents().is_empty()) {
+            return Err(Error::Other(Box::new(ClientLeft)));
+        }
+    }
+}

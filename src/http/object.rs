@@ -1,0 +1,142 @@
+//! A JSON object whose values stay as they were sent: what is not touched is passed on byte for byte.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{DeserializeOwned, Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
+
+/// Most names an object may have at its top.
+const MOST_NAMES: usize = 1000;
+
+/// The object, in the order it was sent. Of a name that comes twice, the last value holds, and goes on alone: whoever
+/// reads the object next must not read another one.
+#[derive(Debug, Default)]
+pub struct Object<'a>(Vec<(Cow<'a, str>, Cow<'a, RawValue>)>);
+
+impl<'a> Object<'a> {
+    /// Parses one.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words fit for the client.
+    pub fn parse(bytes: &'a [u8]) -> Result<Object<'a>, String> {
+        serde_json::from_slice(bytes).map_err(|e| match e.classify() {
+            serde_json::error::Category::Data => format!("The body must be a JSON object: {e}"),
+            _ => format!("The body is not valid JSON: {e}"),
+        })
+    }
+
+    /// The value as it was sent, if the name is there.
+    pub fn get(&self, name: &str) -> Option<&RawValue> {
+        self.0.iter().find(|(n, _)| n == name).map(|(_, value)| &**value)
+    }
+
+    /// Whether the name is there with a value that is not `null`.
+    pub fn has(&self, name: &str) -> bool {
+        self.get(name).is_some_and(|value| value.get() != "null")
+    }
+
+    /// The value, if it is there and of this type.
+    pub fn read<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
+        serde_json::from_str(self.get(name)?.get()).ok()
+    }
+
+    /// Puts a value in the place of the one of this name, or at the end. A value that cannot be serialised is left out.
+    pub fn set(&mut self, name: &'static str, value: &impl Serialize) {
+        let Ok(value) = serde_json::value::to_raw_value(value) else { return };
+        self.put(Cow::Borrowed(name), Cow::Owned(value));
+    }
+
+    /// [`Object::set`], unless the name is there with a value that is not `null`.
+    pub fn set_default(&mut self, name: &'static str, value: &impl Serialize) {
+        if !self.has(name) {
+            self.set(name, value);
+        }
+    }
+
+    /// Takes a name out.
+    pub fn remove(&mut self, name: &str) {
+        self.0.retain(|(n, _)| n != name);
+    }
+
+    /// The object as JSON.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![b'{'];
+        for (name, value) in &self.0 {
+            if bytes.len() > 1 {
+                bytes.push(b',');
+            }
+            // Writing a string to memory does not fail.
+            let _ = serde_json::to_writer(&mut bytes, name);
+            bytes.push(b':');
+            bytes.extend_from_slice(value.get().as_bytes());
+        }
+        bytes.push(b'}');
+        bytes
+    }
+
+    fn put(&mut self, name: Cow<'a, str>, value: Cow<'a, RawValue>) {
+        match self.0.iter_mut().find(|(n, _)| *n == name) {
+            Some((_, old)) => *old = value,
+            None => self.0.push((name, value)),
+        }
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Object<'a>, D::Error> {
+        struct Names;
+        impl<'de> Visitor<'de> for Names {
+            type Value = Object<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object<'de>, A::Error> {
+                let mut object = Object::default();
+                while let Some((name, value)) = map.next_entry::<String, &'de RawValue>()? {
+                    object.put(Cow::Owned(name), Cow::Borrowed(value));
+                    if object.0.len() > MOST_NAMES {
+                        return Err(A::Error::custom("too many names"));
+                    }
+                }
+                Ok(object)
+            }
+        }
+        deserializer.deserialize_map(Names)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_touched_stays_as_it_was() {
+        let sent = br#"{"a" : 1e400, "b":[1, 2.50], "c":"\ud800", "stream":true}"#;
+        let mut object = Object::parse(sent).unwrap();
+        object.set("stream", &false);
+        object.set("new", &"x");
+        let expected = br#"{"a":1e400,"b":[1, 2.50],"c":"\ud800","stream":false,"new":"x"}"#;
+        assert_eq!(object.to_bytes(), expected, "{}", String::from_utf8_lossy(&object.to_bytes()));
+    }
+
+    #[test]
+    fn of_a_name_that_comes_twice_one_value_goes_on() {
+        let object = Object::parse(br#"{"model":"cheap","x":null,"mod\u0065l":"dear"}"#).unwrap();
+        assert_eq!(object.read::<String>("model").unwrap(), "dear");
+        assert_eq!(object.to_bytes(), br#"{"model":"dear","x":null}"#);
+        assert!(!object.has("x") && object.get("x").is_some());
+    }
+
+    #[test]
+    fn refuses_what_is_no_object() {
+        for bytes in [&b""[..], b"[1]", b"{", b"{}x", b"\xff", br#"{"a":}"#] {
+            assert!(Object::parse(bytes).is_err(), "{}", String::from_utf8_lossy(bytes));
+        }
+        let names: Vec<_> = (0..=MOST_NAMES).map(|n| format!("\"{n}\":0")).collect();
+        assert!(Object::parse(format!("{{{}}}", names.join(",")).as_bytes()).is_err());
+    }
+}

@@ -1,0 +1,153 @@
+//! What `/api/v1/generate` understands, and the chat request that it becomes.
+
+use serde_json::{Map, Value, json};
+
+use crate::error::{Error, Result};
+use crate::gateway::prompt::Limits;
+use crate::http::form::{FieldError, Fields};
+
+/// Names that the older system had for whatever model there was.
+const ANY_MODEL: [&str; 7] = ["", "any", "fastest", "best", "instruct", "multilingual", "chat"];
+
+/// Most answers to one text.
+const MOST_RESULTS: i64 = 128;
+
+/// Fields of the request that OpenAI's own protocol does not have; a strict server may refuse them.
+pub(super) const EXTENSIONS: [&str; 5] =
+    ["top_k", "repetition_penalty", "min_tokens", "repeat_penalty", "chat_template_kwargs"];
+
+/// One text to be continued.
+pub(super) struct Params {
+    /// The text.
+    pub(super) text: String,
+    /// How many answers.
+    pub(super) results: usize,
+    /// The model, where one is named that is no keyword.
+    pub(super) model: Option<String>,
+    /// What ends an answer.
+    pub(super) limits: Limits,
+    /// The seed of the first answer.
+    pub(super) seed: Option<i64>,
+    /// The chat request, without model, number and seed.
+    pub(super) request: Map<String, Value>,
+}
+
+impl Params {
+    /// Reads them, with the defaults of the older system.
+    ///
+    /// # Errors
+    /// 422 for fields of the wrong type, 400 for an empty text and for numbers that make no sense.
+    pub(super) fn read(fields: &Fields) -> Result<Params> {
+        let text = fields.text("text")?;
+        if text.is_empty() {
+            return Err(Error::bad("Please enter some text"));
+        }
+        let results = fields.optional_integer("number_of_results")?.unwrap_or(1);
+        let results = usize::try_from(results).ok().filter(|_| (1..=MOST_RESULTS).contains(&results));
+        let sentences = positive(fields, "max_sentences")?;
+        let limits = Limits { stops: stops(fields)?, sentences };
+        let model = fields.optional_text("model")?.filter(|model| !ANY_MODEL.contains(model)).map(str::to_owned);
+        Ok(Params {
+            text: text.to_owned(),
+            results: results.ok_or(Error::bad("number_of_results must be from 1 to 128"))?,
+            model,
+            limits,
+            seed: fields.optional_integer("seed")?,
+            request: request(fields, text)?,
+        })
+    }
+}
+
+fn request(fields: &Fields, text: &str) -> Result<Map<String, Value>> {
+    let mut messages = Vec::new();
+    if let Some(system) = fields.optional_text("system_message")?.filter(|text| !text.is_empty()) {
+        messages.push(json!({"role": "system", "content": system}));
+    }
+    messages.push(json!({"role": "user", "content": text}));
+    let mut request = Map::from_iter([("messages".to_owned(), Value::Array(messages))]);
+    let mut set = |name: &str, value: Value| {
+        request.insert(name.to_owned(), value);
+    };
+    // A `null` leaves it to the server; where nothing is said, the default of the older system holds.
+    let or = |name: &str, default: Value| if fields.has(name) { Value::Null } else { default };
+    let max_tokens = fields.optional_integer("max_length")?.map_or_else(|| or("max_length", json!(100)), |n| json!(n));
+    let top_k = fields.optional_integer("top_k")?.map_or_else(|| or("top_k", json!(40)), |n| json!(n));
+    for (name, value) in [("max_tokens", max_tokens), ("top_k", top_k)] {
+        if !value.is_null() {
+            set(name, value);
+        }
+    }
+    for (name, default) in [("temperature", 0.7), ("top_p", 0.9), ("repetition_penalty", 1.2)] {
+        let value = fields.optional_number(name)?.map_or_else(|| or(name, json!(default)), |n| json!(n));
+        if !value.is_null() {
+            set(name, value);
+        }
+    }
+    if let Some(min) = fields.optional_integer("min_length")?.filter(|n| *n > 1) {
+        set("min_tokens", json!(min));
+    }
+    if let Some(thinks) = fields.optional_bool("enable_thinking")? {
+        set("chat_template_kwargs", json!({"enable_thinking": thinks}));
+    }
+    // Taken for old clients, whose servers never used it.
+    fields.optional_number("min_probability")?;
+    Ok(request)
+}
+
+fn positive(fields: &Fields, name: &'static str) -> Result<Option<usize>> {
+    // Zero meant "no limit" in the published description.
+    let number = fields.optional_integer(name)?.filter(|n| *n != 0);
+    number.map(|n| usize::try_from(n).map_err(|_| Error::bad(format!("{name} must not be negative")))).transpose()
+}
+
+/// A list of texts, or one.
+fn stops(fields: &Fields) -> Result<Vec<String>> {
+    const NAME: &str = "stop_sequences";
+    let wrong = || Error::from(FieldError::Type(NAME, "a list of strings"));
+    match fields.get(NAME) {
+        None => Ok(Vec::new()),
+        Some(Value::String(one)) => Ok(vec![one.clone()]),
+        Some(Value::Array(several)) => {
+            several.iter().map(|stop| stop.as_str().map(str::to_owned).ok_or_else(wrong)).collect()
+        }
+        Some(_) => Err(wrong()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> Result<Params> {
+        Params::read(&Fields::parse_json(json.as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn the_older_systems_defaults_hold() {
+        let params = read(r#"{"text":"a","model":"best","max_sentences":0}"#).unwrap();
+        let expected = json!({"messages": [{"role": "user", "content": "a"}], "max_tokens": 100, "top_k": 40,
+            "temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.2});
+        assert_eq!(Value::Object(params.request), expected);
+        assert_eq!((params.results, params.model, params.limits.sentences, params.seed), (1, None, None, None));
+        let params =
+            read(r#"{"text":"a","max_length":null,"top_k":null,"temperature":null,"system_message":"s"}"#).unwrap();
+        assert!(!params.request.contains_key("max_tokens") && !params.request.contains_key("temperature"));
+        assert_eq!(params.request["messages"][0]["role"], "system");
+    }
+
+    #[test]
+    fn refuses_what_makes_no_sense() {
+        for (json, status) in [
+            ("{}", 422),
+            (r#"{"text":1}"#, 422),
+            (r#"{"text":""}"#, 400),
+            (r#"{"text":"a","number_of_results":0}"#, 400),
+            (r#"{"text":"a","number_of_results":"x"}"#, 422),
+            (r#"{"text":"a","max_sentences":-1}"#, 400),
+            (r#"{"text":"a","stop_sequences":[1]}"#, 422),
+            (r#"{"text":"a","top_p":"x"}"#, 422),
+        ] {
+            assert_eq!(read(json).err().map(|e| e.status()), Some(status), "{json}");
+        }
+    }
+}

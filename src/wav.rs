@@ -1,0 +1,100 @@
+//! WAV files (RIFF), as far as lengths go: how long one plays, and a header for samples.
+
+/// Bytes of the header that [`file`] writes.
+const HEADER: usize = 44;
+
+/// A file of one channel of such samples.
+pub fn file(samples_a_second: u32, bits: u16, samples: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(samples.len()).unwrap_or(u32::MAX);
+    let block = bits / 8;
+    let mut bytes = Vec::with_capacity(HEADER + samples.len());
+    bytes.extend_from_slice(b"RIFF");
+    bytes.extend_from_slice(&length.saturating_add(36).to_le_bytes());
+    bytes.extend_from_slice(b"WAVEfmt \x10\0\0\0\x01\0\x01\0");
+    bytes.extend_from_slice(&samples_a_second.to_le_bytes());
+    bytes.extend_from_slice(&(samples_a_second * u32::from(block)).to_le_bytes());
+    bytes.extend_from_slice(&block.to_le_bytes());
+    bytes.extend_from_slice(&bits.to_le_bytes());
+    bytes.extend_from_slice(b"data");
+    bytes.extend_from_slice(&length.to_le_bytes());
+    bytes.extend_from_slice(samples);
+    bytes
+}
+
+/// Where the samples are, and how many bytes of them make a second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Where the samples start.
+    pub data: usize,
+    /// How many bytes of them the header says there are; servers that stream write a very large number.
+    pub length: u32,
+    /// Bytes of a second.
+    pub rate: u32,
+}
+
+/// Reads the header at the `start` of a file. `None` when this is no WAV file, or its header is not whole.
+pub fn layout(start: &[u8]) -> Option<Layout> {
+    if !(start.starts_with(b"RIFF") && start.get(8..12)? == b"WAVE") {
+        return None;
+    }
+    let (mut at, mut rate) = (12, None);
+    loop {
+        let name = start.get(at..at + 4)?;
+        let length = u32::from_le_bytes(start.get(at + 4..at + 8)?.try_into().ok()?);
+        let content = at + 8;
+        match name {
+            b"fmt " => rate = Some(u32::from_le_bytes(start.get(content + 8..content + 12)?.try_into().ok()?)),
+            b"data" => return Some(Layout { data: content, length, rate: rate.filter(|rate| *rate > 0)? }),
+            _ => {}
+        }
+        // A chunk of odd length is followed by one byte of nothing.
+        at = content.checked_add(usize::try_from(length).ok()?)?.checked_add(usize::try_from(length % 2).ok()?)?;
+    }
+}
+
+/// How long a file of `size` bytes plays, in milliseconds, by its start.
+pub fn duration_millis(start: &[u8], size: u64) -> Option<i64> {
+    let layout = layout(start)?;
+    let bytes = u64::from(layout.length).min(size.saturating_sub(layout.data as u64));
+    i64::try_from(bytes * 1000 / u64::from(layout.rate)).ok()
+}
+
+/// Puts the true lengths into the header of a whole file, where a server that streamed it could not know them.
+pub fn correct_lengths(file: &mut [u8]) {
+    let Some(layout) = layout(file) else { return };
+    let there = u32::try_from(file.len() - layout.data).unwrap_or(u32::MAX);
+    if layout.length > there {
+        file[layout.data - 4..layout.data].copy_from_slice(&there.to_le_bytes());
+        let riff = u32::try_from(file.len() - 8).unwrap_or(u32::MAX);
+        file[4..8].copy_from_slice(&riff.to_le_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_is_a_second() {
+        let second = file(24_000, 24, &vec![0; 72_000]);
+        assert_eq!(duration_millis(&second, second.len() as u64), Some(1000));
+        assert_eq!(duration_millis(&second[..100], 44 + 36_000), Some(500), "cut in the middle");
+        assert_eq!(duration_millis(&file(8000, 16, &[]), 44), Some(0));
+    }
+
+    #[test]
+    fn other_chunks_may_come_first_and_lengths_may_be_unknown() {
+        let mut streamed = file(8000, 16, &[1; 16]);
+        streamed[4..8].copy_from_slice(&[0xff; 4]);
+        streamed[40..44].copy_from_slice(&[0xff; 4]);
+        streamed.splice(12..12, *b"LIST\x03\0\0\0abc\0");
+        let size = streamed.len() as u64;
+        assert_eq!(duration_millis(&streamed, size), Some(1));
+        correct_lengths(&mut streamed);
+        assert_eq!(layout(&streamed).unwrap().length, 16);
+        assert_eq!(streamed[4..8], 64u32.to_le_bytes().map(|b| b)[..]);
+        for broken in [&b""[..], b"RIFF", b"RIFF\0\0\0\0WAVEdata\0\0\0\0", b"RIFF\0\0\0\0WAVELIST\xff\xff\xff\xff"] {
+            assert_eq!(layout(broken), None);
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The static files: embedded, compressed once, and named by what is in them, so that browsers keep them for ever.
+
+use std::io::Write;
+use std::sync::LazyLock;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use sha2::{Digest, Sha256};
+
+use crate::call::Call;
+use crate::error::{Error, Result};
+use crate::http::{Request, Response};
+
+/// Every static file: its plain name, its media type, what is in it.
+const FILES: [(&str, &str, &[u8]); 5] = [
+    ("style.css", "text/css; charset=utf-8", include_bytes!("assets/style.css")),
+    ("app.js", "text/javascript; charset=utf-8", include_bytes!("assets/app.js")),
+    ("editor.js", "text/javascript; charset=utf-8", include_bytes!("assets/editor.js")),
+    ("playground.js", "text/javascript; charset=utf-8", include_bytes!("assets/playground.js")),
+    ("icon.svg", "image/svg+xml", include_bytes!("assets/icon.svg")),
+];
+
+/// Bytes of the digest that stand in a name: 40 bits tell versions of one file apart.
+const DIGEST_BYTES: usize = 5;
+
+struct Asset {
+    plain: &'static str,
+    /// `/assets/style.0123456789.css`.
+    path: String,
+    media_type: &'static str,
+    bytes: &'static [u8],
+    compressed: Vec<u8>,
+}
+
+static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| FILES.iter().map(|file| asset(*file)).collect());
+
+fn asset((plain, media_type, bytes): (&'static str, &'static str, &'static [u8])) -> Asset {
+    let digest: String =
+        Sha256::digest(bytes).iter().take(DIGEST_BYTES).fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+    let (stem, extension) = plain.rsplit_once('.').unwrap_or((plain, ""));
+    let path = format!("/assets/{stem}.{digest}.{extension}");
+    Asset { plain, path, media_type, bytes, compressed: gzip(bytes, Compression::best()) }
+}
+
+fn gzip(bytes: &[u8], level: Compression) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(bytes.len() / 3), level);
+    // Writing to memory does not fail; were it to, the plain bytes are sent.
+    encoder.write_all(bytes).and_then(|()| encoder.finish()).unwrap_or_default()
+}
+
+/// Where the file of this plain name is found.
+pub(super) fn path(plain: &str) -> &'static str {
+    ASSETS.iter().find(|asset| asset.plain == plain).map_or("", |asset| &asset.path)
+}
+
+/// Compresses the files now rather than at the first request.
+pub(super) fn prepare() {
+    LazyLock::force(&ASSETS);
+}
+
+/// `GET /assets/{name}`.
+pub(super) fn serve(call: &mut Call<'_>) -> Result<Response> {
+    let asset = ASSETS.iter().find(|asset| asset.path == call.request.path());
+    let asset =
+        asset.ok_or(Error::NotFound("There is no such file. It may be of an older version: reload the page"))?;
+    let gzipped = accepts_gzip(call.request) && !asset.compressed.is_empty();
+    let bytes = if gzipped { &asset.compressed } else { asset.bytes };
+    let mut response = Response::with_body(200, asset.media_type, bytes)
+        .header("Cache-Control", "public, max-age=31536000, immutable")
+        .header("Vary", "Accept-Encoding");
+    if gzipped {
+        response = response.header("Content-Encoding", "gzip");
+    }
+    Ok(response)
+}
+
+/// A page that holds nothing of its reader, compressed where the browser can read that.
+pub(super) fn compressed(request: &Request, media_type: &'static str, text: String) -> Response {
+    let compressed = if accepts_gzip(request) { gzip(text.as_bytes(), Compression::fast()) } else { Vec::new() };
+    let response = match compressed.is_empty() {
+        true => Response::with_body(200, media_type, text.into_bytes()),
+        false => Response::with_body(200, media_type, compressed).header("Content-Encoding", "gzip"),
+    };
+    response.header("Vary", "Accept-Encoding")
+}
+
+/// Whether `Accept-Encoding` names gzip, and not with the weight of nought (RFC 9110 section 12.5.3).
+fn accepts_gzip(request: &Request) -> bool {
+    let offered = request.header("accept-encoding").unwrap_or("");
+    offered.split(',').any(|coding| {
+        let (name, weight) = coding.split_once(';').unwrap_or((coding, ""));
+        let weight = weight.trim().strip_prefix("q=").and_then(|q| q.trim().parse::<f32>().ok()).unwrap_or(1.0);
+        (name.trim().eq_ignore_ascii_case("gzip") || name.trim() == "*") && weight > 0.0
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn accepts(value: &str) -> bool {
+        let mut request = Request::default();
+        let head = format!("GET / HTTP/1.1\r\nHost: h\r\nAccept-Encoding: {value}\r\n\r\n");
+        request.head.parse(head.as_bytes()).unwrap();
+        accepts_gzip(&request)
+    }
+
+    #[test]
+    fn gzip_is_sent_to_those_who_take_it() {
+        assert!(accepts("gzip, deflate, br") && accepts("br;q=1.0, GZIP;q=0.5") && accepts("*"));
+        assert!(!accepts("") && !accepts("br") && !accepts("gzip;q=0") && !accepts("gzip;q=0.0, br"));
+    }
+
+    #[test]
+    fn names_say_what_is_in_the_files_and_all_are_small() {
+        for asset in ASSETS.iter() {
+            assert!(path(asset.plain).starts_with("/assets/") && path(asset.plain).len() > "/assets/".len() + 10);
+            assert!(asset.compressed.len() < asset.bytes.len() && asset.compressed.len() < 10_000, "{}", asset.plain);
+        }
+        assert_eq!(path("other"), "");
+    }
+}

@@ -1,0 +1,96 @@
+// What every page gets beyond its HTML. Each page works without it.
+"use strict";
+const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+
+// Times in the visitor's zone and language.
+const asLocal = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+for (const time of all("time[datetime]")) {
+  const at = new Date(time.dateTime);
+  if (isNaN(at)) continue;
+  time.title = at.toString();
+  time.textContent = asLocal.format(at);
+}
+
+// Buttons that only a script can serve.
+for (const element of all("[data-script]")) element.hidden = false;
+
+// Copy the text of the element named by data-copy.
+for (const button of all("[data-copy]")) {
+  const words = button.textContent;
+  button.addEventListener("click", async () => {
+    const source = document.getElementById(button.dataset.copy);
+    const text = source.value ?? source.textContent;
+    try {
+      await navigator.clipboard.writeText(text);
+      button.textContent = "Copied";
+    } catch {
+      // Without https there is no clipboard: select it, so that the keyboard copies it.
+      const range = document.createRange();
+      range.selectNodeContents(source);
+      getSelection().removeAllRanges();
+      getSelection().addRange(range);
+      button.textContent = "Selected: press Ctrl-C";
+    }
+    setTimeout(() => { button.textContent = words; }, 2500);
+  });
+}
+
+// Show a password.
+for (const button of all("[data-show]")) {
+  const inputs = button.dataset.show.split(" ").map((id) => document.getElementById(id));
+  button.addEventListener("click", () => {
+    const shown = inputs[0].type === "text";
+    for (const input of inputs) input.type = shown ? "password" : "text";
+    button.textContent = shown ? "Show" : "Hide";
+    button.setAttribute("aria-pressed", String(!shown));
+  });
+}
+
+// A fault, said beside the field it is about.
+function say(form, field, text) {
+  const input = form.elements[field];
+  const place = document.getElementById(`${field}-error`);
+  place.textContent = text;
+  place.hidden = !text;
+  if (text) input.setAttribute("aria-invalid", "true");
+  else input.removeAttribute("aria-invalid");
+  return input;
+}
+
+// Sign up and log in without leaving the page when something is wrong.
+for (const form of all("#login-form, #signup-form")) {
+  const fields = ["email", "password", ...(form.elements.password_confirm ? ["password_confirm"] : [])];
+  const clear = () => fields.forEach((field) => say(form, field, ""));
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    clear();
+    const { email, password, password_confirm: again, next } = form.elements;
+    if (again && again.value !== password.value) {
+      say(form, "password_confirm", "The two passwords differ").focus();
+      return;
+    }
+    const button = form.querySelector("button[type=submit]");
+    button.disabled = true;
+    try {
+      const reply = await fetch(form.action, {
+        method: "POST",
+        headers: { Accept: "application/json", "Content-Type": "application/json" },
+        body: JSON.stringify({ email: email.value, password: password.value }),
+      });
+      if (reply.ok) {
+        location.assign(next ? next.value : form.dataset.home);
+        return;
+      }
+      const { detail } = await reply.json();
+      const text = typeof detail === "string" ? detail : "Fill in both fields";
+      const about = /e-mail/i.test(text) ? "email" : "password";
+      say(form, about, form.id === "login-form" && reply.status === 400 ? "That e-mail and password do not match" : text).focus();
+    } catch {
+      say(form, "password", "The server cannot be reached. Check the connection and try again").focus();
+    }
+    button.disabled = false;
+  });
+}
+
+// A filter that is chosen applies at once.
+for (const select of all("select[data-submit]")) select.addEventListener("change", () => select.form.requestSubmit());

@@ -1,0 +1,206 @@
+//! `/admin`: for those who look after the others.
+
+use std::sync::Arc;
+
+use askama::Template;
+use time::{Duration, OffsetDateTime};
+
+use super::{Frame, asked, encoded, page, show};
+use crate::auth::{Caller, Via};
+use crate::call::Call;
+use crate::error::{Error, Result};
+use crate::store::audit::{self, Entry};
+use crate::store::directory::{self, Listed};
+use crate::store::usage_lists;
+use crate::web::Answer;
+use crate::web::documents::{cursor, micros};
+
+/// Accounts, or entries of the audit, on a page.
+const PAGE: i64 = 50;
+
+/// Days of the usage of everybody.
+const USAGE_DAYS: i64 = 30;
+
+/// Entries of the audit on the first page.
+const LATEST: i64 = 10;
+
+#[derive(Template)]
+#[template(path = "admin.html")]
+struct Overview {
+    frame: Frame,
+    users: u64,
+    newest: Vec<Listed>,
+    entries: Vec<Entry>,
+    parts: Vec<Part>,
+}
+
+/// A part of this process or around it, and how it does.
+struct Part {
+    name: &'static str,
+    is_well: bool,
+    words: String,
+}
+
+#[derive(Template)]
+#[template(path = "admin_usage.html")]
+struct UsageOfAll {
+    frame: Frame,
+    chart: String,
+    total: i64,
+    days: Vec<(String, i64, i64)>,
+}
+
+#[derive(Template)]
+#[template(path = "admin_users.html")]
+struct Users {
+    frame: Frame,
+    query: String,
+    users: Vec<Listed>,
+    next: Option<String>,
+    is_first: bool,
+}
+
+#[derive(Template)]
+#[template(path = "admin_audit.html")]
+struct Audit {
+    frame: Frame,
+    entries: Vec<Entry>,
+    next: Option<i64>,
+    is_first: bool,
+}
+
+/// Someone who looks after others, and came with a browser: a key is for programs, whoever's it is.
+///
+/// # Errors
+/// 403 for anybody else.
+pub(super) fn administrator(caller: Arc<Caller>) -> Result<Arc<Caller>> {
+    match caller.user.is_admin && matches!(caller.via, Via::Session { .. }) {
+        true => Ok(caller),
+        false => Err(Error::Forbidden("Only those who look after textgen may see this page")),
+    }
+}
+
+/// Goes on if an administrator is signed in.
+macro_rules! administrator_or_return {
+    ($call:expr) => {
+        match $crate::web::pages::signed_in($call)? {
+            Ok(caller) => $crate::web::pages::admin::administrator(caller)?,
+            Err(elsewhere) => return Ok(elsewhere),
+        }
+    };
+}
+pub(super) use administrator_or_return;
+
+/// `GET /admin`.
+pub(in crate::web) fn overview(call: &mut Call<'_>) -> Answer {
+    let caller = administrator_or_return!(call);
+    let mut session = call.app.db.session()?;
+    let users = directory::estimate(&mut session)?;
+    let newest = directory::newest(&mut session, None, LATEST)?;
+    let entries = audit::page(&mut session, None, None, LATEST)?;
+    drop(session);
+    page(
+        200,
+        &Overview {
+            frame: Frame::new(Some(&caller), "admin"),
+            users: u64::try_from(users).unwrap_or(0),
+            newest,
+            entries,
+            parts: parts(call),
+        },
+    )
+}
+
+fn parts(call: &Call<'_>) -> Vec<Part> {
+    let app = call.app;
+    let (pool, meter, listening) = (app.db.pool_state(), app.meter.stats(), app.cache.is_listening());
+    let part = |name, is_well, words: String| Part { name, is_well, words };
+    let reached = app.db.check_reachable();
+    let mut parts = vec![
+        part("Database", reached.is_ok(), reached.map_or_else(|e| e.to_string(), |()| "reachable".to_owned())),
+        part(
+            "Connections",
+            pool.idle > 0 || pool.made < pool.most,
+            format!("{} of {} made, {} idle, {} requests wait", pool.made, pool.most, pool.idle, pool.waiting),
+        ),
+        part(
+            "Revocations",
+            listening,
+            if listening { "heard at once" } else { "not heard: every caller is looked up" }.to_owned(),
+        ),
+        part(
+            "Charges",
+            meter.is_database_available,
+            format!(
+                "{} committed in {} transactions, {} wait",
+                show::grouped(meter.committed),
+                show::grouped(meter.commits),
+                meter.waiting
+            ),
+        ),
+        part(
+            "Journal",
+            meter.has_journal_room && meter.journal_charges == 0,
+            format!("{} charges in {} bytes", meter.journal_charges, show::grouped(meter.journal_bytes)),
+        ),
+    ];
+    let engines = &app.engines;
+    for (name, engine) in [
+        ("Text engine", &engines.inference),
+        ("Embeddings engine", &engines.embeddings),
+        ("Transcription engine", &engines.transcribe),
+        ("Speech engine", &engines.speech),
+    ] {
+        let words = if engine.is_configured() { "set up" } else { "not set up: its routes answer 503" };
+        parts.push(part(name, engine.is_configured(), words.to_owned()));
+    }
+    parts
+}
+
+/// `GET /admin/usage`: what everybody together used in the last 30 days.
+pub(in crate::web) fn usage(call: &mut Call<'_>) -> Answer {
+    let caller = administrator_or_return!(call);
+    let today = OffsetDateTime::now_utc().date();
+    let days = (today - Duration::days(USAGE_DAYS - 1), today);
+    let sums = usage_lists::of_everybody(&mut call.app.db.session()?, days)?;
+    let costs: Vec<(&str, i64)> = sums.iter().map(|(day, cost, _)| (day.as_str(), *cost)).collect();
+    let chart = super::usage::drawn(days, &costs);
+    let total = costs.iter().map(|(_, cost)| cost).sum();
+    let days = sums.into_iter().rev().collect();
+    page(200, &UsageOfAll { frame: Frame::new(Some(&caller), "admin"), chart, total, days })
+}
+
+/// `GET /admin/users?q=&after=`.
+pub(in crate::web) fn users(call: &mut Call<'_>) -> Answer {
+    let caller = administrator_or_return!(call);
+    let (query, after) = (asked(call, "q"), asked(call, "after"));
+    let mut session = call.app.db.session()?;
+    let mut users = match query.is_empty() {
+        true => directory::newest(&mut session, cursor(&after), PAGE + 1)?,
+        false => directory::search(&mut session, &query, after.split_once('\u{1f}'), PAGE + 1)?,
+    };
+    drop(session);
+    let more = users.len() > usize::try_from(PAGE).unwrap_or(usize::MAX);
+    users.truncate(usize::try_from(PAGE).unwrap_or(usize::MAX));
+    let next = users.last().filter(|_| more).map(|last| {
+        let after = match query.is_empty() {
+            true => format!("{}_{}", micros(last.created), last.id),
+            // A unit separator stands in no name, address or id.
+            false => format!("{}\u{1f}{}", last.found, last.id),
+        };
+        format!("/admin/users?q={}&after={}", encoded(&query), encoded(&after))
+    });
+    let frame = Frame::new(Some(&caller), "admin");
+    page(200, &Users { frame, query, users, next, is_first: after.is_empty() })
+}
+
+/// `GET /admin/audit?before=`.
+pub(in crate::web) fn audit(call: &mut Call<'_>) -> Answer {
+    let caller = administrator_or_return!(call);
+    let before = asked(call, "before").parse().ok();
+    let mut entries = audit::page(&mut call.app.db.session()?, None, before, PAGE + 1)?;
+    let more = entries.len() > usize::try_from(PAGE).unwrap_or(usize::MAX);
+    entries.truncate(usize::try_from(PAGE).unwrap_or(usize::MAX));
+    let next = entries.last().filter(|_| more).map(|last| last.id);
+    page(200, &Audit { frame: Frame::new(Some(&caller), "admin"), entries, next, is_first: before.is_none() })
+}

@@ -1,0 +1,126 @@
+//! `/admin/users/{id}`: one account, and what may be done to it. Whatever is done is written down with it.
+
+use askama::Template;
+
+use super::admin::{administrator, administrator_or_return};
+use super::{Frame, page, segment, show};
+use crate::auth::Caller;
+use crate::call::Call;
+use crate::db::Transaction;
+use crate::error::{Error, Result};
+use crate::http::Response;
+use crate::http::form::Fields;
+use crate::store::audit::{self, Actor, Entry};
+use crate::store::usage_lists::{self, Charged};
+use crate::store::users::Standing;
+use crate::store::{ApiKey, Session, User, api_keys, sessions, users};
+use crate::web::{Answer, fields, keys};
+
+/// Entries of the audit that are shown.
+const ENTRIES: i64 = 20;
+
+/// Charged calls that are shown.
+const CALLS: i64 = 10;
+
+/// Most characters of a reason.
+const LONGEST_REASON: usize = 300;
+
+/// What the address's `done` says.
+const NOTICES: &[(&str, &str)] = &[
+    ("suspended", "Suspended: none of the account's keys and sessions is taken any more."),
+    ("restored", "Restored: the account's keys and sessions work again."),
+    ("sessions", "Signed out of every browser."),
+    ("key", "The key was revoked."),
+];
+
+#[derive(Template)]
+#[template(path = "admin_user.html")]
+struct OneUser {
+    frame: Frame,
+    user: User,
+    standing: Standing,
+    keys: Vec<ApiKey>,
+    sessions: Vec<Session>,
+    entries: Vec<Entry>,
+    newest: Vec<Charged>,
+    is_self: bool,
+}
+
+/// `GET /admin/users/{id}`.
+pub(in crate::web) fn show(call: &mut Call<'_>) -> Answer {
+    let caller = administrator_or_return!(call);
+    let id = segment(call, 0)?;
+    let mut session = call.app.db.session()?;
+    let user = users::by_id(&mut session, &id)?.ok_or(Error::NotFound(NO_ACCOUNT))?;
+    let one = OneUser {
+        frame: Frame::new(Some(&caller), "admin").noticing(call, NOTICES),
+        standing: users::standing(&mut session, &id)?,
+        keys: api_keys::of_user(&mut session, &id)?,
+        sessions: sessions::of_user(&mut session, &id)?,
+        entries: audit::page(&mut session, Some(&id), None, ENTRIES)?,
+        newest: usage_lists::newest(&mut session, &id, "", CALLS)?,
+        is_self: caller.user.id == user.id,
+        user,
+    };
+    drop(session);
+    page(200, &one)
+}
+
+/// The words for an account that is not there.
+const NO_ACCOUNT: &str = "There is no such account";
+
+/// Does something to the account of the path and writes it down, both or neither.
+fn act(
+    call: &mut Call<'_>,
+    done: &str,
+    action: &str,
+    work: impl FnOnce(&mut Transaction<'_>, &Caller, &User, &Fields) -> Result<String>,
+) -> Answer {
+    let caller = administrator(call.caller()?)?;
+    let fields = fields(call)?;
+    let id = segment(call, 0)?;
+    let address = call.client().to_string();
+    let actor = Actor { id: &caller.user.id, name: &caller.user.email, address: &address };
+    keys::in_transaction(call, |db| {
+        let user = users::by_id(db, &id)?.ok_or(Error::NotFound(NO_ACCOUNT))?;
+        let detail = work(db, &caller, &user, &fields)?;
+        Ok(audit::insert(db, actor, action, &user, &detail)?)
+    })?;
+    call.app.cache.revoke(&id);
+    Ok(Response::see_other(format!("/admin/users/{id}?done={done}")))
+}
+
+/// `POST /admin/users/{id}/suspend` with a `reason`.
+pub(in crate::web) fn suspend(call: &mut Call<'_>) -> Answer {
+    act(call, "suspended", "suspend", |db, caller, user, fields| {
+        if caller.user.id == user.id {
+            return Err(Error::bad("You cannot suspend yourself"));
+        }
+        users::set_suspended(db, &user.id, true)?;
+        Ok(fields.optional_text("reason")?.unwrap_or("").trim().chars().take(LONGEST_REASON).collect())
+    })
+}
+
+/// `POST /admin/users/{id}/restore`.
+pub(in crate::web) fn restore(call: &mut Call<'_>) -> Answer {
+    act(call, "restored", "restore", |db, _, user, _| {
+        users::set_suspended(db, &user.id, false)?;
+        Ok(String::new())
+    })
+}
+
+/// `POST /admin/users/{id}/sessions`: ends them all.
+pub(in crate::web) fn end_sessions(call: &mut Call<'_>) -> Answer {
+    act(call, "sessions", "end sessions", |db, _, user, _| {
+        Ok(format!("{} ended", sessions::delete_others(db, &user.id, "")?))
+    })
+}
+
+/// `POST /admin/users/{id}/keys` with the `id` of a key: revokes it.
+pub(in crate::web) fn revoke_key(call: &mut Call<'_>) -> Answer {
+    act(call, "key", "revoke key", |db, _, user, fields| {
+        let id = fields.text("id")?;
+        crate::accounts::keys::revoke(db, &user.id, id)?;
+        Ok(id.to_owned())
+    })
+}

@@ -1,0 +1,91 @@
+//! `/documents`: the list of a person's documents, making and deleting them.
+
+use askama::Template;
+
+use super::{Frame, asked, encoded, page, segment, show, signed_in_or_return};
+use crate::call::Call;
+use crate::error::Error;
+use crate::http::Response;
+use crate::store::deleted_documents::{self, Deleted, KEPT_DAYS};
+use crate::store::documents::{self as store, Summary};
+use crate::web::documents::{NOT_FOUND, UNTITLED, cursor, insert, micros};
+use crate::web::{Answer, fields};
+
+/// Documents on a page.
+const PAGE: i64 = 30;
+
+/// Deleted documents that are listed: the last ones.
+const MOST_DELETED: i64 = 200;
+
+#[derive(Template)]
+#[template(path = "documents.html")]
+struct Documents {
+    frame: Frame,
+    query: String,
+    documents: Vec<Summary>,
+    next: Option<String>,
+    is_first: bool,
+    undo: Option<String>,
+}
+
+#[derive(Template)]
+#[template(path = "deleted.html")]
+struct DeletedPage {
+    frame: Frame,
+    documents: Vec<Deleted>,
+    kept_days: i64,
+}
+
+/// `GET /documents?q=&after=`.
+pub(in crate::web) fn list(call: &mut Call<'_>) -> Answer {
+    let caller = signed_in_or_return!(call);
+    let (query, after) = (asked(call, "q"), asked(call, "after"));
+    let place = cursor(&after);
+    let mut session = call.app.db.session()?;
+    let mut documents = store::search(&mut session, &caller.user.id, &query, place, PAGE + 1)?;
+    drop(session);
+    let more = documents.len() > usize::try_from(PAGE).unwrap_or(usize::MAX);
+    documents.truncate(usize::try_from(PAGE).unwrap_or(usize::MAX));
+    let next = documents.last().filter(|_| more).map(|last| {
+        let after = format!("{}_{}", micros(last.created), last.id);
+        format!("/documents?q={}&after={}", encoded(&query), encoded(&after))
+    });
+    let undo = Some(asked(call, "deleted")).filter(|id| !id.is_empty());
+    let frame = Frame::new(Some(&caller), "documents").noticing(call, &[("restored", "The document is back.")]);
+    page(200, &Documents { frame, query, documents, next, is_first: place.is_none(), undo })
+}
+
+/// `POST /documents`: makes an empty one and opens it.
+pub(in crate::web) fn create(call: &mut Call<'_>) -> Answer {
+    let caller = call.caller()?;
+    let (id, _) = insert(call, &caller.user.id, UNTITLED, Some(""))?;
+    Ok(Response::see_other(format!("/documents/{id}")))
+}
+
+/// `POST /documents/{id}/delete`: the list then offers to undo it.
+pub(in crate::web) fn delete(call: &mut Call<'_>) -> Answer {
+    let caller = call.caller()?;
+    let id = segment(call, 0)?;
+    match store::delete(&mut call.app.db.session()?, &id, &caller.user.id)? {
+        true => Ok(Response::see_other(format!("/documents?deleted={}", encoded(&id)))),
+        false => Err(Error::NotFound(NOT_FOUND)),
+    }
+}
+
+/// `POST /documents/{id}/restore`.
+pub(in crate::web) fn restore(call: &mut Call<'_>) -> Answer {
+    let caller = call.caller()?;
+    fields(call)?;
+    let id = segment(call, 0)?;
+    match deleted_documents::restore(&mut call.app.db.session()?, &id, &caller.user.id)? {
+        true => Ok(Response::see_other("/documents?done=restored")),
+        false => Err(Error::NotFound(NOT_FOUND)),
+    }
+}
+
+/// `GET /documents/deleted`.
+pub(in crate::web) fn deleted(call: &mut Call<'_>) -> Answer {
+    let caller = signed_in_or_return!(call);
+    let documents = deleted_documents::of_user(&mut call.app.db.session()?, &caller.user.id, MOST_DELETED)?;
+    page(200, &DeletedPage { frame: Frame::new(Some(&caller), "documents"), documents, kept_days: KEPT_DAYS })
+}

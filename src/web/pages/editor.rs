@@ -1,0 +1,94 @@
+//! `/documents/{id}`: one document, written, published, and read by others.
+
+use askama::Template;
+
+use super::{Frame, NOT_HERE, page, segment, show, signed_in_or_return};
+use crate::call::Call;
+use crate::error::{Error, Result};
+use crate::http::Response;
+use crate::http::form::Fields;
+use crate::store::documents::{self as store, Change, Document};
+use crate::web::documents::{LARGEST_BODY, NOT_FOUND, checked_content, checked_title, update};
+use crate::web::{Answer, fields};
+
+#[derive(Template)]
+#[template(path = "editor.html")]
+struct Editor {
+    frame: Frame,
+    document: Document,
+}
+
+#[derive(Template)]
+#[template(path = "conflict.html")]
+struct Disagreement {
+    frame: Frame,
+    document: Document,
+    title: String,
+    content: String,
+}
+
+#[derive(Template)]
+#[template(path = "public.html")]
+struct Public {
+    frame: Frame,
+    document: Document,
+    is_owner: bool,
+}
+
+/// `GET /documents/{id}`.
+pub(in crate::web) fn show(call: &mut Call<'_>) -> Answer {
+    const NOTICES: &[(&str, &str)] = &[
+        ("saved", "Saved."),
+        ("published", "Published: whoever has the link can read it."),
+        ("unpublished", "No longer public."),
+    ];
+    let caller = signed_in_or_return!(call);
+    let document = find(call, &segment(call, 0)?)?.filter(|document| document.user_id == caller.user.id);
+    let document = document.ok_or(Error::NotFound(NOT_FOUND))?;
+    page(200, &Editor { frame: Frame::new(Some(&caller), "documents").noticing(call, NOTICES), document })
+}
+
+fn find(call: &Call<'_>, id: &str) -> Result<Option<Document>> {
+    Ok(store::by_id(&mut call.app.db.session()?, id)?)
+}
+
+/// `POST /documents/{id}` with `title`, `content` and `version`; where somebody was faster, both are shown.
+pub(in crate::web) fn save(call: &mut Call<'_>) -> Answer {
+    let caller = call.caller()?;
+    let id = segment(call, 0)?;
+    let fields = Fields::read(call.request, LARGEST_BODY)?;
+    // Browsers send a text area's lines with CRLF.
+    let content = fields.text("content")?.replace("\r\n", "\n");
+    let title = checked_title(fields.text("title")?)?;
+    let version = fields.optional_integer("version")?;
+    let change = Change { title: Some(title), content: Some(Some(checked_content(&content)?)), version };
+    match update(call, &id, &caller.user.id, change) {
+        Ok(_) => Ok(Response::see_other(format!("/documents/{id}?done=saved"))),
+        Err(Error::Conflict(..)) => {
+            let document = find(call, &id)?.ok_or(Error::NotFound(NOT_FOUND))?;
+            let frame = Frame::new(Some(&caller), "documents");
+            page(409, &Disagreement { frame, document, title: title.to_owned(), content })
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// `POST /documents/{id}/publish` with `is_public`.
+pub(in crate::web) fn publish(call: &mut Call<'_>) -> Answer {
+    let caller = call.caller()?;
+    let fields = fields(call)?;
+    let (id, public) = (segment(call, 0)?, fields.optional_bool("is_public")?.unwrap_or(true));
+    let version = store::publish(&mut call.app.db.session()?, &id, &caller.user.id, public)?;
+    version.ok_or(Error::NotFound(NOT_FOUND))?;
+    let done = if public { "published" } else { "unpublished" };
+    Ok(Response::see_other(format!("/documents/{id}?done={done}")))
+}
+
+/// `GET /public/{id}`: for anyone, once it is published.
+pub(in crate::web) fn public(call: &mut Call<'_>) -> Answer {
+    let caller = call.optional_caller()?;
+    let document = find(call, &segment(call, 0)?)?.filter(|document| document.is_public);
+    let document = document.ok_or(Error::NotFound(NOT_HERE))?;
+    let is_owner = caller.as_ref().is_some_and(|caller| caller.user.id == document.user_id);
+    page(200, &Public { frame: Frame::new(caller.as_deref(), ""), document, is_owner })
+}

@@ -1,0 +1,163 @@
+//! `/docs` and `/openapi.json`: the description of the API, for people and for programs.
+
+use askama::Template;
+use serde_json::Value;
+
+use super::{Frame, text_of};
+use crate::call::Call;
+use crate::openapi;
+use crate::web::{Answer, assets};
+
+#[derive(Template)]
+#[template(path = "reference.html")]
+struct Reference {
+    frame: Frame,
+    groups: Vec<Group>,
+    web: String,
+}
+
+struct Group {
+    name: String,
+    words: String,
+    operations: Vec<Operation>,
+}
+
+struct Operation {
+    id: String,
+    method: String,
+    path: String,
+    summary: String,
+    servers: String,
+    access: &'static str,
+    parameters: Vec<Parameter>,
+    answers: Vec<String>,
+    statuses: Vec<(String, String)>,
+}
+
+struct Parameter {
+    name: String,
+    kind: String,
+    is_required: bool,
+    words: String,
+}
+
+/// `GET /openapi.json`.
+pub(in crate::web) fn openapi(call: &mut Call<'_>) -> Answer {
+    Ok(assets::compressed(call.request, "application/json", openapi::document().to_string()))
+}
+
+/// `GET /docs`.
+pub(in crate::web) fn show(call: &mut Call<'_>) -> Answer {
+    // Without the database nobody is known, and the reference is the same.
+    let caller = call.optional_caller().ok().flatten();
+    let web = super::web_address(call);
+    let reference =
+        Reference { frame: Frame::new(caller.as_deref(), "docs"), groups: groups(openapi::document()), web };
+    Ok(assets::compressed(call.request, "text/html; charset=utf-8", text_of(&reference)?))
+}
+
+fn groups(document: &Value) -> Vec<Group> {
+    let tags = document["tags"].as_array().into_iter().flatten();
+    tags.map(|tag| Group {
+        name: text(&tag["name"]),
+        words: text(&tag["description"]),
+        operations: operations(document, &tag["name"]),
+    })
+    .collect()
+}
+
+fn operations(document: &Value, tag: &Value) -> Vec<Operation> {
+    let paths = document["paths"].as_object().into_iter().flatten();
+    let all = paths.flat_map(|(path, methods)| {
+        let methods = methods.as_object().into_iter().flatten();
+        methods.map(move |(method, operation)| (path, method, operation))
+    });
+    all.filter(|(_, _, operation)| operation["tags"][0] == *tag)
+        .map(|(path, method, operation)| Operation {
+            id: text(&operation["operationId"]),
+            method: method.to_uppercase(),
+            path: path.clone(),
+            summary: text(&operation["summary"]),
+            servers: list(&operation["x-servers"]),
+            access: access(&operation["security"]),
+            parameters: parameters(operation),
+            answers: answers(operation),
+            statuses: statuses(operation),
+        })
+        .collect()
+}
+
+fn access(security: &Value) -> &'static str {
+    match security.as_array().map(Vec::as_slice) {
+        Some([]) => "anybody",
+        Some([first, ..]) if first.as_object().is_some_and(serde_json::Map::is_empty) => "anybody; a secret shows more",
+        _ => "a secret",
+    }
+}
+
+fn parameters(operation: &Value) -> Vec<Parameter> {
+    let query = operation["parameters"].as_array().into_iter().flatten().map(|parameter| Parameter {
+        name: text(&parameter["name"]),
+        kind: kind(&parameter["schema"]),
+        is_required: parameter["required"] == true,
+        words: text(&parameter["description"]),
+    });
+    let content = operation["requestBody"]["content"].as_object();
+    let schema = content.and_then(|content| content.values().next()).map_or(&Value::Null, |media| &media["schema"]);
+    let fields = schema["properties"].as_object().into_iter().flatten().map(|(name, field)| Parameter {
+        name: name.clone(),
+        kind: kind(field),
+        is_required: schema["required"].as_array().is_some_and(|required| required.iter().any(|r| r == name)),
+        words: text(&field["description"]),
+    });
+    query.chain(fields).collect()
+}
+
+/// What an answer of 200 holds: the media type where it is no JSON, and the names of its fields.
+fn answers(operation: &Value) -> Vec<String> {
+    let content = operation["responses"]["200"]["content"].as_object().into_iter().flatten();
+    content
+        .map(|(media_type, media)| match media_type.as_str() {
+            "application/json" => kind(&media["schema"]),
+            other => format!("{other}: {}", kind(&media["schema"])),
+        })
+        .collect()
+}
+
+fn statuses(operation: &Value) -> Vec<(String, String)> {
+    let responses = operation["responses"].as_object().into_iter().flatten();
+    let own = responses.filter(|(status, _)| !matches!(status.as_str(), "200" | "408" | "413" | "503"));
+    own.map(|(status, response)| (status.clone(), text(&response["description"]))).collect()
+}
+
+/// The name of a schema's type: `string`, `ApiKey[]`, `time or null`.
+fn kind(schema: &Value) -> String {
+    if let Some(name) = schema["$ref"].as_str() {
+        return name.rsplit('/').next().unwrap_or(name).to_owned();
+    }
+    if let Some(choices) = schema["anyOf"].as_array() {
+        return choices.iter().map(kind).collect::<Vec<_>>().join(" or ");
+    }
+    match &schema["type"] {
+        Value::String(name) if name == "array" => format!("{}[]", kind(&schema["items"])),
+        Value::String(name) if schema["format"] == "date-time" => format!("{name} (RFC 3339)"),
+        Value::String(name) if schema.get("contentMediaType").is_some() => {
+            if name == "string" {
+                "file".to_owned()
+            } else {
+                name.clone()
+            }
+        }
+        Value::String(name) => name.clone(),
+        Value::Array(names) => names.iter().map(text).collect::<Vec<_>>().join(" or "),
+        _ => "any".to_owned(),
+    }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or("").to_owned()
+}
+
+fn list(value: &Value) -> String {
+    value.as_array().into_iter().flatten().map(text).collect::<Vec<_>>().join(", ")
+}

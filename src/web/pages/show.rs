@@ -1,0 +1,118 @@
+//! How pages write times, money and the names of browsers.
+
+use time::OffsetDateTime;
+use time::macros::format_description;
+
+use crate::store::timestamp;
+
+/// A time, as HTML: in UTC, which a script turns into the visitor's zone.
+pub(super) fn time(time: &OffsetDateTime) -> String {
+    let utc = time.to_offset(time::UtcOffset::UTC);
+    let words = utc.format(format_description!("[year]-[month]-[day] [hour]:[minute] UTC")).unwrap_or_default();
+    format!("<time datetime=\"{}\">{words}</time>", timestamp::zulu(utc))
+}
+
+/// Micro-dollars with their currency: two digits behind the point, or as many as it takes to be exact.
+pub(super) fn money(micros: &i64) -> String {
+    let (sign, size) = (if *micros < 0 { "−" } else { "" }, micros.unsigned_abs());
+    let fraction = format!("{:06}", size % 1_000_000);
+    let kept = fraction.trim_end_matches('0').len().max(2);
+    format!("{sign}US$\u{a0}{}.{}", grouped(size / 1_000_000), &fraction[..kept])
+}
+
+/// [`money`] to the cent, where a cent is little of it.
+pub(super) fn cents(micros: &i64) -> String {
+    const CENT: i64 = 10_000;
+    match micros.unsigned_abs() >= 1_000_000 {
+        true => money(&(micros.saturating_add(micros.signum() * CENT / 2) / CENT * CENT)),
+        false => money(micros),
+    }
+}
+
+/// `1,234,567`.
+pub(super) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// What a person would call a browser: `Firefox on Linux`, or the beginning of what it calls itself.
+pub(super) fn browser(user_agent: &str) -> String {
+    // The order matters: each also claims to be those behind it.
+    const BROWSERS: [(&str, &str); 7] = [
+        ("Edg/", "Edge"),
+        ("OPR/", "Opera"),
+        ("Firefox/", "Firefox"),
+        ("Chrome/", "Chrome"),
+        ("Safari/", "Safari"),
+        ("curl/", "curl"),
+        ("ureq/", "a program"),
+    ];
+    const SYSTEMS: [(&str, &str); 6] = [
+        ("Android", "Android"),
+        ("iPhone", "iPhone"),
+        ("iPad", "iPad"),
+        ("Windows", "Windows"),
+        ("Mac OS X", "macOS"),
+        ("Linux", "Linux"),
+    ];
+    let find = |names: &[(&str, &'static str)]| {
+        names.iter().find(|(mark, _)| user_agent.contains(mark)).map(|(_, name)| *name)
+    };
+    match (find(&BROWSERS), find(&SYSTEMS)) {
+        (Some(browser), Some(system)) => format!("{browser} on {system}"),
+        (Some(browser), None) => browser.to_owned(),
+        (None, _) if user_agent.is_empty() => "Unknown browser".to_owned(),
+        (None, _) => user_agent.chars().take(60).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use time::macros::datetime;
+
+    #[test]
+    fn money_is_exact_and_says_its_currency() {
+        for (micros, words) in [
+            (0, "US$\u{a0}0.00"),
+            (42, "US$\u{a0}0.000042"),
+            (1_500_000, "US$\u{a0}1.50"),
+            (1_234_567_890_000, "US$\u{a0}1,234,567.89"),
+            (-10_000, "−US$\u{a0}0.01"),
+        ] {
+            assert_eq!(money(&micros), words);
+        }
+    }
+
+    #[test]
+    fn little_money_is_exact_and_much_is_rounded() {
+        for (micros, words) in
+            [(999_999, "US$\u{a0}0.999999"), (21_096_402, "US$\u{a0}21.10"), (-1_994_999, "−US$\u{a0}1.99")]
+        {
+            assert_eq!(cents(&micros), words);
+        }
+    }
+
+    #[test]
+    fn times_are_utc_until_a_script_knows_better() {
+        let html = time(&datetime!(2026-11-22 12:08:25 +2));
+        assert_eq!(html, "<time datetime=\"2026-11-22T10:08:25Z\">2026-11-22 10:08 UTC</time>");
+    }
+
+    #[test]
+    fn browsers_have_short_names() {
+        let chrome =
+            "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/130.0 Safari/537.36";
+        assert_eq!(browser(chrome), "Chrome on Linux");
+        assert_eq!(browser("curl/8.5.0"), "curl");
+        assert_eq!(browser("<script>"), "<script>");
+        assert_eq!(browser(""), "Unknown browser");
+    }
+}

@@ -1,0 +1,192 @@
+//! `/usage`: what was used, and what it cost.
+
+use std::collections::HashMap;
+
+use askama::Template;
+use time::macros::format_description;
+use time::{Date, Duration, OffsetDateTime};
+
+use super::{Frame, asked, page, show, signed_in_or_return};
+use crate::call::Call;
+use crate::db::Executor;
+use crate::error::Result;
+use crate::http::Response;
+use crate::store::usage::{self, By, Sum};
+use crate::store::usage_lists::{self, Charged};
+use crate::store::{api_keys, users};
+use crate::web::Answer;
+use crate::web::chart::{self, Bar};
+
+/// Calls on the page: the newest.
+const NEWEST: i64 = 20;
+
+/// Models, keys or routes on the page.
+const MOST_GROUPS: i64 = 200;
+
+/// Lines of a download.
+const MOST_LINES: i64 = 100_000;
+
+#[derive(Template)]
+#[template(path = "usage.html")]
+struct Usage {
+    frame: Frame,
+    period: &'static str,
+    from: String,
+    to: String,
+    chart: String,
+    total: i64,
+    month: i64,
+    requests: i64,
+    days: Vec<Sum>,
+    groups: Vec<Group>,
+    newest: Vec<Charged>,
+}
+
+/// Sums under one heading.
+struct Group {
+    name: &'static str,
+    sums: Vec<Sum>,
+}
+
+/// The periods one may choose: what the address says.
+const PERIODS: [(&str, i64); 3] = [("30", 30), ("90", 90), ("365", 365)];
+
+/// The period that was asked for, and its first and last day; this month unless another is named.
+fn period(call: &Call<'_>) -> (&'static str, (Date, Date)) {
+    let (asked, today) = (asked(call, "period"), OffsetDateTime::now_utc().date());
+    match PERIODS.iter().find(|(name, _)| *name == asked) {
+        Some((name, days)) => (name, (today - Duration::days(days - 1), today)),
+        None => ("month", (today.replace_day(1).unwrap_or(today), today)),
+    }
+}
+
+/// `GET /usage?period=`.
+pub(in crate::web) fn show(call: &mut Call<'_>) -> Answer {
+    let caller = signed_in_or_return!(call);
+    let (period, days) = period(call);
+    let user_id = &caller.user.id;
+    let mut session = call.app.db.session()?;
+    let by_day = usage::sums(&mut session, user_id, days, By::Day, MOST_GROUPS * 2)?;
+    let names = key_names(&mut session, user_id)?;
+    let mut groups = Vec::new();
+    for (name, by) in [("Model", By::Model), ("Key", By::Key), ("Route", By::Route)] {
+        let mut sums = usage::sums(&mut session, user_id, days, by, MOST_GROUPS)?;
+        if by == By::Key {
+            for sum in &mut sums {
+                sum.name = key_name(&names, &sum.name);
+            }
+        }
+        sums.sort_by_key(|sum| std::cmp::Reverse(sum.cost_micros));
+        groups.push(Group { name, sums });
+    }
+    let mut newest = usage_lists::newest(&mut session, user_id, "", NEWEST)?;
+    let month = users::by_id(&mut session, user_id)?.map_or(0, |user| user.charges_monthly);
+    drop(session);
+    for call in &mut newest {
+        call.key_id = key_name(&names, &call.key_id);
+    }
+    let total = by_day.iter().map(|sum| sum.cost_micros).sum();
+    let usage = Usage {
+        frame: Frame::new(Some(&caller), "usage"),
+        period,
+        from: text(days.0),
+        to: text(days.1),
+        chart: drawn(days, &by_day.iter().map(|sum| (sum.name.as_str(), sum.cost_micros)).collect::<Vec<_>>()),
+        total,
+        month,
+        requests: by_day.iter().map(|sum| sum.requests).sum(),
+        days: by_day.into_iter().rev().collect(),
+        groups,
+        newest,
+    };
+    page(200, &usage)
+}
+
+fn key_names(db: &mut impl Executor, user_id: &str) -> Result<HashMap<String, String>> {
+    Ok(api_keys::names(db, user_id)?.into_iter().collect())
+}
+
+fn key_name(names: &HashMap<String, String>, id: &str) -> String {
+    match id {
+        "" => "in the browser".to_owned(),
+        id => names.get(id).cloned().unwrap_or_else(|| id.to_owned()),
+    }
+}
+
+/// The cost of each day as a chart; days without a charge have their place too.
+pub(super) fn drawn(days: (Date, Date), costs: &[(&str, i64)]) -> String {
+    let costs: HashMap<&str, i64> = costs.iter().copied().collect();
+    let (mut bars, mut day) = (Vec::new(), days.0);
+    while day <= days.1 {
+        let name = text(day);
+        let value = costs.get(name.as_str()).copied().unwrap_or(0);
+        let label = day.format(format_description!("[day padding:none] [month repr:short]")).unwrap_or_default();
+        bars.push(Bar { label, value, words: format!("{name}: {}", show::money(&value)) });
+        let Some(next) = day.next_day() else { break };
+        day = next;
+    }
+    let total: i64 = bars.iter().map(|bar| bar.value).sum();
+    let summary =
+        format!("{} from {} to {}; the table below has each day.", show::money(&total), text(days.0), text(days.1));
+    chart::bars("Cost per day", &summary, &bars, show::money)
+}
+
+pub(super) fn text(date: Date) -> String {
+    date.format(format_description!("[year]-[month]-[day]")).unwrap_or_default()
+}
+
+/// `GET /usage.csv?period=`.
+pub(in crate::web) fn download(call: &mut Call<'_>) -> Answer {
+    let caller = signed_in_or_return!(call);
+    let (_, days) = period(call);
+    let mut session = call.app.db.session()?;
+    let names = key_names(&mut session, &caller.user.id)?;
+    let lines = usage_lists::lines(&mut session, &caller.user.id, days, MOST_LINES)?;
+    drop(session);
+    let mut csv = "day,server,route,model,key,requests,prompt_tokens,completion_tokens,embedding_tokens,\
+        audio_milliseconds,characters,cost_usd\r\n"
+        .to_owned();
+    for line in &lines {
+        let [server, route, model, key] = &line.of;
+        let key = if key.is_empty() { String::new() } else { key_name(&names, key) };
+        let [numbers @ .., micros] = &line.numbers;
+        let texts = [&line.day, server, route, model, &key].map(|text| cell(text));
+        let numbers = numbers.map(|number| number.to_string());
+        csv +=
+            &format!("{},{},{}.{:06}\r\n", texts.join(","), numbers.join(","), micros / 1_000_000, micros % 1_000_000);
+    }
+    let name = format!("attachment; filename=\"usage-{}-{}.csv\"", text(days.0), text(days.1));
+    Ok(Response::with_body(200, "text/csv; charset=utf-8", csv.into_bytes()).header("Content-Disposition", name))
+}
+
+/// A text as a cell. One that a spreadsheet would take for a formula (a model's name may be anything) is marked as text.
+fn cell(text: &str) -> String {
+    let guarded = match text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
+        true => format!("'{text}"),
+        false => text.to_owned(),
+    };
+    match guarded.contains([',', '"', '\n', '\r']) {
+        true => format!("\"{}\"", guarded.replace('"', "\"\"")),
+        false => guarded,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use time::macros::date;
+
+    #[test]
+    fn cells_hold_anything_and_run_nothing() {
+        assert_eq!(cell("a"), "a");
+        assert_eq!(cell("a,\"b\""), "\"a,\"\"b\"\"\"");
+        assert_eq!(cell("=1+1"), "'=1+1");
+    }
+
+    #[test]
+    fn a_day_without_a_charge_has_its_place() {
+        let svg = drawn((date!(2026 - 02 - 27), date!(2026 - 03 - 02)), &[("2026-03-01", 1_500_000)]);
+        assert_eq!(svg.matches("<rect").count(), 4);
+        assert!(svg.contains("<title>2026-03-01: US$\u{a0}1.50</title>") && svg.contains("27 Feb"));
+    }
+}

@@ -1,0 +1,134 @@
+// The real binary on free ports, a database of its own, and a browser.
+import assert from "node:assert/strict";
+import { spawn, execFileSync } from "node:child_process";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+import { after, before } from "node:test";
+import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { chromium } from "playwright-core";
+import pg from "pg";
+
+const root = fileURLToPath(new URL("../../", import.meta.url));
+const binary = process.env.TEXTGEN ?? `${process.env.CARGO_TARGET_DIR ?? `${root}target`}/debug/textgen`;
+const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+
+export const PASSWORD = "correct horse battery";
+
+// Starts everything before a file's tests and ends it behind them.
+export function world(settings = {}) {
+  const world = { server: null, browser: null };
+  before(async () => {
+    world.server = await start(settings);
+    world.browser = await chromium.launch({
+      executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
+      args: [
+        "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync",
+      ],
+    });
+  });
+  after(async () => {
+    await world.browser?.close();
+    await world.server?.stop();
+  });
+  return world;
+}
+
+async function admin(sql) {
+  const client = new pg.Client({ connectionString: process.env.TEST_DATABASE_URL });
+  await client.connect();
+  try {
+    await client.query(sql);
+  } finally {
+    await client.end();
+  }
+}
+
+let count = 0;
+
+async function start(settings) {
+  const url = process.env.TEST_DATABASE_URL;
+  assert(url, "TEST_DATABASE_URL is not set: run `make test-browser`");
+  const name = `browser_${process.pid}_${count++}`;
+  await admin(`CREATE DATABASE ${name}`);
+  const own = url.replace(/\/[^/]*$/, `/${name}`);
+  const address = "127.0.0.1:0";
+  const env = {
+    PATH: process.env.PATH, DATABASE_URL: own, POOL_SIZE: "4",
+    WEB_ADDR: address, INFERENCE_ADDR: address, AUDIO_ADDR: address, ...settings,
+  };
+  const child = spawn(binary, ["serve"], { env, stdio: ["ignore", "pipe", "pipe"] });
+  let log = "";
+  child.stderr.on("data", (piece) => { log += piece; });
+  const found = {};
+  for await (const line of createInterface({ input: child.stdout })) {
+    const [role, place] = line.split(" ");
+    found[role] = place;
+    if (role === "audio") break;
+  }
+  child.stdout.resume();
+  const ready = async () => (await fetch(`${found.web}/readyz`).catch(() => ({}))).status === 200;
+  for (let tries = 0; !(await ready()); tries++) {
+    assert(tries < 600, `the server is not ready: ${log}`);
+    await new Promise((done) => setTimeout(done, 100));
+  }
+  return {
+    ...found,
+    url: own,
+    log: () => log,
+    textgen: (...args) => execFileSync(binary, args, { env, encoding: "utf8" }),
+    async query(sql) {
+      const client = new pg.Client({ connectionString: own });
+      await client.connect();
+      try { return (await client.query(sql)).rows; } finally { await client.end(); }
+    },
+    async stop() {
+      child.kill("SIGTERM");
+      await new Promise((done) => child.once("exit", done));
+      await admin(`DROP DATABASE IF EXISTS ${name} WITH (FORCE)`);
+    },
+  };
+}
+
+export const PHONE = { viewport: { width: 390, height: 844 }, isMobile: true, hasTouch: true };
+
+// A page of a fresh browser. It fails the test, through `check`, on anything the console holds against us.
+export async function visit(world, options = {}) {
+  const context = await world.browser.newContext({ baseURL: world.server.web, ...options });
+  const page = await context.newPage();
+  const faults = [];
+  page.on("pageerror", (e) => faults.push(e.message));
+  page.on("console", (message) => {
+    if (message.type() === "error" && !/Failed to load resource/.test(message.text())) faults.push(message.text());
+  });
+  page.on("dialog", (dialog) => { faults.push(`a dialog: ${dialog.message()}`); dialog.dismiss(); });
+  page.check_faults = () => assert.deepEqual(faults, []);
+  return page;
+}
+
+// Signs up by the form, as a person does.
+export async function signUp(page, email) {
+  await page.goto("/signup");
+  await page.fill("#email", email);
+  await page.fill("#password", PASSWORD);
+  await page.fill("#password-confirm", PASSWORD);
+  await page.click("#signup-form button[type=submit]");
+  await page.waitForURL("**/playground");
+}
+
+// A key made on the account page: its secret.
+export async function makeKey(page, name) {
+  await page.goto("/account");
+  await page.fill("#key-name", name);
+  await page.click("#key-form button");
+  return page.locator("#new-secret").textContent();
+}
+
+// What axe holds against a page.
+export async function faultsOf(page) {
+  // The policy of the pages lets no foreign script in: it is put in from outside.
+  await page.evaluate(axe);
+  const results = await page.evaluate(() => globalThis.axe.run(document, { resultTypes: ["violations"] }));
+  return results.violations.map(({ id, help, nodes }) => `${id}: ${help}: ${nodes.map((n) => n.html).join(" | ")}`);
+}

@@ -1,0 +1,119 @@
+//! The pages of those who look after accounts.
+
+use crate::harness::{Client, Server, TestDb, User, textgen};
+
+fn open(client: &Client, path: &str) -> crate::harness::Reply {
+    client.header("accept", "text/html").get(path)
+}
+
+fn operator(db: &TestDb, command: &str, user: &User) {
+    let done = textgen(&["user", command, &user.email]).env("DATABASE_URL", db.url()).status().unwrap();
+    assert!(done.success());
+}
+
+#[test]
+fn only_administrators_with_a_browser_come_in() {
+    let db = TestDb::new();
+    let server = Server::start(&db);
+    let (admin, other) = (server.sign_up("root@example.com"), server.sign_up("bob@example.com"));
+    operator(&db, "promote", &admin);
+    server.wait_until("the promotion to be seen", || open(&admin.browser, "/admin").status == 200);
+    for path in ["/admin", "/admin/users", "/admin/audit", &format!("/admin/users/{}", admin.id)] {
+        open(&admin.browser, path).expect(200);
+        open(&other.browser, path).expect(403);
+        // A key is for programs: one that leaks must not open these pages, whoever's it is.
+        open(&admin.program(&server.web), path).expect(403);
+    }
+    other.browser.form(&format!("/admin/users/{}/suspend", admin.id), &[("reason", "x")]).expect(403);
+    admin.program(&server.web).form(&format!("/admin/users/{}/suspend", other.id), &[]).expect(403);
+    other.browser.get("/api/current-user").expect(200);
+}
+
+#[test]
+fn whatever_is_done_holds_at_once_and_is_written_down() {
+    let db = TestDb::new();
+    let server = Server::start(&db);
+    let (admin, other) = (server.sign_up("root@example.com"), server.sign_up("bob@example.com"));
+    operator(&db, "promote", &admin);
+    server.wait_until("the promotion to be seen", || open(&admin.browser, "/admin").status == 200);
+    let account = format!("/admin/users/{}", other.id);
+
+    admin.browser.form(&format!("{account}/suspend"), &[("reason", "<i>spam</i>")]).expect(303);
+    other.browser.get("/api/current-user").expect(401);
+    other.program(&server.inference).get("/api/current-user").expect(401);
+    let page = open(&admin.browser, &account).expect(200).text();
+    assert!(page.contains("suspended") && page.contains("&#60;i&#62;spam&#60;/i&#62;"));
+    admin.browser.form(&format!("{account}/restore"), &[]).expect(303);
+    other.browser.get("/api/current-user").expect(200);
+
+    let key = other.browser.get("/api/keys").json()["keys"][0]["id"].as_str().unwrap().to_owned();
+    admin.browser.form(&format!("{account}/keys"), &[("id", &key)]).expect(303);
+    other.program(&server.inference).get("/api/current-user").expect(401);
+    admin.browser.form(&format!("{account}/keys"), &[("id", &key)]).expect(404);
+    admin.browser.form(&format!("{account}/sessions"), &[]).expect(303);
+    other.browser.get("/api/current-user").expect(401);
+
+    admin.browser.form(&format!("/admin/users/{}/suspend", admin.id), &[]).expect(400);
+    operator(&db, "suspend", &other);
+    let actions = db.connect().query("SELECT actor || ' ' || action FROM audit ORDER BY id", &[]).unwrap();
+    let actions: Vec<String> = actions.iter().map(|row| row.get(0)).collect();
+    let expected = [
+        "command line promote",
+        "root@example.com suspend",
+        "root@example.com restore",
+        "root@example.com revoke key",
+        "root@example.com end sessions",
+        "command line suspend",
+    ];
+    assert_eq!(actions, expected, "a refused action leaves no entry");
+    let page = open(&admin.browser, "/admin/audit").expect(200).text();
+    assert!(page.contains("end sessions") && page.contains("command line"));
+}
+
+#[test]
+fn accounts_are_found_by_how_anything_of_theirs_begins() {
+    let db = TestDb::new();
+    let server = Server::start(&db);
+    let admin = server.sign_up("root@example.com");
+    operator(&db, "promote", &admin);
+    db.run(
+        "INSERT INTO users (id, email, name) SELECT 'user' || n, 'person' || n || '@mail' || n % 2 || '.example', \
+         'Name' || n FROM generate_series(1, 120) n",
+    );
+    server.wait_until("the promotion to be seen", || open(&admin.browser, "/admin").status == 200);
+    let count = |query: &str| {
+        let mut ids = Vec::new();
+        let mut next = Some(format!("/admin/users?q={query}"));
+        while let Some(path) = next {
+            let page = open(&admin.browser, &path).expect(200).text();
+            ids.extend(
+                page.split("<td><a href=\"/admin/users/")
+                    .skip(1)
+                    .map(|rest| rest.split('"').next().unwrap().to_owned()),
+            );
+            next = page.contains("Next page").then(|| {
+                let before = page.split("\">Next page").next().unwrap();
+                before.rsplit("href=\"").next().unwrap().replace("&#38;", "&")
+            });
+        }
+        let all = ids.len();
+        ids.sort();
+        ids.dedup();
+        assert_eq!(ids.len(), all, "{query} lists somebody twice");
+        all
+    };
+    let prefix: String = admin.secret.chars().take(8).collect();
+    for (query, expected) in [
+        ("", 121),
+        ("PERSON", 120),
+        ("person11", 11),
+        ("%40mail1", 60),
+        ("name12", 2),
+        ("user7", 1),
+        (prefix.as_str(), 1),
+        ("erson", 0),
+        ("%25", 0),
+    ] {
+        assert_eq!(count(query), expected, "{query}");
+    }
+}

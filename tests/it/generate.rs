@@ -1,0 +1,149 @@
+//! The older system's text routes.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Raw, Server, TestDb, Upstream, User, Wire, charges, only_charge};
+
+fn start(script: impl Fn(&Value, &mut Wire) + Send + Sync + 'static) -> (TestDb, Server, User, Upstream) {
+    let upstream = Upstream::start(move |seen, wire| script(&seen.json(), wire));
+    let db = TestDb::new();
+    let server = Server::start_with(&db, &[("INFERENCE_URL", &upstream.url)]);
+    let user = server.sign_up("ann@example.com");
+    (db, server, user, upstream)
+}
+
+fn speak(wire: &mut Wire, words: &[&str], finish: &str) {
+    wire.start("text/event-stream");
+    for word in words {
+        wire.word(word);
+    }
+    wire.event(&json!({"choices": [{"index": 0, "delta": {}, "finish_reason": finish}]}).to_string());
+    wire.event(r#"{"choices":[],"usage":{"prompt_tokens":4,"completion_tokens":6}}"#);
+    wire.event("[DONE]");
+    wire.end();
+}
+
+#[test]
+fn text_is_generated_and_charged() {
+    let (db, server, user, upstream) = start(|_, wire| speak(wire, &["Hello", " there."], "length"));
+    let client = user.program(&server.inference);
+    let reply = client.post("/api/v1/generate", &json!({"text": "Hi", "max_length": 2, "model": "best"})).expect(200);
+    assert_eq!(
+        reply.text(),
+        r#"[{"generated_text":"Hello there.","stop_reason":"max_length","thinking_content":null}]"#
+    );
+    let seen = upstream.only();
+    assert_eq!(seen.path, "/v1/chat/completions");
+    let seen = seen.json();
+    assert_eq!(
+        (&seen["model"], &seen["max_tokens"], &seen["temperature"]),
+        (&json!("test-model"), &json!(2), &json!(0.7))
+    );
+    let charge = only_charge(&db, &server);
+    assert_eq!((&charge["completion_tokens"], &charge["route"]), (&json!(6), &json!("/api/v1/generate")));
+    assert_eq!(
+        client.post("/api/v1/generate", &json!({"text": ""})).expect(400).json(),
+        json!({"detail": "Please enter some text"})
+    );
+    assert_eq!(
+        client.post("/api/v1/generate", &json!({})).expect(422).json()["detail"][0]["loc"],
+        json!(["body", "text"])
+    );
+    client.get("/api/v1/generate").expect(405);
+}
+
+#[test]
+fn stop_sequences_and_sentences_end_the_call_itself() {
+    let (db, server, user, _) = start(|_, wire| {
+        wire.start("text/event-stream");
+        for word in ["One. ", "Two. ", "Th", "ree. ", "Four. "] {
+            wire.word(word);
+        }
+        assert!(wire.is_left_within(20), "nothing more is made");
+    });
+    let client = user.program(&server.inference);
+    let ask = |more: Value| {
+        let mut body = json!({"text": "Hi"});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        client.post("/api/v1/generate", &body).expect(200).json()[0].clone()
+    };
+    let answer = ask(json!({"stop_sequences": ["Five", "Three"]}));
+    assert_eq!((&answer["generated_text"], &answer["stop_reason"]), (&json!("One. Two. "), &json!("Three")));
+    let answer = ask(json!({"max_sentences": 1}));
+    assert_eq!((&answer["generated_text"], &answer["stop_reason"]), (&json!("One."), &json!("max_sentences")));
+    server.wait_until("the charges", || charges(&db).len() == 2);
+}
+
+#[test]
+fn as_many_results_as_wanted_also_from_a_server_that_knows_one() {
+    let (db, server, user, upstream) = start(|body, wire| speak(wire, &[&body["seed"].to_string()], "stop"));
+    let body = json!({"text": "Hi", "number_of_results": 3, "seed": 7});
+    let reply = user.program(&server.inference).post("/api/v1/generate", &body).expect(200).json();
+    let texts: Vec<_> = reply.as_array().unwrap().iter().map(|r| r["generated_text"].as_str().unwrap()).collect();
+    assert_eq!(texts, ["7", "8", "9"]);
+    assert_eq!(upstream.seen()[0].json()["n"], 3);
+    let charge = only_charge(&db, &server);
+    assert_eq!((&charge["completion_tokens"], &charge["requests"]), (&json!(18), &json!(1)));
+}
+
+#[test]
+fn a_strict_server_is_asked_in_its_own_words() {
+    let (_db, server, user, upstream) = start(|body, wire| match body.get("top_k") {
+        Some(_) => wire.json(400, &json!({"error": {"message": "Unrecognized request argument supplied: top_k"}})),
+        None => speak(wire, &["ok"], "stop"),
+    });
+    let client = user.program(&server.inference);
+    let reply = client.post("/api/v1/generate", &json!({"text": "Hi"})).expect(200).json();
+    assert_eq!((&reply[0]["generated_text"], &reply[0]["stop_reason"]), (&json!("ok"), &json!("stop")));
+    assert!(upstream.seen()[1].json().get("repetition_penalty").is_none());
+}
+
+#[test]
+fn bulk_keeps_the_order_and_makes_one_charge() {
+    let (db, server, user, upstream) = start(|body, wire| {
+        let text = body["messages"][0]["content"].as_str().unwrap().to_owned();
+        if text == "fail" {
+            return wire.json(400, &json!({"error": {"message": "no"}}));
+        }
+        speak(wire, &[&text], "stop");
+    });
+    let client = user.program(&server.inference);
+    assert_eq!(client.post("/api/v1/generate-bulk", &json!([])).expect(200).text(), "[]");
+    let texts: Vec<_> = (0..20).map(|n| json!({"text": n.to_string()})).collect();
+    let reply = client.post("/api/v1/generate-bulk", &json!(texts)).expect(200).json();
+    let found: Vec<_> = reply.as_array().unwrap().iter().map(|r| r[0]["generated_text"].clone()).collect();
+    assert_eq!(json!(found), json!((0..20).map(|n| n.to_string()).collect::<Vec<_>>()));
+    let charge = only_charge(&db, &server);
+    assert_eq!((&charge["completion_tokens"], &charge["requests"]), (&json!(120), &json!(20)));
+    let before = upstream.seen().len();
+    client.post("/api/v1/generate-bulk", &json!([{"text": "a"}, {"text": ""}])).expect(400);
+    client.post("/api/v1/generate-bulk", &json!({"text": "a"})).expect(400);
+    assert_eq!(upstream.seen().len(), before, "nothing is begun");
+    assert_eq!(client.post("/api/v1/generate-bulk", &json!([{"text": "fail"}])).expect(400).json()["detail"], "no");
+}
+
+#[test]
+fn summaries_are_told_to_be_summaries() {
+    let (_db, server, user, upstream) = start(|_, wire| speak(wire, &[" Short. "], "stop"));
+    let reply =
+        user.program(&server.inference).post("/api/v1/summarization", &json!({"text": "Long.", "max_length": 9}));
+    assert_eq!(reply.expect(200).text(), r#"{"generated_text":"Short."}"#);
+    let seen = upstream.only().json();
+    assert_eq!((&seen["max_tokens"], &seen["messages"][1]["content"]), (&json!(9), &json!("Long.")));
+}
+
+#[test]
+fn a_client_that_leaves_a_bulk_ends_its_calls() {
+    let (tell, told) = std::sync::mpsc::channel();
+    let tell = std::sync::Mutex::new(tell);
+    let (_db, server, user, _) = start(move |_, wire| {
+        tell.lock().unwrap().send(false).unwrap();
+        let left = wire.is_left_within(20);
+        tell.lock().unwrap().send(left).unwrap();
+    });
+    let body = json!([{"text": "a"}, {"text": "b"}]);
+    let raw = Raw::post(&server.inference, &user.secret, "/api/v1/generate-bulk", &body);
+    assert!(!told.recv().unwrap() && !told.recv().unwrap());
+    raw.leave();
+    assert!(told.recv().unwrap() && told.recv().unwrap(), "both calls are ended");
+}

@@ -1,0 +1,230 @@
+//! A way to the database that a test can cut and freeze, and that counts what goes over it.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+
+use socket2::{Domain, Socket, Type};
+
+use super::TestDb;
+
+/// Stands in front of PostgreSQL.
+pub struct Proxy {
+    address: SocketAddr,
+    url: String,
+    shared: Arc<Shared>,
+    /// Until it listens, whoever connects is refused.
+    unheard: Mutex<Option<Socket>>,
+}
+
+/// What one client asked and waited for: everything up to a Sync, or a simple query.
+#[derive(Clone, Debug)]
+pub struct Trip {
+    /// The client's `application_name`.
+    pub program: String,
+    /// What was run or prepared, in the order it was sent.
+    pub sql: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Open,
+    /// Connections are closed as soon as they come.
+    Cut,
+    /// Nothing goes through, and nothing is closed.
+    Frozen,
+}
+
+struct Shared {
+    target: String,
+    mode: Mutex<Mode>,
+    thawed: Condvar,
+    streams: Mutex<Vec<TcpStream>>,
+    trips: Mutex<Vec<Trip>>,
+    ended: AtomicBool,
+}
+
+impl Proxy {
+    /// A way to this database.
+    pub fn to(db: &TestDb) -> Proxy {
+        let proxy = Proxy::absent(db);
+        proxy.appear();
+        proxy
+    }
+
+    /// A way that refuses all connections until [`Proxy::appear`].
+    pub fn absent(db: &TestDb) -> Proxy {
+        let url = db.url();
+        let (credentials, rest) = url.rsplit_once('@').expect("the URL names a host");
+        let (target, name) = rest.split_once('/').expect("the URL names a database");
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        let shared = Arc::new(Shared {
+            target: target.to_owned(),
+            mode: Mutex::new(Mode::Open),
+            thawed: Condvar::new(),
+            streams: Mutex::default(),
+            trips: Mutex::default(),
+            ended: AtomicBool::new(false),
+        });
+        let url = format!("{credentials}@{address}/{name}");
+        Proxy { address, url, shared, unheard: Mutex::new(Some(socket)) }
+    }
+
+    /// Takes connections from now on.
+    pub fn appear(&self) {
+        let socket = self.unheard.lock().unwrap().take().expect("it takes connections already");
+        socket.listen(128).unwrap();
+        let (accepting, listener) = (self.shared.clone(), TcpListener::from(socket));
+        thread::spawn(move || accepting.accept(&listener));
+    }
+
+    /// The database's address by this way.
+    pub fn url(&self) -> String {
+        self.url.clone()
+    }
+
+    /// Breaks all connections; new ones are closed at once.
+    pub fn cut(&self) {
+        self.set(Mode::Cut);
+        for stream in self.shared.streams.lock().unwrap().drain(..) {
+            // It may be closed already.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Lets nothing through and closes nothing, as a machine that lost its power.
+    pub fn freeze(&self) {
+        self.set(Mode::Frozen);
+    }
+
+    /// Lets everything through again.
+    pub fn restore(&self) {
+        self.set(Mode::Open);
+    }
+
+    fn set(&self, mode: Mode) {
+        *self.shared.mode.lock().unwrap() = mode;
+        self.shared.thawed.notify_all();
+    }
+
+    /// What was asked since the last call.
+    pub fn take_trips(&self) -> Vec<Trip> {
+        std::mem::take(&mut *self.shared.trips.lock().unwrap())
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.shared.ended.store(true, Ordering::Release);
+        self.cut();
+        // Wakes the accepting thread, which then ends.
+        let _ = TcpStream::connect(self.address);
+    }
+}
+
+impl Shared {
+    fn accept(self: Arc<Shared>, listener: &TcpListener) {
+        for client in listener.incoming() {
+            if self.ended.load(Ordering::Acquire) {
+                return;
+            }
+            // Held while the streams are noted, so that a cut misses none.
+            let mode = self.mode.lock().unwrap();
+            let (Ok(client), false) = (client, *mode == Mode::Cut) else { continue };
+            let Ok(server) = TcpStream::connect(&self.target) else { continue };
+            let _ = (client.set_nodelay(true), server.set_nodelay(true));
+            let (from_client, from_server) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            self.streams.lock().unwrap().extend([client.try_clone().unwrap(), server.try_clone().unwrap()]);
+            drop(mode);
+            let (there, back) = (self.clone(), self.clone());
+            thread::spawn(move || there.pump(from_client, server, Some(Reader::default())));
+            thread::spawn(move || back.pump(from_server, client, None));
+        }
+    }
+
+    fn pump(&self, mut from: TcpStream, mut to: TcpStream, mut reader: Option<Reader>) {
+        let mut piece = [0; 16 * 1024];
+        loop {
+            let n = from.read(&mut piece).unwrap_or(0);
+            let mut mode = self.mode.lock().unwrap();
+            while *mode == Mode::Frozen {
+                mode = self.thawed.wait(mode).unwrap();
+            }
+            drop(mode);
+            if let Some(reader) = &mut reader {
+                // Noted before it is sent: whoever has the reply finds it here.
+                self.trips.lock().unwrap().extend(reader.read(&piece[..n]));
+            }
+            if n == 0 || to.write_all(&piece[..n]).is_err() {
+                let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+                return;
+            }
+        }
+    }
+}
+
+/// Reads what a client sends (PostgreSQL's frontend protocol, version 3).
+#[derive(Default)]
+struct Reader {
+    bytes: Vec<u8>,
+    started: bool,
+    program: String,
+    /// The SQL of prepared statements by their names.
+    statements: HashMap<String, String>,
+    /// What was sent since the last Sync.
+    pending: Vec<String>,
+}
+
+impl Reader {
+    fn read(&mut self, bytes: &[u8]) -> Vec<Trip> {
+        self.bytes.extend_from_slice(bytes);
+        let mut trips = Vec::new();
+        while let Some((tag, body)) = self.next_message() {
+            let ended = self.understand(tag, &body);
+            if ended {
+                let sql = std::mem::take(&mut self.pending).join("; ");
+                trips.push(Trip { program: self.program.clone(), sql });
+            }
+        }
+        trips
+    }
+
+    fn next_message(&mut self) -> Option<(u8, Vec<u8>)> {
+        // The first message has no tag.
+        let tagged = usize::from(self.started);
+        let length = self.bytes.get(tagged..tagged + 4)?;
+        let end = tagged + u32::from_be_bytes(length.try_into().unwrap()) as usize;
+        if self.bytes.len() < end {
+            return None;
+        }
+        let message: Vec<u8> = self.bytes.drain(..end).collect();
+        let tag = if self.started { message[0] } else { 0 };
+        Some((tag, message[tagged + 4..].to_vec()))
+    }
+
+    /// Whether the client now waits for an answer.
+    fn understand(&mut self, tag: u8, body: &[u8]) -> bool {
+        let texts: Vec<String> = body.split(|b| *b == 0).map(|t| String::from_utf8_lossy(t).into_owned()).collect();
+        match tag {
+            0 => {
+                self.started = true;
+                // Behind the four bytes of the version, names and values take turns.
+                let named = texts.iter().position(|text| text.ends_with("application_name"));
+                self.program = named.map(|at| texts[at + 1].clone()).unwrap_or_default();
+            }
+            b'P' => {
+                self.statements.insert(texts[0].clone(), texts[1].clone());
+                self.pending.push(format!("prepare {}", texts[1]));
+            }
+            b'B' => self.pending.push(self.statements.get(&texts[1]).cloned().unwrap_or_default()),
+            b'Q' => self.pending.push(texts[0].clone()),
+            _ => {}
+        }
+        matches!(tag, b'S' | b'Q')
+    }
+}

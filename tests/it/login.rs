@@ -1,0 +1,181 @@
+//! Signing in and out.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::harness::{PASSWORD, Server, TestDb};
+
+#[test]
+fn scripts_get_json_and_forms_are_led_on() {
+    let db = TestDb::new();
+    let server = Server::start(&db);
+    let user = server.sign_up("ann@x");
+    let web = server.web.anonymous();
+    let (right, wrong) = ([("email", "ann@x"), ("password", PASSWORD)], [("email", "ann@x"), ("password", "wrong")]);
+
+    let reply = web.form_for_json("/api/login", &right).expect(200);
+    assert_eq!(reply.json()["id"], json!(user.id));
+    assert_eq!(reply.json()["secret"], json!(format!("{}…", &user.secret[..8])));
+    let cookie = reply.header("set-cookie").unwrap();
+    assert!(cookie.ends_with("; HttpOnly; SameSite=Lax; Path=/; Max-Age=2592000"), "{cookie}");
+    let reply = web.form_for_json("/api/login", &wrong).expect(400);
+    assert_eq!(reply.json(), json!({"detail": "Invalid credentials"}));
+    assert_eq!(reply.header("set-cookie"), None);
+
+    let reply = web.form("/api/login", &right).expect(303);
+    assert_eq!(reply.header("location"), Some("/playground"));
+    server.web.with_cookie(&reply.session_token()).get("/api/current-user").expect(200);
+    let reply = web.form("/api/login", &wrong).expect(303);
+    assert_eq!(reply.header("location"), Some("/login?error=Invalid%20credentials"));
+    assert_eq!(reply.header("set-cookie"), None);
+
+    // Every login is a session of its own.
+    assert_eq!(db.count("SELECT count(DISTINCT digest) FROM sessions"), 3);
+}
+
+#[test]
+fn a_form_leads_nowhere_else() {
+    let db = TestDb::new();
+    let server = Server::start(&db);
+    server.sign_up("ann@x");
+    let web = server.web.anonymous();
+    let location = |next: &str, password: &str| {
+        let fields = [("email", "ann@x"), ("password", password), ("next", next)];
+        web.form("/api/login", &fields).expect(303).header("location").unwrap().to_owned()
+    };
+    for good in ["/account", "/account?tab=keys&a=%2F%2Fevil", "/"] {
+        assert_eq!(location(good, PASSWORD), good);
+    }
+    let evil = [
+        "//evil.example",
+        "/\\evil.example",
+        "https://evil.example",
+        "\\\\evil.example",
+        "javascript:alert(1)",
+        "evil",
+        " /account",
+        "/a\r\nSet-Cookie: a=b",
+        "/\t/evil.example",
+        "///evil.example",
+        "/é",
+        "",
+    ];
+    for bad in evil {
+        assert_eq!(location(bad, PASSWORD), "/playground", "{bad:?}");
+    }
+    // A typo keeps the way home, a bad one is dropped.
+    assert_eq!(location("/account", "wrong"), "/login?error=Invalid%20credentials&next=%2Faccount");
+    assert_eq!(location("//evil.example", "wrong"), "/login?error=Invalid%20credentials");
+    // Nor does the page itself hand one on.
+    let page = web.get("/login?next=//evil.example").expect(200).text();
+    assert!(!page.contains("evil.example"), "{page}");
+    assert!(web.get("/login?next=/account").expect(200).text().contains(r#"value="/account""#));
+}
+
+#[test]
+fn an_unknown_address_creates_nothing() {
+    let db = TestDb::new();
+    let server = Server::start(&db);
+    let web = server.web.anonymous();
+    let reply = web.post("/api/login", &json!({"email": "new@x", "password": PASSWORD})).expect(400);
+    assert_eq!(reply.json(), json!({"detail": "Invalid credentials"}));
+    assert_eq!(reply.header("set-cookie"), None);
+    let reply = web.form("/api/login", &[("email", "new@x"), ("password", PASSWORD)]).expect(303);
+    assert_eq!(reply.header("location"), Some("/login?error=Invalid%20credentials"));
+    assert_eq!(db.count("SELECT (SELECT count(*) FROM users) + (SELECT count(*) FROM sessions)"), 0);
+}
+
+/// One hash is made in either case. It is by far the longest part of a login: without one the shortest of many attempts
+/// would be a small fraction of the other. A busy machine only makes some of them longer.
+#[test]
+fn an_unknown_address_takes_as_long_as_a_wrong_password() {
+    let db = TestDb::new();
+    let server = Server::start_with(&db, &[("TRUSTED_PROXIES", "127.0.0.1")]);
+    server.sign_up("ann@x");
+    db.run("INSERT INTO users (id, email) VALUES ('firebase-uid', 'old@x')");
+    let mut times: [Vec<Duration>; 3] = Default::default();
+    for n in 0..15 {
+        for (kind, email) in ["ann@x".to_owned(), format!("nobody{n}@x"), "old@x".to_owned()].iter().enumerate() {
+            // From many addresses: the point is the time of a check, not of a refusal.
+            let web = server.web.anonymous().header("X-Forwarded-For", &format!("10.0.{kind}.{n}"));
+            let began = Instant::now();
+            web.post("/api/login", &json!({"email": email, "password": "a wrong one"})).expect(400);
+            times[kind].push(began.elapsed());
+        }
+    }
+    let [known, unknown, without] = times.map(|kind| kind.into_iter().min().unwrap());
+    for other in [unknown, without] {
+        assert!(other > known / 3 && other < known * 3, "{known:?} and {other:?}");
+    }
+}
+
+#[test]
+fn logging_out_ends_the_session_on_the_server() {
+    let db = TestDb::new();
+    let server = Server::start(&db);
+    let user = server.sign_up("ann@x");
+    let other = server.sign_in("ann@x", PASSWORD);
+    user.browser.get("/api/current-user").expect(200);
+    let reply = user.browser.post("/api/logout", &json!({})).expect(200);
+    assert_eq!(reply.json(), json!({"message": "Logged out successfully"}));
+    let cookie = reply.header("set-cookie").unwrap();
+    assert!(cookie.starts_with("session_secret=; ") && cookie.contains("Max-Age=0"), "{cookie}");
+    assert!(cookie.contains("Path=/") && cookie.contains("HttpOnly") && cookie.contains("SameSite=Lax"), "{cookie}");
+    user.browser.get("/api/current-user").expect(401);
+    // The person's other browser and programs go on.
+    other.get("/api/current-user").expect(200);
+    user.program(&server.web).get("/api/current-user").expect(200);
+    // Twice is no error, nor without a session at all, nor with one that is not valid.
+    user.browser.post("/api/logout", &json!({})).expect(200);
+    server.web.anonymous().send("POST", "/api/logout", None, b"").expect(200);
+    server.web.with_cookie("nonsense").send("POST", "/api/logout", None, b"").expect(200);
+    // A form is led on.
+    let reply = other.form("/api/logout", &[]).expect(303);
+    assert_eq!(reply.header("location"), Some("/"));
+    other.get("/api/current-user").expect(401);
+}
+
+#[test]
+fn the_log_out_link_logs_out() {
+    let db = TestDb::new();
+    let server = Server::start(&db);
+    let user = server.sign_up("ann@x");
+    user.browser.get("/account").expect(200);
+    let reply = user.browser.get("/logout").expect(303);
+    assert_eq!(reply.header("location"), Some("/"));
+    assert!(reply.header("set-cookie").unwrap().contains("Max-Age=0"));
+    user.browser.get("/api/current-user").expect(401);
+    assert_eq!(user.browser.get("/account").expect(303).header("location"), Some("/login?next=/account"));
+    assert_eq!(db.count("SELECT count(*) FROM sessions"), 0);
+    server.web.anonymous().get("/logout").expect(303);
+}
+
+#[test]
+fn a_hash_of_the_older_system_becomes_argon2id() {
+    let db = TestDb::new();
+    let server = Server::start_with(&db, &[("PASSWORD_PEPPER", "salt of the earth"), ("BCRYPT_PEPPER", "older")]);
+    // bcrypt of "password1older", cost 4.
+    let kept = bcrypt::hash("password1older", 4).unwrap();
+    db.connect().execute("INSERT INTO users (id, email, password_hash) VALUES ('old', 'old@x', $1)", &[&kept]).unwrap();
+    let web = server.web.anonymous();
+    web.post("/api/login", &json!({"email": "old@x", "password": "password2"})).expect(400);
+    server.sign_in("old@x", "password1").get("/api/current-user").expect(200);
+    assert_eq!(db.count("SELECT count(*) FROM users WHERE password_hash LIKE '$argon2id$v=19$m=19456,t=2,p=1$%'"), 1);
+    server.sign_in("old@x", "password1");
+    web.post("/api/login", &json!({"email": "old@x", "password": "password2"})).expect(400);
+}
+
+#[test]
+fn the_pepper_is_part_of_every_password() {
+    let db = TestDb::new();
+    let server = Server::start_with(&db, &[("PASSWORD_PEPPER", "one")]);
+    server.sign_up("ann@x");
+    assert_eq!(server.stop(), 0);
+    let server = Server::start_with(&db, &[("PASSWORD_PEPPER", "another")]);
+    let body = json!({"email": "ann@x", "password": PASSWORD});
+    server.web.anonymous().post("/api/login", &body).expect(400);
+    drop(server);
+    let server = Server::start_with(&db, &[("PASSWORD_PEPPER", "one")]);
+    server.web.anonymous().post("/api/login", &body).expect(200);
+}

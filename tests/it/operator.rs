@@ -1,0 +1,130 @@
+//! `textgen user`: what the operator does to accounts.
+
+use serde_json::json;
+
+use crate::documents::save;
+use crate::harness::{Outcome, PASSWORD, Server, TestDb, run};
+
+fn user(db: &TestDb, args: &[&str], stdin: &str) -> Outcome {
+    let args: Vec<&str> = ["user"].iter().chain(args).copied().collect();
+    run(&args, &[("DATABASE_URL", &db.url())], stdin)
+}
+
+#[track_caller]
+fn done(outcome: Outcome) -> String {
+    assert_eq!((outcome.code, outcome.err.as_str()), (0, ""), "{outcome:?}");
+    outcome.out
+}
+
+#[track_caller]
+fn refused(outcome: Outcome, words: &str) {
+    assert_eq!((outcome.code, outcome.out.as_str()), (1, ""), "{outcome:?}");
+    assert!(outcome.err.starts_with("textgen: ") && outcome.err.contains(words), "{}", outcome.err);
+    assert_eq!(outcome.err.lines().count(), 1, "{}", outcome.err);
+}
+
+/// The value on the line that begins with this name.
+fn field<'t>(text: &'t str, name: &str) -> &'t str {
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).unwrap()
+}
+
+#[test]
+fn an_account_from_its_making_to_its_end() {
+    // The tables are made on the way.
+    let db = TestDb::empty();
+    let made = done(user(&db, &["create", " Ann@Example.com "], ""));
+    let (id, secret) = (field(&made, "id"), field(&made, "secret"));
+    assert_eq!(field(&made, "email"), "ann@example.com");
+    assert!(secret.starts_with("tg_") && secret.len() > 40, "{secret}");
+
+    let server = Server::start(&db);
+    let program = server.inference.with_secret(secret);
+    assert_eq!(program.get("/api/current-user").expect(200).json()["id"], json!(id));
+    // Nobody gave it a password, so none is right.
+    let login = json!({"email": "ann@example.com", "password": "anything long"});
+    server.web.anonymous().post("/api/login", &login).expect(400);
+
+    let listed = done(user(&db, &["list"], ""));
+    assert!(listed.contains("ann@example.com") && listed.contains(id) && !listed.contains(secret), "{listed}");
+
+    let rotated = done(user(&db, &["rotate-secret", "ANN@example.com"], ""));
+    let newer = field(&rotated, "secret");
+    assert_ne!(newer, secret);
+    server.wait_until("the old secret to end", || program.get("/api/current-user").status == 401);
+    server.audio.with_secret(newer).get("/api/current-user").expect(200);
+    // By its id as well.
+    let rotated = done(user(&db, &["rotate-secret", id], ""));
+    let newest = field(&rotated, "secret");
+    save(&server.web.with_secret(newest), &json!({"content": "text"}));
+
+    assert!(done(user(&db, &["delete", id, "--yes"], "")).contains("ann@example.com"));
+    server.wait_until("the secret to end", || server.web.with_secret(newest).get("/api/current-user").status == 401);
+    for table in ["users", "documents", "api_keys", "sessions"] {
+        assert_eq!(db.count(&format!("SELECT count(*) FROM {table}")), 0, "{table}");
+    }
+    assert_eq!(done(user(&db, &["list"], "")).lines().count(), 1, "a head and nobody");
+}
+
+#[test]
+fn a_password_is_read_from_standard_input() {
+    let db = TestDb::new();
+    let server = Server::start(&db);
+    for (n, line) in
+        [format!("{PASSWORD}\n"), format!("{PASSWORD}\r\n"), PASSWORD.to_owned(), format!("{PASSWORD}\nmore")]
+            .iter()
+            .enumerate()
+    {
+        let email = format!("user{n}@example.com");
+        let made = done(user(&db, &["create", &email, "--password-stdin"], line));
+        assert!(!made.contains(PASSWORD));
+        server.sign_in(&email, PASSWORD).get("/api/current-user").expect(200);
+    }
+    refused(user(&db, &["create", "short@example.com", "--password-stdin"], "1234567\n"), "at least 8");
+    refused(user(&db, &["create", "none@example.com", "--password-stdin"], ""), "at least 8");
+    assert_eq!(db.count("SELECT count(*) FROM users"), 4);
+}
+
+#[test]
+fn what_cannot_be_done_is_one_clear_line() {
+    let db = TestDb::new();
+    done(user(&db, &["create", "ann@example.com"], ""));
+    refused(user(&db, &["create", "ANN@example.com "], ""), "ann@example.com has an account already");
+    for bad in ["ann", "", "@x", "a b@x", "ann@example.com, bob@example.com", "a@x\nb@y"] {
+        refused(user(&db, &["create", bad], ""), "not an e-mail address");
+    }
+    for unknown in ["bob@example.com", "0000000000000000", ""] {
+        refused(user(&db, &["rotate-secret", unknown], ""), "no account");
+        refused(user(&db, &["delete", unknown, "--yes"], ""), "no account");
+    }
+    // Without a yes nothing happens, be it that nobody answers.
+    for answer in ["", "n\n", "no\n", "\n", "yesterday\n"] {
+        let outcome = user(&db, &["delete", "ann@example.com"], answer);
+        assert_eq!(outcome.code, 1, "{outcome:?}");
+        assert!(outcome.out.contains("ann@example.com") && outcome.err.contains("nothing was deleted"), "{outcome:?}");
+    }
+    assert_eq!(db.count("SELECT count(*) FROM users"), 1);
+    assert!(user(&db, &["delete", "ann@example.com"], "y\n").out.contains("deleted"));
+    assert_eq!(db.count("SELECT count(*) FROM users"), 0);
+    for limit in ["0", "-1", "many"] {
+        assert_eq!(user(&db, &["list", "--limit", limit], "").code, 2);
+    }
+}
+
+#[test]
+fn a_database_that_is_away_is_named() {
+    for command in [&["user", "list"][..], &["migrate"]] {
+        let outcome = run(command, &[("DATABASE_URL", "postgresql://me:hunter2@127.0.0.1:1/nothing")], "");
+        refused(outcome, "refused");
+    }
+}
+
+#[test]
+fn the_newest_are_listed_first() {
+    let db = TestDb::new();
+    for n in 0..5 {
+        done(user(&db, &["create", &format!("user{n}@example.com")], ""));
+    }
+    let listed = done(user(&db, &["list", "--limit", "3"], ""));
+    let emails: Vec<&str> = listed.lines().skip(1).map(|line| line.split_whitespace().nth(1).unwrap()).collect();
+    assert_eq!(emails, ["user4@example.com", "user3@example.com", "user2@example.com"]);
+}

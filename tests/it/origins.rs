@@ -1,0 +1,170 @@
+//! What other sites' pages may make a browser do: nothing, unless they were configured.
+
+use serde_json::json;
+
+use crate::harness::{Client, PASSWORD, Server, TestDb};
+
+/// Headers of a browser's request, and whether it may change something.
+fn cases(host: &str) -> Vec<(Vec<(&'static str, String)>, bool)> {
+    let own = format!("http://{host}");
+    let evil = || "http://evil.example".to_owned();
+    let site = |value: &str| ("Sec-Fetch-Site", value.to_owned());
+    vec![
+        (vec![], true),
+        (vec![site("same-origin")], true),
+        (vec![site("none")], true),
+        (vec![site("same-origin"), ("Origin", own.clone())], true),
+        (vec![("Origin", own.clone())], true),
+        (vec![site("cross-site")], false),
+        (vec![site("same-site")], false),
+        (vec![site("cross-site"), ("Origin", evil())], false),
+        (vec![site("same-site"), ("Origin", evil())], false),
+        (vec![("Origin", evil())], false),
+        (vec![("Origin", "null".to_owned())], false),
+        (vec![("Origin", String::new())], false),
+        (vec![("Origin", format!("{own}.evil.example"))], false),
+        (vec![("Origin", format!("http://evil.example/{host}"))], false),
+        (vec![("Origin", format!("http://{host}@evil.example"))], false),
+        (vec![("Origin", host.to_owned())], false),
+    ]
+}
+
+fn with(client: &Client, headers: &[(&str, String)]) -> Client {
+    headers.iter().fold(client.clone(), |client, (name, value)| client.header(name, value))
+}
+
+#[test]
+fn another_sites_page_changes_nothing_with_a_cookie() {
+    let db = TestDb::new();
+    let server = Server::start(&db);
+    let user = server.sign_up("ann@x");
+    for (headers, allowed) in cases(server.web.socket()) {
+        let client = with(&user.browser, &headers);
+        let reply = client.post("/api/keys", &json!({"name": "n"}));
+        if allowed {
+            reply.expect(200);
+        } else {
+            assert_eq!(reply.status, 403, "{headers:?} {}", reply.text());
+            assert_eq!(reply.json(), json!({"detail": "Cross-site request refused"}));
+            for path in ["/api/delete-account", "/api/change-password", "/api/sessions/revoke", "/api/logout"] {
+                client.post(path, &json!({})).expect(403);
+            }
+            let refused = client.post("/api/docs/save", &json!({})).expect(403);
+            assert_eq!(refused.json(), json!({"error": "Cross-site request refused"}));
+            client.form("/playground", &[("title", "t"), ("content", "c")]).expect(403);
+        }
+        // Reading changes nothing; what a page may read is CORS's to say.
+        client.get("/api/current-user").expect(200);
+        // A browser sends no secret by itself.
+        let program = with(&user.program(&server.web), &headers);
+        program.post("/api/keys", &json!({"name": "n"})).expect(200);
+        let both = client.header("secret", &user.secret);
+        both.post("/api/keys", &json!({"name": "n"})).expect(200);
+        db.run("DELETE FROM api_keys WHERE name = 'n'");
+    }
+    user.browser.get("/api/current-user").expect(200);
+}
+
+#[test]
+fn another_sites_page_signs_nobody_in() {
+    let db = TestDb::new();
+    let server = Server::start(&db);
+    server.sign_up("ann@x");
+    for (headers, allowed) in cases(server.web.socket()) {
+        let client = with(&server.web.anonymous(), &headers);
+        for path in ["/api/login", "/api/signup"] {
+            let reply = client.form_for_json(path, &[("email", "ann@x"), ("password", PASSWORD)]);
+            assert_eq!(reply.status, if allowed { 200 } else { 403 }, "{path} {headers:?}");
+            assert_eq!(reply.header("set-cookie").is_some(), allowed);
+        }
+    }
+}
+
+#[test]
+fn no_other_origin_may_read_by_default() {
+    let db = TestDb::new();
+    let server = Server::start(&db);
+    let user = server.sign_up("ann@x");
+    for origin in ["http://evil.example", "null", &server.web.0] {
+        for client in [&user.browser, &user.program(&server.inference), &user.program(&server.audio)] {
+            let client = client.header("Origin", origin);
+            let preflight = client.header("Access-Control-Request-Method", "POST");
+            for reply in [client.get("/api/current-user"), preflight.send("OPTIONS", "/api/current-user", None, b"")] {
+                let cors = reply.headers.iter().find(|(name, _)| name.starts_with("access-control"));
+                assert_eq!(cors, None, "{origin}");
+            }
+        }
+    }
+}
+
+#[test]
+fn configured_origins_may_read_and_write() {
+    let db = TestDb::new();
+    let settings =
+        [("CORS_ORIGINS", "https://app.example, http://localhost:3000"), ("PUBLIC_URL", "http://own.example")];
+    let server = Server::start_with(&db, &settings);
+    let user = server.sign_up("ann@x");
+    for origin in ["https://app.example", "http://localhost:3000"] {
+        for address in [&server.web, &server.inference, &server.audio] {
+            let client = user.program(address).header("Origin", origin);
+            let reply = client.get("/api/current-user").expect(200);
+            assert_eq!(reply.header("access-control-allow-origin"), Some(origin));
+            assert_eq!(reply.header("access-control-allow-credentials"), Some("true"));
+            assert_eq!(reply.header("vary"), Some("Origin"));
+            // An error is to be read, too.
+            let refused = address.anonymous().header("Origin", origin).get("/api/current-user").expect(401);
+            assert_eq!(refused.header("access-control-allow-origin"), Some(origin));
+            let preflight =
+                address.anonymous().header("Origin", origin).header("Access-Control-Request-Method", "POST");
+            let reply = preflight.send("OPTIONS", "/api/current-user", None, b"").expect(204);
+            assert_eq!(reply.header("access-control-allow-origin"), Some(origin));
+            assert!(reply.header("access-control-allow-headers").unwrap().contains("Secret"));
+            assert!(reply.header("access-control-allow-methods").unwrap().contains("POST"));
+        }
+        let browser = user.browser.header("Origin", origin).header("Sec-Fetch-Site", "cross-site");
+        browser.post("/api/keys", &json!({"name": "n"})).expect(200);
+    }
+    for origin in ["https://app.example.evil", "http://app.example", "https://evil.example", "https://app.example:444"]
+    {
+        let browser = user.browser.header("Origin", origin);
+        let reply = browser.get("/api/current-user").expect(200);
+        assert_eq!(reply.header("access-control-allow-origin"), None, "{origin}");
+        assert_eq!(reply.header("vary"), Some("Origin"));
+        browser.post("/api/keys", &json!({"name": "n"})).expect(403);
+    }
+    // Behind a proxy that hides the host, the public address is the own one.
+    let browser = user.browser.header("Origin", "http://own.example").header("Sec-Fetch-Site", "same-site");
+    browser.post("/api/keys", &json!({"name": "n"})).expect(200);
+}
+
+#[test]
+fn under_https_cookies_are_secure_and_browsers_come_back_by_https() {
+    let db = TestDb::new();
+    let server = Server::start_with(&db, &[("PUBLIC_URL", "https://text.example/")]);
+    let web = server.web.anonymous();
+    let body = json!({"email": "ann@x", "password": PASSWORD});
+    let cookies = [
+        web.post("/api/signup", &body),
+        web.post("/api/login", &body),
+        web.form("/api/login", &[("email", "ann@x"), ("password", PASSWORD)]),
+        web.send("POST", "/api/logout", None, b""),
+        web.get("/logout"),
+    ];
+    for reply in &cookies {
+        let cookie = reply.header("set-cookie").unwrap();
+        assert!(cookie.contains("; Secure") && cookie.contains("; HttpOnly"), "{cookie}");
+        assert_eq!(reply.header("strict-transport-security"), Some("max-age=31536000"));
+    }
+    for address in [&server.web, &server.inference, &server.audio] {
+        assert!(address.anonymous().get("/liveness_check").header("strict-transport-security").is_some());
+    }
+    let browser = server.web.with_cookie(&cookies[0].session_token());
+    browser.header("Origin", "https://text.example").post("/api/keys", &json!({"name": "n"})).expect(200);
+    browser.header("Origin", "https://other.example").post("/api/keys", &json!({"name": "n"})).expect(403);
+
+    // Without https there is none of it.
+    let plain = Server::start(&db);
+    let reply = plain.web.anonymous().post("/api/login", &body).expect(200);
+    assert!(!reply.header("set-cookie").unwrap().contains("Secure"));
+    assert_eq!(reply.header("strict-transport-security"), None);
+}

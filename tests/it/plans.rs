@@ -1,0 +1,83 @@
+//! No request reads a large table from end to end.
+
+use serde_json::json;
+
+use crate::harness::{PASSWORD, Server, TestDb, textgen};
+
+/// Enough rows that the planner prefers an index wherever there is one.
+const MANY: &str = "
+    INSERT INTO users (id, email, password_hash, secret, created)
+    SELECT 'user' || n, 'user' || n || '@example.com', 'none', 'tg_xxxxx…', now() - n * interval '1 second'
+    FROM generate_series(1, 20000) n;
+    INSERT INTO api_keys (id, user_id, name, prefix, digest, is_default)
+    SELECT 'key' || n, 'user' || (n % 20000 + 1), 'default', 'tg_xxxxx…', sha256(n::text::bytea), n <= 20000
+    FROM generate_series(1, 30000) n;
+    INSERT INTO sessions (id, user_id, digest, expires)
+    SELECT 'ses' || n, 'user' || (n % 20000 + 1), sha256(('s' || n)::bytea), now() + interval '30 days'
+    FROM generate_series(1, 30000) n;
+    INSERT INTO documents (id, user_id, title, content, created)
+    SELECT 'doc' || n, 'user' || (n % 20000 + 1), 'title', 'content', now() - n * interval '1 second'
+    FROM generate_series(1, 60000) n;
+    ANALYZE;";
+
+#[test]
+fn every_route_finds_its_rows_by_an_index() {
+    let db = TestDb::new();
+    db.run(MANY);
+    db.run("SELECT pg_stat_reset()");
+    let server = Server::start(&db);
+    visit_every_route(&server);
+    assert_eq!(server.stop(), 0);
+    let user = textgen(&["user", "rotate-secret", "user77"]).env("DATABASE_URL", db.url()).output().unwrap();
+    assert!(user.status.success(), "{user:?}");
+    // A backend reports what it did as it ends; the binary's have.
+    let mut client = db.connect();
+    let scanned = client
+        .query(
+            "SELECT relname::text, seq_scan, seq_tup_read, idx_scan FROM pg_stat_user_tables
+             WHERE relname IN ('users', 'api_keys', 'sessions', 'documents')",
+            &[],
+        )
+        .unwrap();
+    assert_eq!(scanned.len(), 4);
+    for row in scanned {
+        let (table, scans, rows, by_index): (String, i64, i64, i64) = (row.get(0), row.get(1), row.get(2), row.get(3));
+        assert!(by_index > 0, "{table} was not used: has the statistics' report not arrived?");
+        assert_eq!((scans, rows), (0, 0), "{table} was read from end to end");
+    }
+}
+
+fn visit_every_route(server: &Server) {
+    let user = server.sign_up("ann@example.com");
+    let (browser, program) = (&user.browser, user.program(&server.web));
+    server.sign_in("ann@example.com", PASSWORD).get("/api/current-user").expect(200);
+    for path in
+        ["/api/current-user", "/api/keys", "/api/sessions", "/api/subscription-status", "/account", "/playground"]
+    {
+        browser.get(path).expect(200);
+    }
+    for address in [&server.web, &server.inference, &server.audio] {
+        user.program(address).get("/api/current-user").expect(200);
+        address.with_secret("tg_unknown").get("/api/current-user").expect(401);
+    }
+    program.post("/api/get-user", &json!({})).expect(200);
+    let id = program.post("/api/docs/save", &json!({"title": "a", "content": "b"})).expect(200).json()["id"].clone();
+    program.post("/api/docs/save", &json!({"id": id, "content": "c", "version": 1})).expect(200);
+    program.post("/api/docs/autosave", &json!({"id": id, "content": "c", "version": 1})).expect(409);
+    program.post("/api/docs/publish", &json!({"id": id})).expect(200);
+    program.get(&format!("/api/docs/get?id={}", id.as_str().unwrap())).expect(200);
+    program.get("/api/docs/get?id=doc_unknown").expect(404);
+    program.post("/api/docs/save", &json!({"title": "second"})).expect(200);
+    let page = program.get("/api/docs/list?limit=1").expect(200).json();
+    let next = page["next"].as_str().unwrap();
+    program.get(&format!("/api/docs/list?limit=1&after={next}&content=false")).expect(200);
+    program.post("/api/docs/delete", &json!({"id": id})).expect(200);
+    let key = program.post("/api/keys", &json!({"name": "laptop"})).expect(200).json();
+    let key = program.post("/api/keys/rotate", &json!({"id": key["id"], "grace_seconds": 60})).expect(200).json();
+    program.post("/api/keys/revoke", &json!({"id": key["id"]})).expect(200);
+    let new_password = json!({"current_password": PASSWORD, "new_password": "another password"});
+    browser.post("/api/change-password", &new_password).expect(200);
+    browser.post("/api/sessions/revoke", &json!({"others": true})).expect(200);
+    server.web.anonymous().post("/api/login", &json!({"email": "user5@example.com", "password": PASSWORD})).expect(400);
+    program.post("/api/delete-account", &json!({"password": "another password"})).expect(200);
+}

@@ -1,0 +1,340 @@
+//! Recordings that are uploaded, and speech.
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Client, Raw, Reply, Server, TestDb, Upstream, User, charges, only_charge};
+
+const TRANSCRIPTIONS: &str = "/v1/audio/transcriptions";
+
+/// Two seconds of silence, 8 kHz, 16 bit.
+pub(crate) fn wav() -> Vec<u8> {
+    textgen::wav::file(8000, 16, &vec![0; 32_000])
+}
+
+pub(crate) fn heard() -> Value {
+    json!({"task": "transcribe", "language": "english", "duration": 2.0, "text": " Hello there.", "segments": [
+        {"id": 0, "seek": 0, "start": 0.0, "end": 1.5, "text": " Hello", "tokens": [1], "temperature": 0.0,
+            "avg_logprob": -0.1, "compression_ratio": 1.0, "no_speech_prob": 0.01},
+        {"id": 1, "seek": 0, "start": 1.5, "end": 2.0, "text": " there.", "tokens": [2], "temperature": 0.0,
+            "avg_logprob": -0.1, "compression_ratio": 1.0, "no_speech_prob": 0.01}]})
+}
+
+pub(crate) fn start(upstream: &Upstream, settings: &[(&str, &str)]) -> (TestDb, Server, User) {
+    let db = TestDb::new();
+    let mut all = vec![("TRANSCRIBE_URL", upstream.url.as_str()), ("SPEECH_URL", upstream.url.as_str())];
+    all.extend(settings);
+    let server = Server::start_with(&db, &all);
+    let user = server.sign_up("ann@example.com");
+    (db, server, user)
+}
+
+/// A multipart body; a field whose name ends in `*` is a file.
+fn multipart(fields: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut body = Vec::new();
+    for (name, value) in fields {
+        let (name, file) = name.strip_suffix('*').map_or((*name, ""), |name| (name, "; filename=\"a b/../x.wav\""));
+        write!(body, "--bnd\r\nContent-Disposition: form-data; name=\"{name}\"{file}\r\n\r\n").unwrap();
+        body.extend_from_slice(value);
+        body.extend_from_slice(b"\r\n");
+    }
+    body.extend_from_slice(b"--bnd--\r\n");
+    body
+}
+
+fn post(client: &Client, path: &str, fields: &[(&str, &[u8])]) -> Reply {
+    client.send("POST", path, Some("multipart/form-data; boundary=bnd"), &multipart(fields))
+}
+
+#[test]
+fn a_recording_is_passed_on_and_charged_by_its_length() {
+    let upstream = Upstream::constant(200, heard());
+    let (db, server, user) = start(&upstream, &[]);
+    let client = user.program(&server.audio);
+    let wav = wav();
+    let reply = post(&client, TRANSCRIPTIONS, &[("model", b"w"), ("file*", &wav), ("language", b"de"), ("x", b"y")]);
+    assert_eq!(reply.expect(200).json(), json!({"text": " Hello there."}));
+    let seen = upstream.only();
+    assert_eq!(seen.path, TRANSCRIPTIONS);
+    assert!(seen.body.windows(wav.len()).any(|piece| piece == wav), "the file arrives whole");
+    let text = seen.text();
+    for part in [
+        "name=\"model\"\r\n\r\nw\r\n",
+        "name=\"language\"\r\n\r\nde\r\n",
+        "name=\"x\"\r\n\r\ny\r\n",
+        "filename=\"x.wav\"",
+        "name=\"response_format\"\r\n\r\nverbose_json\r\n",
+    ] {
+        assert!(text.contains(part), "{part}");
+    }
+    let charge = only_charge(&db, &server);
+    assert_eq!(
+        (&charge["audio_millis"], &charge["model"], &charge["server"]),
+        (&json!(2000), &json!("w"), &json!("audio"))
+    );
+    for (format, expected) in [
+        ("text", "Hello there.\n"),
+        ("srt", "1\n00:00:00,000 --> 00:00:01,500\nHello\n\n2\n00:00:01,500 --> 00:00:02,000\nthere.\n\n"),
+        ("vtt", "WEBVTT\n\n00:00:00.000 --> 00:00:01.500\nHello\n\n00:00:01.500 --> 00:00:02.000\nthere.\n\n"),
+    ] {
+        let reply = post(&client, TRANSCRIPTIONS, &[("file*", &wav), ("response_format", format.as_bytes())]);
+        assert_eq!(reply.expect(200).text(), expected);
+    }
+    let reply = post(&client, "/v1/audio/translations", &[("file*", &wav), ("response_format", b"verbose_json")]);
+    assert_eq!(reply.expect(200).json(), heard());
+    assert_eq!(upstream.seen().last().unwrap().path, "/v1/audio/translations");
+}
+
+#[test]
+fn what_is_no_recording_is_refused_before_a_model_sees_it() {
+    let upstream = Upstream::constant(200, heard());
+    let (_db, server, user) = start(&upstream, &[]);
+    let client = user.program(&server.audio);
+    let wav = wav();
+    let large = vec![b'x'; 2 << 20];
+    let cases: [&[(&str, &[u8])]; 8] = [
+        &[("file*", b"")],
+        &[("file*", b"hello, this is text")],
+        &[("file*", &large)],
+        &[("file*", &wav[..30])],
+        &[("model", b"w")],
+        &[("file*", &wav), ("file*", &wav)],
+        &[("file*", &wav), ("other*", b"x")],
+        &[("file*", &wav), ("model", b"a\nb")],
+    ];
+    for fields in cases {
+        let reply = post(&client, TRANSCRIPTIONS, fields).expect(400);
+        assert!(reply.json()["error"]["message"].is_string());
+        let reply = post(&client, "/api/v1/audio-file-extraction", fields).expect(400);
+        assert!(reply.json()["detail"].is_string());
+    }
+    let cut = &multipart(&[("file*", &wav)])[..2000];
+    client.send("POST", TRANSCRIPTIONS, Some("multipart/form-data; boundary=bnd"), cut).expect(400);
+    client.send("POST", TRANSCRIPTIONS, Some("multipart/form-data"), cut).expect(400);
+    client.send("POST", TRANSCRIPTIONS, Some("application/json"), b"{}").expect(400);
+    assert!(upstream.seen().is_empty(), "{:?}", upstream.seen().len());
+    // What only a model can see is told as it says it.
+    let broken = Upstream::constant(400, json!({"error": {"message": "cannot decode"}}));
+    let (db, server, user) = start(&broken, &[]);
+    let reply = post(&user.program(&server.audio), TRANSCRIPTIONS, &[("file*", &wav)]).expect(400);
+    assert_eq!(reply.json()["error"]["message"], "cannot decode");
+    assert!(charges(&db).is_empty());
+}
+
+#[test]
+fn a_large_recording_streams_through() {
+    // The model server sees the start before the client has sent the end.
+    let (tell, told) = channel();
+    let tell = Mutex::new(tell);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        use std::io::{BufRead, BufReader, Read};
+        let (stream, _) = listener.accept().unwrap();
+        let mut reader = BufReader::new(stream.try_clone().unwrap());
+        let mut line = String::new();
+        while line.trim() != "0" {
+            line.clear();
+            if reader.read_line(&mut line).unwrap() == 0 {
+                return;
+            }
+            if let Ok(size) = usize::from_str_radix(line.trim(), 16) {
+                let mut chunk = vec![0; size + 2];
+                reader.read_exact(&mut chunk).unwrap();
+                let _ = tell.lock().unwrap().send(size);
+            }
+        }
+        let body = heard().to_string();
+        write!(
+            &stream,
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .unwrap();
+    });
+    let db = TestDb::new();
+    let server = Server::start_with(&db, &[("TRANSCRIBE_URL", &url), ("TRANSCRIBE_MODEL", "w")]);
+    let user = server.sign_up("ann@example.com");
+    let samples = vec![0; 40 << 20];
+    let body = multipart(&[("file*", &textgen::wav::file(8000, 16, &samples))]);
+    let mut raw =
+        Raw::head(&server.audio, &user.secret, TRANSCRIPTIONS, "multipart/form-data; boundary=bnd", body.len());
+    raw.write(&body[..2 << 20]);
+    let mut arrived = 0;
+    while arrived < 1 << 20 {
+        arrived += told.recv().unwrap();
+    }
+    let before = memory(&server);
+    raw.write(&body[2 << 20..]);
+    raw.until("Hello there.");
+    assert!(memory(&server) < before + (8 << 20), "{before} {}", memory(&server));
+    assert_eq!(only_charge(&db, &server)["audio_millis"], 2000);
+}
+
+/// Bytes in memory.
+fn memory(server: &Server) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid()));
+    // Where there is no /proc, nothing is measured.
+    let Ok(status) = status else { return 0 };
+    let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
+
+#[test]
+fn a_transcript_may_be_streamed() {
+    let (go, wait) = channel();
+    let wait = Mutex::new(wait);
+    let upstream = Upstream::start(move |_, wire| {
+        wire.start("text/event-stream");
+        wire.event(r#"{"type":"transcript.text.delta","delta":"one"}"#);
+        wait.lock().unwrap().recv().unwrap();
+        wire.event(r#"{"type":"transcript.text.done","text":"one two"}"#);
+        wire.end();
+    });
+    let (db, server, user) = start(&upstream, &[]);
+    let body = multipart(&[("file*", &wav()), ("stream", b"true"), ("response_format", b"json"), ("model", b"w")]);
+    let mut raw =
+        Raw::head(&server.audio, &user.secret, TRANSCRIPTIONS, "multipart/form-data; boundary=bnd", body.len());
+    raw.write(&body);
+    raw.until("one");
+    go.send(()).unwrap();
+    assert!(raw.rest().contains("one two") && !raw.got.contains("error"), "{}", raw.got);
+    assert!(upstream.only().text().contains("name=\"response_format\"\r\n\r\njson"));
+    assert_eq!(only_charge(&db, &server)["audio_millis"], 2000, "by the file's own header");
+}
+
+#[test]
+fn too_large_a_recording_is_413() {
+    let upstream = Upstream::constant(200, heard());
+    let (_db, server, user) = start(&upstream, &[]);
+    let length = 101 << 20;
+    let mut raw = Raw::head(&server.audio, &user.secret, TRANSCRIPTIONS, "multipart/form-data; boundary=bnd", length);
+    let mut start = multipart(&[("file*", &wav())]);
+    start.truncate(20_000);
+    raw.write(&start);
+    let piece = vec![0; 1 << 20];
+    for _ in 0..100 {
+        raw.write(&piece);
+    }
+    raw.until("HTTP/1.1 413");
+    raw.until("\"message\":\"The body must not be larger");
+}
+
+#[test]
+fn older_clients_upload_files() {
+    let upstream = Upstream::constant(200, heard());
+    let (db, server, user) = start(&upstream, &[]);
+    let path = "/api/v1/audio-file-extraction";
+    let wav = wav();
+    for address in [&server.audio, &server.inference] {
+        let client = user.program(address);
+        let reply = post(&client, path, &[("audio_file*", &wav)]).expect(200).json();
+        assert_eq!(reply["text"], " Hello there.");
+        let keys: Vec<_> = reply["segments"][0].as_object().unwrap().keys().cloned().collect();
+        assert_eq!(keys.join(" "), "seek start end text temperature avg_logprob compression_ratio no_speech_prob");
+        let reply = post(&client, path, &[("audio_file*", &wav), ("include_segments", b"false")]).expect(200);
+        assert_eq!(reply.text(), r#"{"text":" Hello there.","segments":[]}"#);
+        let reply = post(
+            &client,
+            path,
+            &[("audio_file*", &wav), ("translate_to_english", b"true"), ("output_filetype", b"srt")],
+        );
+        assert_eq!(reply.header("content-disposition"), Some("attachment; filename=audio.srt"));
+        assert_eq!(upstream.seen().last().unwrap().path, "/v1/audio/translations");
+        let srt: String = serde_json::from_slice(&reply.expect(200).body).unwrap();
+        assert!(srt.starts_with("1\n0:00:00,000 --> 0:00:01,500\nHello\n"), "{srt}");
+        let reply = post(&client, path, &[("output_filetype", b"txt")]).expect(400);
+        assert_eq!(reply.json()["detail"], "Either audio_file or audio_url must be provided");
+    }
+    server.wait_until("the charges", || charges(&db).len() == 6);
+}
+
+#[test]
+fn speech_comes_as_it_is_made_and_is_charged_by_the_character() {
+    let (go, wait) = channel();
+    let wait = Mutex::new(wait);
+    let upstream = Upstream::start(move |_, wire| {
+        wire.start("audio/mpeg");
+        wire.chunk("first");
+        wire.chunk("second");
+        wait.lock().unwrap().recv().unwrap();
+        wire.chunk("third");
+        wire.end();
+    });
+    let (db, server, user) = start(&upstream, &[]);
+    let body = json!({"model": "t", "input": "Grüße", "voice": "alloy", "x": 1});
+    let mut raw = Raw::post(&server.audio, &user.secret, "/v1/audio/speech", &body);
+    // The last byte so far is held back.
+    raw.until("econ");
+    assert!(raw.got.contains("firs"), "{}", raw.got);
+    assert!(raw.got.contains("audio/mpeg") && charges(&db).is_empty());
+    go.send(()).unwrap();
+    assert!(raw.rest().contains("thir"));
+    assert_eq!(upstream.only().json(), body);
+    let charge = only_charge(&db, &server);
+    assert_eq!((&charge["characters"], &charge["route"]), (&json!(5), &json!("/v1/audio/speech")));
+}
+
+#[test]
+fn older_clients_get_wav_files() {
+    let upstream = Upstream::start(|_, wire| {
+        // As a server that streams writes it: the length is not known at first.
+        let mut file = textgen::wav::file(24_000, 16, &[7; 100]);
+        file[40..44].copy_from_slice(&[0xff; 4]);
+        wire.reply(200, "audio/wav", file);
+    });
+    let (db, server, user) = start(&upstream, &[]);
+    for address in [&server.audio, &server.inference] {
+        let reply =
+            user.program(address).post("/api/v1/generate_speech", &json!({"text": "Hi", "speaker": "Male fast"}));
+        assert_eq!(reply.expect(200).body, textgen::wav::file(24_000, 16, &[7; 100]));
+    }
+    let seen = upstream.seen()[0].json();
+    assert_eq!(
+        (&seen["voice"], &seen["response_format"], &seen["input"]),
+        (&json!("am_adam"), &json!("wav"), &json!("Hi"))
+    );
+    server.wait_until("the charges", || charges(&db).len() == 2);
+    let reply = user.program(&server.audio).post("/api/v1/generate_speech", &json!({"text": ""})).expect(200);
+    assert_eq!((reply.body.len(), reply.header("content-type")), (44, Some("audio/wav")));
+    assert_eq!(upstream.seen().len(), 2);
+    user.program(&server.audio).post("/api/v1/generate_speech", &json!({})).expect(422);
+    let cut = Upstream::start(|_, wire| {
+        wire.start("audio/wav");
+        wire.chunk(textgen::wav::file(24_000, 16, &[7; 100]));
+        wire.die();
+    });
+    let (db, server, user) = start(&cut, &[]);
+    user.program(&server.audio).post("/api/v1/generate_speech", &json!({"text": "Hi"})).expect(502);
+    assert!(charges(&db).is_empty());
+}
+
+#[test]
+fn a_client_that_leaves_its_upload_ends_the_call() {
+    let ended = Arc::new(Mutex::new(false));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let seen = ended.clone();
+    thread::spawn(move || {
+        use std::io::Read;
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut piece = vec![0; 65536];
+        while stream.read(&mut piece).is_ok_and(|n| n > 0) {}
+        *seen.lock().unwrap() = true;
+    });
+    let db = TestDb::new();
+    let server = Server::start_with(&db, &[("TRANSCRIBE_URL", &url), ("TRANSCRIBE_MODEL", "w")]);
+    let user = server.sign_up("ann@example.com");
+    let body = multipart(&[("file*", &textgen::wav::file(8000, 16, &vec![0; 4 << 20]))]);
+    let mut raw =
+        Raw::head(&server.audio, &user.secret, TRANSCRIPTIONS, "multipart/form-data; boundary=bnd", body.len());
+    raw.write(&body[..3 << 20]);
+    raw.leave();
+    server.wait_until("the call to be ended", || *ended.lock().unwrap());
+    assert!(charges(&db).is_empty());
+}

@@ -1,0 +1,68 @@
+//! How often a request asks the database: counted on the wire.
+
+use serde_json::json;
+
+use crate::documents::save;
+use crate::harness::{Proxy, Server, TestDb, Trip};
+
+/// What requests asked for; the listening connection and the work beside them (stamps of last use, ended sessions)
+/// come when they come.
+fn of_requests(trips: Vec<Trip>) -> Vec<String> {
+    let beside = ["last_used", "last_seen", "DELETE FROM sessions"];
+    let trips = trips.into_iter().filter(|trip| !trip.program.ends_with("-listen"));
+    trips.map(|trip| trip.sql).filter(|sql| !beside.iter().any(|text| sql.contains(text))).collect()
+}
+
+#[test]
+fn a_cached_callers_document_is_one_round_trip() {
+    let db = TestDb::new();
+    let proxy = Proxy::to(&db);
+    // One connection, so that its statements are prepared once.
+    let server = Server::spawn(&proxy.url(), &[("POOL_SIZE", "1")]);
+    server.wait_until_listening();
+    let user = server.sign_up("ann@example.com");
+    let id = save(&user.browser, &json!({"content": "text"}));
+    let path = format!("/api/docs/get?id={id}");
+    for client in [&user.browser, &user.program(&server.web)] {
+        client.get(&path).expect(200);
+        assert!(!proxy.take_trips().is_empty());
+        for _ in 0..10 {
+            client.get(&path).expect(200);
+        }
+        let trips = of_requests(proxy.take_trips());
+        assert_eq!(trips.len(), 10, "{trips:?}");
+        for sql in &trips {
+            assert!(sql.contains("FROM documents") && !sql.contains("prepare"), "{sql}");
+        }
+        client.post("/api/docs/save", &json!({"id": id, "content": "more"})).expect(200);
+        proxy.take_trips();
+        client.post("/api/docs/save", &json!({"id": id, "content": "and more"})).expect(200);
+        assert_eq!(of_requests(proxy.take_trips()).len(), 1, "a save is one as well");
+    }
+}
+
+#[test]
+fn a_cached_caller_asks_the_database_nothing() {
+    let db = TestDb::new();
+    let proxy = Proxy::to(&db);
+    let server = Server::spawn(&proxy.url(), &[]);
+    server.wait_until_listening();
+    let user = server.sign_up("ann@example.com");
+    let programs = [&server.web, &server.inference, &server.audio].map(|address| user.program(address));
+    for client in programs.iter().chain([&user.browser]) {
+        client.get("/api/current-user").expect(200);
+    }
+    assert!(!of_requests(proxy.take_trips()).is_empty(), "the first look is counted");
+    for _ in 0..50 {
+        for client in programs.iter().chain([&user.browser]) {
+            client.get("/api/current-user").expect(200);
+        }
+    }
+    assert_eq!(of_requests(proxy.take_trips()), [""; 0]);
+    // Guesses are refused from memory, most of the time.
+    for _ in 0..50 {
+        server.web.with_secret("tg_nobody").get("/api/current-user").expect(401);
+    }
+    let trips = of_requests(proxy.take_trips());
+    assert!((1..=10).contains(&trips.iter().filter(|sql| !sql.starts_with("prepare")).count()), "{trips:?}");
+}

@@ -1,0 +1,217 @@
+//! Streamed replies: piece by piece, with the numbers, and to whatever end.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Raw, Server, TestDb, Upstream, User, Wire, charges, only_charge};
+
+const CHAT: &str = "/v1/chat/completions";
+
+fn streamed(model: &str) -> Value {
+    json!({"model": model, "messages": [{"role": "user", "content": "four words of it"}], "stream": true})
+}
+
+fn start(upstream: &Upstream) -> (TestDb, Server, User) {
+    let db = TestDb::new();
+    let server = Server::start_with(&db, &[("INFERENCE_URL", &upstream.url)]);
+    let user = server.sign_up("ann@example.com");
+    (db, server, user)
+}
+
+/// A server whose script can wait for the test and tell it something.
+fn scripted(
+    script: impl Fn(&mut Wire, &Receiver<()>, &Sender<bool>) + Send + Sync + 'static,
+) -> (Upstream, Sender<()>, Receiver<bool>) {
+    let ((go, wait), (tell, told)) = (channel(), channel());
+    let (wait, tell) = (Mutex::new(wait), Mutex::new(tell));
+    (Upstream::start(move |_, wire| script(wire, &wait.lock().unwrap(), &tell.lock().unwrap())), go, told)
+}
+
+#[test]
+fn no_piece_waits_for_the_next() {
+    let (upstream, go, _) = scripted(|wire, wait, _| {
+        wire.start("text/event-stream");
+        for word in ["one", "two", "three"] {
+            wait.recv().unwrap();
+            wire.word(word);
+        }
+        wait.recv().unwrap();
+        wire.finish(10, 3);
+    });
+    let (db, server, user) = start(&upstream);
+    let mut raw = Raw::post(&server.inference, &user.secret, CHAT, &streamed("m"));
+    // The head comes before the first piece is made.
+    raw.until("\r\n\r\n");
+    assert!(raw.got.starts_with("HTTP/1.1 200") && raw.got.contains("text/event-stream"), "{}", raw.got);
+    for word in ["one", "two", "three"] {
+        go.send(()).unwrap();
+        raw.until(word);
+    }
+    assert!(!raw.got.contains("[DONE]") && charges(&db).is_empty());
+    go.send(()).unwrap();
+    let all = raw.rest();
+    assert!(all.contains("data: [DONE]\n\n") && all.contains("\"finish_reason\":\"stop\""), "{all}");
+    assert!(!all.contains("usage"), "not asked for: {all}");
+    assert_eq!(upstream.only().json()["stream_options"], json!({"include_usage": true}));
+    let charge = only_charge(&db, &server);
+    assert_eq!((&charge["prompt_tokens"], &charge["completion_tokens"]), (&json!(10), &json!(3)));
+}
+
+#[test]
+fn who_asks_for_the_numbers_gets_them() {
+    let upstream = Upstream::start(|_, wire| {
+        wire.start("text/event-stream; charset=utf-8");
+        // Torn anywhere, other line ends, a comment, and numbers on every piece.
+        wire.chunk(": hello\r\n\r\ndata: {\"choices\":[{\"index\":0,\"delta\":{\"con");
+        wire.chunk("tent\":\"a\"}}],\"usage\":null}\r");
+        wire.chunk("\n\r\n");
+        wire.finish(10, 1);
+    });
+    let (_db, server, user) = start(&upstream);
+    let mut asked = streamed("m");
+    asked["stream_options"] = json!({"include_usage": true, "x": 1});
+    let mut raw = Raw::post(&server.inference, &user.secret, CHAT, &asked);
+    let all = raw.rest();
+    assert!(all.contains("\"prompt_tokens\":10") && all.contains("\"usage\":null") && all.contains(": hello"), "{all}");
+    assert_eq!(upstream.only().json()["stream_options"], json!({"include_usage": true, "x": 1}));
+    let mut raw = Raw::post(&server.inference, &user.secret, CHAT, &streamed("m"));
+    assert!(!raw.rest().contains("usage") && raw.got.contains("\"content\":\"a\""), "{}", raw.got);
+}
+
+#[test]
+fn completions_stream_too() {
+    let (upstream, go, _) = scripted(|wire, wait, _| {
+        wire.start("text/event-stream");
+        wire.event(r#"{"choices":[{"index":0,"text":"one","finish_reason":null}]}"#);
+        wait.recv().unwrap();
+        wire.event(r#"{"choices":[{"index":0,"text":" two","finish_reason":"stop"}]}"#);
+        wire.event("[DONE]");
+        wire.end();
+    });
+    let (db, server, user) = start(&upstream);
+    let body = json!({"prompt": "a", "stream": true});
+    let mut raw = Raw::post(&server.inference, &user.secret, "/v1/completions", &body);
+    raw.until("one");
+    go.send(()).unwrap();
+    assert!(raw.rest().contains("[DONE]"));
+    assert_eq!(only_charge(&db, &server)["completion_tokens"], 2, "counted, as the server gives no numbers");
+}
+
+#[test]
+fn a_client_that_leaves_ends_the_call_and_pays_for_what_was_made() {
+    let (upstream, _go, told) = scripted(|wire, _, tell| {
+        wire.start("text/event-stream");
+        for word in ["one", "two", "three"] {
+            wire.word(word);
+        }
+        // Says nothing more: only the client's leaving can end this.
+        tell.send(wire.is_left_within(20)).unwrap();
+    });
+    let (db, server, user) = start(&upstream);
+    let mut raw = Raw::post(&server.inference, &user.secret, CHAT, &streamed("m"));
+    raw.until("three");
+    raw.leave();
+    assert_eq!(told.recv_timeout(Duration::from_secs(25)), Ok(true), "the call is ended");
+    let charge = only_charge(&db, &server);
+    assert_eq!((&charge["completion_tokens"], &charge["model"]), (&json!(3), &json!("m")));
+    assert!(charge["prompt_tokens"].as_i64() >= Some(4));
+}
+
+#[test]
+fn a_client_that_leaves_before_the_first_byte_ends_the_call_and_pays_nothing() {
+    let (upstream, _go, told) = scripted(|wire, _, tell| {
+        tell.send(true).unwrap();
+        tell.send(wire.is_left_within(20)).unwrap();
+    });
+    let (db, server, user) = start(&upstream);
+    for body in [streamed("m"), json!({"model": "m", "messages": []})] {
+        let raw = Raw::post(&server.inference, &user.secret, CHAT, &body);
+        assert!(told.recv_timeout(Duration::from_secs(25)).unwrap(), "the call has begun");
+        raw.leave();
+        assert_eq!(told.recv_timeout(Duration::from_secs(25)), Ok(true), "the call is ended");
+    }
+    assert!(charges(&db).is_empty());
+}
+
+#[test]
+fn a_server_that_dies_ends_the_stream_with_an_error_and_what_was_sent_is_charged() {
+    let upstream = Upstream::start(|seen, wire| {
+        if seen.json()["model"] == "close" {
+            // Framed by the connection's end, so that only the missing end of the answer tells.
+            wire.raw("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: {\"choices\":[{\"delta\":{\"content\":\"one\"}}]}\n\n");
+            return wire.die();
+        }
+        wire.start("text/event-stream");
+        wire.word("one");
+        wire.word("two");
+        wire.chunk("data: {\"choices\":[{\"index\":0,\"del");
+        wire.die();
+    });
+    let (db, server, user) = start(&upstream);
+    for (model, tokens) in [("m", 2), ("close", 1)] {
+        let mut raw = Raw::post(&server.inference, &user.secret, CHAT, &streamed(model));
+        let all = raw.rest();
+        assert!(all.contains("one") && all.ends_with("0\r\n\r\n"), "{all}");
+        assert!(all.contains(r#"data: {"error":{"message":"The model server"#) && !all.contains("[DONE]"), "{all}");
+        let charged = || charges(&db).into_iter().find(|charge| charge["model"] == model);
+        server.wait_until("a charge", || charged().is_some());
+        assert_eq!(charged().unwrap()["completion_tokens"], tokens);
+    }
+}
+
+#[test]
+fn a_server_that_dies_with_nothing_made_is_not_charged() {
+    let upstream = Upstream::start(|_, wire| {
+        wire.start("text/event-stream");
+        wire.die();
+    });
+    let (db, server, user) = start(&upstream);
+    let mut raw = Raw::post(&server.inference, &user.secret, CHAT, &streamed("m"));
+    assert!(raw.rest().contains("\"error\""), "{}", raw.got);
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(charges(&db).is_empty());
+}
+
+#[test]
+fn a_server_that_does_not_stream_is_passed_on() {
+    let upstream = Upstream::start(|seen, wire| match seen.json()["model"].as_str() {
+        Some("html") => wire.reply(200, "text/html", "<html>"),
+        Some("refuse") => wire.json(400, &json!({"error": {"message": "no"}})),
+        _ => wire.json(
+            200,
+            &json!({"choices": [{"message": {"content": "a"}}], "usage": {"prompt_tokens": 1, "completion_tokens": 2}}),
+        ),
+    });
+    let (db, server, user) = start(&upstream);
+    let client = user.program(&server.inference);
+    assert_eq!(client.post(CHAT, &streamed("m")).expect(200).json()["choices"][0]["message"]["content"], "a");
+    assert_eq!(only_charge(&db, &server)["completion_tokens"], 2);
+    client.post(CHAT, &streamed("html")).expect(502);
+    assert_eq!(client.post(CHAT, &streamed("refuse")).expect(400).json()["error"]["message"], "no");
+}
+
+#[test]
+fn many_slow_streams_do_not_hold_up_quick_requests() {
+    let open = Arc::new(Mutex::new(()));
+    let held = open.lock().unwrap();
+    let gate = open.clone();
+    let upstream = Upstream::start(move |_, wire| {
+        wire.start("text/event-stream");
+        wire.word("one");
+        drop(gate.lock().unwrap());
+        wire.finish(1, 1);
+    });
+    let (_db, server, user) = start(&upstream);
+    let mut raws: Vec<_> = (0..100).map(|_| Raw::post(&server.inference, &user.secret, CHAT, &streamed("m"))).collect();
+    for raw in &mut raws {
+        raw.until("one");
+    }
+    user.program(&server.inference).get("/api/current-user").expect(200);
+    drop(held);
+    for raw in &mut raws {
+        assert!(raw.rest().contains("[DONE]"));
+    }
+}

@@ -1,0 +1,176 @@
+//! Guessers of passwords are held back, owners are not, and a flood of logins slows nothing else.
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::harness::{Address, PASSWORD, Reply, Server, TestDb, at_once, patiently};
+
+/// Wrong passwords that one address may send for one account at once.
+const BURST: usize = 5;
+
+fn log_in(web: &Address, from: &str, email: &str, password: &str) -> Reply {
+    let client = web.anonymous().header("X-Forwarded-For", from);
+    client.post("/api/login", &json!({"email": email, "password": password}))
+}
+
+fn assert_held_back(reply: &Reply) {
+    assert_eq!(reply.status, 429, "{}", reply.text());
+    assert_eq!(reply.json(), json!({"detail": "Too many attempts, try again later"}));
+    let wait: u64 = reply.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=60).contains(&wait), "{wait}");
+}
+
+#[test]
+fn a_guesser_is_held_back_and_the_owner_elsewhere_is_not() {
+    let db = TestDb::new();
+    let server = Server::start_with(&db, &[("TRUSTED_PROXIES", "127.0.0.0/8, 10.0.0.1")]);
+    server.sign_up("ann@x");
+    for _ in 0..BURST {
+        log_in(&server.web, "6.6.6.6", "ann@x", "a guess").expect(400);
+    }
+    assert_held_back(&log_in(&server.web, "6.6.6.6", "ann@x", "a guess"));
+    // Not even with the right one; however the address is written; and by way of signing up neither.
+    assert_held_back(&log_in(&server.web, "6.6.6.6", "ann@x", PASSWORD));
+    assert_held_back(&log_in(&server.web, "6.6.6.6", "  ANN@X", "a guess"));
+    let guesser = server.web.anonymous().header("X-Forwarded-For", "6.6.6.6");
+    assert_held_back(&guesser.post("/api/signup", &json!({"email": "ann@x", "password": "a guess"})));
+    // A form is told so too.
+    let reply = guesser.form("/api/login", &[("email", "ann@x"), ("password", "a guess")]).expect(429);
+    assert!(reply.header("retry-after").is_some());
+    assert!(reply.text().contains("Too many attempts") && reply.text().contains("login-form"), "{}", reply.text());
+    // Behind a further trusted proxy it is the same address, and what a client claims before that counts for nothing.
+    assert_held_back(&log_in(&server.web, "1.2.3.4, 6.6.6.6, 10.0.0.1", "ann@x", "a guess"));
+    // The owner is elsewhere.
+    log_in(&server.web, "7.7.7.7", "ann@x", PASSWORD).expect(200);
+    log_in(&server.web, "2001:db8::1", "ann@x", PASSWORD).expect(200);
+    // Other accounts are not concerned, an unknown one is treated alike.
+    for _ in 0..BURST {
+        log_in(&server.web, "6.6.6.6", "nobody@x", "a guess").expect(400);
+    }
+    assert_held_back(&log_in(&server.web, "6.6.6.6", "nobody@x", "a guess"));
+}
+
+#[test]
+fn nobody_is_believed_about_its_address_by_default() {
+    let db = TestDb::new();
+    let server = Server::start(&db);
+    let user = server.sign_up("ann@x");
+    for n in 0..BURST {
+        log_in(&server.web, &format!("6.6.6.{n}"), "ann@x", "a guess").expect(400);
+    }
+    assert_held_back(&log_in(&server.web, "6.6.6.66", "ann@x", "a guess"));
+    let sessions = user.browser.get("/api/sessions").expect(200).json();
+    assert_eq!(sessions["sessions"][0]["address"], "127.0.0.1");
+    // Who is signed in goes on.
+    user.program(&server.web).get("/api/current-user").expect(200);
+}
+
+#[test]
+fn guesses_through_other_doors_count_too() {
+    let db = TestDb::new();
+    let server = Server::start(&db);
+    let user = server.sign_up("ann@x");
+    let change = |password: &str| {
+        let body = json!({"current_password": password, "new_password": "a new password"});
+        user.browser.post("/api/change-password", &body)
+    };
+    for _ in 0..BURST - 1 {
+        change("a guess").expect(400);
+    }
+    user.browser.post("/api/delete-account", &json!({"password": "a guess"})).expect(400);
+    assert_held_back(&change("a guess"));
+    assert_held_back(&user.browser.post("/api/delete-account", &json!({"password": "a guess"})));
+    assert_held_back(&log_in(&server.web, "", "ann@x", "a guess"));
+}
+
+#[test]
+fn a_guesser_of_many_accounts_is_held_back() {
+    let db = TestDb::new();
+    let server = Server::start(&db);
+    for n in 0..30 {
+        log_in(&server.web, "", &format!("nobody{n}@x"), "a guess").expect(400);
+    }
+    // One more is allowed every ten seconds, however slow the machine: sooner or later one is not.
+    let held = (30..200).map(|n| log_in(&server.web, "", &format!("nobody{n}@x"), "a guess"));
+    assert_held_back(&held.into_iter().find(|reply| reply.status != 400).unwrap());
+}
+
+/// Guesses sent together are counted like guesses sent one after the other.
+#[test]
+fn guesses_at_once_are_counted() {
+    let db = TestDb::new();
+    let server = Server::start(&db);
+    server.sign_up("ann@x");
+    let statuses = at_once(40, |n| log_in(&server.web, "", "ann@x", &format!("guess number {n}")).status);
+    let checked = statuses.iter().filter(|status| **status == 400).count();
+    assert!(checked <= BURST, "{statuses:?}");
+    assert!(statuses.iter().all(|status| [400, 429, 503].contains(status)), "{statuses:?}");
+}
+
+/// Right passwords are no guesses: a household, an office or a proxy behind one address signs in together.
+#[test]
+fn right_passwords_at_once_are_all_let_in() {
+    let db = TestDb::new();
+    let server = Server::start(&db);
+    server.sign_up("ann@x");
+    let web = server.web.anonymous();
+    let replies =
+        at_once(40, |_| patiently(|| web.post("/api/login", &json!({"email": "ann@x", "password": PASSWORD}))));
+    for reply in &replies {
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    }
+    assert_eq!(db.count("SELECT count(*) FROM sessions"), 41);
+}
+
+/// More logins than can be hashed in time: some are told to come back, and meanwhile everything else goes on.
+#[test]
+fn a_flood_of_logins_slows_nothing_else() {
+    let db = TestDb::new();
+    let settings = [("TRUSTED_PROXIES", "127.0.0.1"), ("MAX_WAITING", "24"), ("POOL_SIZE", "8")];
+    let server = Server::start_with(&db, &settings);
+    let user = server.sign_up("ann@x");
+    let program = user.program(&server.inference);
+    program.get("/api/current-user").expect(200);
+    let (refused, meanwhile) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let (began, enough) = (Instant::now(), 50);
+    let seen = || refused.load(Relaxed) >= enough && meanwhile.load(Relaxed) >= enough;
+    let goes_on = || !seen() && began.elapsed() < Duration::from_secs(60);
+    at_once(65, |n| {
+        if n == 64 {
+            while goes_on() {
+                program.get("/api/current-user").expect(200);
+                meanwhile.fetch_add(1, Relaxed);
+            }
+        }
+        // Each its own address and account, so that none is held back as a guesser.
+        for round in (0..250).cycle().take_while(|_| goes_on()) {
+            let reply = log_in(&server.web, &format!("10.{n}.{round}.1"), &format!("u{n}.{round}@x"), "a password");
+            assert!([400, 503].contains(&reply.status), "{} {}", reply.status, reply.text());
+            if reply.status == 503 {
+                assert!(reply.header("retry-after").is_some());
+                refused.fetch_add(1, Relaxed);
+            }
+        }
+    });
+    assert!(seen(), "{refused:?} refused, {meanwhile:?} answered meanwhile");
+    // It is over when it is over.
+    server.sign_in("ann@x", PASSWORD);
+}
+
+/// A login that was turned away for want of time says nothing about its password.
+#[test]
+fn a_refusal_for_want_of_time_is_no_wrong_password() {
+    let db = TestDb::new();
+    let server = Server::start_with(&db, &[("MAX_WAITING", "1")]);
+    let web = server.web.anonymous();
+    let body = json!({"email": "ann@x", "password": PASSWORD});
+    patiently(|| web.post("/api/signup", &body)).expect(200);
+    for _ in 0..3 {
+        for reply in at_once(16, |_| web.post("/api/login", &body)) {
+            assert!([200, 503].contains(&reply.status), "{} {}", reply.status, reply.text());
+        }
+    }
+    patiently(|| web.post("/api/login", &body)).expect(200);
+}

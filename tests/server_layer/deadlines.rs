@@ -1,0 +1,150 @@
+//! Clients that are slow, on purpose or not: they stop nobody, and they are gone at their deadline.
+
+use std::io::{Read, Write};
+use std::time::{Duration, Instant};
+
+use textgen::http::{BodyError, Request, Response};
+use textgen::server::Settings;
+
+use super::client::{LONG, Running, serve, settings};
+
+const SHORT: Duration = Duration::from_millis(300);
+
+fn impatient() -> Settings {
+    Settings {
+        head_timeout: SHORT,
+        body_timeout: SHORT,
+        idle_timeout: SHORT,
+        write_timeout: SHORT,
+        max_gathered: 1000,
+        ..settings()
+    }
+}
+
+fn reads_all() -> Running {
+    serve(impatient(), |request: &mut Request| match request.body.into_bytes(1 << 30) {
+        Ok(_) => Response::with_body(200, "text/plain", vec![b'x'; 4_000_000]),
+        Err(BodyError::Timeout) => {
+            let mut response = Response::new(408);
+            response.close = true;
+            response
+        }
+        Err(_) => Response::new(400),
+    })
+}
+
+#[test]
+fn half_a_head_or_body_is_a_408() {
+    let server = reads_all();
+    for request in [
+        "GET / HTT",
+        "GET / HTTP/1.1\r\nHost: h\r\n",
+        "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nabc",
+        "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabc",
+        "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10000\r\n\r\nabc",
+    ] {
+        let mut client = server.connect();
+        let began = Instant::now();
+        let reply = client.send(request).reply();
+        assert_eq!((reply.status, reply.header("connection")), (408, Some("close")), "{request:?}");
+        assert!(began.elapsed() + Duration::from_millis(20) >= SHORT, "{request:?} {:?}", began.elapsed());
+        client.assert_closed();
+    }
+}
+
+#[test]
+fn an_idle_connection_is_closed_without_a_word() {
+    let server = reads_all();
+    server.connect().assert_closed();
+    let mut client = server.connect();
+    assert_eq!(client.get("/").status, 200);
+    client.assert_closed();
+}
+
+/// Sends a byte now and then until the server has had enough; returns how long that took.
+fn drip(server: &Running, start: &str, byte: &str) -> Duration {
+    let mut client = server.connect();
+    let began = Instant::now();
+    client.send(start);
+    client.socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+    while began.elapsed() < LONG {
+        let mut buffer = [0; 1024];
+        match client.socket.read(&mut buffer) {
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
+            _ => return began.elapsed(),
+        }
+        if client.socket.write_all(byte.as_bytes()).is_err() {
+            return began.elapsed();
+        }
+    }
+    panic!("it lives for ever");
+}
+
+#[test]
+fn a_byte_now_and_then_does_not_live_for_ever() {
+    let server = reads_all();
+    for (begin, byte) in [
+        ("GET / HTTP/1.1\r\nHost: h\r\n", "X: y\r\n"),
+        ("GET /", "a"),
+        ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 900\r\n\r\n", "x"),
+        ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 90000\r\n\r\n", "x"),
+        ("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n", "1\r\nx\r\n"),
+    ] {
+        let took = drip(&server, begin, byte);
+        assert!(took < Duration::from_secs(10), "{begin:?} took {took:?}");
+    }
+}
+
+#[test]
+fn who_does_not_read_is_cut_off() {
+    let server = reads_all();
+    let mut clients: Vec<_> = (0..20).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n".repeat(5));
+    }
+    server.until("the slow readers are gone", |stats| stats.requests >= 20 && stats.open_connections == 0);
+}
+
+#[test]
+fn who_does_not_read_a_stream_is_cut_off() {
+    let server = serve(impatient(), |_| {
+        Response::stream(
+            "text/plain",
+            Box::new(|out| {
+                loop {
+                    out.write_all(&[b'x'; 10_000])?;
+                }
+            }),
+        )
+    });
+    let mut client = server.connect();
+    client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    server.until("it has begun", |stats| stats.blocked == 1);
+    server.until("it is cut", |stats| stats.blocked == 0 && stats.open_connections == 0);
+}
+
+#[test]
+fn slow_clients_do_not_slow_others() {
+    let server = serve(settings(), |request| {
+        let length = if request.path() == "/large" { 8_000_000 } else { 10 };
+        Response::with_body(200, "text/plain", vec![b'x'; length])
+    });
+    let mut slow = Vec::new();
+    for i in 0..300 {
+        let mut client = server.connect();
+        client.send(match i % 3 {
+            0 => "GET / HTTP/1.1\r\nHos",
+            1 => "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\nab",
+            _ => "GET /large HTTP/1.1\r\nHost: h\r\n\r\n",
+        });
+        slow.push(client);
+    }
+    server.until("all are in", |stats| stats.requests == 100);
+    let began = Instant::now();
+    let mut client = server.connect();
+    for _ in 0..200 {
+        assert_eq!(client.get("/").status, 200);
+    }
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    server.until("no thread waits", |stats| stats.blocked == 0);
+}

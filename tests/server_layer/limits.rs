@@ -1,0 +1,164 @@
+//! Too much of something: bytes in a head, connections, descriptors, threads that wait.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use textgen::http::Response;
+use textgen::server::{self, Server, Settings};
+
+use super::client::{Client, echo_path, serve, settings};
+
+#[test]
+fn a_head_has_a_limit() {
+    let server = echo_path();
+    let mut client = server.connect();
+    let fits = format!("GET / HTTP/1.1\r\nHost: h\r\nX: {}\r\n\r\n", "x".repeat(15 * 1024));
+    assert_eq!(client.send(fits).reply().status, 200);
+    for request in [
+        format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", "x".repeat(20_000)),
+        format!("GET /{}", "x".repeat(16 * 1024)),
+        format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", "X: y\r\n".repeat(101)),
+        format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", format!("X: {}\r\n", "y".repeat(1000)).repeat(17)),
+        "\r\n".repeat(10_000),
+    ] {
+        for piece in [request.len(), 999] {
+            let mut client = server.connect();
+            for part in request.as_bytes().chunks(piece) {
+                // The refusal may come before the last piece is sent.
+                let _ = std::io::Write::write_all(&mut client.socket, part);
+            }
+            assert_eq!(client.reply().status, 431);
+            client.assert_closed();
+        }
+    }
+}
+
+#[test]
+fn the_oldest_idle_connections_make_room() {
+    let server = serve(Settings { max_connections: Some(20), ..settings() }, |_| Response::new(200));
+    let mut clients = Vec::new();
+    for _ in 0..200 {
+        let mut client = server.connect();
+        assert_eq!(client.get("/").status, 200);
+        assert!(server.handle.stats().open_connections <= 21);
+        clients.push(client);
+    }
+    assert!(server.handle.stats().shed >= 180);
+    for client in &mut clients[..100] {
+        client.assert_closed();
+    }
+    assert_eq!(clients[199].get("/").status, 200);
+}
+
+#[test]
+fn a_burst_far_above_the_limit_is_answered() {
+    let server = serve(Settings { max_connections: Some(20), ..settings() }, |_| Response::new(200));
+    let mut clients: Vec<_> = (0..400).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    }
+    for client in &mut clients {
+        assert_eq!(client.reply().status, 200);
+    }
+}
+
+#[test]
+fn silent_connections_make_room_after_a_while() {
+    let server = serve(Settings { max_connections: Some(10), ..settings() }, |_| Response::new(200));
+    let _silent: Vec<_> = (0..20).map(|_| server.connect()).collect();
+    let began = std::time::Instant::now();
+    assert_eq!(server.connect().get("/").status, 200);
+    assert!(began.elapsed() < Duration::from_secs(25), "{:?}", began.elapsed());
+}
+
+#[test]
+fn slow_heads_make_room_where_nothing_is_idle() {
+    let server = serve(Settings { max_connections: Some(10), ..settings() }, |_| Response::new(200));
+    let mut slow: Vec<_> = (0..10).map(|_| server.connect()).collect();
+    for client in &mut slow {
+        client.send("GET / HTT");
+    }
+    // Long before the deadline of a head.
+    let began = std::time::Instant::now();
+    assert_eq!(server.connect().get("/").status, 200);
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+}
+
+#[test]
+fn bodies_take_only_so_much_memory() {
+    let server = serve(Settings { max_gathered_total: 100_000, ..settings() }, |_| Response::new(200));
+    let mut held: Vec<_> = (0..3).map(|_| server.connect()).collect();
+    let mut refused = 0;
+    for client in &mut held {
+        client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 50000\r\n\r\n").send(vec![b'x'; 49_999]);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    for client in &mut held {
+        let _ = std::io::Write::write_all(&mut client.socket, b"x");
+        let reply = client.reply();
+        refused += usize::from(reply.status == 503 && reply.header("retry-after") == Some("1"));
+    }
+    assert!((1..3).contains(&refused), "{refused}");
+    assert_eq!(server.connect().get("/").status, 200);
+}
+
+/// Run by the test below in a process of its own, whose descriptors are few.
+#[test]
+#[ignore = "a part of another test"]
+fn child_with_few_descriptors() {
+    rlimit::setrlimit(rlimit::Resource::NOFILE, 80, 80).unwrap();
+    let mut server = Server::new(settings()).unwrap();
+    // Now fewer are left than the server believes.
+    let hoard: Vec<_> = (0..45).map_while(|_| std::fs::File::open("/dev/null").ok()).collect();
+    let sockets = server::inherited().unwrap();
+    let handle = server.handle();
+    for socket in sockets {
+        let handle = handle.clone();
+        let handler: server::Handler = std::sync::Arc::new(move |request| {
+            if request.path() == "/quit" {
+                handle.stop();
+            }
+            Response::new(200)
+        });
+        server.listen("passed", socket, handler).unwrap();
+    }
+    server.run().unwrap();
+    drop(hoard);
+}
+
+/// Starts the test above with a listening socket passed as descriptor 3.
+fn passed(socket: std::net::TcpListener) -> Command {
+    let script = "LISTEN_PID=$$ LISTEN_FDS=1; export LISTEN_PID LISTEN_FDS; exec 3<&0 </dev/null; exec \"$0\" \"$@\"";
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(script).arg(std::env::current_exe().unwrap());
+    command.args(["--exact", "limits::child_with_few_descriptors", "--ignored"]);
+    command.stdin(Stdio::from(std::os::fd::OwnedFd::from(socket))).stdout(Stdio::null());
+    command
+}
+
+#[test]
+fn a_passed_socket_is_served_and_running_out_of_descriptors_is_survived() {
+    let socket = server::bind(([127, 0, 0, 1], 0).into(), false).unwrap();
+    let address = socket.local_addr().unwrap();
+    let mut child = passed(socket).spawn().unwrap();
+    let mut clients = Vec::new();
+    for _ in 0..300 {
+        let mut client = Client::connect(address);
+        assert_eq!(client.get("/").status, 200);
+        clients.push(client);
+    }
+    // All at once, while those before are still open.
+    let mut flood: Vec<_> = (0..300).map(|_| Client::connect(address)).collect();
+    drop(clients);
+    let mut answered = 0;
+    for client in &mut flood {
+        let sent = std::io::Write::write_all(&mut client.socket, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+        answered += usize::from(sent.is_ok() && client.try_reply(true).is_some());
+    }
+    assert!(answered > 0);
+    drop(flood);
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(Client::connect(address).get("/").status, 200);
+    assert_eq!(Client::connect(address).get("/quit").status, 200);
+    assert!(child.wait().unwrap().success());
+}

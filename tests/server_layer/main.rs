@@ -1,0 +1,13 @@
+//! The connection layer alone, driven over real sockets with closures for handlers.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::option_option, unreachable_pub, missing_docs)]
+
+mod bodies;
+mod client;
+mod deadlines;
+mod garbage;
+mod limits;
+mod protocol;
+mod scheduling;
+mod stop;
+mod strict;
