@@ -39,7 +39,7 @@ pub(super) const AUDIO_ADDR: Variable = variable("AUDIO_ADDR", "127.0.0.1:9910",
 pub(super) const POOL_SIZE: Variable = variable(
     "POOL_SIZE",
     "16",
-    "database connections of this process, 1 to 1000, beside two for charges and one that listens",
+    "database connections of this process, 1 to 1000, beside three for charges and one that listens",
 );
 pub(super) const WORKERS: Variable = variable("WORKERS", "0", "threads that run at once; 0 is one a core");
 pub(super) const MAX_WAITING: Variable =

@@ -1,6 +1,7 @@
 //! The real binary, on free ports.
 
 use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -26,6 +27,8 @@ pub struct Server {
     /// Where its audio server listens.
     pub audio: Address,
     log: Arc<Mutex<String>>,
+    /// Where it keeps its journal, unless a setting says otherwise.
+    journal: PathBuf,
 }
 
 /// A person with an account: as a browser, and as a program.
@@ -84,9 +87,12 @@ impl Server {
     }
 
     fn spawn_command(mut command: Command, database_url: &str, settings: &[(&str, &str)]) -> Server {
+        // Its database goes with the test, and nobody else would ever clear its journal away.
+        let journal = std::env::temp_dir().join(format!("textgen-journal-{}", textgen::usage::new_id()));
         command
             .env("DATABASE_URL", database_url)
             .env("POOL_SIZE", "4")
+            .env("JOURNAL_DIR", &journal)
             .envs([("WEB_ADDR", "127.0.0.1:0"), ("INFERENCE_ADDR", "127.0.0.1:0"), ("AUDIO_ADDR", "127.0.0.1:0")])
             .envs(settings.iter().copied())
             .stdin(Stdio::null())
@@ -107,7 +113,7 @@ impl Server {
         let (web, inference, audio) = (address("web"), address("inference"), address("audio"));
         // Read on, or the binary could block on a full pipe.
         thread::spawn(move || lines.for_each(drop));
-        Server { child, web, inference, audio, log }
+        Server { child, web, inference, audio, log, journal }
     }
 
     /// Waits until `/readyz` says yes.
@@ -191,6 +197,7 @@ impl Drop for Server {
         // Gone already, where the test stopped it.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.journal);
     }
 }
 
