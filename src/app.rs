@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::db::{self, Database, listen, migrate};
 use crate::engine::Engines;
 use crate::store::{deleted_documents, sessions};
-use crate::usage::{Meter, meter};
+use crate::usage::{Connections, Meter};
 
 /// How often what is long over is deleted.
 const CLEAN_EVERY: Duration = Duration::from_secs(3600);
@@ -60,7 +60,7 @@ impl App {
         let last_used = LastUsed::new();
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let peppers = Peppers { current: config.password_pepper.clone(), bcrypt: config.bcrypt_pepper.clone() };
-        let charges = meter::database(config.direct_url(), &format!("{name}-charges"))?;
+        let charges = Connections::new(config.direct_url(), &format!("{name}-charges"))?;
         let meter = Meter::new(charges, config.journal_dir.clone(), config.journal_max_bytes);
         Ok(Arc::new(App {
             resolver: Resolver::new(db.clone(), cache.clone(), last_used.clone(), config.auth_grace),

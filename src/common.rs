@@ -32,7 +32,7 @@ fn liveness(_: &mut Call<'_>) -> Result<Response> {
 fn readiness(call: &mut Call<'_>) -> Result<Response> {
     let app = call.app;
     let reason = if app.db.ping().is_ok() {
-        None
+        app.meter.admit().err().map(|_| "charges cannot be taken yet")
     } else if app.db.check_reachable().is_err() {
         Some("the database cannot be reached")
     } else if !app.db.is_open() {

@@ -138,6 +138,15 @@ pub fn charge(db: &mut impl Executor, day: Date, events: &[&Event]) -> Result<Ve
     rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }
 
+/// Makes every transaction durable that was committed before, on any connection: on one that commits durably.
+///
+/// # Errors
+/// See [`Error`]. Whether they are durable is then not known.
+pub fn sync(db: &mut impl Executor) -> Result<(), Error> {
+    // The smallest transaction that has to be durable itself; its record lies behind theirs in the log.
+    db.query("SELECT pg_logical_emit_message(true, 'textgen', '')::text", &[]).map(drop)
+}
+
 /// A charge that was made before.
 #[derive(Clone, Debug)]
 pub struct Made {

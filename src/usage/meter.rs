@@ -12,15 +12,12 @@ use time::OffsetDateTime;
 use super::journal::{self, Journal};
 use super::price::Prices;
 use super::queue::Queue;
-use super::{Charge, Receipt, event, recovery, replay, writer};
+use super::writer::Unsynced;
+use super::{Charge, Connections, Receipt, event, recovery, replay, writer};
 use crate::blocking;
-use crate::db::{self, Database};
+use crate::db;
 use crate::error::{Error, Result};
 use crate::store::{prices, usage};
-
-/// A meter's own connections: the writer's, and the one of the work in the background. Charges wait for no request
-/// that holds one, and no request waits for charges.
-const CONNECTIONS: u32 = 2;
 
 /// How soon a database that is back is noticed.
 const TICK: Duration = Duration::from_millis(200);
@@ -34,19 +31,6 @@ const PARTITIONS_EVERY: Duration = Duration::from_secs(3600);
 /// How long to wait after a failure that is no outage.
 const FAULT_PAUSE: Duration = Duration::from_secs(5);
 
-/// The way to the database for a meter. `name` is what the database sees, such as `textgen-web-charges`.
-///
-/// # Errors
-/// The URL is not understood.
-pub fn database(url: &str, name: &str) -> std::result::Result<Database, String> {
-    let mut config = db::config(url, name)?;
-    // One plan for the one statement: it does not depend on the values, and making it takes as long as its work.
-    let generic = "-c plan_cache_mode=force_generic_plan";
-    let options = config.get_options().map_or_else(|| generic.to_owned(), |given| format!("{generic} {given}"));
-    config.options(&options);
-    Ok(Database::new(config, true, CONNECTIONS))
-}
-
 /// Charges for work. One of it serves all requests of a process.
 pub struct Meter {
     shared: Arc<Shared>,
@@ -55,8 +39,9 @@ pub struct Meter {
 
 /// What the requests and the threads share.
 pub(super) struct Shared {
-    pub(super) db: Database,
+    pub(super) db: Connections,
     pub(super) queue: Queue,
+    pub(super) unsynced: Unsynced,
     pub(super) journal: Journal,
     pub(super) counters: Counters,
     prices: RwLock<Option<Arc<Prices>>>,
@@ -124,12 +109,12 @@ impl Counters {
 }
 
 impl Meter {
-    /// A meter on [`database`] and a journal in `journal_dir` of at most `journal_max_bytes`. Nothing happens until
-    /// [`Meter::start`].
-    pub fn new(db: Database, journal_dir: PathBuf, journal_max_bytes: u64) -> Arc<Meter> {
+    /// A meter with a journal in `journal_dir` of at most `journal_max_bytes`. Nothing happens until [`Meter::start`].
+    pub fn new(db: Connections, journal_dir: PathBuf, journal_max_bytes: u64) -> Arc<Meter> {
         let shared = Shared {
             db,
             queue: Queue::default(),
+            unsynced: Unsynced::default(),
             journal: Journal::new(journal_dir, journal_max_bytes),
             counters: Counters::default(),
             prices: RwLock::new(None),
@@ -140,7 +125,7 @@ impl Meter {
         Arc::new(Meter { shared: Arc::new(shared), threads: Mutex::default() })
     }
 
-    /// Starts the writer and the work in the background.
+    /// Starts the writer, what makes its work durable, and the work in the background.
     ///
     /// # Errors
     /// A thread cannot be started, in words for the operator.
@@ -152,6 +137,7 @@ impl Meter {
         };
         let mut threads = self.threads.lock();
         threads.push(spawn("charges", writer::run)?);
+        threads.push(spawn("charges-sync", writer::sync)?);
         threads.push(spawn("meter", keep)?);
         Ok(())
     }
@@ -303,7 +289,7 @@ impl Upkeep {
         if is_due(self.partitioned, PARTITIONS_EVERY) {
             self.partitioned = Some(Instant::now());
             // The default partition takes what has no other; only speed suffers.
-            if let Err(e) = shared.db.session().and_then(|mut session| usage::make_partitions(&mut session)) {
+            if let Err(e) = shared.db.durable.session().and_then(|mut session| usage::make_partitions(&mut session)) {
                 log::warn!("the ledger's partitions were not made ahead, the next attempt is in an hour: {e}");
             }
         }
@@ -312,7 +298,7 @@ impl Upkeep {
 
     /// Asks the database who it is and what things cost, by which it is seen to be there.
     fn refresh(&mut self, shared: &Shared) -> std::result::Result<(), replay::Failure> {
-        let mut session = shared.db.session()?;
+        let mut session = shared.db.durable.session()?;
         if self.prefix.is_empty() {
             self.prefix = journal::prefix(&usage::identity(&mut session)?);
             let strangers = recovery::strangers(shared.journal.folder(), &self.prefix)?;

@@ -1,12 +1,14 @@
 //! Charges: what a request costs, and that it is charged exactly once whatever stops or races.
 //!
 //! A handler asks [`Meter::admit`] before it works and calls [`Meter::charge`] before its reply's last byte. A writer
-//! thread commits the charges of all requests that wait in one transaction. While the database is away they go to the
+//! thread commits the charges of all requests that wait in one transaction, another makes such commits durable, many
+//! by one sync of the disk; only then a request goes on. While the database is away they go to the
 //! journal, a file that a thread in the background brings to the database when it is back.
 
+mod connections;
 mod event;
 mod journal;
-pub mod meter;
+mod meter;
 mod price;
 mod queue;
 mod record;
@@ -14,6 +16,7 @@ mod recovery;
 mod replay;
 mod writer;
 
+pub use connections::Connections;
 pub use meter::{Meter, Stats};
 pub use price::{Prices, cost};
 

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use super::meter::Shared;
 use super::recovery::{Orphan, orphans};
-use super::writer::{MOST, commit};
+use super::writer::{MOST, commit_durably};
 use crate::db;
 use crate::store::usage::Event;
 
@@ -77,8 +77,8 @@ fn bring_orphan(shared: &Shared, mut orphan: Orphan) -> Result<(), Failure> {
 /// Charges these events. One that the database can never hold is put aside, so that the others get through.
 fn bring(shared: &Shared, events: &[Event]) -> Result<(), Failure> {
     let all: Vec<&Event> = events.iter().collect();
-    let mut session = shared.db.session()?;
-    match commit(&mut session, &all) {
+    let mut session = shared.db.durable.session()?;
+    match commit_durably(&mut session, &all) {
         Err(db::Error::Value(_)) => {}
         done => {
             shared.counters.replayed(&done?);
@@ -86,7 +86,7 @@ fn bring(shared: &Shared, events: &[Event]) -> Result<(), Failure> {
         }
     }
     for event in all {
-        match commit(&mut session, &[event]) {
+        match commit_durably(&mut session, &[event]) {
             Err(db::Error::Value(reason)) => put_aside(shared, event, &reason)?,
             done => shared.counters.replayed(&done?),
         }

@@ -1,14 +1,17 @@
 //! Brings charges to the database, many at once: group commit. There is no delay; what arrives while one batch is
-//! being committed is the next.
+//! written is the next. The writer commits without waiting for the disk; a second thread then makes all that was
+//! committed durable at once, while the writer works on.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Condvar, Mutex};
+
 use super::Receipt;
 use super::meter::Shared;
 use super::queue::{Pending, Refused};
-use crate::db::{self, Database};
+use crate::db;
 use crate::store::usage::{self, Event, Made};
 
 /// Most charges of one transaction.
@@ -17,58 +20,158 @@ pub(super) const MOST: usize = 1000;
 /// A failure that came later than this is not tried again before the journal is used: requests wait.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Works until the queue ends.
+/// Batches that are committed and not durable yet.
+#[derive(Default)]
+pub(super) struct Unsynced {
+    state: Mutex<State>,
+    arrival: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    batches: Vec<Batch>,
+    /// The writer has ended.
+    is_last: bool,
+}
+
+struct Batch {
+    charges: Vec<Pending>,
+    receipts: Vec<Receipt>,
+    began: Instant,
+}
+
+impl Unsynced {
+    fn add(&self, batch: Batch) {
+        self.state.lock().batches.push(batch);
+        self.arrival.notify_one();
+    }
+
+    fn end(&self) {
+        self.state.lock().is_last = true;
+        self.arrival.notify_one();
+    }
+
+    /// All there are, once there are any; `None` after the end.
+    fn take(&self) -> Option<Vec<Batch>> {
+        let mut state = self.state.lock();
+        while state.batches.is_empty() && !state.is_last {
+            self.arrival.wait(&mut state);
+        }
+        Some(std::mem::take(&mut state.batches)).filter(|batches| !batches.is_empty())
+    }
+}
+
+/// Writes until the queue ends.
 pub(super) fn run(shared: &Shared) {
-    while let Some(batch) = shared.queue.take(MOST) {
-        if catch_unwind(AssertUnwindSafe(|| write(shared, &batch))).is_err() {
-            log::error!("the writer of charges panicked: {} charges were refused", batch.len());
-        }
+    while let Some(charges) = shared.queue.take(MOST) {
+        guarded(|| write(shared, charges));
+    }
+    shared.unsynced.end();
+}
+
+/// The connection that makes what was written durable. It is kept: that it still works shows that the server has not
+/// crashed since it was taken, so that nothing committed since then is lost.
+struct Witness {
+    session: db::Session,
+    since: Instant,
+}
+
+/// Makes what was written durable, until the writer has ended.
+pub(super) fn sync(shared: &Shared) {
+    let mut witness = None;
+    while let Some(batches) = shared.unsynced.take() {
+        guarded(|| witness = sync_all(shared, witness.take(), batches));
     }
 }
 
-fn write(shared: &Shared, batch: &[Pending]) {
-    let events: Vec<&Event> = batch.iter().map(|pending| &pending.event).collect();
-    let receipts = match shared.is_available() {
-        true => commit_soon(&shared.db, &events),
-        false => Err(db::Error::Unavailable("it was away a moment ago".to_owned())),
-    };
-    match receipts {
-        Ok(receipts) => {
-            shared.counters.committed(&receipts);
-            batch.iter().zip(receipts).for_each(|(pending, receipt)| pending.finish(Ok(receipt)));
-        }
-        Err(e) => {
-            if shared.is_available() {
-                log::warn!("{} charges go to the journal: {e}", batch.len());
-            }
-            if e.is_outage() {
-                shared.set_available(false);
-            }
-            write_to_journal(shared, batch, &events);
-        }
+/// A charge that is dropped is refused, so a panic costs only those at hand.
+fn guarded(work: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(work)).is_err() {
+        log::error!("the writer of charges panicked: some were refused");
     }
 }
 
-/// Commits, and once more if the connection was the trouble. Whether the first attempt got through does not matter:
-/// the ids tell.
-fn commit_soon(db: &Database, events: &[&Event]) -> Result<Vec<Receipt>, db::Error> {
+fn write(shared: &Shared, charges: Vec<Pending>) {
     let began = Instant::now();
-    match db.session().and_then(|mut session| commit(&mut session, events)) {
-        Err(e) if e.is_outage() && began.elapsed() < PATIENCE => commit(&mut db.session()?, events),
-        done => done,
+    if !shared.is_available() {
+        return write_to_journal(shared, &charges);
+    }
+    let written = shared.db.quick.session().and_then(|mut session| commit(&mut session, &events(&charges)));
+    match written {
+        Ok(receipts) => shared.unsynced.add(Batch { charges, receipts, began }),
+        Err(e) => rescue(shared, &charges, began, e),
     }
 }
 
-fn write_to_journal(shared: &Shared, batch: &[Pending], events: &[&Event]) {
-    let outcome = shared.journal.append(events.iter().copied());
-    match &outcome {
-        Ok(()) => shared.counters.journaled(batch.len()),
-        Err(e) => log::error!("{} charges were refused, the journal cannot take them: {e}", batch.len()),
+fn sync_all(shared: &Shared, witness: Option<Witness>, batches: Vec<Batch>) -> Option<Witness> {
+    let take = || shared.db.durable.session().map(|session| Witness { session, since: Instant::now() });
+    let synced = witness.map_or_else(take, Ok).and_then(|mut witness| {
+        usage::sync(&mut witness.session)?;
+        Ok(witness)
+    });
+    let (since, failure) = match &synced {
+        Ok(witness) => (Some(witness.since), "committed before a crash, for all that is known".to_owned()),
+        Err(e) => (None, e.to_string()),
+    };
+    for batch in batches {
+        if since.is_some_and(|since| since <= batch.began) {
+            finish(shared, &batch.charges, batch.receipts);
+        } else {
+            rescue(shared, &batch.charges, batch.began, db::Error::Unavailable(failure.clone()));
+        }
     }
-    for pending in batch {
+    synced.ok()
+}
+
+fn events(charges: &[Pending]) -> Vec<&Event> {
+    charges.iter().map(|pending| &pending.event).collect()
+}
+
+fn finish(shared: &Shared, charges: &[Pending], receipts: Vec<Receipt>) {
+    shared.counters.committed(&receipts);
+    charges.iter().zip(receipts).for_each(|(pending, receipt)| pending.finish(Ok(receipt)));
+}
+
+/// What to do with charges that may be made, or not: once more, durably, if that may help; else the journal. Whether
+/// the first attempt got through does not matter: the ids tell.
+fn rescue(shared: &Shared, charges: &[Pending], began: Instant, e: db::Error) {
+    let mut failure = e;
+    if failure.is_outage() && shared.is_available() && began.elapsed() < PATIENCE {
+        match shared.db.durable.session().and_then(|mut session| commit_durably(&mut session, &events(charges))) {
+            Ok(receipts) => return finish(shared, charges, receipts),
+            Err(e) => failure = e,
+        }
+    }
+    if shared.is_available() {
+        log::warn!("{} charges go to the journal: {failure}", charges.len());
+    }
+    if failure.is_outage() {
+        shared.set_available(false);
+    }
+    write_to_journal(shared, charges);
+}
+
+fn write_to_journal(shared: &Shared, charges: &[Pending]) {
+    let outcome = shared.journal.append(charges.iter().map(|pending| &pending.event));
+    match &outcome {
+        Ok(()) => shared.counters.journaled(charges.len()),
+        Err(e) => log::error!("{} charges were refused, the journal cannot take them: {e}", charges.len()),
+    }
+    for pending in charges {
         let receipt = Receipt { cost_micros: pending.event.cost_micros, duplicate: false };
         pending.finish(outcome.as_ref().map(|()| receipt).map_err(|_| Refused));
     }
+}
+
+/// [`commit`], and what it finds made already is durable, too, when it returns: a transaction that changes nothing
+/// waits for no disk by itself.
+///
+/// # Errors
+/// As [`commit`].
+pub(super) fn commit_durably(session: &mut db::Session, events: &[&Event]) -> Result<Vec<Receipt>, db::Error> {
+    let receipts = commit(session, events)?;
+    usage::sync(session)?;
+    Ok(receipts)
 }
 
 /// Charges these events, one transaction for each day (UTC) among them: so nearly always one. The receipts are in the
@@ -76,7 +179,7 @@ fn write_to_journal(shared: &Shared, batch: &[Pending], events: &[&Event]) {
 ///
 /// # Errors
 /// See [`db::Error`]. Some may have been charged; the same call finds out and charges the rest.
-pub(super) fn commit(session: &mut db::Session, events: &[&Event]) -> Result<Vec<Receipt>, db::Error> {
+fn commit(session: &mut db::Session, events: &[&Event]) -> Result<Vec<Receipt>, db::Error> {
     let first = |event: &Event| Receipt { cost_micros: event.cost_micros, duplicate: false };
     let mut receipts: Vec<Receipt> = events.iter().map(|event| first(event)).collect();
     let mut order: Vec<usize> = (0..events.len()).collect();

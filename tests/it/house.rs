@@ -35,7 +35,7 @@ fn files() -> BTreeMap<String, String> {
 
 /// The file without its tests and its comments.
 fn code(text: &str) -> String {
-    let text = text.split("\n#[cfg(test)]\nmod ").next().unwrap();
+    let text = text.split("\n#[cfg(test)]\n").next().unwrap();
     let lines = text.lines().map(|line| match line.trim_start().starts_with("//") {
         true => "",
         false => line.split(" // ").next().unwrap(),

@@ -1,5 +1,5 @@
 //! How many charges a second: `cargo test --release --test metering -- --ignored bench --nocapture`, with `BENCH_URL`
-//! naming an empty database of a server that really syncs.
+//! naming an empty database of a server that really syncs. `BENCH_ONLY="16 100"` measures 16 threads with 100 users.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -26,6 +26,9 @@ fn bench() {
     let folder = Folder::new();
     let meter = meter(&url, &folder.0);
     for (threads, users) in [(16, 100), (64, 100), (16, 1), (64, 1), (1, 100)] {
+        if std::env::var("BENCH_ONLY").is_ok_and(|only| only != format!("{threads} {users}")) {
+            continue;
+        }
         let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
         let slowest = AtomicU64::new(0);
         let before = meter.stats();

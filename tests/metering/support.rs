@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use textgen::db::{self, Database};
-use textgen::usage::{Charge, Meter, Receipt, Units, meter};
+use textgen::usage::{Charge, Connections, Meter, Receipt, Units};
 
 use crate::harness::TestDb;
 
@@ -43,7 +43,7 @@ pub fn meter(url: &str, folder: &Path) -> Arc<Meter> {
 }
 
 pub fn meter_with(url: &str, folder: &Path, journal: u64) -> Arc<Meter> {
-    let db = meter::database(url, "metering").unwrap();
+    let db = Connections::new(url, "metering").unwrap();
     let meter = Meter::new(db, folder.to_owned(), journal);
     meter.open();
     meter.start().unwrap();

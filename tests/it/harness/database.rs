@@ -15,6 +15,8 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 /// A database of this test's own, dropped with it.
 pub struct TestDb {
     name: String,
+    /// Where it is, if it is not the tests' own.
+    elsewhere: Option<String>,
 }
 
 impl TestDb {
@@ -39,12 +41,18 @@ impl TestDb {
                 admin.batch_execute(&format!("CREATE DATABASE {name} {template}"))
             })
             .unwrap();
-        TestDb { name }
+        TestDb { name, elsewhere: None }
+    }
+
+    /// An empty database on another server, migrated and not dropped.
+    pub fn existing(url: &str) -> TestDb {
+        textgen::db::migrate::migrate(&url.parse().unwrap()).unwrap();
+        TestDb { name: String::new(), elsewhere: Some(url.to_owned()) }
     }
 
     /// Its address, for the binary.
     pub fn url(&self) -> String {
-        url_of(&self.name)
+        self.elsewhere.clone().unwrap_or_else(|| url_of(&self.name))
     }
 
     /// Its name.
@@ -77,6 +85,9 @@ impl TestDb {
 
 impl Drop for TestDb {
     fn drop(&mut self) {
+        if self.elsewhere.is_some() {
+            return;
+        }
         // A test that failed has said why already.
         let _ = admin().batch_execute(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name));
     }

@@ -1,0 +1,44 @@
+//! A meter's own connections: charges wait for no request that holds one, and no request waits for charges.
+
+use crate::db::{self, Database};
+
+/// The ways to the database for a meter.
+pub struct Connections {
+    /// One connection whose commits return before they are durable; a commit of [`Connections::durable`] that begins
+    /// later makes them so. It keeps no row locked while the disk syncs, and works on meanwhile.
+    pub(super) quick: Database,
+    /// Three connections: one that makes quick commits durable, the others for charges that met a failure and for the
+    /// work in the background.
+    pub(super) durable: Database,
+}
+
+impl Connections {
+    /// To the database of this URL, made in the background. `name` is what the database sees, such as
+    /// `textgen-web-charges`.
+    ///
+    /// # Errors
+    /// The URL is not understood.
+    pub fn new(url: &str, name: &str) -> Result<Connections, String> {
+        // One plan for the one statement, by the indexes: it does not depend on the values, and making one takes as
+        // long as following it.
+        const PLAN: &str = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off";
+        let with = |size, options: &str| {
+            let mut config = db::config(url, name)?;
+            let given = config.get_options().unwrap_or_default().to_owned();
+            config.options(&format!("{PLAN} {given} {options}"));
+            Ok::<_, String>(Database::new(config, true, size))
+        };
+        Ok(Connections { quick: with(1, "-c synchronous_commit=off")?, durable: with(3, "")? })
+    }
+
+    /// The tables are there.
+    pub(super) fn open(&self) {
+        self.quick.open();
+        self.durable.open();
+    }
+
+    /// Whether they are.
+    pub(super) fn is_open(&self) -> bool {
+        self.durable.is_open()
+    }
+}
