@@ -62,35 +62,51 @@ pub fn search(
     after: Option<(&str, &str)>,
     limit: i64,
 ) -> Result<Vec<Listed>, Error> {
-    // Five ranges of five indexes, each at most a page long, merged. An account whose address and name both match is
-    // listed by its address.
+    // Five ranges of five indexes, each at most a page long, merged. A range is said by its two ends and nothing more:
+    // given two beginnings, PostgreSQL may start at the lower. An account whose address and name both match is listed
+    // by its address.
     const SQL: &str = r#"SELECT id, email, name, created, is_subscribed, is_admin, suspended, found FROM (
         (SELECT u.*, email COLLATE "C" AS found FROM users u
-         WHERE email COLLATE "C" >= $1 AND email COLLATE "C" < $2 AND (email COLLATE "C", id) > ($5, $6)
-         ORDER BY email COLLATE "C", id LIMIT $7)
+         WHERE (email COLLATE "C", id) > ($1, $2) AND email COLLATE "C" < $3
+         ORDER BY email COLLATE "C", id LIMIT $10)
         UNION ALL
         (SELECT u.*, ('@' || split_part(email, '@', 2)) COLLATE "C" FROM users u
-         WHERE ('@' || split_part(email, '@', 2)) COLLATE "C" >= $1
-           AND ('@' || split_part(email, '@', 2)) COLLATE "C" < $2
-           AND (('@' || split_part(email, '@', 2)) COLLATE "C", id) > ($5, $6)
-         ORDER BY ('@' || split_part(email, '@', 2)) COLLATE "C", id LIMIT $7)
+         WHERE (('@' || split_part(email, '@', 2)) COLLATE "C", id) > ($1, $2)
+           AND ('@' || split_part(email, '@', 2)) COLLATE "C" < $3
+         ORDER BY ('@' || split_part(email, '@', 2)) COLLATE "C", id LIMIT $10)
         UNION ALL
         (SELECT u.*, lower(name) COLLATE "C" FROM users u
-         WHERE name IS NOT NULL AND lower(name) COLLATE "C" >= $1 AND lower(name) COLLATE "C" < $2
-           AND (lower(name) COLLATE "C", id) > ($5, $6)
-           AND NOT (email COLLATE "C" >= $1 AND email COLLATE "C" < $2)
-         ORDER BY lower(name) COLLATE "C", id LIMIT $7)
+         WHERE name IS NOT NULL AND (lower(name) COLLATE "C", id) > ($1, $2) AND lower(name) COLLATE "C" < $3
+           AND NOT (email COLLATE "C" >= $4 AND email COLLATE "C" < $3)
+         ORDER BY lower(name) COLLATE "C", id LIMIT $10)
         UNION ALL
         (SELECT u.*, k.prefix COLLATE "C" FROM api_keys k JOIN users u ON u.id = k.user_id
-         WHERE k.prefix COLLATE "C" >= $3 AND k.prefix COLLATE "C" < $4 AND (k.prefix COLLATE "C", k.user_id) > ($5, $6)
-         ORDER BY k.prefix COLLATE "C", k.user_id LIMIT $7)
+         WHERE (k.prefix COLLATE "C", k.user_id) > ($5, $6) AND k.prefix COLLATE "C" < $7
+         ORDER BY k.prefix COLLATE "C", k.user_id LIMIT $10)
         UNION ALL
-        (SELECT u.*, id COLLATE "C" FROM users u WHERE id = $3 AND (id COLLATE "C", id) > ($5, $6))
-        ) AS matches ORDER BY found COLLATE "C", id LIMIT $7"#;
+        (SELECT u.*, id COLLATE "C" FROM users u WHERE id = $8 AND id COLLATE "C" > $9)
+        ) AS matches ORDER BY found COLLATE "C", id LIMIT $10"#;
     let (lower, exact) = (text.to_lowercase(), key_prefix(text));
-    let (lower_end, exact_end) = (end_of(&lower), end_of(exact));
-    let (found, id) = after.unwrap_or(("", ""));
-    db.query(SQL, &[&lower, &lower_end, &exact, &exact_end, &found, &id, &limit])?.iter().map(from_row).collect()
+    let after = after.unwrap_or(("", ""));
+    // Where the page before ended, or where the matches begin.
+    let (begin, begin_exact) = (after.max((lower.as_str(), "")), after.max((exact, "")));
+    let (end, end_exact) = (end_of(&lower), end_of(exact));
+    let rows = db.query(
+        SQL,
+        &[
+            &begin.0,
+            &begin.1,
+            &end,
+            &lower.as_str(),
+            &begin_exact.0,
+            &begin_exact.1,
+            &end_exact,
+            &text,
+            &after.0,
+            &limit,
+        ],
+    )?;
+    rows.iter().map(from_row).collect()
 }
 
 /// About how many accounts there are: what the planner believes, as counting a million takes its time.
