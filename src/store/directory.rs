@@ -80,9 +80,9 @@ pub fn search(
            AND NOT (email COLLATE "C" >= $4 AND email COLLATE "C" < $3)
          ORDER BY lower(name) COLLATE "C", id LIMIT $10)
         UNION ALL
-        (SELECT u.*, k.prefix COLLATE "C" FROM api_keys k JOIN users u ON u.id = k.user_id
-         WHERE (k.prefix COLLATE "C", k.user_id) > ($5, $6) AND k.prefix COLLATE "C" < $7
-         ORDER BY k.prefix COLLATE "C", k.user_id LIMIT $10)
+        (SELECT u.*, k.prefix COLLATE "C" FROM (
+            SELECT prefix, user_id FROM api_keys WHERE (prefix COLLATE "C", user_id) > ($5, $6) AND prefix COLLATE "C" < $7
+            ORDER BY prefix COLLATE "C", user_id LIMIT $10) AS k JOIN users u ON u.id = k.user_id)
         UNION ALL
         (SELECT u.*, id COLLATE "C" FROM users u WHERE id = $8 AND id COLLATE "C" > $9)
         ) AS matches ORDER BY found COLLATE "C", id LIMIT $10"#;

@@ -27,6 +27,7 @@ fn every_route_finds_its_rows_by_an_index() {
     db.run("SELECT pg_stat_reset()");
     let server = Server::start(&db);
     visit_every_route(&server);
+    visit_every_page(&db, &server);
     assert_eq!(server.stop(), 0);
     let user = textgen(&["user", "rotate-secret", "user77"]).env("DATABASE_URL", db.url()).output().unwrap();
     assert!(user.status.success(), "{user:?}");
@@ -80,4 +81,26 @@ fn visit_every_route(server: &Server) {
     browser.post("/api/sessions/revoke", &json!({"others": true})).expect(200);
     server.web.anonymous().post("/api/login", &json!({"email": "user5@example.com", "password": PASSWORD})).expect(400);
     program.post("/api/delete-account", &json!({"password": "another password"})).expect(200);
+}
+
+fn visit_every_page(db: &TestDb, server: &Server) {
+    let user = server.sign_up("root@example.com");
+    let promoted = textgen(&["user", "promote", &user.email]).env("DATABASE_URL", db.url()).output().unwrap();
+    assert!(promoted.status.success(), "{promoted:?}");
+    let page = |path: &str| user.browser.header("accept", "text/html").get(path);
+    crate::harness::soon("the promotion to be seen", || page("/admin").status == 200);
+    let place = user.browser.form("/documents", &[]).expect(303).header("location").unwrap().to_owned();
+    for path in ["/documents", "/documents?q=nothing", "/documents/deleted", &place, "/usage", "/admin/audit"] {
+        page(path).expect(200);
+    }
+    for query in ["", "user1", "@example", "tg_xxxxx", "user77", "nobody"] {
+        page(&format!("/admin/users?q={query}")).expect(200);
+    }
+    // The second page of the longest lists.
+    for after in ["user100@example.com%1Fuser100", "%40example.com%1Fuser100", "tg_xxxxx%E2%80%A6%1Fuser100"] {
+        page(&format!("/admin/users?q=user&after={after}")).expect(200);
+    }
+    page("/admin/users/user77").expect(200);
+    user.browser.form("/admin/users/user77/suspend", &[("reason", "none")]).expect(303);
+    user.browser.form("/admin/users/user77/restore", &[]).expect(303);
 }
