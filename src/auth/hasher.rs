@@ -113,6 +113,7 @@ mod tests {
             Err(blocking::Busy)
         }
         fn leave(&self) {}
+        fn short_wait(&self) {}
     }
 
     #[test]

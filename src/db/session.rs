@@ -8,6 +8,7 @@ use postgres::{GenericClient, Row};
 
 use super::connection::Known;
 use super::{Connection, ConnectionManager, Error, Health, Param};
+use crate::blocking;
 
 /// Runs statements: a session, or a transaction on one. `store` functions take either.
 ///
@@ -60,6 +61,7 @@ impl Session {
     /// # Errors
     /// See [`Error`].
     pub fn transaction(&mut self) -> Result<Transaction<'_>, Error> {
+        blocking::short_wait();
         let Connection { client, known, .. } = &mut *self.connection;
         match client.transaction() {
             Ok(inner) => Ok(Transaction { inner, known, health: &self.health }),
@@ -93,6 +95,7 @@ impl Transaction<'_> {
     /// # Errors
     /// See [`Error`]. When the connection broke meanwhile, whether it was committed is not known.
     pub fn commit(self) -> Result<(), Error> {
+        blocking::short_wait();
         let Transaction { inner, known, health } = self;
         inner.commit().map_err(|e| judge(health, known, "COMMIT", e))
     }
@@ -116,6 +119,7 @@ fn query(
     sql: &'static str,
     params: &[&dyn Param],
 ) -> Result<Vec<Row>, postgres::Error> {
+    blocking::short_wait();
     match known.statement(sql, || client.prepare_typed(sql, &types(params)))? {
         Some(prepared) => client.query(&prepared, &values(params)),
         None => client.query_typed(sql, &typed(params)),
@@ -128,6 +132,7 @@ fn execute(
     sql: &'static str,
     params: &[&dyn Param],
 ) -> Result<u64, postgres::Error> {
+    blocking::short_wait();
     match known.statement(sql, || client.prepare_typed(sql, &types(params)))? {
         Some(prepared) => client.execute(&prepared, &values(params)),
         None => client.execute_typed(sql, &typed(params)),

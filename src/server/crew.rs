@@ -235,4 +235,11 @@ impl Handover for Seat {
 
     /// The slot is another's now; the request is finished without one.
     fn leave(&self) {}
+
+    fn short_wait(&self) {
+        if let (Some(slot), true) = (self.slot.get(), self.in_handler.get()) {
+            self.shared.slots[slot].note_short_wait();
+            self.shared.call_help(slot);
+        }
+    }
 }

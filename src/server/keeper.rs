@@ -25,6 +25,10 @@ pub(super) struct Keeper {
     acceptor: JoinHandle<()>,
     /// For each slot its word when it was last seen to change, and when that was.
     seen: Vec<(u64, u64)>,
+    /// Requests and short waits up to the last look at them.
+    counted: (u64, u64),
+    /// How many helpers have been given a thread.
+    staffed: usize,
     next_scan: u64,
     scan_interval: u64,
     stop_began: Option<u64>,
@@ -36,7 +40,8 @@ impl Keeper {
         let shortest = s.head_timeout.min(s.body_timeout).min(s.idle_timeout).min(s.write_timeout);
         let scan_interval = (millis(shortest) / 8).clamp(10, SCAN);
         let seen = vec![(0, 0); shared.slots.len()];
-        Keeper { shared, acceptor, seen, next_scan: 0, scan_interval, stop_began: None }
+        let (counted, staffed) = ((0, 0), 0);
+        Keeper { shared, acceptor, seen, counted, staffed, next_scan: 0, scan_interval, stop_began: None }
     }
 
     /// Keeps the server until it has stopped.
@@ -45,6 +50,7 @@ impl Keeper {
         while !self.has_stopped() {
             let now = self.shared.clock.refresh();
             tick = if self.look_at_slots(now) { BUSY_TICK } else { (tick * 2).min(IDLE_TICK) };
+            self.look_for_short_waits();
             crew::staff_vacant(&self.shared);
             if now >= self.next_scan {
                 self.next_scan = now + self.scan_interval;
@@ -74,6 +80,24 @@ impl Keeper {
             }
         }
         busy
+    }
+
+    /// Wants as many helpers as the share of requests that wait shortly is worth.
+    fn look_for_short_waits(&mut self) {
+        let slots = &self.shared.slots;
+        let now: (u64, u64) = (slots.iter().map(Slot::requests).sum(), slots.iter().map(Slot::short_waits).sum());
+        let (requests, waits) = (now.0 - self.counted.0, now.1 - self.counted.1);
+        if requests == 0 {
+            return;
+        }
+        self.counted = now;
+        let most = slots.len() - self.shared.settings.workers;
+        let wanted = usize::try_from(waits * most as u64 / requests).unwrap_or(most).min(most);
+        for helper in self.staffed..wanted {
+            crew::staff_sometime(&self.shared, self.shared.settings.workers + helper);
+        }
+        self.staffed = self.staffed.max(wanted);
+        self.shared.helpers.store(wanted, Relaxed);
     }
 
     /// Gives a slot to another thread. Handlers that do not say that they wait count like those that do, but have

@@ -139,7 +139,7 @@ impl Acceptor {
 fn adopt(shared: &Shared, stream: TcpStream, peer: SocketAddr, handler: &Handler, turn: usize) -> io::Result<()> {
     stream.set_nonblocking(true)?;
     stream.set_nodelay(true)?;
-    let slot = turn % shared.slots.len();
+    let slot = turn % shared.settings.workers;
     let until = shared.clock.now() + millis(shared.settings.idle_timeout);
     let handler = Arc::clone(handler);
     shared.open.fetch_add(1, Relaxed);

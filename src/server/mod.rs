@@ -3,8 +3,11 @@
 //! A *slot* is the right to run; there are as many as cores. Each has a readiness set with its share of the
 //! connections, and one thread that waits on it, reads what is there, calls the handler and writes the reply. A
 //! handler that is going to wait says so ([`blocking::section`](crate::blocking::section)); its thread then leaves the
-//! slot to another. One that does not say so loses the slot a little later. So a connection costs no thread, a slow
-//! request stops no quick one, and there are never many more threads running than cores.
+//! slot to another. One that does not say so loses the slot a little later. A short wait, one call to the database, is
+//! not worth that: it is only announced ([`blocking::short_wait`](crate::blocking::short_wait)), and while many
+//! requests wait like this, *helpers* (slots without connections of their own) take what is ready from the others. So
+//! a connection costs no thread, a slow request stops no quick one, and there are never many more threads running than
+//! cores.
 //!
 //! The files, from the outside in: `listener` takes connections in; `keeper` looks after deadlines, stuck handlers and
 //! the stop; `crew` has the threads and `slot` what they hold; `worker` is a thread's loop; `exchange` one turn of a
@@ -80,6 +83,9 @@ pub struct Stats {
     pub shed: u64,
 }
 
+/// Helpers at most, for each worker. Measured with one `SELECT` a request on 2 cores: more than 2 is slower again.
+const HELPERS: usize = 2;
+
 /// How far a server is on its way to the end.
 #[derive(Clone, Copy)]
 enum Stage {
@@ -96,7 +102,10 @@ struct Shared {
     settings: Settings,
     max_connections: usize,
     clock: Clock,
+    /// As many as workers, then [`HELPERS`] times as many helpers.
     slots: Vec<Slot>,
+    /// How many helpers are wanted now.
+    helpers: AtomicUsize,
     /// Slots whose holder waits for readiness.
     sleepers: AtomicUsize,
     crew: Crew,
@@ -118,7 +127,8 @@ impl Server {
         let shared = Shared {
             max_connections: settings.connection_limit(),
             clock: Clock::new(),
-            slots: (0..settings.workers).map(|_| Slot::new()).collect::<io::Result<_>>()?,
+            slots: (0..settings.workers * (1 + HELPERS)).map(|_| Slot::new()).collect::<io::Result<_>>()?,
+            helpers: AtomicUsize::new(0),
             sleepers: AtomicUsize::new(0),
             crew: Crew::new(worker::main),
             open: AtomicUsize::new(0),
@@ -155,7 +165,7 @@ impl Server {
         let shared = self.shared;
         let (acceptor, waker) = Acceptor::new(Arc::clone(&shared), self.listeners)?;
         let _ = shared.stop_listeners.set((thread::current(), waker));
-        for slot in 0..shared.slots.len() {
+        for slot in 0..shared.settings.workers {
             crew::staff(&shared, slot)?;
         }
         let acceptor = thread::Builder::new().name("acceptor".into()).spawn(|| acceptor.run())?;

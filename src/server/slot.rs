@@ -21,7 +21,7 @@ const WAKER: Token = Token(usize::MAX);
 const EVENTS_AT_ONCE: usize = 256;
 
 pub(super) struct Slot {
-    /// Locked only by the thread that holds the slot.
+    /// Locked by the thread that holds the slot, and by helpers while that is in a handler.
     readiness: Mutex<(Poll, Events)>,
     registry: Registry,
     waker: Waker,
@@ -35,6 +35,8 @@ pub(super) struct Slot {
     word: AtomicU64,
     /// Requests started by holders of this slot; written by the holder only.
     requests: AtomicU64,
+    /// Short waits of holders of this slot; written by the holder only.
+    short_waits: AtomicU64,
 }
 
 impl Slot {
@@ -52,6 +54,7 @@ impl Slot {
             asleep: AtomicBool::new(false),
             word: AtomicU64::new(0),
             requests: AtomicU64::new(0),
+            short_waits: AtomicU64::new(0),
         })
     }
 
@@ -101,8 +104,16 @@ impl Slot {
     /// Waits for readiness (`None`: until woken) and queues the connections that have become ready and are nobody's.
     /// Returns how many. Only the holder calls this.
     pub(super) fn poll(&self, timeout: Option<Duration>) -> usize {
-        let mut readiness = self.readiness.lock();
-        let (poll, events) = &mut *readiness;
+        self.gather(&mut self.readiness.lock(), timeout)
+    }
+
+    /// Queues what has become ready, for a thread that does not hold the slot. Returns how many; 0 if its holder looks
+    /// for itself.
+    pub(super) fn poll_for_holder(&self) -> usize {
+        self.readiness.try_lock().map_or(0, |mut readiness| self.gather(&mut readiness, Some(Duration::ZERO)))
+    }
+
+    fn gather(&self, (poll, events): &mut (Poll, Events), timeout: Option<Duration>) -> usize {
         // The only error is an interruption by a signal: as if nothing had happened.
         if poll.poll(events, timeout).is_err() || events.is_empty() {
             return 0;
@@ -180,6 +191,15 @@ impl Slot {
 
     pub(super) fn requests(&self) -> u64 {
         self.requests.load(Relaxed)
+    }
+
+    pub(super) fn short_waits(&self) -> u64 {
+        self.short_waits.load(Relaxed)
+    }
+
+    /// The holder is about to wait, but not for long.
+    pub(super) fn note_short_wait(&self) {
+        self.short_waits.store(self.short_waits.load(Relaxed) + 1, Relaxed);
     }
 
     /// The holder starts a handler; returns the word that stands for this run.

@@ -105,10 +105,31 @@ impl Worker {
 }
 
 impl Shared {
-    /// Takes a ready connection from another slot.
+    /// Takes a ready connection from another slot. While helpers are wanted, also one that nobody has seen yet: many
+    /// holders wait then.
     fn steal(&self, thief: usize) -> Option<Arc<Connection>> {
-        let n = self.slots.len();
-        (1..n).find_map(|i| self.slots[(thief + i) % n].pop())
+        // Each thief begins elsewhere, so that no slot's connections wait longer than others'.
+        let (owners, helpers) = self.slots.split_at(self.settings.workers);
+        let owners = || owners.iter().cycle().skip(thief % owners.len()).take(owners.len());
+        owners().chain(helpers).find_map(Slot::pop).or_else(|| {
+            let look = self.helpers.load(Relaxed) > 0;
+            owners().filter(|slot| look && slot.poll_for_holder() > 0).find_map(Slot::pop)
+        })
+    }
+
+    /// Whether this slot belongs to a helper that is not wanted.
+    fn is_unwanted(&self, slot: usize) -> bool {
+        slot >= self.settings.workers + self.helpers.load(Relaxed)
+    }
+
+    /// Has a helper look after what is ready while the holder of `slot` waits.
+    pub(super) fn call_help(&self, slot: usize) {
+        if self.helpers.load(Relaxed) > 0 && self.sleepers.load(SeqCst) > 0 {
+            let ready = self.slots.iter().any(Slot::has_ready) || self.slots[slot].poll_for_holder() > 0;
+            if ready {
+                self.wake_one();
+            }
+        }
     }
 
     /// The next connection to run. The slot's own come first, those included that have only just become ready: nobody
@@ -121,7 +142,7 @@ impl Shared {
         if place.poll(Some(Duration::ZERO)) > 1 {
             self.wake_one();
         }
-        place.pop().or_else(|| self.steal(slot))
+        place.pop().or_else(|| if self.is_unwanted(slot) { None } else { self.steal(slot) })
     }
 
     /// Waits until there is something to run, here or elsewhere.
@@ -129,7 +150,7 @@ impl Shared {
         let place = &self.slots[slot];
         place.lie_down();
         self.sleepers.fetch_add(1, SeqCst);
-        let idle = !self.is_finished() && !self.slots.iter().any(Slot::has_ready);
+        let idle = !self.is_finished() && (self.is_unwanted(slot) || !self.slots.iter().any(Slot::has_ready));
         let found = if idle { place.poll(None) } else { 0 };
         self.sleepers.fetch_sub(1, SeqCst);
         place.get_up();
@@ -142,7 +163,7 @@ impl Shared {
     /// Wakes a worker that waits, if any does, to share the work.
     fn wake_one(&self) {
         if self.sleepers.load(SeqCst) > 0 {
-            let _ = self.slots.iter().any(Slot::wake);
+            let _ = self.slots[..self.settings.workers + self.helpers.load(Relaxed)].iter().any(Slot::wake);
         }
     }
 

@@ -1,6 +1,8 @@
 //! Who waits for whom: nobody for a slow handler.
 
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use textgen::blocking;
@@ -155,4 +157,36 @@ fn a_connection_that_floods_does_not_starve_another() {
     assert!(began.elapsed() < Duration::from_secs(5));
     writer.join().unwrap();
     reader.join().unwrap();
+}
+
+/// Clients in a closed loop for a while; how many handlers ran at once at most.
+fn most_at_once(says_so: bool) -> usize {
+    let settings = Settings { workers: 2, patience: LONG, ..settings() };
+    let now = Arc::new((AtomicUsize::new(0), AtomicUsize::new(0)));
+    let counts = Arc::clone(&now);
+    let server = serve(settings, move |_| {
+        let running = counts.0.fetch_add(1, SeqCst) + 1;
+        counts.1.fetch_max(running, SeqCst);
+        if says_so {
+            blocking::short_wait();
+        }
+        thread::sleep(Duration::from_millis(2));
+        counts.0.fetch_sub(1, SeqCst);
+        Response::new(200)
+    });
+    thread::scope(|scope| {
+        for _ in 0..24 {
+            scope.spawn(|| {
+                let mut client = server.connect();
+                (0..100).for_each(|_| assert_eq!(client.get("/").status, 200));
+            });
+        }
+    });
+    now.1.load(SeqCst)
+}
+
+#[test]
+fn helpers_run_while_many_requests_wait_shortly() {
+    assert_eq!(most_at_once(false), 2);
+    assert_eq!(most_at_once(true), 6);
 }
