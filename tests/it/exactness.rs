@@ -1,0 +1,209 @@
+//! Charges over HTTP, by several processes at once and whatever is killed: the ledger, the totals and what the clients
+//! counted agree to the micro-dollar. The full size:
+//! `EXACT=4,50,2000 KILLS=30 cargo test --release --test it exactness -- --nocapture`.
+
+use std::collections::HashMap;
+use std::env;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::harness::{Address, Client, Reply, Server, TestDb, at_once, run};
+
+/// Micro-dollars a prompt token, a completion token and a request.
+const PRICE: (i64, i64, i64) = (3, 7, 11);
+const CHAT: &str = "/v1/chat/completions";
+
+fn set_price(db: &TestDb) {
+    let million = |n: i64| (n * 1_000_000).to_string();
+    let (prompt, completion) = (million(PRICE.0), million(PRICE.1));
+    let request = PRICE.2.to_string();
+    let args = ["price", "set", "default", "--prompt", &prompt, "--completion", &completion, "--request", &request];
+    assert_eq!(run(&args, &[("DATABASE_URL", &db.url())], "").code, 0);
+}
+
+/// What a reply cost, as its reader reckons.
+fn cost(reply: &Reply) -> i64 {
+    let count = |name: &str| reply.json()["usage"][name].as_i64().unwrap();
+    PRICE.0 * count("prompt_tokens") + PRICE.1 * count("completion_tokens") + PRICE.2
+}
+
+/// Users with a secret each: `(id, secret)`.
+fn users(db: &TestDb, count: usize) -> Vec<(String, String)> {
+    (0..count)
+        .map(|n| {
+            let made = run(&["user", "create", &format!("u{n}@example.com")], &[("DATABASE_URL", &db.url())], "");
+            let word = |name: &str| {
+                let line = made.out.lines().find_map(|line| line.trim().strip_prefix(name));
+                line.unwrap_or_else(|| panic!("{made:?}")).trim().to_owned()
+            };
+            (word("id"), word("secret"))
+        })
+        .collect()
+}
+
+/// The ledger, its ids, the daily totals and the users' totals agree.
+fn assert_books_agree(db: &TestDb) {
+    let books = |sql: &str| -> HashMap<String, (i64, i64)> {
+        let rows = db.connect().query(sql, &[]).unwrap();
+        rows.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect()
+    };
+    let ledger = books("SELECT user_id, count(*), sum(cost_micros)::bigint FROM usage_events GROUP BY 1");
+    let daily = books("SELECT user_id, sum(events)::bigint, sum(cost_micros)::bigint FROM usage_daily GROUP BY 1");
+    let totals = books(
+        "SELECT id, (SELECT count(*) FROM usage_events WHERE user_id = users.id), charges_monthly
+         FROM users WHERE charges_monthly > 0",
+    );
+    assert_eq!(daily, ledger);
+    assert_eq!(totals, ledger);
+    assert_eq!(db.count("SELECT count(*) FROM charge_ids"), db.count("SELECT count(*) FROM usage_events"));
+}
+
+fn from_env(name: &str, otherwise: &[usize]) -> Vec<usize> {
+    env::var(name).map_or_else(|_| otherwise.to_vec(), |text| text.split(',').map(|n| n.parse().unwrap()).collect())
+}
+
+#[test]
+fn clients_of_several_processes_agree_with_the_books() {
+    let [processes, clients, requests] = from_env("EXACT", &[3, 8, 40])[..] else { panic!("EXACT=4,50,2000") };
+    let db = TestDb::new();
+    set_price(&db);
+    let users = users(&db, 10);
+    let servers: Vec<_> = (0..processes).map(|_| Server::start_demo(&db, &[("LOG_LEVEL", "warn")])).collect();
+    let spent: Vec<AtomicI64> = users.iter().map(|_| AtomicI64::new(0)).collect();
+    let began = Instant::now();
+    at_once(processes * clients, |n| {
+        let who = n % users.len();
+        let client = servers[n % processes].inference.with_secret(&users[who].1);
+        for i in 0..requests {
+            let content = "word ".repeat(1 + (n + i) % 9);
+            let reply = client.post(CHAT, &json!({"messages": [{"role": "user", "content": content}]})).expect(200);
+            spent[who].fetch_add(cost(&reply), Relaxed);
+        }
+    });
+    let all = processes * clients * requests;
+    println!("{all} charged requests in {:.1} s", began.elapsed().as_secs_f64());
+    assert_books_agree(&db);
+    assert_eq!(db.count("SELECT count(*) FROM usage_events"), i64::try_from(all).unwrap());
+    for ((id, _), spent) in users.iter().zip(&spent) {
+        let total = db.count(&format!("SELECT charges_monthly FROM users WHERE id = '{id}'"));
+        assert_eq!(total, spent.load(Relaxed), "{id}");
+    }
+}
+
+/// A server that is killed and started again at the same addresses, with the same journal.
+struct Phoenix {
+    db_url: String,
+    journal: PathBuf,
+    addresses: [Address; 3],
+    server: Option<Server>,
+}
+
+impl Phoenix {
+    fn new(db: &TestDb) -> Phoenix {
+        let journal = env::temp_dir().join(format!("textgen-phoenix-{}", textgen::usage::new_id()));
+        let server = Server::start_demo(db, &[("JOURNAL_DIR", journal.to_str().unwrap()), ("LOG_LEVEL", "warn")]);
+        let addresses = [server.web.clone(), server.inference.clone(), server.audio.clone()];
+        Phoenix { db_url: db.url(), journal, addresses, server: Some(server) }
+    }
+
+    fn inference(&self, secret: &str) -> Client {
+        self.addresses[1].with_secret(secret)
+    }
+
+    fn kill_and_restart(&mut self, db: &TestDb) {
+        let server = self.server.take().unwrap();
+        server.signal("KILL");
+        drop(server);
+        let [web, inference, audio] = self.addresses.each_ref().map(Address::socket);
+        let settings = [
+            ("JOURNAL_DIR", self.journal.to_str().unwrap()),
+            ("LOG_LEVEL", "warn"),
+            ("WEB_ADDR", web),
+            ("INFERENCE_ADDR", inference),
+            ("AUDIO_ADDR", audio),
+        ];
+        assert_eq!(self.db_url, db.url());
+        self.server = Some(Server::start_demo(db, &settings));
+    }
+}
+
+impl Drop for Phoenix {
+    fn drop(&mut self) {
+        self.server = None;
+        let _ = std::fs::remove_dir_all(&self.journal);
+    }
+}
+
+/// Every reply that a client had whole is charged, none twice, however often a server is killed.
+#[test]
+fn what_is_killed_loses_no_charge_and_doubles_none() {
+    let [rounds] = from_env("KILLS", &[4])[..] else { panic!("KILLS=30") };
+    let db = TestDb::new();
+    set_price(&db);
+    let users = users(&db, 4);
+    let mut servers = [Phoenix::new(&db), Phoenix::new(&db)];
+    let programs: Vec<Client> = (0..16).map(|n| servers[n % 2].inference(&users[n % 4].1)).collect();
+    let (over, refused) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let told: HashMap<String, i64> = thread::scope(|scope| {
+        let (over, refused) = (&over, &refused);
+        let clients: Vec<_> = programs
+            .iter()
+            .enumerate()
+            .map(|(n, program)| scope.spawn(move || ask_until(over, refused, program, n)))
+            .collect();
+        for round in 0..rounds {
+            // No two rounds find the servers at the same point of their work.
+            thread::sleep(Duration::from_millis(150 + (round as u64 * 97) % 400));
+            servers[round % 2].kill_and_restart(&db);
+        }
+        over.store(true, Relaxed);
+        clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
+    });
+    for server in &mut servers {
+        assert_eq!(server.server.take().unwrap().stop(), 0);
+    }
+    assert_books_agree(&db);
+    // The model's name tells the requests apart.
+    let rows = db.connect().query("SELECT model, count(*), sum(cost_micros)::bigint FROM usage_events GROUP BY 1", &[]);
+    let booked: HashMap<String, (i64, i64)> =
+        rows.unwrap().iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect();
+    println!(
+        "{rounds} kills: {} replies had whole, {} charges, {} refused",
+        told.len(),
+        booked.len(),
+        refused.load(Relaxed)
+    );
+    assert!(told.len() > rounds, "hardly anything was answered");
+    for (model, cost) in &told {
+        assert_eq!(booked.get(model), Some(&(1, *cost)), "{model}");
+    }
+    // What was charged without a whole reply was under way when its server was killed.
+    assert!(booked.values().all(|(count, _)| *count == 1));
+    assert!(booked.len() <= told.len() + rounds * programs.len(), "{} and {}", booked.len(), told.len());
+}
+
+/// Sends request after request; what came back whole, and what it cost.
+fn ask_until(over: &AtomicBool, refused: &AtomicUsize, program: &Client, n: usize) -> Vec<(String, i64)> {
+    let mut told = Vec::new();
+    let mut i = 0;
+    while !over.load(Relaxed) {
+        i += 1;
+        let model = format!("m{n}-{i}");
+        let body: Value = json!({"model": model, "messages": [{"role": "user", "content": "hello"}]});
+        match program.try_send("POST", CHAT, Some("application/json"), body.to_string().as_bytes()) {
+            Ok(reply) if reply.status == 200 => told.push((model, cost(&reply))),
+            Ok(reply) => {
+                // A server that has just come up may not have its schema or its journal yet.
+                assert_eq!(reply.status, 503, "{}", reply.text());
+                refused.fetch_add(1, Relaxed);
+                thread::sleep(Duration::from_millis(20));
+            }
+            Err(_) => thread::sleep(Duration::from_millis(5)),
+        }
+    }
+    told
+}
