@@ -1,4 +1,4 @@
-//! The session cookie: read from a request, made for a reply.
+//! Cookies, read from a request and made for a reply: the session's, and one that carries a new secret to the next page.
 
 use cookie::{Cookie, SameSite, time::Duration};
 
@@ -6,6 +6,15 @@ use super::Request;
 
 /// The cookie that carries a session.
 pub const SESSION: &str = "session_secret";
+
+/// The cookie that carries a secret from the form that made it to the page that shows it.
+pub const NEW_SECRET: &str = "new_secret";
+
+/// Where that page is.
+const NEW_SECRET_PATH: &str = "/account";
+
+/// How long a browser may take from the one to the other.
+const NEW_SECRET_AGE: Duration = Duration::minutes(1);
 
 /// How long a browser keeps the session cookie after it was last renewed.
 pub const SESSION_DAYS: i64 = 30;
@@ -30,6 +39,18 @@ pub fn session(token: &str, secure: bool) -> String {
 /// The `Set-Cookie` value that takes the session cookie away.
 pub fn clear(secure: bool) -> String {
     build("", secure, Duration::ZERO)
+}
+
+/// The `Set-Cookie` value that carries a new secret to the page that shows it once; `None` takes it away.
+pub fn new_secret(secret: Option<&str>, secure: bool) -> String {
+    let age = if secret.is_some() { NEW_SECRET_AGE } else { Duration::ZERO };
+    Cookie::build((NEW_SECRET, secret.unwrap_or("")))
+        .http_only(true)
+        .path(NEW_SECRET_PATH)
+        .same_site(SameSite::Strict)
+        .secure(secure)
+        .max_age(age)
+        .to_string()
 }
 
 fn build(value: &str, secure: bool, age: Duration) -> String {

@@ -17,6 +17,8 @@ const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 220.0;
 /// Room for the words of the axis.
 const LEFT: f64 = 70.0;
+/// Room for half of the last label.
+const RIGHT: f64 = 14.0;
 const BOTTOM: f64 = 24.0;
 const TOP: f64 = 10.0;
 /// Labels that have room below the bars.
@@ -39,8 +41,9 @@ pub(super) fn bars(title: &str, summary: &str, bars: &[Bar], scale: fn(&i64) -> 
         // Writing to a String does not fail.
         let _ = write!(
             svg,
-            "<line class=\"{class}\" x1=\"{LEFT}\" x2=\"{WIDTH}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>\
+            "<line class=\"{class}\" x1=\"{LEFT}\" x2=\"{:.0}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>\
              <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
+            WIDTH - RIGHT,
             LEFT - 8.0,
             y + 4.0,
             escaped(&scale(&(top / 4 * i64::from(quarter) + top % 4 * i64::from(quarter) / 4)))
@@ -52,7 +55,7 @@ pub(super) fn bars(title: &str, summary: &str, bars: &[Bar], scale: fn(&i64) -> 
 
 #[allow(clippy::cast_precision_loss)] // A bar is some hundred pixels high.
 fn draw(svg: &mut String, bars: &[Bar], top: i64, height: f64) {
-    let step = (WIDTH - LEFT) / bars.len().max(1) as f64;
+    let step = (WIDTH - LEFT - RIGHT) / bars.len().max(1) as f64;
     let every = bars.len().div_ceil(LABELS).max(1);
     for (at, bar) in bars.iter().enumerate() {
         let tall = (bar.value.max(0) as f64 / top as f64 * height).max(if bar.value > 0 { 1.5 } else { 0.0 });

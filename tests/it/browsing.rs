@@ -116,12 +116,34 @@ fn an_invented_error_is_not_repeated_and_next_stays_here() {
     assert_eq!(db.count("SELECT count(*) FROM users"), 0);
 }
 
+/// The page that a form leads to, which takes the form's cookie away again.
+fn after(browser: &Client, reply: &Reply) -> String {
+    let location = reply.header("location").unwrap();
+    let cookie = reply.header("set-cookie").unwrap().split(';').next().unwrap().to_owned();
+    assert!(reply.header("set-cookie").unwrap().contains("HttpOnly"));
+    let page = open(&browser.header("cookie", &cookie), location).expect(200);
+    assert!(page.header("set-cookie").unwrap().contains("Max-Age=0"), "{page:?}");
+    page.text()
+}
+
+#[test]
+fn a_secret_that_is_not_the_persons_own_is_not_shown() {
+    let db = TestDb::new();
+    let server = Server::start(&db);
+    let (ann, bob) = (server.sign_up("ann@example.com"), server.sign_up("bob@example.com"));
+    for secret in [&bob.secret, "tg_nobodys", "<script>alert(1)</script>"] {
+        let page = open(&ann.browser.header("cookie", &format!("new_secret={secret}")), "/account").expect(200);
+        assert!(!page.text().contains(secret) && !page.text().contains("new-secret"));
+    }
+}
+
 #[test]
 fn keys_are_made_renamed_rotated_and_revoked_by_forms() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let user = server.sign_up("ann@example.com");
-    let page = user.browser.form("/account/keys", &[("name", "laptop"), ("days", "30")]).expect(200).text();
+    let made = user.browser.form("/account/keys", &[("name", "laptop"), ("days", "30")]).expect(303);
+    let page = after(&user.browser, &made);
     let secret = between(&page, "id=\"new-secret\">", "<").to_owned();
     server.inference.with_secret(&secret).get("/api/current-user").expect(200);
     assert!(!open(&user.browser, "/account").expect(200).text().contains(&secret), "shown twice");
@@ -131,7 +153,8 @@ fn keys_are_made_renamed_rotated_and_revoked_by_forms() {
 
     let renamed = user.browser.form("/account/keys/rename", &[("id", &id), ("name", "old laptop")]).expect(303);
     assert_eq!(renamed.header("location"), Some("/account?done=key-renamed"));
-    let page = user.browser.form("/account/keys/rotate", &[("id", &id), ("grace_seconds", "0")]).expect(200).text();
+    let rotated = user.browser.form("/account/keys/rotate", &[("id", &id), ("grace_seconds", "0")]).expect(303);
+    let page = after(&user.browser, &rotated);
     let newer = between(&page, "id=\"new-secret\">", "<").to_owned();
     server.audio.with_secret(&secret).get("/api/current-user").expect(401);
     server.audio.with_secret(&newer).get("/api/current-user").expect(200);

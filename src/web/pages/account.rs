@@ -6,8 +6,9 @@ use askama::Template;
 use time::{Duration, OffsetDateTime};
 
 use super::{Frame, Problem, page, show, signed_in_or_return, web_address};
-use crate::auth::{Caller, Secret};
+use crate::auth::{Caller, Digest, Secret};
 use crate::call::Call;
+use crate::db;
 use crate::error::{Error, Result};
 use crate::http::form::Fields;
 use crate::http::{Response, cookie};
@@ -43,7 +44,17 @@ struct Account {
 /// A key whose secret is shown this once.
 struct Made {
     name: String,
-    secret: Secret,
+    secret: String,
+}
+
+impl Made {
+    /// The key of this person that was made a moment ago, as the form's cookie says.
+    fn of(call: &Call<'_>, session: &mut db::Session, keys: &[ApiKey]) -> Result<Option<Made>> {
+        let Some(secret) = cookie::read(call.request, cookie::NEW_SECRET) else { return Ok(None) };
+        let found = api_keys::by_digest(session, &Digest::of(secret).0)?;
+        let key = found.and_then(|found| keys.iter().find(|key| key.id == found.id));
+        Ok(key.map(|key| Made { name: key.name.clone(), secret: secret.to_owned() }))
+    }
 }
 
 impl Account {
@@ -56,15 +67,20 @@ impl Account {
 /// `GET /account`.
 pub(in crate::web) fn show(call: &mut Call<'_>) -> Answer {
     let caller = signed_in_or_return!(call);
-    render(call, &caller, None, None)
+    let shown = render(call, &caller, None)?;
+    if cookie::read(call.request, cookie::NEW_SECRET).is_none() {
+        return Ok(shown);
+    }
+    Ok(shown.header("Set-Cookie", cookie::new_secret(None, call.app.config.is_https())))
 }
 
-fn render(call: &Call<'_>, caller: &Caller, made: Option<Made>, problem: Option<Problem>) -> Answer {
+fn render(call: &Call<'_>, caller: &Caller, problem: Option<Problem>) -> Answer {
     let mut session = call.app.db.session()?;
     // Fresh, not as the cache has it: a name or a key may have been changed a moment ago.
     let user = users::by_id(&mut session, &caller.user.id)?.ok_or(Error::Unauthorized("Not authenticated"))?;
     let keys = api_keys::of_user(&mut session, &user.id)?;
     let sessions = sessions::of_user(&mut session, &user.id)?;
+    let made = Made::of(call, &mut session, &keys)?;
     drop(session);
     let status = problem.as_ref().map_or(200, |problem| problem.status);
     let current_session = caller.session_id().unwrap_or("").to_owned();
@@ -83,11 +99,11 @@ fn run(
     let (caller, fields) = sent(call)?;
     match work(call, &caller, &fields) {
         Ok(()) => Ok(Response::see_other(format!("/account?done={done}"))),
-        Err(e) => render(call, &caller, None, Some(Problem::of(form, e)?)),
+        Err(e) => render(call, &caller, Some(Problem::of(form, e)?)),
     }
 }
 
-/// Runs a form that makes a key, and shows the page with its secret.
+/// Runs a form that makes a key, and leads to the page that shows its secret: loading that again makes no second key.
 fn run_making(
     call: &mut Call<'_>,
     form: &'static str,
@@ -95,8 +111,11 @@ fn run_making(
 ) -> Answer {
     let (caller, fields) = sent(call)?;
     match work(call, &caller, &fields) {
-        Ok((key, secret)) => render(call, &caller, Some(Made { name: key.name, secret }), None),
-        Err(e) => render(call, &caller, None, Some(Problem::of(form, e)?)),
+        Ok((_, secret)) => {
+            let carried = cookie::new_secret(Some(secret.reveal()), call.app.config.is_https());
+            Ok(Response::see_other("/account").header("Set-Cookie", carried))
+        }
+        Err(e) => render(call, &caller, Some(Problem::of(form, e)?)),
     }
 }
 
@@ -117,7 +136,7 @@ pub(in crate::web) fn rename(call: &mut Call<'_>) -> Answer {
     })
 }
 
-/// `POST /account/keys`: makes a key and shows its secret, once.
+/// `POST /account/keys`: makes a key, whose secret is shown once.
 pub(in crate::web) fn create_key(call: &mut Call<'_>) -> Answer {
     run_making(call, "key", |call, caller, fields| {
         let name = keys::checked_name(fields.text("name")?)?;
@@ -127,7 +146,7 @@ pub(in crate::web) fn create_key(call: &mut Call<'_>) -> Answer {
     })
 }
 
-/// `POST /account/keys/rotate`: puts a new key in the place of an old one and shows its secret, once.
+/// `POST /account/keys/rotate`: puts a new key in the place of an old one; its secret is shown once.
 pub(in crate::web) fn rotate_key(call: &mut Call<'_>) -> Answer {
     run_making(call, "keys", |call, caller, fields| {
         let grace = fields.optional_integer("grace_seconds")?.unwrap_or(0);
@@ -156,7 +175,7 @@ pub(in crate::web) fn end_sessions(call: &mut Call<'_>) -> Answer {
     };
     match ending::end(call, &caller, which) {
         Ok(_) => Ok(Response::see_other(format!("/account?done={done}"))),
-        Err(e) => render(call, &caller, None, Some(Problem::of("sessions", e)?)),
+        Err(e) => render(call, &caller, Some(Problem::of("sessions", e)?)),
     }
 }
 
@@ -180,8 +199,8 @@ pub(in crate::web) fn delete(call: &mut Call<'_>) -> Answer {
         Ok(()) => Ok(Response::see_other("/").header("Set-Cookie", cookie::clear(call.app.config.is_https()))),
         Err(Error::BadRequest(_)) => {
             let words = "The password is not right. Nothing was deleted.".to_owned();
-            render(call, &caller, None, Some(Problem { form: "delete", status: 400, words }))
+            render(call, &caller, Some(Problem { form: "delete", status: 400, words }))
         }
-        Err(e) => render(call, &caller, None, Some(Problem::of("delete", e)?)),
+        Err(e) => render(call, &caller, Some(Problem::of("delete", e)?)),
     }
 }
