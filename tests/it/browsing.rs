@@ -38,10 +38,14 @@ fn pages_are_small_quick_to_cache_and_lead_nowhere_else() {
         "/signup",
         "/account",
         "/documents",
+        "/usage",
         "/playground",
+        "/playground/speech",
         "/docs",
         "/admin",
         "/admin/users",
+        "/admin/usage",
+        "/admin/audit",
         "/nothing",
     ];
     for path in pages.into_iter().chain([document.as_str(), one.as_str()]) {
