@@ -1,7 +1,8 @@
 //! What the servers of one process share, built once, and the work they do in the background.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -41,6 +42,8 @@ pub struct App {
     pub engines: Engines,
     /// Charges for work.
     pub meter: Arc<Meter>,
+    /// Where the servers of this process listen, by name.
+    pub addresses: OnceLock<Vec<(&'static str, SocketAddr)>>,
     last_used: Arc<LastUsed>,
     migrate_at: postgres::Config,
     listen_at: postgres::Config,
@@ -71,6 +74,7 @@ impl App {
             config,
             db,
             cache,
+            addresses: OnceLock::new(),
             last_used,
             migrate_at,
             listen_at,

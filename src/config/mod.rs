@@ -86,6 +86,10 @@ pub struct Config {
     pub bcrypt_pepper: String,
     /// How browsers reach the web server, without a slash at the end; empty when nothing was said.
     pub public_url: String,
+    /// How programs reach the inference server, without a slash at the end; empty if only its address is known.
+    pub inference_public_url: String,
+    /// The same for the audio server.
+    pub audio_public_url: String,
     /// Whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Whose pages may call the servers.
@@ -196,6 +200,8 @@ impl Config {
             bcrypt_pepper: source.optional(&BCRYPT_PEPPER).unwrap_or_else(|| password_pepper.clone()),
             password_pepper,
             public_url: source.parsed(&PUBLIC_URL, public_url)?,
+            inference_public_url: source.parsed(&INFERENCE_PUBLIC_URL, public_url)?,
+            audio_public_url: source.parsed(&AUDIO_PUBLIC_URL, public_url)?,
             trusted_proxies: source.parsed(&TRUSTED_PROXIES, networks)?,
             cors_origins: source.parsed(&CORS_ORIGINS, origins)?,
             inference: engine(&source, &INFERENCE_URL, &INFERENCE_API_KEY, &INFERENCE_MODEL)?,
@@ -237,6 +243,8 @@ impl fmt::Debug for Config {
             .field("audio_addr", &self.audio_addr)
             .field("pool_size", &self.pool_size)
             .field("public_url", &self.public_url)
+            .field("inference_public_url", &self.inference_public_url)
+            .field("audio_public_url", &self.audio_public_url)
             .field("log_level", &self.log_level)
             .finish_non_exhaustive()
     }

@@ -70,6 +70,10 @@ pub(super) const BCRYPT_PEPPER: Variable =
     variable("BCRYPT_PEPPER", "PASSWORD_PEPPER", "the pepper of hashes made by the older bcrypt system");
 pub(super) const PUBLIC_URL: Variable =
     variable("PUBLIC_URL", "", "how browsers reach the web server; with https, cookies are Secure");
+pub(super) const INFERENCE_PUBLIC_URL: Variable =
+    variable("INFERENCE_PUBLIC_URL", "", "how programs reach the inference server, as the pages tell them");
+pub(super) const AUDIO_PUBLIC_URL: Variable =
+    variable("AUDIO_PUBLIC_URL", "", "how programs reach the audio server, as the pages tell them");
 pub(super) const TRUSTED_PROXIES: Variable =
     variable("TRUSTED_PROXIES", "", "addresses and networks whose X-Forwarded-For is believed, comma-separated");
 pub(super) const CORS_ORIGINS: Variable =
@@ -121,6 +125,8 @@ pub const VARIABLES: &[Variable] = &[
     INFERENCE_ADDR,
     AUDIO_ADDR,
     PUBLIC_URL,
+    INFERENCE_PUBLIC_URL,
+    AUDIO_PUBLIC_URL,
     TRUSTED_PROXIES,
     CORS_ORIGINS,
     PASSWORD_PEPPER,

@@ -16,10 +16,11 @@ use std::sync::Arc;
 
 use askama::Template;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
+use ureq::http::Uri;
 
 use super::Answer;
 use crate::auth::Caller;
-use crate::call::Call;
+use crate::call::{Call, Role};
 use crate::error::{Error, Result};
 use crate::http::Response;
 
@@ -126,5 +127,26 @@ fn web_address(call: &Call<'_>) -> String {
         ("", Some(host)) => format!("http://{host}"),
         ("", None) => format!("http://{}", config.web_addr),
         (url, _) => url.to_owned(),
+    }
+}
+
+/// The same for a program and this other server.
+fn program_address(call: &Call<'_>, role: Role) -> String {
+    let config = &call.app.config;
+    let (public, configured) = match role {
+        Role::Web => return web_address(call),
+        Role::Inference => (&config.inference_public_url, config.inference_addr),
+        Role::Audio => (&config.audio_public_url, config.audio_addr),
+    };
+    if !public.is_empty() {
+        return public.clone();
+    }
+    let bound = call.app.addresses.get().into_iter().flatten().find(|(name, _)| *name == role.name());
+    let address = bound.map_or(configured, |(_, address)| *address);
+    // A server that listens everywhere is reached as this one was.
+    let host = call.request.header("host").filter(|_| address.ip().is_unspecified());
+    match host.and_then(|host| format!("http://{host}").parse::<Uri>().ok()?.host().map(str::to_owned)) {
+        Some(host) => format!("http://{host}:{}", address.port()),
+        None => format!("http://{address}"),
     }
 }

@@ -269,3 +269,16 @@ fn other_sites_cannot_post_a_form() {
     assert_eq!(db.count("SELECT count(*) FROM api_keys"), 1);
     assert_eq!(db.count("SELECT count(*) FROM documents"), 0);
 }
+
+#[test]
+fn the_pages_know_where_the_other_servers_are() {
+    let db = TestDb::new();
+    let server = Server::start_with(&db, &[("AUDIO_ADDR", "0.0.0.0:0")]);
+    let page = server.web.anonymous().get("/").expect(200).text();
+    assert!(page.contains(&format!("{}/api/current-user", server.inference.0)), "{page}");
+    let port = server.audio.socket().rsplit_once(':').unwrap().1;
+    assert!(page.contains(&format!("http://127.0.0.1:{port}/api/current-user")), "{page}");
+    let server = Server::start_with(&db, &[("INFERENCE_PUBLIC_URL", "https://llm.example.com/")]);
+    let page = server.web.anonymous().get("/").expect(200).text();
+    assert!(page.contains("https://llm.example.com/api/current-user"), "{page}");
+}

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{Frame, Problem, page, show, signed_in_or_return};
 use crate::auth::Caller;
 use crate::blocking;
-use crate::call::Call;
+use crate::call::{Call, Role};
 use crate::engine::{Ask, Body as EngineBody, Reply};
 use crate::error::{Error, Result};
 use crate::gateway::relay::{self, Route};
@@ -122,7 +122,7 @@ fn render(call: &Call<'_>, caller: &Caller, asked: Asked, answer: Option<String>
         documents,
         models,
         is_configured,
-        inference: format!("http://{}", call.app.config.inference_addr),
+        inference: super::program_address(call, Role::Inference),
         asked,
         answer,
         cost: cost.map(|charged| show::money(&charged.cost_micros)),

@@ -2,8 +2,8 @@
 
 use askama::Template;
 
-use super::{Frame, page, web_address};
-use crate::call::Call;
+use super::{Frame, page, program_address, web_address};
+use crate::call::{Call, Role};
 use crate::error::Error;
 use crate::web::{Answer, sign_in};
 
@@ -75,14 +75,13 @@ impl Errors {
 /// `GET /`.
 pub(in crate::web) fn home(call: &mut Call<'_>) -> Answer {
     let caller = call.optional_caller()?;
-    let (config, web) = (&call.app.config, web_address(call));
     page(
         200,
         &Home {
             frame: Frame::new(caller.as_deref(), "home"),
-            web,
-            inference: format!("http://{}", config.inference_addr),
-            audio: format!("http://{}", config.audio_addr),
+            web: web_address(call),
+            inference: program_address(call, Role::Inference),
+            audio: program_address(call, Role::Audio),
         },
     )
 }
