@@ -44,6 +44,9 @@ impl Worker {
             return self.time_out(connection, state, waits);
         }
         if !state.unsent.is_empty() {
+            if connection.is_unwanted() {
+                return Outcome::Close;
+            }
             match state.unsent.send(&connection.socket, now) {
                 Ok(true) if state.then == Then::GoOn => {}
                 Ok(true) => return self.end(connection, state, state.then),
@@ -211,7 +214,10 @@ impl Worker {
         let sent = outgoing::send(&connection.socket, &self.out, &body, 0)?;
         if sent < total {
             let bytes = std::mem::take(&mut self.out);
-            state.unsent = Unsent::new(bytes, body, sent, self.shared.clock.now());
+            state.unsent = Unsent::new(bytes, body, sent, self.shared.clock.now(), &self.shared.unsent);
+            if self.shared.unsent.bytes() > self.shared.settings.max_unsent_total {
+                self.shared.shed_slow_readers();
+            }
             if !std::mem::replace(&mut state.watches_writes, true) {
                 self.shared.slots[connection.slot].watch_writes(connection)?;
             }

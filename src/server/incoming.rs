@@ -131,7 +131,7 @@ impl Coding {
     }
 }
 
-/// The memory that all bodies that are gathered take together.
+/// The memory that bytes of one kind take together: bodies that are gathered, replies that are not sent yet.
 #[derive(Default)]
 pub(super) struct Total(AtomicUsize);
 
@@ -151,11 +151,16 @@ pub(super) struct Gathering {
     last: u64,
 }
 
-/// How much of the total is this body's.
-struct Share(Arc<Total>, usize);
+/// How much of the total is this one's.
+pub(super) struct Share(Arc<Total>, usize);
 
 impl Share {
-    fn set(&mut self, bytes: usize) {
+    /// None yet.
+    pub(super) fn of(total: &Arc<Total>) -> Share {
+        Share(Arc::clone(total), 0)
+    }
+
+    pub(super) fn set(&mut self, bytes: usize) {
         self.0.0.fetch_add(bytes.wrapping_sub(self.1), Relaxed);
         self.1 = bytes;
     }

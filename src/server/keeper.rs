@@ -199,6 +199,19 @@ impl Shared {
         count
     }
 
+    /// Cuts an eighth of the replies that wait for their clients, those with the least time left first.
+    pub(super) fn shed_slow_readers(&self) {
+        let mut found = self.resting(Waits::Write, u64::MAX);
+        found.sort_unstable_by_key(|(until, _)| *until);
+        let count = found.len().div_ceil(8);
+        for (_, connection) in &found[..count] {
+            connection.mark_unwanted();
+            self.nudge(connection);
+        }
+        self.shed.fetch_add(count as u64, Relaxed);
+        log::warn!("too much memory waits for slow clients: {count} connections are cut");
+    }
+
     /// The connections that wait for this, their deadlines (no later than `latest`) first.
     fn resting(&self, wanted: Waits, latest: u64) -> Vec<(u64, Arc<Connection>)> {
         let mut found = Vec::new();

@@ -111,6 +111,9 @@ struct Shared {
     crew: Crew,
     open: AtomicUsize,
     gathered: Arc<incoming::Total>,
+    unsent: Arc<incoming::Total>,
+    /// Bodies that threads wait for.
+    streaming: AtomicUsize,
     shed: AtomicU64,
     stage: AtomicU8,
     /// Whom to tell of a stop.
@@ -133,6 +136,8 @@ impl Server {
             crew: Crew::new(worker::main),
             open: AtomicUsize::new(0),
             gathered: Arc::default(),
+            unsent: Arc::default(),
+            streaming: AtomicUsize::new(0),
             shed: AtomicU64::new(0),
             stage: AtomicU8::new(Stage::Running as u8),
             stop_listeners: OnceLock::new(),

@@ -3,11 +3,12 @@
 use std::borrow::Cow;
 use std::io::{self, IoSlice, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
 
 use crate::http::{Head, Method, Response, StatusCode};
 
 use super::clock::millis;
-use super::incoming::{deadline, retry};
+use super::incoming::{Share, Total, deadline, retry};
 use super::settings::Settings;
 
 /// What the client can take, as its request said.
@@ -95,13 +96,30 @@ pub(super) struct Unsent {
     body: Cow<'static, [u8]>,
     /// Of both together.
     sent: usize,
+    /// What the system took at once says nothing about how fast the client reads.
+    taken_at_once: usize,
     started: u64,
     last: u64,
+    /// Held for as long as the memory is.
+    _share: Option<Share>,
 }
 
 impl Unsent {
-    pub(super) fn new(bytes: Vec<u8>, body: Cow<'static, [u8]>, sent: usize, now: u64) -> Unsent {
-        Unsent { bytes, body, sent, started: now, last: now }
+    /// Keeps what was not sent, and counts its memory to `total`.
+    pub(super) fn new(
+        bytes: Vec<u8>,
+        mut body: Cow<'static, [u8]>,
+        sent: usize,
+        now: u64,
+        total: &Arc<Total>,
+    ) -> Unsent {
+        let mut share = Share::of(total);
+        if let Cow::Owned(body) = &mut body {
+            // It may be there for a while, and was often made by doubling.
+            body.shrink_to_fit();
+            share.set(bytes.capacity() + body.capacity());
+        }
+        Unsent { bytes, body, sent, taken_at_once: sent, started: now, last: now, _share: Some(share) }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -123,7 +141,8 @@ impl Unsent {
     }
 
     pub(super) fn deadline(&self, settings: &Settings) -> u64 {
-        deadline(millis(settings.write_timeout), settings.least_rate, self.started, self.last, self.sent)
+        let taken = self.sent - self.taken_at_once;
+        deadline(millis(settings.write_timeout), settings.least_rate, self.started, self.last, taken)
     }
 }
 

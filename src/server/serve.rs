@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::io::{self, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use parking_lot::Mutex;
 
@@ -11,6 +12,7 @@ use crate::blocking::{self, Busy};
 use crate::http::response::StreamFn;
 use crate::http::{Body, Content, Framing, Response};
 
+use super::Shared;
 use super::connection::{Connection, State, Then};
 use super::exchange::Step;
 use super::outgoing::{self, Framed, Terms};
@@ -67,7 +69,10 @@ impl Worker {
         let terms = Terms::of(&self.request.head);
         let _serving = blocking::serving(Some(Arc::clone(connection) as blocking::Client));
         self.seat.start();
-        let response = blocking::section(|| self.call_blocking(connection));
+        let response = match Streaming::begin(&self.shared) {
+            Ok(_streaming) => blocking::section(|| self.call_blocking(connection)),
+            Err(busy) => Err(busy),
+        };
         let step = match response {
             Ok(Err(_)) => Step::Cut,
             Ok(Ok(response)) => {
@@ -201,6 +206,27 @@ impl Worker {
                 Err(io::Error::other("panic"))
             }
         }
+    }
+}
+
+/// One of the bodies that threads wait for. They have half of the threads that may wait, so that clients who send slowly
+/// leave the other half to hashes and upstreams.
+struct Streaming(Arc<Shared>);
+
+impl Streaming {
+    fn begin(shared: &Arc<Shared>) -> Result<Streaming, Busy> {
+        let streaming = Streaming(Arc::clone(shared));
+        if shared.streaming.fetch_add(1, Relaxed) < shared.settings.max_blocked.div_ceil(2) {
+            return Ok(streaming);
+        }
+        shared.crew.refused.fetch_add(1, Relaxed);
+        Err(Busy)
+    }
+}
+
+impl Drop for Streaming {
+    fn drop(&mut self) {
+        self.0.streaming.fetch_sub(1, Relaxed);
     }
 }
 

@@ -27,6 +27,9 @@ pub struct Settings {
     /// Memory in bytes for bodies that are gathered and not whole yet, of all connections together; past it a request
     /// whose body does not come with its head is refused with 503. Default: 512 MiB.
     pub max_gathered_total: usize,
+    /// Memory in bytes for replies that their clients have not read yet, of all connections together; past it those
+    /// that have the least time left are cut. Default: 512 MiB.
+    pub max_unsent_total: usize,
     /// Largest body in bytes at all, past which it is refused with 413. Default: 104 MiB.
     pub max_body: u64,
     /// From the first byte of a head to its last. Default: 10 s.
@@ -58,6 +61,7 @@ impl Default for Settings {
             max_connections: None,
             max_head: 16 * 1024,
             max_gathered: 1024 * 1024,
+            max_unsent_total: 512 * 1024 * 1024,
             max_gathered_total: 512 * 1024 * 1024,
             max_body: 104 * 1024 * 1024,
             head_timeout: Duration::from_secs(10),

@@ -3,6 +3,7 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use textgen::blocking;
 use textgen::http::Response;
 use textgen::server::{self, Server, Settings};
 
@@ -161,4 +162,45 @@ fn a_passed_socket_is_served_and_running_out_of_descriptors_is_survived() {
     assert_eq!(Client::connect(address).get("/").status, 200);
     assert_eq!(Client::connect(address).get("/quit").status, 200);
     assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn clients_that_do_not_read_take_memory_only_up_to_a_limit() {
+    const REPLY: usize = 20_000_000;
+    let limit = Settings { max_unsent_total: 5 * REPLY, ..settings() };
+    let server = serve(limit, |_| Response::with_body(200, "text/plain", vec![b'x'; REPLY]));
+    let mut deaf = Vec::new();
+    for sent in 1..=40 {
+        deaf.push(server.connect());
+        deaf.last_mut().unwrap().send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+        server.until("it is answered", |stats| stats.requests == sent);
+    }
+    server.until("most are cut", |stats| stats.open_connections <= 7);
+    assert_eq!(server.connect().get("/").body.len(), REPLY, "who reads is served");
+    assert!(deaf[0].try_reply(true).is_none_or(|reply| reply.body.len() < REPLY), "the oldest was cut");
+}
+
+#[test]
+fn slow_bodies_leave_threads_to_others() {
+    let settings = Settings { max_blocked: 8, max_gathered: 1000, ..settings() };
+    let server = serve(settings, |request| {
+        let body = request.body.into_bytes(1 << 20).map_or(0, |body| body.len());
+        match request.path() {
+            "/hash" => blocking::section(|| ()).map_or(Response::new(503), |()| Response::new(200)),
+            _ => Response::new(if body == 5000 { 200 } else { 400 }),
+        }
+    });
+    let head = "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5000\r\n\r\n";
+    let mut slow: Vec<_> = (0..4).map(|_| server.connect()).collect();
+    for client in &mut slow {
+        client.send(head).send("x".repeat(2000));
+    }
+    server.until("four wait", |stats| stats.blocked == 4);
+    let reply = server.connect().send(head).send("x".repeat(2000)).reply();
+    assert_eq!((reply.status, reply.header("retry-after")), (503, Some("1")));
+    assert_eq!(server.connect().get("/hash").status, 200);
+    for client in &mut slow {
+        assert_eq!(client.send("x".repeat(3000)).reply().status, 200);
+    }
+    assert_eq!(server.connect().send(head).send("x".repeat(5000)).reply().status, 200);
 }
