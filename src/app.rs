@@ -12,7 +12,7 @@ use crate::auth::{Cache, Hasher, LastUsed, Resolver, Throttle, last_used};
 use crate::config::Config;
 use crate::db::{self, Database, listen, migrate};
 use crate::engine::Engines;
-use crate::store::{deleted_documents, sessions};
+use crate::store::{deleted_documents, known_networks, sessions};
 use crate::usage::{Connections, Meter};
 
 /// How often what is long over is deleted.
@@ -174,5 +174,6 @@ impl App {
 fn clean(db: &mut impl db::Executor) -> Result<(), db::Error> {
     sessions::delete_expired(db)?;
     deleted_documents::purge(db)?;
+    known_networks::forget_old(db)?;
     Ok(())
 }

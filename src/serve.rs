@@ -1,5 +1,6 @@
 //! Joins a server, its routes and the application; logs each request once; turns errors into replies.
 
+use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -43,6 +44,9 @@ pub fn run(config: Config, roles: &[Role]) -> Result<(), String> {
         [role] => format!("textgen-{}", role.name()),
         _ => "textgen-all".to_owned(),
     };
+    // A folder that cannot be is a mistake to be told of now; one that goes later is an outage.
+    let journal = config.journal_dir.display().to_string();
+    fs::create_dir_all(&config.journal_dir).map_err(|e| format!("JOURNAL_DIR: {journal}: {e}"))?;
     let app = App::new(config, &name)?;
     let mut server = Server::new(settings(&app.config)).map_err(|e| e.to_string())?;
     let addresses = listen(&mut server, &app, roles)?;

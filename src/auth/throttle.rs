@@ -231,8 +231,8 @@ fn make_room(full_at: &mut HashMap<Subject, Instant>, now: Instant) {
     }
 }
 
-/// One person's IPv6 addresses are a /64.
-fn network_of(address: IpAddr) -> IpAddr {
+/// What stands for the network that an address is in: itself, or the first of an IPv6 /64, which one client has whole.
+pub fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
             let [a, b, c, d, ..] = v6.segments();

@@ -44,7 +44,7 @@ pub enum Command {
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
         rounds: u32,
     },
-    /// Accounts: list, create, rotate a secret, delete
+    /// Accounts: list, create, rotate a secret, suspend, restore, promote, demote, delete
     #[command(subcommand)]
     User(UserCommand),
     /// Prices: list, set
@@ -137,7 +137,7 @@ const NAMES: usize = 23;
 fn environment() -> String {
     let mut text = "Environment:".to_owned();
     for variable in VARIABLES {
-        text += &format!("\n  {:<1$}", variable.name, NAMES - 2);
+        text += &format!("\n  {:<1$} ", variable.name, NAMES - 3);
         let default = Some(format!("[default: {}]", variable.default)).filter(|_| !variable.default.is_empty());
         let mut column = NAMES;
         for word in variable.meaning.split(' ').chain(default.as_deref()) {

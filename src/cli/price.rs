@@ -11,7 +11,7 @@ use crate::store::prices::{self, Change, HIGHEST, Price};
 pub enum PriceCommand {
     /// The price of each model, in micro-dollars (a millionth of a dollar)
     List,
-    /// Change a model's price; what is not named stays. Servers follow within seconds
+    /// Change a model's price; what is not named stays, for a new model at `default`'s. Servers follow within seconds
     Set(SetArguments),
 }
 

@@ -135,6 +135,11 @@ impl Fields {
         number.map(Some).ok_or(FieldError::Type(name, "a whole number"))
     }
 
+    /// Whether the field is there and says nothing.
+    pub fn is_null(&self, name: &str) -> bool {
+        self.0.get(name).is_some_and(Value::is_null)
+    }
+
     /// A truth value that may be missing or `null`; in a form `true`, `on` or `1` and their opposites.
     ///
     /// # Errors

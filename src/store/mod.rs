@@ -5,6 +5,7 @@ pub mod audit;
 pub mod deleted_documents;
 pub mod directory;
 pub mod documents;
+pub mod known_networks;
 pub mod prices;
 pub mod sessions;
 pub mod timestamp;

@@ -73,8 +73,10 @@ pub fn all(db: &mut impl Executor) -> Result<Vec<(String, Price)>, Error> {
 pub fn set(db: &mut impl Executor, model: &str, change: Change) -> Result<Price, Error> {
     const SQL: &str = "INSERT INTO prices AS p (model, prompt_per_million, completion_per_million, \
             embedding_per_million, audio_per_second, characters_per_million, per_request)
-        VALUES ($1, coalesce($2, 0), coalesce($3, 0), coalesce($4, 0), coalesce($5, 0), coalesce($6, 0), \
-            coalesce($7, 0))
+        SELECT $1, coalesce($2, d.prompt_per_million, 0), coalesce($3, d.completion_per_million, 0),
+            coalesce($4, d.embedding_per_million, 0), coalesce($5, d.audio_per_second, 0),
+            coalesce($6, d.characters_per_million, 0), coalesce($7, d.per_request, 0)
+        FROM (SELECT 'default' AS model) AS fallback LEFT JOIN prices d USING (model)
         ON CONFLICT (model) DO UPDATE SET prompt_per_million = coalesce($2, p.prompt_per_million),
             completion_per_million = coalesce($3, p.completion_per_million),
             embedding_per_million = coalesce($4, p.embedding_per_million),

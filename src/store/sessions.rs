@@ -138,16 +138,6 @@ pub fn delete_others(db: &mut impl Executor, user_id: &str, kept: &str) -> Resul
     db.execute("DELETE FROM sessions WHERE user_id = $1 AND id <> $2", &[&user_id, &kept])
 }
 
-/// Whether a person has or lately had a session from this address.
-///
-/// # Errors
-/// See [`Error`].
-pub fn is_known_address(db: &mut impl Executor, email: &str, address: &str) -> Result<bool, Error> {
-    const SQL: &str = "SELECT 1 FROM sessions s JOIN users u ON u.id = s.user_id \
-        WHERE u.email = $1 AND s.address = $2 LIMIT 1";
-    Ok(db.query_opt(SQL, &[&email, &address])?.is_some())
-}
-
 /// Records that sessions were used, each once a minute however many processes say so, and lets them live on for
 /// `lifetime_seconds`, unless they were ended meanwhile; `renewed` are those whose cookie was sent anew. Who is about to
 /// end a session is not waited for, so that nobody ever waits for this in a circle.

@@ -91,7 +91,7 @@ fn is_fresh(caller: &Caller) -> bool {
 
 /// The caller's hash, once the password proved right.
 fn check_password(call: &Call<'_>, caller: &Caller, password: &str) -> Result<String> {
-    let attempt = guarded(call, &caller.user.email)?;
+    let attempt = guarded(call, &caller.user.email, true)?;
     let kept = users::password_hash(&mut call.app.db.session()?, &caller.user.id)?;
     let check = call.app.passwords.check(password, kept.as_deref())?;
     let Some(hash) = kept.filter(|_| check.right) else {

@@ -84,6 +84,27 @@ pub(super) fn compressed(request: &Request, media_type: &'static str, text: Stri
     response.header("Vary", "Accept-Encoding")
 }
 
+/// A text that is always the same, compressed once: however many ask for it, it takes its memory once.
+pub(super) struct Prepared {
+    plain: String,
+    compressed: Vec<u8>,
+}
+
+impl Prepared {
+    pub(super) fn new(plain: String) -> Prepared {
+        let compressed = gzip(plain.as_bytes(), Compression::best());
+        Prepared { plain, compressed }
+    }
+
+    pub(super) fn reply(&'static self, request: &Request, media_type: &'static str) -> Response {
+        let response = match accepts_gzip(request) && !self.compressed.is_empty() {
+            true => Response::with_body(200, media_type, &self.compressed[..]).header("Content-Encoding", "gzip"),
+            false => Response::with_body(200, media_type, self.plain.as_bytes()),
+        };
+        response.header("Vary", "Accept-Encoding")
+    }
+}
+
 /// Whether `Accept-Encoding` names gzip, and not with the weight of nought (RFC 9110 section 12.5.3).
 fn accepts_gzip(request: &Request) -> bool {
     let offered = request.header("accept-encoding").unwrap_or("");

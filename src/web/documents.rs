@@ -181,6 +181,9 @@ pub(super) fn restore(call: &mut Call<'_>) -> Answer {
 pub(super) fn publish(call: &mut Call<'_>) -> Answer {
     let caller = call.caller_or(SIGN_IN_FIRST)?;
     let fields = super::fields(call)?;
+    if fields.is_null("is_public") {
+        return Err(Error::bad("is_public must be true or false"));
+    }
     let (id, public) = (required_id(&fields)?, fields.optional_bool("is_public")?.unwrap_or(true));
     let version = documents::publish(&mut call.app.db.session()?, id, &caller.user.id, public)?;
     let version = version.ok_or(Error::NotFound(NOT_FOUND))?;

@@ -10,8 +10,8 @@ use crate::auth::{Secret, throttle};
 use crate::call::Call;
 use crate::db;
 use crate::error::{Error, Result};
-use crate::http::{Response, cookie};
-use crate::store::{User, sessions, users};
+use crate::http::{Method, Response, cookie};
+use crate::store::{User, known_networks, sessions, users};
 
 /// The words for a wrong password, and for an address that has no account: nobody learns which.
 pub(super) const INVALID_CREDENTIALS: &str = "Invalid credentials";
@@ -75,13 +75,15 @@ fn credentials(call: &mut Call<'_>) -> Result<Given> {
 }
 
 fn register(call: &Call<'_>, email: &str, password: &str) -> Result<SignedIn> {
-    if has_account(call, email)? {
-        return sign_in(call, email, password);
-    }
+    // First, so that what no account is made with does not tell either whether there is one. An older account may have
+    // a shorter password, and an address that would not do today: logging in takes both.
     if !email::is_valid(email) {
         return Err(Error::bad(INVALID_EMAIL));
     }
     Passwords::is_acceptable(password).map_err(Error::bad)?;
+    if has_account(call, email)? {
+        return sign_in(call, email, password);
+    }
     let hash = call.app.passwords.hash(password)?;
     match create(call, email, &hash) {
         // Somebody was faster, perhaps the same person's second click.
@@ -106,7 +108,7 @@ fn create(call: &Call<'_>, email: &str, hash: &str) -> Result<SignedIn> {
 }
 
 fn sign_in(call: &Call<'_>, email: &str, password: &str) -> Result<SignedIn> {
-    let attempt = guarded(call, email)?;
+    let attempt = guarded(call, email, false)?;
     for _ in 0..CHECKS {
         let found = users::by_email(&mut call.app.db.session()?, email)?;
         let kept = found.as_ref().and_then(|(_, hash)| hash.as_deref());
@@ -142,13 +144,18 @@ fn open_session(call: &Call<'_>, user_id: &str, hash: &str, better_hash: Option<
     Ok(Some(cookie::session(token.reveal(), call.app.config.is_https())))
 }
 
-/// Lets an attempt at a password through, or refuses it.
-pub(super) fn guarded<'a>(call: &Call<'a>, email: &str) -> Result<throttle::Attempt<'a>> {
+/// Lets an attempt at a password through, or refuses it. `is_signed_in` as that account: wherever that is, it is not
+/// locked out by strangers.
+pub(super) fn guarded<'a>(call: &Call<'a>, email: &str, is_signed_in: bool) -> Result<throttle::Attempt<'a>> {
     let address = call.client();
     let is_known = || -> Result<bool> {
-        Ok(sessions::is_known_address(&mut call.app.db.session()?, email, &address.to_string())?)
+        Ok(is_signed_in || known_networks::is_known(&mut call.app.db.session()?, email, &network(call))?)
     };
     Ok(call.app.throttle.attempt(email, address, is_known)??)
+}
+
+fn network(call: &Call<'_>) -> String {
+    throttle::network_of(call.client()).to_string()
 }
 
 fn insert_session(call: &Call<'_>, db: &mut impl db::Executor, user_id: &str, token: &Secret) -> Result<()> {
@@ -162,7 +169,8 @@ fn insert_session(call: &Call<'_>, db: &mut impl db::Executor, user_id: &str, to
         address: &call.client().to_string(),
         user_agent: &user_agent,
     };
-    Ok(sessions::insert(db, &new)?)
+    sessions::insert(db, &new)?;
+    Ok(known_networks::saw(db, user_id, &network(call))?)
 }
 
 /// JSON for a script, a redirect for a form. What can only be told to come back later is told so by the status of the
@@ -215,9 +223,11 @@ pub(super) fn logout(call: &mut Call<'_>) -> Answer {
     end_session(call, reply)
 }
 
-/// `GET /logout`. The cookie is `SameSite=Lax`, so no other site's image or frame can call it.
+/// `GET /logout`. The cookie is `SameSite=Lax`, so no other site's image or frame can call it; and what only looks
+/// (`HEAD`) ends nothing.
 pub(super) fn logout_page(call: &mut Call<'_>) -> Answer {
-    end_session(call, Response::see_other("/"))
+    let reply = Response::see_other("/");
+    if *call.request.method() == Method::Head { Ok(reply) } else { end_session(call, reply) }
 }
 
 fn end_session(call: &mut Call<'_>, reply: Response) -> Answer {

@@ -20,21 +20,27 @@ const MOST_GROUPS: i64 = 10_000;
 /// today, by day. A day, model, key or route that nothing was charged for is not in the list.
 pub(super) fn usage(call: &mut Call<'_>) -> Answer {
     let caller = call.caller()?;
+    let (from, to) = range(call)?;
+    let (by, key) = grouping(call.request.query("by").as_deref())?;
+    let sums = usage::sums(&mut call.app.db.session()?, &caller.user.id, (from, to), by, MOST_GROUPS)?;
+    let cost: i64 = sums.iter().map(|sum| sum.cost_micros).sum();
+    let groups: Vec<_> = sums.iter().map(|sum| group(key, sum)).collect();
+    let body = json!({"from": text(from), "to": text(to), "by": key, "cost_micros": cost, "usage": groups});
+    Ok(Response::json(200, &body))
+}
+
+/// The days from `from` to `to`; by default this month until today.
+pub(super) fn range(call: &Call<'_>) -> Result<(Date, Date)> {
     let today = OffsetDateTime::now_utc().date();
     let to = date(call, "to")?.unwrap_or(today);
     let from = date(call, "from")?.unwrap_or(to.replace_day(1).unwrap_or(to));
-    let (by, key) = grouping(call.request.query("by").as_deref())?;
     if from > to {
         return Err(Error::bad("from must not lie behind to"));
     }
     if to - from >= Duration::days(MOST_DAYS) {
         return Err(Error::bad("from and to must lie within ten years"));
     }
-    let sums = usage::sums(&mut call.app.db.session()?, &caller.user.id, (from, to), by, MOST_GROUPS)?;
-    let cost: i64 = sums.iter().map(|sum| sum.cost_micros).sum();
-    let groups: Vec<_> = sums.iter().map(|sum| group(key, sum)).collect();
-    let body = json!({"from": text(from), "to": text(to), "by": key, "cost_micros": cost, "usage": groups});
-    Ok(Response::json(200, &body))
+    Ok((from, to))
 }
 
 fn grouping(by: Option<&str>) -> Result<(By, &'static str)> {

@@ -102,6 +102,8 @@ fn a_document_is_its_owners_until_it_is_published() {
     expect_error(publish(&stranger, &json!({"id": id})), 404, "Document not found");
     expect_error(publish(&nobody, &json!({"id": id})), 401, "Authentication required");
 
+    publish(&owner, &json!({"id": id, "is_public": null})).expect(400);
+    expect_error(stranger.get(&path), 404, "Document not found");
     let reply = publish(&owner, &json!({"id": id})).expect(200).json();
     assert_eq!(reply, json!({"id": id, "success": true, "is_public": true, "version": 1}));
     for client in [&owner, &stranger, &nobody, &server.web.with_secret("tg_nobody")] {

@@ -142,6 +142,8 @@ fn the_log_out_link_logs_out() {
     let server = Server::start(&db);
     let user = server.sign_up("ann@x");
     user.browser.get("/account").expect(200);
+    user.browser.send("HEAD", "/logout", None, b"").expect(303);
+    user.browser.get("/api/current-user").expect(200);
     let reply = user.browser.get("/logout").expect(303);
     assert_eq!(reply.header("location"), Some("/"));
     assert!(reply.header("set-cookie").unwrap().contains("Max-Age=0"));

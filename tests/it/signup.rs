@@ -123,9 +123,14 @@ fn an_address_that_is_taken_is_a_login() {
     // The secret was shown once.
     let shown = again.json()["secret"].as_str().unwrap().to_owned();
     assert_eq!(shown, format!("{}…", &user.secret[..8]));
-    let wrong = web.post("/api/signup", &json!({"email": "ann@example.com", "password": "short"})).expect(400);
+    let wrong = web.post("/api/signup", &json!({"email": "ann@example.com", "password": "a wrong one"})).expect(400);
     assert_eq!(wrong.json(), json!({"detail": "Invalid credentials"}));
     assert_eq!(wrong.header("set-cookie"), None);
+    // What makes no account does not tell either whether there is one.
+    for email in ["ann@example.com", "nobody@example.com"] {
+        let short = web.post("/api/signup", &json!({"email": email, "password": "short"})).expect(400);
+        assert_eq!(short.json(), json!({"detail": "The password must have at least 8 characters"}));
+    }
 }
 
 #[test]

@@ -35,7 +35,7 @@ fn a_guesser_is_held_back_and_the_owner_elsewhere_is_not() {
     assert_held_back(&log_in(&server.web, "6.6.6.6", "ann@x", PASSWORD));
     assert_held_back(&log_in(&server.web, "6.6.6.6", "  ANN@X", "a guess"));
     let guesser = server.web.anonymous().header("X-Forwarded-For", "6.6.6.6");
-    assert_held_back(&guesser.post("/api/signup", &json!({"email": "ann@x", "password": "a guess"})));
+    assert_held_back(&guesser.post("/api/signup", &json!({"email": "ann@x", "password": "a long guess"})));
     // A form is told so too.
     let reply = guesser.form("/api/login", &[("email", "ann@x"), ("password", "a guess")]).expect(429);
     assert!(reply.header("retry-after").is_some());
@@ -173,4 +173,29 @@ fn a_refusal_for_want_of_time_is_no_wrong_password() {
         }
     }
     patiently(|| web.post("/api/login", &body)).expect(200);
+}
+
+/// Strangers everywhere guess at one account: its owner gets in from where they have been before, logged out or not.
+#[test]
+fn strangers_do_not_lock_an_owner_out() {
+    let db = TestDb::new();
+    let server = Server::start_with(&db, &[("TRUSTED_PROXIES", "127.0.0.0/8")]);
+    let from = |address: &str| server.web.anonymous().header("X-Forwarded-For", address);
+    from("5.5.5.5").post("/api/signup", &json!({"email": "ann@x", "password": PASSWORD})).expect(200);
+    let there = log_in(&server.web, "2001:db8:1:2::a", "ann@x", PASSWORD).expect(200).session_token();
+    server.web.with_cookie(&there).post("/api/logout", &json!({})).expect(200);
+    let signed_in = log_in(&server.web, "5.5.5.5", "ann@x", PASSWORD).expect(200).session_token();
+    at_once(10, |t| {
+        for n in 0..7 {
+            patiently(|| log_in(&server.web, &format!("6.6.{t}.{n}"), "ann@x", "a guess"));
+        }
+    });
+    log_in(&server.web, "9.9.9.9", "ann@x", PASSWORD).expect(429);
+    log_in(&server.web, "5.5.5.5", "ann@x", PASSWORD).expect(200);
+    log_in(&server.web, "2001:db8:1:2::b", "ann@x", PASSWORD).expect(200);
+    log_in(&server.web, "2001:db8:1:3::a", "ann@x", PASSWORD).expect(429);
+    // On the way, with a session from elsewhere.
+    let browser = server.web.with_cookie(&signed_in).header("X-Forwarded-For", "8.8.8.8");
+    let change = json!({"current_password": PASSWORD, "new_password": "a new password"});
+    browser.post("/api/change-password", &change).expect(200);
 }

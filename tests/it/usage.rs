@@ -90,6 +90,7 @@ fn the_operator_sets_and_lists_prices() {
         (column("prompt_per_million"), column("completion_per_million"), column("per_request")),
         (3_000_000, 15_000_000, 7)
     );
+    assert_eq!(column("characters_per_million"), 15_000_000, "what was not named began as the default");
     for wrong in [&["price", "set", "big"][..], &["price", "set", "big", "--prompt", "-1"], &["price", "set"]] {
         let (code, text) = run(wrong);
         assert!(code != Some(0), "{wrong:?}: {text}");

@@ -1,12 +1,15 @@
 //! `/docs` and `/openapi.json`: the description of the API, for people and for programs.
 
+use std::sync::LazyLock;
+
 use askama::Template;
 use serde_json::Value;
 
 use super::{Frame, text_of};
 use crate::call::Call;
 use crate::openapi;
-use crate::web::{Answer, assets};
+use crate::web::Answer;
+use crate::web::assets::{self, Prepared};
 
 #[derive(Template)]
 #[template(path = "reference.html")]
@@ -46,7 +49,8 @@ const EVERYWHERE: [&str; 9] = ["200", "400", "401", "408", "413", "422", "502", 
 
 /// `GET /openapi.json`.
 pub(in crate::web) fn openapi(call: &mut Call<'_>) -> Answer {
-    Ok(assets::compressed(call.request, "application/json", openapi::document().to_string()))
+    static PREPARED: LazyLock<Prepared> = LazyLock::new(|| Prepared::new(openapi::document().to_string()));
+    Ok(PREPARED.reply(call.request, "application/json"))
 }
 
 /// `GET /docs`.

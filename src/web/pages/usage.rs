@@ -16,6 +16,7 @@ use crate::store::usage_lists::{self, Charged};
 use crate::store::{api_keys, users};
 use crate::web::Answer;
 use crate::web::chart::{self, Bar};
+use crate::web::usage::range;
 
 /// Calls on the page: the newest.
 const NEWEST: i64 = 20;
@@ -135,10 +136,11 @@ pub(super) fn text(date: Date) -> String {
     date.format(format_description!("[year]-[month]-[day]")).unwrap_or_default()
 }
 
-/// `GET /usage.csv?period=`.
+/// `GET /usage.csv?period=`, or `from=` and `to=` as in `/api/usage`.
 pub(in crate::web) fn download(call: &mut Call<'_>) -> Answer {
     let caller = signed_in_or_return!(call);
-    let (_, days) = period(call);
+    let named = ["from", "to"].iter().any(|name| call.request.query(name).is_some());
+    let days = if named { range(call)? } else { period(call).1 };
     let mut session = call.app.db.session()?;
     let names = key_names(&mut session, &caller.user.id)?;
     let lines = usage_lists::lines(&mut session, &caller.user.id, days, MOST_LINES)?;
