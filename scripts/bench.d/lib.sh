@@ -138,6 +138,7 @@ resident() {
 # measure URL CONNECTIONS: a run of wrk with SECRETS, METHOD and BODY; sets rate (a second), p50, p99 (us), good (replies)
 measure() {
     local bad
+    measured_url=$1
     wrk -t1 -c"$2" -d"${SECONDS_EACH}s" --timeout 10s -s scripts/bench.d/wrk.lua "$1" >"$work/wrk" || true
     read -r rate p50 p99 good bad <<<"$(sed -n 's/^bench //p' "$work/wrk")"
     if [ "${bad:-1}" != 0 ] || [ "$good" = 0 ]; then
@@ -190,6 +191,17 @@ gather() {
     done
 }
 
+# Waits until what a crowd has asked for at first is done: three quick replies in a row, whatever they are.
+calm() {
+    local quick=0
+    sleep "$SETTLE"
+    for _ in $(seq 100); do
+        if curl -s -o /dev/null -m 0.05 "$measured_url"; then quick=$((quick + 1)); else quick=0; fi
+        [ "$quick" -lt 3 ] || return 0
+        sleep 0.1
+    done
+}
+
 # alternate NAME MEASURE PID ADDRESS COUNT KIND [MORE]: pairs of runs without a crowd and with it
 alternate() {
     local name=$1 measured=$2 pid=$3
@@ -204,13 +216,13 @@ alternate() {
         echo "$rate $p99" >>"$work/without"
         [ -z "$pid" ] || resident "$pid" >>"$work/size-without"
         gather "$@"
-        sleep "$SETTLE"
+        calm
         "$measured" 16
         echo "$rate $p99" >>"$work/with"
         [ -z "$pid" ] || resident "$pid" >>"$work/size"
         end "$crowd"
         tail -n 1 "$work/crowd" >>"$work/fates"
-        sleep "$SETTLE"
+        calm
     done
     printf '  %-26s %5s   without %8s/s  p99 %7s us   with %8s/s  p99 %7s us   x %s' "$name" "$2" \
         "$(column "$work/without" 1)" "$(column "$work/without" 2)" "$(column "$work/with" 1)" \
