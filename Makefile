@@ -48,12 +48,13 @@ lint: need-cargo ## check the format, clippy, shellcheck if it is installed
 	@$(path); cargo fmt --check && cargo clippy --locked --all-targets -- -D warnings && \
 	if command -v shellcheck >/dev/null; then \
 		for file in scripts/* tests/browser/run .ci/run; do \
-			case $$(head -n 1 "$$file") in '#!'*sh) shellcheck "$$file" || exit 1 ;; esac; \
+			[ -f "$$file" ] || continue; \
+			case $$(head -n 1 "$$file") in '#!'*sh) shellcheck -xa "$$file" || exit 1 ;; esac; \
 		done; \
 	fi
 
-bench: need-cargo ## measure it
-	@$(path); exec scripts/bench
+bench: need-cargo ## measure it; ARGS="crowds charges" measures these, ARGS=--help says what there is
+	@$(path); exec scripts/bench $(ARGS)
 
 need-cargo:
 	@$(path); command -v cargo >/dev/null || { \

@@ -1,75 +1,234 @@
-//! Opens a crowd of connections to a server and keeps them: `crowd ADDRESS COUNT SECONDS KIND`.
+//! Opens a crowd of connections to a server and keeps them: `crowd ADDRESS COUNT SECONDS KIND [MORE]`.
 //!
 //! The kinds: `idle` sends one request, reads the reply and then stays silent; `head` sends a byte of a head a second;
-//! `body` likewise a byte of a body; `deaf` asks for PATH (a fifth argument) again and again and never reads. Prints
-//! `ready` when all are open and, at the end, how many the server has closed.
-
-#![allow(clippy::print_stderr)]
+//! `body` likewise a byte of a body; `deaf` asks for a path (MORE) again and again and never reads; `stream` asks for a
+//! streamed chat of a model (MORE) with the secret `$SECRET`, reads it as it comes, and then asks for the next.
+//!
+//! Prints `ready` when all are open. Ends when the time is over, when all are closed, or on SIGTERM; streams are then
+//! read to their end. The last line says how many the server closed and how old those were in seconds, to the second:
+//! `closed N of COUNT first S last S`. For streams it says how many came whole: `whole N broken N`.
 
 use std::env;
 use std::error::Error;
-use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
+
+/// Each tick sees to its share of the crowd: all at once would show in what is measured beside it.
+const TICK: Duration = Duration::from_millis(20);
+
+/// Room for what a deaf client does not read, and the largest segment it takes, by which the server's kernel measures
+/// its own room: little, so that replies are stuck at once and not when megabytes have been asked for.
+const DEAF_BUFFER: usize = 4096;
+const DEAF_SEGMENT: u32 = 536;
+
+/// What ends a stream, and what a whole one holds before that.
+const LAST_CHUNK: &[u8] = b"\r\n0\r\n\r\n";
+const DONE: &[u8] = b"[DONE]";
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Idle,
+    Head,
+    Body,
+    Deaf,
+    Stream,
+}
+
+impl Kind {
+    fn parse(name: &str) -> Option<Kind> {
+        Some(match name {
+            "idle" => Kind::Idle,
+            "head" => Kind::Head,
+            "body" => Kind::Body,
+            "deaf" => Kind::Deaf,
+            "stream" => Kind::Stream,
+            _ => return None,
+        })
+    }
+
+    /// How many ticks lie between two looks at a connection.
+    fn period(self) -> Option<usize> {
+        match self {
+            Kind::Idle => None,
+            Kind::Head | Kind::Body | Kind::Deaf => Some(50),
+            Kind::Stream => Some(2),
+        }
+    }
+}
+
+/// What all of a crowd do.
+struct Habit {
+    address: SocketAddr,
+    kind: Kind,
+    request: Vec<u8>,
+}
+
+/// One of the crowd.
+struct Member {
+    socket: TcpStream,
+    opened: Instant,
+    /// The last bytes of a stream.
+    tail: Vec<u8>,
+}
+
+/// How those ended that did.
+#[derive(Default)]
+struct Fates {
+    closed: Vec<Duration>,
+    whole: usize,
+    broken: usize,
+}
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = env::args().collect();
     let [_, address, count, seconds, kind, more @ ..] = arguments.as_slice() else {
-        return Err("usage: crowd ADDRESS COUNT SECONDS idle|head|body|deaf [PATH]".into());
+        return Err("usage: crowd ADDRESS COUNT SECONDS idle|head|body|deaf|stream [PATH|MODEL]".into());
     };
-    let path = more.first().map_or("/liveness_check", String::as_str);
+    let asked_to_end = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(signal_hook::consts::SIGTERM, Arc::clone(&asked_to_end))?;
     rlimit::increase_nofile_limit(u64::MAX)?;
-    let mut crowd = (0..count.parse()?).map(|_| join(address, kind, path)).collect::<Result<Vec<_>, _>>()?;
+    let habit = Habit::new(address, kind, more.first().map(String::as_str))?;
+    let mut crowd = (0..count.parse()?).map(|_| habit.join().map(Some)).collect::<Result<Vec<_>, _>>()?;
     println!("ready");
     let end = Instant::now() + Duration::from_secs(seconds.parse()?);
-    while Instant::now() < end {
-        if kind != "idle" {
-            crowd.retain_mut(|connection| dawdle(connection, kind, path));
+    let mut fates = Fates::default();
+    let mut tick = 0;
+    while Instant::now() < end && crowd.iter().any(Option::is_some) {
+        let ending = asked_to_end.load(Ordering::Relaxed);
+        if ending && habit.kind != Kind::Stream {
+            break;
         }
-        thread::sleep(Duration::from_secs(1));
+        if let Some(period) = habit.kind.period() {
+            for member in crowd.iter_mut().skip(tick % period).step_by(period) {
+                habit.look_after(member, ending, &mut fates);
+            }
+        }
+        thread::sleep(TICK);
+        tick += 1;
     }
-    crowd.retain_mut(is_open);
-    println!("closed by the server: {} of {count}", count.parse::<usize>()? - crowd.len());
+    if habit.kind == Kind::Stream {
+        println!("whole {} broken {}", fates.whole, fates.broken + crowd.iter().flatten().count());
+        return Ok(());
+    }
+    if habit.kind == Kind::Idle {
+        let gone = crowd.iter_mut().flatten().filter_map(|member| (!member.is_open()).then(|| member.opened.elapsed()));
+        fates.closed.extend(gone);
+    }
+    let seconds = |age: Option<&Duration>| age.map_or(0.0, Duration::as_secs_f64);
+    let (first, last) = (seconds(fates.closed.iter().min()), seconds(fates.closed.iter().max()));
+    println!("closed {} of {count} first {first:.1} last {last:.1}", fates.closed.len());
     Ok(())
 }
 
-/// A connection that has begun as its kind does.
-fn join(address: &str, kind: &str, path: &str) -> Result<TcpStream, Box<dyn Error>> {
-    let mut connection = TcpStream::connect(address)?;
-    match kind {
-        "idle" => {
-            connection.write_all(format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n").as_bytes())?;
-            let mut reply = [0; 4096];
-            if connection.read(&mut reply)? == 0 {
-                return Err("closed before it answered".into());
+impl Habit {
+    fn new(address: &str, kind: &str, more: Option<&str>) -> Result<Habit, Box<dyn Error>> {
+        let kind = Kind::parse(kind).ok_or("the kinds are idle, head, body, deaf and stream")?;
+        let path = more.unwrap_or("/liveness_check");
+        let get = format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n");
+        let request = match kind {
+            Kind::Idle => get,
+            Kind::Head => "GET / HTTP/1.1\r\nHost: h\r\nX: ".to_owned(),
+            Kind::Body => "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\n".to_owned(),
+            Kind::Deaf => get.repeat(100),
+            Kind::Stream => {
+                let secret = env::var("SECRET").map_err(|_| "SECRET is not set")?;
+                let model = more.ok_or("which model?")?;
+                let body =
+                    format!(r#"{{"model":"{model}","stream":true,"messages":[{{"role":"user","content":"Hello"}}]}}"#);
+                format!(
+                    "POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\nsecret: {secret}\r\n\
+                     Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+                    body.len()
+                )
+            }
+        };
+        Ok(Habit { address: address.parse()?, kind, request: request.into_bytes() })
+    }
+
+    /// One more of the crowd, which has begun.
+    fn join(&self) -> Result<Member, Box<dyn Error>> {
+        let socket = Socket::new(Domain::for_address(self.address), Type::STREAM, None)?;
+        if self.kind == Kind::Deaf {
+            socket.set_recv_buffer_size(DEAF_BUFFER)?;
+            socket.set_tcp_mss(DEAF_SEGMENT)?;
+        }
+        socket.connect(&self.address.into())?;
+        let mut socket = TcpStream::from(socket);
+        socket.write_all(&self.request)?;
+        if self.kind == Kind::Idle && socket.read(&mut [0; 4096])? == 0 {
+            return Err("closed before it answered".into());
+        }
+        socket.set_nonblocking(true)?;
+        Ok(Member { socket, opened: Instant::now(), tail: Vec::new() })
+    }
+
+    /// Does what is due; a member that the server has closed, or that is done, is gone afterwards.
+    fn look_after(&self, place: &mut Option<Member>, ending: bool, fates: &mut Fates) {
+        let Some(member) = place else { return };
+        if self.kind == Kind::Stream {
+            let whole = match member.listen() {
+                Ok(false) => return,
+                Ok(true) => true,
+                Err(_) => false,
+            };
+            fates.whole += usize::from(whole);
+            fates.broken += usize::from(!whole);
+            let goes_on = whole && !ending && member.socket.write_all(&self.request).is_ok();
+            *place = place.take().filter(|_| goes_on);
+            return;
+        }
+        let sent = match self.kind {
+            Kind::Deaf => member.socket.write(&self.request),
+            _ => member.socket.write(b"x"),
+        };
+        let open = match sent {
+            Ok(_) => self.kind == Kind::Deaf || member.is_open(),
+            Err(e) => e.kind() == ErrorKind::WouldBlock,
+        };
+        if !open {
+            fates.closed.push(member.opened.elapsed());
+            *place = None;
+        }
+    }
+}
+
+impl Member {
+    /// Whether the server has not ended its side.
+    fn is_open(&mut self) -> bool {
+        let mut bytes = [0; 4096];
+        loop {
+            match self.socket.read(&mut bytes) {
+                Ok(0) => return false,
+                Ok(_) => {}
+                Err(e) => return e.kind() == ErrorKind::WouldBlock,
             }
         }
-        "head" => connection.write_all(b"GET / HTTP/1.1\r\nHost: h\r\nX: ")?,
-        "body" => connection.write_all(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\n")?,
-        "deaf" => {}
-        _ => return Err("the kinds are idle, head, body and deaf".into()),
     }
-    connection.set_nonblocking(true)?;
-    Ok(connection)
-}
 
-/// Does a second's worth of little; whether the server still listens.
-fn dawdle(connection: &mut TcpStream, kind: &str, path: &str) -> bool {
-    let sent = match kind {
-        "deaf" => connection.write(format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n").repeat(100).as_bytes()),
-        _ => connection.write(b"x"),
-    };
-    match sent {
-        Ok(_) => kind == "deaf" || is_open(connection),
-        Err(e) => e.kind() == ErrorKind::WouldBlock,
-    }
-}
-
-fn is_open(connection: &mut TcpStream) -> bool {
-    match connection.read(&mut [0; 4096]) {
-        Ok(0) => false,
-        Ok(_) => true,
-        Err(e) => e.kind() == ErrorKind::WouldBlock,
+    /// Reads what has come of a stream. Whether it is whole now; an error if it will never be.
+    fn listen(&mut self) -> io::Result<bool> {
+        let mut bytes = [0; 4096];
+        loop {
+            let n = match self.socket.read(&mut bytes) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(n) => n,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(e) => return Err(e),
+            };
+            self.tail.extend_from_slice(&bytes[..n]);
+            let surplus = self.tail.len().saturating_sub(64);
+            self.tail.drain(..surplus);
+            if self.tail.ends_with(LAST_CHUNK) {
+                let whole = self.tail.windows(DONE.len()).any(|window| window == DONE);
+                self.tail.clear();
+                return if whole { Ok(true) } else { Err(ErrorKind::InvalidData.into()) };
+            }
+        }
     }
 }

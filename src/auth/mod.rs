@@ -19,3 +19,6 @@ pub use last_used::{LastUsed, is_renewal_due};
 pub use resolver::Resolver;
 pub use secret::{Digest, Secret};
 pub use throttle::Throttle;
+
+#[cfg(test)]
+mod measure_tests;

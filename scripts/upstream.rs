@@ -1,0 +1,106 @@
+//! A model server that takes no time: `upstream [ADDRESS]`. Prints its address, `http://127.0.0.1:…`.
+//!
+//! It answers every `POST /v1/chat/completions` with the same words and their numbers. With `"stream": true` it sends a
+//! word an event: the model `chunks-N` as many as N, `chunks-N-every-MS` with a pause of so many milliseconds before
+//! each; any other model has 20 at once.
+
+use std::env;
+use std::error::Error;
+use std::fmt;
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use serde::Deserialize;
+use textgen::http::response::StreamFn;
+use textgen::http::{Method, Request, Response, sse};
+use textgen::server::{self, Handler, Server, Settings};
+
+/// Streams at a time: each holds a thread.
+const STREAMS: usize = 4096;
+const LARGEST_BODY: usize = 1 << 20;
+
+const MODELS: &str = r#"{"object":"list","data":[{"id":"chunks-20","object":"model","created":0,"owned_by":"bench"}]}"#;
+const ANSWER: &str = r#"{"id":"chatcmpl-1","object":"chat.completion","created":1700000000,"model":"bench","choices":[{"index":0,"message":{"role":"assistant","content":"Here are some words."},"logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":9,"completion_tokens":4,"total_tokens":13}}"#;
+
+#[derive(Deserialize)]
+struct Ask {
+    #[serde(default)]
+    model: String,
+    #[serde(default)]
+    stream: bool,
+    #[serde(default)]
+    stream_options: Options,
+}
+
+#[derive(Default, Deserialize)]
+struct Options {
+    #[serde(default)]
+    include_usage: bool,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let address = env::args().nth(1).unwrap_or("127.0.0.1:0".to_owned());
+    let mut server = Server::new(Settings { max_blocked: STREAMS, ..Settings::default() })?;
+    let handler: Handler = Arc::new(answer);
+    let address = server.listen("upstream", server::bind(address.parse()?, false)?, handler)?;
+    println!("http://{address}");
+    server.run()?;
+    Ok(())
+}
+
+fn answer(request: &mut Request) -> Response {
+    match (request.method(), request.path()) {
+        (Method::Get, "/v1/models") => Response::with_body(200, "application/json", MODELS.as_bytes()),
+        (Method::Post, "/v1/chat/completions") => chat(request),
+        _ => Response::detail(404, "Not Found"),
+    }
+}
+
+fn chat(request: &mut Request) -> Response {
+    let Ok(bytes) = request.body.into_bytes(LARGEST_BODY) else {
+        return Response::detail(400, "the body cannot be had");
+    };
+    match serde_json::from_slice::<Ask>(&bytes) {
+        Ok(ask) if ask.stream => Response::stream(sse::MEDIA_TYPE, words(&ask)),
+        Ok(_) => Response::with_body(200, "application/json", ANSWER.as_bytes()),
+        Err(e) => Response::detail(400, &e.to_string()),
+    }
+}
+
+/// Writes the events, each at once.
+fn words(ask: &Ask) -> StreamFn {
+    let (count, pause) = pace(&ask.model).unwrap_or((20, 0));
+    let with_usage = ask.stream_options.include_usage;
+    Box::new(move |out| {
+        for n in 0..count {
+            if pause > 0 {
+                thread::sleep(Duration::from_millis(pause));
+            }
+            send(out, format_args!(r#"[{{"index":0,"delta":{{"content":"word {n} "}},"finish_reason":null}}]"#), "")?;
+        }
+        send(out, format_args!(r#"[{{"index":0,"delta":{{}},"finish_reason":"stop"}}]"#), "")?;
+        if with_usage {
+            let total = count + 9;
+            let usage = format!(r#","usage":{{"prompt_tokens":9,"completion_tokens":{count},"total_tokens":{total}}}"#);
+            send(out, format_args!("[]"), &usage)?;
+        }
+        out.write_all(b"data: [DONE]\n\n")
+    })
+}
+
+fn send(out: &mut dyn Write, choices: fmt::Arguments<'_>, more: &str) -> io::Result<()> {
+    let head = r#""id":"chatcmpl-1","object":"chat.completion.chunk","created":1700000000,"model":"bench""#;
+    // In one piece: each write is a chunk of its own.
+    out.write_all(format!("data: {{{head},\"choices\":{choices}{more}}}\n\n").as_bytes())
+}
+
+/// How many words, and the milliseconds before each.
+fn pace(model: &str) -> Option<(u64, u64)> {
+    let numbers = model.strip_prefix("chunks-")?;
+    match numbers.split_once("-every-") {
+        Some((count, pause)) => Some((count.parse().ok()?, pause.parse().ok()?)),
+        None => Some((numbers.parse().ok()?, 0)),
+    }
+}

@@ -1,0 +1,137 @@
+//! How quick the cache is, and how large: `scripts/bench cache`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use time::OffsetDateTime;
+
+use super::cache::{Key, Look};
+use super::{Cache, Caller, Digest, Kind, Via};
+use crate::store::User;
+
+/// As many as are remembered unless told otherwise.
+const DEFAULT: usize = 100_000;
+const MANY: usize = 1_000_000;
+const EACH: Duration = Duration::from_secs(1);
+
+#[test]
+#[ignore = "a measurement"]
+#[allow(clippy::print_stdout)]
+fn cache() {
+    let secrets: Vec<String> = (0..MANY).map(|n| format!("tg_{n:043}")).collect();
+    println!("cache: {:<38} {:>7} {:>12} {:>9} {:>16}", "", "threads", "hits/s, all", "cores", "ns of them a hit");
+    let before = resident();
+    let cache = Cache::new(DEFAULT);
+    cache.listening();
+    // Half of what it may hold: its parts do not get quite the same number, and each is bounded for itself.
+    fill(&cache, &secrets[..DEFAULT / 2]);
+    hits("one caller", &cache, &secrets[..1]);
+    hits("50,000 callers at random", &cache, &secrets[..DEFAULT / 2]);
+    let began = Instant::now();
+    fill(&cache, &secrets);
+    let each = began.elapsed().as_nanos() / MANY as u128;
+    println!("cache: a million callers come, {DEFAULT} are kept: {each} ns each, {} kept", cache.len());
+    println!("cache: resident memory of those kept: {} MB", grown(before));
+    assert!(cache.len() <= DEFAULT + 64);
+    drop(cache);
+    let before = resident();
+    let cache = Cache::new(MANY * 2);
+    cache.listening();
+    fill(&cache, &secrets);
+    hits("a million callers at random, all kept", &cache, &secrets);
+    println!("cache: resident memory of a million kept: {} MB", grown(before));
+}
+
+/// What a look-up that finds nothing does after it has asked the database.
+fn fill(cache: &Cache, secrets: &[String]) {
+    for secret in secrets {
+        cache.insert(key(secret), &caller(secret), cache.stamp(), Instant::now());
+    }
+}
+
+/// Finds callers by their secrets, as each request does.
+#[allow(clippy::print_stdout, clippy::cast_precision_loss, clippy::cast_possible_truncation)]
+fn hits(name: &str, cache: &Cache, secrets: &[String]) {
+    for threads in [1, 2, 4, 8] {
+        let (stop, all) = (AtomicBool::new(false), AtomicU64::new(0));
+        let (stop, all) = (&stop, &all);
+        let (began, worked) = (Instant::now(), work());
+        thread::scope(|scope| {
+            for thread in 1..=threads {
+                scope.spawn(move || {
+                    let (mut random, mut found) = (thread, 0);
+                    while !stop.load(Ordering::Relaxed) {
+                        random = next(random);
+                        let key = key(&secrets[(random >> 16) as usize % secrets.len()]);
+                        found += u64::from(matches!(cache.look(&key, Instant::now()), Look::Hit(..)));
+                    }
+                    all.fetch_add(found, Ordering::Relaxed);
+                });
+            }
+            thread::sleep(EACH);
+            stop.store(true, Ordering::Relaxed);
+        });
+        let (seconds, all) = (began.elapsed().as_secs_f64(), all.load(Ordering::Relaxed) as f64);
+        let worked = work() - worked;
+        let (cores, each) = (worked / seconds, worked * 1e9 / all);
+        println!("cache: {name:<38} {threads:>7} {:>12.0} {cores:>9.2} {each:>16.0}", all / seconds);
+    }
+}
+
+/// Seconds of all cores that this process has had: on a busy machine it gets less than it has threads for. 0 where the
+/// system does not tell.
+fn work() -> f64 {
+    const TICKS_A_SECOND: f64 = 100.0;
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // What stands before the last parenthesis is the program's name; user and system time are the 14th and 15th.
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+    fields.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / TICKS_A_SECOND
+}
+
+/// Numbers without a pattern (xorshift).
+fn next(mut random: u64) -> u64 {
+    random ^= random << 13;
+    random ^= random >> 7;
+    random ^ (random << 17)
+}
+
+fn key(secret: &str) -> Key {
+    (Kind::Key, Digest::of(secret))
+}
+
+fn caller(secret: &str) -> Arc<Caller> {
+    let user = User {
+        id: format!("user_{}", &secret[26..]),
+        email: format!("{}@example.com", &secret[26..]),
+        name: None,
+        profile_url: None,
+        photo_url: None,
+        is_subscribed: false,
+        stripe_id: None,
+        secret: secret[..8].to_owned(),
+        free_credits: 0,
+        charges_monthly: 0,
+        num_self_hosted_instances: 0,
+        created: OffsetDateTime::UNIX_EPOCH,
+        updated: OffsetDateTime::UNIX_EPOCH,
+        is_admin: false,
+    };
+    let caller = Caller::new(user, Via::Key { id: format!("key_{}", &secret[26..]), expires: None });
+    // Requests leave it there.
+    caller.user_json().unwrap();
+    Arc::new(caller)
+}
+
+/// Resident memory in kilobytes; 0 where the system does not tell.
+fn resident() -> i64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok()).unwrap_or(0)
+}
+
+/// By how many megabytes it has grown.
+fn grown(before: i64) -> i64 {
+    (resident() - before) / 1024
+}
