@@ -31,6 +31,9 @@ const PAGE_BYTES: i64 = 16 * 1024 * 1024;
 /// The title of a document that was given none.
 pub(super) const UNTITLED: &str = "Untitled Document";
 
+/// How often a save that names no version is tried, while the document goes and comes back.
+const TRIES: usize = 3;
+
 const SIGN_IN_FIRST: &str = "Authentication required";
 pub(super) const NOT_FOUND: &str = "Document not found";
 const ID_REQUIRED: &str = "Document ID is required";
@@ -145,14 +148,21 @@ pub(super) fn insert(call: &Call<'_>, user_id: &str, title: &str, content: Optio
 /// Saves a document; its new version.
 pub(super) fn update(call: &Call<'_>, id: &str, user_id: &str, change: Change<'_>) -> Result<i64> {
     let mut session = call.app.db.session()?;
-    if let Some(version) = documents::update(&mut session, id, user_id, change)? {
-        return Ok(version);
+    for _ in 0..TRIES {
+        if let Some(version) = documents::update(&mut session, id, user_id, change)? {
+            return Ok(version);
+        }
+        match documents::by_id(&mut session, id)? {
+            None => return Err(Error::NotFound(NOT_FOUND)),
+            Some(document) if document.user_id != user_id => return Err(Error::Forbidden("Permission denied")),
+            // It was brought back between the two: there is nothing that this save could be behind.
+            Some(_) if change.version.is_none() => {}
+            Some(document) => {
+                return Err(Error::Conflict("The document was changed meanwhile", json!({"document": document})));
+            }
+        }
     }
-    match documents::by_id(&mut session, id)? {
-        None => Err(Error::NotFound(NOT_FOUND)),
-        Some(document) if document.user_id != user_id => Err(Error::Forbidden("Permission denied")),
-        Some(document) => Err(Error::Conflict("The document was changed meanwhile", json!({"document": document}))),
-    }
+    Err(Error::Busy)
 }
 
 /// `POST /api/docs/delete` with `id`.
