@@ -295,7 +295,7 @@ impl Upkeep {
         if is_due(self.partitioned, PARTITIONS_EVERY) {
             self.partitioned = Some(Instant::now());
             // The default partition takes what has no other; only speed suffers.
-            if let Err(e) = shared.db.durable.session().and_then(|mut session| usage::make_partitions(&mut session)) {
+            if let Err(e) = shared.db.patient().and_then(|mut session| usage::make_partitions(&mut session)) {
                 log::warn!("the ledger's partitions were not made ahead, the next attempt is in an hour: {e}");
             }
         }
@@ -304,7 +304,7 @@ impl Upkeep {
 
     /// Asks the database who it is and what things cost, by which it is seen to be there.
     fn refresh(&mut self, shared: &Shared) -> std::result::Result<(), replay::Failure> {
-        let mut session = shared.db.durable.session()?;
+        let mut session = shared.db.durable()?;
         if self.prefix.is_empty() {
             self.prefix = journal::prefix(&usage::identity(&mut session)?);
             let strangers = recovery::strangers(shared.journal.folder(), &self.prefix)?;
