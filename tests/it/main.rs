@@ -15,6 +15,7 @@ mod documents;
 mod documents_at_once;
 mod documents_limits;
 mod engines;
+mod failover;
 mod frozen;
 mod generate;
 mod harness;

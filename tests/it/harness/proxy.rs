@@ -174,7 +174,7 @@ impl Shared {
             let now = *mode;
             drop(mode);
             match now {
-                Mode::Lossy if n > 0 => return swallow(from),
+                Mode::Lossy if n > 0 => return swallow(from, to),
                 Mode::Slow(delay) if reader.is_none() => thread::sleep(delay),
                 _ => {}
             }
@@ -191,8 +191,10 @@ impl Shared {
 }
 
 /// Reads to the end and says nothing.
-fn swallow(mut from: TcpStream) {
+fn swallow(mut from: TcpStream, to: TcpStream) {
     while matches!(from.read(&mut [0; 16 * 1024]), Ok(n) if n > 0) {}
+    // What waits at the other end for a word, such as a server that greets, would stop others there.
+    let _ = to.shutdown(Shutdown::Both);
 }
 
 /// Reads what a client sends (PostgreSQL's frontend protocol, version 3).
