@@ -14,6 +14,9 @@ use crate::outage::{expect_unavailable, known, strangers};
 /// machine adds.
 const LONGEST: Duration = Duration::from_secs(11 + 2 + 5);
 
+/// The longest where something else has noticed already that nothing is heard.
+const NOTICED: Duration = Duration::from_secs(2 + 2 + 5);
+
 /// How long a request may take that waits for nothing, on a busy machine.
 const QUICK: Duration = Duration::from_secs(3);
 
@@ -93,7 +96,7 @@ impl Site {
     /// Lets everything through again, and waits until a document can be saved; how long that took.
     fn restore(&self) -> Duration {
         let (browser, body) = (&self.user.browser, json!({"id": self.document, "content": "more"}));
-        let (_, took) = timed(|| {
+        let ((), took) = timed(|| {
             self.proxy.restore();
             self.server.wait_until("the way back", || browser.post("/api/docs/save", &body).status == 200);
         });
@@ -118,7 +121,7 @@ fn nobody_waits_long_for_an_answer_that_never_comes() {
             (first, later)
         });
         // The listener's heartbeat heard nothing, so nobody waited for the whole time a statement may take.
-        assert!(first < LONGEST - Duration::from_secs(6), "{first:?}");
+        assert!(first < NOTICED, "{first:?}");
         assert!(later <= first + QUICK, "{later:?} after {first:?}");
         let reason = site.server.web.anonymous().get("/readyz").expect(503).json()["reason"].clone();
         assert!(reason.as_str().unwrap().contains("database"), "{reason}");
@@ -155,7 +158,7 @@ fn charges_do_not_wait_for_a_database_that_says_nothing() {
         cut(&site.proxy);
         let longest = (0..20).map(|_| timed(ask).1).max().unwrap();
         asked += 20;
-        assert!(longest < LONGEST - Duration::from_secs(6), "{longest:?}");
+        assert!(longest < NOTICED, "{longest:?}");
         let took = site.restore();
         site.server.wait_until("the charges", || charges(&site.db).len() >= asked);
         println!("charged after {longest:?}; back after {took:?}");

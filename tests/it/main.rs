@@ -16,6 +16,7 @@ mod documents_at_once;
 mod documents_limits;
 mod engines;
 mod failover;
+mod faults;
 mod frozen;
 mod generate;
 mod harness;
