@@ -8,6 +8,7 @@ mod addresses;
 mod admin;
 mod bad_input;
 mod browsing;
+mod chaos;
 mod credentials;
 mod crowds;
 mod demo;

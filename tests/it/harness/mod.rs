@@ -17,7 +17,7 @@ pub use charges::{charges, only_charge};
 pub use client::{Address, Client, Reply};
 pub use cluster::{Cluster, Standby};
 pub use database::{TestDb, admin};
-pub use load::{Told, assert_books_agree};
+pub use load::{Told, Way, assert_books_agree};
 pub use process::{Outcome, Process, run, wait_until};
 pub use proxy::{Proxy, Trip};
 pub use raw::Raw;
