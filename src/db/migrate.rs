@@ -17,6 +17,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V7__usage", include_str!("../../sql/migrations/0007_usage.sql")),
     ("V8__audit", include_str!("../../sql/migrations/0008_audit.sql")),
     ("V9__deleted_documents", include_str!("../../sql/migrations/0009_deleted_documents.sql")),
+    ("V10__retention", include_str!("../../sql/migrations/0010_retention.sql")),
 ];
 
 /// The advisory lock that lets one process migrate while the others wait: "textgen" in ASCII.

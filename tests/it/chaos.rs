@@ -316,7 +316,7 @@ fn run(seed: u64, rounds: usize) {
 #[test]
 fn a_few_faults() {
     // A seed whose first faults are the rough ones.
-    run(20_261_311, 6);
+    run(20_261_311, 5);
 }
 
 #[test]

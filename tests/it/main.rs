@@ -35,6 +35,7 @@ mod pages;
 mod plans;
 mod recordings;
 mod replies;
+mod retention;
 mod revocation;
 mod round_trips;
 mod sessions;
