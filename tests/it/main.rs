@@ -7,6 +7,7 @@ mod account;
 mod addresses;
 mod admin;
 mod bad_input;
+mod bouncer;
 mod browsing;
 mod chaos;
 mod credentials;

@@ -174,6 +174,6 @@ fn kill(data: &Path) {
     panic!("a killed PostgreSQL lives");
 }
 
-fn free_port() -> u16 {
+pub(super) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

@@ -1,6 +1,7 @@
 //! What the tests stand on: a database per test, the real binary on free ports, and clients with an identity.
 
 mod at_once;
+mod bouncer;
 mod charges;
 mod client;
 mod cluster;
@@ -13,6 +14,7 @@ mod server;
 mod upstream;
 
 pub use at_once::{at_once, patiently, refused_soon, soon};
+pub use bouncer::Bouncer;
 pub use charges::{charges, only_charge};
 pub use client::{Address, Client, Reply};
 pub use cluster::{Cluster, Standby};
