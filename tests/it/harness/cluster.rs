@@ -28,6 +28,11 @@ impl Cluster {
         std::fs::create_dir(&folder).unwrap();
         let mut cluster = Cluster { folder, url: String::new() };
         cluster.url = cluster.launch();
+        let has_data = cluster.data().join("postmaster.pid").exists();
+        assert!(
+            has_data,
+            "PostgreSQL's own programs are missing, without which none can be killed: install PostgreSQL"
+        );
         cluster.set("synchronous_commit = on");
         cluster
     }
