@@ -1,7 +1,7 @@
 # `make` lists what there is. Works with GNU make 3.81 (macOS) and newer.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help serve stop migrate check-sharing psql monitor test test-browser lint bench need-cargo
+.PHONY: help serve stop migrate check-sharing psql monitor test test-browser chaos lint bench need-cargo
 
 # Where rustup puts cargo, for a shell that has not read its profile since.
 path = PATH="$$PATH:$$HOME/.cargo/bin"; export PATH
@@ -43,6 +43,10 @@ test: need-cargo ## run all tests, on a PostgreSQL of their own; ARGS="..." goes
 test-browser: need-cargo ## run the tests in a headless browser; installs node and chromium where it may
 	@$(path); TEST_DATABASE_URL="$${TEST_DATABASE_URL:-$$(scripts/postgres --test start)}" && export TEST_DATABASE_URL && \
 	unset DATABASE_URL && cargo build --locked && exec tests/browser/run
+
+chaos: need-cargo ## faults in random order under load; SEED=... repeats them, ROUNDS=... says how many
+	@$(path); TEST_DATABASE_URL="$${TEST_DATABASE_URL:-$$(scripts/postgres --test start)}" && export TEST_DATABASE_URL && \
+	unset DATABASE_URL && exec cargo test --locked --test it chaos::many_faults -- --ignored --nocapture
 
 lint: need-cargo ## check the format, clippy, shellcheck if it is installed
 	@$(path); cargo fmt --check && cargo clippy --locked --all-targets -- -D warnings && \

@@ -65,6 +65,7 @@ impl App {
         let peppers = Peppers { current: config.password_pepper.clone(), bcrypt: config.bcrypt_pepper.clone() };
         let charges = Connections::new(config.direct_url(), &format!("{name}-charges"))?;
         let meter = Meter::new(charges, config.journal_dir.clone(), config.journal_max_bytes);
+        meter.keep_months(config.usage_retention_months);
         Ok(Arc::new(App {
             resolver: Resolver::new(db.clone(), cache.clone(), last_used.clone(), config.auth_grace),
             passwords: Passwords::new(Hasher::new(cores)?, peppers)?,

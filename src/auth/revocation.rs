@@ -38,13 +38,13 @@ impl listen::Listener for Revocations {
         }
     }
 
-    fn lost(&self, reason: &str) {
+    fn lost(&self, reason: &str, silently: bool) {
         if !self.told.swap(true, Ordering::Relaxed) {
             log::warn!("revocations are not heard of, every caller is looked up: {reason}");
         }
         if self.cache.is_listening() {
             self.cache.deaf();
-            self.db.connection_lost();
+            self.db.connection_lost(silently);
         }
     }
 

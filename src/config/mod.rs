@@ -80,6 +80,8 @@ pub struct Config {
     pub journal_dir: PathBuf,
     /// How many bytes of them this process may keep.
     pub journal_max_bytes: u64,
+    /// How many months of the ledger are kept beside this one; 0 for all.
+    pub usage_retention_months: i32,
     /// Mixed into password hashes.
     pub password_pepper: String,
     /// Mixed into the bcrypt hashes of the older system.
@@ -197,6 +199,7 @@ impl Config {
             auth_grace: Duration::from_secs(source.number(&AUTH_GRACE, 0, 86_400)?),
             journal_dir: source.parsed(&JOURNAL_DIR, |value| Ok(PathBuf::from(value)))?,
             journal_max_bytes: source.number(&JOURNAL_MAX_BYTES, 1 << 20, 1 << 40)?,
+            usage_retention_months: source.number(&USAGE_RETENTION_MONTHS, 0, 1200)?,
             bcrypt_pepper: source.optional(&BCRYPT_PEPPER).unwrap_or_else(|| password_pepper.clone()),
             password_pepper,
             public_url: source.parsed(&PUBLIC_URL, public_url)?,
@@ -305,6 +308,7 @@ mod tests {
             ("POOL_SIZE", "0"),
             ("POOL_SIZE", "many"),
             ("JOURNAL_MAX_BYTES", "1000"),
+            ("USAGE_RETENTION_MONTHS", "-1"),
             ("TRUSTED_PROXIES", "10.0.0.0/8, nonsense"),
             ("PUBLIC_URL", "ftp://x"),
             ("PUBLIC_URL", "https://x/path"),

@@ -64,6 +64,11 @@ pub(super) const JOURNAL_MAX_BYTES: Variable = variable(
     "1073741824",
     "bytes of charges that one process may keep there, 1048576 or more; further work gets 503",
 );
+pub(super) const USAGE_RETENTION_MONTHS: Variable = variable(
+    "USAGE_RETENTION_MONTHS",
+    "0",
+    "months of single charges that are kept beside this one, older ones are dropped; 0 keeps all; daily totals stay",
+);
 pub(super) const PASSWORD_PEPPER: Variable =
     variable("PASSWORD_PEPPER", "", "a secret mixed into every password hash; a lost one makes all passwords useless");
 pub(super) const BCRYPT_PEPPER: Variable =
@@ -140,6 +145,7 @@ pub const VARIABLES: &[Variable] = &[
     AUTH_GRACE,
     JOURNAL_DIR,
     JOURNAL_MAX_BYTES,
+    USAGE_RETENTION_MONTHS,
     INFERENCE_URL,
     INFERENCE_API_KEY,
     INFERENCE_MODEL,

@@ -2,16 +2,18 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use postgres::config::TargetSessionAttrs;
 use postgres::error::SqlState;
-use postgres::{Client, NoTls, SimpleQueryMessage, Statement};
-use r2d2_postgres::PostgresConnectionManager;
+use postgres::{Client, SimpleQueryMessage, Statement};
 
 use super::error::describe;
-use super::{Health, STATEMENT_TIMEOUT};
+use super::line::{self, Line};
+use super::{Health, SILENCE, STATEMENT_TIMEOUT};
+
+/// How long a connection that is closed may take over it.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 /// A connection, and what is known of it.
 pub struct Connection {
@@ -28,11 +30,24 @@ pub(super) struct Known {
     statements: Option<HashMap<(usize, usize), Statement>>,
     /// It must not be used again.
     broken: bool,
+    line: Arc<Line>,
+    /// How long the server may say nothing over a question.
+    patience: Duration,
 }
 
 impl Known {
     fn key(sql: &'static str) -> (usize, usize) {
         (sql.as_ptr() as usize, sql.len())
+    }
+
+    /// A question is about to be asked.
+    pub(super) fn ask(&self) {
+        self.line.ask(self.patience);
+    }
+
+    /// The same, for when this is dropped.
+    pub(super) fn ask_at_the_end(&self) -> LastQuestion {
+        LastQuestion(self.line.clone(), self.patience)
     }
 
     /// The prepared form of `sql`, made by `prepare` the first time; `None` where nothing can be prepared.
@@ -64,6 +79,15 @@ impl Known {
     }
 }
 
+/// Says that a question is about to be asked, when it is dropped.
+pub(super) struct LastQuestion(Arc<Line>, Duration);
+
+impl Drop for LastQuestion {
+    fn drop(&mut self) {
+        self.0.ask(self.1);
+    }
+}
+
 impl Connection {
     /// Whether a loss came since this connection was made or last looked at.
     pub(super) fn made_before(&self, losses: u64) -> bool {
@@ -72,8 +96,25 @@ impl Connection {
 
     /// Asks the server; a connection that does not answer, or cannot write where that is wanted, is never used again.
     pub(super) fn still_works(&mut self, timeout: Duration) -> bool {
-        self.known.broken = self.client.is_valid(timeout).is_err() || (self.wants_read_write && self.is_read_only());
-        !self.known.broken
+        self.known.line.ask(timeout);
+        let answered = self.client.simple_query("");
+        self.known.broken = answered.is_err() || (self.wants_read_write && self.is_read_only());
+        let works = !self.known.broken;
+        if !works {
+            self.forget();
+        }
+        works
+    }
+
+    /// It is not used again, and closed without a word.
+    pub(super) fn forget(&mut self) {
+        self.known.broken = true;
+        self.known.line.cut();
+    }
+
+    /// From now on the server may say nothing for so long.
+    pub(super) fn set_patience(&mut self, patience: Duration) {
+        self.known.patience = patience;
     }
 
     fn is_read_only(&mut self) -> bool {
@@ -85,18 +126,20 @@ impl Connection {
 
     pub(super) fn looked_at(&mut self, losses: u64) {
         self.losses_seen = losses;
+        self.known.patience = SILENCE;
     }
 }
 
-/// Drops what has not answered on a thread of its own: it waits for the answer, which may never come.
-pub(super) fn let_go(unanswered: impl Send + 'static) {
-    // Where no thread can be had, it is dropped here and now.
-    let _ = thread::Builder::new().name("closing".to_owned()).spawn(move || drop(unanswered));
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // The driver says farewell, and waits until that is heard.
+        self.known.line.ask(FAREWELL);
+    }
 }
 
-/// Makes the pool's connections, through `r2d2_postgres`.
+/// Makes the pool's connections.
 pub struct ConnectionManager {
-    inner: PostgresConnectionManager<NoTls>,
+    config: postgres::Config,
     health: Arc<Health>,
     prepares: bool,
     wants_read_write: bool,
@@ -112,7 +155,7 @@ impl ConnectionManager {
             config.options(&options);
         }
         let wants_read_write = config.get_target_session_attrs() == TargetSessionAttrs::ReadWrite;
-        ConnectionManager { inner: PostgresConnectionManager::new(config, NoTls), health, prepares, wants_read_write }
+        ConnectionManager { config, health, prepares, wants_read_write }
     }
 }
 
@@ -122,10 +165,11 @@ impl r2d2::ManageConnection for ConnectionManager {
 
     fn connect(&self) -> Result<Connection, postgres::Error> {
         let losses_seen = self.health.losses();
-        match self.inner.connect() {
-            Ok(client) => {
+        match line::connect(&self.config, self.health.silences()) {
+            Ok((client, line)) => {
                 self.health.connected();
-                let known = Known { statements: self.prepares.then(HashMap::new), broken: false };
+                let statements = self.prepares.then(HashMap::new);
+                let known = Known { statements, broken: false, line, patience: SILENCE };
                 Ok(Connection { client, known, losses_seen, wants_read_write: self.wants_read_write })
             }
             Err(e) => {
@@ -136,10 +180,11 @@ impl r2d2::ManageConnection for ConnectionManager {
     }
 
     fn is_valid(&self, connection: &mut Connection) -> Result<(), postgres::Error> {
-        self.inner.is_valid(&mut connection.client)
+        connection.known.line.ask(SILENCE);
+        connection.client.simple_query("").map(drop)
     }
 
     fn has_broken(&self, connection: &mut Connection) -> bool {
-        self.inner.has_broken(&mut connection.client) || connection.known.broken
+        connection.client.is_closed() || connection.known.broken
     }
 }

@@ -61,7 +61,7 @@ pub(super) fn describe(e: &postgres::Error) -> String {
     }
 }
 
-fn is_io(e: &postgres::Error) -> bool {
+pub(super) fn is_io(e: &postgres::Error) -> bool {
     use std::error::Error as _;
     e.source().is_some_and(<dyn std::error::Error>::is::<std::io::Error>)
 }

@@ -1,13 +1,14 @@
 //! Hears what other programs change: `LISTEN` on a connection of its own.
 
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use fallible_iterator::FallibleIterator;
-use postgres::{Client, NoTls};
+use postgres::Client;
 
-use super::connection::let_go;
 use super::error::describe;
+use super::line::{self, Line, Silences, is_silence};
 
 /// How long the line may be silent before it is tested, and how long the test may take. Together they bound how late
 /// a loss is noticed.
@@ -22,8 +23,8 @@ pub trait Listener: Send + 'static {
     fn connected(&self);
     /// One arrived.
     fn notified(&self, payload: &str);
-    /// None arrive from now on, until [`Listener::connected`].
-    fn lost(&self, reason: &str);
+    /// None arrive from now on, until [`Listener::connected`]. `silently` if the server just says nothing.
+    fn lost(&self, reason: &str, silently: bool);
     /// Whether to end.
     fn stopped(&self) -> bool;
 }
@@ -40,30 +41,34 @@ fn run(config: &postgres::Config, channel: &str, listener: &impl Listener) {
     let mut pause = Duration::from_millis(50);
     while !listener.stopped() {
         match connect(config, channel) {
-            Ok(mut client) => {
+            Ok((mut client, line)) => {
                 listener.connected();
                 pause = Duration::from_millis(50);
-                let failure = follow(&mut client, listener);
-                listener.lost(&describe(&failure));
-                let_go(client);
+                let failure = follow(&mut client, &line, listener);
+                listener.lost(&describe(&failure), is_silence(&failure));
+                line.cut();
             }
-            Err(e) => listener.lost(&describe(&e)),
+            Err(e) => listener.lost(&describe(&e), is_silence(&e)),
         }
         thread::sleep(pause);
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
-fn connect(config: &postgres::Config, channel: &str) -> Result<Client, postgres::Error> {
-    let mut client = config.connect(NoTls)?;
+fn connect(config: &postgres::Config, channel: &str) -> Result<(Client, Arc<Line>), postgres::Error> {
+    let (mut client, line) = line::connect(config, &Silences::default())?;
+    line.ask(line::GREETING);
     client.batch_execute(&format!("LISTEN {channel}"))?;
-    Ok(client)
+    Ok((client, line))
 }
 
 /// Passes notifications on until the connection breaks; returns why.
-fn follow(client: &mut Client, listener: &impl Listener) -> postgres::Error {
+fn follow(client: &mut Client, line: &Line, listener: &impl Listener) -> postgres::Error {
     loop {
-        if let Err(e) = pass_on(client, listener).and_then(|()| client.is_valid(HEARTBEAT)) {
+        line.rest();
+        let passed_on = pass_on(client, listener);
+        line.ask(HEARTBEAT);
+        if let Err(e) = passed_on.and_then(|()| client.simple_query("").map(drop)) {
             return e;
         }
     }

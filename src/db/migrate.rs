@@ -1,9 +1,10 @@
 //! Brings the schema up to date, one process at a time.
 
-use postgres::{Client, NoTls};
+use postgres::Client;
 use refinery::{Migration, Runner};
 
-use super::Error;
+use super::line::{self, Silences};
+use super::{Error, SILENCE};
 
 /// Every migration there ever was, in order; the name says the number. They are never edited once released.
 const MIGRATIONS: &[(&str, &str)] = &[
@@ -16,7 +17,8 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V7__usage", include_str!("../../sql/migrations/0007_usage.sql")),
     ("V8__audit", include_str!("../../sql/migrations/0008_audit.sql")),
     ("V9__deleted_documents", include_str!("../../sql/migrations/0009_deleted_documents.sql")),
-    ("V10__known_networks", include_str!("../../sql/migrations/0010_known_networks.sql")),
+    ("V10__retention", include_str!("../../sql/migrations/0010_retention.sql")),
+    ("V11__known_networks", include_str!("../../sql/migrations/0011_known_networks.sql")),
 ];
 
 /// The advisory lock that lets one process migrate while the others wait: "textgen" in ASCII.
@@ -27,11 +29,14 @@ const LOCK: i64 = 0x0074_6578_7467_656e;
 /// # Errors
 /// The database is away, or a migration failed: nothing of that one is kept.
 pub fn migrate(config: &postgres::Config) -> Result<usize, Error> {
-    let mut client = unhurried(config).connect(NoTls)?;
+    let (mut client, line) = line::connect(&unhurried(config), &Silences::default())?;
+    line.ask(SILENCE);
     // Looked at without a lock or a write, so that a server starts on a database that is read-only just now.
     if is_current(&mut client)? {
         return Ok(0);
     }
+    // A migration, or the wait for another process's, may take long.
+    line.rest();
     client.execute("SELECT pg_advisory_lock($1)", &[&LOCK])?;
     let report = runner()?.run(&mut client).map_err(|e| failed(&e))?;
     client.execute("SELECT pg_advisory_unlock($1)", &[&LOCK])?;

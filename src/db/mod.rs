@@ -2,6 +2,7 @@
 
 mod connection;
 mod error;
+mod line;
 pub mod listen;
 pub mod migrate;
 mod param;
@@ -20,6 +21,7 @@ pub use param::Param;
 pub use session::{Executor, Session, Transaction};
 
 use crate::blocking;
+use line::Silences;
 
 /// How long a request waits for a connection before it is refused.
 pub const CHECKOUT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -27,8 +29,11 @@ pub const CHECKOUT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long one statement may run.
 pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long an attempt to connect may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long the server may say nothing over a statement: it ends those that take too long by itself, and would say so.
+pub const SILENCE: Duration = Duration::from_secs(11);
+
+/// How long an attempt to connect may take, up to the first byte.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Requests that may wait for a connection, per connection of the pool; further ones are refused at once.
 const WAITERS_PER_CONNECTION: usize = 8;
@@ -48,6 +53,8 @@ pub struct Database {
 pub(crate) struct Health {
     /// Counts the losses: a connection made before the newest one is looked at before it is used.
     losses: AtomicU64,
+    /// Counts the times at which nothing was heard: a statement that waits already waits no longer for long.
+    silences: Silences,
     /// Why the database is not to be had, while it is not.
     down: Mutex<Option<Down>>,
     waiting: AtomicUsize,
@@ -67,6 +74,7 @@ impl Health {
     fn new() -> Health {
         Health {
             losses: AtomicU64::new(0),
+            silences: Silences::default(),
             down: Mutex::new(None),
             waiting: AtomicUsize::new(0),
             open: AtomicBool::new(false),
@@ -80,6 +88,17 @@ impl Health {
     /// A connection was lost: the others may be dead too.
     pub(crate) fn connection_lost(&self) {
         self.losses.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn silences(&self) -> &Silences {
+        &self.silences
+    }
+
+    /// Nothing was heard: until a connection shows that it lives, nobody waits for new ones.
+    pub(crate) fn silent(&self) {
+        self.silences.fetch_add(1, Ordering::AcqRel);
+        self.connection_lost();
+        self.cannot_connect("it says nothing");
     }
 
     pub(crate) fn connected(&self) {
@@ -139,13 +158,32 @@ impl Database {
         }
         for _ in 0..=self.size {
             let mut pooled = self.checkout()?;
-            if pooled.made_before(self.health.losses()) && !pooled.still_works(PROBE_TIMEOUT) {
-                connection::let_go(pooled); // The pool forgets what is broken.
-                continue;
+            if pooled.made_before(self.health.losses()) {
+                let probed = Instant::now();
+                if !pooled.still_works(PROBE_TIMEOUT) {
+                    drop(pooled); // The pool forgets what is broken.
+                    if probed.elapsed() >= PROBE_TIMEOUT {
+                        self.forget_idle();
+                    }
+                    continue;
+                }
+                self.health.connected();
             }
             return Ok(Session::new(pooled, self.health.clone()));
         }
         Err(Error::Unavailable("every connection was lost".to_owned()))
+    }
+
+    /// Closes what nobody uses and was made before a loss: one of them was found to hear nothing, and to wait for each
+    /// would take long.
+    fn forget_idle(&self) {
+        self.health.silent();
+        for _ in 0..self.size {
+            match self.pool.try_get() {
+                Some(mut pooled) if pooled.made_before(self.health.losses()) => pooled.forget(),
+                _ => return,
+            }
+        }
     }
 
     fn checkout(&self) -> Result<r2d2::PooledConnection<ConnectionManager>, Error> {
@@ -193,9 +231,10 @@ impl Database {
         }
     }
 
-    /// Tells that a connection was seen to break, so that the others are looked at before they are used.
-    pub fn connection_lost(&self) {
-        self.health.connection_lost();
+    /// Tells that a connection was seen to break, so that the others are looked at before they are used; or, `silently`,
+    /// that nothing was heard over it.
+    pub fn connection_lost(&self, silently: bool) {
+        if silently { self.health.silent() } else { self.health.connection_lost() }
     }
 }
 

@@ -1,12 +1,15 @@
 //! A connection for the time of one piece of work, and transactions on it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use postgres::error::SqlState;
 use postgres::types::{ToSql, Type};
 use postgres::{GenericClient, Row};
 
-use super::connection::Known;
+use super::connection::{Known, LastQuestion};
+use super::error::is_io;
+use super::line::is_silence;
 use super::{Connection, ConnectionManager, Error, Health, Param};
 use crate::blocking;
 
@@ -56,6 +59,11 @@ impl Session {
         Session { connection, health }
     }
 
+    /// From now on, a database that says nothing for so long counts as away; else that is [`SILENCE`](super::SILENCE).
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.connection.set_patience(patience);
+    }
+
     /// Begins a transaction. Dropped without [`Transaction::commit`], it is rolled back.
     ///
     /// # Errors
@@ -63,8 +71,9 @@ impl Session {
     pub fn transaction(&mut self) -> Result<Transaction<'_>, Error> {
         blocking::short_wait();
         let Connection { client, known, .. } = &mut *self.connection;
+        known.ask();
         match client.transaction() {
-            Ok(inner) => Ok(Transaction { inner, known, health: &self.health }),
+            Ok(inner) => Ok(Transaction { _rollback: known.ask_at_the_end(), inner, known, health: &self.health }),
             Err(e) => Err(judge(&self.health, known, "BEGIN", e)),
         }
     }
@@ -84,6 +93,8 @@ impl Executor for Session {
 
 /// A transaction on a session; rolled back unless committed.
 pub struct Transaction<'s> {
+    /// Stands first, so that it is dropped before what is rolled back.
+    _rollback: LastQuestion,
     inner: postgres::Transaction<'s>,
     known: &'s mut Known,
     health: &'s Health,
@@ -96,19 +107,20 @@ impl Transaction<'_> {
     /// See [`Error`]. When the connection broke meanwhile, whether it was committed is not known.
     pub fn commit(self) -> Result<(), Error> {
         blocking::short_wait();
-        let Transaction { inner, known, health } = self;
+        let Transaction { inner, known, health, _rollback } = self;
+        known.ask();
         inner.commit().map_err(|e| judge(health, known, "COMMIT", e))
     }
 }
 
 impl Executor for Transaction<'_> {
     fn query(&mut self, sql: &'static str, params: &[&dyn Param]) -> Result<Vec<Row>, Error> {
-        let Transaction { inner, known, health } = self;
+        let Transaction { inner, known, health, .. } = self;
         query(inner, known, sql, params).map_err(|e| judge(health, known, sql, e))
     }
 
     fn execute(&mut self, sql: &'static str, params: &[&dyn Param]) -> Result<u64, Error> {
-        let Transaction { inner, known, health } = self;
+        let Transaction { inner, known, health, .. } = self;
         execute(inner, known, sql, params).map_err(|e| judge(health, known, sql, e))
     }
 }
@@ -120,6 +132,7 @@ fn query(
     params: &[&dyn Param],
 ) -> Result<Vec<Row>, postgres::Error> {
     blocking::short_wait();
+    known.ask();
     match known.statement(sql, || client.prepare_typed(sql, &types(params)))? {
         Some(prepared) => client.query(&prepared, &values(params)),
         None => client.query_typed(sql, &typed(params)),
@@ -133,6 +146,7 @@ fn execute(
     params: &[&dyn Param],
 ) -> Result<u64, postgres::Error> {
     blocking::short_wait();
+    known.ask();
     match known.statement(sql, || client.prepare_typed(sql, &types(params)))? {
         Some(prepared) => client.execute(&prepared, &values(params)),
         None => client.execute_typed(sql, &typed(params)),
@@ -156,7 +170,9 @@ fn judge(health: &Health, known: &mut Known, sql: &'static str, e: postgres::Err
     // 57P01 to 57P03: the server is shutting down, crashed or starting.
     let dying = e.code().is_some_and(|code| code.code().starts_with("57P"));
     let demoted = e.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION);
-    if e.is_closed() || dying || demoted {
+    if is_silence(&e) {
+        health.silent();
+    } else if e.is_closed() || is_io(&e) || dying || demoted {
         health.connection_lost();
     }
     known.learn(sql, &e);

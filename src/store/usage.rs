@@ -260,3 +260,17 @@ pub fn make_partitions(db: &mut impl Executor) -> Result<i64, Error> {
         ) AS months";
     Ok(db.query_one(SQL, &[])?.try_get(0)?)
 }
+
+/// Drops the ledger's months before the last `months` and this one, unless another process is at it. How many there were.
+///
+/// # Errors
+/// See [`Error`]; [`Error::Unavailable`] also where others read the ledger just now.
+pub fn drop_partitions(db: &mut impl Executor, months: i32) -> Result<i32, Error> {
+    // The lock is that of `make_partitions`.
+    const SQL: &str = "SELECT coalesce((
+            SELECT textgen_drop_usage_before((date_trunc('month', now() AT TIME ZONE 'UTC')
+                - make_interval(months => $1))::date)
+            WHERE (SELECT pg_try_advisory_xact_lock(31632341598827625))
+        ), 0)";
+    Ok(db.query_one(SQL, &[&months])?.try_get(0)?)
+}

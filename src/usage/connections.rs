@@ -1,15 +1,21 @@
 //! A meter's own connections: charges wait for no request that holds one, and no request waits for charges.
 
-use crate::db::{self, Database};
+use std::time::Duration;
+
+use crate::db::{self, Database, Session};
+
+/// How long the database may say nothing over charges before they go to the journal. Whether it takes them all the same
+/// does not matter: the ids tell.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The ways to the database for a meter.
 pub struct Connections {
     /// One connection whose commits return before they are durable; a commit of [`Connections::durable`] that begins
     /// later makes them so. It keeps no row locked while the disk syncs, and works on meanwhile.
-    pub(super) quick: Database,
+    quick: Database,
     /// Three connections: one that makes quick commits durable, the others for charges that met a failure and for the
     /// work in the background.
-    pub(super) durable: Database,
+    durable: Database,
 }
 
 impl Connections {
@@ -31,6 +37,21 @@ impl Connections {
         Ok(Connections { quick: with(1, "-c synchronous_commit=off")?, durable: with(3, "")? })
     }
 
+    /// A session on which requests wait.
+    pub(super) fn quick(&self) -> Result<Session, db::Error> {
+        hasty(&self.quick)
+    }
+
+    /// The same on one whose commits are durable.
+    pub(super) fn durable(&self) -> Result<Session, db::Error> {
+        hasty(&self.durable)
+    }
+
+    /// A session for work that nobody waits for.
+    pub(super) fn patient(&self) -> Result<Session, db::Error> {
+        self.durable.session()
+    }
+
     /// The tables are there.
     pub(super) fn open(&self) {
         self.quick.open();
@@ -41,4 +62,10 @@ impl Connections {
     pub(super) fn is_open(&self) -> bool {
         self.durable.is_open()
     }
+}
+
+fn hasty(db: &Database) -> Result<Session, db::Error> {
+    let mut session = db.session()?;
+    session.set_patience(PATIENCE);
+    Ok(session)
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -48,6 +48,8 @@ pub(super) struct Shared {
     pub(super) journal: Journal,
     pub(super) counters: Counters,
     prices: RwLock<Option<Arc<Prices>>>,
+    /// How many months of the ledger are kept beside this one; 0 for all.
+    kept_months: AtomicI32,
     /// Whether the database took the last thing it was asked for.
     available: AtomicBool,
     stopped: Mutex<bool>,
@@ -121,11 +123,18 @@ impl Meter {
             journal: Journal::new(journal_dir, journal_max_bytes),
             counters: Counters::default(),
             prices: RwLock::new(None),
+            kept_months: AtomicI32::new(0),
             available: AtomicBool::new(false),
             stopped: Mutex::new(false),
             bell: Condvar::new(),
         };
         Arc::new(Meter { shared: Arc::new(shared), threads: Mutex::default() })
+    }
+
+    /// Drops the ledger's months from before the last `months` and the one under way; 0 keeps all, as is the case unless
+    /// this is called.
+    pub fn keep_months(&self, months: i32) {
+        self.shared.kept_months.store(months, Ordering::Relaxed);
     }
 
     /// Starts the writer, what makes its work durable, and the work in the background.
@@ -294,9 +303,9 @@ impl Upkeep {
         replay::own(shared)?;
         if is_due(self.partitioned, PARTITIONS_EVERY) {
             self.partitioned = Some(Instant::now());
-            // The default partition takes what has no other; only speed suffers.
-            if let Err(e) = shared.db.durable.session().and_then(|mut session| usage::make_partitions(&mut session)) {
-                log::warn!("the ledger's partitions were not made ahead, the next attempt is in an hour: {e}");
+            // The default partition takes what has no other, and what is over takes room: only speed suffers.
+            if let Err(e) = see_to_partitions(shared) {
+                log::warn!("the ledger's partitions were not seen to, the next attempt is in an hour: {e}");
             }
         }
         Ok(prepared?)
@@ -304,7 +313,7 @@ impl Upkeep {
 
     /// Asks the database who it is and what things cost, by which it is seen to be there.
     fn refresh(&mut self, shared: &Shared) -> std::result::Result<(), replay::Failure> {
-        let mut session = shared.db.durable.session()?;
+        let mut session = shared.db.durable()?;
         if self.prefix.is_empty() {
             self.prefix = journal::prefix(&usage::identity(&mut session)?);
             let strangers = recovery::strangers(shared.journal.folder(), &self.prefix)?;
@@ -317,4 +326,18 @@ impl Upkeep {
         shared.set_available(true);
         Ok(())
     }
+}
+
+/// Makes the ledger's partitions ahead, and drops those of the months that are not to be kept.
+fn see_to_partitions(shared: &Shared) -> std::result::Result<(), db::Error> {
+    let mut session = shared.db.patient()?;
+    usage::make_partitions(&mut session)?;
+    let months = shared.kept_months.load(Ordering::Relaxed);
+    if months > 0 {
+        let dropped = usage::drop_partitions(&mut session, months)?;
+        if dropped > 0 {
+            log::info!("{dropped} months of the ledger were dropped, as USAGE_RETENTION_MONTHS is {months}");
+        }
+    }
+    Ok(())
 }

@@ -77,7 +77,7 @@ fn bring_orphan(shared: &Shared, mut orphan: Orphan) -> Result<(), Failure> {
 /// Charges these events. One that the database can never hold is put aside, so that the others get through.
 fn bring(shared: &Shared, events: &[Event]) -> Result<(), Failure> {
     let all: Vec<&Event> = events.iter().collect();
-    let mut session = shared.db.durable.session()?;
+    let mut session = shared.db.patient()?;
     match commit_durably(&mut session, &all) {
         Err(db::Error::Value(_)) => {}
         done => {

@@ -96,7 +96,7 @@ fn write(shared: &Shared, charges: Vec<Pending>) {
     if !shared.is_available() {
         return write_to_journal(shared, &charges);
     }
-    let written = shared.db.quick.session().and_then(|mut session| commit(&mut session, &events(&charges)));
+    let written = shared.db.quick().and_then(|mut session| commit(&mut session, &events(&charges)));
     match written {
         Ok(receipts) => shared.unsynced.add(Batch { charges, receipts, began }),
         Err(e) => rescue(shared, &charges, began, e),
@@ -104,7 +104,7 @@ fn write(shared: &Shared, charges: Vec<Pending>) {
 }
 
 fn sync_all(shared: &Shared, witness: Option<Witness>, batches: Vec<Batch>) -> Option<Witness> {
-    let take = || shared.db.durable.session().map(|session| Witness { session, since: Instant::now() });
+    let take = || shared.db.durable().map(|session| Witness { session, since: Instant::now() });
     let synced = witness.map_or_else(take, Ok).and_then(|mut witness| {
         usage::sync(&mut witness.session)?;
         Ok(witness)
@@ -137,7 +137,7 @@ fn finish(shared: &Shared, charges: &[Pending], receipts: Vec<Receipt>) {
 fn rescue(shared: &Shared, charges: &[Pending], began: Instant, e: db::Error) {
     let mut failure = e;
     if failure.is_outage() && shared.is_available() && began.elapsed() < PATIENCE {
-        match shared.db.durable.session().and_then(|mut session| commit_durably(&mut session, &events(charges))) {
+        match shared.db.durable().and_then(|mut session| commit_durably(&mut session, &events(charges))) {
             Ok(receipts) => return finish(shared, charges, receipts),
             Err(e) => failure = e,
         }

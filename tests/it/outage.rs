@@ -9,7 +9,7 @@ use crate::documents::save;
 use crate::harness::{Client, Proxy, Reply, Server, TestDb, User, admin};
 
 /// A request that needs the database, for a caller who is known or not.
-fn in_need(server: &Server, user: &User, document: &str) -> Vec<Reply> {
+pub fn in_need(server: &Server, user: &User, document: &str) -> Vec<Reply> {
     let credentials = json!({"email": user.email, "password": crate::harness::PASSWORD});
     let body = json!({"id": document, "content": "x"});
     vec![
@@ -24,7 +24,7 @@ fn in_need(server: &Server, user: &User, document: &str) -> Vec<Reply> {
 }
 
 #[track_caller]
-fn expect_unavailable(reply: &Reply) {
+pub fn expect_unavailable(reply: &Reply) {
     assert_eq!(reply.status, 503, "{}", reply.text());
     assert!(reply.header("Retry-After").is_some_and(|wait| wait.parse::<u32>().is_ok_and(|n| n > 0)));
     let body = reply.json();
@@ -32,7 +32,7 @@ fn expect_unavailable(reply: &Reply) {
 }
 
 /// Nobody has seen these: a caller that cannot be known is not told that it is wrong.
-fn strangers(server: &Server, number: usize) -> Vec<Client> {
+pub fn strangers(server: &Server, number: usize) -> Vec<Client> {
     let secret = format!("tg_stranger{number}");
     let addresses = [&server.web, &server.inference, &server.audio];
     let mut clients: Vec<Client> = addresses.iter().map(|address| address.with_secret(&secret)).collect();
@@ -40,7 +40,7 @@ fn strangers(server: &Server, number: usize) -> Vec<Client> {
     clients
 }
 
-fn known(server: &Server, user: &User) -> Vec<Client> {
+pub fn known(server: &Server, user: &User) -> Vec<Client> {
     let addresses = [&server.web, &server.inference, &server.audio];
     let mut clients: Vec<Client> = addresses.iter().map(|address| user.program(address)).collect();
     clients.push(user.browser.clone());

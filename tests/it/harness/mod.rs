@@ -1,9 +1,12 @@
 //! What the tests stand on: a database per test, the real binary on free ports, and clients with an identity.
 
 mod at_once;
+mod bouncer;
 mod charges;
 mod client;
+mod cluster;
 mod database;
+mod load;
 mod process;
 mod proxy;
 mod raw;
@@ -11,9 +14,12 @@ mod server;
 mod upstream;
 
 pub use at_once::{at_once, patiently, refused_soon, soon};
+pub use bouncer::Bouncer;
 pub use charges::{charges, only_charge};
 pub use client::{Address, Client, Reply};
+pub use cluster::{Cluster, Standby};
 pub use database::{TestDb, admin};
+pub use load::{Told, Way, assert_books_agree};
 pub use process::{Outcome, Process, run, wait_until};
 pub use proxy::{Proxy, Trip};
 pub use raw::Raw;

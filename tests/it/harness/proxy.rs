@@ -6,6 +6,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
@@ -36,6 +37,10 @@ enum Mode {
     Cut,
     /// Nothing goes through, and nothing is closed.
     Frozen,
+    /// What comes is taken and lost, on connections that are never heard of again.
+    Lossy,
+    /// Each answer comes so much later.
+    Slow(Duration),
 }
 
 struct Shared {
@@ -102,6 +107,17 @@ impl Proxy {
         self.set(Mode::Frozen);
     }
 
+    /// Takes everything and passes nothing on: what is sent now is lost, and so are the connections it is sent on,
+    /// though nothing closes them.
+    pub fn lose(&self) {
+        self.set(Mode::Lossy);
+    }
+
+    /// Every answer comes this much later.
+    pub fn slow(&self, delay: Duration) {
+        self.set(Mode::Slow(delay));
+    }
+
     /// Lets everything through again.
     pub fn restore(&self) {
         self.set(Mode::Open);
@@ -155,7 +171,13 @@ impl Shared {
             while *mode == Mode::Frozen {
                 mode = self.thawed.wait(mode).unwrap();
             }
+            let now = *mode;
             drop(mode);
+            match now {
+                Mode::Lossy if n > 0 => return swallow(from, to),
+                Mode::Slow(delay) if reader.is_none() => thread::sleep(delay),
+                _ => {}
+            }
             if let Some(reader) = &mut reader {
                 // Noted before it is sent: whoever has the reply finds it here.
                 self.trips.lock().unwrap().extend(reader.read(&piece[..n]));
@@ -166,6 +188,13 @@ impl Shared {
             }
         }
     }
+}
+
+/// Reads to the end and says nothing.
+fn swallow(mut from: TcpStream, to: TcpStream) {
+    while matches!(from.read(&mut [0; 16 * 1024]), Ok(n) if n > 0) {}
+    // What waits at the other end for a word, such as a server that greets, would stop others there.
+    let _ = to.shutdown(Shutdown::Both);
 }
 
 /// Reads what a client sends (PostgreSQL's frontend protocol, version 3).

@@ -81,9 +81,14 @@ impl Server {
 
     /// Starts all three servers with the demo engine wherever these settings name no model server.
     pub fn start_demo(db: &TestDb, settings: &[(&str, &str)]) -> Server {
-        let server = Server::spawn_command(textgen(&["serve", "--demo-engine"]), &db.url(), settings);
+        let server = Server::spawn_demo(&db.url(), settings);
         server.wait_until_ready();
         server
+    }
+
+    /// [`Server::spawn`] with the demo engine.
+    pub fn spawn_demo(database_url: &str, settings: &[(&str, &str)]) -> Server {
+        Server::spawn_command(textgen(&["serve", "--demo-engine"]), database_url, settings)
     }
 
     fn spawn_command(mut command: Command, database_url: &str, settings: &[(&str, &str)]) -> Server {

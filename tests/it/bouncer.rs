@@ -1,0 +1,110 @@
+//! Through PgBouncer in transaction mode: every transaction may be on another connection, and all the rest works too.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::documents::save;
+use crate::harness::{Bouncer, Server, TestDb, at_once, charges, patiently, refused_soon};
+use crate::outage::{expect_unavailable, known};
+
+/// Connections from PgBouncer to PostgreSQL; the servers have many more to it.
+const CONNECTIONS: u32 = 3;
+
+fn start(bouncer: &Bouncer, db: &TestDb) -> Server {
+    let direct = db.url();
+    let settings = [("DATABASE_POOLER", "transaction"), ("DATABASE_LISTEN_URL", &*direct), ("POOL_SIZE", "32")];
+    let server = Server::spawn_demo(&bouncer.url(), &settings);
+    server.wait_until_listening();
+    server
+}
+
+/// One that the operator set for the role, as a pooler passes none on; here for the database.
+fn set_timeout(db: &TestDb) {
+    db.run(&format!("ALTER DATABASE {} SET statement_timeout = '10s'", db.name()));
+}
+
+#[test]
+fn everything_works_through_a_pooler() {
+    let db = TestDb::new();
+    set_timeout(&db);
+    let bouncer = Bouncer::to(&db, CONNECTIONS);
+    let (one, two) = (start(&bouncer, &db), start(&bouncer, &db));
+    let user = one.sign_up("ann@example.com");
+    let second = one.sign_in("ann@example.com", crate::harness::PASSWORD);
+    second.get("/api/current-user").expect(200);
+
+    let saved = at_once(64, |n| {
+        let client = user.browser_of(if n % 2 == 0 { &one } else { &two });
+        let id =
+            patiently(|| client.post("/api/docs/save", &json!({"content": n.to_string()}))).expect(200).json()["id"]
+                .as_str()
+                .unwrap()
+                .to_owned();
+        for turn in 1..4 {
+            let body = json!({"id": id, "content": format!("{n} {turn}"), "version": turn});
+            patiently(|| client.post("/api/docs/save", &body)).expect(200);
+        }
+        (n, id)
+    });
+    for (n, id) in saved {
+        let document = user.browser_of(&two).get(&format!("/api/docs/get?id={id}")).expect(200).json();
+        assert_eq!((document["content"].as_str(), document["version"].as_i64()), (Some(&*format!("{n} 3")), Some(4)));
+    }
+    let through = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+        AND application_name IN ('textgen-all', '')";
+    assert!(db.count(through) <= i64::from(CONNECTIONS) + 1, "more connections than the pooler may have");
+
+    let programs = [&one, &two].map(|server| user.program(&server.inference));
+    at_once(32, |n| {
+        let body = json!({"prompt": "Good morning", "max_tokens": 2});
+        patiently(|| programs[n % 2].post("/v1/completions", &body)).expect(200);
+    });
+    one.wait_until("the charges", || charges(&db).len() == 32);
+
+    let key = user.browser.get("/api/keys").expect(200).json()["keys"][0]["id"].clone();
+    let made = user.browser.post("/api/keys/rotate", &json!({"id": key})).expect(200).json();
+    for client in &programs {
+        refused_soon(client);
+    }
+    two.audio.with_secret(made["secret"].as_str().unwrap()).get("/api/current-user").expect(200);
+    for server in [&one, &two] {
+        assert!(!server.log().contains(" ERROR "), "{}", server.log());
+    }
+}
+
+#[test]
+fn a_pooler_that_hangs_or_dies_is_an_outage_like_any() {
+    let db = TestDb::new();
+    set_timeout(&db);
+    let mut bouncer = Bouncer::to(&db, CONNECTIONS);
+    let server = start(&bouncer, &db);
+    let user = server.sign_up("ann@example.com");
+    let id = save(&user.browser, &json!({"content": "text"}));
+    let known = known(&server, &user);
+    let all_known = || known.iter().for_each(|client| drop(client.get("/api/current-user").expect(200)));
+    let back = |what: &str| {
+        let began = Instant::now();
+        let body = json!({"id": id, "content": what});
+        server.wait_until("the way back", || user.browser.post("/api/docs/save", &body).status == 200);
+        println!("{what}: back after {:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(2 + 4), "{:?}", began.elapsed());
+    };
+    all_known();
+
+    bouncer.signal("STOP");
+    // The listener does not lead through it and hears nothing of this: a statement's whole time is waited for, once.
+    let began = Instant::now();
+    for reply in at_once(16, |_| user.browser.get("/api/docs/list")) {
+        expect_unavailable(&reply);
+    }
+    println!("refused after {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(11 + 2 + 5), "{:?}", began.elapsed());
+    all_known();
+    bouncer.signal("CONT");
+    back("hung");
+
+    bouncer.restart();
+    back("killed");
+    all_known();
+}

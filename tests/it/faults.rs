@@ -1,0 +1,285 @@
+//! Every way in which a PostgreSQL can fail, on one of the test's own: who is known goes on, who is not is told to come
+//! back, what was acknowledged stays, and all is well within 2 s of its return.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use postgres::{Client, NoTls};
+use serde_json::json;
+
+use crate::documents::save;
+use crate::failover::End;
+use crate::harness::{Cluster, Reply, Server, TestDb, Told, User, assert_books_agree};
+use crate::outage::{expect_unavailable, in_need, known, strangers};
+
+/// The way back takes 2 s; the rest is for a busy machine.
+const RECOVERY: Duration = Duration::from_secs(2 + 4);
+
+/// How long a request may take that waits for nothing, on a busy machine.
+const QUICK: Duration = Duration::from_secs(3);
+
+/// A server on a PostgreSQL that may be harmed, somebody it knows, and load.
+struct Site {
+    server: Server,
+    cluster: Cluster,
+    user: User,
+    document: String,
+    strangers: usize,
+}
+
+/// What a fault lets through.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    /// Nothing is had from the database.
+    Away,
+    /// It is read, and not written.
+    ReadOnly,
+}
+
+impl Site {
+    fn new() -> Site {
+        let cluster = Cluster::start();
+        drop(TestDb::existing(&cluster.url()));
+        // A role of no rights, as some connections are reserved for superusers.
+        let mut client = cluster.connect();
+        client.batch_execute("CREATE ROLE ordinary LOGIN PASSWORD 'ordinary'").unwrap();
+        client.batch_execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO ordinary").unwrap();
+        let url = cluster.url();
+        let url = format!("postgresql://ordinary:ordinary@{}", url.rsplit_once('@').unwrap().1);
+        let server = Server::spawn_demo(&url, &[]);
+        server.wait_until_listening();
+        let user = server.sign_up("ann@example.com");
+        let document = save(&user.browser, &json!({"content": "text"}));
+        Site { server, cluster, user, document, strangers: 0 }
+    }
+
+    fn db(&self) -> TestDb {
+        TestDb::existing(&self.cluster.url())
+    }
+
+    fn write(&self) -> Reply {
+        self.user.browser.post("/api/docs/autosave", &json!({"id": self.document, "content": "more"}))
+    }
+
+    /// Brings a fault about, looks at what holds meanwhile, takes it away, and looks at what holds then.
+    fn suffer(&mut self, name: &str, fault: Fault, begin: impl FnOnce(&Site), end: impl FnOnce(&Site)) {
+        self.server.wait_until_listening();
+        for client in known(&self.server, &self.user) {
+            client.get("/api/current-user").expect(200);
+        }
+        let written = save(&self.user.browser, &json!({"content": name}));
+        begin(self);
+        self.server.wait_until("the fault to be felt", || self.write().status == 503);
+        self.meanwhile(fault);
+        end(self);
+        let ended = Instant::now();
+        self.server.wait_until("writes", || self.write().status == 200);
+        let took = ended.elapsed();
+        println!("{name}: back after {took:?}");
+        assert!(took < RECOVERY, "{name}: {took:?}: {}", self.server.log());
+        self.server.wait_until_ready();
+        let kept = self.user.browser.get(&format!("/api/docs/get?id={written}")).expect(200).json();
+        assert_eq!(kept["content"], name);
+        for client in strangers(&self.server, self.strangers) {
+            client.get("/api/current-user").expect(401);
+        }
+    }
+
+    fn meanwhile(&mut self, fault: Fault) {
+        let (server, nobody) = (&self.server, self.server.web.anonymous());
+        for _ in 0..3 {
+            for client in known(server, &self.user) {
+                assert_eq!(client.get("/api/current-user").expect(200).json()["id"], json!(self.user.id));
+            }
+            let began = Instant::now();
+            nobody.get("/liveness_check").expect(200);
+            nobody.get("/nowhere").expect(404);
+            assert!(began.elapsed() < QUICK, "{:?}", began.elapsed());
+        }
+        expect_unavailable(&self.write());
+        if fault == Fault::ReadOnly {
+            self.user.browser.get(&format!("/api/docs/get?id={}", self.document)).expect(200);
+            return;
+        }
+        self.strangers += 1;
+        for client in strangers(server, self.strangers) {
+            expect_unavailable(&client.get("/api/current-user"));
+        }
+        for reply in in_need(server, &self.user, &self.document) {
+            expect_unavailable(&reply);
+        }
+        let reason = nobody.get("/readyz").expect(503).json()["reason"].clone();
+        assert!(reason.as_str().unwrap().contains("database"), "{reason}");
+    }
+}
+
+/// Charges and saves while `work` goes on; then the books are looked at.
+fn under_load(site: &mut Site, work: impl FnOnce(&mut Site)) {
+    let other = site.server.sign_up("bob@example.com");
+    let id = save(&other.browser, &json!({"content": "0"}));
+    let (web, inference) = (site.server.web.clone(), site.server.inference.clone());
+    let told = Told::default();
+    thread::scope(|scope| {
+        let _end = End(&told);
+        scope.spawn(|| told.save(|| web.clone(), &other.secret, &id));
+        scope.spawn(|| told.charge(|| inference.clone(), &other.secret));
+        scope.spawn(|| told.charge(|| inference.clone(), &other.secret));
+        work(site);
+        let charged = told.charged();
+        site.server.wait_until("charges", || told.charged() > charged + 10);
+    });
+    println!("{:?}", told.statuses.lock().unwrap());
+    told.assert_statuses(&[200, 409, 503]);
+    let db = site.db();
+    told.assert_charged(&db, &[&other.id]);
+    assert_books_agree(&db);
+    assert!(!site.server.log().contains(" ERROR "), "{}", site.server.log());
+}
+
+#[test]
+fn stopped_killed_and_restarted() {
+    let mut site = Site::new();
+    under_load(&mut site, |site| {
+        site.suffer("stopped", Fault::Away, |site| site.cluster.stop(), |site| drop(site.cluster.launch()));
+        site.suffer("killed", Fault::Away, |site| site.cluster.kill(), |site| drop(site.cluster.launch()));
+        site.cluster.stop();
+        site.cluster.launch();
+        let ended = Instant::now();
+        site.server.wait_until("writes", || site.write().status == 200);
+        println!("restarted: back after {:?}", ended.elapsed());
+        assert!(ended.elapsed() < RECOVERY);
+    });
+}
+
+#[test]
+fn out_of_connections() {
+    let mut site = Site::new();
+    site.cluster.set("max_connections = 40");
+    site.cluster.stop();
+    site.cluster.launch();
+    // Everyone who is not a superuser finds all of them taken, the servers' own among them.
+    let hold = |url: &str| {
+        let mut held: Vec<Client> = Vec::new();
+        while let Ok(client) = Client::connect(url, NoTls) {
+            held.push(client);
+        }
+        held
+    };
+    under_load(&mut site, |site| {
+        let held = std::cell::RefCell::new(Vec::new());
+        let url = site.cluster.url();
+        let ordinary = format!("postgresql://ordinary:ordinary@{}", url.rsplit_once('@').unwrap().1);
+        let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+            WHERE usename = 'ordinary' AND application_name LIKE 'textgen%'";
+        let take = |site: &Site| {
+            // One stays for the test itself.
+            let mut admin = site.cluster.connect();
+            // The servers try to come back all the while, and hold a place for as long as they are refused: so it is done
+            // until there was none of theirs to end for a time.
+            let mut in_vain = 0;
+            site.server.wait_until("all to be taken", || {
+                let ended = admin.query(kill, &[]).unwrap().len();
+                let before = held.borrow().len();
+                held.borrow_mut().extend(hold(&ordinary));
+                let is_full = ended == 0 && held.borrow().len() == before;
+                in_vain = if is_full { in_vain + 1 } else { 0 };
+                in_vain > 50
+            });
+        };
+        site.suffer("out of connections", Fault::Away, take, |_| held.borrow_mut().clear());
+    });
+}
+
+#[test]
+fn read_only() {
+    let mut site = Site::new();
+    let turn = |site: &Site, to: &str| {
+        site.cluster.set(&format!("default_transaction_read_only = {to}"));
+    };
+    under_load(&mut site, |site| {
+        let begin = |site: &Site| turn(site, "on");
+        let end = |site: &Site| {
+            let mut client = site.cluster.connect();
+            client.batch_execute("SET default_transaction_read_only = off").unwrap();
+            client.batch_execute("ALTER SYSTEM RESET default_transaction_read_only").unwrap();
+            client.batch_execute("SELECT pg_reload_conf()").unwrap();
+        };
+        site.suffer("read-only", Fault::ReadOnly, begin, end);
+    });
+}
+
+/// A small disk, on which tables may lie. It goes when it is dropped.
+struct Disk(PathBuf);
+
+impl Disk {
+    /// Only root may mount one: without it there is nothing to test on.
+    fn new() -> Disk {
+        let path = std::env::temp_dir().join(format!("textgen-disk-{}", textgen::usage::new_id()));
+        std::fs::create_dir(&path).unwrap();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=16m,mode=0777", "tmpfs"]).arg(&path).status();
+        assert!(mounted.unwrap().success(), "mount: this test needs root");
+        Disk(path)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn disk_full() {
+    let may_mount = Command::new("id").arg("-u").output().unwrap().stdout == b"0\n";
+    if !may_mount {
+        // Nobody else can make a small disk, and filling the machine's own is no test.
+        println!("NOT TESTED: a full disk, as only root may mount a small one");
+        return;
+    }
+    let disk = Disk::new();
+    let mut site = Site::new();
+    // PostgreSQL's own user makes the folder, whoever that is.
+    let place = disk.0.join("tables");
+    std::fs::create_dir(&place).unwrap();
+    let mut client = site.cluster.connect();
+    let owner: String = client.query_one("SELECT current_setting('data_directory')", &[]).unwrap().get(0);
+    let owned = Command::new("chown").arg(format!("--reference={owner}")).arg(&place).status().unwrap();
+    assert!(owned.success());
+    client.batch_execute(&format!("CREATE TABLESPACE small LOCATION '{}'", place.display())).unwrap();
+    for table in ["documents", "charge_ids", "usage_daily", "sessions", "api_keys", "users"] {
+        client.batch_execute(&format!("ALTER TABLE {table} SET TABLESPACE small")).unwrap();
+    }
+    // What is written next needs a new page.
+    let filler = disk.0.join("filler");
+    let grown = json!({"content": "x".repeat(20_000)});
+    under_load(&mut site, |site| {
+        let began = Instant::now();
+        let written = save(&site.user.browser, &grown);
+        std::fs::File::create(&filler).unwrap();
+        let fill = Command::new("dd").args(["if=/dev/zero", "bs=4k", &format!("of={}", filler.display())]).output();
+        assert!(!fill.unwrap().status.success(), "the disk was to be full");
+        let mut refused = 0;
+        site.server.wait_until("the full disk to be felt", || {
+            let reply = site.user.browser.post("/api/docs/save", &json!({"content": "y".repeat(2_000_000)}));
+            assert!(reply.status == 200 || reply.status == 503, "{} {}", reply.status, reply.text());
+            refused += usize::from(reply.status == 503);
+            refused > 3
+        });
+        for client in known(&site.server, &site.user) {
+            client.get("/api/current-user").expect(200);
+        }
+        site.user.browser.get(&format!("/api/docs/get?id={written}")).expect(200);
+        thread::sleep(Duration::from_millis(500));
+        std::fs::remove_file(&filler).unwrap();
+        let ended = Instant::now();
+        site.server.wait_until("writes", || site.user.browser.post("/api/docs/save", &grown).status == 200);
+        println!("disk full for {:?}: back after {:?}", ended - began, ended.elapsed());
+        assert!(ended.elapsed() < RECOVERY);
+        let kept = site.user.browser.get(&format!("/api/docs/get?id={written}")).expect(200).json();
+        assert_eq!(kept["content"], grown["content"]);
+    });
+}

@@ -1,0 +1,247 @@
+//! Clients that charge and save for as long as they are let, and what must be true of all they were told.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, RwLock, RwLockWriteGuard};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{Address, TestDb};
+
+/// What the clients of a load were told.
+#[derive(Default)]
+pub struct Told {
+    stopped: AtomicBool,
+    /// Held to read while a request is under way.
+    gate: RwLock<()>,
+    /// The model that a request names is its name in the ledger: each has one of its own.
+    next: AtomicUsize,
+    charges: Mutex<Charges>,
+    saved: AtomicUsize,
+    /// How often each status came, by what was asked; 0 is a broken connection.
+    pub statuses: Mutex<BTreeMap<(&'static str, u16), usize>>,
+}
+
+#[derive(Default)]
+struct Charges {
+    /// Requests whose reply came whole: they are charged once.
+    whole: HashSet<String>,
+    /// The others: they may be charged, but not twice.
+    unsure: HashSet<String>,
+}
+
+/// How a client takes a reply.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// In one piece.
+    Whole,
+    /// As it comes, to the end.
+    Streamed,
+    /// As it comes; it leaves in the middle.
+    Left,
+}
+
+/// A document, and what its only writer was told of it.
+struct Written {
+    id: String,
+    version: i64,
+    /// The number in its content that was acknowledged last.
+    acknowledged: usize,
+    tried: usize,
+}
+
+impl Told {
+    /// Lets the clients end.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
+    fn note(&self, what: &'static str, status: u16) {
+        *self.statuses.lock().unwrap().entry((what, status)).or_default() += 1;
+    }
+
+    /// Waits until no request is under way, and lets none begin while the guard is held.
+    pub fn hold(&self) -> RwLockWriteGuard<'_, ()> {
+        self.gate.write().unwrap()
+    }
+
+    /// Sends one request of this kind, unless all are held back, and notes what came.
+    pub fn once(&self, what: &'static str, send: impl FnOnce() -> Option<u16>) -> u16 {
+        let gate = self.gate.read().unwrap();
+        let status = send().unwrap_or(0);
+        self.note(what, status);
+        drop(gate);
+        thread::sleep(Duration::from_millis(5));
+        status
+    }
+
+    /// Forgets what statuses came.
+    pub fn take_statuses(&self) -> BTreeMap<(&'static str, u16), usize> {
+        std::mem::take(&mut *self.statuses.lock().unwrap())
+    }
+
+    pub fn charged(&self) -> usize {
+        self.charges.lock().unwrap().whole.len()
+    }
+
+    pub fn saved(&self) -> usize {
+        self.saved.load(Ordering::Relaxed)
+    }
+
+    /// Nobody was told anything else than this.
+    #[track_caller]
+    pub fn assert_statuses(&self, allowed: &[u16]) {
+        let statuses = self.statuses.lock().unwrap();
+        assert!(statuses.keys().all(|(_, status)| allowed.contains(status)), "{statuses:?}");
+    }
+
+    /// Every whole reply is charged once, and nothing that was not asked for. Waits until what is in journals has come.
+    #[track_caller]
+    pub fn assert_charged(&self, db: &TestDb, users: &[&str]) {
+        let mut booked = HashMap::new();
+        super::wait_until("the charges", || {
+            booked = ledger(db, users);
+            self.charges.lock().unwrap().whole.iter().all(|name| booked.contains_key(name))
+        });
+        let charges = self.charges.lock().unwrap();
+        for (name, count) in booked {
+            assert_eq!(count, 1, "{name} is charged more than once");
+            assert!(charges.whole.contains(&name) || charges.unsure.contains(&name), "nobody asked for {name}");
+        }
+    }
+
+    /// Asks for completions, one after the other, of an address that may change.
+    pub fn charge(&self, address: impl Fn() -> Address, secret: &str) {
+        while !self.is_stopped() {
+            self.charge_once(&address(), secret, Way::Whole);
+        }
+    }
+
+    /// Asks for one completion; the status.
+    pub fn charge_once(&self, address: &Address, secret: &str, way: Way) -> u16 {
+        let name = format!("m{}", self.next.fetch_add(1, Ordering::Relaxed));
+        self.once("charge", || {
+            let sent = match way {
+                Way::Whole => ask(address, secret, &name),
+                _ => stream(address, secret, &name, way == Way::Left),
+            };
+            let is_whole = matches!(sent, Ok((200, true)));
+            let mut charges = self.charges.lock().unwrap();
+            if is_whole {
+                charges.whole.insert(name)
+            } else {
+                charges.unsure.insert(name)
+            };
+            sent.ok().map(|(status, _)| status)
+        })
+    }
+
+    /// Saves one document, again and again, and at the end checks that nothing acknowledged was lost.
+    pub fn save(&self, address: impl Fn() -> Address, secret: &str, id: &str) {
+        let mut document = Written { id: id.to_owned(), version: 1, acknowledged: 0, tried: 0 };
+        while !self.is_stopped() {
+            self.once("save", || document.save(&address(), secret, &self.saved));
+        }
+        let client = address().with_secret(secret);
+        super::wait_until("the document", || client.get(&format!("/api/docs/get?id={id}")).status == 200);
+        document.check(&client.get(&format!("/api/docs/get?id={id}")).json());
+    }
+}
+
+/// How often each name stands in the ledger of these users.
+fn ledger(db: &TestDb, users: &[&str]) -> HashMap<String, i64> {
+    let users: Vec<String> = users.iter().map(|id| (*id).to_owned()).collect();
+    let sql = "SELECT model, count(*) FROM usage_events WHERE user_id = ANY ($1) GROUP BY model";
+    db.connect().query(sql, &[&users]).unwrap().iter().map(|row| (row.get(0), row.get(1))).collect()
+}
+
+/// A completion in one piece: its status, and whether it came whole.
+fn ask(address: &Address, secret: &str, name: &str) -> io::Result<(u16, bool)> {
+    let body = json!({"prompt": "Good morning", "max_tokens": 2, "model": name}).to_string();
+    let client = address.with_secret(secret);
+    let reply = client.try_send("POST", "/v1/completions", Some("application/json"), body.as_bytes());
+    reply.map(|reply| (reply.status, true)).map_err(io::Error::other)
+}
+
+/// The same as it comes; `leaves` at its first word.
+fn stream(address: &Address, secret: &str, name: &str, leaves: bool) -> io::Result<(u16, bool)> {
+    let body = json!({"prompt": "Good morning", "stream": true, "model": name}).to_string();
+    let mut stream = TcpStream::connect(address.socket())?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    let head = format!(
+        "POST /v1/completions HTTP/1.1\r\nHost: x\r\nSecret: {secret}\r\nContent-Type: application/json\r\n\
+         Connection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(head.as_bytes())?;
+    let (mut got, mut piece) = (String::new(), [0; 4096]);
+    loop {
+        if leaves && got.contains("data: ") {
+            stream.shutdown(Shutdown::Both)?;
+            break;
+        }
+        match stream.read(&mut piece)? {
+            0 => break,
+            n => got += &String::from_utf8_lossy(&piece[..n]),
+        }
+    }
+    let status = got.split(' ').nth(1).and_then(|word| word.parse().ok());
+    let status = status.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
+    Ok((status, got.contains("[DONE]") && got.ends_with("0\r\n\r\n")))
+}
+
+impl Written {
+    fn save(&mut self, address: &Address, secret: &str, saved: &AtomicUsize) -> Option<u16> {
+        self.tried += 1;
+        let body = json!({"id": self.id, "content": self.tried.to_string(), "version": self.version}).to_string();
+        let client = address.with_secret(secret);
+        let reply = client.try_send("POST", "/api/docs/save", Some("application/json"), body.as_bytes()).ok()?;
+        match reply.status {
+            200 => {
+                self.version = reply.json()["version"].as_i64().unwrap();
+                self.acknowledged = self.tried;
+                saved.fetch_add(1, Ordering::Relaxed);
+            }
+            // One that was not acknowledged was made all the same.
+            409 => self.version = self.check(&reply.json()["document"]),
+            _ => {}
+        }
+        Some(reply.status)
+    }
+
+    /// What is there is what was acknowledged last, or one of those tried since; its version.
+    #[track_caller]
+    fn check(&self, there: &Value) -> i64 {
+        let number: usize = there["content"].as_str().unwrap_or_else(|| panic!("{there}")).parse().unwrap();
+        assert!((self.acknowledged..=self.tried).contains(&number), "{number}, {} was acknowledged", self.acknowledged);
+        there["version"].as_i64().unwrap()
+    }
+}
+
+/// The ledger, the ids, the totals of days and of users say the same.
+#[track_caller]
+pub fn assert_books_agree(db: &TestDb) {
+    let ledger = "SELECT user_id, count(*) AS events, sum(cost_micros) AS micros FROM usage_events GROUP BY user_id";
+    let days = "SELECT user_id, sum(events) AS events, sum(cost_micros) AS micros FROM usage_daily GROUP BY user_id";
+    let differ = format!(
+        "SELECT count(*) FROM ({ledger}) a FULL JOIN ({days}) b USING (user_id)
+        WHERE (a.events, a.micros) IS DISTINCT FROM (b.events, b.micros)"
+    );
+    assert_eq!(db.count(&differ), 0, "the days' totals are not the ledger's");
+    let differ = format!(
+        "SELECT count(*) FROM users u LEFT JOIN ({ledger}) a ON a.user_id = u.id
+        WHERE u.charges_monthly IS DISTINCT FROM coalesce(a.micros, 0)"
+    );
+    assert_eq!(db.count(&differ), 0, "the users' totals are not the ledger's");
+    let events = db.count("SELECT count(*) FROM usage_events");
+    assert_eq!(db.count("SELECT count(*) FROM usage_events JOIN charge_ids USING (id, created)"), events);
+    assert_eq!(db.count("SELECT count(*) FROM charge_ids"), events, "an id without its charge");
+}

@@ -1,0 +1,57 @@
+//! How long the ledger is kept.
+
+use std::thread;
+use std::time::Duration;
+
+use crate::harness::{Server, TestDb, soon};
+
+/// A charge in the middle of the month so many months ago, with its id and its day's total.
+fn charge_months_ago(db: &TestDb, months: i32) {
+    let at = format!("date_trunc('month', now() AT TIME ZONE 'UTC') - interval '{months} months' + interval '14 days'");
+    db.run(&format!(
+        "INSERT INTO usage_events SELECT {at}, 0, 0, 0, 0, 0, 1, 9, 0, 'id{months}', 'u', NULL, 's', 'r', 'm';
+         INSERT INTO charge_ids SELECT 'id{months}', {at};
+         INSERT INTO usage_daily SELECT 'u', ({at})::date, 's', 'r', 'm', '', 1, 0, 0, 0, 0, 0, 1, 9"
+    ));
+}
+
+fn kept(db: &TestDb) -> Vec<String> {
+    let rows = db.connect().query("SELECT id FROM usage_events ORDER BY created DESC", &[]).unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+#[test]
+fn old_months_are_dropped_where_that_is_wanted() {
+    let db = TestDb::new();
+    for months in 0..5 {
+        db.run(&format!(
+            "SELECT textgen_make_usage_partition((date_trunc('month', now() AT TIME ZONE 'UTC')
+                - interval '{months} months')::date)"
+        ));
+        charge_months_ago(&db, months);
+    }
+    // One that is older than any partition.
+    charge_months_ago(&db, 40);
+    let all = ["id0", "id1", "id2", "id3", "id4", "id40"];
+
+    let server = Server::start(&db);
+    thread::sleep(Duration::from_millis(500));
+    assert_eq!(kept(&db), all, "by default nothing is dropped");
+    drop(server);
+
+    // Somebody reads the ledger: charges are not to wait behind the one who waits for that.
+    let mut reader = db.connect();
+    let mut reading = reader.transaction().unwrap();
+    reading.query("SELECT * FROM usage_events", &[]).unwrap();
+    let server = Server::start_with(&db, &[("USAGE_RETENTION_MONTHS", "2")]);
+    server.wait_until("a line about it", || server.log().contains("partitions were not seen to"));
+    assert_eq!(kept(&db), all);
+    reading.commit().unwrap();
+    drop(server);
+
+    let server = Server::start_with(&db, &[("USAGE_RETENTION_MONTHS", "2")]);
+    soon("the old months to be dropped", || kept(&db) == ["id0", "id1", "id2"]);
+    server.wait_until("a line about it", || server.log().contains("2 months of the ledger were dropped"));
+    assert_eq!(db.count("SELECT count(*) FROM usage_daily"), 6, "the days' totals stay");
+    assert_eq!(db.count("SELECT count(*) FROM charge_ids"), 6, "what was charged once is never charged again");
+}
