@@ -16,6 +16,8 @@ use parking_lot::Mutex;
 use postgres::config::{Host, SslMode, SslNegotiation};
 use postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
 use postgres::{Client, NoTls, Socket};
+use r2d2::ManageConnection;
+use r2d2_postgres::PostgresConnectionManager;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
@@ -53,8 +55,8 @@ struct Wait {
 pub(super) fn connect(config: &postgres::Config, silences: &Silences) -> Result<(Client, Arc<Line>), postgres::Error> {
     let line = Arc::new(Line { wait: Mutex::new(None), cut: AtomicBool::new(false), silences: silences.clone() });
     let client = match watched(config) {
-        Some(config) => config.connect(Watch(line.clone()))?,
-        None => config.connect(NoTls)?,
+        Some(config) => PostgresConnectionManager::new(config, Watch(line.clone())).connect()?,
+        None => PostgresConnectionManager::new(config.clone(), NoTls).connect()?,
     };
     Ok((client, line))
 }
@@ -125,6 +127,7 @@ impl Line {
 }
 
 /// Puts the stream in between.
+#[derive(Clone)]
 struct Watch(Arc<Line>);
 
 impl MakeTlsConnect<Socket> for Watch {
