@@ -10,9 +10,9 @@ use crate::auth::password::{Passwords, Peppers};
 use crate::auth::revocation::{CHANNEL, Revocations};
 use crate::auth::{Cache, Hasher, LastUsed, Resolver, Throttle, last_used};
 use crate::config::Config;
-use crate::db::{self, Database, listen, migrate};
+use crate::db::{self, Database, Together, listen, migrate};
 use crate::engine::Engines;
-use crate::store::{deleted_documents, known_networks, sessions};
+use crate::store::{Document, deleted_documents, known_networks, sessions};
 use crate::usage::{Connections, Meter};
 
 /// How often what is long over is deleted.
@@ -42,6 +42,8 @@ pub struct App {
     pub engines: Engines,
     /// Charges for work.
     pub meter: Arc<Meter>,
+    /// Reads of documents, those of the same moment together.
+    pub documents: Together<Document>,
     /// Where the servers of this process listen, by name.
     pub addresses: OnceLock<Vec<(&'static str, SocketAddr)>>,
     last_used: Arc<LastUsed>,
@@ -75,6 +77,7 @@ impl App {
             config,
             db,
             cache,
+            documents: Together::new(cores),
             addresses: OnceLock::new(),
             last_used,
             migrate_at,

@@ -7,6 +7,7 @@ pub mod listen;
 pub mod migrate;
 mod param;
 mod session;
+mod together;
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ pub use connection::{Connection, ConnectionManager};
 pub use error::Error;
 pub use param::Param;
 pub use session::{Executor, Session, Transaction};
+pub use together::Together;
 
 use crate::blocking;
 use line::Silences;

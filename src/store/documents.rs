@@ -1,5 +1,7 @@
 //! Table `documents`.
 
+use std::collections::HashMap;
+
 use postgres::Row;
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -50,6 +52,20 @@ pub fn by_id(db: &mut impl Executor, id: &str) -> Result<Option<Document>, Error
     const SQL: &str = "SELECT id, title, content, user_id, created, updated, is_public, version \
         FROM documents WHERE id = $1";
     db.query_opt(SQL, &[&id])?.as_ref().map(from_row).transpose()
+}
+
+/// The documents with these ids, by id.
+///
+/// # Errors
+/// See [`Error`].
+pub fn by_ids(db: &mut impl Executor, ids: &[&str]) -> Result<HashMap<String, Document>, Error> {
+    const SQL: &str = "SELECT id, title, content, user_id, created, updated, is_public, version \
+        FROM documents WHERE id = ANY($1)";
+    if let [id] = ids {
+        return Ok(by_id(db, id)?.map(|document| (document.id.clone(), document)).into_iter().collect());
+    }
+    let documents = db.query(SQL, &[&ids.to_vec()])?;
+    documents.iter().map(from_row).map(|document| document.map(|document| (document.id.clone(), document))).collect()
 }
 
 /// Where a page of the list begins: behind the document made at this time with this id.

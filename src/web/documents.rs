@@ -97,7 +97,10 @@ pub(super) fn get(call: &mut Call<'_>) -> Answer {
     let caller = call.optional_caller()?;
     let found = match id.contains('\0') {
         true => None,
-        false => documents::by_id(&mut call.app.db.session()?, &id)?,
+        false => {
+            let read = |ids: &[&str]| documents::by_ids(&mut call.app.db.session()?, ids);
+            call.app.documents.get(&id, read)?
+        }
     };
     let owner = caller.as_ref().map(|caller| caller.user.id.as_str());
     match found {

@@ -188,5 +188,5 @@ fn most_at_once(says_so: bool) -> usize {
 #[test]
 fn helpers_run_while_many_requests_wait_shortly() {
     assert_eq!(most_at_once(false), 2);
-    assert_eq!(most_at_once(true), 6);
+    assert_eq!(most_at_once(true), 10);
 }

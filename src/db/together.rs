@@ -1,0 +1,212 @@
+//! Reads by key that are asked for at the same moment, done together: whoever comes while enough reads are under way
+//! waits, and the next read brings what all of them want. Nobody waits for company: a read alone goes at once.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::thread::{self, Thread};
+
+use parking_lot::Mutex;
+
+use crate::blocking;
+
+/// Keys of one read, at most: what one waits for, another's large value delays.
+const MOST: usize = 8;
+
+/// Reads of values `V` by key.
+pub struct Together<V> {
+    state: Mutex<State<V>>,
+    /// Reads under way at most, before others join.
+    most_reads: usize,
+}
+
+struct State<V> {
+    reads: usize,
+    waiting: Vec<Waiter<V>>,
+}
+
+struct Waiter<V> {
+    key: String,
+    place: Arc<Place<V>>,
+}
+
+/// Where one that waits finds what came of it.
+struct Place<V> {
+    outcome: Mutex<Option<Outcome<V>>>,
+    thread: Thread,
+}
+
+enum Outcome<V> {
+    Found(Option<V>),
+    /// It is to read for these too.
+    Lead(Vec<Waiter<V>>),
+    /// The read failed: everybody for themselves.
+    Alone,
+}
+
+impl<V> Place<V> {
+    fn tell(&self, outcome: Outcome<V>) {
+        *self.outcome.lock() = Some(outcome);
+        self.thread.unpark();
+    }
+}
+
+impl<V: Clone> Together<V> {
+    /// `most_reads` at once, each of one key while they suffice.
+    pub fn new(most_reads: usize) -> Together<V> {
+        Together { state: Mutex::new(State { reads: 0, waiting: Vec::new() }), most_reads: most_reads.max(1) }
+    }
+
+    /// The value of this key. `read` is given the keys to read at once, each once, and returns what there is by key.
+    ///
+    /// # Errors
+    /// Those of `read`.
+    pub fn get<E>(&self, key: &str, read: impl Fn(&[&str]) -> Result<HashMap<String, V>, E>) -> Result<Option<V>, E> {
+        let followers = match self.begin(key) {
+            Ok(()) => Vec::new(),
+            Err(place) => match wait(&place) {
+                Outcome::Found(value) => return Ok(value),
+                Outcome::Alone => return Ok(read(&[key])?.remove(key)),
+                Outcome::Lead(followers) => followers,
+            },
+        };
+        let mut turn = Turn { together: self, followers, is_over: false };
+        let mut keys: Vec<&str> = turn.followers.iter().map(|waiter| waiter.key.as_str()).chain([key]).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        let mut found = read(&keys)?;
+        turn.hand_over();
+        for Waiter { key, place } in turn.followers.drain(..) {
+            place.tell(Outcome::Found(found.get(&key).cloned()));
+        }
+        Ok(found.remove(key))
+    }
+
+    /// Begins a read; or, while there are enough, says where to wait.
+    fn begin(&self, key: &str) -> Result<(), Arc<Place<V>>> {
+        let mut state = self.state.lock();
+        if state.reads < self.most_reads {
+            state.reads += 1;
+            return Ok(());
+        }
+        let place = Arc::new(Place { outcome: Mutex::new(None), thread: thread::current() });
+        state.waiting.push(Waiter { key: key.to_owned(), place: place.clone() });
+        Err(place)
+    }
+}
+
+fn wait<V>(place: &Place<V>) -> Outcome<V> {
+    blocking::short_wait();
+    loop {
+        if let Some(outcome) = place.outcome.lock().take() {
+            return outcome;
+        }
+        thread::park();
+    }
+}
+
+/// A read under way. However it ends, those who wait for it hear of that, and others have their turn.
+struct Turn<'t, V> {
+    together: &'t Together<V>,
+    followers: Vec<Waiter<V>>,
+    is_over: bool,
+}
+
+impl<V> Turn<'_, V> {
+    /// Lets those who have come meanwhile read next.
+    fn hand_over(&mut self) {
+        if std::mem::replace(&mut self.is_over, true) {
+            return;
+        }
+        let mut state = self.together.state.lock();
+        let count = state.waiting.len().min(MOST);
+        let mut next = state.waiting.drain(..count);
+        match next.next() {
+            Some(leader) => {
+                let followers = next.collect();
+                drop(state);
+                leader.place.tell(Outcome::Lead(followers));
+            }
+            None => {
+                drop(next);
+                state.reads -= 1;
+            }
+        }
+    }
+}
+
+impl<V> Drop for Turn<'_, V> {
+    fn drop(&mut self) {
+        self.hand_over();
+        for waiter in self.followers.drain(..) {
+            waiter.place.tell(Outcome::Alone);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+    use std::time::Duration;
+
+    use super::*;
+
+    fn values(keys: &[&str]) -> HashMap<String, String> {
+        let known = keys.iter().filter(|key| !key.starts_with("no"));
+        known.map(|key| ((*key).to_owned(), format!("value of {key}"))).collect()
+    }
+
+    #[test]
+    fn everybody_gets_what_they_asked_for_by_few_reads() {
+        let (together, reads, start) = (Together::new(1), AtomicUsize::new(0), Barrier::new(16));
+        let read = |keys: &[&str]| {
+            assert!(keys.len() <= MOST && keys.is_sorted());
+            reads.fetch_add(1, SeqCst);
+            thread::sleep(Duration::from_millis(2));
+            Ok::<_, ()>(values(keys))
+        };
+        thread::scope(|scope| {
+            for t in 0..16 {
+                let (together, start) = (&together, &start);
+                scope.spawn(move || {
+                    start.wait();
+                    for n in 0..20 {
+                        let key = if n % 5 == 0 { format!("no{t}") } else { format!("{}", (t + n) % 7) };
+                        let expected = (n % 5 != 0).then(|| format!("value of {key}"));
+                        assert_eq!(together.get(&key, read).unwrap(), expected);
+                    }
+                });
+            }
+        });
+        assert!(reads.load(SeqCst) < 200, "{} reads for 320", reads.load(SeqCst));
+        assert_eq!(together.state.lock().reads, 0);
+    }
+
+    #[test]
+    fn a_read_that_fails_or_panics_leaves_the_others_to_themselves() {
+        let (together, start) = (Together::new(1), Barrier::new(8));
+        thread::scope(|scope| {
+            for t in 0..8 {
+                let (together, start) = (&together, &start);
+                scope.spawn(move || {
+                    start.wait();
+                    for n in 0..20 {
+                        let read = |keys: &[&str]| {
+                            thread::sleep(Duration::from_millis(1));
+                            assert!(t != 0 || n % 4 != 0, "on purpose");
+                            if t == 1 && n % 3 == 0 { Err("on purpose") } else { Ok(values(keys)) }
+                        };
+                        let get = || together.get(&format!("{t}"), read);
+                        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(get)) {
+                            Ok(Ok(value)) => assert_eq!(value, Some(format!("value of {t}"))),
+                            Ok(Err(_)) => assert!(t == 1),
+                            Err(_) => assert!(t == 0),
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(together.state.lock().reads, 0);
+        assert_eq!(together.get("1", |keys| Ok::<_, ()>(values(keys))).unwrap(), Some("value of 1".to_owned()));
+    }
+}
