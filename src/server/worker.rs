@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::thread;
 use std::time::Duration;
 
 use crate::blocking;
@@ -138,6 +139,12 @@ impl Shared {
         let place = &self.slots[slot];
         if let Some(connection) = place.pop() {
             return Some(connection);
+        }
+        // A worker that never waits would keep others of this machine, such as its clients, from a core until the
+        // scheduler loses its patience: after milliseconds, where a round of all that is ready takes less than one.
+        // While helpers are wanted, workers wait often enough.
+        if self.helpers.load(Relaxed) == 0 {
+            thread::yield_now();
         }
         if place.poll(Some(Duration::ZERO)) > 1 {
             self.wake_one();
