@@ -120,16 +120,13 @@ impl<V> Turn<'_, V> {
         let mut state = self.together.state.lock();
         let count = state.waiting.len().min(MOST);
         let mut next = state.waiting.drain(..count);
-        match next.next() {
-            Some(leader) => {
-                let followers = next.collect();
-                drop(state);
-                leader.place.tell(Outcome::Lead(followers));
-            }
-            None => {
-                drop(next);
-                state.reads -= 1;
-            }
+        if let Some(leader) = next.next() {
+            let followers = next.collect();
+            drop(state);
+            leader.place.tell(Outcome::Lead(followers));
+        } else {
+            drop(next);
+            state.reads -= 1;
         }
     }
 }

@@ -95,12 +95,12 @@ pub(super) fn cursor(text: &str) -> Option<documents::After<'_>> {
 pub(super) fn get(call: &mut Call<'_>) -> Answer {
     let id = call.request.query("id").filter(|id| !id.is_empty()).ok_or(Error::bad(ID_REQUIRED))?;
     let caller = call.optional_caller()?;
-    let found = match id.contains('\0') {
-        true => None,
-        false => {
-            let read = |ids: &[&str]| documents::by_ids(&mut call.app.db.session()?, ids);
-            call.app.documents.get(&id, read)?
-        }
+    // No id has a NUL, and PostgreSQL takes none.
+    let found = if id.contains('\0') {
+        None
+    } else {
+        let read = |ids: &[&str]| documents::by_ids(&mut call.app.db.session()?, ids);
+        call.app.documents.get(&id, read)?
     };
     let owner = caller.as_ref().map(|caller| caller.user.id.as_str());
     match found {
