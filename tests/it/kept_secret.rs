@@ -28,7 +28,8 @@ fn exercise(server: &Server) -> Vec<String> {
     secrets.push(secret(user.browser.post("/api/keys", &json!({"name": "one"}))));
     let id = user.browser.get("/api/keys").expect(200).json()["keys"][0]["id"].clone();
     secrets.push(secret(user.browser.post("/api/keys/rotate", &json!({"id": id, "grace_seconds": 60}))));
-    let page = user.browser.form("/account/keys", &[("name", "two")]).expect(200).text();
+    let made = user.browser.form("/account/keys", &[("name", "two")]).expect(303);
+    let page = user.browser.follow(&made).expect(200).text();
     let shown = page.split("<code id=\"new-secret\">").nth(1).unwrap().split('<').next().unwrap();
     secrets.push(shown.to_owned());
     let change = |old: &str, new: &str| {

@@ -25,7 +25,8 @@ fn what_a_person_wrote_is_text() {
     assert!(!page.contains("o'hara&co@x") && page.contains("o&#39;hara&#38;co@x"), "{page}");
     user.browser.post("/api/docs/save", &serde_json::json!({"title": MARKUP, "content": MARKUP})).expect(200);
     assert_escaped(user.browser.get("/documents"));
-    assert_escaped(user.browser.form("/account/keys", &[("name", MARKUP)]));
+    let made = user.browser.form("/account/keys", &[("name", MARKUP)]).expect(303);
+    assert_escaped(user.browser.follow(&made));
     assert_escaped(user.browser.get("/account"));
     // Older accounts may have an address that nobody could sign up with.
     db.connect().execute("UPDATE users SET email = $1", &[&MARKUP]).unwrap();
@@ -89,7 +90,8 @@ fn a_new_secret_is_shown_on_one_page_once() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let user = server.sign_up("ann@x");
-    let reply = user.browser.form("/account/keys", &[("name", "mine")]).expect(200);
+    let made = user.browser.form("/account/keys", &[("name", "mine")]).expect(303);
+    let reply = user.browser.follow(&made).expect(200);
     assert_eq!(reply.header("cache-control"), Some("no-store"));
     let page = reply.text();
     let secret = page.split(r#"id="new-secret">"#).nth(1).unwrap().split('<').next().unwrap();

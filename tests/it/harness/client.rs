@@ -71,6 +71,14 @@ impl Client {
         self.send("GET", path, None, b"")
     }
 
+    /// Goes where a form's reply leads, with the cookie that it set.
+    #[track_caller]
+    pub fn follow(&self, reply: &Reply) -> Reply {
+        let client = self.header("accept", "text/html,application/xhtml+xml");
+        let cookie = reply.header("set-cookie").expect("no Set-Cookie").split(';').next().unwrap();
+        client.header("cookie", cookie).get(reply.header("location").expect("no Location"))
+    }
+
     /// Posts JSON and wants JSON.
     pub fn post(&self, path: &str, body: &Value) -> Reply {
         let client = self.header("accept", "application/json");
