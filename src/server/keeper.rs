@@ -185,7 +185,19 @@ impl Shared {
         ];
         let found =
             ranks.into_iter().map(|(waits, latest)| self.resting(waits, latest)).find(|found| !found.is_empty());
-        let mut found = found.unwrap_or_default();
+        self.let_go_of(found.unwrap_or_default(), count)
+    }
+
+    /// Cuts an eighth of the replies that wait for their clients, those with the least time left first.
+    pub(super) fn shed_slow_readers(&self) {
+        let found = self.resting(Waits::Write, u64::MAX);
+        let eighth = found.len().div_ceil(8);
+        let count = self.let_go_of(found, eighth);
+        log::warn!("too much memory waits for slow clients: {count} connections are cut");
+    }
+
+    /// Has at most `count` of these closed, those with the least time left; how many.
+    fn let_go_of(&self, mut found: Vec<(u64, Arc<Connection>)>, count: usize) -> usize {
         let count = count.min(found.len());
         if count == 0 {
             return 0;
@@ -197,19 +209,6 @@ impl Shared {
         }
         self.shed.fetch_add(count as u64, Relaxed);
         count
-    }
-
-    /// Cuts an eighth of the replies that wait for their clients, those with the least time left first.
-    pub(super) fn shed_slow_readers(&self) {
-        let mut found = self.resting(Waits::Write, u64::MAX);
-        found.sort_unstable_by_key(|(until, _)| *until);
-        let count = found.len().div_ceil(8);
-        for (_, connection) in &found[..count] {
-            connection.mark_unwanted();
-            self.nudge(connection);
-        }
-        self.shed.fetch_add(count as u64, Relaxed);
-        log::warn!("too much memory waits for slow clients: {count} connections are cut");
     }
 
     /// The connections that wait for this, their deadlines (no later than `latest`) first.

@@ -1,5 +1,6 @@
 //! The static files: embedded, compressed once, and named by what is in them, so that browsers keep them for ever.
 
+use std::borrow::Cow;
 use std::io::Write;
 use std::sync::LazyLock;
 
@@ -27,9 +28,7 @@ struct Asset {
     plain: &'static str,
     /// `/assets/style.0123456789.css`.
     path: String,
-    media_type: &'static str,
-    bytes: &'static [u8],
-    compressed: Vec<u8>,
+    content: Prepared,
 }
 
 static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| FILES.iter().map(|file| asset(*file)).collect());
@@ -39,7 +38,7 @@ fn asset((plain, media_type, bytes): (&'static str, &'static str, &'static [u8])
         Sha256::digest(bytes).iter().take(DIGEST_BYTES).fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
     let (stem, extension) = plain.rsplit_once('.').unwrap_or((plain, ""));
     let path = format!("/assets/{stem}.{digest}.{extension}");
-    Asset { plain, path, media_type, bytes, compressed: gzip(bytes, Compression::best()) }
+    Asset { plain, path, content: Prepared::new(media_type, bytes) }
 }
 
 fn gzip(bytes: &[u8], level: Compression) -> Vec<u8> {
@@ -63,15 +62,7 @@ pub(super) fn serve(call: &mut Call<'_>) -> Result<Response> {
     let asset = ASSETS.iter().find(|asset| asset.path == call.request.path());
     let asset =
         asset.ok_or(Error::NotFound("There is no such file. It may be of an older version: reload the page"))?;
-    let gzipped = accepts_gzip(call.request) && !asset.compressed.is_empty();
-    let bytes = if gzipped { &asset.compressed } else { asset.bytes };
-    let mut response = Response::with_body(200, asset.media_type, bytes)
-        .header("Cache-Control", "public, max-age=31536000, immutable")
-        .header("Vary", "Accept-Encoding");
-    if gzipped {
-        response = response.header("Content-Encoding", "gzip");
-    }
-    Ok(response)
+    Ok(asset.content.reply(call.request).header("Cache-Control", "public, max-age=31536000, immutable"))
 }
 
 /// A page that holds nothing of its reader, compressed where the browser can read that.
@@ -84,22 +75,24 @@ pub(super) fn compressed(request: &Request, media_type: &'static str, text: Stri
     response.header("Vary", "Accept-Encoding")
 }
 
-/// A text that is always the same, compressed once: however many ask for it, it takes its memory once.
+/// Bytes that are always the same, compressed once: however many ask for them, they take their memory once.
 pub(super) struct Prepared {
-    plain: String,
+    media_type: &'static str,
+    plain: Cow<'static, [u8]>,
     compressed: Vec<u8>,
 }
 
 impl Prepared {
-    pub(super) fn new(plain: String) -> Prepared {
-        let compressed = gzip(plain.as_bytes(), Compression::best());
-        Prepared { plain, compressed }
+    pub(super) fn new(media_type: &'static str, plain: impl Into<Cow<'static, [u8]>>) -> Prepared {
+        let plain = plain.into();
+        let compressed = gzip(&plain, Compression::best());
+        Prepared { media_type, plain, compressed }
     }
 
-    pub(super) fn reply(&'static self, request: &Request, media_type: &'static str) -> Response {
+    pub(super) fn reply(&'static self, request: &Request) -> Response {
         let response = match accepts_gzip(request) && !self.compressed.is_empty() {
-            true => Response::with_body(200, media_type, &self.compressed[..]).header("Content-Encoding", "gzip"),
-            false => Response::with_body(200, media_type, self.plain.as_bytes()),
+            true => Response::with_body(200, self.media_type, &self.compressed[..]).header("Content-Encoding", "gzip"),
+            false => Response::with_body(200, self.media_type, &self.plain[..]),
         };
         response.header("Vary", "Accept-Encoding")
     }
@@ -136,7 +129,8 @@ mod tests {
     fn names_say_what_is_in_the_files_and_all_are_small() {
         for asset in ASSETS.iter() {
             assert!(path(asset.plain).starts_with("/assets/") && path(asset.plain).len() > "/assets/".len() + 10);
-            assert!(asset.compressed.len() < asset.bytes.len() && asset.compressed.len() < 10_000, "{}", asset.plain);
+            let compressed = asset.content.compressed.len();
+            assert!(compressed < asset.content.plain.len() && compressed < 10_000, "{}", asset.plain);
         }
         assert_eq!(path("other"), "");
     }

@@ -49,8 +49,9 @@ const EVERYWHERE: [&str; 9] = ["200", "400", "401", "408", "413", "422", "502", 
 
 /// `GET /openapi.json`.
 pub(in crate::web) fn openapi(call: &mut Call<'_>) -> Answer {
-    static PREPARED: LazyLock<Prepared> = LazyLock::new(|| Prepared::new(openapi::document().to_string()));
-    Ok(PREPARED.reply(call.request, "application/json"))
+    static PREPARED: LazyLock<Prepared> =
+        LazyLock::new(|| Prepared::new("application/json", openapi::document().to_string().into_bytes()));
+    Ok(PREPARED.reply(call.request))
 }
 
 /// `GET /docs`.
