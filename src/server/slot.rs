@@ -37,6 +37,10 @@ pub(super) struct Slot {
     requests: AtomicU64,
     /// Short waits of holders of this slot; written by the holder only.
     short_waits: AtomicU64,
+    /// How often the holder has looked for readiness; written by the holder only.
+    looks: AtomicU64,
+    /// `looks` as others last saw it.
+    looks_seen: AtomicU64,
 }
 
 impl Slot {
@@ -55,6 +59,8 @@ impl Slot {
             word: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             short_waits: AtomicU64::new(0),
+            looks: AtomicU64::new(0),
+            looks_seen: AtomicU64::new(0),
         })
     }
 
@@ -104,7 +110,18 @@ impl Slot {
     /// Waits for readiness (`None`: until woken) and queues the connections that have become ready and are nobody's.
     /// Returns how many. Only the holder calls this.
     pub(super) fn poll(&self, timeout: Option<Duration>) -> usize {
+        self.looks.store(self.looks.load(Relaxed) + 1, Relaxed);
         self.gather(&mut self.readiness.lock(), timeout)
+    }
+
+    /// Whether the holder has not looked for readiness since another thread last asked this: it is in a handler, or
+    /// the system runs something else on its core.
+    pub(super) fn is_behind(&self) -> bool {
+        let looks = self.looks.load(Relaxed);
+        self.looks_seen.load(Relaxed) == looks || {
+            self.looks_seen.store(looks, Relaxed);
+            false
+        }
     }
 
     /// Queues what has become ready, for a thread that does not hold the slot. Returns how many; 0 if its holder looks

@@ -106,15 +106,15 @@ impl Worker {
 }
 
 impl Shared {
-    /// Takes a ready connection from another slot. While helpers are wanted, also one that nobody has seen yet: many
-    /// holders wait then.
+    /// Takes a ready connection from another slot; also one that nobody has seen yet, where the holder does not get
+    /// round to looking. While helpers are wanted, many holders wait.
     fn steal(&self, thief: usize) -> Option<Arc<Connection>> {
         // Each thief begins elsewhere, so that no slot's connections wait longer than others'.
         let (owners, helpers) = self.slots.split_at(self.settings.workers);
         let owners = || owners.iter().cycle().skip(thief % owners.len()).take(owners.len());
         owners().chain(helpers).find_map(Slot::pop).or_else(|| {
-            let look = self.helpers.load(Relaxed) > 0;
-            owners().filter(|slot| look && slot.poll_for_holder() > 0).find_map(Slot::pop)
+            let helping = self.helpers.load(Relaxed) > 0;
+            owners().filter(|slot| (helping || slot.is_behind()) && slot.poll_for_holder() > 0).find_map(Slot::pop)
         })
     }
 
@@ -133,8 +133,7 @@ impl Shared {
         }
     }
 
-    /// The next connection to run. The slot's own come first, those included that have only just become ready: nobody
-    /// else looks for them while the slot is held.
+    /// The next connection to run. The slot's own come first, those included that have only just become ready.
     fn next_ready(&self, slot: usize) -> Option<Arc<Connection>> {
         let place = &self.slots[slot];
         if let Some(connection) = place.pop() {

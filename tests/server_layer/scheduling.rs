@@ -190,3 +190,28 @@ fn helpers_run_while_many_requests_wait_shortly() {
     assert_eq!(most_at_once(false), 2);
     assert_eq!(most_at_once(true), 10);
 }
+
+/// Clients of both workers; one worker is in a handler until all other clients have been answered often.
+#[test]
+fn a_worker_with_time_looks_after_the_connections_of_one_without() {
+    const CLIENTS: usize = 8;
+    let settings = Settings { workers: 2, patience: LONG, ..settings() };
+    let (server, gate) = gated(settings);
+    let mut stuck = ask(&server, 1, "/stuck");
+    let content = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| {
+                let mut client = server.connect();
+                (0..50).for_each(|_| assert_eq!(client.get("/quick").status, 204));
+                content.fetch_add(1, SeqCst);
+                // The worker has time, but it is not asleep.
+                while content.load(SeqCst) < CLIENTS {
+                    assert_eq!(client.get("/quick").status, 204);
+                }
+            });
+        }
+    });
+    gate.open();
+    assert_eq!(stuck[0].reply().status, 200);
+}
