@@ -62,15 +62,17 @@ pub struct Call<'a> {
     pub request: &'a mut Request,
     /// The path's segments that stood for `{…}`, still percent-encoded.
     pub segments: Vec<String>,
+    /// How the route names its errors.
+    pub shape: Shape,
     /// The session cookie's new value, where the reply is to carry it.
     pub renewed_cookie: Option<String>,
     caller: Option<Arc<Caller>>,
 }
 
 impl<'a> Call<'a> {
-    /// A call of `role`'s server.
-    pub fn new(app: &'a App, role: Role, request: &'a mut Request, segments: Vec<String>) -> Call<'a> {
-        Call { app, role, request, segments, renewed_cookie: None, caller: None }
+    /// A call of `role`'s server, on a route that names its errors like this.
+    pub fn new(app: &'a App, role: Role, shape: Shape, request: &'a mut Request, segments: Vec<String>) -> Call<'a> {
+        Call { app, role, request, segments, shape, renewed_cookie: None, caller: None }
     }
 
     /// Who calls.

@@ -201,8 +201,20 @@ fn answer(app: &App, role: Role, router: &Router<Endpoint>, ids: &RequestIds, re
         }
     });
     finish(app, request, &mut response);
-    log_access(app, role, request, &response, began, &id, user_id.as_deref());
+    let access = Access::new(app, role, request, began, &id, user_id);
     response.headers.push(("X-Request-Id", id.into()));
+    match (response.hold.take(), access) {
+        (Some(hold), Some(access)) => {
+            response.hold = Some(hold.then(move |response| {
+                access.log(&response);
+                response
+            }));
+        }
+        (hold, access) => {
+            response.hold = hold;
+            access.iter().for_each(|access| access.log(&response));
+        }
+    }
     response
 }
 
@@ -231,7 +243,7 @@ fn dispatch(app: &App, role: Role, router: &Router<Endpoint>, request: &mut Requ
             None,
         );
     }
-    let mut call = Call::new(app, role, request, segments);
+    let mut call = Call::new(app, role, endpoint.shape, request, segments);
     let mut outcome = (endpoint.handler)(&mut call);
     if let (Ok(response), Some(cookie)) = (&mut outcome, call.renewed_cookie.take())
         && response.get_header("Set-Cookie").is_none()
@@ -277,25 +289,39 @@ fn allow_origin(app: &App, request: &Request, response: &mut Response) {
     }
 }
 
-/// One line: never the query, a header or a body, which may hold secrets.
-fn log_access(
-    app: &App,
-    role: Role,
-    request: &Request,
-    response: &Response,
+/// What the log says of a request: never the query, a header or a body, which may hold secrets.
+struct Access {
+    server: &'static str,
+    method: Method,
+    path: String,
+    client: String,
+    user: String,
+    id: String,
     began: Instant,
-    id: &str,
-    user_id: Option<&str>,
-) {
-    if !log::log_enabled!(target: "access", Level::Info) {
-        return;
+}
+
+impl Access {
+    /// Of this request, if such lines are logged.
+    fn new(app: &App, role: Role, request: &Request, began: Instant, id: &str, user: Option<String>) -> Option<Access> {
+        log::log_enabled!(target: "access", Level::Info).then(|| Access {
+            server: role.name(),
+            method: request.method().clone(),
+            path: request.path().to_owned(),
+            client: crate::auth::client::address(request, &app.config.trusted_proxies).to_string(),
+            user: user.unwrap_or_else(|| "-".to_owned()),
+            id: id.to_owned(),
+            began,
+        })
     }
-    let client = crate::auth::client::address(request, &app.config.trusted_proxies).to_string();
-    let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
-    let (method, path, status) = (request.method().as_str(), request.path(), response.status.0);
-    let user = user_id.unwrap_or("-");
-    log::info!(target: "access", server = role.name(), method, path, status, micros, client = client.as_str(),
-        user, request = id; "{} {method} {path} {status} {micros}us {client} {user} {id}", role.name());
+
+    fn log(&self, response: &Response) {
+        let Access { server, method, path, client, user, id, began } = self;
+        let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let (method, path, client) = (method.as_str(), path.as_str(), client.as_str());
+        let (user, status) = (user.as_str(), response.status.0);
+        log::info!(target: "access", server = *server, method, path, status, micros, client, user, request = id.as_str();
+            "{server} {method} {path} {status} {micros}us {client} {user} {id}");
+    }
 }
 
 /// Names for requests: what a proxy gave, or a number nobody else has.

@@ -168,7 +168,6 @@ fn reply(mut hearing: Hearing, bill: &Bill, model: &str, wish: &Wish) -> Result<
     let transcript: Transcript =
         transcript.ok_or(Error::Upstream(502, "The model server answered with something else than JSON"))?;
     drop(bytes);
-    bill.charge(model, hear::units(millis), hearing.reply.latency_micros())?;
     let response = if wish.as_srt {
         // The older system sent the subtitles as a JSON string.
         Response::json(200, &transcript.subtitles(Clock::OldSrt, millis))
@@ -177,5 +176,5 @@ fn reply(mut hearing: Hearing, bill: &Bill, model: &str, wish: &Wish) -> Result<
         let segments = if wish.with_segments { transcript.segments() } else { Vec::new() };
         Response::json(200, &json!({"text": transcript.text, "segments": segments}))
     };
-    Ok(marked(response, hearing.reply.is_demo))
+    bill.charged(marked(response, hearing.reply.is_demo), model, hear::units(millis), hearing.reply.latency_micros())
 }

@@ -85,14 +85,16 @@ fn reply(mut hearing: Hearing, bill: Bill, wish: Wish) -> Result<Response> {
     if !wish.is_direct && transcript.is_none() {
         return Err(Error::Upstream(502, "The model server answered with something else than JSON"));
     }
-    bill.charge(&wish.model, hear::units(millis), hearing.reply.latency_micros())?;
     let (is_demo, as_it_came) = (hearing.reply.is_demo, wish.is_direct || wish.format == "verbose_json");
-    if let Some(transcript) = transcript.filter(|_| !as_it_came) {
-        return Ok(marked(formatted(&transcript, &wish.format, millis), is_demo));
-    }
-    let mut response = typed(&hearing.reply);
-    response.content = Content::Bytes(bytes.into());
-    Ok(response)
+    let response = match transcript.filter(|_| !as_it_came) {
+        Some(transcript) => marked(formatted(&transcript, &wish.format, millis), is_demo),
+        None => {
+            let mut response = typed(&hearing.reply);
+            response.content = Content::Bytes(bytes.into());
+            response
+        }
+    };
+    bill.charged(response, &wish.model, hear::units(millis), hearing.reply.latency_micros())
 }
 
 fn formatted(transcript: &Transcript, format: &str, millis: i64) -> Response {

@@ -116,8 +116,7 @@ pub(super) fn generate(call: &mut Call<'_>) -> Result<Response> {
     let speed = fields.optional_number("speed")?.unwrap_or(1.0);
     let model = checked_model(engine.default_model())?;
     if text.is_empty() {
-        bill.charge(&model, units(text), 0)?;
-        return Ok(as_file(wav::file(24_000, 24, &[])));
+        return bill.charged(as_file(wav::file(24_000, 24, &[])), &model, units(text), 0);
     }
     let request = json!({"model": model, "input": text, "voice": voice, "speed": speed, "response_format": "wav"});
     let sent = request.to_string();
@@ -127,8 +126,7 @@ pub(super) fn generate(call: &mut Call<'_>) -> Result<Response> {
         let sound = reply.read_all(LARGEST_REPLY)?;
         Ok::<_, Error>((as_wav(sound, &reply.media_type)?, reply.latency_micros(), reply.is_demo))
     })??;
-    bill.charge(&model, units(text), latency)?;
-    Ok(marked(as_file(sound), is_demo))
+    bill.charged(marked(as_file(sound), is_demo), &model, units(text), latency)
 }
 
 fn as_file(wav: Vec<u8>) -> Response {

@@ -139,6 +139,15 @@ impl Engine {
         }
     }
 
+    /// Runs what waits for a server, in a [`blocking::section`](crate::blocking::section). Nobody waits for the demo
+    /// engine.
+    ///
+    /// # Errors
+    /// [`Busy`](crate::blocking::Busy).
+    pub fn wait<R>(&self, work: impl FnOnce() -> R) -> std::result::Result<R, crate::blocking::Busy> {
+        if let Kind::Demo = self.kind { Ok(work()) } else { crate::blocking::section(work) }
+    }
+
     /// The model of requests that name none. May ask the server.
     pub fn default_model(&self) -> String {
         if let Some(model) = &self.config.model {

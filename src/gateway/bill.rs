@@ -9,7 +9,8 @@ use crate::accounts::random;
 use crate::auth::Via;
 use crate::blocking;
 use crate::call::Call;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Shape};
+use crate::http::{Content, Response};
 use crate::usage::{Charge, Meter, Receipt, Units};
 
 /// The header by which a client says that a request is the same as one before.
@@ -18,6 +19,9 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
 const LONGEST_KEY: usize = 255;
 /// Random letters of an id.
 const RANDOM: usize = 16;
+/// Most bytes of a reply that is kept in memory while its charge is made; a larger one keeps a thread as well, of which
+/// there are few.
+const LARGEST_HELD: usize = 256 * 1024;
 
 /// A request that is going to be charged.
 pub struct Bill {
@@ -26,6 +30,7 @@ pub struct Bill {
     key_id: Option<String>,
     server: &'static str,
     route: &'static str,
+    shape: Shape,
     key: Option<String>,
     content: Sha256,
 }
@@ -47,7 +52,8 @@ impl Bill {
             Via::Session { .. } => None,
         };
         let (server, user_id) = (call.role.name(), caller.user.id.clone());
-        Ok(Bill { meter: Arc::clone(&call.app.meter), user_id, key_id, server, route, key, content: Sha256::new() })
+        let (meter, content) = (Arc::clone(&call.app.meter), Sha256::new());
+        Ok(Bill { meter, user_id, key_id, server, route, shape: call.shape, key, content })
     }
 
     /// Takes note of what the request says. The same `Idempotency-Key` with something else is another request.
@@ -57,16 +63,36 @@ impl Bill {
         }
     }
 
+    /// The reply to a request that was answered whole: it leaves once its charge is durable. A repeated request costs
+    /// nothing again.
+    ///
+    /// # Errors
+    /// 503: it cannot be charged.
+    pub fn charged(
+        &self,
+        mut response: Response,
+        model: &str,
+        units: Units,
+        latency_micros: i64,
+    ) -> Result<Response> {
+        if matches!(&response.content, Content::Bytes(bytes) if bytes.len() > LARGEST_HELD) {
+            return self.charge(model, units, latency_micros).map(|_| response);
+        }
+        let (route, shape) = (self.route, self.shape);
+        let charge = self.of(self.id()?, model, units, latency_micros);
+        response.hold = Some(self.meter.hold(charge, move |e, response| {
+            log::warn!("an answer of {route} was made and not sent: {e}");
+            in_place_of(response, e.reply(shape))
+        })?);
+        Ok(response)
+    }
+
     /// Charges a request that was answered whole; returns when that is durable. A repeated one costs nothing again.
     ///
     /// # Errors
     /// It cannot be kept: the reply must not go out whole.
     pub fn charge(&self, model: &str, units: Units, latency_micros: i64) -> Result<Receipt> {
-        let id = match &self.key {
-            Some(key) => self.id_of(key),
-            None => new_id()?,
-        };
-        self.charge_as(id, model, units, latency_micros)
+        self.charge_as(self.id()?, model, units, latency_micros)
     }
 
     /// [`Bill::charge`], of a request that has one charge for each of several models.
@@ -91,7 +117,12 @@ impl Bill {
     }
 
     fn charge_as(&self, id: String, model: &str, units: Units, latency_micros: i64) -> Result<Receipt> {
-        let charge = Charge {
+        let charge = self.of(id, model, units, latency_micros);
+        blocking::section(|| self.meter.charge(charge))?
+    }
+
+    fn of(&self, id: String, model: &str, units: Units, latency_micros: i64) -> Charge {
+        Charge {
             id,
             user_id: self.user_id.clone(),
             key_id: self.key_id.clone(),
@@ -100,8 +131,11 @@ impl Bill {
             model: model.to_owned(),
             units,
             latency_micros,
-        };
-        blocking::section(|| self.meter.charge(charge))?
+        }
+    }
+
+    fn id(&self) -> Result<String> {
+        self.key.as_ref().map_or_else(new_id, |key| Ok(self.id_of(key)))
     }
 
     fn id_of(&self, key: &str) -> String {
@@ -113,6 +147,17 @@ impl Bill {
         hasher.update(self.content.clone().finalize());
         hasher.finalize().iter().fold("idem_".to_owned(), |text, byte| text + &format!("{byte:02x}"))
     }
+}
+
+/// Another reply, with what the servers say in every one.
+fn in_place_of(prepared: Response, mut reply: Response) -> Response {
+    for (name, value) in prepared.headers {
+        let about_the_body = name.starts_with("Content-") && name != "Content-Security-Policy";
+        if !about_the_body && reply.get_header(name).is_none() {
+            reply.headers.push((name, value));
+        }
+    }
+    reply
 }
 
 /// An id that nobody else has. Ids of one time stand together in an index.

@@ -1,6 +1,5 @@
 //! OpenAI's JSON routes: the request goes on as it came, but for what is missing in it, and so does the reply.
 
-use crate::blocking;
 use crate::call::Call;
 use crate::engine::{Ask, Body, Engine};
 use crate::error::{Error, Result};
@@ -49,16 +48,15 @@ pub fn answer(
     let tally = Tally::new(route.kind, prompt);
     let sent = object.to_bytes();
     let ask = Ask { path: route.to, media_type: "application/json", body: Body::Bytes(&sent) };
-    let mut reply = blocking::section(|| engine.send(ask).and_then(crate::engine::Reply::successful))??;
+    let mut reply = engine.wait(|| engine.send(ask).and_then(crate::engine::Reply::successful))??;
     if events::is_stream(&reply)? {
         return Ok(Relay { reply, bill, model, tally, hides_usage }.response());
     }
-    let bytes = blocking::section(|| reply.read_all(LARGEST_REPLY))??;
+    let bytes = engine.wait(|| reply.read_all(LARGEST_REPLY))??;
     let units = count(tally, &bytes)?.units();
-    bill.charge(&model, units, reply.latency_micros())?;
     let mut response = typed(&reply);
     response.content = Content::Bytes(bytes.into());
-    Ok(response)
+    bill.charged(response, &model, units, reply.latency_micros())
 }
 
 fn count(mut tally: Tally, bytes: &[u8]) -> Result<Tally> {

@@ -6,6 +6,7 @@ pub mod body;
 pub mod cookie;
 pub mod form;
 pub mod head;
+pub mod hold;
 pub mod multipart;
 pub mod object;
 pub mod parts;
@@ -16,6 +17,7 @@ pub mod sse;
 
 pub use body::{Body, BodyError};
 pub use head::{Framing, Head, HeadError, Parsed};
+pub use hold::{Held, Hold, Signal};
 pub use request::Request;
 pub use response::{Content, Response};
 pub use router::{Route, Router};

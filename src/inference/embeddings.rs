@@ -3,7 +3,6 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::blocking;
 use crate::call::Call;
 use crate::engine::{Ask, Body};
 use crate::error::{Error, Result};
@@ -45,7 +44,7 @@ pub(super) fn features(call: &mut Call<'_>) -> Result<Response> {
     let model = checked_model(engine.default_model())?;
     let sent = json!({"model": model, "input": text, "encoding_format": "float"}).to_string();
     let ask = Ask { path: PATH, media_type: "application/json", body: Body::Bytes(sent.as_bytes()) };
-    let (bytes, latency, is_demo) = blocking::section(|| {
+    let (bytes, latency, is_demo) = engine.wait(|| {
         let mut reply = engine.send(ask)?.successful()?;
         let bytes = reply.read_all(LARGEST_REPLY)?;
         Ok::<_, Error>((bytes, reply.latency_micros(), reply.is_demo))
@@ -55,8 +54,8 @@ pub(super) fn features(call: &mut Call<'_>) -> Result<Response> {
     if let Ok(piece) = serde_json::from_slice::<Piece<'_>>(&bytes) {
         tally.count(&piece);
     }
-    bill.charge(&model, tally.units(), latency)?;
-    Ok(marked(Response::json(200, &vector.get(..wanted).unwrap_or(&vector)), is_demo))
+    let response = marked(Response::json(200, &vector.get(..wanted).unwrap_or(&vector)), is_demo);
+    bill.charged(response, &model, tally.units(), latency)
 }
 
 fn vector(bytes: &[u8]) -> Option<Vec<Value>> {

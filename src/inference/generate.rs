@@ -31,9 +31,9 @@ pub(super) fn one(call: &mut Call<'_>) -> Result<Response> {
     let bytes = call.request.body.into_bytes(FORM_LIMIT)?;
     bill.note(&bytes);
     let params = Params::read(&Fields::parse_json(&bytes)?)?;
-    let (model, answers) = blocking::section(|| generate(engine, &params))??;
-    bill.charge(&model, answers.units.clone(), answers.latency_micros)?;
-    Ok(marked(Response::json(200, &as_json(&answers)), answers.is_demo))
+    let (model, answers) = engine.wait(|| generate(engine, &params))??;
+    let response = marked(Response::json(200, &as_json(&answers)), answers.is_demo);
+    bill.charged(response, &model, answers.units, answers.latency_micros)
 }
 
 /// `POST /api/v1/generate-bulk`: an array of what `generate` takes; an array of what it answers, in the same order.

@@ -2,7 +2,6 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::blocking;
 use crate::call::Call;
 use crate::error::{Error, Result};
 use crate::gateway::prompt::{self, Limits};
@@ -40,8 +39,8 @@ pub(super) fn summarize(call: &mut Call<'_>) -> Result<Response> {
         request.insert("max_tokens".to_owned(), tokens.into());
     }
     let estimate = (TASK.len() + text.len()).div_ceil(4);
-    let answers = blocking::section(|| prompt::ask(engine, &request, &Limits::default(), estimate))??;
+    let answers = engine.wait(|| prompt::ask(engine, &request, &Limits::default(), estimate))??;
     let answer = answers.answers.first().ok_or(Error::Upstream(502, "The model server answered with nothing"))?;
-    bill.charge(&model, answers.units.clone(), answers.latency_micros)?;
-    Ok(marked(Response::json(200, &json!({"generated_text": answer.text.trim()})), answers.is_demo))
+    let response = Response::json(200, &json!({"generated_text": answer.text.trim()}));
+    bill.charged(marked(response, answers.is_demo), &model, answers.units, answers.latency_micros)
 }

@@ -10,9 +10,11 @@ use std::sync::atomic::{
 
 use parking_lot::Mutex;
 
+use crate::http::{Held, Response};
+
 use super::Handler;
 use super::incoming::Gathering;
-use super::outgoing::Unsent;
+use super::outgoing::{Terms, Unsent};
 
 /// What a connection waits for; says what its deadline means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +27,8 @@ pub(super) enum Waits {
     Linger = 4,
     /// The first request.
     First = 5,
+    /// What a reply is held for.
+    Decision = 6,
 }
 
 impl Waits {
@@ -46,6 +50,8 @@ pub(super) struct Connection {
     hung_up: AtomicBool,
     /// To be closed if it is still idle.
     unwanted: AtomicBool,
+    /// The reply that is held may leave, or another in its place.
+    decided: AtomicBool,
     /// The deadline in milliseconds of the clock, times eight, plus what it is for.
     timer: AtomicU64,
     /// Locked by the owner alone.
@@ -74,8 +80,18 @@ pub(super) enum Phase {
     Head,
     /// A body that is gathered.
     Body(Box<Gathering>),
+    /// Nothing until a reply has left.
+    Held(Box<Waiting>),
     /// Nothing more: the reply is out, and what still comes in is thrown away until the client closes too.
     Linger { passed_over: u64 },
+}
+
+/// A reply that is held, and what its request said of how to send it.
+pub(super) struct Waiting {
+    pub(super) held: Held,
+    pub(super) response: Response,
+    pub(super) terms: Terms,
+    pub(super) all_read: bool,
 }
 
 /// What comes after a reply.
@@ -95,6 +111,17 @@ impl State {
     pub(super) fn take_gathering(&mut self) -> Option<Gathering> {
         match std::mem::take(&mut self.phase) {
             Phase::Body(gathering) => Some(*gathering),
+            _ => None,
+        }
+    }
+
+    /// Takes the reply that is held, if one is.
+    pub(super) fn take_held(&mut self) -> Option<Waiting> {
+        if !matches!(self.phase, Phase::Held(_)) {
+            return None;
+        }
+        match std::mem::take(&mut self.phase) {
+            Phase::Held(waiting) => Some(*waiting),
             _ => None,
         }
     }
@@ -123,6 +150,7 @@ impl Connection {
             pending: AtomicU32::new(0),
             hung_up: AtomicBool::new(false),
             unwanted: AtomicBool::new(false),
+            decided: AtomicBool::new(false),
             timer: AtomicU64::new(0),
             state: Mutex::default(),
         };
@@ -169,6 +197,15 @@ impl Connection {
         self.unwanted.load(Relaxed)
     }
 
+    /// Says whether the reply that is held may leave.
+    pub(super) fn set_decided(&self, decided: bool) {
+        self.decided.store(decided, Release);
+    }
+
+    pub(super) fn is_decided(&self) -> bool {
+        self.decided.load(Acquire)
+    }
+
     pub(super) fn set_timer(&self, waits: Waits, until: u64) {
         self.timer.store(until << 3 | waits as u64, Relaxed);
     }
@@ -182,6 +219,7 @@ impl Connection {
             2 => Waits::Body,
             3 => Waits::Write,
             5 => Waits::First,
+            6 => Waits::Decision,
             _ => Waits::Linger,
         };
         (waits, timer >> 3)

@@ -162,6 +162,14 @@ impl Seat {
         self.slot.get()
     }
 
+    /// The thread goes into a handler, with a new request.
+    pub(super) fn start_request(&self) {
+        if let Some(slot) = self.slot.get() {
+            self.shared.slots[slot].count_request();
+        }
+        self.start();
+    }
+
     /// The thread goes into a handler.
     pub(super) fn start(&self) {
         if let Some(slot) = self.slot.get() {

@@ -30,6 +30,8 @@ pub(super) enum Step {
     More,
     /// A request was answered (or refused), at least into the output buffer.
     Answered(Then),
+    /// A request was answered, and the reply is held.
+    Held,
     /// The connection is beyond use.
     Cut,
 }
@@ -40,7 +42,8 @@ impl Worker {
         self.out.clear();
         let now = self.shared.clock.now();
         let (waits, until) = connection.timer();
-        if now >= until && !waits.is_idle() {
+        let late = now >= until;
+        if late && !waits.is_idle() && waits != Waits::Decision {
             return self.time_out(connection, state, waits);
         }
         if !state.unsent.is_empty() {
@@ -57,8 +60,16 @@ impl Worker {
                 Err(_) => return Outcome::Close,
             }
         }
-        if let Phase::Linger { .. } = state.phase {
-            return self.pass_over(connection, state);
+        match &mut state.phase {
+            Phase::Linger { .. } => return self.pass_over(connection, state),
+            Phase::Held(waiting) if late && waits == Waits::Decision => waiting.response.close = true,
+            Phase::Held(_) if !connection.is_decided() => {
+                if waits != Waits::Decision {
+                    connection.set_timer(Waits::Decision, now + millis(self.shared.settings.hold_timeout));
+                }
+                return Outcome::Wait;
+            }
+            _ => {}
         }
         self.receive(connection, state)
     }
@@ -67,15 +78,17 @@ impl Worker {
         // The start of a head is worth another look only once a line has ended.
         let mut look = !state.looked_at;
         self.window.load(&mut state.input);
+        let mut released = state.take_held().map(|waiting| self.release(connection, state, waiting));
         let (mut answered, mut reads, mut dry) = (0, 0, false);
         loop {
-            while look && !self.window.is_empty() {
-                let step = self.step(connection, state);
+            while look && (released.is_some() || !self.window.is_empty()) {
+                let step = released.take().unwrap_or_else(|| self.step(connection, state));
                 state.looked_at = matches!(step, Step::More) && matches!(state.phase, Phase::Head);
                 match step {
                     Step::More => break,
                     Step::Answered(Then::GoOn) => answered += 1,
                     Step::Answered(then) => return self.finish(connection, state, then),
+                    Step::Held => return self.rest(connection, state, answered),
                     Step::Cut => return Outcome::Close,
                 }
                 let detached = self.seat.slot().is_none();
@@ -245,6 +258,8 @@ impl Worker {
             connection.set_timer(Waits::Write, state.unsent.deadline(settings));
         } else if let Phase::Body(gathering) = &state.phase {
             connection.set_timer(Waits::Body, gathering.deadline(settings));
+        } else if let Phase::Held(_) = &state.phase {
+            connection.set_timer(Waits::Decision, now + millis(settings.hold_timeout));
         } else if !state.input.is_empty() {
             if connection.is_unwanted() {
                 return Outcome::Close;

@@ -10,10 +10,10 @@ use parking_lot::Mutex;
 
 use crate::blocking::{self, Busy};
 use crate::http::response::StreamFn;
-use crate::http::{Body, Content, Framing, Response};
+use crate::http::{Body, Content, Framing, Hold, Response};
 
 use super::Shared;
-use super::connection::{Connection, State, Then};
+use super::connection::{Connection, Phase, State, Then, Waiting};
 use super::exchange::Step;
 use super::outgoing::{self, Framed, Terms};
 use super::stream::{self, Blocking, Feed, FeedReader, PieceWriter};
@@ -33,7 +33,7 @@ impl Worker {
     pub(super) fn serve(&mut self, connection: &Arc<Connection>, state: &mut State) -> Step {
         let terms = Terms::of(&self.request.head);
         let _serving = blocking::serving(Some(Arc::clone(connection) as blocking::Client));
-        self.seat.start();
+        self.seat.start_request();
         let lent = !self.out.is_empty();
         if lent {
             self.seat.lend(connection, &mut self.out);
@@ -68,7 +68,7 @@ impl Worker {
         self.request.body = Body::streamed(body, Box::new(FeedReader(Arc::clone(&feed))), declared);
         let terms = Terms::of(&self.request.head);
         let _serving = blocking::serving(Some(Arc::clone(connection) as blocking::Client));
-        self.seat.start();
+        self.seat.start_request();
         let response = match Streaming::begin(&self.shared) {
             Ok(_streaming) => blocking::section(|| self.call_blocking(connection)),
             Err(busy) => Err(busy),
@@ -114,6 +114,9 @@ impl Worker {
         terms: Terms,
         all_read: bool,
     ) -> Step {
+        if let Some(hold) = response.hold.take() {
+            return self.hold_back(connection, state, hold, response, terms, all_read);
+        }
         let (framed, source) = match std::mem::take(&mut response.content) {
             Content::Empty => (Framed::Length(0), None),
             Content::Bytes(bytes) => return self.reply_bytes(connection, state, response, bytes, terms, all_read),
@@ -136,6 +139,44 @@ impl Worker {
                 self.reply(connection, state, busy(), terms, all_read)
             }
         }
+    }
+
+    /// Keeps a reply until the signal is given. The thread is free for others meanwhile.
+    fn hold_back(
+        &mut self,
+        connection: &Arc<Connection>,
+        state: &mut State,
+        hold: Hold,
+        response: Response,
+        terms: Terms,
+        all_read: bool,
+    ) -> Step {
+        connection.set_decided(false);
+        let (shared, held_up) = (Arc::clone(&self.shared), Arc::clone(connection));
+        let signal = Box::new(move || {
+            held_up.set_decided(true);
+            shared.nudge(&held_up);
+        });
+        match catch_unwind(AssertUnwindSafe(|| hold.begin(signal))) {
+            Ok(held) => {
+                state.phase = Phase::Held(Box::new(Waiting { held, response, terms, all_read }));
+                Step::Held
+            }
+            Err(panic) => self.reply(connection, state, panicked(&*panic), terms, all_read),
+        }
+    }
+
+    /// Sends what was held, or what takes its place.
+    pub(super) fn release(&mut self, connection: &Arc<Connection>, state: &mut State, waiting: Waiting) -> Step {
+        let Waiting { held, response, terms, all_read } = waiting;
+        let close = response.close;
+        self.seat.start();
+        let decided = catch_unwind(AssertUnwindSafe(|| held.decide(response)));
+        let mut response = decided.unwrap_or_else(|panic| panicked(&*panic));
+        response.close |= close;
+        let step = self.reply(connection, state, response, terms, all_read);
+        self.seat.end();
+        step
     }
 
     fn reply_bytes(
@@ -228,6 +269,11 @@ impl Drop for Streaming {
     fn drop(&mut self) {
         self.0.streaming.fetch_sub(1, Relaxed);
     }
+}
+
+fn panicked(panic: &(dyn std::any::Any + Send)) -> Response {
+    log::error!("what a reply waited for panicked: {}", message(panic));
+    Response::detail(500, "Internal Server Error")
 }
 
 fn busy() -> Response {

@@ -43,6 +43,9 @@ pub struct Settings {
     /// Bytes a second that a body or a reply must move on average, once the time-out's length has passed, so that a
     /// byte now and then does not hold a connection for ever. Default: 1024.
     pub least_rate: u64,
+    /// How long a reply may be held for what must come first; it is decided as things stand then, and the connection
+    /// ended behind it. Default: 60 s.
+    pub hold_timeout: Duration,
     /// How long a stop waits for requests in flight before it cuts them. Default: 30 s.
     pub stop_timeout: Duration,
     /// How long, in a stop, an idle connection may still send a request that was under way; it is answered and told
@@ -69,6 +72,7 @@ impl Default for Settings {
             idle_timeout: Duration::from_secs(60),
             write_timeout: Duration::from_secs(30),
             least_rate: 1024,
+            hold_timeout: Duration::from_secs(60),
             stop_timeout: Duration::from_secs(30),
             stop_idle_grace: Duration::from_secs(1),
             patience: Duration::from_millis(10),

@@ -219,9 +219,13 @@ impl Slot {
         self.short_waits.store(self.short_waits.load(Relaxed) + 1, Relaxed);
     }
 
+    /// The holder starts a request.
+    pub(super) fn count_request(&self) {
+        self.requests.store(self.requests.load(Relaxed) + 1, Relaxed);
+    }
+
     /// The holder starts a handler; returns the word that stands for this run.
     pub(super) fn start(&self, word: u64) -> u64 {
-        self.requests.store(self.requests.load(Relaxed) + 1, Relaxed);
         self.word.store(word + 1, Release);
         word + 1
     }

@@ -11,12 +11,14 @@ use time::OffsetDateTime;
 
 use super::journal::{self, Journal};
 use super::price::Prices;
-use super::queue::Queue;
+use super::queue::{Queue, Refused, Ticket};
 use super::writer::Unsynced;
 use super::{Charge, Connections, Receipt, event, recovery, replay, writer};
 use crate::blocking;
 use crate::db;
 use crate::error::{Error, Result};
+use crate::http::{Hold, Response};
+use crate::store::usage::Event;
 use crate::store::{prices, usage};
 
 /// How soon a database that is back is noticed.
@@ -175,11 +177,36 @@ impl Meter {
     /// 503: too many requests wait, or neither the database nor the journal took the charge. It counts as not made;
     /// where the database died while it took it, it may turn out to have been made, once.
     pub fn charge(&self, charge: Charge) -> Result<Receipt> {
+        let event = self.event(charge)?;
+        blocking::section(|| self.shared.queue.charge(event))?.map_err(refused)
+    }
+
+    /// A hold for a reply that may leave once this charge is durable, as [`Meter::charge`] without a thread that waits.
+    /// Where the charge is refused, `instead` makes another reply of the error and of the one that may not leave.
+    ///
+    /// # Errors
+    /// 503: the prices are not known yet.
+    pub fn hold(
+        &self,
+        charge: Charge,
+        instead: impl FnOnce(Error, Response) -> Response + Send + 'static,
+    ) -> Result<Hold> {
+        let event = self.event(charge)?;
+        let (shared, ticket) = (Arc::clone(&self.shared), Arc::new(Ticket::default()));
+        let decided = Arc::clone(&ticket);
+        Ok(Hold::new(
+            move |signal| shared.queue.charge_later(event, ticket, signal),
+            move |response| match decided.outcome() {
+                Ok(_) => response,
+                Err(e) => instead(refused(e), response),
+            },
+        ))
+    }
+
+    fn event(&self, charge: Charge) -> Result<Event> {
         let prices = self.shared.prices.read().clone().ok_or(Error::Busy)?;
         let cost = prices.cost(&charge.model, &charge.units);
-        let event = event::from_charge(charge, cost, OffsetDateTime::now_utc());
-        blocking::section(|| self.shared.queue.charge(event))?
-            .map_err(|_| Error::Database(db::Error::Unavailable("neither it nor the journal took a charge".to_owned())))
+        Ok(event::from_charge(charge, cost, OffsetDateTime::now_utc()))
     }
 
     /// How it is doing.
@@ -219,6 +246,10 @@ impl Meter {
         }
         self.shared.journal.close();
     }
+}
+
+fn refused(_: Refused) -> Error {
+    Error::Database(db::Error::Unavailable("neither it nor the journal took a charge".to_owned()))
 }
 
 impl Drop for Meter {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::Receipt;
+use crate::http::Signal;
 use crate::store::usage::Event;
 
 /// The longest a request waits: for a writer that is at it with a statement at its limit, then for its own, and for
@@ -38,21 +39,40 @@ pub(super) struct Pending {
     ticket: Arc<Ticket>,
 }
 
-/// What a request waits on.
+/// What a request waits on, or is told by.
 #[derive(Default)]
-struct Ticket {
-    outcome: Mutex<Option<Outcome>>,
+pub(super) struct Ticket {
+    state: Mutex<State>,
     arrival: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    outcome: Option<Outcome>,
+    signal: Option<Signal>,
 }
 
 impl Queue {
     /// Queues a charge and waits for its outcome.
     pub(super) fn charge(&self, event: Event) -> Outcome {
         let ticket = Arc::new(Ticket::default());
-        let pending = Pending { event, ticket: ticket.clone() };
+        self.push(event, ticket.clone());
+        ticket.wait()
+    }
+
+    /// Queues a charge. The signal is given once the ticket has its outcome.
+    pub(super) fn charge_later(&self, event: Event, ticket: Arc<Ticket>, signal: Signal) {
+        ticket.state.lock().signal = Some(signal);
+        self.push(event, ticket);
+    }
+
+    fn push(&self, event: Event, ticket: Arc<Ticket>) {
+        let pending = Pending { event, ticket };
         let mut waiting = self.waiting.lock();
         if waiting.stopped {
-            return Err(Refused);
+            // Not under the lock: the end of it refuses it.
+            drop(waiting);
+            return drop(pending);
         }
         waiting.charges.push(pending);
         let is_first = waiting.charges.len() == 1;
@@ -60,7 +80,6 @@ impl Queue {
         if is_first {
             self.arrival.notify_one();
         }
-        ticket.wait()
     }
 
     /// All that wait, at most `most`, once there are any; `None` after the end.
@@ -108,23 +127,35 @@ impl Drop for Pending {
 impl Ticket {
     /// The first outcome stays.
     fn set(&self, outcome: Outcome) {
-        let mut slot = self.outcome.lock();
-        if slot.is_none() {
-            *slot = Some(outcome);
-            drop(slot);
-            self.arrival.notify_one();
+        let mut state = self.state.lock();
+        if state.outcome.is_some() {
+            return;
+        }
+        state.outcome = Some(outcome);
+        let signal = state.signal.take();
+        drop(state);
+        match signal {
+            Some(signal) => signal(),
+            None => {
+                self.arrival.notify_one();
+            }
         }
     }
 
+    /// The outcome; refused if there is none yet.
+    pub(super) fn outcome(&self) -> Outcome {
+        self.state.lock().outcome.unwrap_or(Err(Refused))
+    }
+
     fn wait(&self) -> Outcome {
-        let mut slot = self.outcome.lock();
+        let mut state = self.state.lock();
         let end = Instant::now() + PATIENCE;
-        while slot.is_none() {
-            if self.arrival.wait_until(&mut slot, end).timed_out() {
+        while state.outcome.is_none() {
+            if self.arrival.wait_until(&mut state, end).timed_out() {
                 break;
             }
         }
-        slot.unwrap_or(Err(Refused))
+        state.outcome.unwrap_or(Err(Refused))
     }
 }
 

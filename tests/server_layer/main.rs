@@ -6,6 +6,7 @@ mod bodies;
 mod client;
 mod deadlines;
 mod garbage;
+mod holds;
 mod limits;
 mod protocol;
 mod scheduling;

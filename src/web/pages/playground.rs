@@ -151,6 +151,10 @@ fn answer(call: &mut Call<'_>, request: &Value) -> Result<String> {
     let app = call.app;
     let route = Route { path: CHAT, to: CHAT, kind: Kind::Text, prompt: "messages" };
     let response = relay::answer(call, &app.engines.inference, route, |_| Ok(()))?;
+    let response = blocking::section(|| response.settled())?;
+    if response.status.0 != 200 {
+        return Err(Error::Busy);
+    }
     let Content::Bytes(bytes) = &response.content else {
         return Err(Error::Upstream(502, "The model server answered in a way that cannot be shown"));
     };
@@ -205,8 +209,7 @@ pub(in crate::web) fn speak(call: &mut Call<'_>) -> Answer {
         Ok::<_, Error>((sound, reply))
     })??;
     let characters = i64::try_from(input.chars().count()).unwrap_or(i64::MAX);
-    bill.charge(&model, Units { characters, requests: 1, ..Units::default() }, reply.latency_micros())?;
     let mut response = typed(&reply).header("Content-Disposition", "inline; filename=\"speech.wav\"");
     response.content = Content::Bytes(sound.into());
-    Ok(response)
+    bill.charged(response, &model, Units { characters, requests: 1, ..Units::default() }, reply.latency_micros())
 }
