@@ -14,6 +14,7 @@ mod queue;
 mod record;
 mod recovery;
 mod replay;
+mod totals;
 mod writer;
 
 pub use connections::Connections;
