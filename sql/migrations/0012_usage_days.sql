@@ -37,7 +37,7 @@ BEGIN
         RETURN interval '2 seconds';
     END IF;
     SELECT min(computed) + greatest(interval '2 seconds', 50 * sum(took)) - began INTO early
-    FROM usage_days WHERE day >= first_open;
+    FROM usage_days WHERE day >= first_open AND computed <= began; -- or else a clock was set back
     closed_days := ARRAY(
         SELECT first_open - n FROM generate_series(1, first_open - (SELECT min(day) FROM usage_daily)) AS n
         LEFT JOIN usage_days t ON t.day = first_open - n

@@ -57,8 +57,8 @@ pub fn compute(db: &mut impl Executor) -> Result<Option<Duration>, Error> {
     Ok(millis.map(|millis| Duration::from_millis(u64::try_from(millis).unwrap_or(0))))
 }
 
-/// [`usage::charge`] for a day whose total may be final: it is deleted, and computed anew by the next [`compute`]. One
-/// transaction, which deletes first: no total that lacks these charges can be computed between the two and stay.
+/// [`usage::charge`] for a day whose total may be final: that is deleted, and computed anew by the next [`compute`]. One
+/// transaction: until it ends, the lock that deleting takes keeps every total from being computed without these charges.
 ///
 /// # Errors
 /// As [`usage::charge`].
