@@ -1,4 +1,5 @@
-//! The totals of each day that pages show: computed in the background, soon after charges. A charge waits for none.
+//! The totals of each day that pages show: computed in the background, soon after charges. Only a charge that comes days
+//! late ever waits for them, for about a second.
 
 use std::time::{Duration, Instant};
 
