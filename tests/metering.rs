@@ -17,3 +17,5 @@ mod outage;
 mod proxy;
 #[path = "metering/support.rs"]
 mod support;
+#[path = "metering/totals.rs"]
+mod totals;

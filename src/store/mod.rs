@@ -10,6 +10,7 @@ pub mod prices;
 pub mod sessions;
 pub mod timestamp;
 pub mod usage;
+pub mod usage_days;
 pub mod usage_lists;
 pub mod users;
 

@@ -85,15 +85,3 @@ pub fn lines(db: &mut impl Executor, user_id: &str, days: (Date, Date), limit: i
     };
     db.query(SQL, &[&user_id, &days.0, &days.1, &limit])?.iter().map(line).collect()
 }
-
-/// What everybody together was charged on each of these days, in micro-dollars, and by how many people; a day without
-/// a charge is left out.
-///
-/// # Errors
-/// See [`Error`].
-pub fn of_everybody(db: &mut impl Executor, days: (Date, Date)) -> Result<Vec<(String, i64, i64)>, Error> {
-    const SQL: &str = "SELECT to_char(day, 'YYYY-MM-DD') AS name, sum(cost_micros)::bigint, count(DISTINCT user_id)
-        FROM usage_daily WHERE day BETWEEN $1 AND $2 GROUP BY day ORDER BY day";
-    let rows = db.query(SQL, &[&days.0, &days.1])?;
-    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?))).collect()
-}

@@ -12,6 +12,7 @@ use time::OffsetDateTime;
 use super::journal::{self, Journal};
 use super::price::Prices;
 use super::queue::{Queue, Refused, Ticket};
+use super::totals::Totals;
 use super::writer::Unsynced;
 use super::{Charge, Connections, Receipt, event, recovery, replay, writer};
 use crate::blocking;
@@ -106,6 +107,12 @@ impl Counters {
 
     pub(super) fn journaled(&self, count: usize) {
         self.journaled.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    /// How many charges were brought to the database; those made before count as well, as what comes late again makes
+    /// its day's total go.
+    pub(super) fn brought(&self) -> u64 {
+        [&self.committed, &self.replayed, &self.duplicates].iter().map(|count| count.load(Ordering::Relaxed)).sum()
     }
 
     fn count(&self, fresh: &AtomicU64, receipts: &[Receipt]) {
@@ -284,6 +291,7 @@ struct Upkeep {
     prefix: String,
     refreshed: Option<Instant>,
     partitioned: Option<Instant>,
+    totals: Totals,
     /// The failure that was logged last.
     said: String,
 }
@@ -339,6 +347,7 @@ impl Upkeep {
                 log::warn!("the ledger's partitions were not seen to, the next attempt is in an hour: {e}");
             }
         }
+        self.totals.see_to(shared);
         Ok(prepared?)
     }
 

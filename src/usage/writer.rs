@@ -11,6 +11,7 @@ use parking_lot::{Condvar, Mutex};
 use super::Receipt;
 use super::meter::Shared;
 use super::queue::{Pending, Refused};
+use super::totals;
 use crate::db;
 use crate::store::usage::{self, Event, Made};
 
@@ -200,7 +201,7 @@ fn commit(session: &mut db::Session, events: &[&Event]) -> Result<Vec<Receipt>, 
         }
         let batch: Vec<&Event> = unique.iter().map(|n| events[*n]).collect();
         let date = batch[0].created.date();
-        for id in usage::charge(session, date, &batch)? {
+        for id in totals::charge(session, date, &batch)? {
             duplicates.extend(unique.iter().find(|n| events[**n].id == id));
         }
     }

@@ -12,6 +12,32 @@ fn operator(db: &TestDb, command: &str, user: &User) {
 }
 
 #[test]
+fn the_usage_of_everybody_is_there_seconds_after_a_charge() {
+    let db = TestDb::new();
+    // What was charged before there were totals appears as well.
+    db.run(
+        "INSERT INTO usage_daily SELECT 'user' || n, (now() AT TIME ZONE 'UTC')::date - 9 - n / 3, 'web', '/r', 'm', '', 1,
+            0, 0, 0, 0, 0, 1, 2000000 FROM generate_series(0, 5) n",
+    );
+    let server = Server::start_demo(&db, &[]);
+    let admin = server.sign_up("root@example.com");
+    operator(&db, "promote", &admin);
+    server.wait_until("the promotion to be seen", || open(&admin.browser, "/admin").status == 200);
+    let page = || open(&admin.browser, "/admin/usage").expect(200).text();
+    server.wait_until("the totals of days past", || page().contains("US$\u{a0}12.00. As of 20"));
+    assert_eq!(page().matches("<td class=\"num\">3</td><td class=\"num\">US$\u{a0}6.00</td>").count(), 2, "{}", page());
+    let chat = serde_json::json!({"messages": [{"role": "user", "content": "Hello"}]});
+    admin.program(&server.inference).post("/v1/chat/completions", &chat).expect(200);
+    server.wait_until("today's", || page().contains("<td class=\"num\">1</td>"));
+    assert_eq!(page().matches("<tr><th scope=\"row\">").count(), 3, "days without a charge are left out");
+    // The page reads the totals alone.
+    let mut client = db.connect();
+    let mut lock = client.transaction().unwrap();
+    lock.batch_execute("LOCK TABLE usage_daily, usage_events IN ACCESS EXCLUSIVE MODE").unwrap();
+    assert!(page().contains("<td class=\"num\">1</td>"));
+}
+
+#[test]
 fn only_administrators_with_a_browser_come_in() {
     let db = TestDb::new();
     let server = Server::start(&db);

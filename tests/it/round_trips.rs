@@ -5,11 +5,12 @@ use serde_json::json;
 use crate::documents::save;
 use crate::harness::{Proxy, Server, TestDb, Trip};
 
-/// What requests asked for; the listening connection and the work beside them (stamps of last use, ended sessions)
-/// come when they come.
+/// What requests asked for; the connections for listening and for charges, and the work beside them (stamps of last use,
+/// ended sessions) come when they come.
 fn of_requests(trips: Vec<Trip>) -> Vec<String> {
     let beside = ["last_used", "last_seen", "DELETE FROM sessions"];
-    let trips = trips.into_iter().filter(|trip| !trip.program.ends_with("-listen"));
+    let own = ["-listen", "-charges"];
+    let trips = trips.into_iter().filter(|trip| !own.iter().any(|name| trip.program.ends_with(name)));
     trips.map(|trip| trip.sql).filter(|sql| !beside.iter().any(|text| sql.contains(text))).collect()
 }
 

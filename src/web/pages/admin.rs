@@ -11,7 +11,7 @@ use crate::call::Call;
 use crate::error::{Error, Result};
 use crate::store::audit::{self, Entry};
 use crate::store::directory::{self, Listed};
-use crate::store::usage_lists;
+use crate::store::usage_days::{self, Day};
 use crate::web::Answer;
 use crate::web::documents::{cursor, micros};
 
@@ -47,7 +47,8 @@ struct UsageOfAll {
     frame: Frame,
     chart: String,
     total: i64,
-    days: Vec<(String, i64, i64)>,
+    as_of: Option<OffsetDateTime>,
+    days: Vec<Day>,
 }
 
 #[derive(Template)]
@@ -162,12 +163,12 @@ pub(in crate::web) fn usage(call: &mut Call<'_>) -> Answer {
     let caller = administrator_or_return!(call);
     let today = OffsetDateTime::now_utc().date();
     let days = (today - Duration::days(USAGE_DAYS - 1), today);
-    let sums = usage_lists::of_everybody(&mut call.app.db.session()?, days)?;
-    let costs: Vec<(&str, i64)> = sums.iter().map(|(day, cost, _)| (day.as_str(), *cost)).collect();
+    let totals = usage_days::between(&mut call.app.db.session()?, days)?;
+    let costs: Vec<(&str, i64)> = totals.days.iter().map(|day| (day.day.as_str(), day.cost_micros)).collect();
     let chart = super::usage::drawn(days, &costs);
     let total = costs.iter().map(|(_, cost)| cost).sum();
-    let days = sums.into_iter().rev().collect();
-    page(200, &UsageOfAll { frame: Frame::new(Some(&caller), "admin"), chart, total, days })
+    let days = totals.days.into_iter().rev().collect();
+    page(200, &UsageOfAll { frame: Frame::new(Some(&caller), "admin"), chart, total, as_of: totals.as_of, days })
 }
 
 /// `GET /admin/users?q=&after=`.

@@ -12,6 +12,12 @@ pub(super) fn time(time: &OffsetDateTime) -> String {
     format!("<time datetime=\"{}\">{words}</time>", timestamp::zulu(utc))
 }
 
+/// A time to the second, in UTC and for every visitor.
+pub(super) fn to_the_second(time: &OffsetDateTime) -> String {
+    let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second] UTC");
+    time.to_offset(time::UtcOffset::UTC).format(format).unwrap_or_default()
+}
+
 /// Micro-dollars with their currency: two digits behind the point, or as many as it takes to be exact.
 pub(super) fn money(micros: &i64) -> String {
     let (sign, size) = (if *micros < 0 { "−" } else { "" }, micros.unsigned_abs());
@@ -104,6 +110,7 @@ mod tests {
     fn times_are_utc_until_a_script_knows_better() {
         let html = time(&datetime!(2026-11-22 12:08:25 +2));
         assert_eq!(html, "<time datetime=\"2026-11-22T10:08:25Z\">2026-11-22 10:08 UTC</time>");
+        assert_eq!(to_the_second(&datetime!(2026-11-22 12:08:25 +2)), "2026-11-22 10:08:25 UTC");
     }
 
     #[test]
