@@ -20,6 +20,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V10__retention", include_str!("../../sql/migrations/0010_retention.sql")),
     ("V11__known_networks", include_str!("../../sql/migrations/0011_known_networks.sql")),
     ("V12__usage_days", include_str!("../../sql/migrations/0012_usage_days.sql")),
+    ("V13__charges_stay_silent", include_str!("../../sql/migrations/0013_charges_stay_silent.sql")),
 ];
 
 /// The advisory lock that lets one process migrate while the others wait: "textgen" in ASCII.
