@@ -212,7 +212,9 @@ fn answer(app: &App, role: Role, router: &Router<Endpoint>, ids: &RequestIds, re
         }
         (hold, access) => {
             response.hold = hold;
-            access.iter().for_each(|access| access.log(&response));
+            if let Some(access) = access {
+                access.log(&response);
+            }
         }
     }
     response

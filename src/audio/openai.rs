@@ -86,13 +86,12 @@ fn reply(mut hearing: Hearing, bill: Bill, wish: Wish) -> Result<Response> {
         return Err(Error::Upstream(502, "The model server answered with something else than JSON"));
     }
     let (is_demo, as_it_came) = (hearing.reply.is_demo, wish.is_direct || wish.format == "verbose_json");
-    let response = match transcript.filter(|_| !as_it_came) {
-        Some(transcript) => marked(formatted(&transcript, &wish.format, millis), is_demo),
-        None => {
-            let mut response = typed(&hearing.reply);
-            response.content = Content::Bytes(bytes.into());
-            response
-        }
+    let response = if let Some(transcript) = transcript.filter(|_| !as_it_came) {
+        marked(formatted(&transcript, &wish.format, millis), is_demo)
+    } else {
+        let mut response = typed(&hearing.reply);
+        response.content = Content::Bytes(bytes.into());
+        response
     };
     bill.charged(response, &wish.model, hear::units(millis), hearing.reply.latency_micros())
 }

@@ -68,13 +68,7 @@ impl Bill {
     ///
     /// # Errors
     /// 503: it cannot be charged.
-    pub fn charged(
-        &self,
-        mut response: Response,
-        model: &str,
-        units: Units,
-        latency_micros: i64,
-    ) -> Result<Response> {
+    pub fn charged(&self, mut response: Response, model: &str, units: Units, latency_micros: i64) -> Result<Response> {
         if matches!(&response.content, Content::Bytes(bytes) if bytes.len() > LARGEST_HELD) {
             return self.charge(model, units, latency_micros).map(|_| response);
         }
@@ -164,4 +158,22 @@ fn in_place_of(prepared: Response, mut reply: Response) -> Response {
 fn new_id() -> Result<String> {
     let millis = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis());
     Ok(format!("{millis:012x}_{}", random(RANDOM)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_reply_keeps_what_is_said_in_every_one() {
+        let prepared = Response::with_body(200, "audio/wav", &b"RIFF"[..])
+            .header("Content-Disposition", "attachment")
+            .header("Content-Security-Policy", "default-src 'none'")
+            .header("X-Request-Id", "7");
+        let reply = in_place_of(prepared, Error::Busy.reply(Shape::OpenAi));
+        let mut names: Vec<&str> = reply.headers.iter().map(|(name, _)| *name).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["Content-Security-Policy", "Content-Type", "Retry-After", "X-Request-Id"]);
+        assert_eq!((reply.status.0, reply.get_header("Content-Type")), (503, Some("application/json")));
+    }
 }

@@ -63,7 +63,8 @@ mod micros {
 /// by the database. Returns the ids that were charged before.
 ///
 /// The events must all be of `day` (UTC), in the order of their ids, and no id may come twice: every writer locks ids,
-/// then days, then users, each in their order, so that none waits for another in a circle. A user who is gone has no
+/// then days, then users, each in their order, so that none waits for another in a circle (where the session plans
+/// nested loops only). A user who is gone has no
 /// total of the month any more; the ledger and the day's totals are kept.
 ///
 /// # Errors
@@ -101,16 +102,14 @@ pub fn charge(db: &mut impl Executor, day: Date, events: &[&Event]) -> Result<Ve
                 characters = d.characters + excluded.characters,
                 requests = d.requests + excluded.requests,
                 cost_micros = d.cost_micros + excluded.cost_micros),
-        owed AS (
-            SELECT u.id, t.cost_micros FROM users u JOIN (
-                SELECT user_id, sum(cost_micros)::bigint AS cost_micros FROM marked WHERE is_fresh GROUP BY user_id
-            ) AS t ON u.id = t.user_id ORDER BY u.id FOR NO KEY UPDATE OF u),
         total AS (
             UPDATE users u SET charges_month = greatest(u.charges_month, $17),
                 charges_monthly = CASE WHEN u.charges_month < $17 THEN owed.cost_micros
                                        WHEN u.charges_month = $17 THEN u.charges_monthly + owed.cost_micros
                                        ELSE u.charges_monthly END
-            FROM owed WHERE u.id = owed.id)
+            FROM (SELECT user_id, sum(cost_micros)::bigint AS cost_micros FROM marked WHERE is_fresh
+                  GROUP BY user_id ORDER BY user_id OFFSET 0) AS owed
+            WHERE u.id = owed.user_id)
         SELECT id FROM marked WHERE NOT is_fresh";
     let text = |field: fn(&Event) -> &str| events.iter().map(|event| field(event)).collect::<Vec<&str>>();
     let number = |field: fn(&Event) -> i64| events.iter().map(|event| field(event)).collect::<Vec<i64>>();

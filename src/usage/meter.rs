@@ -13,7 +13,7 @@ use super::journal::{self, Journal};
 use super::price::Prices;
 use super::queue::{Queue, Refused, Ticket};
 use super::totals::Totals;
-use super::writer::Unsynced;
+use super::writer::Committed;
 use super::{Charge, Connections, Receipt, event, recovery, replay, writer};
 use crate::blocking;
 use crate::db;
@@ -47,7 +47,7 @@ pub struct Meter {
 pub(super) struct Shared {
     pub(super) db: Connections,
     pub(super) queue: Queue,
-    pub(super) unsynced: Unsynced,
+    pub(super) committed: Committed,
     pub(super) journal: Journal,
     pub(super) counters: Counters,
     prices: RwLock<Option<Arc<Prices>>>,
@@ -128,7 +128,7 @@ impl Meter {
         let shared = Shared {
             db,
             queue: Queue::default(),
-            unsynced: Unsynced::default(),
+            committed: Committed::default(),
             journal: Journal::new(journal_dir, journal_max_bytes),
             counters: Counters::default(),
             prices: RwLock::new(None),
@@ -146,7 +146,7 @@ impl Meter {
         self.shared.kept_months.store(months, Ordering::Relaxed);
     }
 
-    /// Starts the writer, what makes its work durable, and the work in the background.
+    /// Starts the writer, what tells requests of its work, and the work in the background.
     ///
     /// # Errors
     /// A thread cannot be started, in words for the operator.
@@ -158,7 +158,7 @@ impl Meter {
         };
         let mut threads = self.threads.lock();
         threads.push(spawn("charges", writer::run)?);
-        threads.push(spawn("charges-sync", writer::sync)?);
+        threads.push(spawn("charges-told", writer::tell)?);
         threads.push(spawn("meter", keep)?);
         Ok(())
     }

@@ -1,10 +1,9 @@
 //! Charges: what a request costs, and that it is charged exactly once whatever stops or races.
 //!
-//! A handler asks [`Meter::admit`] before it works and calls [`Meter::charge`] before its reply's last byte. A writer
-//! thread commits the charges of all requests that wait in one transaction, another makes such commits durable, many
-//! by one sync of the disk; only then a request goes on. While the database is away they go to the
-//! journal, a file that a thread in the background brings to the database when it is back. The same thread computes what
-//! all charges of a day come to.
+//! A handler asks [`Meter::admit`] before it works and calls [`Meter::charge`] before its reply's last byte, or has the
+//! reply held ([`Meter::hold`]). A writer thread commits the charges of all requests that wait in one transaction; once
+//! that is durable, a request goes on. While the database is away they go to the journal, a file that a thread in the
+//! background brings to the database when it is back. The same thread computes what all charges of a day come to.
 
 mod connections;
 mod event;

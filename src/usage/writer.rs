@@ -1,9 +1,13 @@
 //! Brings charges to the database, many at once: group commit. There is no delay; what arrives while one batch is
-//! written is the next. The writer commits without waiting for the disk; a second thread then makes all that was
-//! committed durable at once, while the writer works on.
+//! written is the next. A second thread tells the requests, while the writer works on.
+//!
+//! Where the disk is quick, a commit waits for it. Where it is slow, the rows of a batch must not stay locked for so
+//! long, as other processes charge the same people: the writer commits without waiting, and the second thread makes all
+//! that was committed durable at once.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -21,11 +25,19 @@ pub(super) const MOST: usize = 1000;
 /// A failure that came later than this is not tried again before the journal is used: requests wait.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Batches that are committed and not durable yet.
+/// A disk that syncs in less than this is quick.
+const QUICK_DISK: Duration = Duration::from_millis(2);
+
+/// One batch of so many is committed as for a slow disk, to see whether it still is quick.
+const PROBE_EVERY: u32 = 100;
+
+/// Batches that are committed and whose requests do not know it yet.
 #[derive(Default)]
-pub(super) struct Unsynced {
+pub(super) struct Committed {
     state: Mutex<State>,
     arrival: Condvar,
+    /// The last sync of the disk took less than [`QUICK_DISK`].
+    is_disk_quick: AtomicBool,
 }
 
 #[derive(Default)]
@@ -39,9 +51,10 @@ struct Batch {
     charges: Vec<Pending>,
     receipts: Vec<Receipt>,
     began: Instant,
+    is_durable: bool,
 }
 
-impl Unsynced {
+impl Committed {
     fn add(&self, batch: Batch) {
         self.state.lock().batches.push(batch);
         self.arrival.notify_one();
@@ -64,10 +77,13 @@ impl Unsynced {
 
 /// Writes until the queue ends.
 pub(super) fn run(shared: &Shared) {
+    let mut batches = 0_u32;
     while let Some(charges) = shared.queue.take(MOST) {
-        guarded(|| write(shared, charges));
+        let is_probe = batches.is_multiple_of(PROBE_EVERY);
+        batches = batches.wrapping_add(1);
+        guarded(|| write(shared, charges, is_probe));
     }
-    shared.unsynced.end();
+    shared.committed.end();
 }
 
 /// The connection that makes what was written durable. It is kept: that it still works shows that the server has not
@@ -77,11 +93,19 @@ struct Witness {
     since: Instant,
 }
 
-/// Makes what was written durable, until the writer has ended.
-pub(super) fn sync(shared: &Shared) {
+/// Makes what was written durable and tells the requests, until the writer has ended.
+pub(super) fn tell(shared: &Shared) {
     let mut witness = None;
-    while let Some(batches) = shared.unsynced.take() {
-        guarded(|| witness = sync_all(shared, witness.take(), batches));
+    while let Some(batches) = shared.committed.take() {
+        guarded(|| {
+            let (durable, others): (Vec<_>, Vec<_>) = batches.into_iter().partition(|batch| batch.is_durable);
+            for batch in durable {
+                finish(shared, &batch.charges, batch.receipts);
+            }
+            if !others.is_empty() {
+                witness = sync_all(shared, witness.take(), others);
+            }
+        });
     }
 }
 
@@ -92,14 +116,19 @@ fn guarded(work: impl FnOnce()) {
     }
 }
 
-fn write(shared: &Shared, charges: Vec<Pending>) {
+fn write(shared: &Shared, charges: Vec<Pending>, is_probe: bool) {
     let began = Instant::now();
     if !shared.is_available() {
         return write_to_journal(shared, &charges);
     }
-    let written = shared.db.quick().and_then(|mut session| commit(&mut session, &events(&charges)));
-    match written {
-        Ok(receipts) => shared.unsynced.add(Batch { charges, receipts, began }),
+    let waits = !is_probe && shared.committed.is_disk_quick.load(Ordering::Relaxed);
+    let session = if waits { shared.db.durable() } else { shared.db.quick() };
+    match session.and_then(|mut session| commit(&mut session, &events(&charges))) {
+        Ok((receipts, found)) => {
+            // What others made may not be durable yet, and a transaction that changes nothing waits for no disk.
+            let is_durable = waits && !found;
+            shared.committed.add(Batch { charges, receipts, began, is_durable });
+        }
         Err(e) => rescue(shared, &charges, began, e),
     }
 }
@@ -107,7 +136,9 @@ fn write(shared: &Shared, charges: Vec<Pending>) {
 fn sync_all(shared: &Shared, witness: Option<Witness>, batches: Vec<Batch>) -> Option<Witness> {
     let take = || shared.db.durable().map(|session| Witness { session, since: Instant::now() });
     let synced = witness.map_or_else(take, Ok).and_then(|mut witness| {
+        let began = Instant::now();
         usage::sync(&mut witness.session)?;
+        shared.committed.is_disk_quick.store(began.elapsed() < QUICK_DISK, Ordering::Relaxed);
         Ok(witness)
     });
     let (since, failure) = match &synced {
@@ -170,17 +201,17 @@ fn write_to_journal(shared: &Shared, charges: &[Pending]) {
 /// # Errors
 /// As [`commit`].
 pub(super) fn commit_durably(session: &mut db::Session, events: &[&Event]) -> Result<Vec<Receipt>, db::Error> {
-    let receipts = commit(session, events)?;
+    let (receipts, _) = commit(session, events)?;
     usage::sync(session)?;
     Ok(receipts)
 }
 
-/// Charges these events, one transaction for each day (UTC) among them: so nearly always one. The receipts are in the
-/// order of the events.
+/// Charges these events, one transaction for each day (UTC) among them: so nearly always one. Returns the receipts in
+/// the order of the events, and whether some were found to be made already.
 ///
 /// # Errors
 /// See [`db::Error`]. Some may have been charged; the same call finds out and charges the rest.
-fn commit(session: &mut db::Session, events: &[&Event]) -> Result<Vec<Receipt>, db::Error> {
+fn commit(session: &mut db::Session, events: &[&Event]) -> Result<(Vec<Receipt>, bool), db::Error> {
     let first = |event: &Event| Receipt { cost_micros: event.cost_micros, duplicate: false };
     let mut receipts: Vec<Receipt> = events.iter().map(|event| first(event)).collect();
     let mut order: Vec<usize> = (0..events.len()).collect();
@@ -211,7 +242,7 @@ fn commit(session: &mut db::Session, events: &[&Event]) -> Result<Vec<Receipt>, 
     for (n, first) in again {
         receipts[n] = Receipt { duplicate: true, ..receipts[first] };
     }
-    Ok(receipts)
+    Ok((receipts, !duplicates.is_empty()))
 }
 
 /// The receipts of charges whose ids are in the books: what the first one cost. One that was made at this very

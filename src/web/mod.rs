@@ -117,7 +117,12 @@ fn page_routes() -> Vec<Route<Endpoint>> {
 /// What a browser is shown where a script is told `e` by `reply`.
 pub(crate) fn as_page(app: &App, request: &mut Request, e: &Error, reply: Response, request_id: &str) -> Response {
     match pages::failure::wants_page(request) {
-        true => pages::failure::failure(&mut Call::new(app, Role::Web, Shape::default(), request, Vec::new()), e, reply, request_id),
+        true => pages::failure::failure(
+            &mut Call::new(app, Role::Web, Shape::default(), request, Vec::new()),
+            e,
+            reply,
+            request_id,
+        ),
         false => reply,
     }
 }

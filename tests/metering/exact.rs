@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::thread;
 
 use textgen::db::{self, Database};
+use textgen::http::Response;
 use textgen::store::users;
 use textgen::usage::{Receipt, Units};
 
@@ -43,6 +44,53 @@ fn many_threads_of_two_processes_agree_with_the_books() {
     let charges = u64::try_from(THREADS * CHARGES).unwrap();
     assert_eq!(meters.iter().map(|m| m.stats().committed).sum::<u64>(), charges);
     assert!(meters.iter().map(|m| m.stats().commits).sum::<u64>() < charges, "many by one commit");
+}
+
+#[test]
+fn writers_never_wait_for_each_other_in_a_circle() {
+    let (db, folder) = (TestDb::new(), Folder::new());
+    make_users(&db, 40);
+    set_price(&db);
+    let meters: Vec<_> = (0..4).map(|_| meter(&db.url(), &folder.0)).collect();
+    thread::scope(|scope| {
+        for t in 0..32 {
+            let meters = &meters;
+            scope.spawn(move || {
+                for n in 0..60 {
+                    // The same people, but no rows of a day in common, which would put the writers in order by themselves.
+                    let mut charge = charge(&format!("{t}-{n}"), (t * 17 + n * 23) % 40, 1);
+                    charge.model = format!("model of {}", t % 4);
+                    meters[t % 4].charge(charge).unwrap();
+                }
+            });
+        }
+    });
+    // PostgreSQL ends such a circle after a second, with an error that sends charges to the journal.
+    let journaled = meters.iter().map(|m| m.stats().journaled).sum::<u64>();
+    wait_until("what is in the journals", || meters.iter().all(|m| m.stats().journal_charges == 0));
+    assert_books_agree(&db);
+    assert_eq!(journaled, 0);
+}
+
+#[test]
+fn a_held_reply_leaves_once_its_charge_is_made() {
+    let (db, folder) = (TestDb::new(), Folder::new());
+    make_users(&db, 1);
+    set_price(&db);
+    let meter = meter(&db.url(), &folder.0);
+    let held = |id: &str| {
+        let mut response = Response::new(200);
+        response.hold = Some(meter.hold(charge(id, 0, 3), |e, _| Response::new(e.status())).unwrap());
+        response
+    };
+    // Nothing is charged for a reply that is never sent.
+    drop(held("dropped"));
+    assert_eq!(held("sent").settled().status.0, 200);
+    assert_eq!(ledger(&db)["u0"], (1, 3));
+    meter.stop();
+    assert_eq!(held("late").settled().status.0, 503);
+    assert_eq!(ledger(&db)["u0"], (1, 3));
+    assert_books_agree(&db);
 }
 
 #[test]

@@ -52,7 +52,9 @@ fn until_held(signals: &Signals, count: usize) {
 
 fn release(signals: &Signals) {
     let all = std::mem::take(&mut *signals.lock().unwrap());
-    all.into_iter().for_each(|signal| signal());
+    for signal in all {
+        signal();
+    }
 }
 
 fn assert_silent(client: &mut Client) {
