@@ -194,12 +194,15 @@ pub fn set_admin(db: &mut impl Executor, id: &str, is_admin: bool) -> Result<boo
     Ok(db.execute("UPDATE users SET is_admin = $2, updated = now() WHERE id = $1", &[&id, &is_admin])? == 1)
 }
 
+/// Documents of one account that are counted: a million of them would take their time.
+pub const MOST_COUNTED: i64 = 1000;
+
 /// What only those who look after an account see of it.
 #[derive(Clone, Debug, Default)]
 pub struct Standing {
     /// Since when it is kept out.
     pub suspended: Option<OffsetDateTime>,
-    /// How many documents it has.
+    /// How many documents it has; one more than [`MOST_COUNTED`] for any number above that.
     pub documents: i64,
 }
 
@@ -208,8 +211,10 @@ pub struct Standing {
 /// # Errors
 /// See [`Error`].
 pub fn standing(db: &mut impl Executor, id: &str) -> Result<Standing, Error> {
-    const SQL: &str = "SELECT suspended, (SELECT count(*) FROM documents WHERE user_id = $1) FROM users WHERE id = $1";
-    let row = db.query_opt(SQL, &[&id])?;
+    const SQL: &str = "SELECT suspended,
+            (SELECT count(*) FROM (SELECT FROM documents WHERE user_id = $1 LIMIT $2) AS counted)
+        FROM users WHERE id = $1";
+    let row = db.query_opt(SQL, &[&id, &(MOST_COUNTED + 1)])?;
     row.map_or(Ok(Standing::default()), |row| Ok(Standing { suspended: row.try_get(0)?, documents: row.try_get(1)? }))
 }
 

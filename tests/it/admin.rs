@@ -56,6 +56,22 @@ fn only_administrators_with_a_browser_come_in() {
 }
 
 #[test]
+fn documents_of_an_account_are_counted_up_to_a_number() {
+    let db = TestDb::new();
+    let server = Server::start(&db);
+    let admin = server.sign_up("root@example.com");
+    operator(&db, "promote", &admin);
+    server.wait_until("the promotion to be seen", || open(&admin.browser, "/admin").status == 200);
+    let insert = |from: u32, to: u32| {
+        let documents = format!("SELECT 'd' || n, '{}', 'title' FROM generate_series({from}, {to}) n", admin.id);
+        db.run(&format!("INSERT INTO documents (id, user_id, title) {documents}"));
+        open(&admin.browser, &format!("/admin/users/{}", admin.id)).expect(200).text()
+    };
+    assert!(insert(1, 1000).contains("<dt>Documents</dt><dd>1000</dd>"));
+    assert!(insert(1001, 1002).contains("<dt>Documents</dt><dd>more than 1000</dd>"));
+}
+
+#[test]
 fn whatever_is_done_holds_at_once_and_is_written_down() {
     let db = TestDb::new();
     let server = Server::start(&db);
