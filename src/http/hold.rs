@@ -2,8 +2,12 @@
 
 use std::fmt;
 use std::sync::mpsc;
+use std::time::Duration;
 
 use super::Response;
+
+/// How long a thread waits for a signal.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Says that it is decided whether a reply may leave. It may be given on any thread, at once or later.
 pub type Signal = Box<dyn FnOnce() + Send>;
@@ -49,7 +53,7 @@ impl Held {
 }
 
 impl Response {
-    /// Waits here until the reply may leave; returns what may.
+    /// Waits here until the reply may leave, a minute at most; returns what may.
     #[must_use]
     pub fn settled(mut self) -> Response {
         let Some(hold) = self.hold.take() else { return self };
@@ -58,7 +62,7 @@ impl Response {
             let _ = decided.send(());
         }));
         // A signal that is lost counts as one that was given: what is decided is seen next.
-        let _ = wait.recv();
+        let _ = wait.recv_timeout(PATIENCE);
         held.decide(self)
     }
 }

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use crate::http::{Held, Response};
 
 use super::Handler;
-use super::incoming::Gathering;
+use super::incoming::{Gathering, Share};
 use super::outgoing::{Terms, Unsent};
 
 /// What a connection waits for; says what its deadline means.
@@ -92,6 +92,8 @@ pub(super) struct Waiting {
     pub(super) response: Response,
     pub(super) terms: Terms,
     pub(super) all_read: bool,
+    /// Of the memory of all that are held.
+    pub(super) _share: Share,
 }
 
 /// What comes after a reply.

@@ -12,6 +12,9 @@ use super::chunked::{Chunked, Malformed};
 use super::clock::millis;
 use super::settings::Settings;
 
+/// Bytes that are received at once, at most: what a client sends ahead of its turn stays with the system.
+const AT_ONCE: usize = 32 * 1024;
+
 /// A worker's own buffer, of which `start..end` is received and not used yet. A connection whose request is not whole
 /// takes that part along when the worker leaves it, so that an idle connection has no buffer at all.
 pub(super) struct Window {
@@ -68,10 +71,10 @@ impl Window {
             self.buffer.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
         }
-        let n = retry(|| socket.read(&mut self.buffer[self.end..]))?;
-        let from = self.end;
+        let (from, to) = (self.end, self.buffer.len().min(self.end + AT_ONCE));
+        let n = retry(|| socket.read(&mut self.buffer[from..to]))?;
         self.end += n;
-        Ok((&self.buffer[from..self.end], self.end < self.buffer.len()))
+        Ok((&self.buffer[from..self.end], self.end < to))
     }
 
     /// Receives once and throws it away.

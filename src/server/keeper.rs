@@ -37,7 +37,7 @@ pub(super) struct Keeper {
 impl Keeper {
     pub(super) fn new(shared: Arc<Shared>, acceptor: JoinHandle<()>) -> Keeper {
         let s = &shared.settings;
-        let shortest = s.head_timeout.min(s.body_timeout).min(s.idle_timeout).min(s.write_timeout);
+        let shortest = s.head_timeout.min(s.body_timeout).min(s.idle_timeout).min(s.write_timeout).min(s.hold_timeout);
         let scan_interval = (millis(shortest) / 8).clamp(10, SCAN);
         let seen = vec![(0, 0); shared.slots.len()];
         let (counted, staffed) = ((0, 0), 0);

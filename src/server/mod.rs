@@ -113,6 +113,7 @@ struct Shared {
     open: AtomicUsize,
     gathered: Arc<incoming::Total>,
     unsent: Arc<incoming::Total>,
+    held: Arc<incoming::Total>,
     /// Bodies that threads wait for.
     streaming: AtomicUsize,
     shed: AtomicU64,
@@ -138,6 +139,7 @@ impl Server {
             open: AtomicUsize::new(0),
             gathered: Arc::default(),
             unsent: Arc::default(),
+            held: Arc::default(),
             streaming: AtomicUsize::new(0),
             shed: AtomicU64::new(0),
             stage: AtomicU8::new(Stage::Running as u8),

@@ -15,6 +15,7 @@ use crate::http::{Body, Content, Framing, Hold, Response};
 use super::Shared;
 use super::connection::{Connection, Phase, State, Then, Waiting};
 use super::exchange::Step;
+use super::incoming::Share;
 use super::outgoing::{self, Framed, Terms};
 use super::stream::{self, Blocking, Feed, FeedReader, PieceWriter};
 use super::worker::Worker;
@@ -151,6 +152,15 @@ impl Worker {
         terms: Terms,
         all_read: bool,
     ) -> Step {
+        let mut share = Share::of(&self.shared.held);
+        if let Content::Bytes(Cow::Owned(bytes)) = &response.content {
+            share.set(bytes.capacity());
+        }
+        if self.shared.held.bytes() > self.shared.settings.max_unsent_total {
+            let response = Response { hold: Some(hold), ..response };
+            let settled = blocking::section(|| response.settled()).unwrap_or_else(|Busy| busy());
+            return self.reply(connection, state, settled, terms, all_read);
+        }
         connection.set_decided(false);
         let (shared, held_up) = (Arc::clone(&self.shared), Arc::clone(connection));
         let signal = Box::new(move || {
@@ -159,7 +169,7 @@ impl Worker {
         });
         match catch_unwind(AssertUnwindSafe(|| hold.begin(signal))) {
             Ok(held) => {
-                state.phase = Phase::Held(Box::new(Waiting { held, response, terms, all_read }));
+                state.phase = Phase::Held(Box::new(Waiting { held, response, terms, all_read, _share: share }));
                 Step::Held
             }
             Err(panic) => self.reply(connection, state, panicked(&*panic), terms, all_read),
@@ -168,7 +178,7 @@ impl Worker {
 
     /// Sends what was held, or what takes its place.
     pub(super) fn release(&mut self, connection: &Arc<Connection>, state: &mut State, waiting: Waiting) -> Step {
-        let Waiting { held, response, terms, all_read } = waiting;
+        let Waiting { held, response, terms, all_read, _share } = waiting;
         let close = response.close;
         self.seat.start();
         let decided = catch_unwind(AssertUnwindSafe(|| held.decide(response)));

@@ -28,7 +28,8 @@ pub struct Settings {
     /// whose body does not come with its head is refused with 503. Default: 512 MiB.
     pub max_gathered_total: usize,
     /// Memory in bytes for replies that their clients have not read yet, of all connections together; past it those
-    /// that have the least time left are cut. Default: 512 MiB.
+    /// that have the least time left are cut. As much again for replies that are held; past it a thread waits for each.
+    /// Default: 512 MiB.
     pub max_unsent_total: usize,
     /// Largest body in bytes at all, past which it is refused with 413. Default: 104 MiB.
     pub max_body: u64,

@@ -127,7 +127,13 @@ impl Slot {
     /// Queues what has become ready, for a thread that does not hold the slot. Returns how many; 0 if its holder looks
     /// for itself.
     pub(super) fn poll_for_holder(&self) -> usize {
-        self.readiness.try_lock().map_or(0, |mut readiness| self.gather(&mut readiness, Some(Duration::ZERO)))
+        let Some(mut readiness) = self.readiness.try_lock() else { return 0 };
+        let found = self.gather(&mut readiness, Some(Duration::ZERO));
+        // A wake-up is the holder's, who may be about to wait.
+        if readiness.1.iter().any(|event| event.token() == WAKER) {
+            self.wake_always();
+        }
+        found
     }
 
     fn gather(&self, (poll, events): &mut (Poll, Events), timeout: Option<Duration>) -> usize {

@@ -1,5 +1,6 @@
 //! What a thread does with its slot: runs ready connections, its own first, then others', then waits for more.
 
+use std::net::Shutdown;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use crate::http::Request;
 
 use super::Shared;
 use super::clock::Date;
-use super::connection::Connection;
+use super::connection::{Connection, Phase};
 use super::crew::{self, Seat};
 use super::incoming::Window;
 use super::slot::Slot;
@@ -94,14 +95,25 @@ impl Worker {
                     Some(slot) => return self.shared.slots[slot].push(connection),
                     None => return self.shared.queue(connection),
                 },
-                Ok(Outcome::Close) => return self.shared.close(&connection),
+                Ok(Outcome::Close) => return self.close(&connection),
                 Err(_) => {
                     log::error!("a connection is cut after a panic of the server");
                     self.seat.end();
-                    return self.shared.close(&connection);
+                    return self.close(&connection);
                 }
             }
         }
+    }
+}
+
+impl Worker {
+    fn close(&self, connection: &Connection) {
+        let state = std::mem::take(&mut *connection.state.lock());
+        if let Phase::Held(_) = state.phase {
+            // Whoever is to give the signal keeps a handle until then.
+            let _ = connection.socket.shutdown(Shutdown::Both);
+        }
+        self.shared.close(connection);
     }
 }
 
@@ -111,10 +123,16 @@ impl Shared {
     fn steal(&self, thief: usize) -> Option<Arc<Connection>> {
         // Each thief begins elsewhere, so that no slot's connections wait longer than others'.
         let (owners, helpers) = self.slots.split_at(self.settings.workers);
-        let owners = || owners.iter().cycle().skip(thief % owners.len()).take(owners.len());
-        owners().chain(helpers).find_map(Slot::pop).or_else(|| {
+        let from = thief % owners.len();
+        let others = || (from..owners.len()).chain(0..from).filter(|n| *n != thief).map(|n| &owners[n]);
+        others().chain(helpers).find_map(Slot::pop).or_else(|| {
             let helping = self.helpers.load(Relaxed) > 0;
-            owners().filter(|slot| (helping || slot.is_behind()) && slot.poll_for_holder() > 0).find_map(Slot::pop)
+            others().filter(|slot| helping || slot.is_behind()).find_map(|slot| {
+                if slot.poll_for_holder() > 1 {
+                    self.wake_one();
+                }
+                slot.pop()
+            })
         })
     }
 

@@ -112,6 +112,11 @@ impl Queue {
 }
 
 impl Pending {
+    /// Whether nobody waits any more, as it took too long: such a charge is not to be made.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.ticket.state.lock().outcome.is_some()
+    }
+
     /// Lets the request go on.
     pub(super) fn finish(&self, outcome: Outcome) {
         self.ticket.set(outcome);
@@ -142,9 +147,9 @@ impl Ticket {
         }
     }
 
-    /// The outcome; refused if there is none yet.
+    /// The outcome; refused from now on if there is none yet.
     pub(super) fn outcome(&self) -> Outcome {
-        self.state.lock().outcome.unwrap_or(Err(Refused))
+        *self.state.lock().outcome.get_or_insert(Err(Refused))
     }
 
     fn wait(&self) -> Outcome {
@@ -155,7 +160,7 @@ impl Ticket {
                 break;
             }
         }
-        state.outcome.unwrap_or(Err(Refused))
+        *state.outcome.get_or_insert(Err(Refused))
     }
 }
 

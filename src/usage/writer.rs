@@ -22,6 +22,9 @@ use crate::store::usage::{self, Event, Made};
 /// Most charges of one transaction.
 pub(super) const MOST: usize = 1000;
 
+/// Charges that the journal takes all or none of. So many fit into the room that is left for work under way.
+const JOURNALED_AT_ONCE: usize = 200;
+
 /// A failure that came later than this is not tried again before the journal is used: requests wait.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -78,7 +81,11 @@ impl Committed {
 /// Writes until the queue ends.
 pub(super) fn run(shared: &Shared) {
     let mut batches = 0_u32;
-    while let Some(charges) = shared.queue.take(MOST) {
+    while let Some(mut charges) = shared.queue.take(MOST) {
+        charges.retain(|pending| !pending.is_given_up());
+        if charges.is_empty() {
+            continue;
+        }
         let is_probe = batches.is_multiple_of(PROBE_EVERY);
         batches = batches.wrapping_add(1);
         guarded(|| write(shared, charges, is_probe));
@@ -184,6 +191,10 @@ fn rescue(shared: &Shared, charges: &[Pending], began: Instant, e: db::Error) {
 }
 
 fn write_to_journal(shared: &Shared, charges: &[Pending]) {
+    charges.chunks(JOURNALED_AT_ONCE).for_each(|some| write_some_to_journal(shared, some));
+}
+
+fn write_some_to_journal(shared: &Shared, charges: &[Pending]) {
     let outcome = shared.journal.append(charges.iter().map(|pending| &pending.event));
     match &outcome {
         Ok(()) => shared.counters.journaled(charges.len()),

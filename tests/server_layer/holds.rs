@@ -177,3 +177,52 @@ fn a_stop_waits_for_it() {
     assert_eq!((reply.status, reply.header("connection")), (200, Some("close")));
     server.stop_and_wait();
 }
+
+#[test]
+fn replies_are_held_without_a_thread_only_up_to_a_limit_of_memory() {
+    let large = |_: &mut textgen::http::Request| {
+        let mut response = Response::with_body(200, "text/plain", vec![b'x'; 100_000]);
+        let begin = |signal: Signal| {
+            std::thread::spawn(|| {
+                std::thread::sleep(Duration::from_secs(1));
+                signal();
+            });
+        };
+        response.hold = Some(Hold::new(begin, |response| response));
+        response
+    };
+    let server = serve(Settings { max_unsent_total: 1_000_000, max_blocked: 30, ..settings() }, large);
+    let mut clients: Vec<Client> = (0..60).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    }
+    server.until("threads wait for those beyond it", |stats| stats.blocked == 30);
+    let replies: Vec<_> = clients.iter_mut().map(Client::reply).collect();
+    let whole = replies.iter().filter(|reply| reply.status == 200 && reply.body.len() == 100_000).count();
+    let refused = replies.iter().filter(|reply| reply.status == 503).count();
+    // About ten are held, thirty are waited for.
+    assert_eq!(whole + refused, 60);
+    assert!((38..=42).contains(&whole), "{whole}");
+}
+
+#[test]
+fn a_client_far_ahead_of_its_held_replies_is_answered_in_order() {
+    let (server, signals) = holding(settings());
+    let mut client = server.connect();
+    let mut socket = client.socket.try_clone().unwrap();
+    let request = |n| format!("GET /held/{n} HTTP/1.1\r\nHost: h\r\n\r\n").into_bytes();
+    let requests: Vec<u8> = (0..20_000).flat_map(request).collect();
+    // Nobody reads all of it: the write ends when the connection does.
+    let sender = std::thread::spawn(move || drop(std::io::Write::write_all(&mut socket, &requests)));
+    for n in 0..2000 {
+        until_held(&signals, 1);
+        release(&signals);
+        assert_eq!(client.reply().text(), format!("/held/{n} 0"));
+    }
+    client.socket.shutdown(std::net::Shutdown::Both).unwrap();
+    server.until("it is gone", |stats| {
+        release(&signals);
+        stats.open_connections == 0
+    });
+    sender.join().unwrap();
+}
