@@ -7,7 +7,6 @@ use sha2::{Digest, Sha256};
 
 use crate::accounts::random;
 use crate::auth::Via;
-use crate::blocking;
 use crate::call::Call;
 use crate::error::{Error, Result, Shape};
 use crate::http::{Content, Response};
@@ -111,8 +110,7 @@ impl Bill {
     }
 
     fn charge_as(&self, id: String, model: &str, units: Units, latency_micros: i64) -> Result<Receipt> {
-        let charge = self.of(id, model, units, latency_micros);
-        blocking::section(|| self.meter.charge(charge))?
+        self.meter.charge(self.of(id, model, units, latency_micros))
     }
 
     fn of(&self, id: String, model: &str, units: Units, latency_micros: i64) -> Charge {

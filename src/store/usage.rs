@@ -64,8 +64,7 @@ mod micros {
 ///
 /// The events must all be of `day` (UTC), in the order of their ids, and no id may come twice: every writer locks ids,
 /// then days, then users, each in their order, so that none waits for another in a circle (where the session plans
-/// nested loops only). A user who is gone has no
-/// total of the month any more; the ledger and the day's totals are kept.
+/// nested loops only). A user who is gone has no total of the month any more; the ledger and the day's totals are kept.
 ///
 /// # Errors
 /// See [`Error`]. After [`Error::Unavailable`] the charges may have been made: the same call finds out.
