@@ -52,8 +52,14 @@ fn nothing_is_lost_or_doubled_while_the_database_comes_and_goes() {
         }
         for round in 0..6 {
             thread::sleep(Duration::from_millis(150 + 37 * round));
+            let before = meter.stats().journaled;
             proxy.cut();
-            thread::sleep(Duration::from_millis(if round % 2 == 0 { 5 } else { 300 }));
+            // A short cut is over before the charges are given to the journal; a long one is not.
+            if round % 2 == 0 {
+                thread::sleep(Duration::from_millis(5));
+            } else {
+                wait_until("charges in the journal", || meter.stats().journaled > before);
+            }
             proxy.mend();
             wait_until("the journal to be empty", || {
                 meter.stats().is_database_available && meter.stats().journal_charges == 0
@@ -62,7 +68,6 @@ fn nothing_is_lost_or_doubled_while_the_database_comes_and_goes() {
     });
     let told = told.into_inner().unwrap();
     assert_eq!(refused.load(Ordering::Relaxed), 0, "the journal takes what the database cannot");
-    assert!(meter.stats().journaled > 0);
     wait_until("the journal to be empty", || meter.stats().journal_charges == 0);
     assert_charged(&db, &told);
     assert_books_agree(&db);
