@@ -158,7 +158,7 @@ fn charges(threads: usize, users: &str, journal: &str) -> Result<Vec<Work>, Fail
 
 fn charge(user: &str) -> Charge {
     Charge {
-        id: textgen::usage::new_id(),
+        id: textgen::usage::Id::New(textgen::usage::new_id()),
         user_id: user.to_owned(),
         key_id: None,
         server: "inference",

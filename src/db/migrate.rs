@@ -21,6 +21,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V11__known_networks", include_str!("../../sql/migrations/0011_known_networks.sql")),
     ("V12__usage_days", include_str!("../../sql/migrations/0012_usage_days.sql")),
     ("V13__charges_stay_silent", include_str!("../../sql/migrations/0013_charges_stay_silent.sql")),
+    ("V14__ledger_ids", include_str!("../../sql/migrations/0014_ledger_ids.sql")),
 ];
 
 /// The advisory lock that lets one process migrate while the others wait: "textgen" in ASCII.

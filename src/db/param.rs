@@ -47,5 +47,6 @@ params! {
     Vec<String> => TEXT_ARRAY,
     Vec<&str> => TEXT_ARRAY,
     Vec<i64> => INT8_ARRAY,
+    Vec<bool> => BOOL_ARRAY,
     Vec<OffsetDateTime> => TIMESTAMPTZ_ARRAY,
 }

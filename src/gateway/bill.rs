@@ -10,7 +10,7 @@ use crate::auth::Via;
 use crate::call::Call;
 use crate::error::{Error, Result, Shape};
 use crate::http::{Content, Response};
-use crate::usage::{Charge, Meter, Receipt, Units};
+use crate::usage::{Charge, Id, Meter, Receipt, Units};
 
 /// The header by which a client says that a request is the same as one before.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -109,11 +109,11 @@ impl Bill {
         self.charge_as(new_id()?, model, units, latency_micros)
     }
 
-    fn charge_as(&self, id: String, model: &str, units: Units, latency_micros: i64) -> Result<Receipt> {
+    fn charge_as(&self, id: Id, model: &str, units: Units, latency_micros: i64) -> Result<Receipt> {
         self.meter.charge(self.of(id, model, units, latency_micros))
     }
 
-    fn of(&self, id: String, model: &str, units: Units, latency_micros: i64) -> Charge {
+    fn of(&self, id: Id, model: &str, units: Units, latency_micros: i64) -> Charge {
         Charge {
             id,
             user_id: self.user_id.clone(),
@@ -126,18 +126,18 @@ impl Bill {
         }
     }
 
-    fn id(&self) -> Result<String> {
+    fn id(&self) -> Result<Id> {
         self.key.as_ref().map_or_else(new_id, |key| Ok(self.id_of(key)))
     }
 
-    fn id_of(&self, key: &str) -> String {
+    fn id_of(&self, key: &str) -> Id {
         let mut hasher = Sha256::new();
         for part in [self.user_id.as_bytes(), self.route.as_bytes(), key.as_bytes()] {
             hasher.update(part.len().to_le_bytes());
             hasher.update(part);
         }
         hasher.update(self.content.clone().finalize());
-        hasher.finalize().iter().fold("idem_".to_owned(), |text, byte| text + &format!("{byte:02x}"))
+        Id::Chosen(hasher.finalize().iter().fold("idem_".to_owned(), |text, byte| text + &format!("{byte:02x}")))
     }
 }
 
@@ -153,9 +153,9 @@ fn in_place_of(prepared: Response, mut reply: Response) -> Response {
 }
 
 /// An id that nobody else has. Ids of one time stand together in an index.
-fn new_id() -> Result<String> {
+fn new_id() -> Result<Id> {
     let millis = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis());
-    Ok(format!("{millis:012x}_{}", random(RANDOM)?))
+    Ok(Id::New(format!("{millis:012x}_{}", random(RANDOM)?)))
 }
 
 #[cfg(test)]

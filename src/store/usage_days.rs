@@ -5,7 +5,7 @@ use std::time::Duration;
 use postgres::Row;
 use time::{Date, OffsetDateTime};
 
-use super::usage::{self, Event};
+use super::charges::{self, Event};
 use crate::db::{Error, Executor, Session};
 
 /// What everybody together was charged on a day.
@@ -57,15 +57,21 @@ pub fn compute(db: &mut impl Executor) -> Result<Option<Duration>, Error> {
     Ok(millis.map(|millis| Duration::from_millis(u64::try_from(millis).unwrap_or(0))))
 }
 
-/// [`usage::charge`] for a day whose total may be final: that is deleted, and computed anew by the next [`compute`]. One
+/// [`charges::charge`] for a day whose total may be final: that is deleted, and computed anew by the next [`compute`]. One
 /// transaction: until it ends, the lock that deleting takes keeps every total from being computed without these charges.
 ///
 /// # Errors
-/// As [`usage::charge`].
+/// As [`charges::charge`]; [`Error::Value`] where the ledger of that month was dropped and one of the events has an id
+/// that was made for it: nobody can tell whether it was charged.
 pub fn charge_late(session: &mut Session, day: Date, events: &[&Event]) -> Result<Vec<String>, Error> {
+    const IS_DROPPED: &str = "SELECT coalesce(ledger_begins > $1, false) FROM installation FOR SHARE";
     let mut transaction = session.transaction()?;
+    let is_dropped: bool = transaction.query_one(IS_DROPPED, &[&day])?.try_get(0)?;
+    if is_dropped && events.iter().any(|event| !event.may_repeat) {
+        return Err(Error::Value(format!("the ledger of {day} was dropped, it may have been charged")));
+    }
     transaction.execute("DELETE FROM usage_days WHERE day = $1", &[&day])?;
-    let made = usage::charge(&mut transaction, day, events)?;
+    let made = charges::charge(&mut transaction, day, events)?;
     transaction.commit()?;
     Ok(made)
 }

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
-use super::{Charge, Units};
-use crate::store::usage::Event;
+use super::{Charge, Id, Units};
+use crate::store::charges::Event;
 
 /// Most bytes of an id; a longer one is replaced by its digest, as an index cannot hold it.
 const LONGEST_ID: usize = 200;
@@ -22,8 +22,13 @@ pub(super) fn from_charge(charge: Charge, cost_micros: i64, now: OffsetDateTime)
     let units = bounded(&charge.units);
     // The database counts microseconds.
     let created = now.replace_nanosecond(now.nanosecond() / 1000 * 1000).unwrap_or(now);
+    let (id, may_repeat) = match charge.id {
+        Id::New(id) => (id, false),
+        Id::Chosen(id) => (id, true),
+    };
     Event {
-        id: id(charge.id),
+        id: bounded_id(id),
+        may_repeat,
         user_id: text(charge.user_id),
         key_id: text(charge.key_id.unwrap_or_default()),
         server: Cow::Borrowed(charge.server),
@@ -54,7 +59,7 @@ fn bounded(units: &Units) -> Units {
     }
 }
 
-fn id(id: String) -> String {
+fn bounded_id(id: String) -> String {
     if id.len() <= LONGEST_ID && !id.contains('\0') {
         return id;
     }
@@ -77,7 +82,7 @@ mod tests {
     #[test]
     fn whatever_a_client_sent_fits() {
         let charge = Charge {
-            id: "k".repeat(5000),
+            id: Id::Chosen("k".repeat(5000)),
             user_id: "u".to_owned(),
             key_id: None,
             server: "inference",
@@ -88,10 +93,10 @@ mod tests {
         };
         let event = from_charge(charge.clone(), 1, OffsetDateTime::now_utc());
         assert!(event.id.starts_with("sha256:") && event.id.len() == 7 + 64);
-        assert_ne!(event.id, id("k".repeat(5001)));
+        assert_ne!(event.id, bounded_id("k".repeat(5001)));
         assert!(event.model.starts_with("a\u{fffd}ß") && event.model.chars().count() == LONGEST_TEXT);
         assert_eq!((event.prompt_tokens, event.completion_tokens, event.latency_micros), (0, MOST_UNITS, 0));
         assert_eq!(event.created.nanosecond() % 1000, 0);
-        assert_eq!(id("user:1".to_owned()), "user:1");
+        assert_eq!(bounded_id("user:1".to_owned()), "user:1");
     }
 }

@@ -19,7 +19,7 @@ use crate::blocking;
 use crate::db;
 use crate::error::{Error, Result};
 use crate::http::{Hold, Response};
-use crate::store::usage::Event;
+use crate::store::charges::Event;
 use crate::store::{prices, usage};
 
 /// How soon a database that is back is noticed.

@@ -38,12 +38,21 @@ pub struct Units {
     pub requests: i64,
 }
 
+/// The id of a charge. Of all charges with one id, one is made, whatever is tried again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Id {
+    /// Made for this charge: [`new_id`]. The database has the least work with it.
+    New(String),
+    /// An idempotency key, which another charge may have: the first is made, for ever. It must hold the user's id, or
+    /// clients could spoil each other's.
+    Chosen(String),
+}
+
 /// What is to be charged.
 #[derive(Clone, Debug)]
 pub struct Charge {
-    /// The idempotency key: of all charges with one id, one is made, for ever. [`new_id`] makes one that is new; one
-    /// that a client chose must hold the user's id, or clients could spoil each other's.
-    pub id: String,
+    /// What tells it from every other.
+    pub id: Id,
     /// Who pays.
     pub user_id: String,
     /// The key that was used.

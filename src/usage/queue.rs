@@ -7,7 +7,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::Receipt;
 use crate::http::Signal;
-use crate::store::usage::Event;
+use crate::store::charges::Event;
 
 /// The longest a request waits: for a writer that is at it with a statement at its limit, then for its own, and for
 /// a journal on a slow disk. Longer than that takes only a database that hangs without a word.

@@ -1,6 +1,6 @@
 //! The records of a journal: length and CRC-32 of the payload (both 32 bits, little-endian), then the payload, JSON.
 
-use crate::store::usage::Event;
+use crate::store::charges::Event;
 
 /// What a journal begins with.
 pub(super) const MAGIC: &[u8; 16] = b"textgen charges1";
@@ -51,7 +51,7 @@ pub(super) mod tests {
 
     pub(in crate::usage) fn event(id: &str) -> Event {
         let charge = crate::usage::Charge {
-            id: id.to_owned(),
+            id: crate::usage::Id::New(id.to_owned()),
             user_id: "user".to_owned(),
             key_id: Some("key_1".to_owned()),
             server: "inference",

@@ -8,7 +8,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::journal::SUFFIX;
 use super::record::{self, LONGEST_RECORD, MAGIC};
-use crate::store::usage::Event;
+use crate::store::charges::Event;
 
 /// How much is read at once.
 const WINDOW: usize = 4 * LONGEST_RECORD;

@@ -6,7 +6,7 @@ use super::meter::Shared;
 use super::recovery::{Orphan, orphans};
 use super::writer::{MOST, commit_durably};
 use crate::db;
-use crate::store::usage::Event;
+use crate::store::charges::Event;
 
 /// Why charges stay in a journal.
 #[derive(Debug, thiserror::Error)]

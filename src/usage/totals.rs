@@ -7,7 +7,7 @@ use time::{Date, OffsetDateTime};
 
 use super::meter::Shared;
 use crate::db;
-use crate::store::usage::{self, Event};
+use crate::store::charges::{self, Event};
 use crate::store::usage_days;
 
 /// How often they are looked after without a reason: another process may have died before it got to it.
@@ -52,14 +52,29 @@ impl Totals {
     }
 }
 
-/// Charges events of one day as [`usage::charge`] does, and sees to it that the day's total does not miss them.
+/// Charges events of one day as [`charges::charge`] does, and sees to it that the day's total does not miss them.
 ///
 /// # Errors
-/// As [`usage::charge`].
+/// As [`charges::charge`].
 pub(super) fn charge(session: &mut db::Session, day: Date, events: &[&Event]) -> Result<Vec<String>, db::Error> {
-    // Totals of today and yesterday are not final, so that nearly every charge is one statement.
-    match OffsetDateTime::now_utc().date().previous_day() {
-        Some(yesterday) if day < yesterday => usage_days::charge_late(session, day, events),
-        _ => usage::charge(session, day, events),
+    match is_late(day) {
+        true => usage_days::charge_late(session, day, events),
+        false => charges::charge(session, day, events),
     }
+}
+
+/// [`charge`] for events of which it is known that none was charged before, by [`charges::charge_new`] where it can be.
+///
+/// # Errors
+/// As there.
+pub(super) fn charge_new(session: &mut db::Session, day: Date, events: &[&Event]) -> Result<(), db::Error> {
+    match is_late(day) {
+        true => usage_days::charge_late(session, day, events).map(drop),
+        false => charges::charge_new(session, day, events),
+    }
+}
+
+/// Totals of today and yesterday are not final, so that nearly every charge is one statement.
+fn is_late(day: Date) -> bool {
+    OffsetDateTime::now_utc().date().previous_day().is_some_and(|yesterday| day < yesterday)
 }

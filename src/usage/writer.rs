@@ -17,7 +17,7 @@ use super::meter::Shared;
 use super::queue::{Pending, Refused};
 use super::totals;
 use crate::db;
-use crate::store::usage::{self, Event, Made};
+use crate::store::charges::{self, Event, Made};
 
 /// Most charges of one transaction.
 pub(super) const MOST: usize = 1000;
@@ -130,7 +130,7 @@ fn write(shared: &Shared, charges: Vec<Pending>, is_probe: bool) {
     }
     let waits = !is_probe && shared.committed.is_disk_quick.load(Ordering::Relaxed);
     let session = if waits { shared.db.durable() } else { shared.db.quick() };
-    match session.and_then(|mut session| commit(&mut session, &events(&charges))) {
+    match session.and_then(|mut session| commit_new(&mut session, &events(&charges))) {
         Ok((receipts, found)) => {
             // What others made may not be durable yet, and a transaction that changes nothing waits for no disk.
             let is_durable = waits && !found;
@@ -144,7 +144,7 @@ fn sync_all(shared: &Shared, witness: Option<Witness>, batches: Vec<Batch>) -> O
     let take = || shared.db.durable().map(|session| Witness { session, since: Instant::now() });
     let synced = witness.map_or_else(take, Ok).and_then(|mut witness| {
         let began = Instant::now();
-        usage::sync(&mut witness.session)?;
+        charges::sync(&mut witness.session)?;
         shared.committed.is_disk_quick.store(began.elapsed() < QUICK_DISK, Ordering::Relaxed);
         Ok(witness)
     });
@@ -201,8 +201,7 @@ fn write_some_to_journal(shared: &Shared, charges: &[Pending]) {
         Err(e) => log::error!("{} charges were refused, the journal cannot take them: {e}", charges.len()),
     }
     for pending in charges {
-        let receipt = Receipt { cost_micros: pending.event.cost_micros, duplicate: false };
-        pending.finish(outcome.as_ref().map(|()| receipt).map_err(|_| Refused));
+        pending.finish(outcome.as_ref().map(|()| first(&pending.event)).map_err(|_| Refused));
     }
 }
 
@@ -213,8 +212,29 @@ fn write_some_to_journal(shared: &Shared, charges: &[Pending]) {
 /// As [`commit`].
 pub(super) fn commit_durably(session: &mut db::Session, events: &[&Event]) -> Result<Vec<Receipt>, db::Error> {
     let (receipts, _) = commit(session, events)?;
-    usage::sync(session)?;
+    charges::sync(session)?;
     Ok(receipts)
+}
+
+/// [`commit`], where none of these was tried before.
+///
+/// # Errors
+/// As [`commit`].
+fn commit_new(session: &mut db::Session, events: &[&Event]) -> Result<(Vec<Receipt>, bool), db::Error> {
+    if events.iter().any(|event| event.may_repeat) {
+        return commit(session, events);
+    }
+    let mut by_day = events.to_vec();
+    by_day.sort_by_key(|event| event.created.date());
+    for day in by_day.chunk_by(|a, b| a.created.date() == b.created.date()) {
+        totals::charge_new(session, day[0].created.date(), day)?;
+    }
+    Ok((events.iter().map(|event| first(event)).collect(), false))
+}
+
+/// What the charge costs, if it is new.
+fn first(event: &Event) -> Receipt {
+    Receipt { cost_micros: event.cost_micros, duplicate: false }
 }
 
 /// Charges these events, one transaction for each day (UTC) among them: so nearly always one. Returns the receipts in
@@ -223,7 +243,6 @@ pub(super) fn commit_durably(session: &mut db::Session, events: &[&Event]) -> Re
 /// # Errors
 /// See [`db::Error`]. Some may have been charged; the same call finds out and charges the rest.
 fn commit(session: &mut db::Session, events: &[&Event]) -> Result<(Vec<Receipt>, bool), db::Error> {
-    let first = |event: &Event| Receipt { cost_micros: event.cost_micros, duplicate: false };
     let mut receipts: Vec<Receipt> = events.iter().map(|event| first(event)).collect();
     let mut order: Vec<usize> = (0..events.len()).collect();
     order.sort_by(|a, b| {
@@ -264,9 +283,8 @@ fn look_up(
     duplicates: &[usize],
     receipts: &mut [Receipt],
 ) -> Result<(), db::Error> {
-    let ids = duplicates.iter().map(|n| events[*n].id.as_str()).collect();
-    let users = duplicates.iter().map(|n| events[*n].user_id.as_str()).collect();
-    let made = usage::made(session, ids, users)?;
+    let repeated: Vec<&Event> = duplicates.iter().map(|n| events[*n]).collect();
+    let made = charges::made(session, &repeated)?;
     let made: HashMap<&str, &Made> = made.iter().map(|made| (made.id.as_str(), made)).collect();
     for &n in duplicates {
         let first = made.get(events[n].id.as_str());

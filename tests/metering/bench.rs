@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use textgen::usage::{Charge, Units};
+use textgen::usage::{Charge, Id, Units};
 
 use crate::support::{Folder, meter};
 
@@ -63,7 +63,7 @@ fn bench() {
 
 fn example(user: usize) -> Charge {
     Charge {
-        id: textgen::usage::new_id(),
+        id: Id::New(textgen::usage::new_id()),
         user_id: format!("peer{user}"),
         key_id: Some(format!("key_{user}")),
         server: "inference",

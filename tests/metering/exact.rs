@@ -52,19 +52,22 @@ fn writers_never_wait_for_each_other_in_a_circle() {
     make_users(&db, 40);
     set_price(&db);
     let meters: Vec<_> = (0..4).map(|_| meter(&db.url(), &folder.0)).collect();
-    thread::scope(|scope| {
-        for t in 0..32 {
-            let meters = &meters;
-            scope.spawn(move || {
-                for n in 0..60 {
-                    // The same people, but no rows of a day in common, which would put the writers in order by themselves.
-                    let mut charge = charge(&format!("{t}-{n}"), (t * 17 + n * 23) % 40, 1);
-                    charge.model = format!("model of {}", t % 4);
-                    meters[t % 4].charge(charge).unwrap();
-                }
-            });
-        }
-    });
+    // The same people; their rows of the day are first each writer's own, which would put writers in order by
+    // themselves, and then the same as well.
+    for models in [4, 1] {
+        thread::scope(|scope| {
+            for t in 0..32 {
+                let meters = &meters;
+                scope.spawn(move || {
+                    for n in 0..60 {
+                        let mut charge = charge(&format!("{models}-{t}-{n}"), (t * 17 + n * 23) % 40, 1);
+                        charge.model = format!("model of {}", t % models);
+                        meters[t % 4].charge(charge).unwrap();
+                    }
+                });
+            }
+        });
+    }
     // PostgreSQL ends such a circle after a second, with an error that sends charges to the journal.
     let journaled = meters.iter().map(|m| m.stats().journaled).sum::<u64>();
     wait_until("what is in the journals", || meters.iter().all(|m| m.stats().journal_charges == 0));
@@ -170,9 +173,9 @@ fn the_total_of_the_month_begins_anew_by_itself() {
         "model": "m", "prompt_tokens": 0, "completion_tokens": 0, "embedding_tokens": 0, "audio_millis": 0,
         "characters": 0, "requests": 1, "cost_micros": 7, "latency_micros": 0, "created": 1_000_000_000_000_000_i64});
     late["created"] = serde_json::json!(1_700_000_000_000_000_i64);
-    let late: textgen::store::usage::Event = serde_json::from_value(late).unwrap();
+    let late: textgen::store::charges::Event = serde_json::from_value(late).unwrap();
     let day = late.created.date();
-    textgen::store::usage::charge(&mut pool.session().unwrap(), day, &[&late]).unwrap();
+    textgen::store::charges::charge(&mut pool.session().unwrap(), day, &[&late]).unwrap();
     assert_eq!(total(), 5);
     assert_eq!(db.count("SELECT cost_micros FROM usage_daily WHERE day = '2023-11-14'"), 7);
     assert_eq!(db.count("SELECT count(*) FROM usage_events_default"), 1);

@@ -144,13 +144,13 @@ fn a_commit_whose_outcome_is_lost_is_made_once() {
     set_price(&db);
     let (proxy, url) = Proxy::new(&db.url());
     let meter = meter(&url, &folder.0);
-    for (n, stays_away) in [false, true].into_iter().enumerate() {
+    // Two whose ids clients chose, and two whose ids were made for them.
+    for (id, stays_away) in [("marked-10", false), ("marked-20", true), ("marked-11", false), ("marked-21", true)] {
         wait_until("the database", || meter.stats().is_database_available);
-        let id = format!("marked-{n}");
-        proxy.mute_from(&id);
+        proxy.mute_from(id);
         let committed = format!("SELECT count(*) FROM usage_events WHERE id = '{id}'");
         let receipt = thread::scope(|scope| {
-            let charging = scope.spawn(|| meter.charge(charge(&id, 0, 11)).unwrap());
+            let charging = scope.spawn(|| meter.charge(charge(id, 0, 11)).unwrap());
             wait_until("the commit", || db.count(&committed) == 1);
             assert!(!charging.is_finished(), "it was told nothing yet");
             proxy.cut();
@@ -168,7 +168,7 @@ fn a_commit_whose_outcome_is_lost_is_made_once() {
         assert!(meter.stats().journaled > 0 || !stays_away);
         assert_books_agree(&db);
     }
-    assert_eq!(ledger(&db)["u0"], (2, 22));
+    assert_eq!(ledger(&db)["u0"], (4, 44));
 }
 
 #[test]

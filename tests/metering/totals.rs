@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use postgres::Client;
 use textgen::db::{self, Database};
-use textgen::store::usage::Event;
+use textgen::store::charges::Event;
 use textgen::store::usage_days;
 use time::{Date, OffsetDateTime};
 
@@ -113,6 +113,35 @@ fn a_late_charge_makes_its_days_total_right_again() {
     wait_until("the same total", || events() == Some(2));
     assert_eq!((db.count(WRONG), db.count("SELECT count(*) FROM usage_events")), (0, 2));
     assert_eq!(meter.stats().journaled, 0);
+}
+
+#[test]
+fn what_may_have_been_charged_in_a_dropped_month_is_put_aside() {
+    let (db, folder) = (TestDb::new(), Folder::new());
+    make_users(&db, 2);
+    db.run("SELECT textgen_drop_usage_before((now() - interval '2 months')::date)");
+    let meter = meter(&db.url(), &folder.0);
+    let own = folder.journals().pop().unwrap();
+    // `charge_ids` knows what clients chose, for ever; of other charges nothing is left.
+    let (chosen, mut made) = (event("chosen", 0, 100), event("made", 1, 100));
+    made.may_repeat = false;
+    let mut again = chosen.clone();
+    again.created += time::Duration::SECOND;
+    for event in [&chosen, &made, &again] {
+        let left = leave_journal(&folder.0, &own, event);
+        wait_until("the journal of the dead", || !left.exists());
+    }
+    let aside = std::fs::read_to_string(folder.0.join("rejected.jsonl")).unwrap();
+    let aside: Event = serde_json::from_str(aside.trim_end()).unwrap();
+    assert_eq!(aside, made);
+    let kept = "SELECT count(*) FROM usage_events WHERE id = 'chosen'";
+    assert_eq!((db.count(kept), db.count("SELECT count(*) FROM usage_events")), (1, 1));
+    assert_eq!((meter.stats().replayed, meter.stats().duplicates), (1, 1));
+    // A month that is kept takes both.
+    made.created += time::Duration::days(95);
+    let left = leave_journal(&folder.0, &own, &made);
+    wait_until("the journal of the dead", || !left.exists());
+    assert_eq!(db.count("SELECT count(*) FROM usage_events"), 2);
 }
 
 #[test]
