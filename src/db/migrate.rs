@@ -22,6 +22,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V12__usage_days", include_str!("../../sql/migrations/0012_usage_days.sql")),
     ("V13__charges_stay_silent", include_str!("../../sql/migrations/0013_charges_stay_silent.sql")),
     ("V14__ledger_ids", include_str!("../../sql/migrations/0014_ledger_ids.sql")),
+    ("V15__emails_checked_once", include_str!("../../sql/migrations/0015_emails_checked_once.sql")),
 ];
 
 /// The advisory lock that lets one process migrate while the others wait: "textgen" in ASCII.

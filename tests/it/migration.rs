@@ -254,6 +254,23 @@ fn old_queries_go_on_working() {
 }
 
 #[test]
+fn an_address_is_kept_in_small_letters_whoever_writes_it() {
+    let db = TestDb::new();
+    let mut client = db.connect();
+    client.execute("INSERT INTO users (id, email) VALUES ('u', 'ada@example.com')", &[]).unwrap();
+    for sql in [
+        "INSERT INTO users (id, email) VALUES ('v', 'Bob@example.com')",
+        "INSERT INTO users (id, email) VALUES ('v', ' bob@example.com')",
+        "UPDATE users SET email = 'Ada@example.com'",
+    ] {
+        let e = client.execute(sql, &[]).unwrap_err();
+        assert_eq!(e.as_db_error().and_then(|e| e.constraint()), Some("users_email_is_normal"), "{sql}");
+    }
+    assert_eq!(db.count("SELECT count(*) FROM users WHERE email = 'ada@example.com'"), 1);
+    assert_eq!(db.count("SELECT count(*) FROM users"), 1);
+}
+
+#[test]
 fn many_may_migrate_at_once() {
     let db = old_database();
     let url = db.url();
