@@ -1,23 +1,19 @@
 //! Who pays for a request, and under which id.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
 
-use crate::accounts::random;
 use crate::auth::Via;
 use crate::call::Call;
 use crate::error::{Error, Result, Shape};
 use crate::http::{Content, Response};
-use crate::usage::{Charge, Id, Meter, Receipt, Units};
+use crate::usage::{Charge, Id, Meter, Receipt, Units, new_id};
 
 /// The header by which a client says that a request is the same as one before.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// Most bytes of its value.
 const LONGEST_KEY: usize = 255;
-/// Random letters of an id.
-const RANDOM: usize = 16;
 /// Most bytes of a reply that is kept in memory while its charge is made; a larger one keeps a thread as well, of which
 /// there are few.
 const LARGEST_HELD: usize = 256 * 1024;
@@ -72,7 +68,7 @@ impl Bill {
             return self.charge(model, units, latency_micros).map(|_| response);
         }
         let (route, shape) = (self.route, self.shape);
-        let charge = self.of(self.id()?, model, units, latency_micros);
+        let charge = self.of(self.id(), model, units, latency_micros);
         response.hold = Some(self.meter.hold(charge, move |e, response| {
             log::warn!("an answer of {route} was made and not sent: {e}");
             in_place_of(response, e.reply(shape))
@@ -85,7 +81,7 @@ impl Bill {
     /// # Errors
     /// It cannot be kept: the reply must not go out whole.
     pub fn charge(&self, model: &str, units: Units, latency_micros: i64) -> Result<Receipt> {
-        self.charge_as(self.id()?, model, units, latency_micros)
+        self.charge_as(self.id(), model, units, latency_micros)
     }
 
     /// [`Bill::charge`], of a request that has one charge for each of several models.
@@ -95,7 +91,7 @@ impl Bill {
     pub fn charge_for_model(&self, model: &str, units: Units, latency_micros: i64) -> Result<Receipt> {
         let id = match &self.key {
             Some(key) => self.id_of(&format!("{key}\0{model}")),
-            None => new_id()?,
+            None => Id::New(new_id()),
         };
         self.charge_as(id, model, units, latency_micros)
     }
@@ -106,7 +102,7 @@ impl Bill {
     /// # Errors
     /// It cannot be kept.
     pub fn charge_part(&self, model: &str, units: Units, latency_micros: i64) -> Result<Receipt> {
-        self.charge_as(new_id()?, model, units, latency_micros)
+        self.charge_as(Id::New(new_id()), model, units, latency_micros)
     }
 
     fn charge_as(&self, id: Id, model: &str, units: Units, latency_micros: i64) -> Result<Receipt> {
@@ -126,8 +122,8 @@ impl Bill {
         }
     }
 
-    fn id(&self) -> Result<Id> {
-        self.key.as_ref().map_or_else(new_id, |key| Ok(self.id_of(key)))
+    fn id(&self) -> Id {
+        self.key.as_ref().map_or_else(|| Id::New(new_id()), |key| self.id_of(key))
     }
 
     fn id_of(&self, key: &str) -> Id {
@@ -150,12 +146,6 @@ fn in_place_of(prepared: Response, mut reply: Response) -> Response {
         }
     }
     reply
-}
-
-/// An id that nobody else has. Ids of one time stand together in an index.
-fn new_id() -> Result<Id> {
-    let millis = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis());
-    Ok(Id::New(format!("{millis:012x}_{}", random(RANDOM)?)))
 }
 
 #[cfg(test)]

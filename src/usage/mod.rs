@@ -81,5 +81,5 @@ pub struct Receipt {
 
 /// An id that no other charge has. Ids made later sort later (UUID version 7), which the index of ids likes.
 pub fn new_id() -> String {
-    uuid::Uuid::now_v7().to_string()
+    uuid::Uuid::now_v7().simple().to_string()
 }
