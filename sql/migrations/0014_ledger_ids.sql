@@ -5,14 +5,16 @@ CREATE UNIQUE INDEX usage_events_once ON usage_events (user_id, created, id);
 DROP INDEX usage_events_of_user;
 
 -- The first month whose charges the ledger still knows, where some were dropped. Who drops them first changes this row,
--- and who brings a charge that comes late locks it: so it cannot be taken for new because its month goes meanwhile.
+-- and who brings a charge that comes late locks it: so it cannot be taken for new because its month goes meanwhile. Whoever
+-- takes months away by hand, by detaching them, sets it first.
 ALTER TABLE installation ADD COLUMN ledger_begins date;
 
--- As before, and says so there.
+-- As before, and says so there. The last three days' months are never dropped: what was charged so lately may be tried
+-- again without a look at the row above.
 CREATE OR REPLACE FUNCTION textgen_drop_usage_before(day date) RETURNS integer LANGUAGE plpgsql
 SET lock_timeout = '500ms' AS $$
 DECLARE
-    kept_from timestamp := date_trunc('month', day::timestamp);
+    kept_from timestamp := date_trunc('month', least(day::timestamp, (now() AT TIME ZONE 'UTC') - interval '3 days'));
     name      text;
     dropped   integer := 0;
 BEGIN

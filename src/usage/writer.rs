@@ -225,7 +225,7 @@ fn commit_new(session: &mut db::Session, events: &[&Event]) -> Result<(Vec<Recei
         return commit(session, events);
     }
     let mut by_day = events.to_vec();
-    by_day.sort_by_key(|event| event.created.date());
+    by_day.sort_by(|a, b| (a.created.date(), &a.id).cmp(&(b.created.date(), &b.id)));
     for day in by_day.chunk_by(|a, b| a.created.date() == b.created.date()) {
         totals::charge_new(session, day[0].created.date(), day)?;
     }

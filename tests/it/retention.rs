@@ -53,5 +53,5 @@ fn old_months_are_dropped_where_that_is_wanted() {
     soon("the old months to be dropped", || kept(&db) == ["id0", "id1", "id2"]);
     server.wait_until("a line about it", || server.log().contains("2 months of the ledger were dropped"));
     assert_eq!(db.count("SELECT count(*) FROM usage_daily"), 6, "the days' totals stay");
-    assert_eq!(db.count("SELECT count(*) FROM charge_ids"), 6, "what was charged once is never charged again");
+    assert_eq!(db.count("SELECT count(*) FROM charge_ids"), 6, "what a client chose is never charged again");
 }

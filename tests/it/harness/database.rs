@@ -30,6 +30,21 @@ impl TestDb {
         TestDb::create("TEMPLATE template0")
     }
 
+    /// As [`TestDb::new`], but with texts in the order of words, as many databases have it: "a" before "B".
+    pub fn in_order_of_words() -> TestDb {
+        let db = TestDb::empty();
+        let mut admin = admin();
+        let version: i32 = admin.query_one("SELECT current_setting('server_version_num')::int", &[]).unwrap().get(0);
+        // PostgreSQL 14 has no such databases.
+        if version >= 150_000 {
+            admin.batch_execute(&format!("DROP DATABASE {}", db.name)).unwrap();
+            let words = "TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en-US'";
+            admin.batch_execute(&format!("CREATE DATABASE {} {words}", db.name)).unwrap();
+        }
+        textgen::db::migrate::migrate(&db.url().parse().unwrap()).unwrap();
+        db
+    }
+
     fn create(template: &str) -> TestDb {
         let name = format!("test_{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let mut admin = admin();
