@@ -64,6 +64,9 @@ section_charges() {
     for connections in $CHARGE_CONNECTIONS; do
         compare "charged chat, one user" "$connections" our_hot_charges peer peer_hot_charges
     done
+    for connections in $CHARGE_CONNECTIONS; do
+        compare "one user beside $USERS" "$connections" our_hot_charges "$USERS" our_charges
+    done
     check_books
     unserve
 }
