@@ -5,9 +5,10 @@
 //! long, as other processes charge the same people: the writer commits without waiting, and the second thread makes all
 //! that was committed durable at once.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -128,7 +129,7 @@ fn write(shared: &Shared, charges: Vec<Pending>, is_probe: bool) {
     if !shared.is_available() {
         return write_to_journal(shared, &charges);
     }
-    let waits = !is_probe && shared.committed.is_disk_quick.load(Ordering::Relaxed);
+    let waits = !is_probe && shared.committed.is_disk_quick.load(Relaxed);
     let session = if waits { shared.db.durable() } else { shared.db.quick() };
     match session.and_then(|mut session| commit_new(&mut session, &events(&charges))) {
         Ok((receipts, found)) => {
@@ -145,7 +146,7 @@ fn sync_all(shared: &Shared, witness: Option<Witness>, batches: Vec<Batch>) -> O
     let synced = witness.map_or_else(take, Ok).and_then(|mut witness| {
         let began = Instant::now();
         charges::sync(&mut witness.session)?;
-        shared.committed.is_disk_quick.store(began.elapsed() < QUICK_DISK, Ordering::Relaxed);
+        shared.committed.is_disk_quick.store(began.elapsed() < QUICK_DISK, Relaxed);
         Ok(witness)
     });
     let (since, failure) = match &synced {
@@ -225,11 +226,20 @@ fn commit_new(session: &mut db::Session, events: &[&Event]) -> Result<(Vec<Recei
         return commit(session, events);
     }
     let mut by_day = events.to_vec();
-    by_day.sort_by(|a, b| (a.created.date(), &a.id).cmp(&(b.created.date(), &b.id)));
-    for day in by_day.chunk_by(|a, b| a.created.date() == b.created.date()) {
+    by_day.sort_by(|a, b| in_order(a, b));
+    for day in by_day.chunk_by(|a, b| is_same_day(a, b)) {
         totals::charge_new(session, day[0].created.date(), day)?;
     }
     Ok((events.iter().map(|event| first(event)).collect(), false))
+}
+
+/// By day, and on a day by id: the order in which every writer locks ids.
+fn in_order(a: &Event, b: &Event) -> Ordering {
+    (a.created.date(), &a.id).cmp(&(b.created.date(), &b.id))
+}
+
+fn is_same_day(a: &Event, b: &Event) -> bool {
+    a.created.date() == b.created.date()
 }
 
 /// What the charge costs, if it is new.
@@ -245,14 +255,11 @@ fn first(event: &Event) -> Receipt {
 fn commit(session: &mut db::Session, events: &[&Event]) -> Result<(Vec<Receipt>, bool), db::Error> {
     let mut receipts: Vec<Receipt> = events.iter().map(|event| first(event)).collect();
     let mut order: Vec<usize> = (0..events.len()).collect();
-    order.sort_by(|a, b| {
-        let (a, b) = (events[*a], events[*b]);
-        (a.created.date(), &a.id).cmp(&(b.created.date(), &b.id))
-    });
+    order.sort_by(|a, b| in_order(events[*a], events[*b]));
     // Where an id comes twice on one day, its first place in the order.
     let mut again: Vec<(usize, usize)> = Vec::new();
     let mut duplicates: Vec<usize> = Vec::new();
-    for day in order.chunk_by(|a, b| events[*a].created.date() == events[*b].created.date()) {
+    for day in order.chunk_by(|a, b| is_same_day(events[*a], events[*b])) {
         let mut unique: Vec<usize> = Vec::with_capacity(day.len());
         for &n in day {
             match unique.last() {
