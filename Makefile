@@ -37,10 +37,12 @@ monitor: ## connections, newest users, users with charges
 		-c '\echo Users with charges' -f sql/monitoring/users-with-charges.sql
 
 test: need-cargo ## run all tests, on a PostgreSQL of their own; ARGS="..." goes to cargo test
+	@scripts/install-tools pgbouncer
 	@$(path); TEST_DATABASE_URL="$${TEST_DATABASE_URL:-$$(scripts/postgres --test start)}" && export TEST_DATABASE_URL && \
 	unset DATABASE_URL && exec cargo test --locked $(ARGS)
 
-test-browser: need-cargo ## run the tests in a headless browser; installs node and chromium where it may
+test-browser: need-cargo ## run the tests in a headless browser
+	@scripts/install-tools chromium node
 	@$(path); TEST_DATABASE_URL="$${TEST_DATABASE_URL:-$$(scripts/postgres --test start)}" && export TEST_DATABASE_URL && \
 	unset DATABASE_URL && cargo build --locked && exec tests/browser/run
 

@@ -13,10 +13,7 @@ fail() {
 # ---------------------------------------------------------------- beginning and end
 
 prepare() {
-    local program
-    for program in wrk curl awk; do
-        command -v "$program" >/dev/null || fail "$program is missing: apt-get install $program, or brew install $program"
-    done
+    scripts/install-tools curl wrk
     own_url=${DATABASE_URL:-$(scripts/postgres start)}
     cargo build --release --locked --bin textgen --example crowd --example pace --example upstream
     release=${CARGO_TARGET_DIR:-target}/release

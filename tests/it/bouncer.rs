@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::documents::save;
-use crate::harness::{Bouncer, Server, TestDb, at_once, charges, patiently, refused_soon};
+use crate::harness::{Bouncer, Server, Signal, TestDb, at_once, charges, patiently, refused_soon};
 use crate::outage::{expect_unavailable, known};
 
 /// Connections from PgBouncer to PostgreSQL; the servers have many more to it.
@@ -92,7 +92,7 @@ fn a_pooler_that_hangs_or_dies_is_an_outage_like_any() {
     };
     all_known();
 
-    bouncer.signal("STOP");
+    bouncer.signal(Signal::STOP);
     // The listener does not lead through it and hears nothing of this: a statement's whole time is waited for, once.
     let began = Instant::now();
     for reply in at_once(16, |_| user.browser.get("/api/docs/list")) {
@@ -101,7 +101,7 @@ fn a_pooler_that_hangs_or_dies_is_an_outage_like_any() {
     println!("refused after {:?}", began.elapsed());
     assert!(began.elapsed() < Duration::from_secs(11 + 2 + 5), "{:?}", began.elapsed());
     all_known();
-    bouncer.signal("CONT");
+    bouncer.signal(Signal::CONT);
     back("hung");
 
     bouncer.restart();

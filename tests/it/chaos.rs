@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::documents::save;
 use crate::failover::End;
-use crate::harness::{Address, Cluster, Proxy, Server, TestDb, Told, User, Way, assert_books_agree};
+use crate::harness::{Address, Cluster, Proxy, Server, Signal, TestDb, Told, User, Way, assert_books_agree};
 
 /// The way back takes 2 s; the rest is for a busy machine, and for a PostgreSQL that repairs itself.
 const RECOVERY: Duration = Duration::from_secs(20);
@@ -128,7 +128,7 @@ impl Site {
 
     /// Kills one process and starts another in its place.
     fn replace(&self, n: usize, meanwhile: impl FnOnce()) {
-        self.servers.read().unwrap()[n].signal("KILL");
+        self.servers.read().unwrap()[n].signal(Signal::KILL);
         meanwhile();
         let new = self.spawn();
         self.servers.write().unwrap()[n] = new;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Address, Client, Reply, Server, TestDb, at_once, run};
+use crate::harness::{Address, Client, Reply, Server, Signal, TestDb, at_once, run};
 
 /// Micro-dollars a prompt token, a completion token and a request.
 const PRICE: (i64, i64, i64) = (3, 7, 11);
@@ -116,7 +116,7 @@ impl Phoenix {
 
     fn kill_and_restart(&mut self, db: &TestDb) {
         let server = self.server.take().unwrap();
-        server.signal("KILL");
+        server.signal(Signal::KILL);
         drop(server);
         let [web, inference, audio] = self.addresses.each_ref().map(Address::socket);
         let settings = [

@@ -9,7 +9,7 @@ use std::thread;
 use serde_json::{Value, json};
 
 use crate::documents::save;
-use crate::harness::{Process, Server, TestDb, User, run, textgen, wait_until};
+use crate::harness::{Process, Server, Signal, TestDb, User, run, textgen, wait_until};
 
 /// A server, its user, and the document they saved; statements may take long.
 fn with_document(db: &TestDb) -> (Server, User, String) {
@@ -22,7 +22,7 @@ fn with_document(db: &TestDb) -> (Server, User, String) {
 
 #[test]
 fn a_signal_finishes_what_is_in_flight() {
-    for signal in ["TERM", "INT"] {
+    for signal in [Signal::TERM, Signal::INT] {
         let db = TestDb::new();
         let (server, user, id) = with_document(&db);
         // An idle connection that keeps alive does not hold the end up.
@@ -43,7 +43,7 @@ fn a_signal_finishes_what_is_in_flight() {
             assert_eq!(reply.json()["version"], 2);
             server.wait()
         });
-        assert_eq!(code, 0, "SIG{signal}");
+        assert_eq!(code, 0, "{signal:?}");
         assert_eq!(db.count("SELECT version FROM documents"), 2);
     }
 }
@@ -62,9 +62,9 @@ fn a_second_signal_ends_it_at_once() {
         };
         let held = scope.spawn(save);
         server.wait_until("the save to wait", || db.has_waiting());
-        server.signal("TERM");
+        server.signal(Signal::TERM);
         server.wait_until("the first to be heard", || server.log().contains("finishing"));
-        server.signal("TERM");
+        server.signal(Signal::TERM);
         let code = server.wait();
         assert!(held.join().unwrap().is_err());
         code
@@ -89,7 +89,7 @@ fn port_zero_becomes_a_real_one() {
     assert!(addresses.iter().all(|address| !address.ends_with(":0")), "{addresses:?}");
     assert!(addresses[0].starts_with("127.0.0.1:") && addresses[1].starts_with("127.0.0.1:"));
     assert!(addresses[2].starts_with("[::1]:"));
-    all.signal("TERM");
+    all.signal(Signal::TERM);
     assert_eq!(all.wait(), 0);
 }
 
@@ -137,7 +137,7 @@ fn each_role_runs_alone_on_a_database_that_all_three_found_empty() {
     assert!(check.err.contains("127.0.0.1:1"), "{}", check.err);
     assert_eq!(db.count("SELECT count(*) FROM users"), 1);
     for process in processes {
-        process.signal("INT");
+        process.signal(Signal::INT);
         assert_eq!(process.wait(), 0);
     }
 }
@@ -323,7 +323,7 @@ fn a_quiet_server_says_nothing() {
     let db = TestDb::new();
     let server = Server::start_with(&db, &[("LOG_LEVEL", "off")]);
     server.sign_up("ann@example.com");
-    server.signal("TERM");
+    server.signal(Signal::TERM);
     wait_until("the end", || TcpStream::connect(server.web.socket()).is_err());
     assert_eq!(server.log(), "");
 }

@@ -122,7 +122,8 @@ fn crash(settings: &[&str]) {
                 let Ok(mut client) = postgres::Client::connect(&url, postgres::NoTls) else { return false };
                 let Ok(row) = client.query_one("SELECT pg_backend_pid()", &[]) else { return false };
                 let pid: i32 = row.get(0);
-                std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success()
+                crate::harness::kill(u32::try_from(pid).unwrap());
+                true
             });
             wait_until("the repaired database", || postgres::Client::connect(&url, postgres::NoTls).is_ok());
             // Whether the journal was needed depends on how long the repair took.

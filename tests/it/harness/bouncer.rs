@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use super::cluster::free_port;
-use super::{TestDb, wait_until};
+use super::signals::{self, Signal};
+use super::{TestDb, is_root, wait_until};
 
 /// A running PgBouncer; killed when dropped.
 pub struct Bouncer {
@@ -57,10 +58,9 @@ impl Bouncer {
         self.url.clone()
     }
 
-    /// Sends a signal by name: `STOP` lets it accept and say nothing, `CONT` go on.
-    pub fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
-        assert!(sent.success());
+    /// Sends it a signal. After `STOP`, connections to it succeed and nothing answers on them, until `CONT`.
+    pub fn signal(&self, signal: Signal) {
+        signals::send(self.child.id(), signal);
     }
 
     /// Kills it and starts it again.
@@ -84,29 +84,18 @@ impl Drop for Bouncer {
 fn launch(program: &Path, folder: &Path) -> Child {
     let log = std::fs::File::create(folder.join("log")).unwrap();
     let mut command = Command::new(program);
-    if Command::new("id").arg("-u").output().unwrap().stdout == b"0\n" {
+    if is_root() {
         command.args(["-u", "nobody"]);
     }
     command.arg(folder.join("pgbouncer.ini")).stdin(Stdio::null());
     command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
 }
 
-/// Where it is; it is installed where that may be done, and asked for where not.
+/// Where it is. `make test` has it installed.
 fn installed() -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let find = || {
-        let folders = std::env::split_paths(&path).chain(["/usr/sbin", "/opt/homebrew/bin"].map(PathBuf::from));
-        folders.map(|folder| folder.join("pgbouncer")).find(|program| program.exists())
-    };
-    find()
-        .or_else(|| {
-            // At this run level Debian does not start the service that the package brings.
-            let installed = Command::new("apt-get")
-                .args(["-q", "install", "-y", "--no-install-recommends", "pgbouncer"])
-                .envs([("DEBIAN_FRONTEND", "noninteractive"), ("RUNLEVEL", "1")])
-                .stdin(Stdio::null())
-                .status();
-            installed.is_ok_and(|status| status.success()).then(find).flatten()
-        })
-        .expect("pgbouncer is missing: sudo apt-get install pgbouncer, or on macOS: brew install pgbouncer")
+    // Debian puts it where an ordinary user's PATH does not lead.
+    let mut folders = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
+    let program = folders.find_map(|folder| Some(folder.join("pgbouncer")).filter(|program| program.exists()));
+    program.expect("pgbouncer is missing: run scripts/install-tools pgbouncer")
 }

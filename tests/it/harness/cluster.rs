@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use postgres::{Client, NoTls};
 
+use super::signals;
+
 /// A server with data of its own, removed with it. Its commits are durable as far as a killed process goes.
 pub struct Cluster {
     folder: PathBuf,
@@ -146,37 +148,27 @@ impl Drop for Standby<'_> {
 impl Drop for Cluster {
     fn drop(&mut self) {
         kill(&self.data());
-        let data = self.data();
-        let _ = std::fs::remove_dir_all(data.parent().unwrap());
+        if let Some(home) = self.data().parent() {
+            let _ = std::fs::remove_dir_all(home);
+        }
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
 
-/// Kills the server that works in this folder, with all its processes, and waits for their end.
+/// Kills the server that works in this folder, with all its processes, and waits for their end. It runs in destructors,
+/// so it does not panic.
 fn kill(data: &Path) {
     let file = std::fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
     let Some(parent) = file.lines().next().and_then(|line| line.trim().parse::<u32>().ok()) else { return };
-    let family = || {
-        let listed = Command::new("ps").args(["-A", "-o", "pid=,ppid=,comm="]).output().unwrap();
-        let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
-        let ours = listed.lines().filter_map(|line| {
-            let mut words = line.split_whitespace();
-            let (pid, ppid): (u32, u32) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-            let is_ours = (pid == parent || ppid == parent) && words.next()?.contains("postgres");
-            is_ours.then(|| pid.to_string())
-        });
-        ours.collect::<Vec<String>>()
-    };
-    for _ in 0..100 {
-        let alive = family();
+    for _ in 0..200 {
+        let alive = signals::family(parent, "postgres");
         if alive.is_empty() {
             return;
         }
-        // Some may be gone by now.
-        let _ = Command::new("kill").arg("-9").args(&alive).stderr(Stdio::null()).status();
+        alive.into_iter().for_each(signals::kill);
         thread::sleep(Duration::from_millis(50));
     }
-    panic!("a killed PostgreSQL lives");
+    println!("PostgreSQL in {} still runs although it was killed", data.display());
 }
 
 pub(super) fn free_port() -> u16 {

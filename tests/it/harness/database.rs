@@ -94,8 +94,10 @@ impl Drop for TestDb {
         if self.elsewhere.is_some() {
             return;
         }
-        // A test that failed has said why already.
-        let _ = admin().batch_execute(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name));
+        // Without a panic, which would hide that of a failed test and end the whole run.
+        if let Ok(mut admin) = Client::connect(&admin_url(), NoTls) {
+            let _ = admin.batch_execute(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name));
+        }
     }
 }
 

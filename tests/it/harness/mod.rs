@@ -11,6 +11,7 @@ mod process;
 mod proxy;
 mod raw;
 mod server;
+mod signals;
 mod upstream;
 
 pub use at_once::{at_once, patiently, refused_soon, soon};
@@ -24,4 +25,5 @@ pub use process::{Outcome, Process, run, wait_until};
 pub use proxy::{Proxy, Trip};
 pub use raw::Raw;
 pub use server::{PASSWORD, Server, User, textgen};
+pub use signals::{Signal, is_root, kill};
 pub use upstream::{Seen, Upstream, Wire};

@@ -1,12 +1,13 @@
 //! The binary as any other program: its output, its exit code.
 
 use std::io::Write;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::server::gather;
+use super::signals::{self, Signal};
 use super::{Address, textgen};
 
 /// How long anything may take on a busy machine.
@@ -92,10 +93,9 @@ impl Process {
         self.err.lock().unwrap().clone()
     }
 
-    /// Sends a signal by name.
-    pub fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
-        assert!(sent.success());
+    #[track_caller]
+    pub fn signal(&self, signal: Signal) {
+        signals::send(self.child.id(), signal);
     }
 
     /// Waits for its end; the exit code, -1 after a signal.

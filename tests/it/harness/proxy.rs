@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -96,7 +96,7 @@ impl Proxy {
     /// Breaks all connections; new ones are closed at once.
     pub fn cut(&self) {
         self.set(Mode::Cut);
-        for stream in self.shared.streams.lock().unwrap().drain(..) {
+        for stream in lock(&self.shared.streams).drain(..) {
             // It may be closed already.
             let _ = stream.shutdown(Shutdown::Both);
         }
@@ -124,7 +124,7 @@ impl Proxy {
     }
 
     fn set(&self, mode: Mode) {
-        *self.shared.mode.lock().unwrap() = mode;
+        *lock(&self.shared.mode) = mode;
         self.shared.thawed.notify_all();
     }
 
@@ -141,6 +141,11 @@ impl Drop for Proxy {
         // Wakes the accepting thread, which then ends.
         let _ = TcpStream::connect(self.address);
     }
+}
+
+/// Destructors lock, too, after a test has failed.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Shared {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use super::signals::{self, Signal};
 use super::{Address, Client, TestDb};
 
 /// The password of every user that [`Server::sign_up`] makes.
@@ -172,17 +173,14 @@ impl Server {
         self.child.id()
     }
 
-    /// Sends a signal by name, such as `TERM` or `KILL`.
-    pub fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status().unwrap();
-        assert!(sent.success());
+    #[track_caller]
+    pub fn signal(&self, signal: Signal) {
+        signals::send(self.pid(), signal);
     }
 
     /// Whether its process has come to an end.
     pub fn has_ended(&self) -> bool {
-        let state = Command::new("ps").args(["-o", "stat=", "-p", &self.pid().to_string()]).output().unwrap();
-        let state = String::from_utf8_lossy(&state.stdout).trim().to_owned();
-        state.is_empty() || state.starts_with('Z')
+        signals::has_ended(self.pid())
     }
 
     /// Waits for its end; the exit code, -1 after a signal.
@@ -192,7 +190,7 @@ impl Server {
 
     /// Asks it to stop and waits for that; the exit code.
     pub fn stop(self) -> i32 {
-        self.signal("TERM");
+        self.signal(Signal::TERM);
         self.wait()
     }
 }
