@@ -58,13 +58,13 @@ impl App {
     /// # Errors
     /// A thread cannot be started, in words for the operator.
     pub fn new(config: Config, name: &str) -> Result<Arc<App>, String> {
-        let db = Database::new(db::config(&config.database_url, name)?, !config.is_pooled, config.pool_size);
+        let db = Database::new(db::config(&config.database_url, name)?, !config.is_pooled(), config.pool_size);
         let migrate_at = db::config(config.direct_url(), name)?;
-        let listen_at = db::config(&config.database_listen_url, &format!("{name}-listen"))?;
+        let listen_at = db::config(config.listen_url(), &format!("{name}-listen"))?;
         let cache = Arc::new(Cache::new(config.cache_size));
         let last_used = LastUsed::new();
         let cores = thread::available_parallelism().map_or(1, usize::from);
-        let peppers = Peppers { current: config.password_pepper.clone(), bcrypt: config.bcrypt_pepper.clone() };
+        let peppers = Peppers { current: config.password_pepper.clone(), bcrypt: config.bcrypt_pepper().to_owned() };
         let charges = Connections::new(config.direct_url(), &format!("{name}-charges"))?;
         let meter = Meter::new(charges, config.journal_dir.clone(), config.journal_max_bytes);
         meter.keep_months(config.usage_retention_months);

@@ -142,7 +142,7 @@ fn announce(addresses: &[(Role, SocketAddr)]) {
 /// Nobody is to take the demo engine for a model.
 fn announce_demo(app: &App) {
     use std::io::Write;
-    let config = &app.config;
+    let config = &app.config.engines;
     let engines = [&config.inference, &config.embeddings, &config.transcribe, &config.speech];
     let missing: Vec<_> =
         engines.iter().filter(|engine| engine.urls.is_empty()).map(|engine| engine.variable).collect();

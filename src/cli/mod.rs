@@ -1,14 +1,16 @@
-//! The operator's commands.
+//! The command line.
 
 mod check_sharing;
 mod price;
 mod user;
 
+use std::ffi::OsString;
+
 use clap::builder::Styles;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::call::Role;
-use crate::config::{Config, VARIABLES};
+use crate::config::{self, Config};
 use crate::db::{self, Database, migrate};
 use crate::error::Error;
 
@@ -18,38 +20,56 @@ pub use user::UserCommand;
 /// The command line.
 #[derive(Parser)]
 #[command(name = "textgen", version, about, arg_required_else_help = true, styles = Styles::plain(),
-    after_help = environment(), max_term_width = 110)]
+    max_term_width = 100, subcommand_help_heading = "Commands")]
 pub struct Cli {
-    /// What to do.
+    /// The settings, from flags, the environment and defaults, in this order.
+    #[command(flatten)]
+    pub config: Config,
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do.
+/// A command.
 #[derive(Subcommand)]
 pub enum Command {
-    /// Run the servers: all three, or the one that is named
+    /// Run all three servers, or only one of them
+    #[command(after_help = "See `textgen --help` for the settings.")]
     Serve {
-        /// The one to run
+        /// Run only this server
         role: Option<RoleName>,
-        /// Answer with a built-in engine, which needs no model, wherever no model server is configured
+        /// Answer with a built-in demo engine where no model server is configured
         #[arg(long)]
         demo_engine: bool,
     },
-    /// Bring the database's tables up to date
+    /// Apply database migrations
     Migrate,
-    /// Verify that the three running servers share one database
+    /// Check that the three running servers share one database
     CheckSharing {
-        /// How many times to rotate a secret and measure how soon the others refuse the old one
+        /// Number of secret rotations, for each of which the delay until the other servers see it is measured
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
         rounds: u32,
     },
-    /// Accounts: list, create, rotate a secret, suspend, restore, promote, demote, delete
+    /// Manage accounts: list, create, rotate-secret, suspend, restore, promote, demote, delete
     #[command(subcommand)]
     User(UserCommand),
-    /// Prices: list, set
+    /// Manage prices: list, set
     #[command(subcommand)]
     Price(PriceCommand),
+}
+
+impl Cli {
+    /// Parses the command line and the environment.
+    ///
+    /// # Errors
+    /// A mistake in either, or a request for help; the error knows its text, stream and exit code.
+    pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+        let command = config::adjust(Cli::command());
+        // The settings are listed in the help of `textgen` itself, and not again in that of each subcommand.
+        let hidden: Vec<Arg> = command.get_arguments().map(|arg| arg.clone().hide(true)).collect();
+        let command = command.mut_subcommands(|subcommand| subcommand.args(&hidden));
+        Cli::from_arg_matches(&command.try_get_matches_from(args)?)
+    }
 }
 
 /// A server, as named on the command line.
@@ -73,7 +93,7 @@ impl From<RoleName> for Role {
     }
 }
 
-/// A command that did not do its work: one line for the operator.
+/// Why a command failed: one line for the operator.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Failure(pub String);
@@ -96,13 +116,13 @@ impl From<String> for Failure {
     }
 }
 
-/// Runs any command but `serve`; what it returns goes to standard output.
+/// Runs any command but `serve`, and returns the text for standard output.
 ///
 /// # Errors
 /// One line for the operator.
 pub fn run(command: &Command, config: &Config) -> Result<String, Failure> {
     match command {
-        Command::Serve { .. } => Err(Failure("serve is not run here".to_owned())),
+        Command::Serve { .. } => Err(Failure("serve is not a one-off command".to_owned())),
         Command::Migrate => migrate(config),
         Command::CheckSharing { rounds } => check_sharing::run(config, *rounds),
         Command::User(command) => user::run(command, config),
@@ -112,8 +132,8 @@ pub fn run(command: &Command, config: &Config) -> Result<String, Failure> {
 
 fn migrate(config: &Config) -> Result<String, Failure> {
     Ok(match migrate::migrate(&connection(config)?)? {
-        0 => "the tables are up to date\n".to_owned(),
-        n => format!("the tables are up to date: {n} migrations applied\n"),
+        0 => "the database is up to date\n".to_owned(),
+        n => format!("the database is up to date: {n} migrations applied\n"),
     })
 }
 
@@ -121,7 +141,7 @@ fn connection(config: &Config) -> Result<postgres::Config, Failure> {
     Ok(db::config(config.direct_url(), "textgen-cli")?)
 }
 
-/// A database whose tables are up to date.
+/// The database, with all migrations applied.
 fn database(config: &Config) -> Result<Database, Failure> {
     let connection = connection(config)?;
     migrate::migrate(&connection)?;
@@ -130,44 +150,30 @@ fn database(config: &Config) -> Result<Database, Failure> {
     Ok(db)
 }
 
-/// Columns of the help's lines, and of the names in it. What is longer clap would wrap without the indent.
-const WIDTH: usize = 79;
-const NAMES: usize = 23;
-
-fn environment() -> String {
-    let mut text = "Environment:".to_owned();
-    for variable in VARIABLES {
-        text += &format!("\n  {:<1$} ", variable.name, NAMES - 3);
-        let default = Some(format!("[default: {}]", variable.default)).filter(|_| !variable.default.is_empty());
-        let mut column = NAMES;
-        for word in variable.meaning.split(' ').chain(default.as_deref()) {
-            if column + 1 + word.len() > WIDTH {
-                text += &format!("\n{:NAMES$}", "");
-                column = NAMES;
-            } else if column > NAMES {
-                text.push(' ');
-                column += 1;
-            }
-            text += word;
-            column += word.len();
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn read(args: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::read(["textgen"].iter().chain(args).map(OsString::from))
+    }
+
     #[test]
-    fn the_help_and_the_readme_list_every_variable() {
-        use clap::CommandFactory;
-        Cli::command().debug_assert();
-        let help = Cli::command().render_help().to_string();
-        let readme = include_str!("../../README.md");
-        for variable in VARIABLES {
-            assert!(help.contains(variable.name), "{} is not in --help", variable.name);
-            assert!(readme.contains(&format!("`{}`", variable.name)), "{} is not in README.md", variable.name);
+    fn settings_may_stand_before_and_after_a_command() {
+        for args in
+            [["--pool-size=7", "user", "list"], ["user", "--pool-size=7", "list"], ["user", "list", "--pool-size=7"]]
+        {
+            assert_eq!(read(&args).map(|cli| cli.config.pool_size).unwrap(), 7, "{args:?}");
+        }
+        assert!(!read(&["serve"]).unwrap().config.database_url.is_empty());
+    }
+
+    #[test]
+    fn only_the_main_help_lists_the_settings() {
+        let help = |args: &[&str]| read(args).err().unwrap().to_string();
+        assert!(help(&["--help"]).contains("--pool-size <POOL_SIZE>"));
+        for args in [&["serve", "--help"][..], &["user", "--help"], &["user", "list", "--help"]] {
+            assert!(!help(args).contains("--pool-size"), "{args:?}");
         }
     }
 }

@@ -1,243 +1,242 @@
-//! Every setting that comes from the environment, read once.
+//! The settings. Each is declared once, as a field of [`Config`]: its name is the variable's and the flag's, its doc
+//! comment is the help, which `textgen --help` and the README show.
 
+mod engines;
 mod parse;
-mod variables;
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
-use ipnet::IpNet;
+use clap::builder::Resettable;
+use clap::{ArgAction, Args, Command};
 use log::LevelFilter;
 
-use parse::{address, engine_url, list, networks, origins, public_url, use_postgres};
-#[allow(clippy::wildcard_imports)] // Each name is a variable, and all are read here.
-use variables::*;
+use parse::{
+    address, boolean, database_url, networks, number, or_automatic, origins, plain, public_url, seconds, secret, text,
+    use_postgres,
+};
 
-pub use variables::{VARIABLES, Variable};
+pub use engines::{EngineConfig, EngineConfigs};
+pub use parse::{Networks, OrAutomatic, Urls};
+
+const DATABASE: &str = "Database";
+const ADDRESSES: &str = "Addresses";
+const PASSWORDS: &str = "Passwords";
+const CAPACITY: &str = "Capacity";
+const CHARGES: &str = "Charges";
+const MODELS: &str = "Model servers";
+const LOG: &str = "Log";
 
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// For people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// The model servers for one purpose.
-#[derive(Clone, Default)]
-pub struct EngineConfig {
-    /// The variable that names them.
-    pub variable: &'static str,
-    /// Their addresses, without `/v1` and without a slash at the end. None: there is no such engine.
-    pub urls: Vec<String>,
-    /// Sent to each as a bearer token. A secret.
-    pub api_key: Option<String>,
-    /// The model of requests that name none.
-    pub model: Option<String>,
-}
-
-/// Everything but the key.
-impl fmt::Debug for EngineConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EngineConfig").field("urls", &self.urls).field("model", &self.model).finish_non_exhaustive()
-    }
+/// The pooler between this process and the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooler {
+    /// There is none, or it pools sessions.
+    None,
+    /// A connection may be to another session in each transaction.
+    Transaction,
 }
 
 /// The settings.
-#[derive(Clone)]
+#[derive(Clone, Args)]
 pub struct Config {
-    /// The database. Holds a password.
+    /// The database, as a URL or in any other form that libpq accepts
+    #[arg(long, env, hide_env_values = true, value_parser = secret(database_url), help_heading = DATABASE,
+        default_value = "postgresql://postgres:password@localhost:5432/textgen")]
     pub database_url: String,
-    /// Where to listen for notifications. Holds a password.
-    pub database_listen_url: String,
-    /// Whether a pooler in transaction mode stands before the database.
-    pub is_pooled: bool,
-    /// Where the web server listens.
-    pub web_addr: SocketAddr,
-    /// Where the inference server listens.
-    pub inference_addr: SocketAddr,
-    /// Where the audio server listens.
-    pub audio_addr: SocketAddr,
-    /// Database connections of this process.
+
+    /// A direct connection to the database, for LISTEN and migrations, if DATABASE_URL goes through a pooler. Defaults
+    /// to DATABASE_URL
+    #[arg(long, env, hide_env_values = true, value_parser = secret(database_url), help_heading = DATABASE)]
+    pub database_listen_url: Option<String>,
+
+    /// `transaction` if DATABASE_URL goes through PgBouncer or a similar pooler in transaction mode. No statements are
+    /// prepared then, and the statement timeout must be set for the role: `ALTER ROLE … SET statement_timeout = '10s'`
+    #[arg(long, env, default_value = "none", value_parser = plain(pooler), help_heading = DATABASE)]
+    pub database_pooler: Pooler,
+
+    /// Accepted for compatibility with older deployments. Only PostgreSQL is supported: `False` is refused
+    #[arg(long, env, default_value = "True", value_parser = plain(use_postgres), help_heading = DATABASE,
+        action = ArgAction::Set)]
+    pub use_postgres: bool,
+
+    /// Database connections per process, 1 to 1000, in addition to three that record charges and one that listens for
+    /// notifications
+    #[arg(long, env, default_value = "16", value_parser = number(1_u32..=1000), help_heading = DATABASE)]
     pub pool_size: u32,
-    /// Threads that run at once; `None` is one a core.
-    pub workers: Option<usize>,
-    /// Requests that may wait before further ones are refused.
-    pub max_waiting: usize,
-    /// Open connections before the oldest idle one goes; `None` is what descriptors allow.
-    pub max_connections: Option<usize>,
-    /// Whether several processes may listen on one address.
-    pub reuse_port: bool,
-    /// Callers remembered.
-    pub cache_size: usize,
-    /// How long known callers go on while the database is away.
-    pub auth_grace: Duration,
-    /// Where charges are kept while the database is away.
-    pub journal_dir: PathBuf,
-    /// How many bytes of them this process may keep.
-    pub journal_max_bytes: u64,
-    /// How many months of the ledger are kept beside this one; 0 for all.
-    pub usage_retention_months: i32,
-    /// Mixed into password hashes.
-    pub password_pepper: String,
-    /// Mixed into the bcrypt hashes of the older system.
-    pub bcrypt_pepper: String,
-    /// How browsers reach the web server, without a slash at the end; empty when nothing was said.
+
+    /// Listen address of the web server. A port alone means loopback; port 0 picks a free one
+    #[arg(long, env, default_value = "127.0.0.1:8083", value_parser = plain(address), help_heading = ADDRESSES)]
+    pub web_addr: SocketAddr,
+
+    /// Listen address of the inference server
+    #[arg(long, env, default_value = "127.0.0.1:9909", value_parser = plain(address), help_heading = ADDRESSES)]
+    pub inference_addr: SocketAddr,
+
+    /// Listen address of the audio server
+    #[arg(long, env, default_value = "127.0.0.1:9910", value_parser = plain(address), help_heading = ADDRESSES)]
+    pub audio_addr: SocketAddr,
+
+    /// Public URL of the web server; with `https://`, cookies are `Secure`
+    #[arg(long, env, default_value = "", value_parser = plain(public_url), help_heading = ADDRESSES)]
     pub public_url: String,
-    /// How programs reach the inference server, without a slash at the end; empty if only its address is known.
+
+    /// Public URL of the inference server, shown in examples
+    #[arg(long, env, default_value = "", value_parser = plain(public_url), help_heading = ADDRESSES)]
     pub inference_public_url: String,
-    /// The same for the audio server.
+
+    /// Public URL of the audio server, shown in examples
+    #[arg(long, env, default_value = "", value_parser = plain(public_url), help_heading = ADDRESSES)]
     pub audio_public_url: String,
-    /// Whose `X-Forwarded-For` is believed.
-    pub trusted_proxies: Vec<IpNet>,
-    /// Whose pages may call the servers.
-    pub cors_origins: Vec<String>,
-    /// The model servers for text.
-    pub inference: EngineConfig,
-    /// The model servers for embeddings.
-    pub embeddings: EngineConfig,
-    /// The model servers that turn speech to text.
-    pub transcribe: EngineConfig,
-    /// The model servers that turn text to speech.
-    pub speech: EngineConfig,
-    /// How long connecting to a model server may take.
+
+    /// Proxies whose `X-Forwarded-For` is trusted: addresses and networks, comma-separated
+    #[arg(long, env, default_value = "", value_parser = plain(networks), help_heading = ADDRESSES)]
+    pub trusted_proxies: Networks,
+
+    /// Allowed CORS origins, comma-separated
+    #[arg(long, env, default_value = "", value_parser = plain(origins), help_heading = ADDRESSES)]
+    pub cors_origins: Urls,
+
+    /// Let several processes listen on one address (`SO_REUSEPORT`), for restarts without downtime: `true` or `false`
+    #[arg(long, env, default_value = "false", value_parser = plain(boolean), help_heading = ADDRESSES,
+        action = ArgAction::Set)]
+    pub reuse_port: bool,
+
+    /// A secret mixed into all password hashes. If it is lost or changed, no password works any more
+    #[arg(long, env, default_value = "", hide_env_values = true, value_parser = secret(text), help_heading = PASSWORDS)]
+    pub password_pepper: String,
+
+    /// The secret mixed into bcrypt hashes of the older system. Defaults to PASSWORD_PEPPER
+    #[arg(long, env, hide_env_values = true, value_parser = secret(text), help_heading = PASSWORDS)]
+    pub bcrypt_pepper: Option<String>,
+
+    /// Threads that run at once; 0 = one per core
+    #[arg(long, env, default_value = "0", value_parser = or_automatic(1024), help_heading = CAPACITY)]
+    pub workers: OrAutomatic,
+
+    /// Requests that may wait for a password hash, a database connection or a model server; further ones get a 503
+    #[arg(long, env, default_value = "512", value_parser = number(1_usize..=100_000), help_heading = CAPACITY)]
+    pub max_waiting: usize,
+
+    /// Open connections, beyond which the one that has been idle longest is closed; 0 = file-descriptor limit
+    #[arg(long, env, default_value = "0", value_parser = or_automatic(10_000_000), help_heading = CAPACITY)]
+    pub max_connections: OrAutomatic,
+
+    /// Callers kept in the cache, which saves looking up their credentials in the database
+    #[arg(long, env, default_value = "100000", value_parser = number(1_usize..=100_000_000), help_heading = CAPACITY)]
+    pub cache_size: usize,
+
+    /// How long cached callers keep working while the database is down, in seconds
+    #[arg(long, env, default_value = "300", value_parser = seconds(0..=86_400), help_heading = CAPACITY)]
+    pub auth_grace: Duration,
+
+    /// Directory on a local disk for charges made while the database is down; processes on one machine share it
+    #[arg(long, env, default_value = "journal", value_parser = plain(path), help_heading = CHARGES)]
+    pub journal_dir: PathBuf,
+
+    /// Bytes of charges that one process may keep there, at least 1048576; beyond them, requests that cost money get
+    /// a 503
+    #[arg(long, env, default_value = "1073741824", value_parser = number(1_u64 << 20..=1 << 40), help_heading = CHARGES)]
+    pub journal_max_bytes: u64,
+
+    /// Months of single charges (`usage_events`) kept in addition to the current one; older ones are deleted. 0 keeps
+    /// all. Daily totals and client-supplied ids are always kept
+    #[arg(long, env, default_value = "0", value_parser = number(0..=1200), help_heading = CHARGES)]
+    pub usage_retention_months: i32,
+
+    /// The model servers.
+    #[command(flatten, next_help_heading = MODELS)]
+    pub engines: EngineConfigs,
+
+    /// Timeout for connecting to a model server, in seconds
+    #[arg(long, env, default_value = "5", value_parser = seconds(1..=3600), help_heading = MODELS)]
     pub upstream_connect_timeout: Duration,
-    /// How long a whole call of a model server may take.
+
+    /// Timeout for a whole call to a model server, reply included, in seconds
+    #[arg(long, env, default_value = "600", value_parser = seconds(1..=86_400), help_heading = MODELS)]
     pub upstream_timeout: Duration,
-    /// Networks that `audio_url` may reach although they are not public.
-    pub audio_url_allow: Vec<IpNet>,
-    /// Whether the built-in engine answers where no model server is configured. Set by the command line.
+
+    /// Private networks that `audio_url` may reach, comma-separated. Every user can read what these networks serve:
+    /// leave it empty on a public service
+    #[arg(long, env, default_value = "", value_parser = plain(networks), help_heading = MODELS)]
+    pub audio_url_allow: Networks,
+
+    /// Whether the built-in demo engine answers where no model server is configured. Set by `textgen serve`.
+    #[arg(skip)]
     pub demo_engine: bool,
-    /// The least severity that is logged.
+
+    /// `off`, `error`, `warn`, `info` (one line per request), `debug` or `trace`
+    #[arg(long, env, default_value = "info", value_parser = plain(log_level), help_heading = LOG)]
     pub log_level: LevelFilter,
-    /// How log lines are written.
+
+    /// `text` or `json`, on standard error
+    #[arg(long, env, default_value = "text", value_parser = plain(log_format), help_heading = LOG)]
     pub log_format: LogFormat,
 }
 
-/// A setting that cannot be used. The text names the variable and, unless it is a secret, its value.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct ConfigError(String);
-
-/// Where settings come from: the environment, or a table in tests.
-struct Source<'a>(&'a dyn Fn(&str) -> Option<String>);
-
-impl Source<'_> {
-    /// The variable's value; an empty one counts as not set.
-    fn optional(&self, variable: &Variable) -> Option<String> {
-        (self.0)(variable.name).filter(|value| !value.trim().is_empty())
+fn pooler(value: &str) -> Result<Pooler, String> {
+    match value {
+        "none" => Ok(Pooler::None),
+        "transaction" => Ok(Pooler::Transaction),
+        _ => Err("expected none or transaction".to_owned()),
     }
+}
 
-    /// The variable's value or its default, understood by `parse`, which says what was expected.
-    fn parsed<T>(&self, variable: &Variable, parse: impl Fn(&str) -> Result<T, String>) -> Result<T, ConfigError> {
-        let value = self.optional(variable).unwrap_or_else(|| variable.default.to_owned());
-        let value = value.trim();
-        parse(value).map_err(|why| {
-            // One line, whatever was set.
-            let line: String = format!("{value}: {why}").chars().filter(|c| !c.is_control()).collect();
-            ConfigError(format!("{}={line}", variable.name))
-        })
-    }
+fn path(value: &str) -> Result<PathBuf, String> {
+    Ok(PathBuf::from(value))
+}
 
-    /// A whole number within bounds.
-    fn number<T>(&self, variable: &Variable, least: T, most: T) -> Result<T, ConfigError>
-    where
-        T: FromStr + PartialOrd + fmt::Display + Copy,
-    {
-        self.parsed(variable, |value| match value.parse::<T>() {
-            Ok(number) if number >= least && number <= most => Ok(number),
-            _ => Err(format!("a whole number from {least} to {most} is needed")),
-        })
+fn log_level(value: &str) -> Result<LevelFilter, String> {
+    value.parse().map_err(|_| "expected off, error, warn, info, debug or trace".to_owned())
+}
+
+fn log_format(value: &str) -> Result<LogFormat, String> {
+    match value {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("expected text or json".to_owned()),
     }
 }
 
 impl Config {
-    /// Reads the process's environment.
-    ///
-    /// # Errors
-    /// The first variable whose value cannot be used.
-    pub fn from_env() -> Result<Config, ConfigError> {
-        let is_text = |v: &&Variable| !matches!(std::env::var(v.name), Err(std::env::VarError::NotUnicode(_)));
-        match VARIABLES.iter().find(|v| !is_text(v)) {
-            // Taking it for not set would, say, leave the pepper out of every hash.
-            Some(variable) => Err(ConfigError(format!("{}: the value is not UTF-8", variable.name))),
-            None => Config::from_source(&|name| std::env::var(name).ok()),
-        }
+    /// Where to listen for notifications.
+    pub fn listen_url(&self) -> &str {
+        self.database_listen_url.as_ref().unwrap_or(&self.database_url)
     }
 
-    /// Reads settings from anywhere.
-    ///
-    /// # Errors
-    /// The first variable whose value cannot be used.
-    pub fn from_source(get: &dyn Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
-        let source = Source(get);
-        source.parsed(&USE_POSTGRES, use_postgres)?;
-        let database_url = database_url(&source, &DATABASE_URL, DATABASE_URL.default)?;
-        let password_pepper = source.optional(&PASSWORD_PEPPER).unwrap_or_default();
-        let none_if_zero = |n: usize| Some(n).filter(|n| *n > 0);
-        Ok(Config {
-            database_listen_url: self::database_url(&source, &DATABASE_LISTEN_URL, &database_url)?,
-            database_url,
-            is_pooled: source.parsed(&DATABASE_POOLER, |value| match value {
-                "none" => Ok(false),
-                "transaction" => Ok(true),
-                _ => Err("none or transaction is needed".to_owned()),
-            })?,
-            web_addr: source.parsed(&WEB_ADDR, address)?,
-            inference_addr: source.parsed(&INFERENCE_ADDR, address)?,
-            audio_addr: source.parsed(&AUDIO_ADDR, address)?,
-            pool_size: source.number(&POOL_SIZE, 1, 1000)?,
-            workers: none_if_zero(source.number(&WORKERS, 0, 1024)?),
-            max_waiting: source.number(&MAX_WAITING, 1, 100_000)?,
-            max_connections: none_if_zero(source.number(&MAX_CONNECTIONS, 0, 10_000_000)?),
-            reuse_port: source.parsed(&REUSE_PORT, |v| v.parse().map_err(|_| "true or false is needed".to_owned()))?,
-            cache_size: source.number(&CACHE_SIZE, 1, 100_000_000)?,
-            auth_grace: Duration::from_secs(source.number(&AUTH_GRACE, 0, 86_400)?),
-            journal_dir: source.parsed(&JOURNAL_DIR, |value| Ok(PathBuf::from(value)))?,
-            journal_max_bytes: source.number(&JOURNAL_MAX_BYTES, 1 << 20, 1 << 40)?,
-            usage_retention_months: source.number(&USAGE_RETENTION_MONTHS, 0, 1200)?,
-            bcrypt_pepper: source.optional(&BCRYPT_PEPPER).unwrap_or_else(|| password_pepper.clone()),
-            password_pepper,
-            public_url: source.parsed(&PUBLIC_URL, public_url)?,
-            inference_public_url: source.parsed(&INFERENCE_PUBLIC_URL, public_url)?,
-            audio_public_url: source.parsed(&AUDIO_PUBLIC_URL, public_url)?,
-            trusted_proxies: source.parsed(&TRUSTED_PROXIES, networks)?,
-            cors_origins: source.parsed(&CORS_ORIGINS, origins)?,
-            inference: engine(&source, &INFERENCE_URL, &INFERENCE_API_KEY, &INFERENCE_MODEL)?,
-            embeddings: engine(&source, &EMBEDDINGS_URL, &EMBEDDINGS_API_KEY, &EMBEDDINGS_MODEL)?,
-            transcribe: engine(&source, &TRANSCRIBE_URL, &TRANSCRIBE_API_KEY, &TRANSCRIBE_MODEL)?,
-            speech: engine(&source, &SPEECH_URL, &SPEECH_API_KEY, &SPEECH_MODEL)?,
-            upstream_connect_timeout: Duration::from_secs(source.number(&UPSTREAM_CONNECT_TIMEOUT, 1, 3600)?),
-            upstream_timeout: Duration::from_secs(source.number(&UPSTREAM_TIMEOUT, 1, 86_400)?),
-            audio_url_allow: source.parsed(&AUDIO_URL_ALLOW, networks)?,
-            demo_engine: false,
-            log_level: source
-                .parsed(&LOG_LEVEL, |v| v.parse().map_err(|_| "off, error, warn, info, debug or trace".to_owned()))?,
-            log_format: source.parsed(&LOG_FORMAT, |value| match value {
-                "text" => Ok(LogFormat::Text),
-                "json" => Ok(LogFormat::Json),
-                _ => Err("text or json is needed".to_owned()),
-            })?,
-        })
-    }
-
-    /// The database itself, past a pooler, for what belongs to a connection: the lock of a migration, the settings of the
-    /// connection that charges.
+    /// A direct connection to the database, for what belongs to a session: a migration's lock, and the settings of the
+    /// connections that record charges.
     pub fn direct_url(&self) -> &str {
-        if self.is_pooled { &self.database_listen_url } else { &self.database_url }
+        if self.is_pooled() { self.listen_url() } else { &self.database_url }
     }
 
-    /// Whether browsers reach the web server by https.
+    /// Whether `database_url` goes through a pooler in transaction mode.
+    pub fn is_pooled(&self) -> bool {
+        self.database_pooler == Pooler::Transaction
+    }
+
+    /// The secret in the bcrypt hashes of the older system.
+    pub fn bcrypt_pepper(&self) -> &str {
+        self.bcrypt_pepper.as_ref().unwrap_or(&self.password_pepper)
+    }
+
+    /// Whether browsers reach the web server over HTTPS.
     pub fn is_https(&self) -> bool {
         self.public_url.starts_with("https://")
     }
 }
 
-/// Everything but what is secret.
+/// Shows only settings that are certainly not secret.
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config")
@@ -253,108 +252,36 @@ impl fmt::Debug for Config {
     }
 }
 
-/// The value may hold a password, so the error does not repeat it.
-fn database_url(source: &Source<'_>, variable: &Variable, default: &str) -> Result<String, ConfigError> {
-    let url = source.optional(variable).unwrap_or_else(|| default.to_owned());
-    match url.parse::<postgres::Config>() {
-        Ok(_) => Ok(url),
-        Err(_) => Err(ConfigError(format!("{}: not a PostgreSQL URL such as {}", variable.name, DATABASE_URL.default))),
-    }
-}
-
-fn engine(
-    source: &Source<'_>,
-    urls: &Variable,
-    api_key: &Variable,
-    model: &Variable,
-) -> Result<EngineConfig, ConfigError> {
-    let api_key = source.optional(api_key).map(|key| (api_key.name, key.trim().to_owned()));
-    // A key goes into a header, and into no error.
-    if let Some((name, key)) = &api_key
-        && !key.bytes().all(|b| b.is_ascii_graphic())
-    {
-        return Err(ConfigError(format!("{name}: a key has no blanks and no control characters")));
-    }
-    Ok(EngineConfig {
-        variable: urls.name,
-        urls: source.parsed(urls, |value| list(value).map(engine_url).collect())?,
-        api_key: api_key.map(|(_, key)| key),
-        model: source.optional(model).map(|model| model.trim().to_owned()),
+/// Applies to the settings of a command what attributes cannot: each is accepted after any subcommand too, a blank
+/// variable counts as not set, and an empty default is not listed.
+pub fn adjust(command: Command) -> Command {
+    command.mut_args(|arg| {
+        let value = arg.get_env().and_then(std::env::var_os);
+        let is_blank = value.is_some_and(|value| value.to_str().is_some_and(|text| text.trim().is_empty()));
+        let has_empty_default = arg.get_default_values().iter().any(|value| value.is_empty());
+        let arg = arg.global(true).hide_default_value(has_empty_default);
+        if is_blank { arg.env(Resettable::Reset) } else { arg }
     })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(settings: &[(&str, &str)]) -> Result<Config, ConfigError> {
-        Config::from_source(&|name| settings.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()))
-    }
-
-    #[test]
-    fn defaults_are_what_the_table_says() {
-        let config = read(&[]).unwrap();
-        assert_eq!(config.web_addr.to_string(), WEB_ADDR.default);
-        assert_eq!(config.database_url, DATABASE_URL.default);
-        assert_eq!(config.database_listen_url, DATABASE_URL.default);
-        assert!(config.trusted_proxies.is_empty() && config.cors_origins.is_empty() && !config.is_https());
-    }
-
-    #[test]
-    fn a_wrong_value_is_one_clear_line() {
-        for (name, value) in [
-            ("USE_POSTGRES", "False"),
-            ("WEB_ADDR", "everywhere"),
-            ("POOL_SIZE", "0"),
-            ("POOL_SIZE", "many"),
-            ("JOURNAL_MAX_BYTES", "1000"),
-            ("USAGE_RETENTION_MONTHS", "-1"),
-            ("TRUSTED_PROXIES", "10.0.0.0/8, nonsense"),
-            ("PUBLIC_URL", "ftp://x"),
-            ("PUBLIC_URL", "https://x/path"),
-            ("INFERENCE_URL", "localhost:8000"),
-            ("INFERENCE_URL", "http://a, ftp://b"),
-            ("SPEECH_URL", "http://user:pass@host"),
-            ("UPSTREAM_TIMEOUT", "0"),
-            ("AUDIO_URL_ALLOW", "loopback"),
-            ("LOG_LEVEL", "loud"),
-            ("LOG_FORMAT", "xml"),
-        ] {
-            let text = read(&[(name, value)]).unwrap_err().to_string();
-            assert!(text.starts_with(&format!("{name}={value}: ")) && !text.contains('\n'), "{text}");
+/// The settings of this command as Markdown tables, one per heading.
+pub fn markdown(command: &Command) -> String {
+    let mut text = String::new();
+    let mut heading = None;
+    for arg in command.get_arguments() {
+        let Some(variable) = arg.get_env().and_then(|name| name.to_str()) else { continue };
+        if heading != arg.get_help_heading() {
+            heading = arg.get_help_heading();
+            text +=
+                &format!("\n**{}**\n\n| variable | default | meaning |\n|---|---|---|\n", heading.unwrap_or_default());
         }
+        let default = arg.get_default_values().first().and_then(|value| value.to_str()).filter(|text| !text.is_empty());
+        let default = default.map(|text| format!("`{text}` ")).unwrap_or_default();
+        let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+        text += &format!("| `{variable}` | {default}| {help} |\n");
     }
-
-    #[test]
-    fn a_database_url_is_never_repeated() {
-        for name in ["DATABASE_URL", "DATABASE_LISTEN_URL"] {
-            let text = read(&[(name, "postgresql://u:hunter2@h:x/")]).unwrap_err().to_string();
-            assert!(text.starts_with(name) && !text.contains("hunter2"), "{text}");
-        }
-        let config = read(&[("DATABASE_URL", "postgresql://u:hunter2@h/d"), ("PASSWORD_PEPPER", "hunter2")]).unwrap();
-        assert!(!format!("{config:?}").contains("hunter2"));
-    }
-
-    #[test]
-    fn engines_may_be_several_and_their_keys_are_hidden() {
-        let config =
-            read(&[("INFERENCE_URL", "http://a:1/v1/, https://b/x"), ("INFERENCE_API_KEY", "hunter2")]).unwrap();
-        assert_eq!(config.inference.urls, ["http://a:1", "https://b/x"]);
-        assert!(config.speech.urls.is_empty() && !format!("{:?}", config.inference).contains("hunter2"));
-        let text = read(&[("SPEECH_API_KEY", "hunter 2")]).unwrap_err().to_string();
-        assert!(text.starts_with("SPEECH_API_KEY") && !text.contains("hunter"), "{text}");
-    }
-
-    #[test]
-    fn addresses_may_be_short() {
-        for (text, meant) in [
-            (":0", "127.0.0.1:0"),
-            ("9000", "127.0.0.1:9000"),
-            ("localhost:1", "127.0.0.1:1"),
-            ("0.0.0.0:80", "0.0.0.0:80"),
-            ("[::1]:80", "[::1]:80"),
-        ] {
-            assert_eq!(read(&[("WEB_ADDR", text)]).unwrap().web_addr.to_string(), meant);
-        }
-    }
+    text
 }
+
+#[cfg(test)]
+mod settings_tests;

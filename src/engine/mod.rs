@@ -100,10 +100,10 @@ impl Engines {
             Engine { config: of.clone(), last_resort, kind, models: Mutex::default() }
         };
         Engines {
-            inference: engine(&config.inference, "default"),
-            embeddings: engine(&config.embeddings, "default"),
-            transcribe: engine(&config.transcribe, "whisper-1"),
-            speech: engine(&config.speech, "tts-1"),
+            inference: engine(&config.engines.inference, "default"),
+            embeddings: engine(&config.engines.embeddings, "default"),
+            transcribe: engine(&config.engines.transcribe, "whisper-1"),
+            speech: engine(&config.engines.speech, "tts-1"),
             fetcher: Fetcher::new(&config.audio_url_allow, config.upstream_connect_timeout),
         }
     }

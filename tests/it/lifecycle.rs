@@ -219,7 +219,7 @@ fn a_wrong_setting_is_one_clear_line_and_exit_code_two() {
         for command in [&["serve"][..], &["migrate"], &["check-sharing"], &["user", "list"]] {
             let outcome = run(command, &[(name, value)], "");
             assert_eq!((outcome.code, outcome.out.as_str()), (2, ""), "{name}={value}: {outcome:?}");
-            assert!(outcome.err.starts_with(&format!("textgen: {name}={value}: ")), "{}", outcome.err);
+            assert!(outcome.err.starts_with(&format!("error: {name}={value}: ")), "{}", outcome.err);
             assert_eq!(outcome.err.lines().count(), 1, "{}", outcome.err);
         }
     }
@@ -241,7 +241,7 @@ fn a_setting_that_is_no_text_is_not_passed_over() {
         let output = textgen(&["migrate"]).env(name, OsStr::from_bytes(b"caf\xe9")).output().unwrap();
         let text = String::from_utf8(output.stderr).unwrap();
         assert_eq!((output.status.code(), text.lines().count()), (Some(2), 1), "{text}");
-        assert!(text.starts_with(&format!("textgen: {name}")) && !text.contains("caf"), "{text}");
+        assert!(text.starts_with(&format!("error: {name}: ")) && !text.contains("caf"), "{text}");
     }
 }
 
@@ -265,10 +265,11 @@ fn the_help_lists_every_command_and_variable() {
         ("LOG_LEVEL", "info"),
         ("LOG_FORMAT", "text"),
     ] {
-        let at = help.out.find(&format!("\n  {name} ")).unwrap_or_else(|| panic!("{name} is not in the help"));
+        let flag = format!("\n      --{} <{name}>", name.to_lowercase().replace('_', "-"));
+        let at = help.out.find(&flag).unwrap_or_else(|| panic!("{name} is not in the help"));
         let entry = help.out[at + 1..].lines().enumerate();
         let entry: Vec<&str> =
-            entry.take_while(|(n, l)| *n == 0 || l.starts_with("   ")).map(|(_, l)| l.trim()).collect();
+            entry.take_while(|(n, l)| *n == 0 || l.starts_with("       ")).map(|(_, l)| l.trim()).collect();
         assert!(entry.join(" ").contains(default), "{name}: {entry:?}");
     }
     // No line is wider than the screen it is meant for.

@@ -1,0 +1,139 @@
+//! Settings are read here from a table, as flags: a process's environment cannot be set safely in a test.
+
+use clap::FromArgMatches;
+
+use super::*;
+
+fn read(settings: &[(&str, &str)]) -> Result<Config, clap::Error> {
+    // Not from the environment that the tests happen to run in.
+    let command = Config::augment_args(Command::new("textgen")).mut_args(|arg| arg.env(Resettable::Reset));
+    let flags = settings.iter().map(|(name, value)| format!("--{}={value}", name.to_lowercase().replace('_', "-")));
+    let matches = command.try_get_matches_from(["textgen".to_owned()].into_iter().chain(flags))?;
+    Config::from_arg_matches(&matches)
+}
+
+fn problem(name: &str, value: &str) -> String {
+    read(&[(name, value)]).unwrap_err().to_string()
+}
+
+#[test]
+fn defaults() {
+    let config = read(&[]).unwrap();
+    assert_eq!(config.web_addr.to_string(), "127.0.0.1:8083");
+    assert_eq!((config.listen_url(), config.direct_url()), (&*config.database_url, &*config.database_url));
+    assert_eq!((config.workers, config.max_connections, config.auth_grace.as_secs()), (None, None, 300));
+    assert!(config.trusted_proxies.is_empty() && config.cors_origins.is_empty() && !config.is_https());
+}
+
+#[test]
+fn some_settings_default_to_others() {
+    let config = read(&[("DATABASE_URL", "postgresql://h/d"), ("PASSWORD_PEPPER", " p ")]).unwrap();
+    assert_eq!((config.listen_url(), config.bcrypt_pepper()), ("postgresql://h/d", " p "));
+    let direct = [("DATABASE_LISTEN_URL", "postgresql://direct/d"), ("BCRYPT_PEPPER", "b")];
+    let config = read(&direct).unwrap();
+    assert_eq!((config.listen_url(), config.bcrypt_pepper()), ("postgresql://direct/d", "b"));
+    assert_eq!(config.direct_url(), config.database_url);
+    let config = read(&[direct[0], ("DATABASE_POOLER", "transaction")]).unwrap();
+    assert_eq!(config.direct_url(), "postgresql://direct/d");
+}
+
+#[test]
+fn every_flag_is_named_like_its_variable() {
+    let command = Config::augment_args(Command::new("textgen"));
+    command.clone().debug_assert();
+    for arg in command.get_arguments() {
+        let variable = arg.get_env().unwrap().to_str().unwrap();
+        assert_eq!(arg.get_long().unwrap().replace('-', "_").to_uppercase(), variable);
+        assert_eq!(arg.get_id().as_str().to_uppercase(), variable);
+        assert!(arg.get_help().is_some() && arg.get_help_heading().is_some(), "{variable}");
+    }
+}
+
+#[test]
+fn secrets_are_hidden_in_help() {
+    let command = Config::augment_args(Command::new("textgen"));
+    for arg in command.get_arguments() {
+        let name = arg.get_id().as_str();
+        let is_secret = name.ends_with("_pepper")
+            || name.ends_with("_api_key")
+            || name.starts_with("database_") && name.ends_with("_url");
+        assert_eq!(arg.is_hide_env_values_set(), is_secret, "{name}");
+    }
+}
+
+#[test]
+fn a_wrong_value_is_one_clear_line() {
+    for (name, value) in [
+        ("USE_POSTGRES", "False"),
+        ("WEB_ADDR", "everywhere"),
+        ("POOL_SIZE", "0"),
+        ("POOL_SIZE", "many"),
+        ("JOURNAL_MAX_BYTES", "1000"),
+        ("USAGE_RETENTION_MONTHS", "-1"),
+        ("TRUSTED_PROXIES", "10.0.0.0/8, nonsense"),
+        ("PUBLIC_URL", "ftp://x"),
+        ("PUBLIC_URL", "https://x/path"),
+        ("INFERENCE_URL", "localhost:8000"),
+        ("INFERENCE_URL", "http://a, ftp://b"),
+        ("SPEECH_URL", "http://user:pass@host"),
+        ("UPSTREAM_TIMEOUT", "0"),
+        ("AUDIO_URL_ALLOW", "loopback"),
+        ("REUSE_PORT", "perhaps"),
+        ("DATABASE_POOLER", "session"),
+        ("LOG_LEVEL", "loud"),
+        ("LOG_FORMAT", "xml"),
+    ] {
+        let text = problem(name, value);
+        assert!(text.starts_with(&format!("error: {name}={value}: ")) && text.trim().lines().count() == 1, "{text}");
+    }
+}
+
+#[test]
+fn secrets_are_never_shown() {
+    for name in ["DATABASE_URL", "DATABASE_LISTEN_URL"] {
+        let text = problem(name, "postgresql://u:hunter2@h:x/");
+        assert!(text.starts_with(&format!("error: {name}: ")) && !text.contains("hunter2"), "{text}");
+    }
+    let text = problem("SPEECH_API_KEY", "hunter 2");
+    assert!(text.starts_with("error: SPEECH_API_KEY: ") && !text.contains("hunter"), "{text}");
+    let config = read(&[("DATABASE_URL", "postgresql://u:hunter2@h/d"), ("PASSWORD_PEPPER", "hunter2")]).unwrap();
+    assert!(!format!("{config:?}").contains("hunter2"));
+}
+
+#[test]
+fn there_may_be_several_model_servers() {
+    let config = read(&[("INFERENCE_URL", "http://a:1/v1/, https://b/x"), ("INFERENCE_API_KEY", "hunter2\n")]).unwrap();
+    let inference = &config.engines.inference;
+    assert_eq!(inference.urls, ["http://a:1", "https://b/x"]);
+    assert_eq!((inference.variable, inference.api_key.as_deref()), ("INFERENCE_URL", Some("hunter2")));
+    assert!(config.engines.speech.urls.is_empty() && !format!("{inference:?}").contains("hunter2"));
+}
+
+#[test]
+fn addresses_may_be_short() {
+    for (text, meant) in [
+        (":0", "127.0.0.1:0"),
+        ("9000", "127.0.0.1:9000"),
+        ("localhost:1", "127.0.0.1:1"),
+        ("0.0.0.0:80", "0.0.0.0:80"),
+        ("[::1]:80", "[::1]:80"),
+    ] {
+        assert_eq!(read(&[("WEB_ADDR", text)]).unwrap().web_addr.to_string(), meant);
+    }
+}
+
+/// `BLESS=1 cargo test readme` rewrites the tables.
+#[test]
+fn the_readme_shows_the_settings_as_declared() {
+    const BEGIN: &str = "<!-- settings: written by `BLESS=1 cargo test readme` -->\n";
+    const END: &str = "\n<!-- end of settings -->";
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+    let readme = std::fs::read_to_string(path).unwrap();
+    let (before, rest) = readme.split_once(BEGIN).expect("the README has no settings");
+    let (shown, after) = rest.split_once(END).expect("the README's settings have no end");
+    let declared = markdown(&Config::augment_args(Command::new("textgen")));
+    if std::env::var_os("BLESS").is_some() {
+        return std::fs::write(path, format!("{before}{BEGIN}{declared}{END}{after}")).unwrap();
+    }
+    assert_eq!(shown, declared, "run `BLESS=1 cargo test readme`");
+}
