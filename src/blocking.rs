@@ -1,106 +1,103 @@
-//! How code that is about to block for long says so, without knowing what runs it.
+//! How code announces that it is about to block, without knowing what kind of thread it runs on.
 //!
-//! A server runs about as many threads as there are cores. One that is going to wait (for an upstream, a password
-//! hash, a free connection) wraps the wait in [`section`]; the server then lets another thread step in, up to a limit.
-//! On a thread that belongs to no server, `section` just runs its argument.
+//! A server runs about as many threads as there are cores. Code that may block for long (on an upstream, a password
+//! hash, a free database connection) wraps the wait in [`block_in_place`], and the server lets another thread take its
+//! place, up to a limit. On a thread that belongs to no server, `block_in_place` simply runs its argument.
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Too many threads wait already: the request is to be refused, for now.
+/// Too many threads are blocked already; the request should be refused for now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("too many requests are waiting")]
 pub struct Busy;
 
-/// What a server does around a wait of one of its threads.
-pub trait Handover {
-    /// Called before the wait, on the waiting thread.
+/// What a server does when one of its threads is about to block.
+pub trait BlockingHooks {
+    /// Called on the blocking thread, before it blocks for long.
     ///
     /// # Errors
-    /// [`Busy`] when as many threads wait as may; the wait then does not happen.
-    fn enter(&self) -> Result<(), Busy>;
-    /// Called after the wait, whether it returned or panicked.
-    fn leave(&self);
-    /// Called before a wait too short to be worth a handover.
-    fn short_wait(&self);
+    /// [`Busy`] if the limit of blocked threads is reached. The thread must not block then.
+    fn before_blocking(&self) -> Result<(), Busy>;
+
+    /// Called on the blocking thread, before a wait too short to be worth giving up its place.
+    fn before_short_wait(&self);
 }
 
-/// The socket of the client that a request came from, to see whether it is still there.
+/// The socket of the client whose request is being served; tells whether the client is still connected.
 pub type Client = Arc<dyn AsFd + Send + Sync>;
 
 thread_local! {
     static CLIENT: RefCell<Option<Client>> = const { RefCell::new(None) };
-    static HANDOVER: RefCell<Option<Rc<dyn Handover>>> = const { RefCell::new(None) };
+    static HOOKS: RefCell<Option<Rc<dyn BlockingHooks>>> = const { RefCell::new(None) };
     static DEPTH: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Tells [`section`] what to do on this thread from now on.
-pub fn install(handover: Rc<dyn Handover>) {
-    HANDOVER.with(|slot| *slot.borrow_mut() = Some(handover));
+/// Sets what [`block_in_place`] and [`note_short_wait`] call on this thread from now on.
+pub fn install(hooks: Rc<dyn BlockingHooks>) {
+    HOOKS.with(|installed| *installed.borrow_mut() = Some(hooks));
 }
 
-/// Runs `wait`, which may block for long. A section inside a section is part of the outer one.
+/// Runs `wait`, which may block for long. Nested calls count as part of the outermost one.
 ///
 /// # Errors
-/// [`Busy`] when too many threads wait already; `wait` was not called.
-pub fn section<R>(wait: impl FnOnce() -> R) -> Result<R, Busy> {
-    let _left = Section::enter()?;
+/// [`Busy`] if too many threads are blocked already; `wait` was not called.
+pub fn block_in_place<R>(wait: impl FnOnce() -> R) -> Result<R, Busy> {
+    let _nesting = Nesting::enter()?;
     Ok(wait())
 }
 
-/// Says that a short wait follows: one call to the database. It costs next to nothing; the server has more threads at
-/// hand while many requests wait like this.
-pub fn short_wait() {
-    HANDOVER.with(|slot| {
-        if let Some(handover) = &*slot.borrow() {
-            handover.short_wait();
+/// Announces a short wait, such as one database statement. It costs next to nothing; a server keeps more threads
+/// running while many requests wait like this.
+pub fn note_short_wait() {
+    HOOKS.with(|installed| {
+        if let Some(hooks) = &*installed.borrow() {
+            hooks.before_short_wait();
         }
     });
 }
 
-/// Says whose request this thread works on, until the result is dropped: who waits for something on behalf of the
-/// client can end the wait when the client leaves.
-pub fn serving(client: Option<Client>) -> Serving {
-    Serving(CLIENT.replace(client))
+/// Sets the client whose request this thread works on until the result is dropped, so that code that waits on the
+/// client's behalf can stop when the client disconnects.
+pub fn set_client(client: Option<Client>) -> ClientGuard {
+    ClientGuard(CLIENT.replace(client))
 }
 
-/// Whose request this thread works on, where that is known.
+/// The client whose request this thread works on, if there is one.
 pub fn client() -> Option<Client> {
     CLIENT.with_borrow(Clone::clone)
 }
 
-/// See [`serving`].
+/// Restores the previous client when dropped; see [`set_client`].
 #[must_use]
-pub struct Serving(Option<Client>);
+pub struct ClientGuard(Option<Client>);
 
-impl Drop for Serving {
+impl Drop for ClientGuard {
     fn drop(&mut self) {
         CLIENT.set(self.0.take());
     }
 }
 
-struct Section(Option<Rc<dyn Handover>>);
+/// Counts the nested calls of [`block_in_place`], also when one of them panics.
+struct Nesting;
 
-impl Section {
-    fn enter() -> Result<Section, Busy> {
-        let outermost = DEPTH.get() == 0;
-        let handover = HANDOVER.with(|slot| slot.borrow().clone()).filter(|_| outermost);
-        if let Some(handover) = &handover {
-            handover.enter()?;
+impl Nesting {
+    fn enter() -> Result<Nesting, Busy> {
+        if DEPTH.get() == 0 {
+            // Cloned, so that the hook may itself call `install`.
+            let hooks = HOOKS.with_borrow(Clone::clone);
+            hooks.map_or(Ok(()), |hooks| hooks.before_blocking())?;
         }
         DEPTH.set(DEPTH.get() + 1);
-        Ok(Section(handover))
+        Ok(Nesting)
     }
 }
 
-impl Drop for Section {
+impl Drop for Nesting {
     fn drop(&mut self) {
         DEPTH.set(DEPTH.get() - 1);
-        if let Some(handover) = &self.0 {
-            handover.leave();
-        }
     }
 }
 
@@ -108,36 +105,34 @@ impl Drop for Section {
 mod tests {
     use super::*;
 
-    struct Count {
+    #[derive(Default)]
+    struct CountingHooks {
         entered: Cell<u32>,
-        left: Cell<u32>,
-        full: Cell<bool>,
+        is_full: Cell<bool>,
     }
 
-    impl Handover for Count {
-        fn enter(&self) -> Result<(), Busy> {
-            if self.full.get() {
+    impl BlockingHooks for CountingHooks {
+        fn before_blocking(&self) -> Result<(), Busy> {
+            if self.is_full.get() {
                 return Err(Busy);
             }
             self.entered.set(self.entered.get() + 1);
             Ok(())
         }
-        fn leave(&self) {
-            self.left.set(self.left.get() + 1);
-        }
-        fn short_wait(&self) {}
+
+        fn before_short_wait(&self) {}
     }
 
     #[test]
-    fn nests_refuses_and_survives_a_panic() {
-        let count = Rc::new(Count { entered: Cell::new(0), left: Cell::new(0), full: Cell::new(false) });
-        install(count.clone());
-        assert_eq!(section(|| section(|| 7)), Ok(Ok(7)));
-        assert_eq!((count.entered.get(), count.left.get()), (1, 1));
-        let panicked = std::panic::catch_unwind(|| section(|| panic!("on purpose")));
+    fn nested_calls_count_once_also_after_a_panic_and_a_full_server_refuses() {
+        let hooks = Rc::new(CountingHooks::default());
+        install(hooks.clone());
+        assert_eq!(block_in_place(|| block_in_place(|| 7)), Ok(Ok(7)));
+        assert_eq!((hooks.entered.get(), DEPTH.get()), (1, 0));
+        let panicked = std::panic::catch_unwind(|| block_in_place(|| panic!("on purpose")));
         assert!(panicked.is_err());
-        assert_eq!((count.entered.get(), count.left.get()), (2, 2));
-        count.full.set(true);
-        assert_eq!(section(|| unreachable!("refused")), Err::<(), _>(Busy));
+        assert_eq!((hooks.entered.get(), DEPTH.get()), (2, 0));
+        hooks.is_full.set(true);
+        assert_eq!(block_in_place(|| unreachable!("refused")), Err::<(), _>(Busy));
     }
 }

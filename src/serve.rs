@@ -203,15 +203,15 @@ fn answer(app: &App, role: Role, router: &Router<Endpoint>, ids: &RequestIds, re
     finish(app, request, &mut response);
     let access = Access::new(app, role, request, began, &id, user_id);
     response.headers.push(("X-Request-Id", id.into()));
-    match (response.hold.take(), access) {
-        (Some(hold), Some(access)) => {
-            response.hold = Some(hold.then(move |response| {
+    match (response.deferred.take(), access) {
+        (Some(deferred), Some(access)) => {
+            response.deferred = Some(deferred.map(move |response| {
                 access.log(&response);
                 response
             }));
         }
-        (hold, access) => {
-            response.hold = hold;
+        (deferred, access) => {
+            response.deferred = deferred;
             if let Some(access) = access {
                 access.log(&response);
             }

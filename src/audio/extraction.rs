@@ -51,10 +51,10 @@ pub(super) fn by_url(call: &mut Call<'_>) -> Result<Response> {
     let translates = fields.optional_bool("translate_to_english")?.unwrap_or(false);
     let with_segments = fields.optional_bool("include_segments")?.unwrap_or(true);
     let wish = Wish::new(translates, fields.optional_text("output_filetype")?, with_segments)?;
-    let mut recording = blocking::section(|| call.app.engines.fetcher.get(url, LARGEST_AUDIO))??;
+    let mut recording = blocking::block_in_place(|| call.app.engines.fetcher.get(url, LARGEST_AUDIO))??;
     let model = checked_model(engine.default_model())?;
     // What is behind an address may be another thing the next time, but the request is the same: no bill notes it.
-    let hearing = blocking::section(|| {
+    let hearing = blocking::block_in_place(|| {
         let outbound = Outbound::new(&mut recording, None, "audio", &[], Box::new(decide(&model)))?;
         hear::send(engine, wish.path(), outbound, false)
     })??;

@@ -55,7 +55,7 @@ pub(super) fn speak(call: &mut Call<'_>) -> Result<Response> {
     let model = checked_model(object.read("model").ok_or(Error::bad("model must be a string"))?)?;
     let sent = object.to_bytes();
     let ask = Ask { path: PATH, media_type: "application/json", body: Body::Bytes(&sent) };
-    let reply = blocking::section(|| engine.send(ask).and_then(Reply::successful))??;
+    let reply = blocking::block_in_place(|| engine.send(ask).and_then(Reply::successful))??;
     let mut response = typed(&reply);
     let sound = Sound { reply, bill, model, units: units(&input) };
     response.content = Content::Stream(Box::new(move |out| sound.run(out)));
@@ -121,7 +121,7 @@ pub(super) fn generate(call: &mut Call<'_>) -> Result<Response> {
     let request = json!({"model": model, "input": text, "voice": voice, "speed": speed, "response_format": "wav"});
     let sent = request.to_string();
     let ask = Ask { path: PATH, media_type: "application/json", body: Body::Bytes(sent.as_bytes()) };
-    let (sound, latency, is_demo) = blocking::section(|| {
+    let (sound, latency, is_demo) = blocking::block_in_place(|| {
         let mut reply = engine.send(ask)?.successful()?;
         let sound = reply.read_all(LARGEST_REPLY)?;
         Ok::<_, Error>((as_wav(sound, &reply.media_type)?, reply.latency_micros(), reply.is_demo))

@@ -77,7 +77,7 @@ impl Hasher {
             }
         };
         self.queue.try_send(Box::new(job)).map_err(|_| Overloaded::Busy)?;
-        let outcome = match blocking::section(|| result.recv()) {
+        let outcome = match blocking::block_in_place(|| result.recv()) {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(_)) | Err(blocking::Busy) => Err(Overloaded::Busy),
         };
@@ -108,12 +108,11 @@ mod tests {
 
     struct Full;
 
-    impl blocking::Handover for Full {
-        fn enter(&self) -> Result<(), blocking::Busy> {
+    impl blocking::BlockingHooks for Full {
+        fn before_blocking(&self) -> Result<(), blocking::Busy> {
             Err(blocking::Busy)
         }
-        fn leave(&self) {}
-        fn short_wait(&self) {}
+        fn before_short_wait(&self) {}
     }
 
     #[test]

@@ -86,7 +86,7 @@ impl Resolver {
             if mine {
                 return self.fly(key, &flight);
             }
-            let landed = blocking::section(|| flight.wait())?.ok_or(Error::Busy)?;
+            let landed = blocking::block_in_place(|| flight.wait())?.ok_or(Error::Busy)?;
             match landed.found {
                 // Its row was read before a change that this request may already have been told of.
                 Ok(Some(caller)) if !self.cache.is_current(&caller.user.id, landed.stamp) => {}

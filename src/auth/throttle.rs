@@ -124,7 +124,7 @@ impl Throttle {
         if let Some(outcome) = self.state.lock().admit(own, Instant::now()) {
             return outcome;
         }
-        blocking::section(|| self.wait_for_room(own)).unwrap_or(Err(Held::UnderWay))
+        blocking::block_in_place(|| self.wait_for_room(own)).unwrap_or(Err(Held::UnderWay))
     }
 
     fn wait_for_room(&self, own: &[Subject]) -> Result<(), Held> {

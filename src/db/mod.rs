@@ -196,7 +196,7 @@ impl Database {
             self.check_reachable()?;
         }
         let _waiting = Waiting::enter(&self.health.waiting, self.size * WAITERS_PER_CONNECTION)?;
-        match blocking::section(|| self.pool.get_timeout(CHECKOUT_TIMEOUT)) {
+        match blocking::block_in_place(|| self.pool.get_timeout(CHECKOUT_TIMEOUT)) {
             Ok(Ok(connection)) => Ok(connection),
             Ok(Err(_)) => self.check_reachable().and(Err(Error::Busy)),
             Err(blocking::Busy) => Err(Error::Busy),

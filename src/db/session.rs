@@ -69,7 +69,7 @@ impl Session {
     /// # Errors
     /// See [`Error`].
     pub fn transaction(&mut self) -> Result<Transaction<'_>, Error> {
-        blocking::short_wait();
+        blocking::note_short_wait();
         let Connection { client, known, .. } = &mut *self.connection;
         known.ask();
         match client.transaction() {
@@ -106,7 +106,7 @@ impl Transaction<'_> {
     /// # Errors
     /// See [`Error`]. When the connection broke meanwhile, whether it was committed is not known.
     pub fn commit(self) -> Result<(), Error> {
-        blocking::short_wait();
+        blocking::note_short_wait();
         let Transaction { inner, known, health, _rollback } = self;
         known.ask();
         inner.commit().map_err(|e| judge(health, known, "COMMIT", e))
@@ -131,7 +131,7 @@ fn query(
     sql: &'static str,
     params: &[&dyn Param],
 ) -> Result<Vec<Row>, postgres::Error> {
-    blocking::short_wait();
+    blocking::note_short_wait();
     known.ask();
     match known.statement(sql, || client.prepare_typed(sql, &types(params)))? {
         Some(prepared) => client.query(&prepared, &values(params)),
@@ -145,7 +145,7 @@ fn execute(
     sql: &'static str,
     params: &[&dyn Param],
 ) -> Result<u64, postgres::Error> {
-    blocking::short_wait();
+    blocking::note_short_wait();
     known.ask();
     match known.statement(sql, || client.prepare_typed(sql, &types(params)))? {
         Some(prepared) => client.execute(&prepared, &values(params)),

@@ -95,7 +95,7 @@ impl<V: Clone> Together<V> {
 }
 
 fn wait<V>(place: &Place<V>) -> Outcome<V> {
-    blocking::short_wait();
+    blocking::note_short_wait();
     loop {
         if let Some(outcome) = place.outcome.lock().take() {
             return outcome;

@@ -53,7 +53,7 @@ impl Fetcher {
     }
 
     /// Starts to get a file of at most `limit` bytes. Waits for the other side, so it is to be called in a
-    /// [`blocking::section`](crate::blocking::section).
+    /// [`blocking::block_in_place`](crate::blocking::block_in_place).
     ///
     /// # Errors
     /// 400 with what is wrong with the address or with what is there, 413 when it says that it is too long.

@@ -127,7 +127,7 @@ impl Engine {
     }
 
     /// Calls it; returns with the head of its reply, whatever its status, and waits for that: to be called in a
-    /// [`blocking::section`](crate::blocking::section).
+    /// [`blocking::block_in_place`](crate::blocking::block_in_place).
     ///
     /// # Errors
     /// 503 without an engine, 502 when no server answers, 504 when none does in time; the client has left.
@@ -139,13 +139,13 @@ impl Engine {
         }
     }
 
-    /// Runs what waits for a server, in a [`blocking::section`](crate::blocking::section). Nobody waits for the demo
+    /// Runs what waits for a server, in a [`blocking::block_in_place`](crate::blocking::block_in_place). Nobody waits for the demo
     /// engine.
     ///
     /// # Errors
     /// [`Busy`](crate::blocking::Busy).
     pub fn wait<R>(&self, work: impl FnOnce() -> R) -> std::result::Result<R, crate::blocking::Busy> {
-        if let Kind::Demo = self.kind { Ok(work()) } else { crate::blocking::section(work) }
+        if let Kind::Demo = self.kind { Ok(work()) } else { crate::blocking::block_in_place(work) }
     }
 
     /// The model of requests that name none. May ask the server.
@@ -168,7 +168,7 @@ impl Engine {
         {
             return Ok(Arc::clone(models));
         }
-        let models = Arc::new(crate::blocking::section(|| self.ask_for_models())??);
+        let models = Arc::new(crate::blocking::block_in_place(|| self.ask_for_models())??);
         *self.models.lock() = Some((Instant::now(), Arc::clone(&models)));
         Ok(models)
     }

@@ -69,7 +69,7 @@ impl Bill {
         }
         let (route, shape) = (self.route, self.shape);
         let charge = self.of(self.id(), model, units, latency_micros);
-        response.hold = Some(self.meter.hold(charge, move |e, response| {
+        response.deferred = Some(self.meter.charge_deferred(charge, move |e, response| {
             log::warn!("an answer of {route} was made and not sent: {e}");
             in_place_of(response, e.reply(shape))
         })?);

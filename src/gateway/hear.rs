@@ -29,7 +29,7 @@ pub struct Hearing {
 }
 
 /// Sends a recording. If `is_small`, it is taken into memory first, so that another server can be tried. Waits, so it
-/// is to be called in a [`blocking::section`].
+/// is to be called in a [`blocking::block_in_place`].
 ///
 /// # Errors
 /// What is wrong with the recording; as [`Engine::send`]; what the server says is wrong with it.
@@ -43,7 +43,7 @@ pub fn send(engine: &Engine, path: &'static str, mut outbound: Outbound<'_>, is_
         },
         false => Body::Stream(&mut outbound),
     };
-    let reply = blocking::section(|| engine.send(Ask { path, media_type: &media_type, body }))?;
+    let reply = blocking::block_in_place(|| engine.send(Ask { path, media_type: &media_type, body }))?;
     if let Some(failure) = outbound.failure.take() {
         return Err(failure);
     }
@@ -59,7 +59,7 @@ impl Hearing {
     /// # Errors
     /// 502 for a reply that ends early.
     pub fn finish(&mut self) -> Result<(Vec<u8>, Option<Transcript>, i64)> {
-        let bytes = blocking::section(|| self.reply.read_all(LARGEST_REPLY))??;
+        let bytes = blocking::block_in_place(|| self.reply.read_all(LARGEST_REPLY))??;
         let transcript = Transcript::parse(&bytes);
         let millis = transcript.as_ref().and_then(Transcript::millis).unwrap_or(self.millis);
         Ok((bytes, transcript, millis))

@@ -50,7 +50,7 @@ pub struct Answers {
 }
 
 /// Sends `request` (a chat's, without `stream`) and gathers the answers. Waits, so it is to be called in a
-/// [`blocking::section`](crate::blocking::section).
+/// [`blocking::block_in_place`](crate::blocking::block_in_place).
 ///
 /// # Errors
 /// As [`Engine::send`]; what the server says is wrong with the request; 502 for a reply that ends early.

@@ -4,9 +4,9 @@
 
 pub mod body;
 pub mod cookie;
+pub mod deferred;
 pub mod form;
 pub mod head;
-pub mod hold;
 pub mod multipart;
 pub mod object;
 pub mod parts;
@@ -16,8 +16,8 @@ pub mod router;
 pub mod sse;
 
 pub use body::{Body, BodyError};
+pub use deferred::{Completion, Deferred, Notifier};
 pub use head::{Framing, Head, HeadError, Parsed};
-pub use hold::{Held, Hold, Signal};
 pub use request::Request;
 pub use response::{Content, Response};
 pub use router::{Route, Router};

@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 
 use serde::Serialize;
 
-use super::{Hold, StatusCode};
+use super::{Deferred, StatusCode};
 
 /// Writes a body piece by piece; each `write` call it makes reaches the client at once.
 pub type StreamFn = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send>;
@@ -36,15 +36,15 @@ pub struct Response {
     pub content: Content,
     /// End the connection behind this reply.
     pub close: bool,
-    /// What must come first, before any byte of it leaves.
-    pub hold: Option<Hold>,
+    /// What must happen before any byte of it is sent.
+    pub deferred: Option<Deferred>,
 }
 
 impl Response {
     /// A reply without a body.
     pub fn new(status: u16) -> Response {
         let (headers, content) = (Vec::with_capacity(8), Content::Empty);
-        Response { status: StatusCode(status), headers, content, close: false, hold: None }
+        Response { status: StatusCode(status), headers, content, close: false, deferred: None }
     }
 
     /// A reply with a body of this media type.

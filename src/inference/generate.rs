@@ -48,7 +48,7 @@ pub(super) fn bulk(call: &mut Call<'_>) -> Result<Response> {
     if params.is_empty() {
         return Ok(Response::json(200, &json!([])));
     }
-    let done = blocking::section(|| generate_all(engine, &params))?;
+    let done = blocking::block_in_place(|| generate_all(engine, &params))?;
     // What was made is paid for, also where another text failed.
     let mut bills: BTreeMap<&str, (Units, i64)> = BTreeMap::new();
     for (model, answers) in done.iter().flatten() {
@@ -83,7 +83,7 @@ fn generate_all(engine: &Engine, params: &[Params]) -> Vec<Result<(String, Answe
     let (next, client) = (AtomicUsize::new(0), blocking::client());
     let done: Mutex<BTreeMap<usize, Result<(String, Answers)>>> = Mutex::default();
     let work = || {
-        let _serving = blocking::serving(client.clone());
+        let _client = blocking::set_client(client.clone());
         loop {
             let index = next.fetch_add(1, Relaxed);
             let Some(params) = params.get(index) else { return };

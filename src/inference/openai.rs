@@ -83,7 +83,7 @@ pub(super) fn model(call: &mut Call<'_>) -> Result<Response> {
 fn all(call: &Call<'_>) -> Result<Vec<Value>> {
     let engines = &call.app.engines;
     engines.inference.check()?;
-    blocking::section(|| {
+    blocking::block_in_place(|| {
         let mut all: Vec<Value> = engines.inference.models()?.to_vec();
         // What cannot be listed now is not in the list.
         for engine in [&engines.embeddings, &engines.transcribe, &engines.speech] {

@@ -10,7 +10,7 @@ use std::sync::atomic::{
 
 use parking_lot::Mutex;
 
-use crate::http::{Held, Response};
+use crate::http::{Completion, Response};
 
 use super::Handler;
 use super::incoming::{Gathering, Share};
@@ -88,7 +88,7 @@ pub(super) enum Phase {
 
 /// A reply that is held, and what its request said of how to send it.
 pub(super) struct Waiting {
-    pub(super) held: Held,
+    pub(super) held: Completion,
     pub(super) response: Response,
     pub(super) terms: Terms,
     pub(super) all_read: bool,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::blocking::{Busy, Handover};
+use crate::blocking::{BlockingHooks, Busy};
 
 use super::Shared;
 use super::connection::Connection;
@@ -215,8 +215,8 @@ impl Seat {
     }
 }
 
-impl Handover for Seat {
-    fn enter(&self) -> Result<(), Busy> {
+impl BlockingHooks for Seat {
+    fn before_blocking(&self) -> Result<(), Busy> {
         self.send_early();
         let (Some(slot), true) = (self.slot.get(), self.in_handler.get()) else {
             return Ok(());
@@ -241,10 +241,7 @@ impl Handover for Seat {
         Ok(())
     }
 
-    /// The slot is another's now; the request is finished without one.
-    fn leave(&self) {}
-
-    fn short_wait(&self) {
+    fn before_short_wait(&self) {
         if let (Some(slot), true) = (self.slot.get(), self.in_handler.get()) {
             self.shared.slots[slot].note_short_wait();
             self.shared.call_help(slot);

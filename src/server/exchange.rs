@@ -65,7 +65,7 @@ impl Worker {
             Phase::Held(waiting) if late && waits == Waits::Decision => waiting.response.close = true,
             Phase::Held(_) if !connection.is_decided() => {
                 if waits != Waits::Decision {
-                    connection.set_timer(Waits::Decision, now + millis(self.shared.settings.hold_timeout));
+                    connection.set_timer(Waits::Decision, now + millis(self.shared.settings.deferred_timeout));
                 }
                 return Outcome::Wait;
             }
@@ -145,7 +145,7 @@ impl Worker {
             Framing::None => return self.serve(connection, state),
             Framing::Length(n) if n > settings.max_body => return self.refuse(413, "the body is too large"),
             Framing::Length(n) => match usize::try_from(n) {
-                Ok(here) if here <= self.window.len().min(settings.max_gathered) => {
+                Ok(here) if here <= self.window.len().min(settings.max_buffered_body) => {
                     self.request.body = Body::from_bytes(self.window.bytes()[..here].to_vec());
                     self.window.consume(here);
                     return self.serve(connection, state);
@@ -154,7 +154,7 @@ impl Worker {
             },
             Framing::Chunked => 0,
         };
-        let streamed = declared > settings.max_gathered as u64;
+        let streamed = declared > settings.max_buffered_body as u64;
         let waiting = self.request.head.expects_continue() && self.window.is_empty();
         let (request, now) = (std::mem::take(&mut self.request), self.shared.clock.now());
         let gathering = Box::new(Gathering::new(request, &self.shared.gathered, now));
@@ -170,10 +170,11 @@ impl Worker {
 
     /// Takes a piece of the body in, and answers when it is whole.
     fn gather(&mut self, connection: &Arc<Connection>, state: &mut State) -> Step {
-        let limit = self.shared.settings.max_gathered;
+        let limit = self.shared.settings.max_buffered_body;
         let Phase::Body(gathering) = &mut state.phase else { return Step::Cut };
         let fed = gathering.feed(&mut self.window, self.shared.clock.now(), limit);
-        if self.shared.gathered.bytes() > self.shared.settings.max_gathered_total && !matches!(fed, Ok(Gathered::Whole))
+        if self.shared.gathered.bytes() > self.shared.settings.max_buffered_bodies
+            && !matches!(fed, Ok(Gathered::Whole))
         {
             state.phase = Phase::Head;
             return self.refuse(503, "too many requests are being received");
@@ -259,7 +260,7 @@ impl Worker {
         } else if let Phase::Body(gathering) = &state.phase {
             connection.set_timer(Waits::Body, gathering.deadline(settings));
         } else if let Phase::Held(_) = &state.phase {
-            connection.set_timer(Waits::Decision, now + millis(settings.hold_timeout));
+            connection.set_timer(Waits::Decision, now + millis(settings.deferred_timeout));
         } else if !state.input.is_empty() {
             if connection.is_unwanted() {
                 return Outcome::Close;

@@ -212,7 +212,7 @@ impl Gathering {
     }
 
     pub(super) fn deadline(&self, settings: &Settings) -> u64 {
-        deadline(millis(settings.body_timeout), settings.least_rate, self.started, self.last, self.body.len())
+        deadline(millis(settings.body_timeout), settings.min_rate, self.started, self.last, self.body.len())
     }
 }
 

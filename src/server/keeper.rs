@@ -37,7 +37,8 @@ pub(super) struct Keeper {
 impl Keeper {
     pub(super) fn new(shared: Arc<Shared>, acceptor: JoinHandle<()>) -> Keeper {
         let s = &shared.settings;
-        let shortest = s.head_timeout.min(s.body_timeout).min(s.idle_timeout).min(s.write_timeout).min(s.hold_timeout);
+        let shortest =
+            s.head_timeout.min(s.body_timeout).min(s.idle_timeout).min(s.write_timeout).min(s.deferred_timeout);
         let scan_interval = (millis(shortest) / 8).clamp(10, SCAN);
         let seen = vec![(0, 0); shared.slots.len()];
         let (counted, staffed) = ((0, 0), 0);
@@ -65,7 +66,7 @@ impl Keeper {
 
     /// Takes slots from handlers that have been running for too long. Returns whether anything is going on.
     fn look_at_slots(&mut self, now: u64) -> bool {
-        let patience = millis(self.shared.settings.patience);
+        let time_slice = millis(self.shared.settings.time_slice);
         let mut busy = false;
         for (i, slot) in self.shared.slots.iter().enumerate() {
             let word = slot.word();
@@ -74,7 +75,7 @@ impl Keeper {
                 busy = true;
             } else if word % 2 == 1 {
                 busy = true;
-                if now - self.seen[i].1 >= patience {
+                if now - self.seen[i].1 >= time_slice {
                     self.take_slot(i, word);
                 }
             }

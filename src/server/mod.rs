@@ -2,9 +2,9 @@
 //!
 //! A *slot* is the right to run; there are as many as cores. Each has a readiness set with its share of the
 //! connections, and one thread that waits on it, reads what is there, calls the handler and writes the reply. A
-//! handler that is going to wait says so ([`blocking::section`](crate::blocking::section)); its thread then leaves the
+//! handler that is going to wait says so ([`blocking::block_in_place`](crate::blocking::block_in_place)); its thread then leaves the
 //! slot to another. One that does not say so loses the slot a little later. A short wait, one call to the database, is
-//! not worth that: it is only announced ([`blocking::short_wait`](crate::blocking::short_wait)), and while many
+//! not worth that: it is only announced ([`blocking::note_short_wait`](crate::blocking::note_short_wait)), and while many
 //! requests wait like this, *helpers* (slots without connections of their own) take what is ready from the others. So
 //! a connection costs no thread, a slow request stops no quick one, and there are never many more threads running than
 //! cores.
@@ -52,7 +52,7 @@ pub use listener::{bind, inherited};
 pub use settings::Settings;
 
 /// What makes a reply of a request. It may panic (the client gets a 500) and it may wait, in a
-/// [`blocking::section`](crate::blocking::section) if the wait is long; where that says
+/// [`blocking::block_in_place`](crate::blocking::block_in_place) if the wait is long; where that says
 /// [`Busy`](crate::blocking::Busy), the reply is to be a 503 with `Retry-After`.
 pub type Handler = Arc<dyn Fn(&mut Request) -> Response + Send + Sync>;
 
@@ -79,8 +79,8 @@ pub struct Stats {
     pub requests: u64,
     /// Waits refused so far because too many threads waited.
     pub refused: u64,
-    /// Idle connections closed so far to make room.
-    pub shed: u64,
+    /// Connections closed so far to make room, or to free memory.
+    pub evicted: u64,
 }
 
 /// Helpers at most, for each worker. Measured on 2 cores: where requests read together, 4 do more than 2 and 6 still a
@@ -204,7 +204,7 @@ impl Handle {
             blocked: shared.crew.detached.load(Relaxed),
             requests: shared.slots.iter().map(Slot::requests).sum(),
             refused: shared.crew.refused.load(Relaxed),
-            shed: shared.shed.load(Relaxed),
+            evicted: shared.shed.load(Relaxed),
         }
     }
 }

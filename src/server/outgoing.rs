@@ -142,7 +142,7 @@ impl Unsent {
 
     pub(super) fn deadline(&self, settings: &Settings) -> u64 {
         let taken = self.sent - self.taken_at_once;
-        deadline(millis(settings.write_timeout), settings.least_rate, self.started, self.last, taken)
+        deadline(millis(settings.write_timeout), settings.min_rate, self.started, self.last, taken)
     }
 }
 

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use crate::blocking::{self, Busy};
 use crate::http::response::StreamFn;
-use crate::http::{Body, Content, Framing, Hold, Response};
+use crate::http::{Body, Content, Deferred, Framing, Response};
 
 use super::Shared;
 use super::connection::{Connection, Phase, State, Then, Waiting};
@@ -33,7 +33,7 @@ impl Worker {
     /// Serves the worker's request, whose body is in memory.
     pub(super) fn serve(&mut self, connection: &Arc<Connection>, state: &mut State) -> Step {
         let terms = Terms::of(&self.request.head);
-        let _serving = blocking::serving(Some(Arc::clone(connection) as blocking::Client));
+        let _client = blocking::set_client(Some(Arc::clone(connection) as blocking::Client));
         self.seat.start_request();
         let lent = !self.out.is_empty();
         if lent {
@@ -68,10 +68,10 @@ impl Worker {
         let feed = Arc::new(Mutex::new(feed));
         self.request.body = Body::streamed(body, Box::new(FeedReader(Arc::clone(&feed))), declared);
         let terms = Terms::of(&self.request.head);
-        let _serving = blocking::serving(Some(Arc::clone(connection) as blocking::Client));
+        let _client = blocking::set_client(Some(Arc::clone(connection) as blocking::Client));
         self.seat.start_request();
         let response = match Streaming::begin(&self.shared) {
-            Ok(_streaming) => blocking::section(|| self.call_blocking(connection)),
+            Ok(_streaming) => blocking::block_in_place(|| self.call_blocking(connection)),
             Err(busy) => Err(busy),
         };
         let step = match response {
@@ -115,7 +115,7 @@ impl Worker {
         terms: Terms,
         all_read: bool,
     ) -> Step {
-        if let Some(hold) = response.hold.take() {
+        if let Some(hold) = response.deferred.take() {
             return self.hold_back(connection, state, hold, response, terms, all_read);
         }
         let (framed, source) = match std::mem::take(&mut response.content) {
@@ -129,7 +129,7 @@ impl Worker {
         let before = self.out.len();
         let then = self.write_head(&response, framed, terms, all_read);
         let Some(source) = source else { return self.answered(connection, state, then) };
-        match blocking::section(|| self.send_source(connection, framed, source)) {
+        match blocking::block_in_place(|| self.send_source(connection, framed, source)) {
             Ok(Ok(())) => Step::Answered(then),
             Ok(Err(e)) => {
                 log::debug!("a reply was cut off: {e}");
@@ -147,7 +147,7 @@ impl Worker {
         &mut self,
         connection: &Arc<Connection>,
         state: &mut State,
-        hold: Hold,
+        hold: Deferred,
         response: Response,
         terms: Terms,
         all_read: bool,
@@ -157,8 +157,8 @@ impl Worker {
             share.set(bytes.capacity());
         }
         if self.shared.held.bytes() > self.shared.settings.max_unsent_total {
-            let response = Response { hold: Some(hold), ..response };
-            let settled = blocking::section(|| response.settled()).unwrap_or_else(|Busy| busy());
+            let response = Response { deferred: Some(hold), ..response };
+            let settled = blocking::block_in_place(|| response.wait()).unwrap_or_else(|Busy| busy());
             return self.reply(connection, state, settled, terms, all_read);
         }
         connection.set_decided(false);
@@ -167,7 +167,7 @@ impl Worker {
             held_up.set_decided(true);
             shared.nudge(&held_up);
         });
-        match catch_unwind(AssertUnwindSafe(|| hold.begin(signal))) {
+        match catch_unwind(AssertUnwindSafe(|| hold.start(signal))) {
             Ok(held) => {
                 state.phase = Phase::Held(Box::new(Waiting { held, response, terms, all_read, _share: share }));
                 Step::Held
@@ -181,7 +181,7 @@ impl Worker {
         let Waiting { held, response, terms, all_read, _share } = waiting;
         let close = response.close;
         self.seat.start();
-        let decided = catch_unwind(AssertUnwindSafe(|| held.decide(response)));
+        let decided = catch_unwind(AssertUnwindSafe(|| held.complete(response)));
         let mut response = decided.unwrap_or_else(|panic| panicked(&*panic));
         response.close |= close;
         let step = self.reply(connection, state, response, terms, all_read);

@@ -13,7 +13,7 @@ const DESCRIPTOR_RESERVE: usize = 128;
 pub struct Settings {
     /// Threads that run at a time. Default: the number of cores.
     pub workers: usize,
-    /// Threads that may wait at a time inside [`blocking::section`](crate::blocking::section), beside those that run;
+    /// Threads that may wait at a time inside [`blocking::block_in_place`](crate::blocking::block_in_place), beside those that run;
     /// past it requests that would wait are refused with 503. Default: 512.
     pub max_blocked: usize,
     /// Open connections; past it the oldest idle ones are closed. `None` derives it from the descriptor limit, less a
@@ -23,10 +23,10 @@ pub struct Settings {
     pub max_head: usize,
     /// Largest body in bytes that is gathered in memory before the handler runs; a larger one is streamed to the
     /// handler, which then holds a thread. Default: 1 MiB.
-    pub max_gathered: usize,
+    pub max_buffered_body: usize,
     /// Memory in bytes for bodies that are gathered and not whole yet, of all connections together; past it a request
     /// whose body does not come with its head is refused with 503. Default: 512 MiB.
-    pub max_gathered_total: usize,
+    pub max_buffered_bodies: usize,
     /// Memory in bytes for replies that their clients have not read yet, of all connections together; past it those
     /// that have the least time left are cut. As much again for replies that are held; past it a thread waits for each.
     /// Default: 512 MiB.
@@ -35,18 +35,18 @@ pub struct Settings {
     pub max_body: u64,
     /// From the first byte of a head to its last. Default: 10 s.
     pub head_timeout: Duration,
-    /// Longest pause within a body; beside it the whole must come at [`Settings::least_rate`]. Default: 30 s.
+    /// Longest pause within a body; beside it the whole must come at [`Settings::min_rate`]. Default: 30 s.
     pub body_timeout: Duration,
     /// How long a connection may be open without a request. Default: 60 s.
     pub idle_timeout: Duration,
-    /// Longest pause of a client within a reply; beside it, it must take [`Settings::least_rate`]. Default: 30 s.
+    /// Longest pause of a client within a reply; beside it, it must take [`Settings::min_rate`]. Default: 30 s.
     pub write_timeout: Duration,
     /// Bytes a second that a body or a reply must move on average, once the time-out's length has passed, so that a
     /// byte now and then does not hold a connection for ever. Default: 1024.
-    pub least_rate: u64,
+    pub min_rate: u64,
     /// How long a reply may be held for what must come first; it is decided as things stand then, and the connection
     /// ended behind it. Default: 60 s.
-    pub hold_timeout: Duration,
+    pub deferred_timeout: Duration,
     /// How long a stop waits for requests in flight before it cuts them. Default: 30 s.
     pub stop_timeout: Duration,
     /// How long, in a stop, an idle connection may still send a request that was under way; it is answered and told
@@ -54,7 +54,7 @@ pub struct Settings {
     pub stop_idle_grace: Duration,
     /// How long a handler may run on without having said that it waits, before another thread takes its place.
     /// Default: 10 ms.
-    pub patience: Duration,
+    pub time_slice: Duration,
 }
 
 impl Default for Settings {
@@ -64,19 +64,19 @@ impl Default for Settings {
             max_blocked: 512,
             max_connections: None,
             max_head: 16 * 1024,
-            max_gathered: 1024 * 1024,
+            max_buffered_body: 1024 * 1024,
             max_unsent_total: 512 * 1024 * 1024,
-            max_gathered_total: 512 * 1024 * 1024,
+            max_buffered_bodies: 512 * 1024 * 1024,
             max_body: 104 * 1024 * 1024,
             head_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(60),
             write_timeout: Duration::from_secs(30),
-            least_rate: 1024,
-            hold_timeout: Duration::from_secs(60),
+            min_rate: 1024,
+            deferred_timeout: Duration::from_secs(60),
             stop_timeout: Duration::from_secs(30),
             stop_idle_grace: Duration::from_secs(1),
-            patience: Duration::from_millis(10),
+            time_slice: Duration::from_millis(10),
         }
     }
 }

@@ -1,5 +1,5 @@
 //! Bodies that a thread waits for: a request's, read by its handler as it comes, and a reply's, written as it is made.
-//! All of it happens inside [`blocking::section`](crate::blocking::section), on a socket that blocks for that time.
+//! All of it happens inside [`blocking::block_in_place`](crate::blocking::block_in_place), on a socket that blocks for that time.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::sync::Arc;
@@ -39,14 +39,14 @@ impl Drop for Blocking<'_> {
 /// How long a client has kept a thread waiting, and for how much.
 struct Pace {
     pause: Duration,
-    least_rate: u64,
+    min_rate: u64,
     waited: Duration,
     bytes: u64,
 }
 
 impl Pace {
-    fn new(pause: Duration, least_rate: u64) -> Pace {
-        Pace { pause, least_rate: least_rate.max(1), waited: Duration::ZERO, bytes: 0 }
+    fn new(pause: Duration, min_rate: u64) -> Pace {
+        Pace { pause, min_rate: min_rate.max(1), waited: Duration::ZERO, bytes: 0 }
     }
 
     /// One call on the socket; an error of kind `TimedOut` when it took too long, or all of them together did.
@@ -59,7 +59,7 @@ impl Pace {
             result => result?,
         };
         self.bytes += n as u64;
-        let earned = Duration::from_millis(self.bytes.saturating_mul(1000) / self.least_rate);
+        let earned = Duration::from_millis(self.bytes.saturating_mul(1000) / self.min_rate);
         if self.waited > self.pause + earned { Err(io::ErrorKind::TimedOut.into()) } else { Ok(n) }
     }
 }
@@ -97,7 +97,7 @@ impl Feed {
         continue_due: bool,
         settings: &Settings,
     ) -> Feed {
-        let pace = Pace::new(settings.body_timeout, settings.least_rate);
+        let pace = Pace::new(settings.body_timeout, settings.min_rate);
         let (decoded, max_body) = (Vec::new(), settings.max_body);
         Feed { connection: Some(connection), coding, raw, decoded, continue_due, pace, max_body, failed: false }
     }
@@ -189,7 +189,7 @@ pub(super) struct PieceWriter<'a> {
 
 impl PieceWriter<'_> {
     pub(super) fn new<'a>(connection: &'a Connection, chunked: bool, settings: &Settings) -> PieceWriter<'a> {
-        let pace = Pace::new(settings.write_timeout, settings.least_rate);
+        let pace = Pace::new(settings.write_timeout, settings.min_rate);
         PieceWriter { connection, chunked, pace, failed: false }
     }
 

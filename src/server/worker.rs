@@ -158,7 +158,7 @@ impl Shared {
             return Some(connection);
         }
         // A worker that never waits would keep others of this machine, such as its clients, from a core until the
-        // scheduler loses its patience: after milliseconds, where a round of all that is ready takes less than one.
+        // scheduler loses its time_slice: after milliseconds, where a round of all that is ready takes less than one.
         // While helpers are wanted, workers wait often enough.
         if self.helpers.load(Relaxed) == 0 {
             thread::yield_now();

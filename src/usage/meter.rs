@@ -18,7 +18,7 @@ use super::{Charge, Connections, Receipt, event, recovery, replay, writer};
 use crate::blocking;
 use crate::db;
 use crate::error::{Error, Result};
-use crate::http::{Hold, Response};
+use crate::http::{Deferred, Response};
 use crate::store::charges::Event;
 use crate::store::{prices, usage};
 
@@ -185,23 +185,23 @@ impl Meter {
     /// where the database died while it took it, it may turn out to have been made, once.
     pub fn charge(&self, charge: Charge) -> Result<Receipt> {
         let event = self.event(charge)?;
-        blocking::section(|| self.shared.queue.charge(event))?.map_err(refused)
+        blocking::block_in_place(|| self.shared.queue.charge(event))?.map_err(refused)
     }
 
-    /// A hold for a reply that may leave once this charge is durable, as [`Meter::charge`] without a thread that waits.
-    /// Where the charge is refused, `instead` makes another reply of the error and of the one that may not leave.
+    /// As [`Meter::charge`], but without a thread that waits: defers a response until this charge is durable. If the
+    /// charge is refused, `instead` makes another response of the error and of the one that must not be sent.
     ///
     /// # Errors
     /// 503: the prices are not known yet.
-    pub fn hold(
+    pub fn charge_deferred(
         &self,
         charge: Charge,
         instead: impl FnOnce(Error, Response) -> Response + Send + 'static,
-    ) -> Result<Hold> {
+    ) -> Result<Deferred> {
         let event = self.event(charge)?;
         let (shared, ticket) = (Arc::clone(&self.shared), Arc::new(Ticket::default()));
         let decided = Arc::clone(&ticket);
-        Ok(Hold::new(
+        Ok(Deferred::new(
             move |signal| shared.queue.charge_later(event, ticket, signal),
             move |response| match decided.outcome() {
                 Ok(_) => response,

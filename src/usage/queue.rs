@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::Receipt;
-use crate::http::Signal;
+use crate::http::Notifier;
 use crate::store::charges::Event;
 
 /// The longest a request waits: for a writer that is at it with a statement at its limit, then for its own, and for
@@ -49,7 +49,7 @@ pub(super) struct Ticket {
 #[derive(Default)]
 struct State {
     outcome: Option<Outcome>,
-    signal: Option<Signal>,
+    signal: Option<Notifier>,
 }
 
 impl Queue {
@@ -61,7 +61,7 @@ impl Queue {
     }
 
     /// Queues a charge. The signal is given once the ticket has its outcome.
-    pub(super) fn charge_later(&self, event: Event, ticket: Arc<Ticket>, signal: Signal) {
+    pub(super) fn charge_later(&self, event: Event, ticket: Arc<Ticket>, signal: Notifier) {
         ticket.state.lock().signal = Some(signal);
         self.push(event, ticket);
     }

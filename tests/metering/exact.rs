@@ -85,22 +85,22 @@ fn writers_never_wait_for_each_other_in_a_circle() {
 }
 
 #[test]
-fn a_held_reply_leaves_once_its_charge_is_made() {
+fn a_deferred_response_is_sent_once_its_charge_is_made() {
     let (db, folder) = (TestDb::new(), Folder::new());
     make_users(&db, 1);
     set_price(&db);
     let meter = meter(&db.url(), &folder.0);
-    let held = |id: &str| {
+    let deferred = |id: &str| {
         let mut response = Response::new(200);
-        response.hold = Some(meter.hold(charge(id, 0, 3), |e, _| Response::new(e.status())).unwrap());
+        response.deferred = Some(meter.charge_deferred(charge(id, 0, 3), |e, _| Response::new(e.status())).unwrap());
         response
     };
     // Nothing is charged for a reply that is never sent.
-    drop(held("dropped"));
-    assert_eq!(held("sent").settled().status.0, 200);
+    drop(deferred("dropped"));
+    assert_eq!(deferred("sent").wait().status.0, 200);
     assert_eq!(ledger(&db)["u0"], (1, 3));
     meter.stop();
-    assert_eq!(held("late").settled().status.0, 503);
+    assert_eq!(deferred("late").wait().status.0, 503);
     assert_eq!(ledger(&db)["u0"], (1, 3));
     assert_books_agree(&db);
 }

@@ -10,7 +10,7 @@ use super::client::{Running, serve, settings};
 
 /// Answers with the length and the sum of the body, and whether it was gathered; `/unread` reads nothing.
 fn summing() -> Running {
-    let settings = textgen::server::Settings { max_gathered: 100_000, max_body: 50_000_000, ..settings() };
+    let settings = textgen::server::Settings { max_buffered_body: 100_000, max_body: 50_000_000, ..settings() };
     serve(settings, |request: &mut Request| {
         if request.path() == "/unread" {
             return Response::new(200);
@@ -125,7 +125,7 @@ fn too_large_is_413_before_it_is_sent() {
 
 #[test]
 fn chunks_beyond_the_limit_are_an_error_to_the_handler() {
-    let settings = textgen::server::Settings { max_gathered: 1000, max_body: 100_000, ..settings() };
+    let settings = textgen::server::Settings { max_buffered_body: 1000, max_body: 100_000, ..settings() };
     let server = serve(settings, |request| {
         let mut sink = Vec::new();
         Response::new(if request.body.read_to_end(&mut sink).is_err() { 413 } else { 200 })
@@ -155,7 +155,7 @@ fn a_body_that_ends_early_is_no_body() {
 fn a_reader_kept_beyond_the_request_reads_nothing_more() {
     let kept: std::sync::Arc<std::sync::Mutex<Vec<textgen::http::Body>>> = std::sync::Arc::default();
     let keep = std::sync::Arc::clone(&kept);
-    let settings = textgen::server::Settings { max_gathered: 10, ..settings() };
+    let settings = textgen::server::Settings { max_buffered_body: 10, ..settings() };
     let server = serve(settings, move |request| {
         keep.lock().unwrap().push(std::mem::take(&mut request.body));
         Response::new(200)

@@ -16,7 +16,7 @@ fn impatient() -> Settings {
         body_timeout: SHORT,
         idle_timeout: SHORT,
         write_timeout: SHORT,
-        max_gathered: 1000,
+        max_buffered_body: 1000,
         ..settings()
     }
 }

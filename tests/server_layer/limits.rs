@@ -44,7 +44,7 @@ fn the_oldest_idle_connections_make_room() {
         assert!(server.handle.stats().open_connections <= 21);
         clients.push(client);
     }
-    assert!(server.handle.stats().shed >= 180);
+    assert!(server.handle.stats().evicted >= 180);
     for client in &mut clients[..100] {
         client.assert_closed();
     }
@@ -87,7 +87,7 @@ fn slow_heads_make_room_where_nothing_is_idle() {
 
 #[test]
 fn bodies_take_only_so_much_memory() {
-    let server = serve(Settings { max_gathered_total: 100_000, ..settings() }, |_| Response::new(200));
+    let server = serve(Settings { max_buffered_bodies: 100_000, ..settings() }, |_| Response::new(200));
     let mut held: Vec<_> = (0..3).map(|_| server.connect()).collect();
     let mut refused = 0;
     for client in &mut held {
@@ -183,11 +183,11 @@ fn clients_that_do_not_read_take_memory_only_up_to_a_limit() {
 
 #[test]
 fn slow_bodies_leave_threads_to_others() {
-    let settings = Settings { max_blocked: 8, max_gathered: 1000, ..settings() };
+    let settings = Settings { max_blocked: 8, max_buffered_body: 1000, ..settings() };
     let server = serve(settings, |request| {
         let body = request.body.into_bytes(1 << 20).map_or(0, |body| body.len());
         match request.path() {
-            "/hash" => blocking::section(|| ()).map_or(Response::new(503), |()| Response::new(200)),
+            "/hash" => blocking::block_in_place(|| ()).map_or(Response::new(503), |()| Response::new(200)),
             _ => Response::new(if body == 5000 { 200 } else { 400 }),
         }
     });

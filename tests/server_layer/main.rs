@@ -5,8 +5,8 @@
 mod bodies;
 mod client;
 mod deadlines;
+mod deferred;
 mod garbage;
-mod holds;
 mod limits;
 mod protocol;
 mod scheduling;

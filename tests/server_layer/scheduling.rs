@@ -33,7 +33,7 @@ fn gated(settings: Settings) -> (Running, Arc<Gate>) {
     let gate = Arc::new(Gate::default());
     let inner = Arc::clone(&gate);
     let server = serve(settings, move |request| match request.path() {
-        "/blocked" => match blocking::section(|| inner.wait()) {
+        "/blocked" => match blocking::block_in_place(|| inner.wait()) {
             Ok(()) => Response::new(200),
             Err(blocking::Busy) => Response::new(503).header("Retry-After", "1"),
         },
@@ -161,14 +161,14 @@ fn a_connection_that_floods_does_not_starve_another() {
 
 /// Clients in a closed loop for a while; how many handlers ran at once at most.
 fn most_at_once(says_so: bool) -> usize {
-    let settings = Settings { workers: 2, patience: LONG, ..settings() };
+    let settings = Settings { workers: 2, time_slice: LONG, ..settings() };
     let now = Arc::new((AtomicUsize::new(0), AtomicUsize::new(0)));
     let counts = Arc::clone(&now);
     let server = serve(settings, move |_| {
         let running = counts.0.fetch_add(1, SeqCst) + 1;
         counts.1.fetch_max(running, SeqCst);
         if says_so {
-            blocking::short_wait();
+            blocking::note_short_wait();
         }
         thread::sleep(Duration::from_millis(2));
         counts.0.fetch_sub(1, SeqCst);
@@ -195,7 +195,7 @@ fn helpers_run_while_many_requests_wait_shortly() {
 #[test]
 fn a_worker_with_time_looks_after_the_connections_of_one_without() {
     const CLIENTS: usize = 8;
-    let settings = Settings { workers: 2, patience: LONG, ..settings() };
+    let settings = Settings { workers: 2, time_slice: LONG, ..settings() };
     let (server, gate) = gated(settings);
     let mut stuck = ask(&server, 1, "/stuck");
     let content = AtomicUsize::new(0);

@@ -15,7 +15,7 @@ use super::client::{Client, serve, settings};
 fn requests_in_flight_are_finished_and_idle_connections_closed() {
     let mut server = serve(settings(), |request| {
         if request.path() == "/slow" {
-            let _ = blocking::section(|| std::thread::sleep(Duration::from_millis(500)));
+            let _ = blocking::block_in_place(|| std::thread::sleep(Duration::from_millis(500)));
         }
         Response::new(200)
     });

@@ -151,7 +151,7 @@ fn answer(call: &mut Call<'_>, request: &Value) -> Result<String> {
     let app = call.app;
     let route = Route { path: CHAT, to: CHAT, kind: Kind::Text, prompt: "messages" };
     let response = relay::answer(call, &app.engines.inference, route, |_| Ok(()))?;
-    let response = blocking::section(|| response.settled())?;
+    let response = blocking::block_in_place(|| response.wait())?;
     if response.status.0 != 200 {
         return Err(Error::Busy);
     }
@@ -203,7 +203,7 @@ pub(in crate::web) fn speak(call: &mut Call<'_>) -> Answer {
     let voice = if voice.is_empty() { "af" } else { voice };
     let sent = json!({"model": model, "input": input, "voice": voice, "response_format": "wav"}).to_string();
     let ask = Ask { path: SPEECH, media_type: "application/json", body: EngineBody::Bytes(sent.as_bytes()) };
-    let (sound, reply) = blocking::section(|| {
+    let (sound, reply) = blocking::block_in_place(|| {
         let mut reply = engine.send(ask).and_then(Reply::successful)?;
         let sound = reply.read_all(LARGEST_REPLY)?;
         Ok::<_, Error>((sound, reply))

@@ -5,17 +5,17 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use textgen::blocking;
-use textgen::http::{Hold, Response, Signal};
+use textgen::http::{Deferred, Notifier, Response};
 use textgen::server::Settings;
 
 use super::client::{Client, LONG, Running, serve, settings};
 
 /// The signals of the replies that are held.
-type Signals = Arc<Mutex<Vec<Signal>>>;
+type Signals = Arc<Mutex<Vec<Notifier>>>;
 
 fn held(mut response: Response, signals: &Signals) -> Response {
     let signals = Arc::clone(signals);
-    response.hold = Some(Hold::new(move |signal| signals.lock().unwrap().push(signal), |response| response));
+    response.deferred = Some(Deferred::new(move |signal| signals.lock().unwrap().push(signal), |response| response));
     response
 }
 
@@ -27,11 +27,11 @@ fn holding(settings: Settings) -> (Running, Signals) {
         let read = request.body.into_bytes(1024 * 1024).unwrap().len();
         let mut response = Response::with_body(200, "text/plain", format!("{} {read}", request.path()).into_bytes());
         match request.path() {
-            "/late" => response.hold = Some(Hold::new(|_| {}, |_| Response::new(503))),
-            "/panics" => response.hold = Some(Hold::new(|signal| signal(), |_| panic!("on purpose"))),
-            "/at-once" => response.hold = Some(Hold::new(|signal| signal(), |r| r.header("X-Decided", "yes"))),
+            "/late" => response.deferred = Some(Deferred::new(|_| {}, |_| Response::new(503))),
+            "/panics" => response.deferred = Some(Deferred::new(|signal| signal(), |_| panic!("on purpose"))),
+            "/at-once" => response.deferred = Some(Deferred::new(|signal| signal(), |r| r.header("X-Decided", "yes"))),
             "/waits" => {
-                blocking::section(|| std::thread::sleep(Duration::from_millis(20))).unwrap();
+                blocking::block_in_place(|| std::thread::sleep(Duration::from_millis(20))).unwrap();
                 response = held(response, &inner);
             }
             path if path.starts_with("/held") => response = held(response, &inner),
@@ -129,7 +129,7 @@ fn a_client_may_send_more_or_leave_while_its_reply_is_held() {
 
 #[test]
 fn after_a_wait_and_behind_a_body_that_was_streamed() {
-    let (server, signals) = holding(Settings { max_gathered: 1000, ..settings() });
+    let (server, signals) = holding(Settings { max_buffered_body: 1000, ..settings() });
     let mut clients: Vec<Client> = (0..20).map(|_| server.connect()).collect();
     for (n, client) in clients.iter_mut().enumerate() {
         let (path, length) = if n % 2 == 0 { ("/waits", 0) } else { ("/held", 100_000) };
@@ -147,7 +147,7 @@ fn after_a_wait_and_behind_a_body_that_was_streamed() {
 
 #[test]
 fn what_is_never_decided_is_sent_as_it_stands_at_the_end() {
-    let (server, _signals) = holding(Settings { hold_timeout: Duration::from_millis(300), ..settings() });
+    let (server, _signals) = holding(Settings { deferred_timeout: Duration::from_millis(300), ..settings() });
     let mut client = server.connect();
     client.send("GET /late HTTP/1.1\r\nHost: h\r\n\r\n");
     let reply = client.reply();
@@ -182,13 +182,13 @@ fn a_stop_waits_for_it() {
 fn replies_are_held_without_a_thread_only_up_to_a_limit_of_memory() {
     let large = |_: &mut textgen::http::Request| {
         let mut response = Response::with_body(200, "text/plain", vec![b'x'; 100_000]);
-        let begin = |signal: Signal| {
+        let begin = |signal: Notifier| {
             std::thread::spawn(|| {
                 std::thread::sleep(Duration::from_secs(1));
                 signal();
             });
         };
-        response.hold = Some(Hold::new(begin, |response| response));
+        response.deferred = Some(Deferred::new(begin, |response| response));
         response
     };
     let server = serve(Settings { max_unsent_total: 1_000_000, max_blocked: 30, ..settings() }, large);
