@@ -178,6 +178,6 @@ impl App {
 fn clean(db: &mut impl db::Executor) -> Result<(), db::Error> {
     sessions::delete_expired(db)?;
     deleted_documents::purge(db)?;
-    known_networks::forget_old(db)?;
+    known_networks::delete_old(db)?;
     Ok(())
 }

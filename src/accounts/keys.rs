@@ -61,7 +61,7 @@ fn insert(
     is_default: bool,
 ) -> Result<ApiKey> {
     let (prefix, digest) = (secret.visible_prefix(), secret.digest());
-    let new = api_keys::New { id, user_id, name, prefix: &prefix, digest: &digest.0, expires, is_default };
+    let new = api_keys::NewKey { id, user_id, name, prefix: &prefix, digest: &digest.0, expires, is_default };
     Ok(api_keys::insert(db, new)?)
 }
 

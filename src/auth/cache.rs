@@ -287,23 +287,7 @@ mod tests {
     use crate::store::User;
 
     fn caller(user: &str) -> Arc<Caller> {
-        let user = User {
-            id: user.into(),
-            email: String::new(),
-            name: None,
-            profile_url: None,
-            photo_url: None,
-            is_subscribed: false,
-            stripe_id: None,
-            secret: String::new(),
-            free_credits: 0,
-            charges_monthly: 0,
-            num_self_hosted_instances: 0,
-            created: OffsetDateTime::UNIX_EPOCH,
-            updated: OffsetDateTime::UNIX_EPOCH,
-            is_admin: false,
-        };
-        Arc::new(Caller::new(user, Via::Key { id: "key".into(), expires: None }))
+        Arc::new(Caller::new(User::sample(user), Via::Key { id: "key".into(), expires: None }))
     }
 
     fn key(n: u64) -> Key {

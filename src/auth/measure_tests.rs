@@ -5,8 +5,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use time::OffsetDateTime;
-
 use super::cache::{Key, Look};
 use super::{Cache, Caller, Digest, Kind, Via};
 use crate::store::User;
@@ -102,22 +100,7 @@ fn key(secret: &str) -> Key {
 }
 
 fn caller(secret: &str) -> Arc<Caller> {
-    let user = User {
-        id: format!("user_{}", &secret[26..]),
-        email: format!("{}@example.com", &secret[26..]),
-        name: None,
-        profile_url: None,
-        photo_url: None,
-        is_subscribed: false,
-        stripe_id: None,
-        secret: secret[..8].to_owned(),
-        free_credits: 0,
-        charges_monthly: 0,
-        num_self_hosted_instances: 0,
-        created: OffsetDateTime::UNIX_EPOCH,
-        updated: OffsetDateTime::UNIX_EPOCH,
-        is_admin: false,
-    };
+    let user = User::sample(&format!("user_{}", &secret[26..]));
     let caller = Caller::new(user, Via::Key { id: format!("key_{}", &secret[26..]), expires: None });
     // Requests leave it there.
     caller.user_json().unwrap();

@@ -137,7 +137,7 @@ impl Resolver {
             Kind::Key => api_keys::by_digest(&mut session, digest)?
                 .map(|found| Caller::new(found.user, Via::Key { id: found.id, expires: found.expires })),
             Kind::Session => sessions::by_digest(&mut session, digest)?.map(|found| {
-                let sessions::Found { user, id, created, expires, renewed } = found;
+                let sessions::SessionMatch { user, id, created, expires, renewed } = found;
                 Caller::new(user, Via::Session { id, created, expires, renewed })
             }),
         };

@@ -1,121 +1,114 @@
 //! Table `api_keys`: the secrets that programs send.
 
-use postgres::Row;
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::users::{self, User, columns};
+use super::row::{Columns, Record, record};
+use super::users::{self, User};
 use crate::db::{Error, Executor};
 
-/// A key as its owner sees it.
-#[derive(Clone, Debug, Serialize)]
-pub struct ApiKey {
-    /// Names it; opens nothing.
-    pub id: String,
-    /// What its owner calls it.
-    pub name: String,
-    /// The part of the secret that may be seen.
-    pub prefix: String,
-    /// Whether it is the one whose prefix the user object shows.
-    pub is_default: bool,
-    /// When it was made.
-    #[serde(serialize_with = "super::timestamp::serialize_zulu")]
-    pub created: OffsetDateTime,
-    /// When it was last used, to the minute.
-    #[serde(serialize_with = "super::timestamp::serialize_zulu_option")]
-    pub last_used: Option<OffsetDateTime>,
-    /// When it stops working.
-    #[serde(serialize_with = "super::timestamp::serialize_zulu_option")]
-    pub expires: Option<OffsetDateTime>,
-    /// The key that a rotation made of it, while it still works beside that.
-    pub replaced_by: Option<String>,
+record! {
+    /// A key as its owner sees it.
+    #[derive(Clone, Debug, Serialize)]
+    pub struct ApiKey {
+        /// Identifies the key; not secret.
+        pub id: String = "id",
+        /// Name given by the owner.
+        pub name: String = "name",
+        /// Visible prefix of the secret.
+        pub prefix: String = "prefix",
+        /// Whether this is the default key, whose prefix the user object shows.
+        pub is_default: bool = "is_default",
+        /// When the key was created.
+        #[serde(serialize_with = "super::timestamp::serialize_zulu")]
+        pub created: OffsetDateTime = "created",
+        /// When it was last used, to the minute.
+        #[serde(serialize_with = "super::timestamp::serialize_zulu_option")]
+        pub last_used: Option<OffsetDateTime> = "last_used",
+        /// When it stops working.
+        #[serde(serialize_with = "super::timestamp::serialize_zulu_option")]
+        pub expires: Option<OffsetDateTime> = "expires",
+        /// After a rotation, while this key still works: the id of the new key.
+        pub replaced_by: Option<String> = "replaced_by",
+    }
 }
 
-/// What a valid secret stands for.
+/// The key and the account that a valid secret belongs to.
 #[derive(Clone, Debug)]
-pub struct Found {
-    /// Whose it is.
+pub struct KeyMatch {
+    /// The account.
     pub user: User,
     /// The key's id.
     pub id: String,
-    /// When it stops working.
+    /// When the key stops working.
     pub expires: Option<OffsetDateTime>,
 }
 
-/// A key to be made.
+/// A key to insert.
 #[derive(Clone, Copy, Debug)]
-pub struct New<'a> {
-    /// Names it.
+pub struct NewKey<'a> {
+    /// Identifies the key.
     pub id: &'a str,
-    /// Whose it is.
+    /// The account's id.
     pub user_id: &'a str,
-    /// What its owner calls it.
+    /// Name given by the owner.
     pub name: &'a str,
-    /// The part of the secret that may be seen.
+    /// Visible prefix of the secret.
     pub prefix: &'a str,
-    /// The digest of the secret.
+    /// SHA-256 of the secret.
     pub digest: &'a [u8],
-    /// When it stops working.
+    /// When the key stops working.
     pub expires: Option<OffsetDateTime>,
-    /// Whether it becomes the one whose prefix the user object shows.
+    /// Whether it becomes the default key.
     pub is_default: bool,
 }
 
-fn from_row(row: &Row) -> Result<ApiKey, Error> {
-    Ok(ApiKey {
-        id: row.try_get(0)?,
-        name: row.try_get(1)?,
-        prefix: row.try_get(2)?,
-        is_default: row.try_get(3)?,
-        created: row.try_get(4)?,
-        last_used: row.try_get(5)?,
-        expires: row.try_get(6)?,
-        replaced_by: row.try_get(7)?,
-    })
-}
-
-/// Makes a key.
+/// Inserts a key.
 ///
 /// # Errors
-/// [`Error::ForeignKey`] when the account is gone.
-pub fn insert(db: &mut impl Executor, new: New<'_>) -> Result<ApiKey, Error> {
-    const SQL: &str = "INSERT INTO api_keys (id, user_id, name, prefix, digest, expires, is_default) \
-        VALUES ($1, $2, $3, $4, $5, $6, $7) \
-        RETURNING id, name, prefix, is_default, created, last_used, expires, replaced_by";
-    let New { id, user_id, name, prefix, digest, expires, is_default } = &new;
-    from_row(&db.query_one(SQL, &[id, user_id, name, prefix, digest, expires, is_default])?)
+/// [`Error::ForeignKey`] if the account does not exist.
+pub fn insert(db: &mut impl Executor, new: NewKey<'_>) -> Result<ApiKey, Error> {
+    const SQL: &str = concat!(
+        "INSERT INTO api_keys (id, user_id, name, prefix, digest, expires, is_default) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING ",
+        columns!()
+    );
+    let NewKey { id, user_id, name, prefix, digest, expires, is_default } = &new;
+    ApiKey::from_row(&db.query_one(SQL, &[id, user_id, name, prefix, digest, expires, is_default])?)
 }
 
-/// The key whose secret has this digest, unless it was revoked or has expired.
+/// The working key whose secret has this digest, if its account is not suspended.
 ///
 /// # Errors
 /// See [`Error`].
-pub fn by_digest(db: &mut impl Executor, digest: &[u8]) -> Result<Option<Found>, Error> {
+pub fn by_digest(db: &mut impl Executor, digest: &[u8]) -> Result<Option<KeyMatch>, Error> {
     const SQL: &str = concat!(
         "SELECT ",
-        columns!(),
+        users::columns!(),
         ", k.id, k.expires FROM api_keys k JOIN users u ON u.id = k.user_id \
          WHERE k.digest = $1 AND k.revoked IS NULL AND (k.expires IS NULL OR k.expires > now()) \
          AND u.suspended IS NULL"
     );
-    let found = |row: Row| {
-        let user = users::from_row(&row)?;
-        Ok(Found { user, id: row.try_get(users::COLUMNS)?, expires: row.try_get(users::COLUMNS + 1)? })
-    };
-    db.query_opt(SQL, &[&digest])?.map(found).transpose()
+    let Some(row) = db.query_opt(SQL, &[&digest])? else { return Ok(None) };
+    let mut columns = Columns::of(&row);
+    Ok(Some(KeyMatch { user: User::from_columns(&mut columns)?, id: columns.next()?, expires: columns.next()? }))
 }
 
-/// A person's keys that work, newest first.
+/// The user's working keys, newest first.
 ///
 /// # Errors
 /// See [`Error`].
 pub fn of_user(db: &mut impl Executor, user_id: &str) -> Result<Vec<ApiKey>, Error> {
-    const SQL: &str = "SELECT id, name, prefix, is_default, created, last_used, expires, replaced_by FROM api_keys \
-        WHERE user_id = $1 AND revoked IS NULL AND (expires IS NULL OR expires > now()) ORDER BY created DESC, id";
-    db.query(SQL, &[&user_id])?.iter().map(from_row).collect()
+    const SQL: &str = concat!(
+        "SELECT ",
+        columns!(),
+        " FROM api_keys \
+         WHERE user_id = $1 AND revoked IS NULL AND (expires IS NULL OR expires > now()) ORDER BY created DESC, id"
+    );
+    db.query(SQL, &[&user_id])?.iter().map(ApiKey::from_row).collect()
 }
 
-/// How many keys of a person work.
+/// The number of the user's working keys.
 ///
 /// # Errors
 /// See [`Error`].
@@ -125,18 +118,21 @@ pub fn count(db: &mut impl Executor, user_id: &str) -> Result<i64, Error> {
     Ok(db.query_one(SQL, &[&user_id])?.try_get(0)?)
 }
 
-/// A person's key, locked until the transaction ends, if it works and was not rotated yet.
+/// One of the user's working keys that has not been rotated, locked until the end of the transaction.
 ///
 /// # Errors
 /// See [`Error`].
 pub fn lock_current(db: &mut impl Executor, user_id: &str, id: &str) -> Result<Option<ApiKey>, Error> {
-    const SQL: &str = "SELECT id, name, prefix, is_default, created, last_used, expires, replaced_by FROM api_keys \
-        WHERE user_id = $1 AND id = $2 AND revoked IS NULL AND replaced_by IS NULL \
-        AND (expires IS NULL OR expires > now()) FOR UPDATE";
-    db.query_opt(SQL, &[&user_id, &id])?.as_ref().map(from_row).transpose()
+    const SQL: &str = concat!(
+        "SELECT ",
+        columns!(),
+        " FROM api_keys WHERE user_id = $1 AND id = $2 AND revoked IS NULL AND replaced_by IS NULL \
+         AND (expires IS NULL OR expires > now()) FOR UPDATE"
+    );
+    db.query_opt(SQL, &[&user_id, &id])?.as_ref().map(ApiKey::from_row).transpose()
 }
 
-/// The id of a person's default key, if it works.
+/// The id of the user's default key, if it works.
 ///
 /// # Errors
 /// See [`Error`].
@@ -146,19 +142,19 @@ pub fn default_of(db: &mut impl Executor, user_id: &str) -> Result<Option<String
     db.query_opt(SQL, &[&user_id])?.map(|row| Ok(row.try_get(0)?)).transpose()
 }
 
-/// Marks a key as rotated into another: it works for `grace_seconds` more, or until it would have expired anyway.
+/// Marks a key as rotated into the key `new_id`. It works for another `grace_seconds`, but not beyond its own expiry.
 ///
 /// # Errors
 /// See [`Error`].
-pub fn replace(db: &mut impl Executor, id: &str, by: &str, grace_seconds: i64) -> Result<(), Error> {
+pub fn replace(db: &mut impl Executor, id: &str, new_id: &str, grace_seconds: i64) -> Result<(), Error> {
     const SQL: &str = "UPDATE api_keys SET replaced_by = $2, is_default = false,
             expires = least(expires, now() + $3 * interval '1 second'),
             revoked = CASE WHEN $3 = 0 THEN now() END
         WHERE id = $1";
-    db.execute(SQL, &[&id, &by, &grace_seconds]).map(drop)
+    db.execute(SQL, &[&id, &new_id, &grace_seconds]).map(drop)
 }
 
-/// Calls a person's key something else. Whether there is such a key that works.
+/// Renames one of the user's working keys, and returns whether it exists.
 ///
 /// # Errors
 /// See [`Error`].
@@ -168,7 +164,7 @@ pub fn rename(db: &mut impl Executor, user_id: &str, id: &str, name: &str) -> Re
     Ok(db.execute(SQL, &[&user_id, &id, &name])? == 1)
 }
 
-/// Revokes a person's key. Whether it was the default one; `None` when there is no such key that works.
+/// Revokes one of the user's keys, and returns whether it was the default key; `None` if there is no such key that works.
 ///
 /// # Errors
 /// See [`Error`].
@@ -178,8 +174,8 @@ pub fn revoke(db: &mut impl Executor, user_id: &str, id: &str) -> Result<Option<
     db.query_opt(SQL, &[&user_id, &id])?.map(|row| Ok(row.try_get(0)?)).transpose()
 }
 
-/// Records that keys were used, each once a minute however many processes say so. Who is about to change or delete a
-/// key is not waited for: the next use tells it again, and nobody ever waits for this in a circle.
+/// Records when keys were last used, at most once a minute per key even if many processes do so. Skips keys that another
+/// transaction has locked, so that it cannot take part in a deadlock: the next use will record them.
 ///
 /// # Errors
 /// See [`Error`].
@@ -192,7 +188,7 @@ pub fn touch(db: &mut impl Executor, ids: &Vec<String>, times: &Vec<OffsetDateTi
     db.execute(SQL, &[ids, times])
 }
 
-/// The names of a person's keys by their ids, those that work no longer among them.
+/// The ids and names of all of the user's keys, including those that no longer work.
 ///
 /// # Errors
 /// See [`Error`].

@@ -1,48 +1,53 @@
-//! Table `deleted_documents`: what was deleted and can be brought back.
+//! Table `deleted_documents`: deleted documents that can still be restored.
 
-use postgres::Row;
 use time::OffsetDateTime;
 
+use super::documents;
+use super::row::{Record, record};
 use crate::db::{Error, Executor};
 
-/// Days for which a deleted document is kept.
+/// Days for which a deleted document can be restored.
 pub const KEPT_DAYS: i64 = 30;
 
-/// A deleted document as a list shows it.
-#[derive(Clone, Debug)]
-pub struct Deleted {
-    /// Names it.
-    pub id: String,
-    /// What it was called.
-    pub title: String,
-    /// When it was deleted.
-    pub deleted: OffsetDateTime,
+record! {
+    /// A deleted document, as in the list of them.
+    #[derive(Clone, Debug)]
+    pub struct DeletedDocument {
+        /// The document's id.
+        pub id: String = "id",
+        /// Its title.
+        pub title: String = "title",
+        /// When it was deleted.
+        pub deleted: OffsetDateTime = "deleted",
+    }
 }
 
-/// A person's deleted documents, the last one first.
+/// The user's deleted documents, the most recently deleted first.
 ///
 /// # Errors
 /// See [`Error`].
-pub fn of_user(db: &mut impl Executor, user_id: &str, limit: i64) -> Result<Vec<Deleted>, Error> {
-    const SQL: &str = "SELECT id, title, deleted FROM deleted_documents WHERE user_id = $1 \
-        ORDER BY deleted DESC, id LIMIT $2";
-    let deleted = |row: &Row| Ok(Deleted { id: row.try_get(0)?, title: row.try_get(1)?, deleted: row.try_get(2)? });
-    db.query(SQL, &[&user_id, &limit])?.iter().map(deleted).collect()
+pub fn of_user(db: &mut impl Executor, user_id: &str, limit: i64) -> Result<Vec<DeletedDocument>, Error> {
+    const SQL: &str =
+        concat!("SELECT ", columns!(), " FROM deleted_documents WHERE user_id = $1 ORDER BY deleted DESC, id LIMIT $2");
+    db.query(SQL, &[&user_id, &limit])?.iter().map(DeletedDocument::from_row).collect()
 }
 
-/// Brings a person's document back as it was. Whether there was one.
+/// Restores one of the user's documents as it was, and returns whether it existed.
 ///
 /// # Errors
 /// See [`Error`].
 pub fn restore(db: &mut impl Executor, id: &str, user_id: &str) -> Result<bool, Error> {
-    const SQL: &str = "WITH back AS (DELETE FROM deleted_documents WHERE id = $1 AND user_id = $2
-            RETURNING id, title, content, user_id, created, updated, is_public, version)
-        INSERT INTO documents (id, title, content, user_id, created, updated, is_public, version)
-        SELECT * FROM back";
+    const SQL: &str = concat!(
+        "WITH restored AS (DELETE FROM deleted_documents WHERE id = $1 AND user_id = $2 RETURNING ",
+        documents::columns!(),
+        ") INSERT INTO documents (",
+        documents::columns!(),
+        ") SELECT * FROM restored"
+    );
     Ok(db.execute(SQL, &[&id, &user_id])? == 1)
 }
 
-/// Deletes for good what was deleted more than [`KEPT_DAYS`] days ago. How many.
+/// Permanently deletes documents that were deleted more than [`KEPT_DAYS`] days ago, and returns how many.
 ///
 /// # Errors
 /// See [`Error`].

@@ -1,58 +1,56 @@
-//! Finding accounts among a million: pages of table `users`, each one range of an index.
+//! Searching table `users`, fast even with a million accounts: each page reads short ranges of indexes.
 
-use postgres::Row;
 use time::OffsetDateTime;
 
+use super::row::{Record, record};
 use crate::db::{Error, Executor};
 
-/// An account as the list of accounts shows it.
-#[derive(Clone, Debug)]
-pub struct Listed {
-    /// Names it.
-    pub id: String,
-    /// Its address.
-    pub email: String,
-    /// What the person is called.
-    pub name: Option<String>,
-    /// When the account was made.
-    pub created: OffsetDateTime,
-    /// Whether a subscription is active.
-    pub is_subscribed: bool,
-    /// Whether the person may look after other accounts.
-    pub is_admin: bool,
-    /// Since when it is kept out.
-    pub suspended: Option<OffsetDateTime>,
-    /// What the search found it by: its place in the order of the results.
-    pub found: String,
+record! {
+    /// An account as shown in the list of accounts.
+    #[derive(Clone, Debug)]
+    pub struct UserSummary {
+        /// The account's id.
+        pub id: String = "id",
+        /// Its e-mail address.
+        pub email: String = "email",
+        /// Display name.
+        pub name: Option<String> = "name",
+        /// When the account was created.
+        pub created: OffsetDateTime = "created",
+        /// Whether a subscription is active.
+        pub is_subscribed: bool = "is_subscribed",
+        /// Whether the user may manage other accounts.
+        pub is_admin: bool = "is_admin",
+        /// When the account was suspended, if it is.
+        pub suspended: Option<OffsetDateTime> = "suspended",
+        /// The text that the search matched, by which the results are sorted. Empty in [`newest`].
+        pub matched: String = "matched",
+    }
 }
 
-fn from_row(row: &Row) -> Result<Listed, Error> {
-    Ok(Listed {
-        id: row.try_get(0)?,
-        email: row.try_get(1)?,
-        name: row.try_get(2)?,
-        created: row.try_get(3)?,
-        is_subscribed: row.try_get(4)?,
-        is_admin: row.try_get(5)?,
-        suspended: row.try_get(6)?,
-        found: row.try_get(7)?,
-    })
-}
-
-/// The newest accounts, behind the one made at this time with this id.
+/// A page of accounts, newest first, after the one created at this time with this id.
 ///
 /// # Errors
 /// See [`Error`].
-pub fn newest(db: &mut impl Executor, after: Option<(OffsetDateTime, &str)>, limit: i64) -> Result<Vec<Listed>, Error> {
-    const SQL: &str = "SELECT id, email, name, created, is_subscribed, is_admin, suspended, '' FROM users \
-        WHERE (created, id) < ($1, $2) ORDER BY created DESC, id DESC LIMIT $3";
-    // No clock of ours is that far ahead.
+pub fn newest(
+    db: &mut impl Executor,
+    after: Option<(OffsetDateTime, &str)>,
+    limit: i64,
+) -> Result<Vec<UserSummary>, Error> {
+    const SQL: &str = concat!(
+        "SELECT ",
+        columns!(),
+        " FROM users CROSS JOIN (SELECT '' AS matched) AS no_search \
+         WHERE (created, id) < ($1, $2) ORDER BY created DESC, id DESC LIMIT $3"
+    );
+    // By default, a time that is certainly later than all.
     let (time, id) = after.unwrap_or((OffsetDateTime::now_utc() + time::Duration::days(36_500), ""));
-    db.query(SQL, &[&time, &id, &limit])?.iter().map(from_row).collect()
+    db.query(SQL, &[&time, &id, &limit])?.iter().map(UserSummary::from_row).collect()
 }
 
-/// The accounts of which the address, its domain (written `@example.com`), the name or a key's visible prefix begins
-/// with this text, or whose id it is; in the order of what was found, behind `after` (what was found, and the id).
+/// A page of the accounts of which the e-mail address, its domain (`@example.com`), the name or the visible prefix of a key
+/// starts with this text, or whose id it is. They are sorted by the text that matched. `after` is that text and the id of
+/// the last account on the previous page.
 ///
 /// # Errors
 /// See [`Error`].
@@ -61,12 +59,15 @@ pub fn search(
     text: &str,
     after: Option<(&str, &str)>,
     limit: i64,
-) -> Result<Vec<Listed>, Error> {
-    // Five ranges of five indexes, each at most a page long, merged. A range is said by its two ends and nothing more:
-    // given two beginnings, PostgreSQL may start at the lower. An account whose address and name both match is listed
-    // by its address.
-    const SQL: &str = r#"SELECT id, email, name, created, is_subscribed, is_admin, suspended, found FROM (
-        (SELECT u.*, email COLLATE "C" AS found FROM users u
+) -> Result<Vec<UserSummary>, Error> {
+    // Reads a range of at most a page from each of five indexes, and merges them. Each range has only one lower bound:
+    // given two of them, PostgreSQL may start at the lower one. An account whose address and name both match is listed
+    // once, by its address.
+    const SQL: &str = concat!(
+        "SELECT ",
+        columns!(),
+        r#" FROM (
+        (SELECT u.*, email COLLATE "C" AS matched FROM users u
          WHERE (email COLLATE "C", id) > ($1, $2) AND email COLLATE "C" < $3
          ORDER BY email COLLATE "C", id LIMIT $10)
         UNION ALL
@@ -85,31 +86,32 @@ pub fn search(
             ORDER BY prefix COLLATE "C", user_id LIMIT $10) AS k JOIN users u ON u.id = k.user_id)
         UNION ALL
         (SELECT u.*, id COLLATE "C" FROM users u WHERE id = $8 AND id COLLATE "C" > $9)
-        ) AS matches ORDER BY found COLLATE "C", id LIMIT $10"#;
+        ) AS matches ORDER BY matched COLLATE "C", id LIMIT $10"#
+    );
     let (lower, exact) = (text.to_lowercase(), key_prefix(text));
     let after = after.unwrap_or(("", ""));
-    // Where the page before ended, or where the matches begin.
-    let (begin, begin_exact) = (after.max((lower.as_str(), "")), after.max((exact, "")));
+    // The lower bounds: the end of the previous page, or the first possible match.
+    let (start, start_exact) = (after.max((lower.as_str(), "")), after.max((exact, "")));
     let (end, end_exact) = (end_of(&lower), end_of(exact));
     let rows = db.query(
         SQL,
         &[
-            &begin.0,
-            &begin.1,
+            &start.0,
+            &start.1,
             &end,
             &lower.as_str(),
-            &begin_exact.0,
-            &begin_exact.1,
+            &start_exact.0,
+            &start_exact.1,
             &end_exact,
             &text,
             &after.0,
             &limit,
         ],
     )?;
-    rows.iter().map(from_row).collect()
+    rows.iter().map(UserSummary::from_row).collect()
 }
 
-/// About how many accounts there are: what the planner believes, as counting a million takes its time.
+/// The number of accounts. Above 10,000 it is the planner's estimate, because counting a million takes long.
 ///
 /// # Errors
 /// See [`Error`].
@@ -122,7 +124,7 @@ pub fn estimate(db: &mut impl Executor) -> Result<i64, Error> {
     Ok(db.query_one("SELECT count(*) FROM users", &[])?.try_get(0)?)
 }
 
-/// Of a whole secret, only the part that may be seen is searched for.
+/// The visible prefix of a secret; any other text as it is.
 fn key_prefix(text: &str) -> &str {
     match text.strip_prefix("tg_") {
         Some(_) => text.char_indices().nth(8).map_or(text, |(at, _)| &text[..at]),
@@ -130,7 +132,7 @@ fn key_prefix(text: &str) -> &str {
     }
 }
 
-/// Sorts behind every text that begins with this one.
+/// A text that sorts after every text that starts with this one.
 fn end_of(text: &str) -> String {
     format!("{text}{}", char::MAX)
 }

@@ -6,52 +6,42 @@ use postgres::Row;
 use serde::Serialize;
 use time::OffsetDateTime;
 
+use super::row::{Record, record};
 use crate::db::{Error, Executor};
 
-/// A document. Serialised, it is the document object of the wire.
-#[derive(Clone, Debug, Serialize)]
-pub struct Document {
-    /// Names it, and cannot be guessed.
-    pub id: String,
-    /// What it is called.
-    pub title: String,
-    /// What stands in it.
-    pub content: Option<String>,
-    /// Whose it is.
-    pub user_id: String,
-    /// When it was made.
-    #[serde(serialize_with = "super::timestamp::serialize_naive")]
-    pub created_at: OffsetDateTime,
-    /// When it was last saved.
-    #[serde(serialize_with = "super::timestamp::serialize_naive")]
-    pub updated_at: OffsetDateTime,
-    /// Whether anyone who has the id may read it.
-    pub is_public: bool,
-    /// Counts the saves.
-    pub version: i64,
+record! {
+    /// A document, and the document object of the API: its fields are serialised in this order.
+    #[derive(Clone, Debug, Serialize)]
+    pub struct Document {
+        /// Random id: whoever knows that of a public document can read it.
+        pub id: String = "id",
+        /// Title.
+        pub title: String = "title",
+        /// Text.
+        pub content: Option<String> = "content",
+        /// Id of the owner.
+        pub user_id: String = "user_id",
+        /// When the document was created.
+        #[serde(serialize_with = "super::timestamp::serialize_naive")]
+        pub created_at: OffsetDateTime = "created",
+        /// When it was last saved.
+        #[serde(serialize_with = "super::timestamp::serialize_naive")]
+        pub updated_at: OffsetDateTime = "updated",
+        /// Whether anyone who has the id may read it.
+        pub is_public: bool = "is_public",
+        /// Number of times it was saved.
+        pub version: i64 = "version",
+    }
 }
+pub(super) use columns;
 
-fn from_row(row: &Row) -> Result<Document, Error> {
-    Ok(Document {
-        id: row.try_get(0)?,
-        title: row.try_get(1)?,
-        content: row.try_get(2)?,
-        user_id: row.try_get(3)?,
-        created_at: row.try_get(4)?,
-        updated_at: row.try_get(5)?,
-        is_public: row.try_get(6)?,
-        version: row.try_get(7)?,
-    })
-}
-
-/// The document with this id, whoever's it is.
+/// The document with this id, whoever owns it.
 ///
 /// # Errors
 /// See [`Error`].
 pub fn by_id(db: &mut impl Executor, id: &str) -> Result<Option<Document>, Error> {
-    const SQL: &str = "SELECT id, title, content, user_id, created, updated, is_public, version \
-        FROM documents WHERE id = $1";
-    db.query_opt(SQL, &[&id])?.as_ref().map(from_row).transpose()
+    const SQL: &str = concat!("SELECT ", columns!(), " FROM documents WHERE id = $1");
+    db.query_opt(SQL, &[&id])?.as_ref().map(Document::from_row).transpose()
 }
 
 /// The documents with these ids, by id.
@@ -59,20 +49,20 @@ pub fn by_id(db: &mut impl Executor, id: &str) -> Result<Option<Document>, Error
 /// # Errors
 /// See [`Error`].
 pub fn by_ids(db: &mut impl Executor, ids: &[&str]) -> Result<HashMap<String, Document>, Error> {
-    const SQL: &str = "SELECT id, title, content, user_id, created, updated, is_public, version \
-        FROM documents WHERE id = ANY($1)";
+    const SQL: &str = concat!("SELECT ", columns!(), " FROM documents WHERE id = ANY($1)");
     if let [id] = ids {
         return Ok(by_id(db, id)?.map(|document| (document.id.clone(), document)).into_iter().collect());
     }
-    let documents = db.query(SQL, &[&ids.to_vec()])?;
-    documents.iter().map(from_row).map(|document| document.map(|document| (document.id.clone(), document))).collect()
+    let rows = db.query(SQL, &[&ids.to_vec()])?;
+    let documents = rows.iter().map(Document::from_row);
+    documents.map(|document| document.map(|document| (document.id.clone(), document))).collect()
 }
 
-/// Where a page of the list begins: behind the document made at this time with this id.
+/// The last document of the previous page of a list: when it was created, and its id.
 pub type After<'a> = (OffsetDateTime, &'a str);
 
-/// A page of a person's documents, newest first: at most `limit`, and only the first of those at which the contents
-/// exceed `most_bytes`.
+/// A page of the user's documents, newest first: at most `limit`, and no further ones once the contents exceed
+/// `max_bytes` in total.
 ///
 /// # Errors
 /// See [`Error`].
@@ -82,8 +72,9 @@ pub fn page(
     after: Option<After<'_>>,
     limit: i64,
     with_content: bool,
-    most_bytes: i64,
+    max_bytes: i64,
 ) -> Result<Vec<Document>, Error> {
+    // The columns of `columns!()`, with the content left out unless it is wanted.
     const SQL: &str = "SELECT id, title, CASE WHEN $5 THEN content END, user_id, created, updated, is_public, version
         FROM (SELECT *, sum(CASE WHEN $5 THEN octet_length(content) ELSE 0 END)
                   OVER (ORDER BY created DESC, id DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
@@ -92,14 +83,14 @@ pub fn page(
                     ORDER BY created DESC, id DESC LIMIT $4) AS newest) AS page
         WHERE coalesce(before, 0) <= $6 ORDER BY created DESC, id DESC";
     let (time, id) = after.map_or((None, ""), |(time, id)| (Some(time), id));
-    let rows = db.query(SQL, &[&user_id, &time, &id, &limit, &with_content, &most_bytes])?;
-    rows.iter().map(from_row).collect()
+    let rows = db.query(SQL, &[&user_id, &time, &id, &limit, &with_content, &max_bytes])?;
+    rows.iter().map(Document::from_row).collect()
 }
 
-/// Makes a document.
+/// Inserts a document, and returns its version.
 ///
 /// # Errors
-/// [`Error::ForeignKey`] when the account is gone.
+/// [`Error::ForeignKey`] if the account does not exist.
 pub fn insert(
     db: &mut impl Executor,
     id: &str,
@@ -111,18 +102,19 @@ pub fn insert(
     Ok(db.query_one(SQL, &[&id, &user_id, &title, &content])?.try_get(0)?)
 }
 
-/// What a save changes; what is `None` stays.
+/// What a save changes; `None` leaves a field as it is.
 #[derive(Clone, Copy, Debug)]
 pub struct Change<'a> {
     /// The title.
     pub title: Option<&'a str>,
-    /// The content, which may be made `null`.
+    /// The content, which may be set to `NULL`.
     pub content: Option<Option<&'a str>>,
-    /// Save only if this is still the document's version.
+    /// The version that the change is based on: if the document has another one, it is not saved.
     pub version: Option<i64>,
 }
 
-/// Saves a person's document. Its new version; `None` when it is not theirs, gone, or has another version.
+/// Saves one of the user's documents, and returns its new version; `None` if the user has no such document, or it has
+/// another version.
 ///
 /// # Errors
 /// See [`Error`].
@@ -135,26 +127,26 @@ pub fn update(db: &mut impl Executor, id: &str, user_id: &str, change: Change<'_
     row.map(|row| Ok(row.try_get(0)?)).transpose()
 }
 
-/// Lets anyone who has the id read a person's document, or no longer. Its version; `None` when it is not theirs.
+/// Makes one of the user's documents public or private, and returns its version; `None` if the user has no such document.
 ///
 /// # Errors
 /// See [`Error`].
-pub fn publish(db: &mut impl Executor, id: &str, user_id: &str, public: bool) -> Result<Option<i64>, Error> {
+pub fn set_public(db: &mut impl Executor, id: &str, user_id: &str, public: bool) -> Result<Option<i64>, Error> {
     const SQL: &str = "UPDATE documents SET is_public = $3, updated = now() WHERE id = $1 AND user_id = $2 \
         RETURNING version";
     db.query_opt(SQL, &[&id, &user_id, &public])?.map(|row| Ok(row.try_get(0)?)).transpose()
 }
 
-/// A document as a list shows it.
+/// A document as shown in a list.
 #[derive(Clone, Debug)]
-pub struct Summary {
-    /// Names it.
+pub struct DocumentSummary {
+    /// The document's id.
     pub id: String,
-    /// What it is called.
+    /// Title.
     pub title: String,
-    /// Some of its content, around what was searched for.
+    /// Part of the content, around the first match of the search.
     pub excerpt: String,
-    /// When it was made.
+    /// When the document was created.
     pub created: OffsetDateTime,
     /// When it was last saved.
     pub updated: OffsetDateTime,
@@ -162,7 +154,7 @@ pub struct Summary {
     pub is_public: bool,
 }
 
-/// A page of a person's documents whose title or content holds `text` (all, where it is empty), newest first.
+/// A page of the user's documents whose title or content contains `text` (all documents if it is empty), newest first.
 ///
 /// # Errors
 /// See [`Error`].
@@ -172,7 +164,7 @@ pub fn search(
     text: &str,
     after: Option<After<'_>>,
     limit: i64,
-) -> Result<Vec<Summary>, Error> {
+) -> Result<Vec<DocumentSummary>, Error> {
     const SQL: &str = "SELECT id, title,
             substring(content FROM greatest(1, position(lower($4) IN lower(content)) - 60) FOR 180),
             created, updated, is_public
@@ -181,9 +173,9 @@ pub fn search(
             AND ($4 = '' OR title ILIKE $5 OR content ILIKE $5)
         ORDER BY created DESC, id DESC LIMIT $6";
     let (time, id) = after.map_or((None, ""), |(time, id)| (Some(time), id));
-    let pattern = holds(text);
+    let pattern = like_pattern(text);
     let summary = |row: &Row| {
-        Ok(Summary {
+        Ok(DocumentSummary {
             id: row.try_get(0)?,
             title: row.try_get(1)?,
             excerpt: row.try_get::<_, Option<String>>(2)?.unwrap_or_default(),
@@ -195,21 +187,25 @@ pub fn search(
     db.query(SQL, &[&user_id, &time, &id, &text, &pattern, &limit])?.iter().map(summary).collect()
 }
 
-/// The `LIKE` pattern of what holds this text.
-fn holds(text: &str) -> String {
+/// The `LIKE` pattern of texts that contain this one.
+fn like_pattern(text: &str) -> String {
     let escaped = text.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
     format!("%{escaped}%")
 }
 
-/// Deletes a person's document; [`restore`](super::deleted_documents::restore) brings it back. Whether there was one.
+/// Deletes one of the user's documents, and returns whether it existed. It can be
+/// [restored](super::deleted_documents::restore) for a while.
 ///
 /// # Errors
 /// See [`Error`].
 pub fn delete(db: &mut impl Executor, id: &str, user_id: &str) -> Result<bool, Error> {
-    const SQL: &str = "WITH gone AS (DELETE FROM documents WHERE id = $1 AND user_id = $2
-            RETURNING id, title, content, user_id, created, updated, is_public, version)
-        INSERT INTO deleted_documents (id, title, content, user_id, created, updated, is_public, version)
-        SELECT * FROM gone";
+    const SQL: &str = concat!(
+        "WITH deleted AS (DELETE FROM documents WHERE id = $1 AND user_id = $2 RETURNING ",
+        columns!(),
+        ") INSERT INTO deleted_documents (",
+        columns!(),
+        ") SELECT * FROM deleted"
+    );
     Ok(db.execute(SQL, &[&id, &user_id])? == 1)
 }
 
@@ -218,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_search_is_for_text_not_for_a_pattern() {
-        assert_eq!(holds(r"50%_\"), r"%50\%\_\\%");
+    fn special_characters_of_a_search_are_escaped() {
+        assert_eq!(like_pattern(r"50%_\"), r"%50\%\_\\%");
     }
 }

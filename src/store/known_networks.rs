@@ -1,11 +1,11 @@
-//! Table `known_networks`: from where a person has signed in.
+//! Table `known_networks`: networks from which users have signed in.
 
 use crate::db::{Error, Executor};
 
-/// Days after which a network that was not seen again is forgotten.
+/// Days after its last sign-in for which a network stays known.
 const KEPT_DAYS: i32 = 180;
 
-/// Whether the person of this e-mail address has signed in from this network.
+/// Whether the user with this e-mail address has signed in from this network.
 ///
 /// # Errors
 /// See [`Error`].
@@ -15,21 +15,21 @@ pub fn is_known(db: &mut impl Executor, email: &str, network: &str) -> Result<bo
     Ok(db.query_opt(SQL, &[&email, &network])?.is_some())
 }
 
-/// Records that a person has signed in from this network.
+/// Records a sign-in from this network.
 ///
 /// # Errors
 /// See [`Error`].
-pub fn saw(db: &mut impl Executor, user_id: &str, network: &str) -> Result<(), Error> {
+pub fn record(db: &mut impl Executor, user_id: &str, network: &str) -> Result<(), Error> {
     const SQL: &str = "INSERT INTO known_networks (user_id, network) VALUES ($1, $2) \
         ON CONFLICT (user_id, network) DO UPDATE SET last_seen = now()";
     db.execute(SQL, &[&user_id, &network]).map(drop)
 }
 
-/// Forgets the networks that were not seen for long.
+/// Deletes networks without a sign-in for [`KEPT_DAYS`] days, and returns how many.
 ///
 /// # Errors
 /// See [`Error`].
-pub fn forget_old(db: &mut impl Executor) -> Result<u64, Error> {
+pub fn delete_old(db: &mut impl Executor) -> Result<u64, Error> {
     const SQL: &str = "DELETE FROM known_networks WHERE last_seen < now() - make_interval(days => $1)";
     db.execute(SQL, &[&KEPT_DAYS])
 }

@@ -1,4 +1,4 @@
-//! The SQL, one file a table. Functions take an [`Executor`](crate::db::Executor): a session or a transaction.
+//! The SQL, one file per table. Functions take an [`Executor`](crate::db::Executor): a session or a transaction.
 
 pub mod api_keys;
 pub mod audit;
@@ -8,6 +8,7 @@ pub mod directory;
 pub mod documents;
 pub mod known_networks;
 pub mod prices;
+mod row;
 pub mod sessions;
 pub mod timestamp;
 pub mod usage;

@@ -1,119 +1,113 @@
 //! Table `sessions`: browsers that are signed in.
 
-use postgres::Row;
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::users::{self, User, columns};
+use super::row::{Columns, Record, record};
+use super::users::{self, User};
 use crate::db::{Error, Executor};
 
-/// A session as its owner sees it.
-#[derive(Clone, Debug, Serialize)]
-pub struct Session {
-    /// Names it; opens nothing.
-    pub id: String,
-    /// When the person signed in.
-    #[serde(serialize_with = "super::timestamp::serialize_zulu")]
-    pub created: OffsetDateTime,
-    /// When it was last used, to the minute.
-    #[serde(serialize_with = "super::timestamp::serialize_zulu")]
-    pub last_seen: OffsetDateTime,
-    /// When it ends if it is not used.
-    #[serde(serialize_with = "super::timestamp::serialize_zulu")]
-    pub expires: OffsetDateTime,
-    /// The address it began from.
-    pub address: String,
-    /// The browser it began in.
-    pub user_agent: String,
+record! {
+    /// A session as its owner sees it.
+    #[derive(Clone, Debug, Serialize)]
+    pub struct Session {
+        /// Identifies the session; not secret.
+        pub id: String = "id",
+        /// When the user signed in.
+        #[serde(serialize_with = "super::timestamp::serialize_zulu")]
+        pub created: OffsetDateTime = "created",
+        /// When the session was last used, to the minute.
+        #[serde(serialize_with = "super::timestamp::serialize_zulu")]
+        pub last_seen: OffsetDateTime = "last_seen",
+        /// When it ends unless it is used.
+        #[serde(serialize_with = "super::timestamp::serialize_zulu")]
+        pub expires: OffsetDateTime = "expires",
+        /// IP address at sign-in.
+        pub address: String = "address",
+        /// `User-Agent` at sign-in.
+        pub user_agent: String = "user_agent",
+    }
 }
 
-/// What a valid session cookie stands for.
+/// The session and the account that a valid cookie belongs to.
 #[derive(Clone, Debug)]
-pub struct Found {
-    /// Whose it is.
+pub struct SessionMatch {
+    /// The account.
     pub user: User,
     /// The session's id.
     pub id: String,
-    /// When the person signed in.
+    /// When the user signed in.
     pub created: OffsetDateTime,
-    /// When it ends if it is not used.
+    /// When the session ends unless it is used.
     pub expires: OffsetDateTime,
-    /// When the browser was last given the cookie.
+    /// When the cookie was last sent to the browser.
     pub renewed: OffsetDateTime,
 }
 
-/// A session to be made.
+/// A session to insert.
 #[derive(Debug)]
-pub struct New<'a> {
-    /// Names it.
+pub struct NewSession<'a> {
+    /// Identifies the session.
     pub id: &'a str,
-    /// Whose it is.
+    /// The account's id.
     pub user_id: &'a str,
-    /// The digest of its token.
+    /// SHA-256 of the token.
     pub digest: &'a [u8],
-    /// When it ends if it is not used.
+    /// When the session ends unless it is used.
     pub expires: OffsetDateTime,
-    /// The address it begins from.
+    /// IP address of the browser.
     pub address: &'a str,
-    /// The browser it begins in.
+    /// `User-Agent` of the browser.
     pub user_agent: &'a str,
 }
 
-/// Makes a session.
+/// Inserts a session.
 ///
 /// # Errors
-/// [`Error::ForeignKey`] when the account is gone.
-pub fn insert(db: &mut impl Executor, new: &New<'_>) -> Result<(), Error> {
+/// [`Error::ForeignKey`] if the account does not exist.
+pub fn insert(db: &mut impl Executor, new: &NewSession<'_>) -> Result<(), Error> {
     const SQL: &str = "INSERT INTO sessions (id, user_id, digest, expires, address, user_agent) \
         VALUES ($1, $2, $3, $4, $5, $6)";
-    let New { id, user_id, digest, expires, address, user_agent } = new;
+    let NewSession { id, user_id, digest, expires, address, user_agent } = new;
     db.execute(SQL, &[id, user_id, digest, expires, address, user_agent]).map(drop)
 }
 
-/// The session whose token has this digest, unless it has ended.
+/// The current session whose token has this digest, if its account is not suspended.
 ///
 /// # Errors
 /// See [`Error`].
-pub fn by_digest(db: &mut impl Executor, digest: &[u8]) -> Result<Option<Found>, Error> {
+pub fn by_digest(db: &mut impl Executor, digest: &[u8]) -> Result<Option<SessionMatch>, Error> {
     const SQL: &str = concat!(
         "SELECT ",
-        columns!(),
+        users::columns!(),
         ", s.id, s.created, s.expires, s.renewed FROM sessions s JOIN users u ON u.id = s.user_id \
          WHERE s.digest = $1 AND s.expires > now() AND u.suspended IS NULL"
     );
-    let found = |row: Row| {
-        Ok(Found {
-            user: users::from_row(&row)?,
-            id: row.try_get(users::COLUMNS)?,
-            created: row.try_get(users::COLUMNS + 1)?,
-            expires: row.try_get(users::COLUMNS + 2)?,
-            renewed: row.try_get(users::COLUMNS + 3)?,
-        })
-    };
-    db.query_opt(SQL, &[&digest])?.map(found).transpose()
+    let Some(row) = db.query_opt(SQL, &[&digest])? else { return Ok(None) };
+    let mut columns = Columns::of(&row);
+    Ok(Some(SessionMatch {
+        user: User::from_columns(&mut columns)?,
+        id: columns.next()?,
+        created: columns.next()?,
+        expires: columns.next()?,
+        renewed: columns.next()?,
+    }))
 }
 
-/// A person's sessions, newest first.
+/// The user's current sessions, newest first, at most 1000.
 ///
 /// # Errors
 /// See [`Error`].
 pub fn of_user(db: &mut impl Executor, user_id: &str) -> Result<Vec<Session>, Error> {
-    const SQL: &str = "SELECT id, created, last_seen, expires, address, user_agent FROM sessions \
-        WHERE user_id = $1 AND expires > now() ORDER BY created DESC, id LIMIT 1000";
-    let session = |row: &Row| {
-        Ok(Session {
-            id: row.try_get(0)?,
-            created: row.try_get(1)?,
-            last_seen: row.try_get(2)?,
-            expires: row.try_get(3)?,
-            address: row.try_get(4)?,
-            user_agent: row.try_get(5)?,
-        })
-    };
-    db.query(SQL, &[&user_id])?.iter().map(session).collect()
+    const SQL: &str = concat!(
+        "SELECT ",
+        columns!(),
+        " FROM sessions WHERE user_id = $1 AND expires > now() ORDER BY created DESC, id LIMIT 1000"
+    );
+    db.query(SQL, &[&user_id])?.iter().map(Session::from_row).collect()
 }
 
-/// Ends one session of a person. Whether there was one.
+/// Ends one of the user's sessions, and returns whether it existed.
 ///
 /// # Errors
 /// See [`Error`].
@@ -121,7 +115,7 @@ pub fn delete(db: &mut impl Executor, user_id: &str, id: &str) -> Result<bool, E
     Ok(db.execute("DELETE FROM sessions WHERE user_id = $1 AND id = $2", &[&user_id, &id])? == 1)
 }
 
-/// Ends the session with this digest. Whose it was, if there was one.
+/// Ends the session whose token has this digest, and returns the id of its user if it existed.
 ///
 /// # Errors
 /// See [`Error`].
@@ -130,7 +124,7 @@ pub fn delete_by_digest(db: &mut impl Executor, digest: &[u8]) -> Result<Option<
     row.map(|row| Ok(row.try_get(0)?)).transpose()
 }
 
-/// Ends a person's sessions but one (none is kept when `kept` is empty). How many.
+/// Ends all of the user's sessions except `kept` (an empty id keeps none), and returns how many.
 ///
 /// # Errors
 /// See [`Error`].
@@ -138,9 +132,9 @@ pub fn delete_others(db: &mut impl Executor, user_id: &str, kept: &str) -> Resul
     db.execute("DELETE FROM sessions WHERE user_id = $1 AND id <> $2", &[&user_id, &kept])
 }
 
-/// Records that sessions were used, each once a minute however many processes say so, and lets them live on for
-/// `lifetime_seconds`, unless they were ended meanwhile; `renewed` are those whose cookie was sent anew. Who is about to
-/// end a session is not waited for, so that nobody ever waits for this in a circle.
+/// Records when sessions were last used, at most once a minute per session even if many processes do so, and extends
+/// them to `lifetime_seconds` after that use. `renewed` lists the sessions whose cookie was sent again. Skips sessions
+/// that another transaction has locked, so that it cannot take part in a deadlock.
 ///
 /// # Errors
 /// See [`Error`].
@@ -162,7 +156,7 @@ pub fn touch(
     db.execute(SQL, &[ids, times, renewed, &lifetime_seconds])
 }
 
-/// Deletes sessions that ended more than 30 days ago: until then their addresses count as known. How many.
+/// Deletes sessions that ended more than 30 days ago, and returns how many.
 ///
 /// # Errors
 /// See [`Error`].

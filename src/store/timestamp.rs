@@ -1,11 +1,11 @@
-//! Times as clients read them: ISO-8601 in UTC.
+//! Times in the API: ISO 8601 in UTC.
 
 use serde::Serializer;
 use time::OffsetDateTime;
 use time::macros::format_description;
 
-/// `2026-11-22T10:08:25`, with microseconds where there are any and without a zone: the form that clients of user and
-/// document objects have always parsed. It is UTC.
+/// `2026-11-22T10:08:25`: UTC, without a zone, and with microseconds unless they are 0. User and document objects use this
+/// form, which existing clients parse.
 pub fn naive(time: OffsetDateTime) -> String {
     let time = time.to_offset(time::UtcOffset::UTC);
     let whole = time.format(format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]")).unwrap_or_default();
@@ -23,7 +23,7 @@ pub fn serialize_naive<S: Serializer>(time: &OffsetDateTime, serializer: S) -> R
     serializer.serialize_str(&naive(*time))
 }
 
-/// As [`naive`] with the `Z` of RFC 3339: the form of every object that is new.
+/// [`naive`] with the `Z` of RFC 3339, which all other objects use.
 pub fn zulu(time: OffsetDateTime) -> String {
     naive(time) + "Z"
 }
@@ -36,7 +36,7 @@ pub fn serialize_zulu<S: Serializer>(time: &OffsetDateTime, serializer: S) -> Re
     serializer.serialize_str(&zulu(*time))
 }
 
-/// [`zulu`] or `null`.
+/// [`zulu`] or `null`, for serde's `serialize_with`.
 ///
 /// # Errors
 /// Those of the serializer.
@@ -47,7 +47,7 @@ pub fn serialize_zulu_option<S: Serializer>(time: &Option<OffsetDateTime>, seria
     }
 }
 
-/// Reads RFC 3339, or the same without a zone as UTC.
+/// Parses RFC 3339, also without a zone, which then is UTC.
 pub fn parse(text: &str) -> Option<OffsetDateTime> {
     use time::PrimitiveDateTime;
     use time::format_description::well_known::{Iso8601, Rfc3339};

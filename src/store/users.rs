@@ -1,90 +1,89 @@
 //! Table `users`.
 
-use postgres::Row;
 use serde::Serialize;
 use time::OffsetDateTime;
 
+use super::row::{Columns, Record, record};
 use crate::db::{Error, Executor};
 
-/// An account. Serialised, it is the user object of the wire: these keys in this order.
-#[derive(Clone, Serialize)]
-pub struct User {
-    /// Sixteen letters and digits, or what an older system gave.
-    pub id: String,
-    /// Trimmed and lower-cased.
-    pub email: String,
-    /// What the person is called.
-    pub name: Option<String>,
-    /// A page about the person.
-    pub profile_url: Option<String>,
-    /// A picture of the person.
-    pub photo_url: Option<String>,
-    /// Whether a subscription is active.
-    pub is_subscribed: bool,
-    /// The customer at Stripe.
-    pub stripe_id: Option<String>,
-    /// The default key's visible prefix; the whole secret only in the reply that made it.
-    pub secret: String,
-    /// Credits left.
-    pub free_credits: i32,
-    /// Charges since the month began (UTC), in micro-dollars.
-    pub charges_monthly: i64,
-    /// Instances the person runs.
-    pub num_self_hosted_instances: i32,
-    /// When the account was made.
-    #[serde(serialize_with = "super::timestamp::serialize_naive")]
-    pub created: OffsetDateTime,
-    /// When it was last changed.
-    #[serde(serialize_with = "super::timestamp::serialize_naive")]
-    pub updated: OffsetDateTime,
-    /// Whether the person may look after other accounts. Not part of the user object.
-    #[serde(skip)]
-    pub is_admin: bool,
+record! {
+    /// An account, and the user object of the API: its fields are serialised in this order. The columns are those of
+    /// `users AS u`.
+    #[derive(Clone, Serialize)]
+    pub struct User {
+        /// Sixteen letters and digits, or an id of an older system.
+        pub id: String = "u.id",
+        /// E-mail address, trimmed and in lower case.
+        pub email: String = "u.email",
+        /// Display name.
+        pub name: Option<String> = "u.name",
+        /// URL of a page about the user.
+        pub profile_url: Option<String> = "u.profile_url",
+        /// URL of a picture of the user.
+        pub photo_url: Option<String> = "u.photo_url",
+        /// Whether a subscription is active.
+        pub is_subscribed: bool = "u.is_subscribed",
+        /// Customer id at Stripe.
+        pub stripe_id: Option<String> = "u.stripe_id",
+        /// Visible prefix of the default key. The whole secret only in the reply to sign-up.
+        pub secret: String = "u.secret",
+        /// Credits left.
+        pub free_credits: i32 = "u.free_credits",
+        /// Charges since the month began (UTC), in micro-dollars.
+        pub charges_monthly: i64 = "CASE WHEN u.charges_month >= date_trunc('month', now() AT TIME ZONE 'UTC')::date \
+            THEN u.charges_monthly ELSE 0 END",
+        /// Number of instances that the user hosts.
+        pub num_self_hosted_instances: i32 = "u.num_self_hosted_instances",
+        /// When the account was created.
+        #[serde(serialize_with = "super::timestamp::serialize_naive")]
+        pub created: OffsetDateTime = "u.created",
+        /// When the account was last changed.
+        #[serde(serialize_with = "super::timestamp::serialize_naive")]
+        pub updated: OffsetDateTime = "u.updated",
+        /// Whether the user may manage other accounts. Not part of the user object.
+        #[serde(skip)]
+        pub is_admin: bool = "u.is_admin",
+    }
 }
+pub(super) use columns;
 
-/// Leaves the secret out, which is whole right after it was made.
+/// Leaves out the secret, which is complete right after sign-up.
 impl std::fmt::Debug for User {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("User").field("id", &self.id).field("email", &self.email).finish_non_exhaustive()
     }
 }
 
-/// The columns of a [`User`], of the table named `u`; [`from_row`] reads them from the start of a row.
-macro_rules! columns {
-    () => {
-        "u.id, u.email, u.name, u.profile_url, u.photo_url, u.is_subscribed, u.stripe_id, u.secret, u.free_credits, \
-         CASE WHEN u.charges_month >= date_trunc('month', now() AT TIME ZONE 'UTC')::date \
-              THEN u.charges_monthly ELSE 0 END, u.num_self_hosted_instances, u.created, u.updated, u.is_admin"
-    };
-}
-pub(super) use columns;
-
-/// How many columns [`columns`] names: what follows them in a row starts here.
-pub(super) const COLUMNS: usize = 14;
-
-pub(super) fn from_row(row: &Row) -> Result<User, Error> {
-    Ok(User {
-        id: row.try_get(0)?,
-        email: row.try_get(1)?,
-        name: row.try_get(2)?,
-        profile_url: row.try_get(3)?,
-        photo_url: row.try_get(4)?,
-        is_subscribed: row.try_get(5)?,
-        stripe_id: row.try_get(6)?,
-        secret: row.try_get(7)?,
-        free_credits: row.try_get(8)?,
-        charges_monthly: row.try_get(9)?,
-        num_self_hosted_instances: row.try_get(10)?,
-        created: row.try_get(11)?,
-        updated: row.try_get(12)?,
-        is_admin: row.try_get(13)?,
-    })
+#[cfg(test)]
+impl User {
+    /// A new account.
+    pub(crate) fn sample(id: &str) -> User {
+        User {
+            id: id.to_owned(),
+            email: format!("{id}@example.com"),
+            name: None,
+            profile_url: None,
+            photo_url: None,
+            is_subscribed: false,
+            stripe_id: None,
+            secret: "tg_12345".to_owned(),
+            free_credits: 0,
+            charges_monthly: 0,
+            num_self_hosted_instances: 0,
+            created: OffsetDateTime::UNIX_EPOCH,
+            updated: OffsetDateTime::UNIX_EPOCH,
+            is_admin: false,
+        }
+    }
 }
 
-/// Makes an account.
+/// The constraint that makes e-mail addresses unique.
+pub const EMAIL_KEY: &str = "users_email_unique";
+
+/// Creates an account.
 ///
 /// # Errors
-/// [`Error::Unique`] of [`EMAIL_KEY`] when the address is taken.
+/// [`Error::Unique`] of [`EMAIL_KEY`] if the address is taken.
 pub fn insert(
     db: &mut impl Executor,
     id: &str,
@@ -92,18 +91,16 @@ pub fn insert(
     password_hash: Option<&str>,
     secret_prefix: &str,
 ) -> Result<User, Error> {
-    // A database of the older system has a unique index of its own on the address, whose name may come first.
+    // Not a plain insert, whose error may name another constraint: a database of the older system has a second unique
+    // index on the address.
     const SQL: &str = concat!(
         "INSERT INTO users AS u (id, email, password_hash, secret) VALUES ($1, $2, $3, $4) \
          ON CONFLICT (email) DO NOTHING RETURNING ",
         columns!()
     );
     let row = db.query_opt(SQL, &[&id, &email, &password_hash, &secret_prefix])?;
-    from_row(&row.ok_or_else(|| Error::Unique(EMAIL_KEY.to_owned()))?)
+    User::from_row(&row.ok_or_else(|| Error::Unique(EMAIL_KEY.to_owned()))?)
 }
-
-/// The constraint that keeps an address from being used twice.
-pub const EMAIL_KEY: &str = "users_email_unique";
 
 /// The account with this id.
 ///
@@ -111,20 +108,21 @@ pub const EMAIL_KEY: &str = "users_email_unique";
 /// See [`Error`].
 pub fn by_id(db: &mut impl Executor, id: &str) -> Result<Option<User>, Error> {
     const SQL: &str = concat!("SELECT ", columns!(), " FROM users u WHERE u.id = $1");
-    db.query_opt(SQL, &[&id])?.as_ref().map(from_row).transpose()
+    db.query_opt(SQL, &[&id])?.as_ref().map(User::from_row).transpose()
 }
 
-/// The account with this normalised address, and its password's hash if it has one.
+/// The account with this normalised e-mail address, and its password hash if it has one.
 ///
 /// # Errors
 /// See [`Error`].
 pub fn by_email(db: &mut impl Executor, email: &str) -> Result<Option<(User, Option<String>)>, Error> {
     const SQL: &str = concat!("SELECT ", columns!(), ", u.password_hash FROM users u WHERE u.email = $1");
-    let row = db.query_opt(SQL, &[&email])?;
-    row.map(|row| Ok((from_row(&row)?, row.try_get(COLUMNS)?))).transpose()
+    let Some(row) = db.query_opt(SQL, &[&email])? else { return Ok(None) };
+    let mut columns = Columns::of(&row);
+    Ok(Some((User::from_columns(&mut columns)?, columns.next()?)))
 }
 
-/// The hash of this account's password, if it has one.
+/// The account's password hash, if it has one.
 ///
 /// # Errors
 /// See [`Error`].
@@ -133,8 +131,8 @@ pub fn password_hash(db: &mut impl Executor, id: &str) -> Result<Option<String>,
     row.map_or(Ok(None), |row| Ok(row.try_get(0)?))
 }
 
-/// Locks the account until the transaction ends, before any of its keys: whoever wants both takes them in this order.
-/// Whether it exists.
+/// Locks the account until the end of the transaction, and returns whether it exists. To avoid deadlocks, a transaction
+/// that locks keys as well locks the account first.
 ///
 /// # Errors
 /// See [`Error`].
@@ -142,7 +140,7 @@ pub fn lock(db: &mut impl Executor, id: &str) -> Result<bool, Error> {
     Ok(db.query_opt("SELECT 1 FROM users WHERE id = $1 FOR NO KEY UPDATE", &[&id])?.is_some())
 }
 
-/// As [`lock`], if the account still has this hash.
+/// Like [`lock`], but only if the password hash is still this one.
 ///
 /// # Errors
 /// See [`Error`].
@@ -151,7 +149,8 @@ pub fn lock_with_hash(db: &mut impl Executor, id: &str, hash: &str) -> Result<bo
     Ok(db.query_opt(SQL, &[&id, &hash])?.is_some())
 }
 
-/// Gives the account another hash, if it still has the `old` one: of two changes at once, one is made. Whether it was.
+/// Replaces the password hash if it is still `old`, so that only one of two concurrent changes succeeds. Returns whether
+/// it was replaced.
 ///
 /// # Errors
 /// See [`Error`].
@@ -160,7 +159,7 @@ pub fn replace_password_hash(db: &mut impl Executor, id: &str, old: &str, new: &
     Ok(db.execute(SQL, &[&id, &old, &new])? == 1)
 }
 
-/// Names the account's default key by its visible prefix.
+/// Sets the visible prefix of the default key.
 ///
 /// # Errors
 /// See [`Error`].
@@ -168,7 +167,7 @@ pub fn set_secret_prefix(db: &mut impl Executor, id: &str, prefix: &str) -> Resu
     db.execute("UPDATE users SET secret = $2, updated = now() WHERE id = $1", &[&id, &prefix]).map(drop)
 }
 
-/// Gives the account another name. Whether it exists.
+/// Sets the display name, and returns whether the account exists.
 ///
 /// # Errors
 /// See [`Error`].
@@ -176,7 +175,7 @@ pub fn set_name(db: &mut impl Executor, id: &str, name: &str) -> Result<bool, Er
     Ok(db.execute("UPDATE users SET name = $2, updated = now() WHERE id = $1", &[&id, &name])? == 1)
 }
 
-/// Keeps the account out, or lets it in again: none of its credentials is valid meanwhile. Whether it exists.
+/// Suspends or restores the account, and returns whether it exists. None of a suspended account's credentials is valid.
 ///
 /// # Errors
 /// See [`Error`].
@@ -186,7 +185,7 @@ pub fn set_suspended(db: &mut impl Executor, id: &str, suspended: bool) -> Resul
     Ok(db.execute(SQL, &[&id, &suspended])? == 1)
 }
 
-/// Lets the account look after others, or no longer. Whether it exists.
+/// Grants or revokes admin rights, and returns whether the account exists.
 ///
 /// # Errors
 /// See [`Error`].
@@ -194,31 +193,31 @@ pub fn set_admin(db: &mut impl Executor, id: &str, is_admin: bool) -> Result<boo
     Ok(db.execute("UPDATE users SET is_admin = $2, updated = now() WHERE id = $1", &[&id, &is_admin])? == 1)
 }
 
-/// Documents of one account that are counted: a million of them would take their time.
-pub const MOST_COUNTED: i64 = 1000;
+/// The highest number of an account's documents that is counted exactly: counting a million would take too long.
+pub const MAX_COUNTED: i64 = 1000;
 
-/// What only those who look after an account see of it.
+/// What only administrators see of an account.
 #[derive(Clone, Debug, Default)]
-pub struct Standing {
-    /// Since when it is kept out.
+pub struct Status {
+    /// When the account was suspended, if it is.
     pub suspended: Option<OffsetDateTime>,
-    /// How many documents it has; one more than [`MOST_COUNTED`] for any number above that.
+    /// How many documents it has, or [`MAX_COUNTED`] + 1 if there are more than [`MAX_COUNTED`].
     pub documents: i64,
 }
 
-/// How an account stands.
+/// The account's status.
 ///
 /// # Errors
 /// See [`Error`].
-pub fn standing(db: &mut impl Executor, id: &str) -> Result<Standing, Error> {
+pub fn status(db: &mut impl Executor, id: &str) -> Result<Status, Error> {
     const SQL: &str = "SELECT suspended,
             (SELECT count(*) FROM (SELECT FROM documents WHERE user_id = $1 LIMIT $2) AS counted)
         FROM users WHERE id = $1";
-    let row = db.query_opt(SQL, &[&id, &(MOST_COUNTED + 1)])?;
-    row.map_or(Ok(Standing::default()), |row| Ok(Standing { suspended: row.try_get(0)?, documents: row.try_get(1)? }))
+    let row = db.query_opt(SQL, &[&id, &(MAX_COUNTED + 1)])?;
+    row.map_or(Ok(Status::default()), |row| Ok(Status { suspended: row.try_get(0)?, documents: row.try_get(1)? }))
 }
 
-/// Whether the account is kept out.
+/// Whether the account is suspended.
 ///
 /// # Errors
 /// See [`Error`].
@@ -227,10 +226,10 @@ pub fn is_suspended(db: &mut impl Executor, id: &str) -> Result<bool, Error> {
     row.map_or(Ok(false), |row| Ok(row.try_get(0)?))
 }
 
-/// Deletes the account and all that belongs to it. Whether it existed.
+/// Deletes the account and everything that belongs to it. Returns whether it existed.
 ///
 /// # Errors
-/// [`Error::ForeignKey`] when a table unknown to us holds rows of it.
+/// [`Error::ForeignKey`] if a table that is not ours refers to it.
 pub fn delete(db: &mut impl Executor, id: &str) -> Result<bool, Error> {
     Ok(db.execute("DELETE FROM users WHERE id = $1", &[&id])? == 1)
 }
@@ -241,5 +240,5 @@ pub fn delete(db: &mut impl Executor, id: &str) -> Result<bool, Error> {
 /// See [`Error`].
 pub fn newest(db: &mut impl Executor, limit: i64) -> Result<Vec<User>, Error> {
     const SQL: &str = concat!("SELECT ", columns!(), " FROM users u ORDER BY u.created DESC, u.id DESC LIMIT $1");
-    db.query(SQL, &[&limit])?.iter().map(from_row).collect()
+    db.query(SQL, &[&limit])?.iter().map(User::from_row).collect()
 }

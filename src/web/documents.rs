@@ -198,7 +198,7 @@ pub(super) fn publish(call: &mut Call<'_>) -> Answer {
         return Err(Error::bad("is_public must be true or false"));
     }
     let (id, public) = (required_id(&fields)?, fields.optional_bool("is_public")?.unwrap_or(true));
-    let version = documents::publish(&mut call.app.db.session()?, id, &caller.user.id, public)?;
+    let version = documents::set_public(&mut call.app.db.session()?, id, &caller.user.id, public)?;
     let version = version.ok_or(Error::NotFound(NOT_FOUND))?;
     Ok(Response::json(200, &json!({"id": id, "success": true, "is_public": public, "version": version})))
 }

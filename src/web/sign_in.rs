@@ -161,7 +161,7 @@ fn network(call: &Call<'_>) -> String {
 fn insert_session(call: &Call<'_>, db: &mut impl db::Executor, user_id: &str, token: &Secret) -> Result<()> {
     let user_agent = call.request.header("user-agent").unwrap_or("");
     let user_agent: String = user_agent.chars().filter(|c| !c.is_control()).take(USER_AGENT_LENGTH).collect();
-    let new = sessions::New {
+    let new = sessions::NewSession {
         id: &new_id("ses_")?,
         user_id,
         digest: &token.digest().0,
@@ -170,7 +170,7 @@ fn insert_session(call: &Call<'_>, db: &mut impl db::Executor, user_id: &str, to
         user_agent: &user_agent,
     };
     sessions::insert(db, &new)?;
-    Ok(known_networks::saw(db, user_id, &network(call))?)
+    Ok(known_networks::record(db, user_id, &network(call))?)
 }
 
 /// JSON for a script, a redirect for a form. What can only be told to come back later is told so by the status of the

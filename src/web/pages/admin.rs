@@ -10,7 +10,7 @@ use crate::auth::{Caller, Via};
 use crate::call::Call;
 use crate::error::{Error, Result};
 use crate::store::audit::{self, Entry};
-use crate::store::directory::{self, Listed};
+use crate::store::directory::{self, UserSummary};
 use crate::store::usage_days::{self, Day};
 use crate::web::Answer;
 use crate::web::documents::{cursor, micros};
@@ -29,7 +29,7 @@ const LATEST: i64 = 10;
 struct Overview {
     frame: Frame,
     users: u64,
-    newest: Vec<Listed>,
+    newest: Vec<UserSummary>,
     entries: Vec<Entry>,
     parts: Vec<Part>,
 }
@@ -56,7 +56,7 @@ struct UsageOfAll {
 struct Users {
     frame: Frame,
     query: String,
-    users: Vec<Listed>,
+    users: Vec<UserSummary>,
     next: Option<String>,
     is_first: bool,
 }
@@ -187,7 +187,7 @@ pub(in crate::web) fn users(call: &mut Call<'_>) -> Answer {
         let after = match query.is_empty() {
             true => format!("{}_{}", micros(last.created), last.id),
             // A unit separator stands in no name, address or id.
-            false => format!("{}\u{1f}{}", last.found, last.id),
+            false => format!("{}\u{1f}{}", last.matched, last.id),
         };
         format!("/admin/users?q={}&after={}", encoded(&query), encoded(&after))
     });

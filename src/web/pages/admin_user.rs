@@ -12,7 +12,7 @@ use crate::http::Response;
 use crate::http::form::Fields;
 use crate::store::audit::{self, Actor, Entry};
 use crate::store::usage_lists::{self, Charged};
-use crate::store::users::Standing;
+use crate::store::users::Status;
 use crate::store::{ApiKey, Session, User, api_keys, sessions, users};
 use crate::web::{Answer, fields, keys};
 
@@ -38,7 +38,7 @@ const NOTICES: &[(&str, &str)] = &[
 struct OneUser {
     frame: Frame,
     user: User,
-    standing: Standing,
+    status: Status,
     keys: Vec<ApiKey>,
     sessions: Vec<Session>,
     entries: Vec<Entry>,
@@ -54,7 +54,7 @@ pub(in crate::web) fn show(call: &mut Call<'_>) -> Answer {
     let user = users::by_id(&mut session, &id)?.ok_or(Error::NotFound(NO_ACCOUNT))?;
     let one = OneUser {
         frame: Frame::new(Some(&caller), "admin").noticing(call, NOTICES),
-        standing: users::standing(&mut session, &id)?,
+        status: users::status(&mut session, &id)?,
         keys: api_keys::of_user(&mut session, &id)?,
         sessions: sessions::of_user(&mut session, &id)?,
         entries: audit::page(&mut session, Some(&id), None, ENTRIES)?,

@@ -6,8 +6,8 @@ use super::{Frame, asked, encoded, page, segment, show, signed_in_or_return};
 use crate::call::Call;
 use crate::error::Error;
 use crate::http::Response;
-use crate::store::deleted_documents::{self, Deleted, KEPT_DAYS};
-use crate::store::documents::{self as store, Summary};
+use crate::store::deleted_documents::{self, DeletedDocument, KEPT_DAYS};
+use crate::store::documents::{self as store, DocumentSummary};
 use crate::web::documents::{NOT_FOUND, UNTITLED, cursor, insert, micros};
 use crate::web::{Answer, fields};
 
@@ -22,7 +22,7 @@ const MOST_DELETED: i64 = 200;
 struct Documents {
     frame: Frame,
     query: String,
-    documents: Vec<Summary>,
+    documents: Vec<DocumentSummary>,
     next: Option<String>,
     is_first: bool,
     undo: Option<String>,
@@ -32,7 +32,7 @@ struct Documents {
 #[template(path = "deleted.html")]
 struct DeletedPage {
     frame: Frame,
-    documents: Vec<Deleted>,
+    documents: Vec<DeletedDocument>,
     kept_days: i64,
 }
 

@@ -78,7 +78,7 @@ pub(in crate::web) fn publish(call: &mut Call<'_>) -> Answer {
     let caller = call.caller()?;
     let fields = fields(call)?;
     let (id, public) = (segment(call, 0)?, fields.optional_bool("is_public")?.unwrap_or(true));
-    let version = store::publish(&mut call.app.db.session()?, &id, &caller.user.id, public)?;
+    let version = store::set_public(&mut call.app.db.session()?, &id, &caller.user.id, public)?;
     version.ok_or(Error::NotFound(NOT_FOUND))?;
     let done = if public { "published" } else { "unpublished" };
     Ok(Response::see_other(format!("/documents/{id}?done={done}")))
