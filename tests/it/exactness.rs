@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Address, Client, Reply, Server, Signal, TestDb, at_once, run};
+use crate::harness::{Address, Client, Reply, Server, Signal, TestDb, at_once, run, wait_until};
 
 /// Micro-dollars a prompt token, a completion token and a request.
 const PRICE: (i64, i64, i64) = (3, 7, 11);
@@ -148,16 +148,18 @@ fn what_is_killed_loses_no_charge_and_doubles_none() {
     let mut servers = [Phoenix::new(&db), Phoenix::new(&db)];
     let programs: Vec<Client> = (0..16).map(|n| servers[n % 2].inference(&users[n % 4].1)).collect();
     let (over, refused) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let answered = [AtomicUsize::new(0), AtomicUsize::new(0)];
     let told: HashMap<String, i64> = thread::scope(|scope| {
-        let (over, refused) = (&over, &refused);
+        let (over, refused, answered) = (&over, &refused, &answered);
         let clients: Vec<_> = programs
             .iter()
             .enumerate()
-            .map(|(n, program)| scope.spawn(move || ask_until(over, refused, program, n)))
+            .map(|(n, program)| scope.spawn(move || ask_until(over, refused, &answered[n % 2], program, n)))
             .collect();
         for round in 0..rounds {
-            // No two rounds find the servers at the same point of their work.
-            thread::sleep(Duration::from_millis(150 + (round as u64 * 97) % 400));
+            // Both have answered since the last kill. No two rounds interrupt them at the same point of their work.
+            let enough: [usize; 2] = [0, 1].map(|n| answered[n].load(Relaxed) + 5 + round * 7 % 40);
+            wait_until("replies of both servers", || (0..2).all(|n| answered[n].load(Relaxed) >= enough[n]));
             servers[round % 2].kill_and_restart(&db);
         }
         over.store(true, Relaxed);
@@ -186,8 +188,14 @@ fn what_is_killed_loses_no_charge_and_doubles_none() {
     assert!(booked.len() <= told.len() + rounds * programs.len(), "{} and {}", booked.len(), told.len());
 }
 
-/// Sends request after request; what came back whole, and what it cost.
-fn ask_until(over: &AtomicBool, refused: &AtomicUsize, program: &Client, n: usize) -> Vec<(String, i64)> {
+/// Sends request after request; the models of those that were answered in full, and what each cost.
+fn ask_until(
+    over: &AtomicBool,
+    refused: &AtomicUsize,
+    answered: &AtomicUsize,
+    program: &Client,
+    n: usize,
+) -> Vec<(String, i64)> {
     let mut told = Vec::new();
     let mut i = 0;
     while !over.load(Relaxed) {
@@ -195,7 +203,10 @@ fn ask_until(over: &AtomicBool, refused: &AtomicUsize, program: &Client, n: usiz
         let model = format!("m{n}-{i}");
         let body: Value = json!({"model": model, "messages": [{"role": "user", "content": "hello"}]});
         match program.try_send("POST", CHAT, Some("application/json"), body.to_string().as_bytes()) {
-            Ok(reply) if reply.status == 200 => told.push((model, cost(&reply))),
+            Ok(reply) if reply.status == 200 => {
+                told.push((model, cost(&reply)));
+                answered.fetch_add(1, Relaxed);
+            }
             Ok(reply) => {
                 // A server that has just come up may not have its schema or its journal yet.
                 assert_eq!(reply.status, 503, "{}", reply.text());

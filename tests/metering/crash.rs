@@ -63,10 +63,10 @@ fn killed_processes_lose_no_charge_that_anyone_was_told_of() {
     let (proxy, url) = Proxy::new(&db.url());
     let list = folder.0.join("receipts");
     let mut before = 0;
-    for round in 0..8_u64 {
+    for round in 0..8 {
         let mut victims = [spawn_victim(&url, &folder.0, &list), spawn_victim(&url, &folder.0, &list)];
-        wait_until("the first receipts", || receipts(&list).len() > before + 20);
-        thread::sleep(Duration::from_millis(round * 13));
+        // No two rounds interrupt them at the same point of their work.
+        wait_until("the first receipts", || receipts(&list).len() > before + 20 + round * 13);
         if round % 2 == 1 {
             // They die with charges in their journals.
             proxy.cut();
@@ -128,14 +128,21 @@ fn a_journal_of_another_database_is_left_alone() {
     let (db, other, folder) = (TestDb::new(), TestDb::new(), Folder::new());
     make_users(&db, 1);
     set_price(&db);
-    let (proxy, url) = Proxy::new(&db.url());
-    let first = meter(&url, &folder.0);
-    proxy.cut();
-    first.charge(charge("mine", 0, 3)).unwrap();
-    first.stop();
-    let stranger = meter(&other.url(), &folder.0);
-    thread::sleep(Duration::from_millis(300));
-    stranger.stop();
-    assert_eq!(other.count("SELECT count(*) FROM usage_events"), 0);
+    make_users(&other, 1);
+    set_price(&other);
+    for (db, id) in [(&db, "one"), (&other, "two")] {
+        let (proxy, url) = Proxy::new(&db.url());
+        let meter = meter(&url, &folder.0);
+        proxy.cut();
+        meter.charge(charge(id, 0, 3)).unwrap();
+        meter.stop();
+    }
+    assert_eq!(folder.journals().len(), 2);
+    // One look at the folder finds both journals.
+    let meter = meter(&other.url(), &folder.0);
+    wait_until("the journal of its own database", || meter.stats().replayed == 1);
+    meter.stop();
+    assert_eq!(other.count("SELECT count(*) FROM usage_events WHERE id = 'two'"), 1);
+    assert_eq!(other.count("SELECT count(*) FROM usage_events"), 1);
     assert_eq!(folder.journals().len(), 1);
 }

@@ -16,7 +16,7 @@ mod upstream;
 
 pub use at_once::{at_once, patiently, refused_soon, soon};
 pub use bouncer::Bouncer;
-pub use charges::{charges, only_charge};
+pub use charges::{charges, final_charges, only_charge};
 pub use client::{Address, Client, Reply};
 pub use cluster::{Cluster, Standby};
 pub use database::{TestDb, admin};

@@ -110,8 +110,8 @@ impl Server {
         let mut address = |name: &str| {
             let Some(Ok(line)) = lines.next() else {
                 let status = child.wait().unwrap();
-                // What it said last may still be on the way.
-                thread::sleep(Duration::from_millis(200));
+                // The thread that reads its log ends behind the last line.
+                super::wait_until("the end of its log", || Arc::strong_count(&log) == 1);
                 panic!("no {name}, {status}: {}", log.lock().unwrap())
             };
             Address(line.strip_prefix(name).unwrap_or_else(|| panic!("{line}")).trim().to_owned())
