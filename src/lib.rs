@@ -16,6 +16,8 @@ pub mod server;
 
 pub mod store;
 
+pub mod protocol;
+
 pub mod logging;
 
 pub mod error;

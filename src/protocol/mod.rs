@@ -1,0 +1,8 @@
+//! The protocols that model servers speak, as far as textgen looks into them. Pure: no sockets, no database.
+//!
+//! `usage` reads the numbers that a server reports, `failure` tells errors that are sent as successes, `strict` refuses
+//! bodies that two readers would read differently, `estimate` counts tokens where nobody reports them.
+
+pub mod failure;
+pub mod strict;
+pub mod usage;

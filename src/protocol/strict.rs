@@ -1,0 +1,131 @@
+//! Bodies that two readers would read differently. What is charged must be what is done, so a body that names a field
+//! twice, or nests deeper than some readers follow, is refused before it is sent on.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+
+/// The deepest nesting: what serde_json itself reads.
+const DEEPEST: usize = 127;
+
+/// Checks that no object in this JSON has a name twice, at any depth, and that it is not nested too deep. One pass, which
+/// keeps the names of the objects that are open. The syntax is not checked: whatever parses the JSON does that.
+///
+/// # Errors
+/// What is wrong with it, in words for the client.
+pub fn check(json: &str) -> Result<(), String> {
+    let mut open: Vec<Open<'_>> = Vec::new();
+    let mut at = 0;
+    while let Some(&byte) = json.as_bytes().get(at) {
+        match byte {
+            b'{' | b'[' if open.len() == DEEPEST => {
+                return Err(format!("The body must not be nested deeper than {DEEPEST} levels"));
+            }
+            b'{' => open.push(Open::Object(HashSet::new())),
+            b'[' => open.push(Open::List),
+            b'}' | b']' => drop(open.pop()),
+            b'"' => {
+                let end = string_end(json, at);
+                let is_name = || json.as_bytes()[end..].iter().find(|b| !b.is_ascii_whitespace()) == Some(&b':');
+                if let Some(Open::Object(names)) = open.last_mut()
+                    && is_name()
+                    && !names.insert(unescaped(&json[at..end]))
+                {
+                    let name: String =
+                        unescaped(&json[at..end]).chars().filter(|c| !c.is_control()).take(100).collect();
+                    return Err(format!("The body has the field {name:?} twice"));
+                }
+                at = end;
+                continue;
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    Ok(())
+}
+
+/// Where the string that begins at `start` ends: behind its closing quote, or at the end of the text.
+fn string_end(json: &str, start: usize) -> usize {
+    let bytes = json.as_bytes();
+    let mut at = start + 1;
+    while let Some(found) = memchr::memchr2(b'"', b'\\', bytes.get(at..).unwrap_or_default()) {
+        at += found;
+        if bytes[at] == b'"' {
+            return at + 1;
+        }
+        at += 2;
+    }
+    json.len()
+}
+
+/// The text of a quoted string. One that stands for no text, such as half a surrogate pair, is taken as it is written.
+fn unescaped(quoted: &str) -> Cow<'_, str> {
+    let plain = quoted.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(quoted);
+    match plain.contains('\\') {
+        true => serde_json::from_str::<String>(quoted).map_or(Cow::Borrowed(plain), Cow::Owned),
+        false => Cow::Borrowed(plain),
+    }
+}
+
+/// The first of these names that differs from one of `known` by the case of its letters only: some readers take it for
+/// that one.
+pub fn confusable<'n>(names: impl IntoIterator<Item = &'n str>, known: &[&str]) -> Option<&'n str> {
+    let is_confusable = |name: &&str| known.iter().any(|known| name.eq_ignore_ascii_case(known) && name != known);
+    names.into_iter().find(is_confusable)
+}
+
+/// What is open at a place in the JSON.
+enum Open<'a> {
+    /// A list.
+    List,
+    /// An object, with its names so far.
+    Object(HashSet<Cow<'a, str>>),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_come_once() {
+        for json in [
+            r#"{"model":"cheap","x":1,"model":"dear"}"#,
+            r#"{"model":"cheap","mod\u0065l":"dear"}"#,
+            r#"{"a":[{"b":{"c":1,"c":1}}]}"#,
+            r#"{"":1,"":2}"#,
+        ] {
+            assert!(check(json).unwrap_err().contains("twice"), "{json}");
+        }
+        for json in [
+            r#"{"a":{"a":1},"b":[{"a":1},{"a":2}],"A":null,"c":"\ud83d\ude00","d":1e400,"e":true,
+            "f":"\ud800","g":"\"a\": {\\"}"#,
+            "[]",
+            "7",
+        ] {
+            assert_eq!(check(json), Ok(()), "{json}");
+        }
+    }
+
+    #[test]
+    fn bounds_hold_for_what_is_no_json() {
+        for json in ["", "{", "\"", "\"\\", "{\"a", "}}]]", r#"{"a":"\"#, "{\"ä\\", "[\"\u{feff}"] {
+            assert_eq!(check(json), Ok(()), "{json}");
+        }
+    }
+
+    #[test]
+    fn nesting_has_a_bound() {
+        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert_eq!(check(&nested(DEEPEST)), Ok(()));
+        assert!(check(&nested(DEEPEST + 1)).is_err());
+        assert!(check(&"[".repeat(1_000_000)).is_err());
+    }
+
+    #[test]
+    fn names_that_differ_by_case_are_found() {
+        let known = ["model", "stream"];
+        assert_eq!(confusable(["model", "Model"], &known), Some("Model"));
+        assert_eq!(confusable(["STREAM"], &known), Some("STREAM"));
+        assert_eq!(confusable(["model", "stream", "models", "streaM_options"], &known), None);
+    }
+}

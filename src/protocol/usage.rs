@@ -1,0 +1,190 @@
+//! The usage numbers that model servers report, in the shapes in which they do.
+//!
+//! OpenAI counts cached input inside `prompt_tokens` (or `input_tokens`), Anthropic beside `input_tokens`. Reasoning is a
+//! part of `completion_tokens` as a rule; some servers report it beside them, which `total_tokens` shows. Numbers come as
+//! integers, as floats and as strings.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+/// The largest number that is believed; the ledger's own limit for one charge.
+const LARGEST: f64 = 1e12;
+
+/// What a server has reported so far. What it has not is `None`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reported {
+    /// Tokens read, cached ones included.
+    input: Option<i64>,
+    /// Of those, tokens that the server had cached.
+    cached: Option<i64>,
+    /// Of those, tokens that it wrote to its cache.
+    cache_write: Option<i64>,
+    /// Tokens written, reasoning included.
+    output: Option<i64>,
+}
+
+impl Reported {
+    /// Takes a newer report. A number that it lacks stays as it was: reports are cumulative, never added up.
+    pub fn update(&mut self, usage: &Usage) {
+        let newer = usage.reported();
+        self.input = newer.input.or(self.input);
+        self.cached = newer.cached.or(self.cached);
+        self.cache_write = newer.cache_write.or(self.cache_write);
+        self.output = newer.output.or(self.output);
+    }
+
+    /// Tokens read, of all kinds.
+    pub fn input(&self) -> Option<i64> {
+        self.input
+    }
+
+    /// Tokens read that the server had cached. Never more than those read.
+    pub fn cached(&self) -> i64 {
+        self.cached.unwrap_or(0).min(self.input.unwrap_or(0))
+    }
+
+    /// Tokens read that the server wrote to its cache. With the cached ones never more than those read.
+    pub fn cache_write(&self) -> i64 {
+        self.cache_write.unwrap_or(0).min(self.input.unwrap_or(0) - self.cached())
+    }
+
+    /// Tokens written.
+    pub fn output(&self) -> Option<i64> {
+        self.output
+    }
+}
+
+/// The object `usage`, in any of its shapes. Fields of another type than expected are as good as missing.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Usage {
+    prompt_tokens: Value,
+    input_tokens: Value,
+    completion_tokens: Value,
+    output_tokens: Value,
+    total_tokens: Value,
+    prompt_tokens_details: Value,
+    input_tokens_details: Value,
+    completion_tokens_details: Value,
+    output_tokens_details: Value,
+    /// Anthropic's, beside `input_tokens`.
+    cache_read_input_tokens: Value,
+    cache_creation_input_tokens: Value,
+    /// DeepSeek's, inside `prompt_tokens`.
+    prompt_cache_hit_tokens: Value,
+}
+
+impl Usage {
+    fn reported(&self) -> Reported {
+        let detail =
+            |objects: [&Value; 2], name: &str| objects.into_iter().find_map(|object| number(object.get(name)?));
+        let input_details = [&self.prompt_tokens_details, &self.input_tokens_details];
+        let output_details = [&self.completion_tokens_details, &self.output_tokens_details];
+        let input = number(&self.prompt_tokens).or_else(|| number(&self.input_tokens));
+        let beside = [&self.cache_read_input_tokens, &self.cache_creation_input_tokens].map(number);
+        let inside = detail(input_details, "cached_tokens").or_else(|| number(&self.prompt_cache_hit_tokens));
+        let input = match beside {
+            // Servers that report the cache in both ways count it inside.
+            _ if inside.is_some() || number(&self.prompt_tokens).is_some() => input,
+            _ => input.map(|input| beside.iter().flatten().fold(input, |sum, n| sum.saturating_add(*n))),
+        };
+        let output = number(&self.completion_tokens).or_else(|| number(&self.output_tokens));
+        let reasoning = detail(output_details, "reasoning_tokens").unwrap_or(0);
+        Reported {
+            input,
+            cached: inside.or(beside[0]),
+            cache_write: beside[1],
+            output: output.map(|output| with_reasoning(input, output, reasoning, number(&self.total_tokens))),
+        }
+    }
+}
+
+/// The tokens written, reasoning included. Reasoning that is more than all output was reported beside it, and so was
+/// reasoning that only makes up the total together with it.
+fn with_reasoning(input: Option<i64>, output: i64, reasoning: i64, total: Option<i64>) -> i64 {
+    let both = output.saturating_add(reasoning);
+    let makes_the_total = total.zip(input).is_some_and(|(total, input)| total.saturating_sub(input) >= both);
+    if reasoning > output || makes_the_total { both } else { output }
+}
+
+/// A number that can be one: whole after rounding up, not negative, not absurd.
+fn number(value: &Value) -> Option<i64> {
+    let number = match value {
+        Value::Number(number) => number.as_f64()?,
+        Value::String(text) => text.trim().parse::<f64>().ok()?,
+        _ => return None,
+    };
+    #[allow(clippy::cast_possible_truncation)] // It is far below the limits of both types.
+    (0.0..=LARGEST).contains(&number).then(|| number.ceil() as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(reports: &[&str]) -> (Option<i64>, i64, i64, Option<i64>) {
+        let mut reported = Reported::default();
+        for report in reports {
+            reported.update(&serde_json::from_str(report).unwrap());
+        }
+        (reported.input(), reported.cached(), reported.cache_write(), reported.output())
+    }
+
+    #[test]
+    fn numbers_come_in_many_shapes() {
+        for report in [
+            r#"{"prompt_tokens":11,"completion_tokens":7,"total_tokens":18}"#,
+            r#"{"prompt_tokens":11.0,"completion_tokens":7.0}"#,
+            r#"{"prompt_tokens":"11","completion_tokens":" 7 "}"#,
+            r#"{"input_tokens":11,"output_tokens":7,"prompt_tokens":null}"#,
+            r#"{"prompt_tokens":11,"completion_tokens":7,"prompt_tokens_details":null,"x":[1]}"#,
+        ] {
+            assert_eq!(read(&[report]), (Some(11), 0, 0, Some(7)), "{report}");
+        }
+    }
+
+    #[test]
+    fn nonsense_is_as_good_as_missing() {
+        for value in ["-1", "1e13", "null", "true", "\"x\"", "\"NaN\"", "\"inf\"", "[]", "{}", "\"\""] {
+            let report = format!(r#"{{"prompt_tokens":{value},"completion_tokens":{value}}}"#);
+            assert_eq!(read(&[&report]), (None, 0, 0, None), "{value}");
+        }
+    }
+
+    #[test]
+    fn cached_input_is_inside_or_beside() {
+        let openai = r#"{"prompt_tokens":100,"completion_tokens":1,"prompt_tokens_details":{"cached_tokens":60}}"#;
+        assert_eq!(read(&[openai]), (Some(100), 60, 0, Some(1)));
+        let responses = r#"{"input_tokens":100,"output_tokens":1,"input_tokens_details":{"cached_tokens":60}}"#;
+        assert_eq!(read(&[responses]), (Some(100), 60, 0, Some(1)));
+        let anthropic =
+            r#"{"input_tokens":10,"cache_read_input_tokens":60,"cache_creation_input_tokens":30,"output_tokens":1}"#;
+        assert_eq!(read(&[anthropic]), (Some(100), 60, 30, Some(1)));
+        let too_many = r#"{"prompt_tokens":5,"prompt_tokens_details":{"cached_tokens":60}}"#;
+        assert_eq!(read(&[too_many]), (Some(5), 5, 0, None));
+    }
+
+    #[test]
+    fn reasoning_is_counted_once() {
+        let report = |completion: i64, total: &str, reasoning: i64| {
+            let report = format!(
+                r#"{{"prompt_tokens":11,"completion_tokens":{completion}{total},
+                    "completion_tokens_details":{{"reasoning_tokens":{reasoning}}}}}"#
+            );
+            read(&[&report]).3
+        };
+        assert_eq!(report(5, r#","total_tokens":41"#, 25), Some(30), "reported beside the output");
+        assert_eq!(report(30, r#","total_tokens":41"#, 25), Some(30), "reported inside it");
+        assert_eq!(report(5, "", 25), Some(30), "more than all output");
+        assert_eq!(report(30, "", 25), Some(30));
+        assert_eq!(report(30, r#","total_tokens":41"#, 0), Some(30));
+    }
+
+    #[test]
+    fn the_latest_numbers_hold() {
+        let early = r#"{"prompt_tokens":11,"completion_tokens":1}"#;
+        let late = r#"{"completion_tokens":9}"#;
+        assert_eq!(read(&[early, late]), (Some(11), 0, 0, Some(9)));
+        assert_eq!(read(&[late, late]), (None, 0, 0, Some(9)), "never added up");
+    }
+}
