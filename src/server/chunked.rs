@@ -1,24 +1,25 @@
-//! The chunked transfer coding of a request's body (RFC 9112 section 7.1), decoded piece by piece and strictly.
+//! A strict, incremental decoder of the chunked transfer coding (RFC 9112, section 7.1).
 
-/// Most hexadecimal digits of a chunk's size.
+/// Most hexadecimal digits of a chunk's size, so that it fits in 64 bits.
 const MAX_SIZE_DIGITS: u8 = 15;
-/// Most bytes of a chunk's extensions, which are passed over.
+/// Most bytes of a chunk's extensions, which are ignored.
 const MAX_EXTENSION: u16 = 1024;
-/// Most bytes of the trailers, which are passed over.
+/// Most bytes of the trailers, which are ignored.
 const MAX_TRAILERS: u16 = 8 * 1024;
 
-/// A decoder between two pieces of input.
+/// The state of the decoder between two pieces of input.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Chunked {
-    at: At,
-    /// Bytes left of this chunk; while its size is read, the size so far.
+    state: ChunkState,
+    /// Bytes left in this chunk; while its size is being read, the size so far.
     left: u64,
-    /// Digits of the size, or bytes of extension or trailers, so far.
+    /// Digits of the size, or bytes of extensions or trailers, so far.
     count: u16,
 }
 
+/// What the next byte belongs to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum At {
+enum ChunkState {
     #[default]
     Size,
     Extension,
@@ -33,21 +34,21 @@ enum At {
     End,
 }
 
-/// The coding was broken: nothing further on the connection can be trusted.
+/// The coding is broken: nothing that follows on the connection can be trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed chunked body")]
 pub struct Malformed;
 
 impl Chunked {
-    /// Decodes from `input`, appending to `body`, and returns how many bytes it used. It stops at the end of the coded
-    /// body, of the input, or when `body` has grown to `limit` bytes.
+    /// Decodes `input`, appends the data to `body`, and returns how many bytes of the input were used. Stops at the end
+    /// of the encoded body, at the end of the input, or when `body` has grown to `limit` bytes.
     ///
     /// # Errors
-    /// The coding is broken; what was appended before is of no use.
+    /// The coding is broken. What was appended must not be used.
     pub fn decode(&mut self, input: &[u8], body: &mut Vec<u8>, limit: usize) -> Result<usize, Malformed> {
         let mut used = 0;
-        while let Some(rest) = input.get(used..).filter(|rest| !rest.is_empty() && self.at != At::End) {
-            if self.at == At::Data {
+        while let Some(rest) = input.get(used..).filter(|rest| !rest.is_empty() && self.state != ChunkState::End) {
+            if self.state == ChunkState::Data {
                 let room = limit.saturating_sub(body.len());
                 let n = rest.len().min(room).min(usize::try_from(self.left).unwrap_or(usize::MAX));
                 if n == 0 {
@@ -57,7 +58,7 @@ impl Chunked {
                 self.left -= n as u64;
                 used += n;
                 if self.left == 0 {
-                    self.at = At::DataReturn;
+                    self.state = ChunkState::DataReturn;
                 }
             } else {
                 self.step(rest[0])?;
@@ -67,52 +68,52 @@ impl Chunked {
         Ok(used)
     }
 
-    /// Whether the whole body, with its trailers, has been seen.
+    /// Whether the whole body and its trailers have been decoded.
     pub fn is_finished(&self) -> bool {
-        self.at == At::End
+        self.state == ChunkState::End
     }
 
     fn step(&mut self, byte: u8) -> Result<(), Malformed> {
-        self.at = match (self.at, byte) {
-            (At::Size, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => self.digit(byte)?,
-            (At::Size, b';') if self.count > 0 => self.counting(At::Extension),
-            (At::Size, b'\r') if self.count > 0 => At::SizeLineFeed,
-            (At::Extension, b'\r') => At::SizeLineFeed,
-            (At::Extension, _) => self.passed_over(byte, MAX_EXTENSION)?,
-            (At::SizeLineFeed, b'\n') if self.left == 0 => self.counting(At::TrailerStart),
-            (At::SizeLineFeed, b'\n') => At::Data,
-            (At::DataReturn, b'\r') => At::DataLineFeed,
-            (At::DataLineFeed, b'\n') => self.counting(At::Size),
-            (At::TrailerStart, b'\r') => At::LastLineFeed,
-            (At::TrailerStart, b' ' | b'\t' | b':') => return Err(Malformed),
-            (At::Trailer, b'\r') => At::TrailerLineFeed,
-            (At::TrailerStart | At::Trailer, _) => {
-                self.passed_over(byte, MAX_TRAILERS)?;
-                At::Trailer
+        self.state = match (self.state, byte) {
+            (ChunkState::Size, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => self.digit(byte)?,
+            (ChunkState::Size, b';') if self.count > 0 => self.reset_count(ChunkState::Extension),
+            (ChunkState::Size, b'\r') if self.count > 0 => ChunkState::SizeLineFeed,
+            (ChunkState::Extension, b'\r') => ChunkState::SizeLineFeed,
+            (ChunkState::Extension, _) => self.ignore(byte, MAX_EXTENSION)?,
+            (ChunkState::SizeLineFeed, b'\n') if self.left == 0 => self.reset_count(ChunkState::TrailerStart),
+            (ChunkState::SizeLineFeed, b'\n') => ChunkState::Data,
+            (ChunkState::DataReturn, b'\r') => ChunkState::DataLineFeed,
+            (ChunkState::DataLineFeed, b'\n') => self.reset_count(ChunkState::Size),
+            (ChunkState::TrailerStart, b'\r') => ChunkState::LastLineFeed,
+            (ChunkState::TrailerStart, b' ' | b'\t' | b':') => return Err(Malformed),
+            (ChunkState::Trailer, b'\r') => ChunkState::TrailerLineFeed,
+            (ChunkState::TrailerStart | ChunkState::Trailer, _) => {
+                self.ignore(byte, MAX_TRAILERS)?;
+                ChunkState::Trailer
             }
-            (At::TrailerLineFeed, b'\n') => At::TrailerStart,
-            (At::LastLineFeed, b'\n') => At::End,
+            (ChunkState::TrailerLineFeed, b'\n') => ChunkState::TrailerStart,
+            (ChunkState::LastLineFeed, b'\n') => ChunkState::End,
             _ => return Err(Malformed),
         };
         Ok(())
     }
 
-    fn counting(&mut self, at: At) -> At {
+    fn reset_count(&mut self, state: ChunkState) -> ChunkState {
         self.count = 0;
-        at
+        state
     }
 
-    fn digit(&mut self, byte: u8) -> Result<At, Malformed> {
+    fn digit(&mut self, byte: u8) -> Result<ChunkState, Malformed> {
         let value = char::from(byte).to_digit(16).ok_or(Malformed)?;
         self.left = if self.count == 0 { 0 } else { self.left << 4 } | u64::from(value);
         self.count += 1;
-        if self.count > u16::from(MAX_SIZE_DIGITS) { Err(Malformed) } else { Ok(At::Size) }
+        if self.count > u16::from(MAX_SIZE_DIGITS) { Err(Malformed) } else { Ok(ChunkState::Size) }
     }
 
-    /// Counts a byte whose meaning is nobody's concern; control characters are refused all the same.
-    fn passed_over(&mut self, byte: u8, limit: u16) -> Result<At, Malformed> {
+    /// Counts a byte that is ignored; control characters are refused even here.
+    fn ignore(&mut self, byte: u8, limit: u16) -> Result<ChunkState, Malformed> {
         self.count += 1;
-        if self.count > limit || (byte.is_ascii_control() && byte != b'\t') { Err(Malformed) } else { Ok(self.at) }
+        if self.count > limit || (byte.is_ascii_control() && byte != b'\t') { Err(Malformed) } else { Ok(self.state) }
     }
 }
 
@@ -133,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn decodes_however_it_is_cut() {
+    fn decodes_pieces_of_any_size() {
         let coded = b"4\r\nWiki\r\n00A;a=\"b\"\r\n0123456789\r\n0\r\nX: y\r\nZ: \r\n\r\nGET";
         for piece in 1..=coded.len() {
             assert_eq!(decode(coded, piece), Ok((b"Wiki0123456789".to_vec(), coded.len() - 3, true)), "{piece}");
@@ -142,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn stops_at_the_limit_and_goes_on() {
+    fn stops_at_the_limit_and_resumes() {
         let (mut decoder, mut body, input) = (Chunked::default(), Vec::new(), b"4\r\nabcd\r\n0\r\n\r\n");
         let used = decoder.decode(input, &mut body, 2).unwrap();
         assert_eq!((used, &body[..]), (5, &b"ab"[..]));
@@ -151,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_all_that_could_be_read_in_two_ways() {
+    fn refuses_whatever_is_ambiguous() {
         let (extension, trailers) = ("x".repeat(2000), "x: y\r\n".repeat(3000));
         for coded in [
             "\r\n",

@@ -1,4 +1,4 @@
-//! A clock that costs one load to read, and the `Date` line made from it.
+//! A clock that costs one atomic load to read, and the `Date` header made from it.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -6,7 +6,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use time::OffsetDateTime;
 use time::macros::format_description;
 
-/// Milliseconds since it was made, as of the last [`Clock::refresh`]. Whoever wakes from a sleep refreshes it.
+/// Milliseconds since the clock was made, as of the last [`Clock::refresh`]. The monitor refreshes it regularly, and a
+/// worker does when it wakes up.
 pub(super) struct Clock {
     origin: Instant,
     millis: AtomicU64,
@@ -20,7 +21,7 @@ impl Clock {
         clock
     }
 
-    /// Looks at the real clocks; the milliseconds never go back.
+    /// Reads the system's clocks. The milliseconds never go back.
     pub(super) fn refresh(&self) -> u64 {
         let now = millis(self.origin.elapsed());
         self.millis.fetch_max(now, Relaxed);
@@ -38,12 +39,12 @@ impl Clock {
     }
 }
 
-/// A duration in whole milliseconds.
+/// A duration in whole milliseconds; a very long one is cut, so that sums of a few do not overflow.
 pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX >> 8)
 }
 
-/// The value of `Date`, formatted once a second.
+/// The value of the `Date` header, formatted once a second.
 #[derive(Default)]
 pub(super) struct Date {
     second: u64,
@@ -51,7 +52,7 @@ pub(super) struct Date {
 }
 
 impl Date {
-    /// The text for this second, as RFC 9110 section 5.6.7 wants it.
+    /// The value for this second, as an IMF-fixdate (RFC 9110, section 5.6.7).
     pub(super) fn at(&mut self, unix_seconds: u64) -> &str {
         if self.second != unix_seconds || self.text.is_empty() {
             self.second = unix_seconds;

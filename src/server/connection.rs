@@ -1,75 +1,88 @@
-//! A connection between two requests, or between two pieces of one: what is remembered while no thread is at it.
+//! What is remembered of a connection while no thread works on it: between two requests, or between two parts of one.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::Arc;
 use std::sync::atomic::{
-    AtomicBool, AtomicU32, AtomicU64,
-    Ordering::{AcqRel, Acquire, Relaxed, Release},
+    AtomicBool, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
 };
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::http::{Completion, Response};
+use crate::http::{Completion, Request, Response};
 
-use super::Handler;
-use super::incoming::{Gathering, Share};
-use super::outgoing::{Terms, Unsent};
+use super::budget::Reservation;
+use super::incoming::BodyAccumulator;
+use super::outgoing::{ClientCapabilities, Unsent};
+use super::sync::{CompletionFlag, Ownership};
 
-/// What a connection waits for; says what its deadline means.
+/// Makes a response of a request. It may panic (the client gets a 500) and it may block, inside
+/// [`block_in_place`](crate::blocking::block_in_place) if for long; where that fails with
+/// [`Busy`](crate::blocking::Busy), the response should be a 503 with `Retry-After`.
+pub type Handler = Arc<dyn Fn(&mut Request) -> Response + Send + Sync>;
+
+/// What a connection waits for, and so what it means when its time is up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Waits {
-    /// The next request; the connection has served one.
-    Request = 0,
+pub(super) enum TimerKind {
+    /// A request after the first.
+    NextRequest = 0,
+    /// The rest of a request's head.
     Head = 1,
+    /// The rest of a request's body.
     Body = 2,
+    /// The client, to take more of the response.
     Write = 3,
+    /// The client, to close its side.
     Linger = 4,
-    /// The first request.
-    First = 5,
-    /// What a reply is held for.
-    Decision = 6,
+    FirstRequest = 5,
+    /// The completion of a deferred response.
+    Deferred = 6,
 }
 
-impl Waits {
-    /// Whether nothing is under way.
+impl TimerKind {
+    /// Whether no request is under way.
     pub(super) fn is_idle(self) -> bool {
-        matches!(self, Waits::Request | Waits::First)
+        matches!(self, TimerKind::NextRequest | TimerKind::FirstRequest)
     }
 }
 
+/// A client's connection. All but `state` may be used by any thread.
 pub(super) struct Connection {
     pub(super) socket: TcpStream,
     pub(super) peer: SocketAddr,
     pub(super) handler: Handler,
+    /// The index of the slot where it is registered, and its token there.
     pub(super) slot: usize,
     pub(super) token: usize,
-    /// Events since it was last nobody's. Whoever moves it from zero owns the connection until they move it back.
-    pending: AtomicU32,
-    /// The client has ended its side: reading must go on until it says so, as no further event will.
+    pub(super) ownership: Ownership,
+    /// The client has closed its side. The owner must read until the end of the stream then, as no event will follow.
     hung_up: AtomicBool,
-    /// To be closed if it is still idle.
-    unwanted: AtomicBool,
-    /// The reply that is held may leave, or another in its place.
-    decided: AtomicBool,
-    /// The deadline in milliseconds of the clock, times eight, plus what it is for.
+    /// To be closed unless it is busy.
+    eviction_requested: AtomicBool,
+    /// Whether the response that is deferred now can be completed.
+    pub(super) completion: CompletionFlag,
+    /// The deadline in milliseconds of the server's clock, times eight, plus the [`TimerKind`].
     timer: AtomicU64,
-    /// Locked by the owner alone.
-    pub(super) state: Mutex<State>,
+    /// Locked by the owner only.
+    pub(super) state: Mutex<ConnectionState>,
 }
 
-/// What the owner finds and leaves.
+/// What one turn of a connection leaves for the next.
 #[derive(Default)]
-pub(super) struct State {
+pub(super) struct ConnectionState {
     pub(super) phase: Phase,
-    /// Bytes received and not used yet: the start of a head, or requests that wait for their turn.
-    pub(super) input: Vec<u8>,
-    /// The input has been looked at: it is the start of a head, and only more of it makes another look worth while.
-    pub(super) looked_at: bool,
+    /// Bytes received and not used yet: the start of a head, or requests that must wait for an earlier one.
+    pub(super) received: Vec<u8>,
+    /// `received` has been parsed, and is the start of a head: parsing it again is pointless before more has come.
+    pub(super) is_partial_head: bool,
     pub(super) unsent: Unsent,
-    /// What comes when all is sent.
-    pub(super) then: Then,
-    pub(super) watches_writes: bool,
+    /// What to do when all of `unsent` is sent.
+    pub(super) after_response: AfterResponse,
+    /// The connection is registered for writability too.
+    pub(super) watches_writability: bool,
 }
 
 /// What is being received.
@@ -78,52 +91,52 @@ pub(super) enum Phase {
     /// A head, or nothing yet.
     #[default]
     Head,
-    /// A body that is gathered.
-    Body(Box<Gathering>),
-    /// Nothing until a reply has left.
-    Held(Box<Waiting>),
-    /// Nothing more: the reply is out, and what still comes in is thrown away until the client closes too.
-    Linger { passed_over: u64 },
+    /// A body that is collected in memory.
+    Body(Box<BodyAccumulator>),
+    /// Nothing before the deferred response is sent.
+    Deferred(Box<DeferredResponse>),
+    /// Nothing more: our side is closed, and what still comes is discarded until the client closes its own.
+    Linger { discarded: u64 },
 }
 
-/// A reply that is held, and what its request said of how to send it.
-pub(super) struct Waiting {
-    pub(super) held: Completion,
+/// A response that must not be sent yet, and what its request said about how to send it.
+pub(super) struct DeferredResponse {
+    pub(super) completion: Completion,
     pub(super) response: Response,
-    pub(super) terms: Terms,
-    pub(super) all_read: bool,
-    /// Of the memory of all that are held.
-    pub(super) _share: Share,
+    pub(super) client: ClientCapabilities,
+    /// The whole body of the request has been received.
+    pub(super) body_received: bool,
+    pub(super) _memory: Reservation,
 }
 
-/// What comes after a reply.
+/// What follows a response.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Then {
+pub(super) enum AfterResponse {
     /// The next request.
     #[default]
-    GoOn,
-    /// The end.
+    KeepAlive,
+    /// Close at once.
     Close,
-    /// The end, but not before the client has read the reply, which closing with unread input would destroy.
+    /// Close once the client has read the response, which closing a socket with unread input could destroy.
     Linger,
 }
 
-impl State {
-    /// Takes the body that is being gathered, if one is.
-    pub(super) fn take_gathering(&mut self) -> Option<Gathering> {
+impl ConnectionState {
+    /// Takes the body that is being collected, if there is one.
+    pub(super) fn take_body(&mut self) -> Option<BodyAccumulator> {
         match std::mem::take(&mut self.phase) {
-            Phase::Body(gathering) => Some(*gathering),
+            Phase::Body(body) => Some(*body),
             _ => None,
         }
     }
 
-    /// Takes the reply that is held, if one is.
-    pub(super) fn take_held(&mut self) -> Option<Waiting> {
-        if !matches!(self.phase, Phase::Held(_)) {
+    /// Takes the deferred response, if there is one.
+    pub(super) fn take_deferred(&mut self) -> Option<DeferredResponse> {
+        if !matches!(self.phase, Phase::Deferred(_)) {
             return None;
         }
         match std::mem::take(&mut self.phase) {
-            Phase::Held(waiting) => Some(*waiting),
+            Phase::Deferred(deferred) => Some(*deferred),
             _ => None,
         }
     }
@@ -136,27 +149,28 @@ impl AsFd for Connection {
 }
 
 impl Connection {
+    /// A connection that nobody owns. It must send its first request before `deadline`.
     pub(super) fn new(
         socket: TcpStream,
         peer: SocketAddr,
         handler: Handler,
-        place: (usize, usize),
-        until: u64,
+        (slot, token): (usize, usize),
+        deadline: u64,
     ) -> Self {
         let connection = Connection {
             socket,
             peer,
             handler,
-            slot: place.0,
-            token: place.1,
-            pending: AtomicU32::new(0),
+            slot,
+            token,
+            ownership: Ownership::new(),
             hung_up: AtomicBool::new(false),
-            unwanted: AtomicBool::new(false),
-            decided: AtomicBool::new(false),
+            eviction_requested: AtomicBool::new(false),
+            completion: CompletionFlag::new(),
             timer: AtomicU64::new(0),
             state: Mutex::default(),
         };
-        connection.set_timer(Waits::First, until);
+        connection.set_timer(TimerKind::FirstRequest, deadline);
         connection
     }
 
@@ -164,26 +178,7 @@ impl Connection {
         self.socket.as_raw_fd()
     }
 
-    /// Something happened: true if the caller owns the connection now, and must see to it that it is run.
-    pub(super) fn announce(&self) -> bool {
-        self.pending.fetch_add(1, AcqRel) == 0
-    }
-
-    /// What happened so far, for [`Connection::disown`].
-    pub(super) fn events_seen(&self) -> u32 {
-        self.pending.load(Acquire)
-    }
-
-    /// Gives the connection up unless more has happened since `seen`; then the caller still owns it.
-    pub(super) fn disown(&self, seen: u32) -> bool {
-        self.pending.compare_exchange(seen, 0, AcqRel, Acquire).is_ok()
-    }
-
-    pub(super) fn is_nobodys(&self) -> bool {
-        self.pending.load(Relaxed) == 0
-    }
-
-    pub(super) fn note_hangup(&self) {
+    pub(super) fn set_hung_up(&self) {
         self.hung_up.store(true, Release);
     }
 
@@ -191,44 +186,35 @@ impl Connection {
         self.hung_up.load(Acquire)
     }
 
-    pub(super) fn mark_unwanted(&self) {
-        self.unwanted.store(true, Relaxed);
+    pub(super) fn request_eviction(&self) {
+        self.eviction_requested.store(true, Relaxed);
     }
 
-    pub(super) fn is_unwanted(&self) -> bool {
-        self.unwanted.load(Relaxed)
+    pub(super) fn is_eviction_requested(&self) -> bool {
+        self.eviction_requested.load(Relaxed)
     }
 
-    /// Says whether the reply that is held may leave.
-    pub(super) fn set_decided(&self, decided: bool) {
-        self.decided.store(decided, Release);
+    pub(super) fn set_timer(&self, kind: TimerKind, deadline: u64) {
+        self.timer.store(deadline << 3 | kind as u64, Relaxed);
     }
 
-    pub(super) fn is_decided(&self) -> bool {
-        self.decided.load(Acquire)
-    }
-
-    pub(super) fn set_timer(&self, waits: Waits, until: u64) {
-        self.timer.store(until << 3 | waits as u64, Relaxed);
-    }
-
-    /// What it waits for, and until when.
-    pub(super) fn timer(&self) -> (Waits, u64) {
+    /// What it waits for, and its deadline.
+    pub(super) fn timer(&self) -> (TimerKind, u64) {
         let timer = self.timer.load(Relaxed);
-        let waits = match timer & 7 {
-            0 => Waits::Request,
-            1 => Waits::Head,
-            2 => Waits::Body,
-            3 => Waits::Write,
-            5 => Waits::First,
-            6 => Waits::Decision,
-            _ => Waits::Linger,
+        let kind = match timer & 7 {
+            0 => TimerKind::NextRequest,
+            1 => TimerKind::Head,
+            2 => TimerKind::Body,
+            3 => TimerKind::Write,
+            5 => TimerKind::FirstRequest,
+            6 => TimerKind::Deferred,
+            _ => TimerKind::Linger,
         };
-        (waits, timer >> 3)
+        (kind, timer >> 3)
     }
 
-    /// Makes calls on the socket wait, at most so long each, or never wait.
-    pub(super) fn set_blocking(&self, timeouts: Option<(std::time::Duration, std::time::Duration)>) -> io::Result<()> {
+    /// Makes the socket blocking, with these time-outs of one read and one write, or non-blocking.
+    pub(super) fn set_blocking(&self, timeouts: Option<(Duration, Duration)>) -> io::Result<()> {
         if let Some((read, write)) = timeouts {
             self.socket.set_read_timeout(Some(read))?;
             self.socket.set_write_timeout(Some(write))?;

@@ -1,4 +1,4 @@
-//! Listening sockets, and the thread that takes connections in and never ends before the server does.
+//! Listening sockets, and the thread that accepts connections until the server stops.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -14,19 +14,19 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::clock::millis;
-use super::connection::Connection;
-use super::{Handler, Shared};
+use super::connection::{Connection, Handler};
+use super::shared::Shared;
 
-/// Connections that the kernel holds for us until we take them in; it may allow fewer.
+/// Connections that the kernel may queue until they are accepted. It may allow fewer.
 const BACKLOG: i32 = 4096;
 const WAKER: Token = Token(usize::MAX);
-/// The pause after an `accept` that failed for want of something that others must free first.
-const PAUSE: Duration = Duration::from_millis(2);
+/// The pause after an `accept` that failed for lack of something that must be freed first.
+const RETRY_PAUSE: Duration = Duration::from_millis(2);
 
-/// Opens a listening socket; with `reuse_port` several processes may have one at the same address.
+/// Opens a listening socket. With `reuse_port`, several processes can listen at the same address.
 ///
 /// # Errors
-/// The address is taken, not ours, or not allowed to us.
+/// The address is in use, does not belong to this machine, or is not permitted.
 pub fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
@@ -38,23 +38,23 @@ pub fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// The listening sockets handed to this process by systemd or whoever started it (`LISTEN_FDS`), in their order.
+/// The listening sockets passed to this process by systemd or another parent (`LISTEN_FDS`), in their order.
 ///
 /// # Errors
-/// One of them is no listening TCP socket.
+/// One of them is not a listening TCP socket.
 pub fn inherited() -> io::Result<Vec<TcpListener>> {
     let mut descriptors = ListenFd::from_env();
     (0..descriptors.len()).filter_map(|i| descriptors.take_tcp_listener(i).transpose()).collect()
 }
 
-/// A listening socket and who serves its connections.
+/// A listening socket and the handler of its connections.
 pub(super) struct Listener {
     pub(super) socket: TcpListener,
     pub(super) name: &'static str,
     pub(super) handler: Handler,
 }
 
-/// The thread's state.
+/// The thread that accepts connections.
 pub(super) struct Acceptor {
     shared: Arc<Shared>,
     listeners: Vec<Listener>,
@@ -63,7 +63,7 @@ pub(super) struct Acceptor {
 }
 
 impl Acceptor {
-    /// Prepares to accept; also returns what interrupts the wait.
+    /// Starts to watch the listening sockets. Also returns what wakes the thread.
     pub(super) fn new(shared: Arc<Shared>, listeners: Vec<Listener>) -> io::Result<(Acceptor, Waker)> {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKER)?;
@@ -74,7 +74,7 @@ impl Acceptor {
         Ok((Acceptor { shared, listeners, poll, next_slot: 0 }, waker))
     }
 
-    /// Accepts until the server stops; then takes in what is queued already and closes the listening sockets.
+    /// Accepts until the server stops, then accepts what is still queued and closes the listening sockets.
     pub(super) fn run(mut self) {
         let mut events = Events::with_capacity(16);
         loop {
@@ -87,7 +87,7 @@ impl Acceptor {
             }
             if let Err(e) = self.poll.poll(&mut events, None).or_else(ignore_interruption) {
                 log::error!("cannot wait for connections: {e}");
-                thread::sleep(PAUSE);
+                thread::sleep(RETRY_PAUSE);
             }
         }
     }
@@ -101,13 +101,13 @@ impl Acceptor {
             match socket.accept() {
                 Ok((stream, peer)) => {
                     failures = 0;
-                    if let Err(e) = adopt(&self.shared, stream, peer, handler, self.next_slot) {
-                        log::debug!("{name}: a connection of {peer} was lost: {e}");
+                    if let Err(e) = register(&self.shared, stream, peer, handler, self.next_slot) {
+                        log::debug!("{name}: a connection from {peer} was lost: {e}");
                     }
                     self.next_slot = self.next_slot.wrapping_add(1);
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
-                // Some handshake ended before we came to it: that says nothing about the next.
+                // The client was gone before its turn, which says nothing about the next one.
                 Err(e) if matches!(e.kind(), io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted) => {}
                 Err(e) => {
                     failures += 1;
@@ -117,44 +117,45 @@ impl Acceptor {
                         return;
                     }
                     if is_exhausted(&e) {
-                        self.shared.shed(1 + self.shared.open.load(Relaxed) / 32);
+                        self.shared.evict_idle(1 + self.shared.open.load(Relaxed) / 32);
                     }
-                    thread::sleep(PAUSE);
+                    thread::sleep(RETRY_PAUSE);
                 }
             }
         }
     }
 
-    /// Waits until there is room for one more connection, having the oldest idle ones closed.
+    /// Waits until there is room for one more connection, and has idle ones closed to make it.
     fn make_room(&self) {
         let limit = self.shared.max_connections;
         while self.shared.open.load(Relaxed) >= limit && !self.shared.is_stopping() {
-            // Some of those found may turn out to have a request by now, and stay.
-            let found = self.shared.shed(1 + limit / 64);
-            thread::sleep(if found > 0 { PAUSE / 10 } else { PAUSE * 10 });
+            // Some of those found may have sent a request by now, and stay.
+            let found = self.shared.evict_idle(1 + limit / 64);
+            thread::sleep(if found > 0 { RETRY_PAUSE / 10 } else { RETRY_PAUSE * 10 });
         }
     }
 }
 
-fn adopt(shared: &Shared, stream: TcpStream, peer: SocketAddr, handler: &Handler, turn: usize) -> io::Result<()> {
+fn register(shared: &Shared, stream: TcpStream, peer: SocketAddr, handler: &Handler, n: usize) -> io::Result<()> {
     stream.set_nonblocking(true)?;
     stream.set_nodelay(true)?;
-    let slot = turn % shared.settings.workers;
-    let until = shared.clock.now() + millis(shared.settings.idle_timeout);
+    let slot = n % shared.settings.workers;
+    let deadline = shared.clock.now() + millis(shared.settings.idle_timeout);
     let handler = Arc::clone(handler);
     shared.open.fetch_add(1, Relaxed);
-    let adopted = shared.slots[slot].adopt(|token| Connection::new(stream, peer, handler, (slot, token), until));
-    if adopted.is_err() {
+    let registered =
+        shared.slots[slot].register(|token| Connection::new(stream, peer, handler, (slot, token), deadline));
+    if registered.is_err() {
         shared.open.fetch_sub(1, Relaxed);
     }
-    adopted
+    registered
 }
 
 fn ignore_interruption(e: io::Error) -> io::Result<()> {
     if e.kind() == io::ErrorKind::Interrupted { Ok(()) } else { Err(e) }
 }
 
-/// Out of descriptors (`ENFILE`, `EMFILE`) or memory: closing something helps.
+/// Out of descriptors (`ENFILE`, `EMFILE`) or memory: closing connections helps.
 fn is_exhausted(e: &io::Error) -> bool {
     matches!(e.raw_os_error(), Some(23 | 24)) || e.kind() == io::ErrorKind::OutOfMemory
 }

@@ -1,4 +1,4 @@
-//! What goes out: the head of a reply, and bytes that the client has not taken yet.
+//! Sending: the head of a response, and bytes that the client has not taken yet.
 
 use std::borrow::Cow;
 use std::io::{self, IoSlice, Write};
@@ -7,43 +7,46 @@ use std::sync::Arc;
 
 use crate::http::{Head, Method, Response, StatusCode};
 
+use super::budget::{Budget, Reservation};
 use super::clock::millis;
-use super::incoming::{Share, Total, deadline, retry};
+use super::incoming::{deadline, retry};
 use super::settings::Settings;
 
-/// What the client can take, as its request said.
+/// How the client can be answered, according to its request.
 #[derive(Clone, Copy)]
-pub(super) struct Terms {
+pub(super) struct ClientCapabilities {
+    /// It wants the head only (`HEAD`).
     pub(super) no_body: bool,
     pub(super) http_10: bool,
     pub(super) keep_alive: bool,
 }
 
-impl Terms {
-    pub(super) fn of(head: &Head) -> Terms {
-        Terms { no_body: *head.method() == Method::Head, http_10: head.is_http_10(), keep_alive: head.keep_alive() }
+impl ClientCapabilities {
+    pub(super) fn new(head: &Head) -> ClientCapabilities {
+        let no_body = *head.method() == Method::Head;
+        ClientCapabilities { no_body, http_10: head.is_http_10(), keep_alive: head.keep_alive() }
     }
 }
 
-/// How the client learns where the body ends.
+/// How the client learns where the body of a response ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Framed {
+pub(super) enum ResponseFraming {
     Length(u64),
     Chunked,
     ByClose,
 }
 
-/// Whether a reply of this status never has a body.
+/// Whether a response with this status never has a body (RFC 9110, section 6.4.1).
 pub(super) fn is_bodiless(status: StatusCode) -> bool {
     matches!(status.0, 100..=199 | 204 | 304)
 }
 
-/// Writes the head of a reply to `out`.
+/// Writes the head of a response to `out`.
 pub(super) fn write_head(
     out: &mut Vec<u8>,
     response: &Response,
-    framed: Framed,
-    terms: Terms,
+    framing: ResponseFraming,
+    client: ClientCapabilities,
     close: bool,
     date: &str,
 ) {
@@ -60,93 +63,95 @@ pub(super) fn write_head(
         out.extend_from_slice(b": ");
         out.extend_from_slice(value.as_bytes());
     }
-    match framed {
+    match framing {
         _ if is_bodiless(status) => {}
-        Framed::Length(n) => {
+        ResponseFraming::Length(n) => {
             out.extend_from_slice(b"\r\nContent-Length: ");
             out.extend_from_slice(itoa::Buffer::new().format(n).as_bytes());
         }
-        Framed::Chunked => out.extend_from_slice(b"\r\nTransfer-Encoding: chunked"),
-        Framed::ByClose => {}
+        ResponseFraming::Chunked => out.extend_from_slice(b"\r\nTransfer-Encoding: chunked"),
+        ResponseFraming::ByClose => {}
     }
     if close {
         out.extend_from_slice(b"\r\nConnection: close");
-    } else if terms.http_10 {
+    } else if client.http_10 {
         out.extend_from_slice(b"\r\nConnection: keep-alive");
     }
     out.extend_from_slice(b"\r\n\r\n");
 }
 
-/// Leaves out what is the server's to say, and what would start a line of its own.
+/// False for headers that only the server may set, and for values that would start a line of their own.
 fn is_sendable(name: &str, value: &str) -> bool {
-    let ours = match name.len() {
+    let is_reserved = match name.len() {
         4 => name.eq_ignore_ascii_case("date"),
         10 => name.eq_ignore_ascii_case("connection"),
         14 => name.eq_ignore_ascii_case("content-length"),
         17 => name.eq_ignore_ascii_case("transfer-encoding"),
         _ => false,
     };
-    !ours && !name.is_empty() && memchr::memchr3(b'\r', b'\n', 0, value.as_bytes()).is_none()
+    !is_reserved && !name.is_empty() && memchr::memchr3(b'\r', b'\n', 0, value.as_bytes()).is_none()
 }
 
-/// What the socket has not taken yet: bytes that were put together, and behind them a body that was never copied.
+/// What the socket has not taken yet: bytes of the output buffer, followed by a body that was never copied.
 #[derive(Default)]
 pub(super) struct Unsent {
     bytes: Vec<u8>,
     body: Cow<'static, [u8]>,
-    /// Of both together.
+    /// Bytes of both together that are sent.
     sent: usize,
-    /// What the system took at once says nothing about how fast the client reads.
-    taken_at_once: usize,
+    /// Bytes that the kernel's buffers took at once, which says nothing about how fast the client reads.
+    buffered: usize,
+    /// When it began and when bytes were last taken, in milliseconds of the server's clock.
     started: u64,
     last: u64,
-    /// Held for as long as the memory is.
-    _share: Option<Share>,
+    _memory: Option<Reservation>,
 }
 
 impl Unsent {
-    /// Keeps what was not sent, and counts its memory to `total`.
+    /// Keeps what was not sent, and reserves its memory in `budget`.
     pub(super) fn new(
         bytes: Vec<u8>,
         mut body: Cow<'static, [u8]>,
         sent: usize,
         now: u64,
-        total: &Arc<Total>,
+        budget: &Arc<Budget>,
     ) -> Unsent {
-        let mut share = Share::of(total);
+        let mut memory = Reservation::new(budget);
         if let Cow::Owned(body) = &mut body {
-            // It may be there for a while, and was often made by doubling.
+            // It may be kept for a while, and a vector that has grown often has twice the capacity it needs.
             body.shrink_to_fit();
-            share.set(bytes.capacity() + body.capacity());
+            memory.resize(bytes.capacity() + body.capacity());
         }
-        Unsent { bytes, body, sent, taken_at_once: sent, started: now, last: now, _share: Some(share) }
+        Unsent { bytes, body, sent, buffered: sent, started: now, last: now, _memory: Some(memory) }
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.sent == self.bytes.len() + self.body.len()
     }
 
-    /// Sends what the socket takes; true when nothing is left.
+    /// Sends what the socket takes. Returns true when nothing is left.
     pub(super) fn send(&mut self, socket: &TcpStream, now: u64) -> io::Result<bool> {
         let before = self.sent;
         self.sent = send(socket, &self.bytes, &self.body, before)?;
         if self.sent > before {
             self.last = now;
         }
-        let done = self.is_empty();
-        if done {
+        let is_done = self.is_empty();
+        if is_done {
             *self = Unsent::default();
         }
-        Ok(done)
+        Ok(is_done)
     }
 
+    /// When the client must have taken more, in milliseconds of the server's clock.
     pub(super) fn deadline(&self, settings: &Settings) -> u64 {
-        let taken = self.sent - self.taken_at_once;
+        let taken = self.sent - self.buffered;
         deadline(millis(settings.write_timeout), settings.min_rate, self.started, self.last, taken)
     }
 }
 
-/// Sends `head` and `body` from the byte `sent` on until the socket takes no more; returns how far it came.
+/// Sends `head` and `body`, without the first `sent` bytes, until the socket takes no more. Returns how many bytes are
+/// sent in all.
 pub(super) fn send(mut socket: &TcpStream, head: &[u8], body: &[u8], mut sent: usize) -> io::Result<usize> {
     while sent < head.len() + body.len() {
         let result = if sent >= head.len() {
@@ -170,10 +175,10 @@ pub(super) fn send(mut socket: &TcpStream, head: &[u8], body: &[u8], mut sent: u
 mod tests {
     use super::*;
 
-    fn head(response: &Response, framed: Framed, close: bool, http_10: bool) -> String {
+    fn head(response: &Response, framing: ResponseFraming, close: bool, http_10: bool) -> String {
         let mut out = Vec::new();
-        let terms = Terms { no_body: false, http_10, keep_alive: true };
-        write_head(&mut out, response, framed, terms, close, "now");
+        let client = ClientCapabilities { no_body: false, http_10, keep_alive: true };
+        write_head(&mut out, response, framing, client, close, "now");
         String::from_utf8(out).unwrap()
     }
 
@@ -183,15 +188,17 @@ mod tests {
         response.headers.push(("content-length", "7".into()));
         response.headers.push(("X", "a\r\nSet-Cookie: b".into()));
         assert_eq!(
-            head(&response, Framed::Length(1), false, false),
+            head(&response, ResponseFraming::Length(1), false, false),
             "HTTP/1.1 200 OK\r\nDate: now\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: 1\r\n\r\n"
         );
         let none = Response::new(304);
         assert_eq!(
-            head(&none, Framed::Length(0), true, false),
+            head(&none, ResponseFraming::Length(0), true, false),
             "HTTP/1.1 304 Not Modified\r\nDate: now\r\nConnection: close\r\n\r\n"
         );
-        assert!(head(&Response::new(200), Framed::Length(0), false, true).contains("Connection: keep-alive"));
-        assert!(head(&Response::new(200), Framed::Chunked, false, false).contains("Transfer-Encoding: chunked"));
+        assert!(head(&Response::new(200), ResponseFraming::Length(0), false, true).contains("Connection: keep-alive"));
+        assert!(
+            head(&Response::new(200), ResponseFraming::Chunked, false, false).contains("Transfer-Encoding: chunked")
+        );
     }
 }

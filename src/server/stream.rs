@@ -1,5 +1,6 @@
-//! Bodies that a thread waits for: a request's, read by its handler as it comes, and a reply's, written as it is made.
-//! All of it happens inside [`blocking::block_in_place`](crate::blocking::block_in_place), on a socket that blocks for that time.
+//! Streamed bodies: a request's, which its handler reads as it comes, and a response's, which is written as it is made.
+//! The thread blocks meanwhile, inside [`block_in_place`](crate::blocking::block_in_place), on a socket that is made
+//! blocking for that time.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::sync::Arc;
@@ -8,49 +9,50 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::connection::Connection;
-use super::incoming::{Coding, retry};
+use super::incoming::{BodyDecoder, retry};
 use super::settings::Settings;
 
-/// The line that lets a waiting client send its body.
+/// Tells a client that waits for it to send its body (RFC 9110, section 10.1.1).
 pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// Most bytes moved by one system call, so that deadlines are looked at now and then.
-const PIECE: usize = 64 * 1024;
+/// Most bytes moved by one system call, so that deadlines are checked now and then.
+const MAX_PIECE: usize = 64 * 1024;
 
-/// Makes a socket block until it is dropped.
-pub(super) struct Blocking<'a>(&'a Connection);
+/// Makes a socket blocking until it is dropped.
+pub(super) struct BlockingSocket<'a>(&'a Connection);
 
-impl Blocking<'_> {
-    pub(super) fn start<'a>(connection: &'a Connection, settings: &Settings) -> io::Result<Blocking<'a>> {
+impl BlockingSocket<'_> {
+    pub(super) fn start<'a>(connection: &'a Connection, settings: &Settings) -> io::Result<BlockingSocket<'a>> {
         connection.set_blocking(Some((settings.body_timeout, settings.write_timeout)))?;
-        Ok(Blocking(connection))
+        Ok(BlockingSocket(connection))
     }
 }
 
-impl Drop for Blocking<'_> {
+impl Drop for BlockingSocket<'_> {
     fn drop(&mut self) {
         if self.0.set_blocking(None).is_err() {
-            // A socket that may block must not get back among those that never do.
+            // A socket that may block must never be run as one that does not.
             let _ = self.0.socket.shutdown(std::net::Shutdown::Both);
         }
     }
 }
 
-/// How long a client has kept a thread waiting, and for how much.
-struct Pace {
-    pause: Duration,
+/// Ends a transfer whose client keeps the thread waiting for too long, in one call or on average.
+struct MinRateTimer {
+    timeout: Duration,
     min_rate: u64,
     waited: Duration,
     bytes: u64,
 }
 
-impl Pace {
-    fn new(pause: Duration, min_rate: u64) -> Pace {
-        Pace { pause, min_rate: min_rate.max(1), waited: Duration::ZERO, bytes: 0 }
+impl MinRateTimer {
+    fn new(timeout: Duration, min_rate: u64) -> MinRateTimer {
+        MinRateTimer { timeout, min_rate: min_rate.max(1), waited: Duration::ZERO, bytes: 0 }
     }
 
-    /// One call on the socket; an error of kind `TimedOut` when it took too long, or all of them together did.
-    fn wait(&mut self, call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    /// Makes one call on the socket. The error is of kind `TimedOut` if it took too long, or if the average rate is too
+    /// low.
+    fn measure(&mut self, call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
         let started = Instant::now();
         let result = retry(call);
         self.waited += started.elapsed();
@@ -60,54 +62,63 @@ impl Pace {
         };
         self.bytes += n as u64;
         let earned = Duration::from_millis(self.bytes.saturating_mul(1000) / self.min_rate);
-        if self.waited > self.pause + earned { Err(io::ErrorKind::TimedOut.into()) } else { Ok(n) }
+        if self.waited > self.timeout + earned { Err(io::ErrorKind::TimedOut.into()) } else { Ok(n) }
     }
 }
 
-/// A request's body that is read from the socket on demand. The handler has a [`FeedReader`] of it, the server keeps
-/// the feed itself, to see afterwards how far the handler came.
-pub(super) struct Feed {
-    /// Gone once the request is over, whatever the handler did with the reader.
+/// A request's body that is read from the socket on demand. The handler has a [`StreamedBodyReader`]; the server keeps
+/// the body itself, to see afterwards how far the handler has read.
+pub(super) struct StreamedBody {
+    /// `None` once the request is over, even if the handler has kept the reader.
     connection: Option<Arc<Connection>>,
-    coding: Coding,
+    decoder: BodyDecoder,
     /// Received, not decoded.
     raw: Vec<u8>,
     /// Decoded, not read.
     decoded: Vec<u8>,
     continue_due: bool,
-    pace: Pace,
+    timer: MinRateTimer,
     max_body: u64,
     failed: bool,
 }
 
-/// The reading end of a [`Feed`].
-pub(super) struct FeedReader(pub(super) Arc<Mutex<Feed>>);
+/// The reading end of a [`StreamedBody`].
+pub(super) struct StreamedBodyReader(pub(super) Arc<Mutex<StreamedBody>>);
 
-impl Read for FeedReader {
+impl Read for StreamedBodyReader {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         self.0.lock().read(out)
     }
 }
 
-impl Feed {
+impl StreamedBody {
     pub(super) fn new(
         connection: Arc<Connection>,
-        coding: Coding,
+        decoder: BodyDecoder,
         raw: Vec<u8>,
         continue_due: bool,
         settings: &Settings,
-    ) -> Feed {
-        let pace = Pace::new(settings.body_timeout, settings.min_rate);
+    ) -> StreamedBody {
+        let timer = MinRateTimer::new(settings.body_timeout, settings.min_rate);
         let (decoded, max_body) = (Vec::new(), settings.max_body);
-        Feed { connection: Some(connection), coding, raw, decoded, continue_due, pace, max_body, failed: false }
+        StreamedBody {
+            connection: Some(connection),
+            decoder,
+            raw,
+            decoded,
+            continue_due,
+            timer,
+            max_body,
+            failed: false,
+        }
     }
 
     /// Whether the whole body has been received, if not read.
     pub(super) fn is_finished(&self) -> bool {
-        !self.failed && self.coding.is_finished()
+        !self.failed && self.decoder.is_finished()
     }
 
-    /// Ends it; returns what was received beyond the body's end.
+    /// Ends it. Returns what was received beyond the body's end.
     pub(super) fn close(&mut self) -> Vec<u8> {
         self.connection = None;
         std::mem::take(&mut self.raw)
@@ -133,12 +144,12 @@ impl Feed {
                 self.decoded.drain(..n);
                 return Ok(n);
             }
-            match &mut self.coding {
-                coding if coding.is_finished() => return Ok(0),
-                Coding::Length(left) if self.raw.is_empty() => {
-                    let most = out.len().min(PIECE).min(usize::try_from(*left).unwrap_or(usize::MAX));
+            match &mut self.decoder {
+                decoder if decoder.is_finished() => return Ok(0),
+                BodyDecoder::Length(left) if self.raw.is_empty() => {
+                    let most = out.len().min(MAX_PIECE).min(usize::try_from(*left).unwrap_or(usize::MAX));
                     let n = self.receive(&mut out[..most])?;
-                    self.coding = Coding::Length(self.coding_left().saturating_sub(n as u64));
+                    self.decoder = BodyDecoder::Length(self.length_left().saturating_sub(n as u64));
                     return Ok(n);
                 }
                 _ if self.raw.is_empty() => {
@@ -147,8 +158,8 @@ impl Feed {
                     raw.truncate(n);
                     self.raw = raw;
                 }
-                coding => {
-                    let used = coding.decode(&self.raw, &mut self.decoded, PIECE);
+                decoder => {
+                    let used = decoder.decode(&self.raw, &mut self.decoded, MAX_PIECE);
                     let used = used.map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
                     self.raw.drain(..used);
                 }
@@ -156,11 +167,11 @@ impl Feed {
         }
     }
 
-    fn coding_left(&self) -> u64 {
-        if let Coding::Length(left) = self.coding { left } else { 0 }
+    fn length_left(&self) -> u64 {
+        if let BodyDecoder::Length(left) = self.decoder { left } else { 0 }
     }
 
-    /// Waits for bytes; at least one comes, or an error.
+    /// Waits for bytes; returns at least one, or an error.
     fn receive(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let Some(connection) = &self.connection else {
             return Err(io::Error::other("the request is over"));
@@ -169,28 +180,27 @@ impl Feed {
         if std::mem::take(&mut self.continue_due) {
             socket.write_all(CONTINUE)?;
         }
-        let n = self.pace.wait(|| socket.read(out))?;
+        let n = self.timer.measure(|| socket.read(out))?;
         if n == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        if self.pace.bytes > self.max_body { Err(io::ErrorKind::InvalidData.into()) } else { Ok(n) }
+        if self.timer.bytes > self.max_body { Err(io::ErrorKind::InvalidData.into()) } else { Ok(n) }
     }
 }
 
-/// The writing end of a reply's body: what one call writes is sent before it returns, as one chunk where chunks are
-/// wanted.
-pub(super) struct PieceWriter<'a> {
+/// Writes the body of a response. What one call writes is sent before it returns, as one chunk if the body is chunked.
+pub(super) struct BodyWriter<'a> {
     connection: &'a Connection,
     chunked: bool,
-    pace: Pace,
-    /// What the client has not taken, or half of it: it must not get anything further.
+    timer: MinRateTimer,
+    /// The client has not taken a piece, or only a part of it: nothing more must be sent.
     pub(super) failed: bool,
 }
 
-impl PieceWriter<'_> {
-    pub(super) fn new<'a>(connection: &'a Connection, chunked: bool, settings: &Settings) -> PieceWriter<'a> {
-        let pace = Pace::new(settings.write_timeout, settings.min_rate);
-        PieceWriter { connection, chunked, pace, failed: false }
+impl BodyWriter<'_> {
+    pub(super) fn new<'a>(connection: &'a Connection, chunked: bool, settings: &Settings) -> BodyWriter<'a> {
+        let timer = MinRateTimer::new(settings.write_timeout, settings.min_rate);
+        BodyWriter { connection, chunked, timer, failed: false }
     }
 
     /// Sends bytes as they are.
@@ -203,7 +213,7 @@ impl PieceWriter<'_> {
         IoSlice::advance_slices(&mut left, 0);
         while !left.is_empty() {
             let mut socket = &self.connection.socket;
-            match self.pace.wait(|| socket.write_vectored(left)) {
+            match self.timer.measure(|| socket.write_vectored(left)) {
                 Ok(n) if n > 0 => IoSlice::advance_slices(&mut left, n),
                 other => {
                     self.failed = true;
@@ -214,15 +224,15 @@ impl PieceWriter<'_> {
         Ok(())
     }
 
-    /// Says that the body is whole.
+    /// Marks the end of the body.
     pub(super) fn finish(&mut self) -> io::Result<()> {
         if self.chunked { self.send([b"0\r\n\r\n", b"", b""]) } else { Ok(()) }
     }
 }
 
-impl Write for PieceWriter<'_> {
+impl Write for BodyWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let piece = &bytes[..bytes.len().min(PIECE)];
+        let piece = &bytes[..bytes.len().min(MAX_PIECE)];
         match piece {
             // An empty chunk would end the body.
             [] => {}
@@ -240,9 +250,9 @@ impl Write for PieceWriter<'_> {
     }
 }
 
-/// Copies exactly `length` bytes of `from`, or fails.
-pub(super) fn copy(from: &mut dyn Read, length: u64, to: &mut PieceWriter<'_>) -> io::Result<()> {
-    let mut buffer = vec![0; PIECE.min(usize::try_from(length).unwrap_or(PIECE))];
+/// Copies exactly `length` bytes from `from`, or fails.
+pub(super) fn copy(from: &mut dyn Read, length: u64, to: &mut BodyWriter<'_>) -> io::Result<()> {
+    let mut buffer = vec![0; MAX_PIECE.min(usize::try_from(length).unwrap_or(MAX_PIECE))];
     let mut left = length;
     while left > 0 {
         let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));

@@ -1,0 +1,141 @@
+//! What a worker thread knows about itself: the slot it holds, if any, and the handler it is in.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::blocking::{BlockingHooks, Busy};
+
+use super::connection::Connection;
+use super::outgoing;
+use super::shared::Shared;
+
+pub(super) struct WorkerContext {
+    shared: Arc<Shared>,
+    slot: Cell<Option<usize>>,
+    /// Of the slot, as this thread last set or saw it.
+    generation: Cell<u64>,
+    in_handler: Cell<bool>,
+    /// Responses to earlier requests of the connection whose handler runs. If that handler blocks, they are sent first.
+    earlier_responses: RefCell<Option<(Arc<Connection>, Vec<u8>)>>,
+}
+
+impl WorkerContext {
+    pub(super) fn new(shared: Arc<Shared>) -> WorkerContext {
+        WorkerContext {
+            shared,
+            slot: Cell::new(None),
+            generation: Cell::new(0),
+            in_handler: Cell::new(false),
+            earlier_responses: RefCell::new(None),
+        }
+    }
+
+    /// The thread holds `slot` from now on.
+    pub(super) fn take_slot(&self, slot: usize) {
+        self.generation.set(self.shared.slots[slot].generation.current());
+        self.slot.set(Some(slot));
+    }
+
+    /// The slot that the thread holds. In a handler it may have lost it without knowing it yet.
+    pub(super) fn slot(&self) -> Option<usize> {
+        self.slot.get()
+    }
+
+    /// The thread is about to call a handler for a new request.
+    pub(super) fn start_request(&self) {
+        if let Some(slot) = self.slot.get() {
+            self.shared.slots[slot].load.count_request();
+        }
+        self.enter_handler();
+    }
+
+    /// The thread is about to call code that may block.
+    pub(super) fn enter_handler(&self) {
+        if let Some(slot) = self.slot.get() {
+            self.generation.set(self.shared.slots[slot].generation.enter_handler(self.generation.get()));
+        }
+        self.in_handler.set(true);
+    }
+
+    /// The thread is back from a handler. If it has lost its slot meanwhile, it knows from now on.
+    pub(super) fn leave_handler(&self) {
+        if !self.in_handler.replace(false) {
+            return;
+        }
+        if let Some(slot) = self.slot.get() {
+            if self.shared.slots[slot].generation.try_end_run(self.generation.get()) {
+                self.generation.set(self.generation.get() + 1);
+            } else {
+                self.slot.set(None);
+            }
+        }
+    }
+
+    /// The thread, which holds no slot, has finished the turn in which it lost it.
+    pub(super) fn count_out(&self) {
+        self.shared.pool.detached.fetch_sub(1, Relaxed);
+    }
+
+    /// Brings the context back in order after a panic in the middle of a turn.
+    pub(super) fn recover(&self) {
+        self.leave_handler();
+        self.earlier_responses.take();
+    }
+
+    /// Takes `responses` until [`WorkerContext::take_back_responses`], to send them if the handler blocks.
+    pub(super) fn keep_responses(&self, connection: &Arc<Connection>, responses: &mut Vec<u8>) {
+        self.earlier_responses.replace(Some((Arc::clone(connection), std::mem::take(responses))));
+    }
+
+    /// Gives back what is left of them.
+    pub(super) fn take_back_responses(&self, responses: &mut Vec<u8>) {
+        if let Some((_, unsent)) = self.earlier_responses.take() {
+            *responses = unsent;
+        }
+    }
+
+    fn send_earlier_responses(&self) {
+        if let Some((connection, responses)) = &mut *self.earlier_responses.borrow_mut() {
+            // An error will come up again when the rest is sent.
+            if let Ok(sent) = outgoing::send(&connection.socket, responses, &[], 0) {
+                responses.drain(..sent);
+            }
+        }
+    }
+}
+
+impl BlockingHooks for WorkerContext {
+    /// Gives the slot to another thread. This one finishes its turn without a slot.
+    fn before_blocking(&self) -> Result<(), Busy> {
+        self.send_earlier_responses();
+        let (Some(slot), true) = (self.slot.get(), self.in_handler.get()) else {
+            return Ok(());
+        };
+        let (pool, generation) = (&self.shared.pool, &self.shared.slots[slot].generation);
+        if pool.detached.fetch_add(1, Relaxed) >= self.shared.settings.max_blocked {
+            pool.detached.fetch_sub(1, Relaxed);
+            pool.refused.fetch_add(1, Relaxed);
+            return Err(Busy);
+        }
+        if !generation.try_end_run(self.generation.get()) {
+            // The monitor was first, and has counted this thread.
+            pool.detached.fetch_sub(1, Relaxed);
+        } else if let Err(e) = self.shared.assign(slot) {
+            log::error!("cannot start a thread: {e}");
+            generation.resume_run(self.generation.get());
+            pool.detached.fetch_sub(1, Relaxed);
+            pool.refused.fetch_add(1, Relaxed);
+            return Err(Busy);
+        }
+        self.slot.set(None);
+        Ok(())
+    }
+
+    fn before_short_wait(&self) {
+        if let (Some(slot), true) = (self.slot.get(), self.in_handler.get()) {
+            self.shared.slots[slot].load.count_short_wait();
+            self.shared.call_helper(slot);
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! One request: calls the handler, and turns its response into bytes.
+
+use std::borrow::Cow;
+use std::io::{self, Read};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use parking_lot::Mutex;
+
+use crate::blocking::{self, Busy};
+use crate::http::response::StreamFn;
+use crate::http::{Body, Content, Deferred, Framing, Response};
+
+use super::budget::Reservation;
+use super::connection::{AfterResponse, Connection, ConnectionState, DeferredResponse, Phase};
+use super::outgoing::{self, ClientCapabilities, ResponseFraming};
+use super::shared::Shared;
+use super::stream::{self, BlockingSocket, BodyWriter, StreamedBody, StreamedBodyReader};
+use super::turn::Step;
+use super::worker::Worker;
+
+/// A body of up to this many bytes is copied behind its head, so that both are sent by one system call.
+const MAX_COPIED: usize = 16 * 1024;
+
+/// A body that is produced while it is sent.
+enum Source {
+    Reader(Box<dyn Read + Send>, u64),
+    Stream(StreamFn),
+}
+
+impl Worker {
+    /// Serves the worker's request, whose body is in memory.
+    pub(super) fn serve(&mut self, connection: &Arc<Connection>, state: &mut ConnectionState) -> Step {
+        let client = ClientCapabilities::new(&self.request.head);
+        let _client = blocking::set_client(Some(Arc::clone(connection) as blocking::Client));
+        self.context.start_request();
+        let has_earlier = !self.output.is_empty();
+        if has_earlier {
+            self.context.keep_responses(connection, &mut self.output);
+        }
+        let response = self.call(connection);
+        if has_earlier {
+            self.context.take_back_responses(&mut self.output);
+        }
+        let step = self.respond(connection, state, response, client, true);
+        self.context.leave_handler();
+        self.request.body = Body::default();
+        step
+    }
+
+    /// Serves a request whose body is too large to be collected: the handler reads it from the socket.
+    pub(super) fn stream_body(
+        &mut self,
+        connection: &Arc<Connection>,
+        state: &mut ConnectionState,
+        continue_due: bool,
+    ) -> Step {
+        let Some(collected) = state.take_body() else { return Step::Cut };
+        let (mut decoder, mut start) = (collected.decoder, collected.body);
+        self.request = collected.request;
+        let declared = match self.request.head.framing() {
+            Framing::Length(n) => Some(n),
+            _ => None,
+        };
+        if declared.is_some() {
+            match decoder.decode(self.input.bytes(), &mut start, usize::MAX) {
+                Ok(used) => self.input.consume(used),
+                Err(_) => return Step::Cut,
+            }
+        }
+        let (raw, settings) = (self.input.take(), &self.shared.settings);
+        let body = StreamedBody::new(Arc::clone(connection), decoder, raw, continue_due, settings);
+        let body = Arc::new(Mutex::new(body));
+        self.request.body = Body::streamed(start, Box::new(StreamedBodyReader(Arc::clone(&body))), declared);
+        let client = ClientCapabilities::new(&self.request.head);
+        let _client = blocking::set_client(Some(Arc::clone(connection) as blocking::Client));
+        self.context.start_request();
+        let response = match StreamPermit::acquire(&self.shared) {
+            Ok(_permit) => blocking::block_in_place(|| self.call_blocking(connection)),
+            Err(busy) => Err(busy),
+        };
+        let step = match response {
+            Ok(Err(_)) => Step::Cut,
+            Ok(Ok(response)) => {
+                let body_received = body.lock().is_finished();
+                self.respond(connection, state, response, client, body_received)
+            }
+            Err(Busy) => self.respond(connection, state, busy(), client, false),
+        };
+        self.context.leave_handler();
+        state.received = body.lock().close();
+        self.input.load(&mut state.received);
+        self.request.body = Body::default();
+        step
+    }
+
+    fn call_blocking(&mut self, connection: &Arc<Connection>) -> io::Result<Response> {
+        let _blocking = BlockingSocket::start(connection, &self.shared.settings)?;
+        // Earlier responses must come before the `100 Continue` of this request.
+        BodyWriter::new(connection, false, &self.shared.settings).send([&self.output, b"", b""])?;
+        self.output.clear();
+        Ok(self.call(connection))
+    }
+
+    /// Calls the handler; a panic becomes a 500.
+    fn call(&mut self, connection: &Connection) -> Response {
+        self.request.peer = connection.peer;
+        let request = &mut self.request;
+        catch_unwind(AssertUnwindSafe(|| (connection.handler)(request))).unwrap_or_else(|panic| {
+            log::error!("a handler panicked at {:?}: {}", self.request, message(&*panic));
+            Response::detail(500, "Internal Server Error")
+        })
+    }
+
+    /// Writes a response into the output buffer, or defers it. One whose body is produced while it is sent is sent
+    /// before this returns.
+    fn respond(
+        &mut self,
+        connection: &Arc<Connection>,
+        state: &mut ConnectionState,
+        mut response: Response,
+        client: ClientCapabilities,
+        body_received: bool,
+    ) -> Step {
+        if let Some(deferred) = response.deferred.take() {
+            return self.defer(connection, state, deferred, response, client, body_received);
+        }
+        let (framing, source) = match std::mem::take(&mut response.content) {
+            Content::Empty => (ResponseFraming::Length(0), None),
+            Content::Bytes(bytes) => {
+                return self.respond_bytes(connection, state, response, bytes, client, body_received);
+            }
+            Content::Reader(reader, length) => (ResponseFraming::Length(length), Some(Source::Reader(reader, length))),
+            Content::Stream(write) if client.http_10 => (ResponseFraming::ByClose, Some(Source::Stream(write))),
+            Content::Stream(write) => (ResponseFraming::Chunked, Some(Source::Stream(write))),
+        };
+        let source = source.filter(|_| !client.no_body && !outgoing::is_bodiless(response.status));
+        let before = self.output.len();
+        let after = self.write_head(&response, framing, client, body_received);
+        let Some(source) = source else { return self.answered(connection, state, after) };
+        match blocking::block_in_place(|| self.send_source(connection, framing, source)) {
+            Ok(Ok(())) => Step::Answered(after),
+            Ok(Err(e)) => {
+                log::debug!("a response was cut off: {e}");
+                Step::Cut
+            }
+            Err(Busy) => {
+                self.output.truncate(before);
+                self.respond(connection, state, busy(), client, body_received)
+            }
+        }
+    }
+
+    /// Puts a response aside until its notifier is called. The thread is free for other connections meanwhile.
+    fn defer(
+        &mut self,
+        connection: &Arc<Connection>,
+        state: &mut ConnectionState,
+        deferred: Deferred,
+        response: Response,
+        client: ClientCapabilities,
+        body_received: bool,
+    ) -> Step {
+        let mut memory = Reservation::new(&self.shared.deferred_memory);
+        if let Content::Bytes(Cow::Owned(bytes)) = &response.content {
+            memory.resize(bytes.capacity());
+        }
+        if self.shared.deferred_memory.used() > self.shared.settings.max_unsent_total {
+            let response = Response { deferred: Some(deferred), ..response };
+            let completed = blocking::block_in_place(|| response.wait()).unwrap_or_else(|Busy| busy());
+            return self.respond(connection, state, completed, client, body_received);
+        }
+        connection.completion.reset();
+        let (shared, waiting) = (Arc::clone(&self.shared), Arc::clone(connection));
+        let notifier = Box::new(move || {
+            waiting.completion.set();
+            shared.schedule(&waiting);
+        });
+        match catch_unwind(AssertUnwindSafe(|| deferred.start(notifier))) {
+            Ok(completion) => {
+                let deferred = DeferredResponse { completion, response, client, body_received, _memory: memory };
+                state.phase = Phase::Deferred(Box::new(deferred));
+                Step::Deferred
+            }
+            Err(panic) => self.respond(connection, state, panicked(&*panic), client, body_received),
+        }
+    }
+
+    /// Completes a deferred response, and writes what it has become.
+    pub(super) fn complete(
+        &mut self,
+        connection: &Arc<Connection>,
+        state: &mut ConnectionState,
+        deferred: DeferredResponse,
+    ) -> Step {
+        let DeferredResponse { completion, response, client, body_received, _memory } = deferred;
+        let close = response.close;
+        self.context.enter_handler();
+        let completed = catch_unwind(AssertUnwindSafe(|| completion.complete(response)));
+        let mut response = completed.unwrap_or_else(|panic| panicked(&*panic));
+        response.close |= close;
+        let step = self.respond(connection, state, response, client, body_received);
+        self.context.leave_handler();
+        step
+    }
+
+    fn respond_bytes(
+        &mut self,
+        connection: &Arc<Connection>,
+        state: &mut ConnectionState,
+        response: Response,
+        bytes: Cow<'static, [u8]>,
+        client: ClientCapabilities,
+        body_received: bool,
+    ) -> Step {
+        let after = self.write_head(&response, ResponseFraming::Length(bytes.len() as u64), client, body_received);
+        if client.no_body || outgoing::is_bodiless(response.status) {
+        } else if bytes.len() <= MAX_COPIED {
+            self.output.extend_from_slice(&bytes);
+        } else if self.send(connection, state, bytes).is_err() {
+            return Step::Cut;
+        }
+        self.answered(connection, state, after)
+    }
+
+    fn answered(&mut self, connection: &Connection, state: &mut ConnectionState, after: AfterResponse) -> Step {
+        match self.send_if_large(connection, state) {
+            Ok(()) => Step::Answered(after),
+            Err(_) => Step::Cut,
+        }
+    }
+
+    /// Writes the head of a response into the output buffer. Returns what follows the response.
+    fn write_head(
+        &mut self,
+        response: &Response,
+        framing: ResponseFraming,
+        client: ClientCapabilities,
+        body_received: bool,
+    ) -> AfterResponse {
+        let server_closes = response.close || !body_received || self.shared.is_stopping();
+        let close = server_closes || !client.keep_alive || framing == ResponseFraming::ByClose;
+        let date = self.date.at(self.shared.clock.unix_seconds());
+        outgoing::write_head(&mut self.output, response, framing, client, close, date);
+        match close {
+            false => AfterResponse::KeepAlive,
+            // A client that asked for the close sends nothing more, as a rule.
+            true if !server_closes && self.input.is_empty() => AfterResponse::Close,
+            true => AfterResponse::Linger,
+        }
+    }
+
+    /// Writes a response to a request that was not understood. It ends the connection.
+    pub(super) fn write_refusal(&mut self, response: &Response) {
+        let client = ClientCapabilities { no_body: false, http_10: false, keep_alive: false };
+        let Content::Bytes(bytes) = &response.content else { return };
+        self.write_head(response, ResponseFraming::Length(bytes.len() as u64), client, false);
+        self.output.extend_from_slice(bytes);
+    }
+
+    /// Sends the output buffer and a body that is produced meanwhile. After an error the connection must be cut, so that
+    /// the client sees that the body is incomplete.
+    fn send_source(&mut self, connection: &Connection, framing: ResponseFraming, source: Source) -> io::Result<()> {
+        let settings = &self.shared.settings;
+        let _blocking = BlockingSocket::start(connection, settings)?;
+        let mut writer = BodyWriter::new(connection, framing == ResponseFraming::Chunked, settings);
+        writer.send([&self.output, b"", b""])?;
+        self.output.clear();
+        let produced = catch_unwind(AssertUnwindSafe(|| match source {
+            Source::Reader(mut reader, length) => stream::copy(&mut *reader, length, &mut writer),
+            Source::Stream(write) => write(&mut writer),
+        }));
+        match produced {
+            Ok(Ok(())) if !writer.failed => writer.finish(),
+            Ok(Ok(())) => Err(io::ErrorKind::BrokenPipe.into()),
+            Ok(Err(e)) => Err(e),
+            Err(panic) => {
+                log::error!("the writer of a response panicked: {}", message(&*panic));
+                Err(io::Error::other("panic"))
+            }
+        }
+    }
+}
+
+/// Permission to stream a request's body. Streams get half of the threads that may block, so that clients that send
+/// slowly leave the other half to password hashes and upstreams.
+struct StreamPermit(Arc<Shared>);
+
+impl StreamPermit {
+    fn acquire(shared: &Arc<Shared>) -> Result<StreamPermit, Busy> {
+        let permit = StreamPermit(Arc::clone(shared));
+        if shared.streamed_bodies.fetch_add(1, Relaxed) < shared.settings.max_blocked.div_ceil(2) {
+            return Ok(permit);
+        }
+        shared.pool.refused.fetch_add(1, Relaxed);
+        Err(Busy)
+    }
+}
+
+impl Drop for StreamPermit {
+    fn drop(&mut self) {
+        self.0.streamed_bodies.fetch_sub(1, Relaxed);
+    }
+}
+
+fn panicked(panic: &(dyn std::any::Any + Send)) -> Response {
+    log::error!("a deferred response panicked: {}", message(panic));
+    Response::detail(500, "Internal Server Error")
+}
+
+fn busy() -> Response {
+    Response::detail(503, "Service Unavailable").header("Retry-After", "1")
+}
+
+fn message(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}

@@ -1,0 +1,132 @@
+//! What all threads of a server share.
+
+use std::io;
+use std::sync::atomic::{
+    AtomicU8, AtomicU64, AtomicUsize,
+    Ordering::{AcqRel, Acquire, Relaxed},
+};
+use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
+
+use super::budget::Budget;
+use super::clock::Clock;
+use super::connection::Connection;
+use super::settings::Settings;
+use super::slot::Slot;
+use super::sync::ParkedThreads;
+use super::thread_pool::ThreadPool;
+
+/// Helper slots for each worker slot. Measured on 2 cores: where statements of several requests are sent together, 4 do
+/// more than 2, and 6 a little more still; where each request sends its own, 2 to 4 do the same, and more do a little
+/// less.
+const HELPERS_PER_WORKER: usize = 4;
+
+/// How far a server has come in its life.
+#[derive(Clone, Copy)]
+pub(super) enum Stage {
+    Running,
+    /// No new connections, and every response ends its connection.
+    Stopping,
+    /// Idle connections are closed as well.
+    ClosingIdle,
+    Finished,
+}
+
+/// What a new thread runs, with the first slot that it holds.
+pub(super) type Work = fn(Arc<Shared>, usize);
+
+pub(super) struct Shared {
+    pub(super) settings: Settings,
+    pub(super) max_connections: usize,
+    pub(super) clock: Clock,
+    /// One for each worker, then the helpers.
+    pub(super) slots: Vec<Slot>,
+    /// How many helper slots are in use now.
+    pub(super) helpers: AtomicUsize,
+    pub(super) parked: ParkedThreads,
+    pub(super) pool: ThreadPool,
+    work: Work,
+    /// Connections that are open now.
+    pub(super) open: AtomicUsize,
+    /// Memory of request bodies that are not complete yet.
+    pub(super) body_memory: Arc<Budget>,
+    /// Memory of responses that clients have not taken yet.
+    pub(super) unsent_memory: Arc<Budget>,
+    /// Memory of deferred responses.
+    pub(super) deferred_memory: Arc<Budget>,
+    /// Request bodies that are being streamed to a handler.
+    pub(super) streamed_bodies: AtomicUsize,
+    /// Connections that were evicted so far.
+    pub(super) evicted: AtomicU64,
+    stage: AtomicU8,
+    /// The monitor's thread and the acceptor's waker, to tell them of a stop.
+    pub(super) stop_listeners: OnceLock<(Thread, mio::Waker)>,
+}
+
+impl Shared {
+    /// Raises the soft descriptor limit to the hard one.
+    ///
+    /// # Errors
+    /// The operating system provides no readiness set.
+    pub(super) fn new(settings: Settings, work: Work) -> io::Result<Shared> {
+        let settings = Settings { workers: settings.workers.max(1), ..settings };
+        Ok(Shared {
+            max_connections: settings.connection_limit(),
+            clock: Clock::new(),
+            slots: (0..settings.workers * (1 + HELPERS_PER_WORKER)).map(|_| Slot::new()).collect::<io::Result<_>>()?,
+            helpers: AtomicUsize::new(0),
+            parked: ParkedThreads::new(),
+            pool: ThreadPool::new(),
+            work,
+            open: AtomicUsize::new(0),
+            body_memory: Arc::default(),
+            unsent_memory: Arc::default(),
+            deferred_memory: Arc::default(),
+            streamed_bodies: AtomicUsize::new(0),
+            evicted: AtomicU64::new(0),
+            stage: AtomicU8::new(Stage::Running as u8),
+            stop_listeners: OnceLock::new(),
+            settings,
+        })
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stage.load(Acquire) >= Stage::Stopping as u8
+    }
+
+    pub(super) fn is_closing_idle(&self) -> bool {
+        self.stage.load(Relaxed) >= Stage::ClosingIdle as u8
+    }
+
+    pub(super) fn is_finished(&self) -> bool {
+        self.stage.load(Acquire) >= Stage::Finished as u8
+    }
+
+    /// Moves on to a later stage, never back.
+    pub(super) fn set_stage(&self, stage: Stage) {
+        self.stage.fetch_max(stage as u8, AcqRel);
+    }
+
+    /// Finds a thread for a slot that nobody holds.
+    ///
+    /// # Errors
+    /// The operating system starts no thread.
+    pub(super) fn assign(self: &Arc<Self>, slot: usize) -> io::Result<()> {
+        let (shared, work) = (Arc::clone(self), self.work);
+        self.pool.assign(slot, move || work(shared, slot))
+    }
+
+    /// As [`Shared::assign`], but leaves the slot vacant if no thread can be started now.
+    pub(super) fn assign_or_leave_vacant(self: &Arc<Self>, slot: usize) {
+        if let Err(e) = self.assign(slot) {
+            log::error!("cannot start a thread: {e}");
+            self.pool.add_vacant(slot);
+        }
+    }
+
+    /// Closes a connection that the caller owns. The caller must not release it, so that no thread ever runs it again.
+    pub(super) fn close(&self, connection: &Connection) {
+        self.slots[connection.slot].deregister(connection);
+        self.open.fetch_sub(1, Relaxed);
+    }
+}

@@ -1,0 +1,329 @@
+//! One turn of a connection: receives what has come, answers the complete requests, and leaves the rest for later.
+
+use std::borrow::Cow;
+use std::io;
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::http::{Body, Framing, Parsed, Request, Response};
+
+use super::clock::millis;
+use super::connection::{AfterResponse, Connection, ConnectionState, Phase, TimerKind};
+use super::incoming::{BodyAccumulator, BodyProgress};
+use super::outgoing::{self, Unsent};
+use super::stream::CONTINUE;
+use super::worker::{Outcome, Worker};
+
+/// Most requests of a connection, or reads from it, in one turn.
+const MAX_PER_TURN: u32 = 32;
+/// The output buffer is sent before the end of a turn once it has this many bytes.
+const SEND_THRESHOLD: usize = 64 * 1024;
+/// How long a client may take to read its last response and close, while the server runs and while it stops, and how
+/// much it may go on sending meanwhile.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
+const LINGER_TIMEOUT_STOPPING: Duration = Duration::from_secs(1);
+const MAX_LINGER_BYTES: u64 = 256 * 1024 * 1024;
+
+/// What came of a look at the received bytes.
+pub(super) enum Step {
+    /// More must come first.
+    Incomplete,
+    /// A request was answered or refused, at least into the output buffer.
+    Answered(AfterResponse),
+    /// A request was answered, and its response is deferred.
+    Deferred,
+    /// The connection is unusable.
+    Cut,
+}
+
+impl Worker {
+    /// Runs a turn. The caller owns the connection and has locked its state.
+    pub(super) fn run_turn(&mut self, connection: &Arc<Connection>, state: &mut ConnectionState) -> Outcome {
+        self.output.clear();
+        let now = self.shared.clock.now();
+        let (kind, deadline) = connection.timer();
+        let is_late = now >= deadline;
+        if is_late && !kind.is_idle() && kind != TimerKind::Deferred {
+            return self.time_out(connection, state, kind);
+        }
+        if !state.unsent.is_empty() {
+            if connection.is_eviction_requested() {
+                return Outcome::Close;
+            }
+            match state.unsent.send(&connection.socket, now) {
+                Ok(true) if state.after_response == AfterResponse::KeepAlive => {}
+                Ok(true) => return self.end(connection, state, state.after_response),
+                Ok(false) => {
+                    connection.set_timer(TimerKind::Write, state.unsent.deadline(&self.shared.settings));
+                    return Outcome::Wait;
+                }
+                Err(_) => return Outcome::Close,
+            }
+        }
+        match &mut state.phase {
+            Phase::Linger { .. } => return self.drain(connection, state),
+            Phase::Deferred(deferred) if is_late && kind == TimerKind::Deferred => deferred.response.close = true,
+            Phase::Deferred(_) if !connection.completion.is_set() => {
+                if kind != TimerKind::Deferred {
+                    connection.set_timer(TimerKind::Deferred, now + millis(self.shared.settings.deferred_timeout));
+                }
+                return Outcome::Wait;
+            }
+            _ => {}
+        }
+        self.receive(connection, state)
+    }
+
+    /// Completes a deferred response, if there is one, then reads and answers requests until nothing more has come, or
+    /// others must have their turn.
+    fn receive(&mut self, connection: &Arc<Connection>, state: &mut ConnectionState) -> Outcome {
+        // Whether parsing may succeed: the start of a head is parsed again only once another line has ended.
+        let mut is_promising = !state.is_partial_head;
+        self.input.load(&mut state.received);
+        let mut completed = state.take_deferred().map(|deferred| self.complete(connection, state, deferred));
+        let (mut answered, mut reads, mut is_dry) = (0, 0, false);
+        loop {
+            while is_promising && (completed.is_some() || !self.input.is_empty()) {
+                let step = completed.take().unwrap_or_else(|| self.step(connection, state));
+                state.is_partial_head = matches!(step, Step::Incomplete) && matches!(state.phase, Phase::Head);
+                match step {
+                    Step::Incomplete => break,
+                    Step::Answered(AfterResponse::KeepAlive) => answered += 1,
+                    Step::Answered(after) => return self.finish(connection, state, after),
+                    Step::Deferred => return self.suspend(connection, state, answered),
+                    Step::Cut => return Outcome::Close,
+                }
+                let lost_slot = self.context.slot().is_none();
+                if !state.unsent.is_empty() || lost_slot || answered >= MAX_PER_TURN {
+                    let more = !self.input.is_empty() || !is_dry;
+                    return self.yield_turn(connection, state, answered, more);
+                }
+            }
+            if is_dry || reads >= MAX_PER_TURN {
+                return self.yield_turn(connection, state, answered, !is_dry);
+            }
+            reads += 1;
+            match self.input.fill(&connection.socket) {
+                Ok(([], _)) => return self.finish(connection, state, AfterResponse::Close),
+                Ok((new, is_short)) => {
+                    is_promising = is_promising || memchr::memchr(b'\n', new).is_some();
+                    is_promising = is_promising || self.input.len() >= self.shared.settings.max_head;
+                    is_dry = is_short && !connection.is_hung_up();
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return self.suspend(connection, state, answered),
+                Err(_) => return Outcome::Close,
+            }
+        }
+    }
+
+    /// Suspends the connection; it is queued again if there is `more` to do.
+    fn yield_turn(
+        &mut self,
+        connection: &Arc<Connection>,
+        state: &mut ConnectionState,
+        answered: u32,
+        more: bool,
+    ) -> Outcome {
+        match self.suspend(connection, state, answered) {
+            Outcome::Wait if more => Outcome::Yield,
+            outcome => outcome,
+        }
+    }
+
+    /// Goes on with the received bytes: parses a head, or collects a part of a body.
+    fn step(&mut self, connection: &Arc<Connection>, state: &mut ConnectionState) -> Step {
+        if matches!(state.phase, Phase::Body(_)) {
+            return self.feed_body(connection, state);
+        }
+        let max_head = self.shared.settings.max_head;
+        match self.request.head.parse(self.input.bytes()) {
+            Ok(Parsed::Partial) if self.input.len() < max_head => Step::Incomplete,
+            Ok(Parsed::Complete(n)) if n <= max_head => {
+                self.input.consume(n);
+                self.start_body(connection, state)
+            }
+            Ok(_) => self.refuse(431, "the head of the request is too large"),
+            Err(e) => self.refuse(e.status.0, e.reason),
+        }
+    }
+
+    /// Decides, after the head, how the body is received: it has come already, is collected, or is streamed.
+    fn start_body(&mut self, connection: &Arc<Connection>, state: &mut ConnectionState) -> Step {
+        let settings = &self.shared.settings;
+        let declared = match self.request.head.framing() {
+            Framing::None => return self.serve(connection, state),
+            Framing::Length(n) if n > settings.max_body => return self.refuse(413, "the body is too large"),
+            Framing::Length(n) => match usize::try_from(n) {
+                Ok(length) if length <= self.input.len().min(settings.max_buffered_body) => {
+                    self.request.body = Body::from_bytes(self.input.bytes()[..length].to_vec());
+                    self.input.consume(length);
+                    return self.serve(connection, state);
+                }
+                _ => n,
+            },
+            Framing::Chunked => 0,
+        };
+        let is_streamed = declared > settings.max_buffered_body as u64;
+        let continue_due = self.request.head.expects_continue() && self.input.is_empty();
+        let (request, now) = (std::mem::take(&mut self.request), self.shared.clock.now());
+        state.phase = Phase::Body(Box::new(BodyAccumulator::new(request, &self.shared.body_memory, now)));
+        if is_streamed {
+            return self.stream_body(connection, state, continue_due);
+        }
+        if continue_due {
+            self.output.extend_from_slice(CONTINUE);
+        }
+        if self.input.is_empty() { Step::Incomplete } else { self.feed_body(connection, state) }
+    }
+
+    /// Collects a part of a body, and answers the request once it is complete.
+    fn feed_body(&mut self, connection: &Arc<Connection>, state: &mut ConnectionState) -> Step {
+        let settings = &self.shared.settings;
+        let Phase::Body(body) = &mut state.phase else { return Step::Cut };
+        let progress = body.feed(&mut self.input, self.shared.clock.now(), settings.max_buffered_body);
+        let is_over_budget = self.shared.body_memory.used() > settings.max_buffered_bodies;
+        if is_over_budget && !matches!(progress, Ok(BodyProgress::Complete)) {
+            state.phase = Phase::Head;
+            return self.refuse(503, "too many requests are being received");
+        }
+        match progress {
+            Ok(BodyProgress::Partial) => Step::Incomplete,
+            Ok(BodyProgress::TooLong) => self.stream_body(connection, state, false),
+            Ok(BodyProgress::Complete) => match state.take_body() {
+                Some(body) => {
+                    self.request = body.into_request();
+                    self.serve(connection, state)
+                }
+                None => Step::Cut,
+            },
+            Err(_) => {
+                state.phase = Phase::Head;
+                self.refuse(400, "malformed chunked body")
+            }
+        }
+    }
+
+    /// Answers a request that cannot be served, and ends the connection: what follows on it cannot be trusted.
+    fn refuse(&mut self, status: u16, reason: &str) -> Step {
+        self.request = Request::default();
+        let mut response = Response::detail(status, reason);
+        if status == 503 {
+            response = response.header("Retry-After", "1");
+        }
+        self.write_refusal(&response);
+        Step::Answered(AfterResponse::Linger)
+    }
+
+    fn time_out(&mut self, connection: &Arc<Connection>, state: &mut ConnectionState, kind: TimerKind) -> Outcome {
+        if matches!(kind, TimerKind::Write | TimerKind::Linger) {
+            return Outcome::Close;
+        }
+        state.phase = Phase::Head;
+        state.received = Vec::new();
+        self.refuse(408, "the request did not arrive in time");
+        self.finish(connection, state, AfterResponse::Linger)
+    }
+
+    /// Sends the output buffer, followed by `body`. What the socket does not take stays with the connection.
+    pub(super) fn send(
+        &mut self,
+        connection: &Connection,
+        state: &mut ConnectionState,
+        body: Cow<'static, [u8]>,
+    ) -> io::Result<()> {
+        let total = self.output.len() + body.len();
+        let sent = outgoing::send(&connection.socket, &self.output, &body, 0)?;
+        if sent < total {
+            let (bytes, now) = (std::mem::take(&mut self.output), self.shared.clock.now());
+            state.unsent = Unsent::new(bytes, body, sent, now, &self.shared.unsent_memory);
+            if self.shared.unsent_memory.used() > self.shared.settings.max_unsent_total {
+                self.shared.evict_slow_readers();
+            }
+            if !std::mem::replace(&mut state.watches_writability, true) {
+                self.shared.slots[connection.slot].watch_writability(connection)?;
+            }
+        }
+        self.output.clear();
+        Ok(())
+    }
+
+    /// Sends the output buffer if it is large.
+    pub(super) fn send_if_large(&mut self, connection: &Connection, state: &mut ConnectionState) -> io::Result<()> {
+        if self.output.len() < SEND_THRESHOLD { Ok(()) } else { self.send(connection, state, Cow::Borrowed(&[])) }
+    }
+
+    /// Sends what there is, and leaves the connection until the next event, with the deadline that fits its state.
+    fn suspend(&mut self, connection: &Arc<Connection>, state: &mut ConnectionState, answered: u32) -> Outcome {
+        let must_send = state.unsent.is_empty() && !self.output.is_empty();
+        if must_send && self.send(connection, state, Cow::Borrowed(&[])).is_err() {
+            return Outcome::Close;
+        }
+        state.received = self.input.take();
+        let (settings, now) = (&self.shared.settings, self.shared.clock.now());
+        let (kind, deadline) = connection.timer();
+        if !state.unsent.is_empty() {
+            state.after_response = AfterResponse::KeepAlive;
+            connection.set_timer(TimerKind::Write, state.unsent.deadline(settings));
+        } else if let Phase::Body(body) = &state.phase {
+            connection.set_timer(TimerKind::Body, body.deadline(settings));
+        } else if let Phase::Deferred(_) = &state.phase {
+            connection.set_timer(TimerKind::Deferred, now + millis(settings.deferred_timeout));
+        } else if !state.received.is_empty() {
+            if connection.is_eviction_requested() {
+                return Outcome::Close;
+            } else if kind != TimerKind::Head || answered > 0 {
+                connection.set_timer(TimerKind::Head, now + millis(settings.head_timeout));
+            }
+        } else if answered > 0 || !kind.is_idle() {
+            connection.set_timer(TimerKind::NextRequest, now + millis(settings.idle_timeout));
+        } else if self.shared.is_closing_idle() {
+            return self.linger(connection, state);
+        } else if now >= deadline || connection.is_eviction_requested() {
+            return Outcome::Close;
+        }
+        Outcome::Wait
+    }
+
+    /// Sends what there is, then ends the connection as `after` says.
+    fn finish(&mut self, connection: &Arc<Connection>, state: &mut ConnectionState, after: AfterResponse) -> Outcome {
+        if state.unsent.is_empty() && self.send(connection, state, Cow::Borrowed(&[])).is_err() {
+            return Outcome::Close;
+        }
+        if state.unsent.is_empty() {
+            return self.end(connection, state, after);
+        }
+        state.after_response = after;
+        connection.set_timer(TimerKind::Write, state.unsent.deadline(&self.shared.settings));
+        Outcome::Wait
+    }
+
+    fn end(&mut self, connection: &Arc<Connection>, state: &mut ConnectionState, after: AfterResponse) -> Outcome {
+        if after == AfterResponse::Linger { self.linger(connection, state) } else { Outcome::Close }
+    }
+
+    /// Closes our side, and lets the client close its own after it has read what was sent.
+    fn linger(&mut self, connection: &Arc<Connection>, state: &mut ConnectionState) -> Outcome {
+        if connection.socket.shutdown(Shutdown::Write).is_err() {
+            return Outcome::Close;
+        }
+        state.phase = Phase::Linger { discarded: 0 };
+        state.received = Vec::new();
+        let timeout = if self.shared.is_stopping() { LINGER_TIMEOUT_STOPPING } else { LINGER_TIMEOUT };
+        connection.set_timer(TimerKind::Linger, self.shared.clock.now() + millis(timeout));
+        self.drain(connection, state)
+    }
+
+    /// Discards what still comes in on a lingering connection.
+    fn drain(&mut self, connection: &Arc<Connection>, state: &mut ConnectionState) -> Outcome {
+        let Phase::Linger { discarded } = &mut state.phase else { return Outcome::Close };
+        for _ in 0..MAX_PER_TURN {
+            match self.input.discard(&connection.socket) {
+                Ok(n) if n > 0 && *discarded < MAX_LINGER_BYTES => *discarded += n as u64,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Outcome::Wait,
+                _ => return Outcome::Close,
+            }
+        }
+        Outcome::Yield
+    }
+}
