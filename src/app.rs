@@ -103,7 +103,7 @@ impl App {
             cache: self.cache.clone(),
             db: self.db.clone(),
             stopped: self.stopped.clone(),
-            told: AtomicBool::new(false),
+            is_loss_logged: AtomicBool::new(false),
         };
         listen::spawn(self.listen_at.clone(), CHANNEL, revocations).map_err(|e| e.to_string())
     }
@@ -135,11 +135,11 @@ impl App {
     fn work_in_background(&self) {
         let mut cleaned: Option<Instant> = None;
         while !self.is_stopped() {
-            thread::sleep(last_used::WRITE_EVERY);
+            thread::sleep(last_used::FLUSH_INTERVAL);
             if !self.db.is_open() {
                 continue;
             }
-            if let Err(e) = self.last_used.write(&self.db) {
+            if let Err(e) = self.last_used.flush(&self.db) {
                 log::debug!("last-used stamps were not written: {e}");
             }
             if cleaned.is_none_or(|at| at.elapsed() >= CLEAN_EVERY) {
@@ -158,7 +158,7 @@ impl App {
         self.meter.stop();
         let (app, (done, written)) = (self.clone(), mpsc::channel());
         let write = move || {
-            if let Err(e) = app.last_used.write(&app.db) {
+            if let Err(e) = app.last_used.flush(&app.db) {
                 log::debug!("last-used stamps were not written: {e}");
             }
             // Nobody waits any more if this fails.

@@ -49,7 +49,7 @@ fn readiness(call: &mut Call<'_>) -> Result<Response> {
     });
     Ok(match reason {
         None => {
-            let listening = app.cache.is_listening();
+            let listening = app.cache.is_subscribed();
             Response::json(200, &json!({"status": "ready", "listening": listening, "journal": journal}))
         }
         Some(reason) => {

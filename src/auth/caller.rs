@@ -1,4 +1,4 @@
-//! Somebody whose credential was found valid.
+//! An authenticated caller.
 
 use std::sync::OnceLock;
 
@@ -6,21 +6,21 @@ use time::OffsetDateTime;
 
 use crate::store::User;
 
-/// Who calls, and by what right.
+/// An account, and the credential with which it was authenticated.
 #[derive(Clone, Debug)]
 pub struct Caller {
     /// The account.
     pub user: User,
-    /// The credential it came with.
+    /// The credential.
     pub via: Via,
-    /// The account as JSON, made at most once for all the requests this caller is remembered for.
+    /// The user object, serialised at most once while this caller is cached.
     json: OnceLock<Vec<u8>>,
 }
 
-/// The credential a caller came with.
+/// A valid credential.
 #[derive(Clone, Debug)]
 pub enum Via {
-    /// A secret.
+    /// An API key.
     Key {
         /// The key's id.
         id: String,
@@ -31,25 +31,25 @@ pub enum Via {
     Session {
         /// The session's id.
         id: String,
-        /// When the person signed in.
+        /// When the user signed in.
         created: OffsetDateTime,
-        /// When it ends if it is not used.
+        /// When it ends unless it is used.
         expires: OffsetDateTime,
-        /// When the browser was last given the cookie.
+        /// When the cookie was last sent to the browser.
         renewed: OffsetDateTime,
     },
 }
 
 impl Caller {
-    /// The owner of this account, who came with this credential.
+    /// A caller with this account and credential.
     pub fn new(user: User, via: Via) -> Caller {
         Caller { user, via, json: OnceLock::new() }
     }
 
-    /// The user object as it goes over the wire.
+    /// The user object as JSON.
     ///
     /// # Errors
-    /// It cannot be serialised, which does not happen.
+    /// Serialisation fails, which is not expected.
     pub fn user_json(&self) -> Result<&[u8], serde_json::Error> {
         if let Some(json) = self.json.get() {
             return Ok(json);
@@ -58,7 +58,7 @@ impl Caller {
         Ok(self.json.get_or_init(|| json))
     }
 
-    /// When the credential stops working by itself.
+    /// When the credential expires.
     pub fn expires(&self) -> Option<OffsetDateTime> {
         match &self.via {
             Via::Key { expires, .. } => *expires,
@@ -66,7 +66,7 @@ impl Caller {
         }
     }
 
-    /// The session's id, where the caller came with a cookie.
+    /// The session's id, if the credential is a session cookie.
     pub fn session_id(&self) -> Option<&str> {
         match &self.via {
             Via::Session { id, .. } => Some(id),

@@ -1,4 +1,4 @@
-//! The address of the client, behind proxies that are trusted to tell it.
+//! The IP address of the client, also behind trusted proxies.
 
 use std::net::IpAddr;
 
@@ -6,8 +6,8 @@ use ipnet::IpNet;
 
 use crate::http::Request;
 
-/// The socket's other end, or what `X-Forwarded-For` says where that end is a trusted proxy: the last address in it
-/// that is not one itself. What stands before that, anybody could have written.
+/// The peer's address or, if the peer is a trusted proxy, the last address in `X-Forwarded-For` that is not a trusted proxy
+/// itself. Addresses before that one may have been forged by the client.
 pub fn address(request: &Request, trusted: &[IpNet]) -> IpAddr {
     let is_trusted = |address: &IpAddr| trusted.iter().any(|network| network.contains(address));
     let mut client = request.peer.ip().to_canonical();
@@ -46,7 +46,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_believed_unless_trusted() {
+    fn only_trusted_proxies_are_believed() {
         let line = "X-Forwarded-For: 6.6.6.6\r\n";
         assert_eq!(seen("10.0.0.1:9", line, &[]), "10.0.0.1");
         assert_eq!(seen("10.0.0.1:9", line, &["10.0.0.0/8"]), "6.6.6.6");
@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_client_wrote_itself_does_not_count() {
+    fn addresses_sent_by_the_client_are_ignored() {
         let line = "X-Forwarded-For: 1.1.1.1, 6.6.6.6\r\nX-Forwarded-For: 7.7.7.7:80, 10.0.0.2\r\n";
         assert_eq!(seen("10.0.0.1:9", line, &["10.0.0.0/8"]), "7.7.7.7");
         assert_eq!(seen("10.0.0.1:9", "X-Forwarded-For: 6.6.6.6, garbage\r\n", &["10.0.0.0/8"]), "10.0.0.1");

@@ -1,4 +1,4 @@
-//! Threads that hash passwords: as many as cores, at a low priority, so that a flood of logins slows nothing else.
+//! A thread pool for password hashes, with a low priority, so that a flood of logins does not slow down other requests.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -10,42 +10,42 @@ use parking_lot::Mutex;
 use crate::blocking;
 use crate::error::Error;
 
-/// The longest a hash waits for its turn.
-pub const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// How long a hash may wait in the queue.
+pub const MAX_WAIT: Duration = Duration::from_secs(2);
 
-/// How many may wait per thread; at some 20 ms each, those behind could not have their turn in time.
+/// Length of the queue per thread. A hash takes about 20 ms, so later ones would wait for too long anyway.
 const QUEUE_PER_THREAD: usize = 64;
 
-/// How much the threads yield to the rest of the machine (nice).
+/// The `nice` value of the threads.
 const NICENESS: i32 = 10;
 
-/// Why a hash was not made.
+/// Why a hash was not computed.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Overloaded {
-    /// Its turn did not come in time.
+pub enum HashError {
+    /// The queue was full, or the hash waited in it for too long.
     Busy,
-    /// It went wrong.
+    /// An internal error.
     Failed(String),
 }
 
-impl From<Overloaded> for Error {
-    fn from(e: Overloaded) -> Error {
+impl From<HashError> for Error {
+    fn from(e: HashError) -> Error {
         match e {
-            Overloaded::Busy => Error::Busy,
-            Overloaded::Failed(why) => Error::Internal(why),
+            HashError::Busy => Error::Busy,
+            HashError::Failed(why) => Error::Internal(why),
         }
     }
 }
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// The threads, and the queue before them.
+/// The thread pool. Its threads end when it is dropped.
 pub struct Hasher {
     queue: SyncSender<Job>,
 }
 
 impl Hasher {
-    /// Starts this many threads; they end with the hasher.
+    /// Starts this many threads.
     ///
     /// # Errors
     /// A thread cannot be started.
@@ -60,26 +60,26 @@ impl Hasher {
         Ok(Hasher { queue })
     }
 
-    /// Runs a hash on one of the threads and waits for it.
+    /// Runs `hash` on one of the threads, and waits for it.
     ///
     /// # Errors
-    /// [`Overloaded::Busy`] when the queue is full or the turn did not come within [`LONGEST_WAIT`].
-    pub fn run<T: Send + 'static>(&self, hash: impl FnOnce() -> T + Send + 'static) -> Result<T, Overloaded> {
+    /// [`HashError::Busy`] if the queue is full, or it did not start within [`MAX_WAIT`].
+    pub fn run<T: Send + 'static>(&self, hash: impl FnOnce() -> T + Send + 'static) -> Result<T, HashError> {
         let (done, result) = sync_channel(1);
         let queued = Instant::now();
         let wanted = Arc::new(());
         let is_wanted = Arc::downgrade(&wanted);
         let job = move || {
-            // Where too many wait already the hash is queued in vain: it must not take the time of others.
-            if queued.elapsed() < LONGEST_WAIT && is_wanted.strong_count() > 0 {
-                // Nobody waits any more if this fails.
+            // Skip it if the request has given up: it would only delay others.
+            if queued.elapsed() < MAX_WAIT && is_wanted.strong_count() > 0 {
+                // This only fails if the request has given up.
                 let _ = done.send(hash());
             }
         };
-        self.queue.try_send(Box::new(job)).map_err(|_| Overloaded::Busy)?;
+        self.queue.try_send(Box::new(job)).map_err(|_| HashError::Busy)?;
         let outcome = match blocking::block_in_place(|| result.recv()) {
             Ok(Ok(value)) => Ok(value),
-            Ok(Err(_)) | Err(blocking::Busy) => Err(Overloaded::Busy),
+            Ok(Err(_)) | Err(blocking::Busy) => Err(HashError::Busy),
         };
         drop(wanted);
         outcome
@@ -87,13 +87,13 @@ impl Hasher {
 }
 
 fn work(jobs: &Mutex<Receiver<Job>>) {
-    // On Linux this is the thread's own; where it is not allowed, hashes merely compete.
+    // On Linux, this applies to the calling thread only. If it is not permitted, the priority stays as it is.
     #[cfg(target_os = "linux")]
     let _ = rustix::process::nice(NICENESS);
     loop {
         let job = jobs.lock().recv();
         match job {
-            // A panic would end the thread: the one who waits sees its channel close, the others go on.
+            // The thread outlives a panic; the request that waits sees its channel close.
             Ok(job) => drop(std::panic::catch_unwind(std::panic::AssertUnwindSafe(job))),
             Err(_) => return,
         }
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_waits_for_is_not_hashed() {
+    fn a_hash_that_no_request_waits_for_is_skipped() {
         let hasher = Hasher::new(1).unwrap();
         let (release, held) = sync_channel::<()>(0);
         let (begin, begun) = sync_channel::<()>(0);
@@ -129,10 +129,10 @@ mod tests {
                 blocking::install(Rc::new(Full));
                 hasher.run(move || in_vain.store(true, Ordering::Release))
             });
-            assert_eq!(refused.join().unwrap(), Err(Overloaded::Busy));
+            assert_eq!(refused.join().unwrap(), Err(HashError::Busy));
             release.send(()).unwrap();
         });
-        // The one thread takes its jobs in order.
+        // The only thread runs its jobs in order.
         assert_eq!(hasher.run(|| 7), Ok(7));
         assert!(!hashed.load(Ordering::Acquire));
     }
@@ -140,19 +140,19 @@ mod tests {
     #[test]
     fn a_full_queue_refuses_at_once_and_a_panic_is_survived() {
         let hasher = Hasher::new(1).unwrap();
-        assert_eq!(hasher.run(|| panic!("on purpose")), Err::<(), _>(Overloaded::Busy));
+        assert_eq!(hasher.run(|| panic!("on purpose")), Err::<(), _>(HashError::Busy));
         let (release, held) = sync_channel::<()>(0);
         let (begin, begun) = sync_channel::<()>(0);
         thread::scope(|scope| {
             scope.spawn(|| hasher.run(move || begin.send(()).is_ok() && held.recv().is_ok()));
             begun.recv().unwrap();
             while hasher.queue.try_send(Box::new(|| ())).is_ok() {}
-            // If this waited, it would wait for ever.
-            assert_eq!(hasher.run(|| ()), Err(Overloaded::Busy));
+            // If this waited, it would never end.
+            assert_eq!(hasher.run(|| ()), Err(HashError::Busy));
             release.send(()).unwrap();
         });
         let mut last = hasher.run(|| 7);
-        while last == Err(Overloaded::Busy) {
+        while last == Err(HashError::Busy) {
             thread::yield_now();
             last = hasher.run(|| 7);
         }

@@ -1,4 +1,4 @@
-//! When credentials were last used: gathered in memory, written in batches, never in the way of a request.
+//! When credentials were last used: collected in memory and written in batches, so that no request waits for it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,34 +12,35 @@ use crate::db::{Database, Error};
 use crate::http::cookie::SESSION_DAYS;
 use crate::store::{api_keys, sessions};
 
-/// How often the batch is written.
-pub const WRITE_EVERY: Duration = Duration::from_secs(10);
+/// How often the collected times are written.
+pub const FLUSH_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A session's cookie is sent anew after this long, so that a browser in use stays signed in.
+/// The age at which a session's cookie is sent again, so that a browser in use stays signed in.
 pub const RENEW_AFTER: time::Duration = time::Duration::DAY;
 
-/// Rows written by one statement.
+/// Maximum number of rows per statement.
 const BATCH: usize = 1000;
 
-/// What waits to be written.
+/// Times that have not been written yet.
 #[derive(Default)]
 pub struct LastUsed {
     keys: Mutex<HashMap<String, OffsetDateTime>>,
+    /// With whether the cookie is sent again.
     sessions: Mutex<HashMap<String, (OffsetDateTime, bool)>>,
 }
 
-/// Whether a session's cookie is old enough to be sent anew.
+/// Whether a session's cookie is old enough to be sent again.
 pub fn is_renewal_due(renewed: OffsetDateTime, now: OffsetDateTime) -> bool {
     now - renewed >= RENEW_AFTER
 }
 
 impl LastUsed {
-    /// Nothing yet.
+    /// An empty collection.
     pub fn new() -> Arc<LastUsed> {
         Arc::default()
     }
 
-    /// Notes that a caller's credential was used just now.
+    /// Records that a caller's credential is used now.
     pub fn record(&self, caller: &Caller) {
         let now = OffsetDateTime::now_utc();
         match &caller.via {
@@ -52,11 +53,11 @@ impl LastUsed {
         }
     }
 
-    /// Writes what was noted. What cannot be written is forgotten: the next use notes it again.
+    /// Writes the collected times. If that fails they are discarded, since the next use will record a later time.
     ///
     /// # Errors
-    /// The database is away.
-    pub fn write(&self, db: &Database) -> Result<(), Error> {
+    /// See [`Error`].
+    pub fn flush(&self, db: &Database) -> Result<(), Error> {
         let keys = sorted(std::mem::take(&mut *self.keys.lock()));
         let used = sorted(std::mem::take(&mut *self.sessions.lock()));
         if keys.is_empty() && used.is_empty() {
@@ -76,9 +77,9 @@ impl LastUsed {
     }
 }
 
-/// In the order of ids, in which every writer locks.
-fn sorted<T>(noted: HashMap<String, T>) -> Vec<(String, T)> {
-    let mut rows: Vec<_> = noted.into_iter().collect();
+/// Sorted by id: all processes lock the rows in this order, and cannot deadlock.
+fn sorted<T>(times: HashMap<String, T>) -> Vec<(String, T)> {
+    let mut rows: Vec<_> = times.into_iter().collect();
     rows.sort_by(|a, b| a.0.cmp(&b.0));
     rows
 }

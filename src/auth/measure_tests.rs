@@ -1,18 +1,18 @@
-//! How quick the cache is, and how large: `scripts/bench cache`.
+//! Measures the speed and the size of the cache: `scripts/bench cache`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::cache::{Key, Look};
+use super::cache::{Key, Lookup};
 use super::{Cache, Caller, Digest, Kind, Via};
 use crate::store::User;
 
-/// As many as are remembered unless told otherwise.
+/// The default of `CACHE_SIZE`.
 const DEFAULT: usize = 100_000;
 const MANY: usize = 1_000_000;
-const EACH: Duration = Duration::from_secs(1);
+const DURATION: Duration = Duration::from_secs(1);
 
 #[test]
 #[ignore = "a measurement"]
@@ -22,40 +22,40 @@ fn cache() {
     println!("cache: {:<38} {:>7} {:>12} {:>9} {:>16}", "", "threads", "hits/s, all", "cores", "ns of them a hit");
     let before = resident();
     let cache = Cache::new(DEFAULT);
-    cache.listening();
-    // Half of what it may hold: its parts do not get quite the same number, and each is bounded for itself.
+    cache.subscribed();
+    // Half of its capacity, so that none of its shards overflows.
     fill(&cache, &secrets[..DEFAULT / 2]);
     hits("one caller", &cache, &secrets[..1]);
     hits("50,000 callers at random", &cache, &secrets[..DEFAULT / 2]);
     let began = Instant::now();
     fill(&cache, &secrets);
     let each = began.elapsed().as_nanos() / MANY as u128;
-    println!("cache: a million callers come, {DEFAULT} are kept: {each} ns each, {} kept", cache.len());
-    println!("cache: resident memory of those kept: {} MB", grown(before));
+    println!("cache: a million callers inserted into {DEFAULT} places: {each} ns each, {} cached", cache.len());
+    println!("cache: resident memory of these: {} MB", grown(before));
     assert!(cache.len() <= DEFAULT + 64);
     drop(cache);
     let before = resident();
     let cache = Cache::new(MANY * 2);
-    cache.listening();
+    cache.subscribed();
     fill(&cache, &secrets);
-    hits("a million callers at random, all kept", &cache, &secrets);
-    println!("cache: resident memory of a million kept: {} MB", grown(before));
+    hits("a million callers at random, all cached", &cache, &secrets);
+    println!("cache: resident memory of a million callers: {} MB", grown(before));
 }
 
-/// What a look-up that finds nothing does after it has asked the database.
+/// Inserts callers, as after queries.
 fn fill(cache: &Cache, secrets: &[String]) {
     for secret in secrets {
         cache.insert(key(secret), &caller(secret), cache.stamp(), Instant::now());
     }
 }
 
-/// Finds callers by their secrets, as each request does.
+/// Looks up callers by their secrets, like requests.
 #[allow(clippy::print_stdout, clippy::cast_precision_loss, clippy::cast_possible_truncation)]
 fn hits(name: &str, cache: &Cache, secrets: &[String]) {
     for threads in [1, 2, 4, 8] {
         let (stop, all) = (AtomicBool::new(false), AtomicU64::new(0));
         let (stop, all) = (&stop, &all);
-        let (began, worked) = (Instant::now(), work());
+        let (began, worked) = (Instant::now(), cpu_seconds());
         thread::scope(|scope| {
             for thread in 1..=threads {
                 scope.spawn(move || {
@@ -63,32 +63,31 @@ fn hits(name: &str, cache: &Cache, secrets: &[String]) {
                     while !stop.load(Ordering::Relaxed) {
                         random = next(random);
                         let key = key(&secrets[(random >> 16) as usize % secrets.len()]);
-                        found += u64::from(matches!(cache.look(&key, Instant::now()), Look::Hit(..)));
+                        found += u64::from(matches!(cache.lookup(&key, Instant::now()), Lookup::Hit(..)));
                     }
                     all.fetch_add(found, Ordering::Relaxed);
                 });
             }
-            thread::sleep(EACH);
+            thread::sleep(DURATION);
             stop.store(true, Ordering::Relaxed);
         });
         let (seconds, all) = (began.elapsed().as_secs_f64(), all.load(Ordering::Relaxed) as f64);
-        let worked = work() - worked;
+        let worked = cpu_seconds() - worked;
         let (cores, each) = (worked / seconds, worked * 1e9 / all);
         println!("cache: {name:<38} {threads:>7} {:>12.0} {cores:>9.2} {each:>16.0}", all / seconds);
     }
 }
 
-/// Seconds of all cores that this process has had: on a busy machine it gets less than it has threads for. 0 where the
-/// system does not tell.
-fn work() -> f64 {
-    const TICKS_A_SECOND: f64 = 100.0;
+/// CPU seconds that this process has used: on a busy machine, its threads do not always run. 0 if unknown.
+fn cpu_seconds() -> f64 {
+    const TICKS_PER_SECOND: f64 = 100.0;
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // What stands before the last parenthesis is the program's name; user and system time are the 14th and 15th.
+    // The program's name ends at the last parenthesis; user and system time are fields 14 and 15.
     let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
-    fields.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / TICKS_A_SECOND
+    fields.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / TICKS_PER_SECOND
 }
 
-/// Numbers without a pattern (xorshift).
+/// The next pseudo-random number (xorshift).
 fn next(mut random: u64) -> u64 {
     random ^= random << 13;
     random ^= random >> 7;
@@ -102,19 +101,19 @@ fn key(secret: &str) -> Key {
 fn caller(secret: &str) -> Arc<Caller> {
     let user = User::sample(&format!("user_{}", &secret[26..]));
     let caller = Caller::new(user, Via::Key { id: format!("key_{}", &secret[26..]), expires: None });
-    // Requests leave it there.
+    // Cached callers usually have it.
     caller.user_json().unwrap();
     Arc::new(caller)
 }
 
-/// Resident memory in kilobytes; 0 where the system does not tell.
+/// Resident memory in kilobytes; 0 if unknown.
 fn resident() -> i64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok()).unwrap_or(0)
 }
 
-/// By how many megabytes it has grown.
+/// Growth of the resident memory, in megabytes.
 fn grown(before: i64) -> i64 {
     (resident() - before) / 1024
 }

@@ -1,16 +1,19 @@
-//! Who is calling: credentials, the cache of callers, passwords, and what holds guessers back.
+//! Authentication: credentials, the cache of callers, passwords, and the throttle against guessing them.
 
 pub mod cache;
 mod caller;
 pub mod client;
+mod epochs;
 pub mod hasher;
 pub mod last_used;
+mod negative;
 pub mod password;
 mod resolver;
 pub mod revocation;
 pub mod secret;
+mod shard;
+mod single_flight;
 pub mod throttle;
-mod unknown;
 
 pub use cache::{Cache, Kind};
 pub use caller::{Caller, Via};

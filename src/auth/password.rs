@@ -1,16 +1,17 @@
-//! Password hashes: Argon2id (RFC 9106), and the bcrypt of the older system until its owner next signs in.
+//! Password hashes: Argon2id (RFC 9106). A bcrypt hash of the older system is replaced when its owner next signs in.
 
 use argon2::{Config, Variant};
 
-use super::hasher::{Hasher, Overloaded};
+use super::hasher::{HashError, Hasher};
 
-/// Fewest characters of a password.
-pub const SHORTEST: usize = 8;
+/// Minimum length of a password, in characters.
+pub const MIN_LENGTH: usize = 8;
 
-/// Most characters of a password.
-pub const LONGEST: usize = 1024;
+/// Maximum length of a password, in characters.
+pub const MAX_LENGTH: usize = 1024;
 
-/// How every Argon2id hash of ours begins: 19 MiB, two passes, one lane (OWASP's second choice, m=19456).
+/// The beginning of every hash with the current parameters: Argon2id with 19 MiB, two passes and one lane, as in OWASP's
+/// Password Storage Cheat Sheet.
 const CURRENT: &str = "$argon2id$v=19$m=19456,t=2,p=1$";
 
 const SALT_BYTES: usize = 16;
@@ -18,76 +19,76 @@ const SALT_BYTES: usize = 16;
 /// The secrets mixed into hashes.
 #[derive(Clone)]
 pub struct Peppers {
-    /// Of Argon2id hashes.
+    /// For Argon2id hashes.
     pub current: String,
-    /// Of bcrypt hashes.
+    /// For bcrypt hashes.
     pub bcrypt: String,
 }
 
-/// What a check of a password found.
+/// The result of checking a password.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Check {
-    /// Whether it was right.
-    pub right: bool,
-    /// A hash to keep instead of the old one, where it was right and that is outdated.
-    pub better_hash: Option<String>,
+pub struct PasswordCheck {
+    /// Whether the password is correct.
+    pub is_correct: bool,
+    /// A hash to store instead of the old one, if the password is correct and the old one is outdated.
+    pub new_hash: Option<String>,
 }
 
-/// Hashes and checks passwords on the hasher's threads.
+/// Hashes and checks passwords, on the threads of a [`Hasher`].
 pub struct Passwords {
     hasher: Hasher,
     peppers: Peppers,
-    /// Checked in place of a missing one, so that an unknown account takes as long as a known one.
+    /// Checked if there is no hash, so that the time taken does not reveal whether an account exists.
     decoy: String,
 }
 
 impl Passwords {
-    /// Checks with these peppers.
+    /// Uses this hasher and these peppers.
     ///
     /// # Errors
-    /// The threads cannot be started, or the first hash cannot be made.
+    /// A hash cannot be computed.
     pub fn new(hasher: Hasher, peppers: Peppers) -> Result<Passwords, String> {
         let decoy = hash("no account has this password", &peppers)?;
         Ok(Passwords { hasher, peppers, decoy })
     }
 
-    /// Whether a new password may be used; what is wrong with it otherwise.
+    /// Checks the length of a new password.
     ///
     /// # Errors
-    /// Words for the client.
-    pub fn is_acceptable(password: &str) -> Result<(), &'static str> {
+    /// A message for the client.
+    pub fn validate(password: &str) -> Result<(), &'static str> {
         match password.chars().count() {
-            n if n < SHORTEST => Err("The password must have at least 8 characters"),
-            n if n > LONGEST => Err("The password must have at most 1024 characters"),
+            n if n < MIN_LENGTH => Err("The password must have at least 8 characters"),
+            n if n > MAX_LENGTH => Err("The password must have at most 1024 characters"),
             _ => Ok(()),
         }
     }
 
-    /// The hash to keep of a new password.
+    /// Hashes a new password.
     ///
     /// # Errors
-    /// Too many wait for a hash already, or hashing failed.
-    pub fn hash(&self, password: &str) -> Result<String, Overloaded> {
+    /// See [`HashError`].
+    pub fn hash(&self, password: &str) -> Result<String, HashError> {
         let (password, peppers) = (password.to_owned(), self.peppers.clone());
-        self.hasher.run(move || hash(&password, &peppers)).and_then(|hash| hash.map_err(Overloaded::Failed))
+        self.hasher.run(move || hash(&password, &peppers)).and_then(|hash| hash.map_err(HashError::Failed))
     }
 
-    /// Checks a password against the hash kept of it; without one it is wrong, in the same time.
+    /// Checks a password against the stored hash. Without one, the password is wrong, after the same time.
     ///
     /// # Errors
-    /// Too many wait for a hash already, or hashing failed.
-    pub fn check(&self, password: &str, kept: Option<&str>) -> Result<Check, Overloaded> {
+    /// See [`HashError`].
+    pub fn check(&self, password: &str, stored: Option<&str>) -> Result<PasswordCheck, HashError> {
         let (password, peppers) = (password.to_owned(), self.peppers.clone());
-        let (kept, exists) = (kept.unwrap_or(&self.decoy).to_owned(), kept.is_some());
+        let (stored, exists) = (stored.unwrap_or(&self.decoy).to_owned(), stored.is_some());
         let checked = self.hasher.run(move || {
-            let right = matches(&password, &kept, &peppers) && exists;
-            let better_hash = match right && !kept.starts_with(CURRENT) {
+            let is_correct = matches(&password, &stored, &peppers) && exists;
+            let new_hash = match is_correct && !stored.starts_with(CURRENT) {
                 true => Some(hash(&password, &peppers)?),
                 false => None,
             };
-            Ok(Check { right, better_hash })
+            Ok(PasswordCheck { is_correct, new_hash })
         });
-        checked.and_then(|check| check.map_err(Overloaded::Failed))
+        checked.and_then(|check| check.map_err(HashError::Failed))
     }
 }
 
@@ -99,12 +100,12 @@ fn hash(password: &str, peppers: &Peppers) -> Result<String, String> {
     argon2::hash_encoded(password.as_bytes(), &salt, &config).map_err(|e| e.to_string())
 }
 
-fn matches(password: &str, kept: &str, peppers: &Peppers) -> bool {
-    if kept.starts_with("$2") {
-        // The older system hashed password and pepper together; bcrypt reads 72 bytes of that.
-        return bcrypt::verify(format!("{password}{}", peppers.bcrypt), kept).unwrap_or(false);
+fn matches(password: &str, stored: &str, peppers: &Peppers) -> bool {
+    if stored.starts_with("$2") {
+        // The older system appended the pepper to the password. Of both, bcrypt uses the first 72 bytes.
+        return bcrypt::verify(format!("{password}{}", peppers.bcrypt), stored).unwrap_or(false);
     }
-    argon2::verify_encoded_ext(kept, password.as_bytes(), peppers.current.as_bytes(), &[]).unwrap_or(false)
+    argon2::verify_encoded_ext(stored, password.as_bytes(), peppers.current.as_bytes(), &[]).unwrap_or(false)
 }
 
 #[cfg(test)]
@@ -117,37 +118,37 @@ mod tests {
     }
 
     #[test]
-    fn right_is_told_from_wrong_beyond_72_bytes() {
+    fn passwords_may_differ_beyond_72_bytes() {
         let (passwords, stem) = (passwords(), "k".repeat(72));
-        let kept = passwords.hash(&format!("{stem}A")).unwrap();
-        assert!(kept.starts_with(CURRENT), "{kept}");
-        assert!(passwords.check(&format!("{stem}A"), Some(&kept)).unwrap().right);
-        assert!(!passwords.check(&format!("{stem}B"), Some(&kept)).unwrap().right);
-        assert!(!passwords.check("no account has this password", None).unwrap().right);
-        assert!(!passwords.check("x", Some("not a hash")).unwrap().right);
+        let stored = passwords.hash(&format!("{stem}A")).unwrap();
+        assert!(stored.starts_with(CURRENT), "{stored}");
+        assert!(passwords.check(&format!("{stem}A"), Some(&stored)).unwrap().is_correct);
+        assert!(!passwords.check(&format!("{stem}B"), Some(&stored)).unwrap().is_correct);
+        assert!(!passwords.check("no account has this password", None).unwrap().is_correct);
+        assert!(!passwords.check("x", Some("not a hash")).unwrap().is_correct);
     }
 
     #[test]
     fn a_bcrypt_hash_becomes_argon2id() {
-        let kept = bcrypt::hash("password1older", 4).unwrap();
-        let check = passwords().check("password1", Some(&kept)).unwrap();
-        let better = check.better_hash.unwrap();
-        assert!(check.right && passwords().check("password1", Some(&better)).unwrap().right);
-        assert!(!passwords().check("password2", Some(&kept)).unwrap().right);
+        let stored = bcrypt::hash("password1older", 4).unwrap();
+        let check = passwords().check("password1", Some(&stored)).unwrap();
+        let new = check.new_hash.unwrap();
+        assert!(check.is_correct && passwords().check("password1", Some(&new)).unwrap().is_correct);
+        assert!(!passwords().check("password2", Some(&stored)).unwrap().is_correct);
     }
 
     #[test]
-    fn other_parameters_are_outdated() {
+    fn a_hash_with_other_parameters_is_replaced() {
         let weak = Config { mem_cost: 8192, secret: b"pepper", ..Config::owasp2() };
-        let kept = argon2::hash_encoded(b"password1", b"saltsaltsaltsalt", &weak).unwrap();
-        assert!(passwords().check("password1", Some(&kept)).unwrap().better_hash.is_some());
+        let stored = argon2::hash_encoded(b"password1", b"saltsaltsaltsalt", &weak).unwrap();
+        assert!(passwords().check("password1", Some(&stored)).unwrap().new_hash.is_some());
     }
 
     #[test]
     fn length_is_counted_in_characters() {
-        assert!(Passwords::is_acceptable("ééééééé").is_err());
-        assert!(Passwords::is_acceptable("éééééééé").is_ok());
-        assert!(Passwords::is_acceptable(&"é".repeat(1024)).is_ok());
-        assert!(Passwords::is_acceptable(&"é".repeat(1025)).is_err());
+        assert!(Passwords::validate("ééééééé").is_err());
+        assert!(Passwords::validate("éééééééé").is_ok());
+        assert!(Passwords::validate(&"é".repeat(1024)).is_ok());
+        assert!(Passwords::validate(&"é".repeat(1025)).is_err());
     }
 }

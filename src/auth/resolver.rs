@@ -1,24 +1,24 @@
-//! From a credential to its caller: the cache, then one query however many requests miss at once.
+//! From a credential to its caller: looks in the cache, then in the database, with one query for all requests that miss
+//! the same credential at the same time.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
-
-use super::cache::{Key, Kind, Look, Stamp};
+use super::cache::{Key, Kind, Lookup};
+use super::epochs::Stamp;
+use super::single_flight::{Guard, Joined, NotShared, SingleFlight};
 use super::{Cache, Caller, Digest, LastUsed, Via};
 use crate::blocking;
 use crate::db::{self, Database};
 use crate::error::{Error, Result};
 use crate::store::{api_keys, sessions};
 
-/// The longest a request waits for another's query: a checkout and a statement at their limits.
-const FLIGHT_TIMEOUT: Duration = Duration::from_secs(12);
+/// How long a request waits for another request's query: the timeouts of a connection and of a statement together.
+const SHARED_QUERY_TIMEOUT: Duration = Duration::from_secs(12);
 
-/// Longer ones are no credentials of ours and are refused unhashed.
-const LONGEST_CREDENTIAL: usize = 512;
+/// Bytes of a credential. Ours are shorter; longer ones are refused without hashing them.
+const MAX_CREDENTIAL: usize = 512;
 
 /// Resolves credentials.
 pub struct Resolver {
@@ -26,89 +26,73 @@ pub struct Resolver {
     cache: Arc<Cache>,
     last_used: Arc<LastUsed>,
     grace: Duration,
-    flights: Mutex<HashMap<Key, Arc<Flight>>>,
+    flights: SingleFlight<Key, Shared>,
 }
 
-/// A query under way, and those who wait for it.
-#[derive(Default)]
-struct Flight {
-    landed: Mutex<Option<Landed>>,
-    arrival: Condvar,
-}
-
-/// What a query found: a caller, nobody, or that the database is away.
+/// What one query found, for the other requests that wait for it.
 #[derive(Clone)]
-struct Landed {
-    found: std::result::Result<Option<Arc<Caller>>, Outage>,
+struct Shared {
+    found: std::result::Result<Option<Arc<Caller>>, Failure>,
     stamp: Stamp,
 }
 
 #[derive(Clone, Copy)]
-enum Outage {
-    Unavailable,
+enum Failure {
+    /// The database is down.
+    Outage,
+    /// Anything else.
     Fault,
 }
 
 impl Resolver {
-    /// Believes the cache, and stale entries for `grace` while the database is away.
+    /// A resolver that uses stale entries of the cache for up to `grace` while the database is down.
     pub fn new(db: Database, cache: Arc<Cache>, last_used: Arc<LastUsed>, grace: Duration) -> Resolver {
-        Resolver { db, cache, last_used, grace, flights: Mutex::new(HashMap::new()) }
+        Resolver { db, cache, last_used, grace, flights: SingleFlight::new() }
     }
 
-    /// The caller this secret or session token stands for; `None` when it is not valid.
+    /// The caller with this secret or session token; `None` if it is not valid.
     ///
     /// # Errors
-    /// The database is away and the caller is not known. Never an error for a credential that is not valid.
+    /// 503 if the database is down and the caller is not cached. An invalid credential is never an error.
     pub fn resolve(&self, kind: Kind, credential: &str) -> Result<Option<Arc<Caller>>> {
-        if credential.is_empty() || credential.len() > LONGEST_CREDENTIAL {
+        if credential.is_empty() || credential.len() > MAX_CREDENTIAL {
             return Ok(None);
         }
         let (key, now) = ((kind, Digest::of(credential)), Instant::now());
-        match self.cache.look(&key, now) {
-            Look::Hit(caller, record) => {
+        match self.cache.lookup(&key, now) {
+            Lookup::Hit(caller, record) => {
                 if record {
                     self.last_used.record(&caller);
                 }
                 Ok(Some(caller))
             }
-            Look::Unknown => Ok(None),
-            Look::Miss => self.load(key),
-            Look::Stale(caller, loaded) => match self.load(key) {
+            Lookup::Invalid => Ok(None),
+            Lookup::Miss => self.load(key),
+            Lookup::Stale(caller, loaded) => match self.load(key) {
                 Err(e) if is_outage(&e) && now.saturating_duration_since(loaded) < self.grace => Ok(Some(caller)),
-                done => done,
+                result => result,
             },
         }
     }
 
     fn load(&self, key: Key) -> Result<Option<Arc<Caller>>> {
         loop {
-            let (flight, mine) = self.board(key);
-            if mine {
-                return self.fly(key, &flight);
-            }
-            let landed = blocking::block_in_place(|| flight.wait())?.ok_or(Error::Busy)?;
-            match landed.found {
-                // Its row was read before a change that this request may already have been told of.
-                Ok(Some(caller)) if !self.cache.is_current(&caller.user.id, landed.stamp) => {}
+            let flight = match self.flights.join(key) {
+                Joined::Leader(guard) => return self.run(key, guard),
+                Joined::Follower(flight) => flight,
+            };
+            let shared = blocking::block_in_place(|| flight.wait(SHARED_QUERY_TIMEOUT))??;
+            match shared.found {
+                // The query began before this request, and the user has changed since: the client may know of that.
+                Ok(Some(caller)) if !self.cache.is_current(&caller.user.id, shared.stamp) => {}
                 Ok(found) => return Ok(found),
-                Err(outage) => return Err(outage.into()),
+                Err(failure) => return Err(failure.into()),
             }
         }
     }
 
-    /// Joins the query under way for this key, or begins one: then it is ours to make.
-    fn board(&self, key: Key) -> (Arc<Flight>, bool) {
-        let mut flights = self.flights.lock();
-        if let Some(flight) = flights.get(&key) {
-            return (flight.clone(), false);
-        }
-        let flight = Arc::new(Flight::default());
-        flights.insert(key, flight.clone());
-        (flight, true)
-    }
-
-    fn fly(&self, key: Key, flight: &Flight) -> Result<Option<Arc<Caller>>> {
-        let _landing = Landing { resolver: self, key, flight };
+    /// Queries the database, caches what was found, and shares it.
+    fn run(&self, key: Key, guard: Guard<'_, Key, Shared>) -> Result<Option<Arc<Caller>>> {
         let stamp = self.cache.stamp();
         self.cache.counters.misses.fetch_add(1, Ordering::Relaxed);
         let found = self.query(&key);
@@ -116,14 +100,14 @@ impl Resolver {
             let now = Instant::now();
             match found {
                 Some(caller) => self.cache.insert(key, caller, stamp, now),
-                None => self.cache.insert_unknown(key, now),
+                None => self.cache.insert_invalid(key, now),
             }
         }
         let shared = found.as_ref().map(Clone::clone).map_err(|e| match e.is_outage() {
-            true => Outage::Unavailable,
-            false => Outage::Fault,
+            true => Failure::Outage,
+            false => Failure::Fault,
         });
-        *flight.landed.lock() = Some(Landed { found: shared, stamp });
+        guard.complete(Shared { found: shared, stamp });
         if let Ok(Some(caller)) = &found {
             self.last_used.record(caller);
         }
@@ -145,43 +129,20 @@ impl Resolver {
     }
 }
 
-impl Flight {
-    fn wait(&self) -> Option<Landed> {
-        let mut landed = self.landed.lock();
-        let end = Instant::now() + FLIGHT_TIMEOUT;
-        while landed.is_none() {
-            if self.arrival.wait_until(&mut landed, end).timed_out() {
-                break;
-            }
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Error {
+        match failure {
+            Failure::Outage => Error::Busy,
+            Failure::Fault => Error::Internal("looking up a credential failed for another request".to_owned()),
         }
-        landed.clone()
     }
 }
 
-/// Takes the flight off the board and wakes who waits, also when the query panicked.
-struct Landing<'r> {
-    resolver: &'r Resolver,
-    key: Key,
-    flight: &'r Flight,
-}
-
-impl Drop for Landing<'_> {
-    fn drop(&mut self) {
-        self.resolver.flights.lock().remove(&self.key);
-        let mut landed = self.flight.landed.lock();
-        if landed.is_none() {
-            *landed = Some(Landed { found: Err(Outage::Fault), stamp: self.resolver.cache.stamp() });
-        }
-        drop(landed);
-        self.flight.arrival.notify_all();
-    }
-}
-
-impl From<Outage> for Error {
-    fn from(outage: Outage) -> Error {
-        match outage {
-            Outage::Unavailable => Error::Busy,
-            Outage::Fault => Error::Internal("the look-up of a credential failed for another request".to_owned()),
+impl From<NotShared> for Error {
+    fn from(e: NotShared) -> Error {
+        match e {
+            NotShared::TimedOut => Error::Busy,
+            NotShared::Abandoned => Failure::Fault.into(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What other processes change, brought to the cache.
+//! Applies changes made by other processes to the cache.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,44 +6,45 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::Cache;
 use crate::db::{Database, listen};
 
-/// The channel on which the triggers of `0005_notify.sql` speak; the payload is a user's id, or [`EVERYBODY`].
+/// The channel of the triggers in `0005_notify.sql`. The payload is the id of the user that changed, or
+/// [`ALL_USERS`].
 pub const CHANNEL: &str = "textgen_auth";
 
-/// What is said when a table was emptied.
-const EVERYBODY: &str = "*";
+/// The payload when a whole table was truncated.
+const ALL_USERS: &str = "*";
 
-/// Brings notifications to the cache.
+/// Receives the notifications.
 pub struct Revocations {
-    /// Whose entries are dropped.
+    /// The cache to which they apply.
     pub cache: Arc<Cache>,
-    /// Whose connections are looked at after a loss.
+    /// The pool that checks its connections when the listening one is lost.
     pub db: Database,
     /// Set when the process ends.
     pub stopped: Arc<AtomicBool>,
-    /// Whether the log knows that nothing is heard.
-    pub told: AtomicBool,
+    /// Whether the present loss of the connection has been logged.
+    pub is_loss_logged: AtomicBool,
 }
 
 impl listen::Listener for Revocations {
     fn connected(&self) {
         log::info!("listening for revocations");
-        self.told.store(false, Ordering::Relaxed);
-        self.cache.listening();
+        self.is_loss_logged.store(false, Ordering::Relaxed);
+        self.cache.subscribed();
     }
 
     fn notified(&self, user_id: &str) {
         match user_id {
-            EVERYBODY => self.cache.revoke_all(),
+            ALL_USERS => self.cache.revoke_all(),
             _ => self.cache.revoke(user_id),
         }
     }
 
     fn lost(&self, reason: &str, silently: bool) {
-        if !self.told.swap(true, Ordering::Relaxed) {
-            log::warn!("revocations are not heard of, every caller is looked up: {reason}");
+        if !self.is_loss_logged.swap(true, Ordering::Relaxed) {
+            log::warn!("not receiving revocations, so every credential is looked up in the database: {reason}");
         }
-        if self.cache.is_listening() {
-            self.cache.deaf();
+        if self.cache.is_subscribed() {
+            self.cache.unsubscribed();
             self.db.connection_lost(silently);
         }
     }

@@ -1,19 +1,19 @@
-//! Random credentials and ids, and the digests that are kept of credentials.
+//! Random credentials and ids, and the digests by which credentials are stored.
 
 use std::fmt;
 
 use sha2::{Digest as _, Sha256};
 
-/// Letters and digits: safe in headers, cookies, URLs and shells.
+/// Letters and digits need no escaping in headers, cookies, URLs and shells.
 const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
 
-/// Characters of a credential behind its prefix: 62^43 is more than 2^256.
+/// Length of a credential without its prefix. 62^43 is more than 2^256.
 const CREDENTIAL_LENGTH: usize = 43;
 
-/// Characters of a secret that may be seen, its `tg_` included.
+/// Length of the visible prefix of a secret, including `tg_`.
 const VISIBLE: usize = 8;
 
-/// A credential in the clear. Exists only between its making, or its arrival, and its digest.
+/// A credential in clear text. It is never stored.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -21,7 +21,7 @@ impl Secret {
     /// A new API secret, `tg_…`, of 256 random bits.
     ///
     /// # Errors
-    /// The operating system gives no randomness.
+    /// The operating system provides no randomness.
     pub fn new_api_key() -> Result<Secret, getrandom::Error> {
         Ok(Secret(format!("tg_{}", random_text(CREDENTIAL_LENGTH)?)))
     }
@@ -29,22 +29,22 @@ impl Secret {
     /// A new session token, `ts_…`, of 256 random bits.
     ///
     /// # Errors
-    /// The operating system gives no randomness.
+    /// The operating system provides no randomness.
     pub fn new_session() -> Result<Secret, getrandom::Error> {
         Ok(Secret(format!("ts_{}", random_text(CREDENTIAL_LENGTH)?)))
     }
 
-    /// The whole of it, to be shown once.
+    /// The clear text, to be shown once.
     pub fn reveal(&self) -> &str {
         &self.0
     }
 
-    /// The part that may be seen: `tg_Ab3dE…`.
+    /// The part that may be shown later: `tg_Ab3dE…`.
     pub fn visible_prefix(&self) -> String {
         format!("{}…", &self.0[..VISIBLE])
     }
 
-    /// What is kept of it.
+    /// The digest by which it is stored.
     pub fn digest(&self) -> Digest {
         Digest::of(&self.0)
     }
@@ -56,12 +56,12 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The SHA-256 of a credential. A fast hash suffices: there are no 256-bit secrets to try out.
+/// The SHA-256 of a credential. A fast hash is enough, as nobody can guess a secret of 256 random bits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Digest(pub [u8; 32]);
 
 impl Digest {
-    /// The digest of what a client sent.
+    /// The digest of a credential that a client sent.
     pub fn of(credential: &str) -> Digest {
         Digest(Sha256::digest(credential.as_bytes()).into())
     }
@@ -73,17 +73,17 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// `length` random letters and digits, each as likely as any other.
+/// `length` random letters and digits, uniformly distributed.
 ///
 /// # Errors
-/// The operating system gives no randomness.
+/// The operating system provides no randomness.
 pub fn random_text(length: usize) -> Result<String, getrandom::Error> {
     let mut text = String::with_capacity(length);
     let mut bytes = [0; 64];
     loop {
         getrandom::fill(&mut bytes)?;
         for byte in bytes {
-            // The bytes from 248 on would favour the first letters.
+            // 248 is a multiple of 62: the bytes from there on would favour the first letters.
             if byte < 248 {
                 text.push(char::from(ALPHABET[usize::from(byte % 62)]));
             }
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secrets_are_long_different_and_hidden() {
+    fn secrets_are_long_unique_and_not_shown() {
         let (one, two) = (Secret::new_api_key().unwrap(), Secret::new_api_key().unwrap());
         assert!(one != two && one.digest() != two.digest());
         assert_eq!(one.reveal().len(), 46);

@@ -1,8 +1,8 @@
-//! What holds guessers of passwords back, without letting them lock an owner out.
+//! Throttles the guessing of passwords, without letting an attacker lock out the owner of an account.
 //!
-//! A failure counts three times: against the pair of account and address, against the address, and against the
-//! account. The first two stop one guesser, wherever the owner is. The third stops many addresses that share one
-//! target; an address from which the owner has signed in before is exempt from it.
+//! A failed attempt counts against the pair of account and address, against the address, and against the account. The
+//! first two stop an attacker with one address. The third stops many addresses that attack one account; it does not apply to
+//! addresses from which the owner has signed in before.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::Digest;
-use super::hasher::LONGEST_WAIT;
+use super::hasher::MAX_WAIT;
 use crate::blocking;
 use crate::error::Error;
 
-/// Failures allowed at once, and the time in which one more is allowed.
+/// A burst of failures that is allowed, and the interval after which one more is.
 struct Allowance {
     burst: u32,
     refill: Duration,
@@ -25,13 +25,13 @@ const PAIR: Allowance = Allowance { burst: 5, refill: Duration::from_secs(60) };
 const ADDRESS: Allowance = Allowance { burst: 30, refill: Duration::from_secs(10) };
 const ACCOUNT: Allowance = Allowance { burst: 50, refill: Duration::from_secs(10) };
 
-/// Counters kept; past it the ones that are full again go, and then all.
-const MOST: usize = 200_000;
+/// Maximum number of counters. Beyond it, those that have expired are dropped or, if there are none, all of them.
+const MAX_COUNTERS: usize = 200_000;
 
-/// How many may wait for those under way to end; beyond them, threads are for better things.
-const MOST_WAITING: usize = 128;
+/// Maximum number of attempts that wait for others to finish. Each of them occupies a thread.
+const MAX_WAITING: usize = 128;
 
-/// Whose failures are counted. Accounts stand here as digests, so that a long name takes no more room than a short one.
+/// What a counter is for. Accounts are represented by digests, so that long names do not take more memory.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Subject {
     Pair(Digest, IpAddr),
@@ -49,100 +49,99 @@ impl Subject {
     }
 }
 
-/// Failures of late. One process's own: several web processes allow as many times more.
+/// Counts recent failures, in this process only: with several web processes, the limits multiply.
 #[derive(Default)]
 pub struct Throttle {
-    state: Mutex<State>,
-    ended: Condvar,
+    attempts: Mutex<Attempts>,
+    finished: Condvar,
 }
 
 #[derive(Default)]
-struct State {
-    /// When each subject will have its whole allowance back (a generic cell rate algorithm).
+struct Attempts {
+    /// When each subject will have its whole allowance again (generic cell rate algorithm).
     full_at: HashMap<Subject, Instant>,
-    /// Attempts that are being checked.
-    under_way: HashMap<Subject, u32>,
-    /// Attempts that wait for those.
+    /// Attempts whose passwords are being checked.
+    in_progress: HashMap<Subject, u32>,
+    /// Attempts that wait for those in progress.
     waiting: usize,
 }
 
-/// Why an attempt is not let through.
+/// Why an attempt is rejected.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Held {
-    /// Too many have failed; after this time one more is allowed.
-    TooOften(Duration),
-    /// So many are being checked that, should they fail, they would be too many; and they did not end in time.
-    UnderWay,
+pub enum Rejection {
+    /// Too many have failed; one more is allowed after this time.
+    TooManyFailures(Duration),
+    /// As many attempts are in progress as may still fail, and none of them finished in time.
+    Busy,
 }
 
-impl From<Held> for Error {
-    fn from(held: Held) -> Error {
-        match held {
-            Held::TooOften(wait) => Error::TooManyRequests(wait),
-            Held::UnderWay => Error::Busy,
+impl From<Rejection> for Error {
+    fn from(rejection: Rejection) -> Error {
+        match rejection {
+            Rejection::TooManyFailures(wait) => Error::TooManyRequests(wait),
+            Rejection::Busy => Error::Busy,
         }
     }
 }
 
-/// An attempt that was let through. It counts only if it is said to have [failed](Attempt::failed): one whose password
-/// was right, or never checked, tells a guesser nothing.
+/// An attempt in progress. It only counts if it [failed](Attempt::failed).
 #[must_use]
 pub struct Attempt<'t> {
     throttle: &'t Throttle,
     own: [Subject; 2],
+    /// Unless the account's counter does not apply.
     account: Option<Subject>,
     failed: bool,
 }
 
 impl Throttle {
-    /// Lets an attempt through, or says why not. Where as many are under way as may still fail, it waits for one of
-    /// them to end. `is_known_address` tells whether the owner has signed in from there; it is asked only when it
-    /// matters.
+    /// Begins an attempt. While as many are in progress as may still fail, it waits for one of them to finish.
+    /// `is_known_address` returns whether the owner has signed in from this address; it is only called if that matters.
     ///
     /// # Errors
-    /// Why the attempt is not let through, or what `is_known_address` failed with.
+    /// Those of `is_known_address`; the inner error says why the attempt is rejected.
     pub fn attempt<E>(
         &self,
         account: &str,
         address: IpAddr,
         is_known_address: impl FnOnce() -> Result<bool, E>,
-    ) -> Result<Result<Attempt<'_>, Held>, E> {
+    ) -> Result<Result<Attempt<'_>, Rejection>, E> {
         let (account, address) = (Digest::of(account), network_of(address));
         let own = [Subject::Pair(account, address), Subject::Address(address)];
-        let everyone = Subject::Account(account);
-        let wait = self.state.lock().wait(&everyone, Instant::now());
+        let target = Subject::Account(account);
+        let wait = self.attempts.lock().wait(&target, Instant::now());
         if let Some(wait) = wait
             && !is_known_address()?
         {
-            return Ok(Err(Held::TooOften(wait)));
+            return Ok(Err(Rejection::TooManyFailures(wait)));
         }
-        let account = Some(everyone).filter(|_| wait.is_none());
+        let account = Some(target).filter(|_| wait.is_none());
         Ok(self.begin(&own).map(|()| Attempt { throttle: self, own, account, failed: false }))
     }
 
-    fn begin(&self, own: &[Subject]) -> Result<(), Held> {
-        if let Some(outcome) = self.state.lock().admit(own, Instant::now()) {
+    fn begin(&self, own: &[Subject]) -> Result<(), Rejection> {
+        if let Some(outcome) = self.attempts.lock().admit(own, Instant::now()) {
             return outcome;
         }
-        blocking::block_in_place(|| self.wait_for_room(own)).unwrap_or(Err(Held::UnderWay))
+        blocking::block_in_place(|| self.wait_for_others(own)).unwrap_or(Err(Rejection::Busy))
     }
 
-    fn wait_for_room(&self, own: &[Subject]) -> Result<(), Held> {
-        let end = Instant::now() + LONGEST_WAIT;
-        let mut state = self.state.lock();
-        if state.waiting >= MOST_WAITING {
-            return Err(Held::UnderWay);
+    fn wait_for_others(&self, own: &[Subject]) -> Result<(), Rejection> {
+        let deadline = Instant::now() + MAX_WAIT;
+        let mut attempts = self.attempts.lock();
+        if attempts.waiting >= MAX_WAITING {
+            return Err(Rejection::Busy);
         }
-        state.waiting += 1;
+        attempts.waiting += 1;
         let outcome = loop {
-            if let Some(outcome) = state.admit(own, Instant::now()) {
+            if let Some(outcome) = attempts.admit(own, Instant::now()) {
                 break outcome;
             }
-            if self.ended.wait_until(&mut state, end).timed_out() {
-                break Err(Held::UnderWay);
+            if self.finished.wait_until(&mut attempts, deadline).timed_out() {
+                break Err(Rejection::Busy);
             }
         };
-        state.waiting -= 1;
+        attempts.waiting -= 1;
         outcome
     }
 }
@@ -156,51 +155,52 @@ impl Attempt<'_> {
 
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
-        let mut state = self.throttle.state.lock();
+        let mut attempts = self.throttle.attempts.lock();
         if self.failed {
-            state.count(self.own.iter().chain(&self.account), Instant::now());
+            attempts.count(self.own.iter().chain(&self.account), Instant::now());
         }
-        state.end(&self.own);
-        drop(state);
-        self.throttle.ended.notify_all();
+        attempts.finish(&self.own);
+        drop(attempts);
+        self.throttle.finished.notify_all();
     }
 }
 
-impl State {
-    /// The time until one more attempt is allowed, where none is now.
+impl Attempts {
+    /// The time until another attempt is allowed; `None` if it is allowed now.
     fn wait(&self, subject: &Subject, now: Instant) -> Option<Duration> {
-        wait_of(*self.full_at.get(subject)?, subject.allowance(), now)
+        remaining_wait(*self.full_at.get(subject)?, subject.allowance(), now)
     }
 
-    /// How many attempts more may fail now.
-    fn left(&self, subject: &Subject, now: Instant) -> u32 {
+    /// How many more attempts may fail now.
+    fn remaining(&self, subject: &Subject, now: Instant) -> u32 {
         let Allowance { burst, refill } = subject.allowance();
         let used = self.full_at.get(subject).map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
         let failed = used.as_nanos().div_ceil(refill.as_nanos());
         burst.saturating_sub(u32::try_from(failed).unwrap_or(u32::MAX))
     }
 
-    /// Counts an attempt as under way, or says why not; `None` when that depends on those under way.
-    fn admit(&mut self, own: &[Subject], now: Instant) -> Option<Result<(), Held>> {
+    /// Admits or rejects an attempt; `None` if that depends on those in progress.
+    fn admit(&mut self, own: &[Subject], now: Instant) -> Option<Result<(), Rejection>> {
         if let Some(longest) = own.iter().filter_map(|subject| self.wait(subject, now)).max() {
-            return Some(Err(Held::TooOften(longest)));
+            return Some(Err(Rejection::TooManyFailures(longest)));
         }
-        let is_full = |subject| self.under_way.get(subject).is_some_and(|count| *count >= self.left(subject, now));
+        let is_full =
+            |subject| self.in_progress.get(subject).is_some_and(|count| *count >= self.remaining(subject, now));
         if own.iter().any(is_full) {
             return None;
         }
         for subject in own {
-            *self.under_way.entry(subject.clone()).or_default() += 1;
+            *self.in_progress.entry(subject.clone()).or_default() += 1;
         }
         Some(Ok(()))
     }
 
-    fn end(&mut self, own: &[Subject]) {
+    fn finish(&mut self, own: &[Subject]) {
         for subject in own {
-            if let Some(count) = self.under_way.get_mut(subject) {
+            if let Some(count) = self.in_progress.get_mut(subject) {
                 *count -= 1;
                 if *count == 0 {
-                    self.under_way.remove(subject);
+                    self.in_progress.remove(subject);
                 }
             }
         }
@@ -215,23 +215,23 @@ impl State {
     }
 }
 
-/// `None` while one more attempt is allowed.
-fn wait_of(full_at: Instant, allowance: &Allowance, now: Instant) -> Option<Duration> {
+/// `None` if another attempt is allowed.
+fn remaining_wait(full_at: Instant, allowance: &Allowance, now: Instant) -> Option<Duration> {
     let used = full_at.saturating_duration_since(now);
     let allowed = allowance.refill * (allowance.burst - 1);
     used.checked_sub(allowed).filter(|wait| !wait.is_zero())
 }
 
 fn make_room(full_at: &mut HashMap<Subject, Instant>, now: Instant) {
-    if full_at.len() >= MOST {
+    if full_at.len() >= MAX_COUNTERS {
         full_at.retain(|_, at| *at > now);
     }
-    if full_at.len() >= MOST {
+    if full_at.len() >= MAX_COUNTERS {
         full_at.clear();
     }
 }
 
-/// What stands for the network that an address is in: itself, or the first of an IPv6 /64, which one client has whole.
+/// The address itself or, for IPv6, the first address of its /64 network, since one client usually has a whole /64.
 pub fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
@@ -246,28 +246,33 @@ pub fn network_of(address: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
-    fn begin<'t>(throttle: &'t Throttle, account: &str, address: [u8; 4], known: bool) -> Result<Attempt<'t>, Held> {
+    fn begin<'t>(
+        throttle: &'t Throttle,
+        account: &str,
+        address: [u8; 4],
+        known: bool,
+    ) -> Result<Attempt<'t>, Rejection> {
         throttle.attempt(account, IpAddr::from(address), || Ok::<_, ()>(known)).unwrap()
     }
 
-    fn fail(throttle: &Throttle, account: &str, address: [u8; 4], known: bool) -> Result<(), Held> {
+    fn fail(throttle: &Throttle, account: &str, address: [u8; 4], known: bool) -> Result<(), Rejection> {
         begin(throttle, account, address, known).map(Attempt::failed)
     }
 
     #[test]
-    fn one_guesser_is_stopped_and_the_owner_elsewhere_is_not() {
+    fn one_attacker_is_stopped_and_the_owner_elsewhere_is_not() {
         let throttle = Throttle::default();
         for _ in 0..PAIR.burst {
             fail(&throttle, "a", [1, 1, 1, 1], false).unwrap();
         }
-        let Err(Held::TooOften(wait)) = fail(&throttle, "a", [1, 1, 1, 1], false) else { panic!() };
+        let Err(Rejection::TooManyFailures(wait)) = fail(&throttle, "a", [1, 1, 1, 1], false) else { panic!() };
         assert!(wait > Duration::from_secs(50) && wait <= PAIR.refill);
         assert!(begin(&throttle, "a", [2, 2, 2, 2], false).is_ok());
         assert!(begin(&throttle, "b", [1, 1, 1, 1], false).is_ok());
     }
 
     #[test]
-    fn many_addresses_with_one_target_do_not_stop_its_owner() {
+    fn many_attackers_of_one_account_do_not_lock_out_its_owner() {
         let throttle = Throttle::default();
         for n in 0..ACCOUNT.burst {
             fail(&throttle, "a", [9, 9, 0, u8::try_from(n).unwrap()], false).unwrap();
@@ -277,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn one_address_with_many_targets_is_stopped() {
+    fn one_attacker_of_many_accounts_is_stopped() {
         let throttle = Throttle::default();
         for n in 0..ADDRESS.burst {
             fail(&throttle, &n.to_string(), [1, 1, 1, 1], false).unwrap();
@@ -286,29 +291,29 @@ mod tests {
     }
 
     #[test]
-    fn what_did_not_fail_does_not_count() {
+    fn only_failures_count() {
         let throttle = Throttle::default();
         for _ in 0..100 {
             drop(begin(&throttle, "a", [1, 1, 1, 1], false).unwrap());
         }
-        let state = throttle.state.lock();
-        assert!(state.full_at.is_empty() && state.under_way.is_empty() && state.waiting == 0);
+        let attempts = throttle.attempts.lock();
+        assert!(attempts.full_at.is_empty() && attempts.in_progress.is_empty() && attempts.waiting == 0);
     }
 
     #[test]
-    fn as_many_are_under_way_as_may_fail_and_further_ones_wait_for_them() {
+    fn further_attempts_wait_while_as_many_are_in_progress_as_may_fail() {
         let throttle = Throttle::default();
         fail(&throttle, "a", [1, 1, 1, 1], false).unwrap();
-        let mut under_way: Vec<_> =
+        let mut in_progress: Vec<_> =
             (1..PAIR.burst).map(|_| begin(&throttle, "a", [1, 1, 1, 1], false).unwrap()).collect();
-        let own = under_way[0].own.clone();
-        assert!(throttle.state.lock().admit(&own, Instant::now()).is_none());
+        let own = in_progress[0].own.clone();
+        assert!(throttle.attempts.lock().admit(&own, Instant::now()).is_none());
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| begin(&throttle, "a", [1, 1, 1, 1], false).map(drop));
-            drop(under_way.pop());
+            drop(in_progress.pop());
             assert_eq!(waiting.join().unwrap(), Ok(()));
         });
-        for attempt in under_way {
+        for attempt in in_progress {
             attempt.failed();
         }
         fail(&throttle, "a", [1, 1, 1, 1], false).unwrap();
@@ -316,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_of_ipv6_counts_as_one() {
+    fn an_ipv6_network_counts_as_one_address() {
         let network = |text: &str| network_of(text.parse().unwrap());
         assert_eq!(network("2001:db8:0:1::1"), network("2001:db8:0:1:ffff::2"));
         assert_ne!(network("2001:db8:0:1::1"), network("2001:db8:0:2::1"));

@@ -116,7 +116,7 @@ fn create(db: &mut Session, config: &Config, address: &str, password: Option<&st
 }
 
 fn hash(config: &Config, password: &str) -> Result<String, Failure> {
-    Passwords::is_acceptable(password).map_err(|why| Failure(why.to_owned()))?;
+    Passwords::validate(password).map_err(|why| Failure(why.to_owned()))?;
     let peppers = Peppers { current: config.password_pepper.clone(), bcrypt: config.bcrypt_pepper().to_owned() };
     let passwords = Passwords::new(Hasher::new(1)?, peppers)?;
     Ok(passwords.hash(password).map_err(crate::error::Error::from)?)

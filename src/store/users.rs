@@ -54,29 +54,6 @@ impl std::fmt::Debug for User {
     }
 }
 
-#[cfg(test)]
-impl User {
-    /// A new account.
-    pub(crate) fn sample(id: &str) -> User {
-        User {
-            id: id.to_owned(),
-            email: format!("{id}@example.com"),
-            name: None,
-            profile_url: None,
-            photo_url: None,
-            is_subscribed: false,
-            stripe_id: None,
-            secret: "tg_12345".to_owned(),
-            free_credits: 0,
-            charges_monthly: 0,
-            num_self_hosted_instances: 0,
-            created: OffsetDateTime::UNIX_EPOCH,
-            updated: OffsetDateTime::UNIX_EPOCH,
-            is_admin: false,
-        }
-    }
-}
-
 /// The constraint that makes e-mail addresses unique.
 pub const EMAIL_KEY: &str = "users_email_unique";
 
@@ -241,4 +218,27 @@ pub fn delete(db: &mut impl Executor, id: &str) -> Result<bool, Error> {
 pub fn newest(db: &mut impl Executor, limit: i64) -> Result<Vec<User>, Error> {
     const SQL: &str = concat!("SELECT ", columns!(), " FROM users u ORDER BY u.created DESC, u.id DESC LIMIT $1");
     db.query(SQL, &[&limit])?.iter().map(User::from_row).collect()
+}
+
+#[cfg(test)]
+impl User {
+    /// A new account.
+    pub(crate) fn sample(id: &str) -> User {
+        User {
+            id: id.to_owned(),
+            email: format!("{id}@example.com"),
+            name: None,
+            profile_url: None,
+            photo_url: None,
+            is_subscribed: false,
+            stripe_id: None,
+            secret: "tg_12345".to_owned(),
+            free_credits: 0,
+            charges_monthly: 0,
+            num_self_hosted_instances: 0,
+            created: OffsetDateTime::UNIX_EPOCH,
+            updated: OffsetDateTime::UNIX_EPOCH,
+            is_admin: false,
+        }
+    }
 }

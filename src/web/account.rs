@@ -46,7 +46,7 @@ pub(super) fn change_password(call: &mut Call<'_>) -> Answer {
 
 /// Gives the caller another password and ends the other sessions: how many.
 pub(super) fn replace_password(call: &Call<'_>, caller: &Caller, current: &str, new: &str) -> Result<u64> {
-    Passwords::is_acceptable(new).map_err(Error::bad)?;
+    Passwords::validate(new).map_err(Error::bad)?;
     let old_hash = check_password(call, caller, current)?;
     let new_hash = call.app.passwords.hash(new)?;
     let mut session = call.app.db.session()?;
@@ -94,7 +94,7 @@ fn check_password(call: &Call<'_>, caller: &Caller, password: &str) -> Result<St
     let attempt = guarded(call, &caller.user.email, true)?;
     let kept = users::password_hash(&mut call.app.db.session()?, &caller.user.id)?;
     let check = call.app.passwords.check(password, kept.as_deref())?;
-    let Some(hash) = kept.filter(|_| check.right) else {
+    let Some(hash) = kept.filter(|_| check.is_correct) else {
         attempt.failed();
         return Err(Error::bad(INVALID_CREDENTIALS));
     };

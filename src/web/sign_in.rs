@@ -80,7 +80,7 @@ fn register(call: &Call<'_>, email: &str, password: &str) -> Result<SignedIn> {
     if !email::is_valid(email) {
         return Err(Error::bad(INVALID_EMAIL));
     }
-    Passwords::is_acceptable(password).map_err(Error::bad)?;
+    Passwords::validate(password).map_err(Error::bad)?;
     if has_account(call, email)? {
         return sign_in(call, email, password);
     }
@@ -113,11 +113,11 @@ fn sign_in(call: &Call<'_>, email: &str, password: &str) -> Result<SignedIn> {
         let found = users::by_email(&mut call.app.db.session()?, email)?;
         let kept = found.as_ref().and_then(|(_, hash)| hash.as_deref());
         let check = call.app.passwords.check(password, kept)?;
-        let Some((user, Some(hash))) = found.filter(|_| check.right) else {
+        let Some((user, Some(hash))) = found.filter(|_| check.is_correct) else {
             attempt.failed();
             return Err(Error::bad(INVALID_CREDENTIALS));
         };
-        if let Some(cookie) = open_session(call, &user.id, &hash, check.better_hash.as_deref())? {
+        if let Some(cookie) = open_session(call, &user.id, &hash, check.new_hash.as_deref())? {
             return Ok((user, cookie));
         }
     }
@@ -126,7 +126,7 @@ fn sign_in(call: &Call<'_>, email: &str, password: &str) -> Result<SignedIn> {
 
 /// The cookie of a new session; `None` when the account does not have the hash any more that was checked, as its
 /// password was changed (which ended all sessions: none may begin behind that), another login renewed it, or it is gone.
-fn open_session(call: &Call<'_>, user_id: &str, hash: &str, better_hash: Option<&str>) -> Result<Option<String>> {
+fn open_session(call: &Call<'_>, user_id: &str, hash: &str, new_hash: Option<&str>) -> Result<Option<String>> {
     let token = new_session_token()?;
     let mut session = call.app.db.session()?;
     let mut transaction = session.transaction()?;
@@ -136,7 +136,7 @@ fn open_session(call: &Call<'_>, user_id: &str, hash: &str, better_hash: Option<
     if users::is_suspended(&mut transaction, user_id)? {
         return Err(Error::Forbidden(SUSPENDED));
     }
-    if let Some(better) = better_hash {
+    if let Some(better) = new_hash {
         users::replace_password_hash(&mut transaction, user_id, hash, better)?;
     }
     insert_session(call, &mut transaction, user_id, &token)?;

@@ -114,7 +114,7 @@ pub(in crate::web) fn overview(call: &mut Call<'_>) -> Answer {
 
 fn parts(call: &Call<'_>) -> Vec<Part> {
     let app = call.app;
-    let (pool, meter, listening) = (app.db.pool_state(), app.meter.stats(), app.cache.is_listening());
+    let (pool, meter, listening) = (app.db.pool_state(), app.meter.stats(), app.cache.is_subscribed());
     let part = |name, is_well, words: String| Part { name, is_well, words };
     let reached = app.db.check_reachable();
     let mut parts = vec![

@@ -1,4 +1,4 @@
-//! A brief memory of credentials that are not valid, so that a flood of guesses costs no queries.
+//! A negative cache: remembers invalid credentials for a few seconds, so that a flood of guesses causes no queries.
 
 use std::collections::HashSet;
 use std::hash::Hash;
@@ -6,35 +6,35 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// How long an unknown credential is remembered, at the least; twice as long at the most.
+/// The age of a generation. A credential is remembered for at least this long, and at most twice as long.
 const GENERATION: Duration = Duration::from_secs(2);
 
-/// How many are remembered per generation.
+/// The size of a generation.
 const CAPACITY: usize = 50_000;
 
-/// Two generations of a set: the older one is forgotten as a whole.
-pub(super) struct Unknown<K>(Mutex<Generations<K>>);
+/// A set in two generations, of which the older one is dropped as a whole.
+pub(super) struct NegativeCache<K>(Mutex<Generations<K>>);
 
 struct Generations<K> {
     newer: HashSet<K>,
     older: HashSet<K>,
-    began: Instant,
+    started: Instant,
 }
 
-impl<K: Hash + Eq> Unknown<K> {
-    pub(super) fn new() -> Unknown<K> {
-        Unknown(Mutex::new(Generations { newer: HashSet::new(), older: HashSet::new(), began: Instant::now() }))
+impl<K: Hash + Eq> NegativeCache<K> {
+    pub(super) fn new() -> NegativeCache<K> {
+        NegativeCache(Mutex::new(Generations { newer: HashSet::new(), older: HashSet::new(), started: Instant::now() }))
     }
 
     pub(super) fn contains(&self, key: &K, now: Instant) -> bool {
         let mut generations = self.0.lock();
-        generations.turn(now);
+        generations.rotate_if_due(now);
         generations.newer.contains(key) || generations.older.contains(key)
     }
 
     pub(super) fn insert(&self, key: K, now: Instant) {
         let mut generations = self.0.lock();
-        generations.turn(now);
+        generations.rotate_if_due(now);
         generations.newer.insert(key);
     }
 
@@ -46,14 +46,14 @@ impl<K: Hash + Eq> Unknown<K> {
 }
 
 impl<K: Hash + Eq> Generations<K> {
-    fn turn(&mut self, now: Instant) {
-        let age = now.saturating_duration_since(self.began);
+    fn rotate_if_due(&mut self, now: Instant) {
+        let age = now.saturating_duration_since(self.started);
         if age < GENERATION && self.newer.len() < CAPACITY {
             return;
         }
         self.older = if age < 2 * GENERATION { std::mem::take(&mut self.newer) } else { HashSet::new() };
         self.newer.clear();
-        self.began = now;
+        self.started = now;
     }
 }
 
@@ -63,15 +63,15 @@ mod tests {
 
     #[test]
     fn forgets_in_time_and_stays_bounded() {
-        let unknown = Unknown::new();
+        let cache = NegativeCache::new();
         let start = Instant::now();
-        unknown.insert(1, start);
-        assert!(unknown.contains(&1, start + GENERATION));
-        assert!(!unknown.contains(&1, start + 3 * GENERATION));
+        cache.insert(1, start);
+        assert!(cache.contains(&1, start + GENERATION));
+        assert!(!cache.contains(&1, start + 3 * GENERATION));
         for n in 0..5 * CAPACITY {
-            unknown.insert(n, start + 3 * GENERATION);
+            cache.insert(n, start + 3 * GENERATION);
         }
-        let generations = unknown.0.lock();
+        let generations = cache.0.lock();
         assert!(generations.newer.len() + generations.older.len() <= 2 * CAPACITY);
     }
 }
