@@ -1,112 +1,123 @@
-//! The older system's routes from speech to text: a file that is uploaded, or one that an address points to.
+//! The older routes from speech to text: a recording that is uploaded, or one that a URL points to.
 
 use std::io::{self, Read};
 
 use serde_json::json;
 
-use crate::blocking;
+use crate::blocking::block_in_place;
 use crate::call::Call;
+use crate::engine::Engine;
 use crate::engine::fetch::Download;
 use crate::error::{Error, Result};
-use crate::gateway::hear::{self, Hearing, TRANSCRIBE, TRANSLATE};
-use crate::gateway::transcript::{Clock, Transcript};
-use crate::gateway::upload::{Fields, Outbound, Recording, Upload};
-use crate::gateway::{Bill, INVALID_SECRET, LARGEST_AUDIO, checked_model, marked};
+use crate::gateway::charged::{ChargedRoute, ModelUsage, Outcome, UploadWork, charged, charged_upload};
+use crate::gateway::event_stream::not_json;
+use crate::gateway::forward::{AudioSource, FormFields, ForwardedUpload};
+use crate::gateway::transcript::SubtitleFormat;
+use crate::gateway::transcription::{self, TRANSCRIBE, TRANSLATE, TranscriptionReply};
+use crate::gateway::upload::{DigestedSource, Upload};
+use crate::gateway::{INVALID_SECRET, MAX_RECORDING, mark_demo, validate_model};
 use crate::http::Response;
-use crate::http::form::{self, FORM_LIMIT};
+use crate::http::form::{FORM_LIMIT, Fields};
 
-const NOTHING_SENT: &str = "Either audio_file or audio_url must be provided";
+const NO_RECORDING: &str = "Either audio_file or audio_url must be provided";
 
-/// What is wanted of the answer.
-struct Wish {
-    translates: bool,
+/// The field of an upload that decides which path of the model server is called.
+const TRANSLATE_FIELD: &str = "translate_to_english";
+
+/// `POST /api/v1/audio-extraction` with `audio_url`.
+pub(super) fn from_url(call: &mut Call<'_>) -> Result<Response> {
+    let engines = &call.app.engines;
+    let engine = &engines.transcribe;
+    let route = ChargedRoute { path: "/api/v1/audio-extraction", unauthorized: INVALID_SECRET, engine };
+    charged(call, &route, FORM_LIMIT, |work| {
+        let fields = Fields::parse_json(&work.body)?;
+        let url = fields.optional_text("audio_url")?.filter(|url| !url.is_empty()).ok_or(Error::bad(NO_RECORDING))?;
+        let translates = fields.optional_bool(TRANSLATE_FIELD)?.unwrap_or(false);
+        let with_segments = fields.optional_bool("include_segments")?.unwrap_or(true);
+        let options = Options::new(fields.optional_text("output_filetype")?, with_segments)?;
+        let download = block_in_place(|| engines.fetcher.get(url, MAX_RECORDING))??;
+        let model = validate_model(engine.default_model())?;
+        // The URL may point to another recording the next time, which is another request.
+        let mut source = DigestedSource::new(download, work.digest);
+        let reply = block_in_place(|| {
+            let upload = ForwardedUpload::new(&mut source, "audio", &[], Box::new(|_| Ok(upstream_fields(&model))))?;
+            transcription::send(engine, upstream_path(translates), upload, false)
+        })??;
+        outcome(reply, model, &options)
+    })
+}
+
+/// A downloaded file has no form fields behind it.
+impl AudioSource for DigestedSource<'_, Download> {
+    fn trailing_fields(&mut self) -> Result<FormFields> {
+        Ok(FormFields::new())
+    }
+}
+
+/// `POST /api/v1/audio-file-extraction` with a multipart body that holds `audio_file`.
+pub(super) fn from_file(call: &mut Call<'_>) -> Result<Response> {
+    let engine = &call.app.engines.transcribe;
+    let route = ChargedRoute { path: "/api/v1/audio-file-extraction", unauthorized: INVALID_SECRET, engine };
+    charged_upload(call, &route, "audio_file", |work| from_upload(engine, work))
+}
+
+fn from_upload(engine: &Engine, work: UploadWork<'_>) -> Result<Outcome> {
+    let UploadWork { upload, head, is_buffered } = work;
+    let file_name = head.file_name.ok_or(Error::bad(NO_RECORDING))?;
+    let mut source = FormUpload::new(upload, is_buffered)?;
+    let known: FormFields = head.fields.into_iter().chain(source.known_fields()).collect();
+    let translates = wants_translation(&known)?;
+    let model = validate_model(engine.default_model())?;
+    let mut trailing = FormFields::new();
+    let map_trailing = |fields: FormFields| {
+        trailing.clone_from(&fields);
+        // The model server is already being called, on the one path or the other.
+        match wants_translation(&fields)? != translates && fields.iter().any(|(name, _)| name == TRANSLATE_FIELD) {
+            true => Err(Error::bad("translate_to_english must come before audio_file")),
+            false => Ok(upstream_fields(&model)),
+        }
+    };
+    let forward = ForwardedUpload::new(&mut source, &file_name, &[], Box::new(map_trailing))?;
+    let reply = transcription::send(engine, upstream_path(translates), forward, is_buffered)?;
+    let all: FormFields = known.into_iter().chain(trailing).collect();
+    let get = |name: &str| all.iter().rev().find(|(n, _)| n == name).map(|(_, value)| value.as_str());
+    let with_segments = get("include_segments").map_or(Ok(true), parse_bool)?;
+    let options = Options::new(get("output_filetype"), with_segments)?;
+    outcome(reply, model, &options)
+}
+
+/// How the client wants the transcript.
+struct Options {
     as_srt: bool,
     with_segments: bool,
 }
 
-impl Wish {
-    fn new(translates: bool, file_type: Option<&str>, with_segments: bool) -> Result<Wish> {
+impl Options {
+    fn new(file_type: Option<&str>, with_segments: bool) -> Result<Options> {
         let as_srt = match file_type {
             None | Some("" | "txt") => false,
             Some("srt") => true,
             Some(_) => return Err(Error::bad("output_filetype must be txt or srt")),
         };
-        Ok(Wish { translates, as_srt, with_segments })
-    }
-
-    fn path(&self) -> &'static str {
-        if self.translates { TRANSLATE } else { TRANSCRIBE }
+        Ok(Options { as_srt, with_segments })
     }
 }
 
-/// `POST /api/v1/audio-extraction` with `audio_url`.
-pub(super) fn by_url(call: &mut Call<'_>) -> Result<Response> {
-    let mut bill = Bill::open(call, "/api/v1/audio-extraction", INVALID_SECRET)?;
-    let engine = &call.app.engines.transcribe;
-    engine.check()?;
-    let bytes = call.request.body.into_bytes(FORM_LIMIT)?;
-    bill.note(&bytes);
-    let fields = form::Fields::parse_json(&bytes)?;
-    let url = fields.optional_text("audio_url")?.filter(|url| !url.is_empty()).ok_or(Error::bad(NOTHING_SENT))?;
-    let translates = fields.optional_bool("translate_to_english")?.unwrap_or(false);
-    let with_segments = fields.optional_bool("include_segments")?.unwrap_or(true);
-    let wish = Wish::new(translates, fields.optional_text("output_filetype")?, with_segments)?;
-    let mut recording = blocking::block_in_place(|| call.app.engines.fetcher.get(url, LARGEST_AUDIO))??;
-    let model = checked_model(engine.default_model())?;
-    // What is behind an address may be another thing the next time, but the request is the same: no bill notes it.
-    let hearing = blocking::block_in_place(|| {
-        let outbound = Outbound::new(&mut recording, None, "audio", &[], Box::new(decide(&model)))?;
-        hear::send(engine, wish.path(), outbound, false)
-    })??;
-    reply(hearing, &bill, &model, &wish)
+const fn upstream_path(translates: bool) -> &'static str {
+    if translates { TRANSLATE } else { TRANSCRIBE }
 }
 
-impl Recording for Download {
-    fn fields_behind(&mut self) -> Result<Fields> {
-        Ok(Fields::new())
-    }
+/// The fields that are sent to the model server.
+fn upstream_fields(model: &str) -> FormFields {
+    [("model", model), ("response_format", "verbose_json")].map(|(n, v)| (n.to_owned(), v.to_owned())).to_vec()
 }
 
-/// `POST /api/v1/audio-file-extraction` with a multipart body that holds `audio_file`.
-pub(super) fn by_file(call: &mut Call<'_>) -> Result<Response> {
-    let mut bill = Bill::open(call, "/api/v1/audio-file-extraction", INVALID_SECRET)?;
-    let engine = &call.app.engines.transcribe;
-    engine.check()?;
-    let is_small = call.request.body.is_buffered();
-    let (upload, before) = Upload::open(call.request, "audio_file")?;
-    let file_name = before.file_name.ok_or(Error::bad(NOTHING_SENT))?;
-    let mut recording = whole_if(is_small, upload)?;
-    let early: Fields = before.fields.into_iter().chain(recording.known()).collect();
-    let translates = wants_translation(&early)?;
-    let model = checked_model(engine.default_model())?;
-    let mut behind = Fields::new();
-    let mut later = decide(&model);
-    let check = Box::new(|fields: Fields| {
-        behind.clone_from(&fields);
-        // The server is being asked already, one way or the other.
-        match wants_translation(&fields)? != translates && fields.iter().any(|(name, _)| name == TRANSLATE_FIELD) {
-            true => Err(Error::bad("translate_to_english must come before audio_file")),
-            false => later(fields),
-        }
-    });
-    let path = if translates { TRANSLATE } else { TRANSCRIBE };
-    let outbound = Outbound::new(&mut recording, Some(&mut bill), &file_name, &[], check)?;
-    let hearing = hear::send(engine, path, outbound, is_small)?;
-    let all: Fields = early.into_iter().chain(behind).collect();
-    let get = |name: &str| all.iter().rev().find(|(n, _)| n == name).map(|(_, value)| value.as_str());
-    let with_segments = get("include_segments").map_or(Ok(true), truth)?;
-    let wish = Wish::new(translates, get("output_filetype"), with_segments)?;
-    reply(hearing, &bill, &model, &wish)
+fn wants_translation(fields: &FormFields) -> Result<bool> {
+    let field = fields.iter().rev().find(|(name, _)| name == TRANSLATE_FIELD);
+    field.map_or(Ok(false), |(_, value)| parse_bool(value))
 }
 
-const TRANSLATE_FIELD: &str = "translate_to_english";
-
-fn wants_translation(fields: &Fields) -> Result<bool> {
-    let given = fields.iter().rev().find(|(name, _)| name == TRANSLATE_FIELD);
-    given.map_or(Ok(false), |(_, value)| truth(value))
-}
-
-fn truth(text: &str) -> Result<bool> {
+fn parse_bool(text: &str) -> Result<bool> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "on" | "1" | "yes" => Ok(true),
         "false" | "off" | "0" | "no" | "" => Ok(false),
@@ -114,67 +125,63 @@ fn truth(text: &str) -> Result<bool> {
     }
 }
 
-/// A small upload is read to its end at once, so that fields behind the file count like those before it.
-enum Either<'a> {
+/// An upload that is read to its end at once if it is small, so that fields behind the file count like those before it.
+enum FormUpload<'a> {
     Streamed(Box<Upload<'a>>),
-    Whole(io::Cursor<Vec<u8>>, Fields),
+    Buffered(io::Cursor<Vec<u8>>, FormFields),
 }
 
-fn whole_if(is_small: bool, mut upload: Upload<'_>) -> Result<Either<'_>> {
-    if !is_small {
-        return Ok(Either::Streamed(Box::new(upload)));
+impl FormUpload<'_> {
+    fn new(mut upload: Upload<'_>, is_buffered: bool) -> Result<FormUpload<'_>> {
+        if !is_buffered {
+            return Ok(FormUpload::Streamed(Box::new(upload)));
+        }
+        let mut bytes = Vec::new();
+        upload.read_to_end(&mut bytes).map_err(|_| Error::bad("The upload is incomplete or malformed"))?;
+        let fields = upload.trailing_fields()?;
+        Ok(FormUpload::Buffered(io::Cursor::new(bytes), fields))
     }
-    let mut bytes = Vec::new();
-    upload.read_to_end(&mut bytes).map_err(|_| Error::bad("The upload is incomplete or malformed"))?;
-    let fields = upload.fields_behind()?;
-    Ok(Either::Whole(io::Cursor::new(bytes), fields))
-}
 
-impl Either<'_> {
-    fn known(&self) -> Fields {
+    /// The fields behind the file, if they are known already.
+    fn known_fields(&self) -> FormFields {
         match self {
-            Either::Streamed(_) => Fields::new(),
-            Either::Whole(_, fields) => fields.clone(),
+            FormUpload::Streamed(_) => FormFields::new(),
+            FormUpload::Buffered(_, fields) => fields.clone(),
         }
     }
 }
 
-impl Read for Either<'_> {
+impl Read for FormUpload<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         match self {
-            Either::Streamed(upload) => upload.read(out),
-            Either::Whole(bytes, _) => bytes.read(out),
+            FormUpload::Streamed(upload) => upload.read(out),
+            FormUpload::Buffered(bytes, _) => bytes.read(out),
         }
     }
 }
 
-impl Recording for Either<'_> {
-    fn fields_behind(&mut self) -> Result<Fields> {
+impl AudioSource for FormUpload<'_> {
+    fn trailing_fields(&mut self) -> Result<FormFields> {
         match self {
-            Either::Streamed(upload) => upload.fields_behind(),
-            Either::Whole(..) => Ok(Fields::new()),
+            FormUpload::Streamed(upload) => upload.trailing_fields(),
+            FormUpload::Buffered(..) => Ok(FormFields::new()),
         }
     }
 }
 
-/// What goes to the model server behind the recording.
-fn decide(model: &str) -> impl FnMut(Fields) -> Result<Fields> + use<> {
-    let model = model.to_owned();
-    move |_| Ok(vec![("model".to_owned(), model.clone()), ("response_format".to_owned(), "verbose_json".to_owned())])
-}
-
-fn reply(mut hearing: Hearing, bill: &Bill, model: &str, wish: &Wish) -> Result<Response> {
-    let (bytes, transcript, millis) = hearing.finish()?;
-    let transcript: Transcript =
-        transcript.ok_or(Error::Upstream(502, "The model server answered with something else than JSON"))?;
+fn outcome(mut reply: TranscriptionReply, model: String, options: &Options) -> Result<Outcome> {
+    let (bytes, transcript, duration_millis) = reply.read()?;
     drop(bytes);
-    let response = if wish.as_srt {
-        // The older system sent the subtitles as a JSON string.
-        Response::json(200, &transcript.subtitles(Clock::OldSrt, millis))
+    let transcript = transcript.ok_or_else(not_json)?;
+    let response = if options.as_srt {
+        // The older API sent the subtitles as a JSON string.
+        Response::json(200, &transcript.subtitles(SubtitleFormat::LegacySrt, duration_millis))
             .header("Content-Disposition", "attachment; filename=audio.srt")
     } else {
-        let segments = if wish.with_segments { transcript.segments() } else { Vec::new() };
+        let segments = if options.with_segments { transcript.segments() } else { Vec::new() };
         Response::json(200, &json!({"text": transcript.text, "segments": segments}))
     };
-    bill.charged(marked(response, hearing.reply.is_demo), model, hear::units(millis), hearing.reply.latency_micros())
+    let units = transcription::units(duration_millis);
+    let usage = ModelUsage { model, units, latency_micros: reply.reply.latency_micros() };
+    Ok(Outcome::Reply(mark_demo(response, reply.reply.is_demo), usage))
 }

@@ -18,8 +18,8 @@ pub fn routes() -> Vec<Route<Endpoint>> {
 /// The routes of the older system, which the inference server has too: its clients call them there.
 pub fn api_routes() -> Vec<Route<Endpoint>> {
     vec![
-        route(Method::Post, "/api/v1/audio-extraction", extraction::by_url),
-        route(Method::Post, "/api/v1/audio-file-extraction", extraction::by_file),
+        route(Method::Post, "/api/v1/audio-extraction", extraction::from_url),
+        route(Method::Post, "/api/v1/audio-file-extraction", extraction::from_file),
         route(Method::Post, "/api/v1/generate_speech", speech::generate),
     ]
 }

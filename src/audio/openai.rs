@@ -4,17 +4,17 @@ use serde_json::json;
 
 use crate::call::Call;
 use crate::error::{Error, Result};
-use crate::gateway::events::Relay;
-use crate::gateway::hear::{self, Hearing, TRANSCRIBE, TRANSLATE};
-use crate::gateway::relay::INVALID_API_KEY;
-use crate::gateway::tally::{Kind, Tally};
-use crate::gateway::transcript::{Clock, Transcript};
-use crate::gateway::upload::{Fields, Outbound, Upload};
-use crate::gateway::{Bill, checked_model, marked, typed};
+use crate::gateway::charged::{ChargedRoute, ModelUsage, Outcome, UploadWork, charged_upload};
+use crate::gateway::event_stream::{EventStream, not_json};
+use crate::gateway::forward::{FormFields, ForwardedUpload};
+use crate::gateway::transcript::{SubtitleFormat, Transcript};
+use crate::gateway::transcription::{self, TRANSCRIBE, TRANSLATE, TranscriptionReply};
+use crate::gateway::usage_counter::{ChargeBasis, UsageCounter};
+use crate::gateway::{INVALID_API_KEY, mark_demo, response_typed_as, validate_model};
 use crate::http::{Content, Response, sse};
 
-/// The fields that are not passed on as they come.
-const HELD: [&str; 2] = ["model", "response_format"];
+/// The fields that are not forwarded as they are.
+const REPLACED_FIELDS: [&str; 2] = ["model", "response_format"];
 
 /// `POST /v1/audio/transcriptions`.
 pub(super) fn transcribe(call: &mut Call<'_>) -> Result<Response> {
@@ -26,84 +26,87 @@ pub(super) fn translate(call: &mut Call<'_>) -> Result<Response> {
     answer(call, TRANSLATE)
 }
 
-/// What the fields say. The length of the recording is only in the fullest format, so that is what the server is asked
-/// for, and the client's is made of it here.
-struct Wish {
+fn answer(call: &mut Call<'_>, path: &'static str) -> Result<Response> {
+    let engine = &call.app.engines.transcribe;
+    let route = ChargedRoute { path, unauthorized: INVALID_API_KEY, engine };
+    charged_upload(call, &route, "file", |work| {
+        let UploadWork { mut upload, head, is_buffered } = work;
+        let file_name = head.file_name.ok_or(Error::bad("file is required"))?;
+        let is_replaced = |name: &str| REPLACED_FIELDS.contains(&name);
+        let (replaced, forwarded): (FormFields, FormFields) =
+            head.fields.into_iter().partition(|(name, _)| is_replaced(name));
+        let mut options = None;
+        let map_trailing = |trailing: FormFields| {
+            let all: FormFields = forwarded.iter().chain(&replaced).chain(&trailing).cloned().collect();
+            let options = options.insert(Options::read(&all, &|| engine.default_model())?);
+            let mut last: FormFields = trailing.into_iter().filter(|(name, _)| !is_replaced(name)).collect();
+            last.push(("model".to_owned(), options.model.clone()));
+            last.push(("response_format".to_owned(), options.upstream_format().to_owned()));
+            Ok(last)
+        };
+        let forward = ForwardedUpload::new(&mut upload, &file_name, &forwarded, Box::new(map_trailing))?;
+        let reply = transcription::send(engine, path, forward, is_buffered)?;
+        // The trailing fields were mapped, as the upload is complete.
+        let options = options.ok_or(Error::Internal("an upload without trailing fields".to_owned()))?;
+        outcome(reply, options)
+    })
+}
+
+/// What the fields ask for. Only the format `verbose_json` tells the duration of the recording, so that is what the
+/// model server is asked for, and the client's format is made here from it.
+struct Options {
     model: String,
     format: String,
-    /// The server is asked for the client's format itself: a stream, or what only some models write.
+    /// The model server is asked for the client's own format: for a stream, or a format that only some models have.
     is_direct: bool,
 }
 
-impl Wish {
-    fn new(fields: &Fields, default_model: &dyn Fn() -> String) -> Result<Wish> {
+impl Options {
+    fn read(fields: &FormFields, default_model: &dyn Fn() -> String) -> Result<Options> {
         let get = |name: &str| fields.iter().rev().find(|(n, _)| n == name).map(|(_, value)| value.as_str());
-        let model = checked_model(get("model").filter(|m| !m.is_empty()).map_or_else(default_model, str::to_owned))?;
+        let model = validate_model(get("model").filter(|m| !m.is_empty()).map_or_else(default_model, str::to_owned))?;
         let format = get("response_format").unwrap_or("json").to_owned();
-        let known = matches!(format.as_str(), "json" | "text" | "srt" | "vtt" | "verbose_json");
+        let is_known = matches!(format.as_str(), "json" | "text" | "srt" | "vtt" | "verbose_json");
         let is_stream = get("stream").is_some_and(|stream| stream.eq_ignore_ascii_case("true") || stream == "1");
-        // These models know no other format than JSON, and count tokens.
-        let is_limited = model.starts_with("gpt-");
-        Ok(Wish { model, format, is_direct: !known || is_stream || is_limited })
+        // These models support no format but JSON, and count tokens.
+        let is_json_only = model.starts_with("gpt-");
+        Ok(Options { model, format, is_direct: !is_known || is_stream || is_json_only })
     }
 
-    fn asked_format(&self) -> &str {
+    fn upstream_format(&self) -> &str {
         if self.is_direct { &self.format } else { "verbose_json" }
     }
 }
 
-fn answer(call: &mut Call<'_>, path: &'static str) -> Result<Response> {
-    let mut bill = Bill::open(call, path, INVALID_API_KEY)?;
-    let engine = &call.app.engines.transcribe;
-    engine.check()?;
-    let is_small = call.request.body.is_buffered();
-    let (mut upload, before) = Upload::open(call.request, "file")?;
-    let file_name = before.file_name.ok_or(Error::bad("file is required"))?;
-    let is_held = |name: &str| HELD.contains(&name);
-    let (held, passed): (Fields, Fields) = before.fields.into_iter().partition(|(name, _)| is_held(name));
-    let mut wish = None;
-    let decide = |behind: Fields| {
-        let all: Fields = passed.iter().chain(&held).chain(&behind).cloned().collect();
-        let decided = wish.insert(Wish::new(&all, &|| engine.default_model())?);
-        let mut last: Fields = behind.into_iter().filter(|(name, _)| !is_held(name)).collect();
-        last.push(("model".to_owned(), decided.model.clone()));
-        last.push(("response_format".to_owned(), decided.asked_format().to_owned()));
-        Ok(last)
-    };
-    let outbound = Outbound::new(&mut upload, Some(&mut bill), &file_name, &passed, Box::new(decide))?;
-    let hearing = hear::send(engine, path, outbound, is_small)?;
-    let wish = wish.ok_or(Error::Upstream(502, "The model server answered before the upload was over"))?;
-    reply(hearing, bill, wish)
-}
-
-fn reply(mut hearing: Hearing, bill: Bill, wish: Wish) -> Result<Response> {
-    if hearing.reply.media_type == sse::MEDIA_TYPE {
-        let tally = Tally::new(Kind::Known(hear::units(hearing.millis)), 0);
-        return Ok(Relay { reply: hearing.reply, bill, model: wish.model, tally, hides_usage: false }.response());
+fn outcome(mut reply: TranscriptionReply, options: Options) -> Result<Outcome> {
+    if reply.reply.media_type == sse::MEDIA_TYPE {
+        let counter = UsageCounter::new(ChargeBasis::Fixed(transcription::units(reply.duration_millis)), 0);
+        return Ok(EventStream { reply: reply.reply, counter, hides_usage: false }.into_outcome(options.model));
     }
-    let (bytes, transcript, millis) = hearing.finish()?;
-    if !wish.is_direct && transcript.is_none() {
-        return Err(Error::Upstream(502, "The model server answered with something else than JSON"));
+    let (bytes, transcript, duration_millis) = reply.read()?;
+    if !options.is_direct && transcript.is_none() {
+        return Err(not_json());
     }
-    let (is_demo, as_it_came) = (hearing.reply.is_demo, wish.is_direct || wish.format == "verbose_json");
-    let response = if let Some(transcript) = transcript.filter(|_| !as_it_came) {
-        marked(formatted(&transcript, &wish.format, millis), is_demo)
+    let is_unchanged = options.is_direct || options.format == "verbose_json";
+    let response = if let Some(transcript) = transcript.filter(|_| !is_unchanged) {
+        mark_demo(format(&transcript, &options.format, duration_millis), reply.reply.is_demo)
     } else {
-        let mut response = typed(&hearing.reply);
+        let mut response = response_typed_as(&reply.reply);
         response.content = Content::Bytes(bytes.into());
         response
     };
-    bill.charged(response, &wish.model, hear::units(millis), hearing.reply.latency_micros())
+    let units = transcription::units(duration_millis);
+    let latency_micros = reply.reply.latency_micros();
+    Ok(Outcome::Reply(response, ModelUsage { model: options.model, units, latency_micros }))
 }
 
-fn formatted(transcript: &Transcript, format: &str, millis: i64) -> Response {
-    let plain = |text: String| Response::with_body(200, "text/plain; charset=utf-8", text.into_bytes());
+fn format(transcript: &Transcript, format: &str, duration_millis: i64) -> Response {
+    let subtitles = |format| transcript.subtitles(format, duration_millis).into_bytes();
+    let plain = |text: Vec<u8>| Response::with_body(200, "text/plain; charset=utf-8", text);
     match format {
-        "text" => plain(format!("{}\n", transcript.text.trim())),
-        "srt" => plain(transcript.subtitles(Clock::Srt, millis)),
-        "vtt" => {
-            Response::with_body(200, "text/vtt; charset=utf-8", transcript.subtitles(Clock::Vtt, millis).into_bytes())
-        }
+        "text" => plain(format!("{}\n", transcript.text.trim()).into_bytes()),
+        "srt" => plain(subtitles(SubtitleFormat::Srt)),
+        "vtt" => Response::with_body(200, "text/vtt; charset=utf-8", subtitles(SubtitleFormat::Vtt)),
         _ => Response::json(200, &json!({"text": transcript.text})),
     }
 }

@@ -1,61 +1,69 @@
-//! What the inference and the audio server share: a request goes to an engine, its reply to the client, and a charge to
-//! the meter before the reply's last byte leaves.
+//! What the inference, audio and web servers share to serve charged requests: the request goes to a model server, its
+//! reply to the client, and a charge to the meter before the last byte of the reply is sent.
 //!
-//! `bill` makes the charge, `tally` counts what there is to charge; `relay` passes OpenAI's JSON routes on, `events`
-//! their streams; `prompt` asks a model for text that is cut where it should be; `upload`, `sniff` and `hear` send
-//! recordings, `transcript` writes down what was heard.
+//! Every charged handler runs inside `charged`, which authenticates the caller, reads the body, and charges for the
+//! outcome (`charging`, `reply_stream`). `proxy` passes OpenAI's JSON routes through and `event_stream` their streams;
+//! `completion` asks a chat model for text with stop conditions; `speech` synthesizes; `upload`, `forward`,
+//! `audio_type` and `transcription` send recordings, and `transcript` formats the result. `usage_counter` counts tokens.
 
-pub mod bill;
-pub mod events;
-pub mod hear;
-pub mod prompt;
-pub mod relay;
-pub mod sniff;
-pub mod tally;
+pub mod audio_type;
+pub mod charged;
+mod charging;
+pub mod completion;
+pub mod digest;
+pub mod event_stream;
+pub mod forward;
+pub mod proxy;
+pub mod reply_stream;
+pub mod speech;
 pub mod transcript;
+pub mod transcription;
 pub mod upload;
+pub mod usage_counter;
 
 use crate::engine::{MARK, Reply};
 use crate::error::{Error, Result};
 use crate::http::Response;
 
-pub use bill::Bill;
-
-/// Most bytes of a JSON body: pictures travel in it.
-pub const LARGEST_JSON: usize = 8 * 1024 * 1024;
+/// Most bytes of a JSON body; large because images travel in it.
+pub const MAX_JSON_BODY: usize = 8 * 1024 * 1024;
 
 /// Most bytes of a recording.
-pub const LARGEST_AUDIO: u64 = 100 * 1024 * 1024;
+pub const MAX_RECORDING: u64 = 100 * 1024 * 1024;
 
-/// Most bytes of a reply that is taken into memory.
-pub const LARGEST_REPLY: usize = 64 * 1024 * 1024;
+/// Most bytes of a model server's reply that is buffered.
+pub const MAX_REPLY: usize = 64 * 1024 * 1024;
 
 /// Most bytes of a model's name.
-const LONGEST_MODEL: usize = 200;
+const MAX_MODEL_NAME: usize = 200;
 
-/// What a request without a valid secret is told.
+/// The message of a 401 on the older routes.
 pub const INVALID_SECRET: &str = "Invalid Secret, please use the secret found in /account also subscribe at \
     https://text-generator.io/subscribe first, also make sure there is an up to date credit card saved in your account";
 
-/// Says in the reply that the demo engine made it.
+/// The message of a 401 on OpenAI's routes.
+pub const INVALID_API_KEY: &str = "Incorrect API key provided";
+
+/// Adds the header that tells clients that the reply comes from the demo engine, if it does.
 #[must_use]
-pub fn marked(response: Response, is_demo: bool) -> Response {
+pub fn mark_demo(response: Response, is_demo: bool) -> Response {
     if is_demo { response.header(MARK.0, MARK.1) } else { response }
 }
 
-/// A reply of the engine's own type; types that are no header's value become unknown bytes.
-pub fn typed(reply: &Reply) -> Response {
-    let sane = !reply.content_type.is_empty() && !reply.content_type.bytes().any(|b| b.is_ascii_control());
-    let content_type = if sane { reply.content_type.clone() } else { "application/octet-stream".to_owned() };
-    marked(Response::new(200).header("Content-Type", content_type), reply.is_demo)
+/// A 200 without a body yet, with the `Content-Type` of a model server's reply; `application/octet-stream` if that is
+/// missing or is no valid header value.
+pub fn response_typed_as(reply: &Reply) -> Response {
+    let is_valid = !reply.content_type.is_empty() && !reply.content_type.bytes().any(|b| b.is_ascii_control());
+    let content_type = if is_valid { reply.content_type.clone() } else { "application/octet-stream".to_owned() };
+    mark_demo(Response::new(200).header("Content-Type", content_type), reply.is_demo)
 }
 
-/// A model's name that can be kept in the ledger.
+/// Checks that a model's name fits into the ledger.
 ///
 /// # Errors
 /// 400.
-pub fn checked_model(model: String) -> Result<String> {
-    match (1..=LONGEST_MODEL).contains(&model.len()) && !model.chars().any(char::is_control) {
+pub fn validate_model(model: String) -> Result<String> {
+    match (1..=MAX_MODEL_NAME).contains(&model.len()) && !model.chars().any(char::is_control) {
         true => Ok(model),
         false => Err(Error::bad("model must be a name of at most 200 bytes")),
     }

@@ -1,15 +1,15 @@
-//! What was heard, as the formats have it: text, segments, subtitles.
+//! Transcripts, and the formats they are sent in: text, segments, subtitles.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// A transcript, as model servers write it in full.
+/// A transcript in OpenAI's `verbose_json` format.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Transcript {
-    /// All of it.
+    /// The whole text.
     #[serde(default)]
     pub text: String,
-    /// How long the recording is, in seconds.
+    /// The duration of the recording in seconds; some servers send it as a string.
     #[serde(default)]
     duration: Option<Value>,
     #[serde(default)]
@@ -18,56 +18,57 @@ pub struct Transcript {
     usage: Value,
 }
 
-/// The keys of a segment that older clients know, in their order.
-const SEGMENT: [&str; 8] =
+/// The keys of a segment that older clients expect, in this order.
+const SEGMENT_KEYS: [&str; 8] =
     ["seek", "start", "end", "text", "temperature", "avg_logprob", "compression_ratio", "no_speech_prob"];
 
-/// How a time of day is written in subtitles.
+/// A subtitle format, which differ in how they write timestamps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Clock {
+pub enum SubtitleFormat {
     /// `00:00:01,500`: SubRip.
     Srt,
     /// `00:00:01.500`: WebVTT.
     Vtt,
-    /// `0:00:01,500`: the older system's SubRip.
-    OldSrt,
+    /// `0:00:01,500`: SubRip as the older API wrote it.
+    LegacySrt,
 }
 
 impl Transcript {
-    /// Reads one.
+    /// Parses a transcript; `None` for anything else.
     pub fn parse(bytes: &[u8]) -> Option<Transcript> {
         serde_json::from_slice(bytes).ok()
     }
 
-    /// How long the recording is, in milliseconds, if the server says.
-    pub fn millis(&self) -> Option<i64> {
+    /// The duration of the recording in milliseconds, if the model server tells it.
+    pub fn duration_millis(&self) -> Option<i64> {
         let last = self.segments.as_ref().and_then(|segments| segments.last()).map(|segment| &segment["end"]);
         let seconds =
             [self.duration.as_ref(), Some(&self.usage["seconds"]), last].into_iter().flatten().find_map(number);
-        #[allow(clippy::cast_possible_truncation)] // within what was just checked
+        #[allow(clippy::cast_possible_truncation)] // in range, as just checked
         seconds.filter(|s| (0.0..1e9).contains(s)).map(|seconds| (seconds * 1000.0).round() as i64)
     }
 
-    /// The segments with the keys that older clients know.
+    /// The segments, with the keys that older clients expect; 0 for what the model server did not send.
     pub fn segments(&self) -> Vec<Value> {
-        let of = |segment: &Value| {
-            let known = SEGMENT.iter().map(|key| ((*key).to_owned(), segment.get(key).cloned().unwrap_or(json!(0))));
+        let legacy = |segment: &Value| {
+            let known =
+                SEGMENT_KEYS.iter().map(|key| ((*key).to_owned(), segment.get(key).cloned().unwrap_or(json!(0))));
             Value::Object(known.collect())
         };
-        self.segments.iter().flatten().map(of).collect()
+        self.segments.iter().flatten().map(legacy).collect()
     }
 
-    /// Subtitles. A server that gives no segments has said all of it at once.
-    pub fn subtitles(&self, clock: Clock, millis: i64) -> String {
-        let mut text = if clock == Clock::Vtt { "WEBVTT\n\n".to_owned() } else { String::new() };
-        let whole = [json!({"start": 0, "end": millis / 1000, "text": self.text})];
+    /// Subtitles of a recording of `duration_millis`; a single one of the whole text if there are no segments.
+    pub fn subtitles(&self, format: SubtitleFormat, duration_millis: i64) -> String {
+        let mut text = if format == SubtitleFormat::Vtt { "WEBVTT\n\n".to_owned() } else { String::new() };
+        let whole = [json!({"start": 0, "end": duration_millis / 1000, "text": self.text})];
         let segments = self.segments.as_deref().filter(|s| !s.is_empty()).unwrap_or(&whole);
         for (number, segment) in segments.iter().enumerate() {
-            if clock != Clock::Vtt {
+            if format != SubtitleFormat::Vtt {
                 text += &format!("{}\n", number + 1);
             }
-            let time = |key: &str| clock.write(number_of(&segment[key]));
-            // A blank line within would end the subtitle early.
+            let time = |key: &str| format.timestamp(number_or_zero(&segment[key]));
+            // An empty line would end the subtitle early.
             let words = segment["text"].as_str().unwrap_or("").split_whitespace().collect::<Vec<_>>().join(" ");
             text += &format!("{} --> {}\n{words}\n\n", time("start"), time("end"));
         }
@@ -75,26 +76,26 @@ impl Transcript {
     }
 }
 
-impl Clock {
-    fn write(self, seconds: f64) -> String {
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // clamped; not a number becomes zero
+impl SubtitleFormat {
+    fn timestamp(self, seconds: f64) -> String {
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // clamped; NaN becomes 0
         let millis = (seconds.clamp(0.0, 1e9) * 1000.0).round() as u64;
         let (hours, minutes, seconds) = (millis / 3_600_000, millis / 60_000 % 60, millis / 1000 % 60);
         let millis = millis % 1000;
         match self {
-            Clock::Srt => format!("{hours:02}:{minutes:02}:{seconds:02},{millis:03}"),
-            Clock::Vtt => format!("{hours:02}:{minutes:02}:{seconds:02}.{millis:03}"),
-            Clock::OldSrt => format!("{hours}:{minutes:02}:{seconds:02},{millis:03}"),
+            SubtitleFormat::Srt => format!("{hours:02}:{minutes:02}:{seconds:02},{millis:03}"),
+            SubtitleFormat::Vtt => format!("{hours:02}:{minutes:02}:{seconds:02}.{millis:03}"),
+            SubtitleFormat::LegacySrt => format!("{hours}:{minutes:02}:{seconds:02},{millis:03}"),
         }
     }
 }
 
-/// A number, or one written as text.
+/// A number, or one in a string.
 fn number(value: &Value) -> Option<f64> {
     value.as_f64().or_else(|| value.as_str()?.parse().ok())
 }
 
-fn number_of(value: &Value) -> f64 {
+fn number_or_zero(value: &Value) -> f64 {
     number(value).unwrap_or(0.0)
 }
 
@@ -107,21 +108,23 @@ mod tests {
         let whole = r#"{"text":" a b","duration":"3661.5","segments":[{"id":0,"start":0,"end":1.5,"text":" a\n\n"},
             {"start":3661.0004,"end":3661.5,"text":"b"}]}"#;
         let transcript = Transcript::parse(whole.as_bytes()).unwrap();
-        assert_eq!(transcript.millis(), Some(3_661_500));
+        assert_eq!(transcript.duration_millis(), Some(3_661_500));
         assert_eq!(
-            transcript.subtitles(Clock::OldSrt, 0),
+            transcript.subtitles(SubtitleFormat::LegacySrt, 0),
             "1\n0:00:00,000 --> 0:00:01,500\na\n\n2\n1:01:01,000 --> 1:01:01,500\nb\n\n"
         );
-        assert!(transcript.subtitles(Clock::Vtt, 0).starts_with("WEBVTT\n\n00:00:00.000 --> 00:00:01.500\na\n\n"));
+        assert!(
+            transcript.subtitles(SubtitleFormat::Vtt, 0).starts_with("WEBVTT\n\n00:00:00.000 --> 00:00:01.500\na\n\n")
+        );
         let keys: Vec<_> = transcript.segments()[0].as_object().unwrap().keys().cloned().collect();
-        assert_eq!(keys, SEGMENT);
+        assert_eq!(keys, SEGMENT_KEYS);
     }
 
     #[test]
-    fn makes_do_with_less() {
+    fn optional_fields_may_be_missing() {
         let transcript = Transcript::parse(br#"{"text":"x","usage":{"type":"duration","seconds":2}}"#).unwrap();
-        assert_eq!((transcript.millis(), transcript.segments().len()), (Some(2000), 0));
-        assert_eq!(transcript.subtitles(Clock::Srt, 2000), "1\n00:00:00,000 --> 00:00:02,000\nx\n\n");
-        assert_eq!(Transcript::parse(b"{}").unwrap().millis(), None);
+        assert_eq!((transcript.duration_millis(), transcript.segments().len()), (Some(2000), 0));
+        assert_eq!(transcript.subtitles(SubtitleFormat::Srt, 2000), "1\n00:00:00,000 --> 00:00:02,000\nx\n\n");
+        assert_eq!(Transcript::parse(b"{}").unwrap().duration_millis(), None);
     }
 }

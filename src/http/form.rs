@@ -36,17 +36,24 @@ impl Fields {
     /// # Errors
     /// See [`FieldError`]. Text with NUL, which PostgreSQL cannot keep, is malformed.
     pub fn read(request: &mut Request, limit: usize) -> Result<Fields, FieldError> {
-        let media_type = request.media_type();
-        let boundary = request.header("content-type").and_then(multipart::boundary);
         let bytes = request.body.into_bytes(limit)?;
-        let fields = match media_type.as_str() {
-            _ if bytes.is_empty() => Map::new(),
-            "application/json" => json_object(&bytes)?,
+        Fields::parse(request, &bytes)
+    }
+
+    /// As [`Fields::read`], for a request whose body was read already.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn parse(request: &Request, body: &[u8]) -> Result<Fields, FieldError> {
+        let fields = match request.media_type().as_str() {
+            _ if body.is_empty() => Map::new(),
+            "application/json" => json_object(body)?,
             "multipart/form-data" => {
+                let boundary = request.header("content-type").and_then(multipart::boundary);
                 let boundary = boundary.ok_or_else(|| malformed("multipart without a boundary"))?;
-                from_multipart(&bytes, &boundary)?
+                from_multipart(body, &boundary)?
             }
-            "" | "application/x-www-form-urlencoded" => from_form(&bytes)?,
+            "" | "application/x-www-form-urlencoded" => from_form(body)?,
             other => return Err(malformed(&format!("cannot read a body of type {other}"))),
         };
         Ok(Fields(fields))

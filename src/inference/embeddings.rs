@@ -1,4 +1,4 @@
-//! Vectors: OpenAI's route, and the older system's.
+//! Embeddings: OpenAI's route, and the older one.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -6,59 +6,61 @@ use serde_json::{Value, json};
 use crate::call::Call;
 use crate::engine::{Ask, Body};
 use crate::error::{Error, Result};
-use crate::gateway::relay::{self, Route};
-use crate::gateway::tally::{Kind, Piece, Tally};
-use crate::gateway::{Bill, INVALID_SECRET, LARGEST_REPLY, checked_model, marked};
+use crate::gateway::charged::{ChargedRoute, ModelUsage, Outcome, charged};
+use crate::gateway::proxy::{ProxiedRoute, proxy};
+use crate::gateway::usage_counter::{ChargeBasis, Chunk, UsageCounter, estimate_tokens};
+use crate::gateway::{INVALID_SECRET, MAX_REPLY, mark_demo, validate_model};
 use crate::http::Response;
 use crate::http::form::{FORM_LIMIT, Fields};
 
-const PATH: &str = "/v1/embeddings";
+const EMBEDDINGS: &str = "/v1/embeddings";
 
-/// Numbers of a vector that are returned when nothing is said.
-const USUAL_FEATURES: usize = 256;
+/// Numbers of the vector that are returned by default.
+const DEFAULT_FEATURES: usize = 256;
 
 /// `POST /v1/embeddings`.
 pub(super) fn embed(call: &mut Call<'_>) -> Result<Response> {
-    let route = Route { path: PATH, to: PATH, kind: Kind::Embeddings, prompt: "input" };
-    let app = call.app;
-    relay::answer(call, &app.engines.embeddings, route, |object| match object.has("input") {
+    let (path, basis) = (EMBEDDINGS, ChargeBasis::Embeddings);
+    let route = ProxiedRoute { path, upstream_path: path, basis, prompt_field: "input" };
+    let engine = &call.app.engines.embeddings;
+    proxy(call, engine, route, |object, _| match object.has("input") {
         true => Ok(()),
         false => Err(Error::bad("input is required")),
     })
 }
 
-/// `POST /api/v1/feature-extraction`: the first `num_features` numbers of a text's vector, or all for `null`.
-pub(super) fn features(call: &mut Call<'_>) -> Result<Response> {
-    let mut bill = Bill::open(call, "/api/v1/feature-extraction", INVALID_SECRET)?;
+/// `POST /api/v1/feature-extraction`: the first `num_features` numbers of a text's vector, or all of them for `null`.
+pub(super) fn extract_features(call: &mut Call<'_>) -> Result<Response> {
     let engine = &call.app.engines.embeddings;
-    engine.check()?;
-    let bytes = call.request.body.into_bytes(FORM_LIMIT)?;
-    bill.note(&bytes);
-    let fields = Fields::parse_json(&bytes)?;
-    let text = fields.text("text")?;
-    let wanted = match fields.optional_integer("num_features")? {
-        Some(n) => usize::try_from(n).map_err(|_| Error::bad("num_features must not be negative"))?,
-        None if fields.has("num_features") => usize::MAX,
-        None => USUAL_FEATURES,
-    };
-    let model = checked_model(engine.default_model())?;
-    let sent = json!({"model": model, "input": text, "encoding_format": "float"}).to_string();
-    let ask = Ask { path: PATH, media_type: "application/json", body: Body::Bytes(sent.as_bytes()) };
-    let (bytes, latency, is_demo) = engine.wait(|| {
-        let mut reply = engine.send(ask)?.successful()?;
-        let bytes = reply.read_all(LARGEST_REPLY)?;
-        Ok::<_, Error>((bytes, reply.latency_micros(), reply.is_demo))
-    })??;
-    let vector = vector(&bytes).ok_or(Error::Upstream(502, "The model server answered without a vector"))?;
-    let mut tally = Tally::new(Kind::Embeddings, text.len().div_ceil(4));
-    if let Ok(piece) = serde_json::from_slice::<Piece<'_>>(&bytes) {
-        tally.count(&piece);
-    }
-    let response = marked(Response::json(200, &vector.get(..wanted).unwrap_or(&vector)), is_demo);
-    bill.charged(response, &model, tally.units(), latency)
+    let route = ChargedRoute { path: "/api/v1/feature-extraction", unauthorized: INVALID_SECRET, engine };
+    charged(call, &route, FORM_LIMIT, |work| {
+        let fields = Fields::parse_json(&work.body)?;
+        let text = fields.text("text")?;
+        let max_features = match fields.optional_integer("num_features")? {
+            Some(n) => usize::try_from(n).map_err(|_| Error::bad("num_features must not be negative"))?,
+            None if fields.has("num_features") => usize::MAX,
+            None => DEFAULT_FEATURES,
+        };
+        let model = validate_model(engine.default_model())?;
+        let request = json!({"model": model, "input": text, "encoding_format": "float"}).to_string();
+        let ask = Ask { path: EMBEDDINGS, media_type: "application/json", body: Body::Bytes(request.as_bytes()) };
+        let (reply, bytes) = engine.wait(|| {
+            let mut reply = engine.send(ask)?.successful()?;
+            let bytes = reply.read_all(MAX_REPLY)?;
+            Ok::<_, Error>((reply, bytes))
+        })??;
+        let vector = first_vector(&bytes).ok_or(Error::Upstream(502, "The model server answered without a vector"))?;
+        let mut counter = UsageCounter::new(ChargeBasis::Embeddings, estimate_tokens(text));
+        if let Ok(chunk) = serde_json::from_slice::<Chunk<'_>>(&bytes) {
+            counter.add(&chunk);
+        }
+        let response = Response::json(200, &vector.get(..max_features).unwrap_or(&vector));
+        let usage = ModelUsage { model, units: counter.units(), latency_micros: reply.latency_micros() };
+        Ok(Outcome::Reply(mark_demo(response, reply.is_demo), usage))
+    })
 }
 
-fn vector(bytes: &[u8]) -> Option<Vec<Value>> {
+fn first_vector(bytes: &[u8]) -> Option<Vec<Value>> {
     #[derive(Deserialize)]
     struct List {
         data: Vec<Item>,

@@ -1,4 +1,4 @@
-//! The older system's text: one prompt, or many at once.
+//! The older API for text: one prompt, or many at once.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -8,120 +8,125 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::params::{EXTENSIONS, Params};
-use crate::blocking;
+use crate::blocking::{self, block_in_place};
 use crate::call::Call;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::gateway::prompt::{self, Answers};
-use crate::gateway::{Bill, INVALID_SECRET, LARGEST_JSON, checked_model, marked};
+use crate::gateway::charged::{ChargedRoute, ModelUsage, Outcome, charged};
+use crate::gateway::completion::{Completion, Completions, complete};
+use crate::gateway::usage_counter::estimate_tokens;
+use crate::gateway::{INVALID_SECRET, MAX_JSON_BODY, mark_demo, validate_model};
 use crate::http::Response;
 use crate::http::form::{FORM_LIMIT, Fields};
 use crate::usage::Units;
 
-/// Texts of one request that are worked on at once.
-const AT_ONCE: usize = 8;
-/// Most texts of one request.
-const MOST_TEXTS: usize = 1000;
+/// Prompts of one request that are worked on at the same time.
+const CONCURRENCY: usize = 8;
+/// Most prompts of one request.
+const MAX_PROMPTS: usize = 1000;
+
+/// The completions of one prompt, and the model that made them.
+type Generated = (String, Completions);
 
 /// `POST /api/v1/generate`.
 pub(super) fn one(call: &mut Call<'_>) -> Result<Response> {
-    let mut bill = Bill::open(call, "/api/v1/generate", INVALID_SECRET)?;
     let engine = &call.app.engines.inference;
-    engine.check()?;
-    let bytes = call.request.body.into_bytes(FORM_LIMIT)?;
-    bill.note(&bytes);
-    let params = Params::read(&Fields::parse_json(&bytes)?)?;
-    let (model, answers) = engine.wait(|| generate(engine, &params))??;
-    let response = marked(Response::json(200, &as_json(&answers)), answers.is_demo);
-    bill.charged(response, &model, answers.units, answers.latency_micros)
+    let route = ChargedRoute { path: "/api/v1/generate", unauthorized: INVALID_SECRET, engine };
+    charged(call, &route, FORM_LIMIT, |work| {
+        let params = Params::read(&Fields::parse_json(&work.body)?)?;
+        let (model, generated) = engine.wait(|| generate(engine, &params))??;
+        let response = mark_demo(Response::json(200, &to_json(&generated)), generated.is_demo);
+        let (units, latency_micros) = (generated.units, generated.latency_micros);
+        Ok(Outcome::Reply(response, ModelUsage { model, units, latency_micros }))
+    })
 }
 
-/// `POST /api/v1/generate-bulk`: an array of what `generate` takes; an array of what it answers, in the same order.
-/// Any text that makes no sense fails them all before any work.
+/// `POST /api/v1/generate-bulk`: takes an array of what `generate` takes, and answers with an array of what `generate`
+/// answers, in the same order. If any element is invalid, the request fails before any work is done.
 pub(super) fn bulk(call: &mut Call<'_>) -> Result<Response> {
-    let mut bill = Bill::open(call, "/api/v1/generate-bulk", INVALID_SECRET)?;
     let engine = &call.app.engines.inference;
-    engine.check()?;
-    let bytes = call.request.body.into_bytes(LARGEST_JSON)?;
-    bill.note(&bytes);
-    let params = read_bulk(&bytes)?;
-    if params.is_empty() {
-        return Ok(Response::json(200, &json!([])));
-    }
-    let done = blocking::block_in_place(|| generate_all(engine, &params))?;
-    // What was made is paid for, also where another text failed.
-    let mut bills: BTreeMap<&str, (Units, i64)> = BTreeMap::new();
-    for (model, answers) in done.iter().flatten() {
-        let (units, latency) = bills.entry(model).or_default();
-        add(units, &answers.units);
-        *latency = (*latency).max(answers.latency_micros);
-    }
-    let is_whole = done.iter().all(Result::is_ok);
-    for (model, (units, latency)) in bills {
-        match is_whole {
-            true => bill.charge_for_model(model, units, latency)?,
-            false => bill.charge_part(model, units, latency)?,
+    let route = ChargedRoute { path: "/api/v1/generate-bulk", unauthorized: INVALID_SECRET, engine };
+    charged(call, &route, MAX_JSON_BODY, |work| {
+        let params = parse_bulk(&work.body)?;
+        let results = match params.is_empty() {
+            true => Vec::new(),
+            false => block_in_place(|| generate_all(engine, &params))?,
         };
-    }
-    let done = done.into_iter().collect::<Result<Vec<_>>>()?;
-    let is_demo = done.iter().any(|(_, answers)| answers.is_demo);
-    let all: Vec<_> = done.iter().map(|(_, answers)| as_json(answers)).collect();
-    Ok(marked(Response::json(200, &all), is_demo))
+        // Successful prompts are charged even if another one failed.
+        let usages = usage_by_model(results.iter().flatten());
+        let response = results.into_iter().collect::<Result<Vec<_>>>().map(|all| {
+            let is_demo = all.iter().any(|(_, generated)| generated.is_demo);
+            let json: Vec<_> = all.iter().map(|(_, generated)| to_json(generated)).collect();
+            mark_demo(Response::json(200, &json), is_demo)
+        });
+        Ok(Outcome::PerModel(response, usages))
+    })
 }
 
-fn read_bulk(bytes: &[u8]) -> Result<Vec<Params>> {
+/// The sums for each model. Prompts were worked on at the same time, so of their latencies the longest counts.
+fn usage_by_model<'a>(all: impl Iterator<Item = &'a Generated>) -> Vec<ModelUsage> {
+    let mut sums: BTreeMap<&str, (Units, i64)> = BTreeMap::new();
+    for (model, generated) in all {
+        let (units, latency) = sums.entry(model).or_default();
+        add(units, &generated.units);
+        *latency = (*latency).max(generated.latency_micros);
+    }
+    let usage =
+        |(model, (units, latency_micros)): (&str, _)| ModelUsage { model: model.to_owned(), units, latency_micros };
+    sums.into_iter().map(usage).collect()
+}
+
+fn parse_bulk(bytes: &[u8]) -> Result<Vec<Params>> {
     let list: Vec<serde_json::Map<String, Value>> =
         serde_json::from_slice(bytes).map_err(|e| Error::bad(format!("The body must be a list of objects: {e}")))?;
-    if list.len() > MOST_TEXTS {
+    if list.len() > MAX_PROMPTS {
         return Err(Error::bad("There must be at most 1000 texts"));
     }
     list.into_iter().map(|object| Params::read(&Fields::of(object))).collect()
 }
 
-/// Works on several texts at once. After a failure no further text is begun.
-fn generate_all(engine: &Engine, params: &[Params]) -> Vec<Result<(String, Answers)>> {
+/// Works on several prompts at the same time. After a failure, no further prompt is started.
+fn generate_all(engine: &Engine, params: &[Params]) -> Vec<Result<Generated>> {
     let (next, client) = (AtomicUsize::new(0), blocking::client());
-    let done: Mutex<BTreeMap<usize, Result<(String, Answers)>>> = Mutex::default();
+    let results: Mutex<BTreeMap<usize, Result<Generated>>> = Mutex::default();
     let work = || {
         let _client = blocking::set_client(client.clone());
         loop {
             let index = next.fetch_add(1, Relaxed);
             let Some(params) = params.get(index) else { return };
-            let outcome = generate(engine, params);
-            if outcome.is_err() {
-                next.store(params_end(), Relaxed);
+            let result = generate(engine, params);
+            if result.is_err() {
+                next.store(PAST_THE_END, Relaxed);
             }
-            done.lock().insert(index, outcome);
+            results.lock().insert(index, result);
         }
     };
     thread::scope(|scope| {
-        for _ in 1..AT_ONCE.min(params.len()) {
-            // This thread works too, so one that cannot be had only makes it slower.
+        for _ in 1..CONCURRENCY.min(params.len()) {
+            // This thread works too: if another cannot be started, the work only takes longer.
             let _ = thread::Builder::new().name("bulk".to_owned()).spawn_scoped(scope, work);
         }
         work();
     });
-    done.into_inner().into_values().collect()
+    results.into_inner().into_values().collect()
 }
 
-/// Behind any list's end, and far from an overflow.
-const fn params_end() -> usize {
-    usize::MAX / 2
-}
+/// An index past the end of any list that cannot overflow when the threads still increment it.
+const PAST_THE_END: usize = usize::MAX / 2;
 
-/// Asks until there are as many answers as wanted: some servers know only one at a time.
-fn generate(engine: &Engine, params: &Params) -> Result<(String, Answers)> {
-    let model = checked_model(params.model.clone().unwrap_or_else(|| engine.default_model()))?;
-    let mut all: Option<Answers> = None;
+/// Asks until there are as many completions as wanted, since some model servers make only one per request.
+fn generate(engine: &Engine, params: &Params) -> Result<Generated> {
+    let model = validate_model(params.model.clone().unwrap_or_else(|| engine.default_model()))?;
+    let mut all: Option<Completions> = None;
     loop {
-        let there = all.as_ref().map_or(0, |all| all.answers.len());
-        let wanted = params.results - there.min(params.results);
+        let count = all.as_ref().map_or(0, |all| all.completions.len());
+        let wanted = params.results - count.min(params.results);
         if let Some(mut all) = all.take_if(|_| wanted == 0) {
-            all.answers.truncate(params.results);
+            all.completions.truncate(params.results);
             return Ok((model, all));
         }
-        let more = ask(engine, params, &model, wanted, there)?;
-        if more.answers.is_empty() {
+        let more = ask(engine, params, &model, wanted, count)?;
+        if more.completions.is_empty() {
             return Err(Error::Upstream(502, "The model server answered with nothing"));
         }
         match &mut all {
@@ -130,30 +135,30 @@ fn generate(engine: &Engine, params: &Params) -> Result<(String, Answers)> {
                 add(&mut all.units, &more.units);
                 all.units.requests = 1;
                 all.latency_micros += more.latency_micros;
-                all.answers.extend(more.answers);
+                all.completions.extend(more.completions);
             }
         }
     }
 }
 
-fn ask(engine: &Engine, params: &Params, model: &str, wanted: usize, there: usize) -> Result<Answers> {
+fn ask(engine: &Engine, params: &Params, model: &str, wanted: usize, count: usize) -> Result<Completions> {
     let mut request = params.request.clone();
     request.insert("model".to_owned(), model.into());
     if wanted > 1 {
         request.insert("n".to_owned(), wanted.into());
     }
     if let Some(seed) = params.seed {
-        // The same seed again would give the same answer again.
-        request.insert("seed".to_owned(), seed.wrapping_add(i64::try_from(there).unwrap_or(0)).into());
+        // The same seed would give the same completion again.
+        request.insert("seed".to_owned(), seed.wrapping_add(i64::try_from(count).unwrap_or(0)).into());
     }
-    let estimate = params.text.len().div_ceil(4);
-    match prompt::ask(engine, &request, &params.limits, estimate) {
-        // A hosted API that is strict about what it does not know gets the rest.
+    let estimate = estimate_tokens(&params.text);
+    match complete(engine, &request, &params.stop, estimate) {
+        // Hosted APIs may refuse fields that they do not know: try again without those.
         Err(Error::Relayed(refusal))
             if matches!(refusal.status, 400 | 422) && EXTENSIONS.iter().any(|name| refusal.message.contains(name)) =>
         {
             request.retain(|name, _| !EXTENSIONS.contains(&name.as_str()));
-            prompt::ask(engine, &request, &params.limits, estimate)
+            complete(engine, &request, &params.stop, estimate)
         }
         other => other,
     }
@@ -165,10 +170,10 @@ fn add(sum: &mut Units, more: &Units) {
     sum.requests += more.requests;
 }
 
-fn as_json(answers: &Answers) -> Value {
-    let of = |answer: &prompt::Answer| {
-        json!({"generated_text": answer.text, "stop_reason": answer.stop_reason.as_deref().unwrap_or("stop"),
-            "thinking_content": answer.thoughts})
+fn to_json(generated: &Completions) -> Value {
+    let object = |completion: &Completion| {
+        let stop_reason = completion.stop_reason.as_deref().unwrap_or("stop");
+        json!({"generated_text": completion.text, "stop_reason": stop_reason, "thinking_content": completion.reasoning})
     };
-    answers.answers.iter().map(of).collect()
+    generated.completions.iter().map(object).collect()
 }

@@ -16,13 +16,13 @@ pub fn routes() -> Vec<Route<Endpoint>> {
     vec![
         openai(Post, "/v1/chat/completions", openai::chat),
         openai(Post, "/v1/completions", openai::complete),
-        openai(Post, "/v1/engines/{name}/completions", openai::complete_by),
+        openai(Post, "/v1/engines/{name}/completions", openai::complete_by_engine),
         openai(Post, "/v1/embeddings", embeddings::embed),
         openai(Get, "/v1/models", openai::models),
         openai(Get, "/v1/models/{name}", openai::model),
         route(Post, "/api/v1/generate", generate::one),
         route(Post, "/api/v1/generate-bulk", generate::bulk),
-        route(Post, "/api/v1/feature-extraction", embeddings::features),
+        route(Post, "/api/v1/feature-extraction", embeddings::extract_features),
         route(Post, "/api/v1/summarization", summarization::summarize),
     ]
 }

@@ -1,64 +1,65 @@
-//! What `/api/v1/generate` understands, and the chat request that it becomes.
+//! The parameters of `/api/v1/generate`, and the chat request that they are translated into.
 
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
-use crate::gateway::prompt::Limits;
+use crate::gateway::completion::StopConditions;
 use crate::http::form::{FieldError, Fields};
 
-/// Names that the older system had for whatever model there was.
-const ANY_MODEL: [&str; 7] = ["", "any", "fastest", "best", "instruct", "multilingual", "chat"];
+/// Model names of the older API that stand for the default model.
+const DEFAULT_MODEL_NAMES: [&str; 7] = ["", "any", "fastest", "best", "instruct", "multilingual", "chat"];
 
-/// Most answers to one text.
-const MOST_RESULTS: i64 = 128;
+/// Most completions of one prompt.
+const MAX_RESULTS: i64 = 128;
 
-/// Fields of the request that OpenAI's own protocol does not have; a strict server may refuse them.
+/// Fields of the chat request that are not part of OpenAI's protocol; a strict model server may refuse them.
 pub(super) const EXTENSIONS: [&str; 5] =
     ["top_k", "repetition_penalty", "min_tokens", "repeat_penalty", "chat_template_kwargs"];
 
-/// One text to be continued.
+/// One prompt and how it is to be completed.
 pub(super) struct Params {
-    /// The text.
+    /// The prompt.
     pub(super) text: String,
-    /// How many answers.
+    /// The number of completions.
     pub(super) results: usize,
-    /// The model, where one is named that is no keyword.
+    /// The model, unless the default is wanted.
     pub(super) model: Option<String>,
-    /// What ends an answer.
-    pub(super) limits: Limits,
-    /// The seed of the first answer.
+    /// What ends a completion, beside its length.
+    pub(super) stop: StopConditions,
+    /// The seed of the first completion.
     pub(super) seed: Option<i64>,
-    /// The chat request, without model, number and seed.
+    /// The chat request, without model, number of completions and seed.
     pub(super) request: Map<String, Value>,
 }
 
 impl Params {
-    /// Reads them, with the defaults of the older system.
+    /// Reads the fields, with the defaults of the older API.
     ///
     /// # Errors
-    /// 422 for fields of the wrong type, 400 for an empty text and for numbers that make no sense.
+    /// 422 for missing fields and wrong types, 400 for an empty prompt and for numbers out of range.
     pub(super) fn read(fields: &Fields) -> Result<Params> {
         let text = fields.text("text")?;
         if text.is_empty() {
             return Err(Error::bad("Please enter some text"));
         }
         let results = fields.optional_integer("number_of_results")?.unwrap_or(1);
-        let results = usize::try_from(results).ok().filter(|_| (1..=MOST_RESULTS).contains(&results));
-        let sentences = positive(fields, "max_sentences")?;
-        let limits = Limits { stops: stops(fields)?, sentences };
-        let model = fields.optional_text("model")?.filter(|model| !ANY_MODEL.contains(model)).map(str::to_owned);
+        let results = usize::try_from(results).ok().filter(|_| (1..=MAX_RESULTS).contains(&results));
+        let max_sentences = optional_limit(fields, "max_sentences")?;
+        let stop = StopConditions { sequences: stop_sequences(fields)?, max_sentences };
+        let model =
+            fields.optional_text("model")?.filter(|model| !DEFAULT_MODEL_NAMES.contains(model)).map(str::to_owned);
         Ok(Params {
             text: text.to_owned(),
             results: results.ok_or(Error::bad("number_of_results must be from 1 to 128"))?,
             model,
-            limits,
+            stop,
             seed: fields.optional_integer("seed")?,
-            request: request(fields, text)?,
+            request: chat_request(fields, text)?,
         })
     }
 }
 
-fn request(fields: &Fields, text: &str) -> Result<Map<String, Value>> {
+fn chat_request(fields: &Fields, text: &str) -> Result<Map<String, Value>> {
     let mut messages = Vec::new();
     if let Some(system) = fields.optional_text("system_message")?.filter(|text| !text.is_empty()) {
         messages.push(json!({"role": "system", "content": system}));
@@ -68,17 +69,18 @@ fn request(fields: &Fields, text: &str) -> Result<Map<String, Value>> {
     let mut set = |name: &str, value: Value| {
         request.insert(name.to_owned(), value);
     };
-    // A `null` leaves it to the server; where nothing is said, the default of the older system holds.
-    let or = |name: &str, default: Value| if fields.has(name) { Value::Null } else { default };
-    let max_tokens = fields.optional_integer("max_length")?.map_or_else(|| or("max_length", json!(100)), |n| json!(n));
-    let top_k = fields.optional_integer("top_k")?.map_or_else(|| or("top_k", json!(40)), |n| json!(n));
+    // `null` means the model server's default; a missing field means the older API's.
+    let default_of = |name: &str, default: Value| if fields.has(name) { Value::Null } else { default };
+    let max_tokens =
+        fields.optional_integer("max_length")?.map_or_else(|| default_of("max_length", json!(100)), |n| json!(n));
+    let top_k = fields.optional_integer("top_k")?.map_or_else(|| default_of("top_k", json!(40)), |n| json!(n));
     for (name, value) in [("max_tokens", max_tokens), ("top_k", top_k)] {
         if !value.is_null() {
             set(name, value);
         }
     }
     for (name, default) in [("temperature", 0.7), ("top_p", 0.9), ("repetition_penalty", 1.2)] {
-        let value = fields.optional_number(name)?.map_or_else(|| or(name, json!(default)), |n| json!(n));
+        let value = fields.optional_number(name)?.map_or_else(|| default_of(name, json!(default)), |n| json!(n));
         if !value.is_null() {
             set(name, value);
         }
@@ -89,19 +91,19 @@ fn request(fields: &Fields, text: &str) -> Result<Map<String, Value>> {
     if let Some(thinks) = fields.optional_bool("enable_thinking")? {
         set("chat_template_kwargs", json!({"enable_thinking": thinks}));
     }
-    // Taken for old clients, whose servers never used it.
+    // Older clients send it; it never had an effect.
     fields.optional_number("min_probability")?;
     Ok(request)
 }
 
-fn positive(fields: &Fields, name: &'static str) -> Result<Option<usize>> {
-    // Zero meant "no limit" in the published description.
+/// A limit that must not be negative; the published description defines 0 as no limit.
+fn optional_limit(fields: &Fields, name: &'static str) -> Result<Option<usize>> {
     let number = fields.optional_integer(name)?.filter(|n| *n != 0);
     number.map(|n| usize::try_from(n).map_err(|_| Error::bad(format!("{name} must not be negative")))).transpose()
 }
 
-/// A list of texts, or one.
-fn stops(fields: &Fields) -> Result<Vec<String>> {
+/// A list of stop sequences, or a single one.
+fn stop_sequences(fields: &Fields) -> Result<Vec<String>> {
     const NAME: &str = "stop_sequences";
     let wrong = || Error::from(FieldError::Type(NAME, "a list of strings"));
     match fields.get(NAME) {
@@ -123,12 +125,12 @@ mod tests {
     }
 
     #[test]
-    fn the_older_systems_defaults_hold() {
+    fn defaults_are_those_of_the_older_api() {
         let params = read(r#"{"text":"a","model":"best","max_sentences":0}"#).unwrap();
         let expected = json!({"messages": [{"role": "user", "content": "a"}], "max_tokens": 100, "top_k": 40,
             "temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.2});
         assert_eq!(Value::Object(params.request), expected);
-        assert_eq!((params.results, params.model, params.limits.sentences, params.seed), (1, None, None, None));
+        assert_eq!((params.results, params.model, params.stop.max_sentences, params.seed), (1, None, None, None));
         let params =
             read(r#"{"text":"a","max_length":null,"top_k":null,"temperature":null,"system_message":"s"}"#).unwrap();
         assert!(!params.request.contains_key("max_tokens") && !params.request.contains_key("temperature"));
@@ -136,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_makes_no_sense() {
+    fn refuses_invalid_fields() {
         for (json, status) in [
             ("{}", 422),
             (r#"{"text":1}"#, 422),

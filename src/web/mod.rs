@@ -5,6 +5,7 @@ mod assets;
 mod chart;
 mod documents;
 mod keys;
+mod model_calls;
 mod pages;
 mod sessions;
 mod sign_in;
@@ -97,7 +98,7 @@ fn page_routes() -> Vec<Route<Endpoint>> {
         route(Post, "/playground/ask", playground::ask),
         route(Get, "/playground/cost", playground::cost),
         route(Get, "/playground/speech", playground::speech),
-        route(Post, "/playground/speak", playground::speak),
+        route(Post, "/playground/speak", model_calls::speak),
         route(Get, "/usage", usage::show),
         route(Get, "/usage.csv", usage::download),
         route(Get, "/admin", admin::overview),

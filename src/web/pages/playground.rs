@@ -1,4 +1,4 @@
-//! `/playground`: models to try. A script streams the answer; without one a form brings it whole.
+//! `/playground`: a page to try models. A script streams the reply; without scripts, a form gets all of it at once.
 
 use std::sync::Arc;
 
@@ -7,25 +7,16 @@ use serde_json::{Value, json};
 
 use super::{Frame, Problem, page, show, signed_in_or_return};
 use crate::auth::Caller;
-use crate::blocking;
 use crate::call::{Call, Role};
-use crate::engine::{Ask, Body as EngineBody, Reply};
 use crate::error::{Error, Result};
-use crate::gateway::relay::{self, Route};
-use crate::gateway::tally::Kind;
-use crate::gateway::{Bill, LARGEST_REPLY, typed};
+use crate::http::Response;
 use crate::http::form::Fields;
-use crate::http::{Body, Content, Response};
 use crate::store::documents as store;
 use crate::store::{Document, User, usage_lists};
-use crate::usage::Units;
-use crate::web::{Answer, documents, fields};
+use crate::web::{Answer, documents, fields, model_calls};
 
 /// Documents shown on the playground.
-const SHOWN: i64 = 20;
-
-const CHAT: &str = "/v1/chat/completions";
-const SPEECH: &str = "/v1/audio/speech";
+const SHOWN_DOCUMENTS: i64 = 20;
 
 #[derive(Template)]
 #[template(path = "playground.html")]
@@ -36,7 +27,7 @@ struct Playground {
     models: Vec<String>,
     is_configured: bool,
     inference: String,
-    asked: Asked,
+    form: PromptForm,
     answer: Option<String>,
     cost: Option<String>,
     problem: Option<Problem>,
@@ -46,13 +37,13 @@ struct Playground {
 #[template(path = "speech.html")]
 struct Speech {
     frame: Frame,
-    hears: bool,
-    speaks: bool,
+    can_transcribe: bool,
+    can_speak: bool,
 }
 
-/// What a person asks a model.
+/// The fields of the form.
 #[derive(Default)]
-struct Asked {
+struct PromptForm {
     prompt: String,
     system: String,
     model: String,
@@ -60,10 +51,10 @@ struct Asked {
     max_tokens: String,
 }
 
-impl Asked {
-    fn read(fields: &Fields) -> Result<Asked> {
+impl PromptForm {
+    fn read(fields: &Fields) -> Result<PromptForm> {
         let text = |name| Ok::<_, Error>(fields.optional_text(name)?.unwrap_or("").trim().to_owned());
-        Ok(Asked {
+        Ok(PromptForm {
             prompt: text("prompt")?,
             system: text("system")?,
             model: text("model")?,
@@ -72,7 +63,7 @@ impl Asked {
         })
     }
 
-    /// The call of the API that asks this.
+    /// The chat request of the API.
     fn request(&self) -> Result<Value> {
         if self.prompt.is_empty() {
             return Err(Error::bad("Write a prompt first"));
@@ -100,17 +91,23 @@ impl Asked {
 /// `GET /playground`.
 pub(in crate::web) fn show(call: &mut Call<'_>) -> Answer {
     let caller = signed_in_or_return!(call);
-    render(call, &caller, Asked::default(), None, None)
+    render(call, &caller, PromptForm::default(), None, None)
 }
 
-fn render(call: &Call<'_>, caller: &Caller, asked: Asked, answer: Option<String>, problem: Option<Problem>) -> Answer {
+fn render(
+    call: &Call<'_>,
+    caller: &Caller,
+    form: PromptForm,
+    answer: Option<String>,
+    problem: Option<Problem>,
+) -> Answer {
     let engine = &call.app.engines.inference;
     let is_configured = engine.is_configured();
-    // Before a connection is taken: a model server may let us wait.
+    // Before a connection is taken, as a model server may respond slowly.
     let models = if is_configured { engine.models().unwrap_or_default() } else { Arc::default() };
     let models = models.iter().filter_map(|model| model["id"].as_str().map(str::to_owned)).collect();
     let mut session = call.app.db.session()?;
-    let documents = store::page(&mut session, &caller.user.id, None, SHOWN, false, i64::MAX)?;
+    let documents = store::page(&mut session, &caller.user.id, None, SHOWN_DOCUMENTS, false, i64::MAX)?;
     let cost = match &answer {
         Some(_) => usage_lists::newest(&mut session, &caller.user.id, "web", 1)?.pop(),
         None => None,
@@ -123,7 +120,7 @@ fn render(call: &Call<'_>, caller: &Caller, asked: Asked, answer: Option<String>
         models,
         is_configured,
         inference: super::program_address(call, Role::Inference),
-        asked,
+        form,
         answer,
         cost: cost.map(|charged| show::money(&charged.cost_micros)),
         problem,
@@ -131,38 +128,22 @@ fn render(call: &Call<'_>, caller: &Caller, asked: Asked, answer: Option<String>
     page(playground.problem.as_ref().map_or(200, |problem| problem.status), &playground)
 }
 
-/// `POST /playground/ask`: the answer as a page, for browsers without a script.
+/// `POST /playground/ask`: the reply as a page, for browsers without scripts.
 pub(in crate::web) fn ask(call: &mut Call<'_>) -> Answer {
     let caller = call.caller()?;
-    let asked = Asked::read(&fields(call)?)?;
-    let answered = asked.request().and_then(|request| answer(call, &request));
-    match answered {
-        Ok(text) => render(call, &caller, asked, Some(text), None),
+    let form = PromptForm::read(&fields(call)?)?;
+    let answer = form.request().and_then(|request| model_calls::chat(call, &request));
+    match answer {
+        Ok(text) => render(call, &caller, form, Some(text), None),
         Err(e) if matches!(e.status(), 502..=504) => {
             let problem = Problem { form: "ask", status: e.status(), words: e.public().into_owned() };
-            render(call, &caller, asked, None, Some(problem))
+            render(call, &caller, form, None, Some(problem))
         }
-        Err(e) => render(call, &caller, asked, None, Some(Problem::of("ask", e)?)),
+        Err(e) => render(call, &caller, form, None, Some(Problem::of("ask", e)?)),
     }
 }
 
-fn answer(call: &mut Call<'_>, request: &Value) -> Result<String> {
-    call.request.body = Body::from_bytes(request.to_string().into_bytes());
-    let app = call.app;
-    let route = Route { path: CHAT, to: CHAT, kind: Kind::Text, prompt: "messages" };
-    let response = relay::answer(call, &app.engines.inference, route, |_| Ok(()))?;
-    let response = blocking::block_in_place(|| response.wait())?;
-    if response.status.0 != 200 {
-        return Err(Error::Busy);
-    }
-    let Content::Bytes(bytes) = &response.content else {
-        return Err(Error::Upstream(502, "The model server answered in a way that cannot be shown"));
-    };
-    let value: Value = serde_json::from_slice(bytes).unwrap_or_default();
-    Ok(value["choices"][0]["message"]["content"].as_str().unwrap_or("").to_owned())
-}
-
-/// `POST /playground`: writes a document.
+/// `POST /playground`: creates a document.
 pub(in crate::web) fn write_document(call: &mut Call<'_>) -> Answer {
     let caller = call.caller()?;
     let fields = fields(call)?;
@@ -172,7 +153,7 @@ pub(in crate::web) fn write_document(call: &mut Call<'_>) -> Answer {
     Ok(Response::see_other("/playground"))
 }
 
-/// `GET /playground/cost`: what the last call of this person's browsers cost.
+/// `GET /playground/cost`: what this user's last call through the web server cost.
 pub(in crate::web) fn cost(call: &mut Call<'_>) -> Answer {
     let caller = call.caller()?;
     let newest = usage_lists::newest(&mut call.app.db.session()?, &caller.user.id, "web", 1)?;
@@ -180,36 +161,11 @@ pub(in crate::web) fn cost(call: &mut Call<'_>) -> Answer {
     Ok(Response::json(200, &json!({"cost": cost.as_ref().map(|c| &c.0), "tokens": cost.as_ref().map(|c| c.1)})))
 }
 
-/// `GET /playground/speech`: the second tab.
+/// `GET /playground/speech`: the tab for speech.
 pub(in crate::web) fn speech(call: &mut Call<'_>) -> Answer {
     let caller = signed_in_or_return!(call);
     let engines = &call.app.engines;
     let frame = Frame::new(Some(&caller), "playground");
-    let (hears, speaks) = (engines.transcribe.is_configured(), engines.speech.is_configured());
-    page(200, &Speech { frame, hears, speaks })
-}
-
-/// `POST /playground/speak` with `input` and perhaps `voice`: the sound.
-pub(in crate::web) fn speak(call: &mut Call<'_>) -> Answer {
-    let bill = Bill::open(call, SPEECH, crate::error::NOT_AUTHENTICATED)?;
-    let engine = &call.app.engines.speech;
-    engine.check()?;
-    let fields = fields(call)?;
-    let (input, voice) = (fields.text("input")?.trim(), fields.optional_text("voice")?.unwrap_or("").trim());
-    if input.is_empty() {
-        return Err(Error::bad("Write what is to be said first"));
-    }
-    let model = engine.default_model();
-    let voice = if voice.is_empty() { "af" } else { voice };
-    let sent = json!({"model": model, "input": input, "voice": voice, "response_format": "wav"}).to_string();
-    let ask = Ask { path: SPEECH, media_type: "application/json", body: EngineBody::Bytes(sent.as_bytes()) };
-    let (sound, reply) = blocking::block_in_place(|| {
-        let mut reply = engine.send(ask).and_then(Reply::successful)?;
-        let sound = reply.read_all(LARGEST_REPLY)?;
-        Ok::<_, Error>((sound, reply))
-    })??;
-    let characters = i64::try_from(input.chars().count()).unwrap_or(i64::MAX);
-    let mut response = typed(&reply).header("Content-Disposition", "inline; filename=\"speech.wav\"");
-    response.content = Content::Bytes(sound.into());
-    bill.charged(response, &model, Units { characters, requests: 1, ..Units::default() }, reply.latency_micros())
+    let (can_transcribe, can_speak) = (engines.transcribe.is_configured(), engines.speech.is_configured());
+    page(200, &Speech { frame, can_transcribe, can_speak })
 }

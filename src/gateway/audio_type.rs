@@ -1,15 +1,15 @@
-//! Whether bytes are the start of an audio file, so that what is none is refused before a model server sees it.
+//! Recognizes audio files by their first bytes, so that other files are refused before a model server sees them.
 
 use crate::error::{Error, Result};
 use crate::wav;
 
-/// Bytes that are looked at; a WAV file's header is rarely longer.
-pub const LOOK: usize = 4096;
+/// Bytes from the start of a file that are examined. A WAV file's header is rarely longer.
+pub const PREFIX: usize = 4096;
 
-/// Fails for an empty file, for one that is no audio file, and for a WAV file with a broken header.
+/// Checks that a file is an audio file by `start`, its first [`PREFIX`] bytes.
 ///
 /// # Errors
-/// 400.
+/// 400 for an empty file, an unknown format, or a WAV file with a broken header.
 pub fn check(start: &[u8]) -> Result<()> {
     if start.is_empty() {
         return Err(Error::bad("The audio file is empty"));
@@ -17,16 +17,16 @@ pub fn check(start: &[u8]) -> Result<()> {
     if !is_audio(start) {
         return Err(Error::bad("The file is not an audio file of a known format"));
     }
-    // Only a header that is longer than what was looked at may go on.
-    if start.starts_with(b"RIFF") && start.len() < LOOK && wav::layout(start).is_none() {
+    // A header that is longer than what is examined may still be valid.
+    if start.starts_with(b"RIFF") && start.len() < PREFIX && wav::layout(start).is_none() {
         return Err(Error::bad("The audio file is broken"));
     }
     Ok(())
 }
 
-/// The signatures of WAV, AIFF, FLAC, Ogg, MP3, AAC, MP4 and M4A, WebM, AMR, CAF, AU, WMA.
+/// Whether the file is WAV, AIFF, FLAC, Ogg, MP3, AAC, MP4 (M4A), WebM, AMR, CAF, AU or WMA, by its signature.
 fn is_audio(start: &[u8]) -> bool {
-    const STARTS: [&[u8]; 11] = [
+    const SIGNATURES: [&[u8]; 11] = [
         b"fLaC",
         b"OggS",
         b"ID3",
@@ -41,8 +41,11 @@ fn is_audio(start: &[u8]) -> bool {
     ];
     let at = |from: usize, text: &[u8]| start.get(from..).is_some_and(|rest| rest.starts_with(text));
     // MPEG audio and AAC frames start with eleven or twelve set bits.
-    let frame = matches!(start, [0xff, second, ..] if second & 0xe0 == 0xe0 && *second != 0xff);
-    STARTS.iter().any(|signature| at(0, signature)) || (at(0, b"RIFF") && at(8, b"WAVE")) || at(4, b"ftyp") || frame
+    let is_frame = matches!(start, [0xff, second, ..] if second & 0xe0 == 0xe0 && *second != 0xff);
+    SIGNATURES.iter().any(|signature| at(0, signature))
+        || (at(0, b"RIFF") && at(8, b"WAVE"))
+        || at(4, b"ftyp")
+        || is_frame
 }
 
 #[cfg(test)]
@@ -50,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tells_audio_from_the_rest() {
+    fn recognizes_audio_files() {
         for audio in [&b"ID3\x04"[..], b"OggS\0", b"\xff\xfb\x90", b"\0\0\0\x20ftypM4A ", &wav::file(8000, 16, &[0; 4])]
         {
             assert!(check(audio).is_ok(), "{audio:?}");

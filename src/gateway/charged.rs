@@ -1,0 +1,118 @@
+//! The frame around every charged handler: what happens before and after its own work, in one place.
+//!
+//! Before: the caller is authenticated, the meter asked whether it could record a charge, the `Idempotency-Key`
+//! checked, the body read. After: the outcome is charged, and the response held back until that is durable.
+
+use crate::call::Call;
+use crate::engine::Engine;
+use crate::error::Result;
+use crate::http::{Request, Response};
+
+use super::charging::ChargeContext;
+use super::digest::RequestDigest;
+use super::reply_stream::{self, ReplyStream};
+use super::upload::{FileHead, Upload};
+
+pub use super::charging::ModelUsage;
+
+/// A charged route, as far as its frame must know it.
+pub struct ChargedRoute<'a> {
+    /// Its path, as the ledger records it.
+    pub path: &'static str,
+    /// The message of a 401.
+    pub unauthorized: &'static str,
+    /// The engine that does the work.
+    pub engine: &'a Engine,
+}
+
+/// What a handler works on: a request whose body was read.
+pub struct Work<'a> {
+    /// The request; its body is in `body`.
+    pub request: &'a Request,
+    /// The path's segments that stood for `{…}`, still percent-encoded.
+    pub segments: &'a [String],
+    /// The whole body.
+    pub body: Vec<u8>,
+    /// The digest of the request, for handlers that read more than the request on behalf of it.
+    pub digest: &'a mut RequestDigest,
+}
+
+/// What a handler works on: a request that carries a recording, which is read by the handler.
+pub struct UploadWork<'a> {
+    /// The recording.
+    pub upload: Upload<'a>,
+    /// What came before it.
+    pub head: FileHead,
+    /// Whether all of the body is in memory already.
+    pub is_buffered: bool,
+}
+
+/// What became of the work.
+pub enum Outcome {
+    /// A complete response.
+    Reply(Response, ModelUsage),
+    /// A response that several models contributed to. If it is an error, what was used is charged nevertheless, but not
+    /// in the place of a later repetition that succeeds.
+    PerModel(Result<Response>, Vec<ModelUsage>),
+    /// A response without content, the model that is used, and the content, which comes into being while it is sent.
+    Stream(Response, String, Box<dyn ReplyStream>),
+}
+
+/// Runs a handler that needs the whole body, of at most `max_body` bytes.
+///
+/// # Errors
+/// 401; 503 while no charge could be recorded or without an engine; 400 for a bad `Idempotency-Key`; 408 or 413 for the
+/// body; those of `work`; 503 if the outcome cannot be charged.
+pub fn charged(
+    call: &mut Call<'_>,
+    route: &ChargedRoute<'_>,
+    max_body: usize,
+    work: impl FnOnce(Work<'_>) -> Result<Outcome>,
+) -> Result<Response> {
+    let mut context = begin(call, route)?;
+    let body = call.request.body.into_bytes(max_body)?;
+    context.digest.add(&body);
+    let digest = &mut context.digest;
+    let outcome = work(Work { request: call.request, segments: &call.segments, body, digest })?;
+    settle(context, outcome)
+}
+
+/// Runs a handler that reads a recording, in the multipart field `file_field`, while it is uploaded. If the model server
+/// replies before the upload is complete, the handler must fail: the request is not known then.
+///
+/// # Errors
+/// As [`charged`].
+pub fn charged_upload(
+    call: &mut Call<'_>,
+    route: &ChargedRoute<'_>,
+    file_field: &'static str,
+    work: impl FnOnce(UploadWork<'_>) -> Result<Outcome>,
+) -> Result<Response> {
+    let mut context = begin(call, route)?;
+    let is_buffered = call.request.body.is_buffered();
+    let (upload, head) = Upload::open(call.request, file_field, &mut context.digest)?;
+    let outcome = work(UploadWork { upload, head, is_buffered })?;
+    settle(context, outcome)
+}
+
+fn begin(call: &mut Call<'_>, route: &ChargedRoute<'_>) -> Result<ChargeContext> {
+    let context = ChargeContext::new(call, route.path, route.unauthorized)?;
+    route.engine.check()?;
+    Ok(context)
+}
+
+fn settle(context: ChargeContext, outcome: Outcome) -> Result<Response> {
+    match outcome {
+        Outcome::Reply(response, usage) => context.charge_and_defer(response, usage),
+        Outcome::PerModel(response, usages) => {
+            for usage in usages {
+                match response.is_ok() {
+                    true => context.charge_for_model(usage)?,
+                    false => context.charge_part(usage)?,
+                }
+            }
+            response
+        }
+        Outcome::Stream(response, model, stream) => Ok(reply_stream::attach(response, context, model, stream)),
+    }
+}

@@ -1,0 +1,241 @@
+//! Asks a chat model for text and ends it at a stop sequence or after a number of sentences, whether or not the model
+//! server supports those: the reply is streamed, and the call ended when nothing more of it is needed.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+
+use serde_json::{Map, Value};
+
+use crate::engine::{Ask, Body, Engine, Reply};
+use crate::error::{Error, Result};
+use crate::http::sse;
+use crate::usage::Units;
+
+use super::MAX_REPLY;
+use super::event_stream::is_event_stream;
+use super::usage_counter::{ChargeBasis, Choice, Chunk, UsageCounter};
+
+/// Bytes read at a time.
+const READ_SIZE: usize = 16 * 1024;
+
+/// What ends a completion, beside its length.
+#[derive(Clone, Debug, Default)]
+pub struct StopConditions {
+    /// The text ends before the first of these.
+    pub sequences: Vec<String>,
+    /// The text ends after this many sentences.
+    pub max_sentences: Option<usize>,
+}
+
+/// One completion of a prompt.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Completion {
+    /// The text.
+    pub text: String,
+    /// The model's reasoning, if it sends that.
+    pub reasoning: Option<String>,
+    /// Why it ended: the stop sequence, `max_sentences`, `max_length`, or `stop` if the model ended it.
+    pub stop_reason: Option<String>,
+}
+
+/// All completions of a prompt.
+pub struct Completions {
+    /// In the order of their index.
+    pub completions: Vec<Completion>,
+    /// What they used.
+    pub units: Units,
+    /// How long the model server took, in microseconds.
+    pub latency_micros: i64,
+    /// Whether the demo engine made them.
+    pub is_demo: bool,
+}
+
+/// Sends a chat `request`, without `stream`, and collects its completions. It blocks, so call it inside
+/// [`block_in_place`](crate::blocking::block_in_place).
+///
+/// # Errors
+/// Those of [`Engine::send`]; the model server's refusal; 502 for a reply that ends early.
+pub fn complete(
+    engine: &Engine,
+    request: &Map<String, Value>,
+    stop: &StopConditions,
+    prompt_estimate: usize,
+) -> Result<Completions> {
+    let mut request = request.clone();
+    request.insert("stream".to_owned(), true.into());
+    request.insert("stream_options".to_owned(), serde_json::json!({"include_usage": true}));
+    let body = Value::Object(request).to_string();
+    let ask = Ask { path: "/v1/chat/completions", media_type: "application/json", body: Body::Bytes(body.as_bytes()) };
+    let mut reply = engine.send(ask)?.successful()?;
+    let counter = UsageCounter::new(ChargeBasis::Text, prompt_estimate);
+    let mut collector = Collector { stop, completions: BTreeMap::new(), counter };
+    if is_event_stream(&reply)? {
+        collector.read_stream(&mut reply)?;
+    } else {
+        let bytes = reply.read_all(MAX_REPLY)?;
+        let chunk = serde_json::from_slice(&bytes);
+        collector.add(&chunk.map_err(|_| Error::Upstream(502, "The model server answered nonsense"))?);
+    }
+    let Collector { completions, counter, .. } = collector;
+    let (latency_micros, is_demo) = (reply.latency_micros(), reply.is_demo);
+    let completions = completions.into_values().collect();
+    Ok(Completions { completions, units: counter.units(), latency_micros, is_demo })
+}
+
+/// Collects completions from the chunks of a reply.
+struct Collector<'a> {
+    stop: &'a StopConditions,
+    /// By their index.
+    completions: BTreeMap<u64, Completion>,
+    counter: UsageCounter,
+}
+
+impl Collector<'_> {
+    fn read_stream(&mut self, reply: &mut Reply) -> Result<()> {
+        let mut events = sse::Events::default();
+        let mut buffer = vec![0; READ_SIZE];
+        loop {
+            let n = reply.read(&mut buffer).map_err(|e| reply.broken(&e))?;
+            if n == 0 {
+                return match self.are_all_ended() {
+                    true => Ok(()),
+                    false => Err(reply.broken(&std::io::ErrorKind::UnexpectedEof.into())),
+                };
+            }
+            events.push(&buffer[..n]).map_err(|_| Error::Upstream(502, "The model server sent too long an event"))?;
+            while let Some(event) = events.take() {
+                let Some(data) = sse::data(event) else { continue };
+                if &*data == b"[DONE]" {
+                    reply.drain();
+                    return Ok(());
+                }
+                match serde_json::from_slice(&data) {
+                    Ok(chunk) => self.add(&chunk),
+                    Err(_) => self.counter.add_unparsed(),
+                }
+            }
+            // Dropping the reply ends the call, so that the model server stops generating.
+            if self.are_all_stopped_here() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn are_all_ended(&self) -> bool {
+        !self.completions.is_empty() && self.completions.values().all(|c| c.stop_reason.is_some())
+    }
+
+    /// Whether each was ended by a stop condition, so that not even the usage numbers are worth waiting for.
+    fn are_all_stopped_here(&self) -> bool {
+        let by_condition = |c: &Completion| c.stop_reason.as_deref().is_some_and(|r| r != "stop" && r != "max_length");
+        self.are_all_ended() && self.completions.values().all(by_condition)
+    }
+
+    fn add(&mut self, chunk: &Chunk<'_>) {
+        self.counter.add(chunk);
+        for choice in &chunk.choices {
+            let completion = self.completions.entry(choice.index).or_default();
+            if completion.stop_reason.is_none() {
+                completion.add(choice, self.stop);
+            }
+        }
+    }
+}
+
+impl Completion {
+    fn add(&mut self, choice: &Choice<'_>, stop: &StopConditions) {
+        if let Some(message) = choice.delta.as_ref().or(choice.message.as_ref()) {
+            if let Some(reasoning) = message.reasoning_content.as_ref().or(message.reasoning.as_ref()) {
+                self.reasoning.get_or_insert_default().push_str(reasoning);
+            }
+            if let Some(text) = &message.content {
+                self.add_text(text, stop);
+            }
+        }
+        if self.stop_reason.is_none()
+            && let Some(reason) = &choice.finish_reason
+        {
+            let reason = if reason == "length" { "max_length" } else { "stop" };
+            self.stop_reason = Some(reason.to_owned());
+        }
+    }
+
+    /// Adds text, and ends the completion where a condition is met.
+    fn add_text(&mut self, text: &str, stop: &StopConditions) {
+        // A stop sequence may have begun in the text before.
+        let longest = stop.sequences.iter().map(String::len).max().unwrap_or(0);
+        let mut from = self.text.len().saturating_sub(longest);
+        while !self.text.is_char_boundary(from) {
+            from -= 1;
+        }
+        self.text.push_str(text);
+        let sequences = stop.sequences.iter().map(String::as_str).filter(|sequence| !sequence.is_empty());
+        let new_text = &self.text[from..];
+        let sequence = sequences.filter_map(|sequence| Some((from + new_text.find(sequence)?, sequence))).min();
+        let sentence = stop.max_sentences.and_then(|number| end_of_sentence(&self.text, number));
+        let sentence = sentence.map(|at| (at, "max_sentences"));
+        if let Some((at, reason)) = [sequence, sentence].into_iter().flatten().min_by_key(|(at, _)| *at) {
+            self.stop_reason = Some(reason.to_owned());
+            self.text.truncate(at);
+        }
+    }
+}
+
+/// Where the sentence with this number, from 1, ends. A sentence is known to end only once white space follows it.
+fn end_of_sentence(text: &str, number: usize) -> Option<usize> {
+    let mut characters = text.char_indices().peekable();
+    let mut count = 0;
+    while let Some((_, c)) = characters.next() {
+        if !matches!(c, '.' | '!' | '?' | '…' | '。' | '！' | '？') {
+            continue;
+        }
+        // Closing quotation marks and brackets belong to the sentence.
+        while characters
+            .next_if(|(_, c)| matches!(c, '.' | '!' | '?' | '"' | '\'' | ')' | ']' | '”' | '’' | '」'))
+            .is_some()
+        {}
+        let needs_space = c.is_ascii() || c == '…';
+        let ends = characters.peek().is_some_and(|(_, next)| next.is_whitespace() || !needs_space);
+        count += usize::from(ends);
+        if ends && count == number {
+            return characters.peek().map(|(at, _)| *at);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn complete(chunks: &[&str], sequences: &[&str], max_sentences: Option<usize>) -> (String, Option<String>) {
+        let sequences = sequences.iter().map(|s| (*s).to_owned()).collect();
+        let stop = StopConditions { sequences, max_sentences };
+        let mut completion = Completion::default();
+        for chunk in chunks {
+            completion.add_text(chunk, &stop);
+            if completion.stop_reason.is_some() {
+                break;
+            }
+        }
+        (completion.text, completion.stop_reason)
+    }
+
+    #[test]
+    fn ends_at_a_stop_sequence_that_is_split_between_chunks() {
+        assert_eq!(complete(&["ab", "c#", "#", "d"], &["##"], None), ("abc".into(), Some("##".into())));
+        assert_eq!(complete(&["aé#é"], &["é", "#"], None), ("a".into(), Some("é".into())));
+        assert_eq!(complete(&["abc"], &["x", ""], None), ("abc".into(), None));
+    }
+
+    #[test]
+    fn ends_after_a_sentence() {
+        let one = |text: &str| complete(&[text], &[], Some(1)).0;
+        assert_eq!(one("It is 3.14 now. And then."), "It is 3.14 now.");
+        assert_eq!(one("He said \"no!\" Then he left."), "He said \"no!\"");
+        assert_eq!(one("Wait... what? Yes."), "Wait...");
+        assert_eq!(one("一。二。"), "一。");
+        assert_eq!(one("No end yet."), "No end yet.");
+        assert_eq!(complete(&["A. B", ". C."], &[], Some(2)), ("A. B.".into(), Some("max_sentences".into())));
+    }
+}

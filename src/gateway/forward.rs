@@ -1,0 +1,148 @@
+//! Forwards a recording to a model server while it is received, with no more than a piece of it in memory.
+
+use std::io::{self, Read};
+
+use crate::error::{Error, Result};
+
+use super::MAX_RECORDING;
+use super::audio_type;
+
+/// Names and values of form fields.
+pub type FormFields = Vec<(String, String)>;
+
+/// A recording that is being received.
+pub trait AudioSource: Read {
+    /// The fields behind the recording; to be called once that was read to its end.
+    ///
+    /// # Errors
+    /// 400, 408 or 413: what is wrong with them.
+    fn trailing_fields(&mut self) -> Result<FormFields>;
+}
+
+/// Maps the fields behind a recording, which are known last, to those that are sent to the model server behind it.
+pub type MapTrailing<'a> = Box<dyn FnMut(FormFields) -> Result<FormFields> + 'a>;
+
+/// The multipart body that is sent to the model server. It is composed while it is read.
+pub struct ForwardedUpload<'a> {
+    source: &'a mut dyn AudioSource,
+    map_trailing: MapTrailing<'a>,
+    boundary: String,
+    /// Composed bytes, of which `sent` were read.
+    buffer: Vec<u8>,
+    sent: usize,
+    is_file_complete: bool,
+    /// The first bytes of the recording.
+    pub start: Vec<u8>,
+    /// Bytes of the recording so far.
+    pub size: u64,
+    /// Why the upload could not be read. That is the client's fault, whatever the model server replies to a part of it.
+    pub failure: Option<Error>,
+}
+
+impl<'a> ForwardedUpload<'a> {
+    /// Checks the first bytes of the recording and prepares a body of `leading` fields and the recording.
+    ///
+    /// # Errors
+    /// 400 for an empty file or one that is no audio file; 408 or 413 if it cannot be read.
+    pub fn new(
+        source: &'a mut dyn AudioSource,
+        file_name: &str,
+        leading: &[(String, String)],
+        map_trailing: MapTrailing<'a>,
+    ) -> Result<ForwardedUpload<'a>> {
+        let mut start = Vec::new();
+        (&mut *source).take(audio_type::PREFIX as u64).read_to_end(&mut start).map_err(|e| upload_error(&e))?;
+        audio_type::check(&start)?;
+        let boundary = format!("textgen-{}", crate::accounts::random(32)?);
+        let mut buffer = Vec::with_capacity(start.len() + 1024);
+        for (name, value) in leading {
+            write_field(&mut buffer, &boundary, name, value);
+        }
+        let head = format!(
+            "--{boundary}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"{file_name}\"\r\n\
+             Content-Type: application/octet-stream\r\n\r\n"
+        );
+        buffer.extend_from_slice(head.as_bytes());
+        buffer.extend_from_slice(&start);
+        let (size, sent, is_file_complete, failure) = (start.len() as u64, 0, false, None);
+        Ok(ForwardedUpload { source, map_trailing, boundary, buffer, sent, is_file_complete, start, size, failure })
+    }
+
+    /// The media type of the body.
+    pub fn media_type(&self) -> String {
+        format!("multipart/form-data; boundary={}", self.boundary)
+    }
+
+    /// Whether all of the upload was read.
+    pub fn is_complete(&self) -> bool {
+        self.is_file_complete && self.failure.is_none()
+    }
+
+    fn read_next(&mut self, out: &mut [u8]) -> Result<usize> {
+        if self.sent < self.buffer.len() {
+            let n = out.len().min(self.buffer.len() - self.sent);
+            out[..n].copy_from_slice(&self.buffer[self.sent..self.sent + n]);
+            self.sent += n;
+            return Ok(n);
+        }
+        if self.is_file_complete {
+            return Ok(0);
+        }
+        let n = self.source.read(out).map_err(|e| upload_error(&e))?;
+        self.size += n as u64;
+        if self.size > MAX_RECORDING {
+            return Err(too_large());
+        }
+        if n > 0 || out.is_empty() {
+            return Ok(n);
+        }
+        self.end_file()?;
+        self.read_next(out)
+    }
+
+    fn end_file(&mut self) -> Result<()> {
+        self.is_file_complete = true;
+        let trailing = self.source.trailing_fields()?;
+        (self.buffer, self.sent) = (b"\r\n".to_vec(), 0);
+        for (name, value) in (self.map_trailing)(trailing)? {
+            write_field(&mut self.buffer, &self.boundary, &name, &value);
+        }
+        self.buffer.extend_from_slice(format!("--{}--\r\n", self.boundary).as_bytes());
+        Ok(())
+    }
+}
+
+impl Read for ForwardedUpload<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.failure.is_some() {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        self.read_next(out).map_err(|e| {
+            let text = e.to_string();
+            self.failure = Some(e);
+            io::Error::other(text)
+        })
+    }
+}
+
+/// Why an upload could not be read, in terms for the client.
+pub(super) fn upload_error(e: &io::Error) -> Error {
+    match e.kind() {
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Error::Timeout,
+        io::ErrorKind::FileTooLarge => too_large(),
+        // The messages of `Parts` are fit for the client; those of the operating system are not.
+        io::ErrorKind::InvalidData if e.get_ref().is_some() => Error::bad(format!("The upload is malformed: {e}")),
+        _ => Error::bad("The upload is incomplete or malformed"),
+    }
+}
+
+fn too_large() -> Error {
+    Error::TooLarge(usize::try_from(MAX_RECORDING).unwrap_or(usize::MAX))
+}
+
+fn write_field(to: &mut Vec<u8>, boundary: &str, name: &str, value: &str) {
+    // These characters would end the name early.
+    let name: String = name.chars().filter(|c| !c.is_control() && *c != '"').collect();
+    let field = format!("--{boundary}\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n");
+    to.extend_from_slice(field.as_bytes());
+}

@@ -1,0 +1,95 @@
+//! OpenAI's JSON routes: the request is passed on unchanged but for what it lacks, and so is the reply.
+
+use crate::call::Call;
+use crate::engine::{Ask, Body, Engine, Reply};
+use crate::error::{Error, Result};
+use crate::http::object::Object;
+use crate::http::{Content, Response};
+
+use super::charged::{ChargedRoute, ModelUsage, Outcome, charged};
+use super::event_stream::{self, EventStream};
+use super::usage_counter::{ChargeBasis, Chunk, UsageCounter, estimate_json_tokens};
+use super::{INVALID_API_KEY, MAX_JSON_BODY, MAX_REPLY, response_typed_as, validate_model};
+
+/// A route that is passed on to a model server.
+pub struct ProxiedRoute {
+    /// Its path, as the ledger records it.
+    pub path: &'static str,
+    /// The model server's path.
+    pub upstream_path: &'static str,
+    /// How its replies are charged.
+    pub basis: ChargeBasis,
+    /// The field that holds the prompt.
+    pub prompt_field: &'static str,
+}
+
+/// Handles a request to such a route. `prepare` checks the fields and fills in those that are missing; it also gets the
+/// path's segments that stood for `{…}`.
+///
+/// # Errors
+/// As [`charged`]; those of `prepare`; 400 for a body or a model that is invalid; what the model server refuses; 502,
+/// 503 or 504 if it fails.
+pub fn proxy(
+    call: &mut Call<'_>,
+    engine: &Engine,
+    route: ProxiedRoute,
+    prepare: impl FnOnce(&mut Object<'_>, &[String]) -> Result<()>,
+) -> Result<Response> {
+    let charged_route = ChargedRoute { path: route.path, unauthorized: INVALID_API_KEY, engine };
+    charged(call, &charged_route, MAX_JSON_BODY, |work| {
+        let mut object = Object::parse(&work.body).map_err(Error::bad)?;
+        prepare(&mut object, work.segments)?;
+        forward(engine, route, object)
+    })
+}
+
+fn forward(engine: &Engine, route: ProxiedRoute, mut object: Object<'_>) -> Result<Outcome> {
+    let model = model_or_default(engine, &mut object)?;
+    let wants_stream = matches!(route.basis, ChargeBasis::Text) && object.read::<bool>("stream") == Some(true);
+    let hides_usage = wants_stream && request_usage(&mut object);
+    let prompt_estimate = object.get(route.prompt_field).map_or(0, estimate_json_tokens);
+    let counter = UsageCounter::new(route.basis, prompt_estimate);
+    let body = object.to_bytes();
+    let ask = Ask { path: route.upstream_path, media_type: "application/json", body: Body::Bytes(&body) };
+    let mut reply = engine.wait(|| engine.send(ask).and_then(Reply::successful))??;
+    if event_stream::is_event_stream(&reply)? {
+        return Ok(EventStream { reply, counter, hides_usage }.into_outcome(model));
+    }
+    let bytes = engine.wait(|| reply.read_all(MAX_REPLY))??;
+    let units = count(counter, &bytes)?.units();
+    let mut response = response_typed_as(&reply);
+    response.content = Content::Bytes(bytes.into());
+    Ok(Outcome::Reply(response, ModelUsage { model, units, latency_micros: reply.latency_micros() }))
+}
+
+fn count(mut counter: UsageCounter, bytes: &[u8]) -> Result<UsageCounter> {
+    match serde_json::from_slice::<Chunk<'_>>(bytes) {
+        Ok(chunk) => counter.add(&chunk),
+        // Its fields may have unexpected types, but it must be JSON.
+        Err(e) if e.classify() == serde_json::error::Category::Data => counter.add_unparsed(),
+        Err(_) => return Err(event_stream::not_json()),
+    }
+    Ok(counter)
+}
+
+/// The model in the request; filled in where there is none.
+///
+/// # Errors
+/// 400 for a model that is no string or too long.
+pub fn model_or_default(engine: &Engine, object: &mut Object<'_>) -> Result<String> {
+    if !object.has("model") {
+        object.set("model", &engine.default_model());
+    }
+    validate_model(object.read("model").ok_or(Error::bad("model must be a string"))?)
+}
+
+/// Makes the model server send usage numbers with a stream; false if the client asked for them itself.
+fn request_usage(object: &mut Object<'_>) -> bool {
+    let mut options = object.read::<serde_json::Map<String, serde_json::Value>>("stream_options").unwrap_or_default();
+    if options.get("include_usage") == Some(&true.into()) {
+        return false;
+    }
+    options.insert("include_usage".to_owned(), true.into());
+    object.set("stream_options", &options);
+    true
+}

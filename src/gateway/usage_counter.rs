@@ -1,0 +1,257 @@
+//! Counts the tokens of a reply: the model server's own `usage` numbers, or an estimate where it sends none.
+
+use std::fmt;
+
+use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+use crate::usage::Units;
+
+/// Bytes per token that are assumed where tokens are not counted.
+const BYTES_PER_TOKEN: usize = 4;
+
+/// How a reply is charged.
+#[derive(Clone, Debug)]
+pub enum ChargeBasis {
+    /// By the tokens of the prompt and of the completion.
+    Text,
+    /// By the tokens that were embedded.
+    Embeddings,
+    /// By units that do not depend on the reply.
+    Fixed(Units),
+}
+
+/// The `usage` object of OpenAI's protocol.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub struct Usage {
+    prompt_tokens: Option<i64>,
+    completion_tokens: Option<i64>,
+}
+
+/// A chunk of a streamed completion, or a whole reply; only the fields that matter here.
+#[derive(Debug, Deserialize)]
+pub struct Chunk<'a> {
+    /// The numbers so far, unparsed: an unusual form of them must not make the chunk invalid.
+    #[serde(default, borrow)]
+    pub usage: Option<&'a RawValue>,
+    /// What the chunk adds to each choice.
+    #[serde(default, borrow)]
+    pub choices: Vec<Choice<'a>>,
+}
+
+/// What a chunk adds to one choice.
+#[derive(Debug, Deserialize)]
+pub struct Choice<'a> {
+    /// The index of the choice.
+    #[serde(default)]
+    pub index: u64,
+    /// The text, on the completions route.
+    #[serde(default)]
+    pub text: Option<String>,
+    /// The message, in a chunk of a streamed chat.
+    #[serde(default, borrow)]
+    pub delta: Option<Delta<'a>>,
+    /// The message, in a chat reply that is not streamed.
+    #[serde(default, borrow)]
+    pub message: Option<Delta<'a>>,
+    /// Why the choice ended, if it did.
+    #[serde(default)]
+    pub finish_reason: Option<String>,
+}
+
+/// A message, or what a chunk adds to one.
+#[derive(Debug, Default, Deserialize)]
+pub struct Delta<'a> {
+    /// The text.
+    #[serde(default)]
+    pub content: Option<String>,
+    /// The reasoning, as vLLM and llama.cpp name it.
+    #[serde(default)]
+    pub reasoning_content: Option<String>,
+    /// The reasoning, as other servers name it.
+    #[serde(default)]
+    pub reasoning: Option<String>,
+    #[serde(default, borrow)]
+    tool_calls: Option<&'a RawValue>,
+}
+
+impl Choice<'_> {
+    /// How many bytes of text, reasoning and tool calls this adds.
+    fn bytes(&self) -> usize {
+        let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let message = self.delta.as_ref().or(self.message.as_ref());
+        length(&self.text)
+            + message.map_or(0, |m| {
+                let calls = m.tool_calls.map_or(0, |calls| if calls.get() == "null" { 0 } else { calls.get().len() });
+                length(&m.content) + length(&m.reasoning_content).max(length(&m.reasoning)) + calls
+            })
+    }
+}
+
+/// Counts what a reply used while it passes through.
+#[derive(Clone, Debug)]
+pub struct UsageCounter {
+    basis: ChargeBasis,
+    prompt_estimate: usize,
+    usage: Option<Usage>,
+    chunks: usize,
+    bytes: usize,
+}
+
+impl UsageCounter {
+    /// Nothing counted yet. `prompt_estimate` is the number of the prompt's tokens unless the model server reports it.
+    pub fn new(basis: ChargeBasis, prompt_estimate: usize) -> UsageCounter {
+        UsageCounter { basis, prompt_estimate, usage: None, chunks: 0, bytes: 0 }
+    }
+
+    /// Counts a chunk, or a whole reply.
+    pub fn add(&mut self, chunk: &Chunk<'_>) {
+        for bytes in chunk.choices.iter().map(Choice::bytes).filter(|bytes| *bytes > 0) {
+            self.chunks += 1;
+            self.bytes += bytes;
+        }
+        if self.is_fixed() {
+            self.chunks += 1;
+        }
+        let usage = chunk.usage.and_then(|usage| serde_json::from_str::<Option<Usage>>(usage.get()).ok().flatten());
+        self.usage = usage.or(self.usage);
+    }
+
+    /// Counts a chunk that could not be parsed.
+    pub fn add_unparsed(&mut self) {
+        self.chunks += 1;
+    }
+
+    /// Whether nothing was made yet.
+    pub fn is_empty(&self) -> bool {
+        self.chunks == 0 && self.usage.is_none()
+    }
+
+    /// Whether the charge does not depend on the reply.
+    pub fn is_fixed(&self) -> bool {
+        matches!(self.basis, ChargeBasis::Fixed(_))
+    }
+
+    /// What was used. Without the model server's numbers, each chunk counts as a token, or more if it is long.
+    pub fn units(&self) -> Units {
+        let usage = self.usage.unwrap_or_default();
+        let or = |reported: Option<i64>, estimate: usize| {
+            reported.map_or(i64::try_from(estimate).unwrap_or(i64::MAX), |n| n.max(0))
+        };
+        let prompt = or(usage.prompt_tokens, self.prompt_estimate);
+        match &self.basis {
+            ChargeBasis::Fixed(units) => units.clone(),
+            ChargeBasis::Embeddings => Units { embedding_tokens: prompt, requests: 1, ..Units::default() },
+            ChargeBasis::Text => {
+                let estimate = self.chunks.max(self.bytes.div_ceil(BYTES_PER_TOKEN));
+                let completion_tokens = or(usage.completion_tokens, estimate);
+                Units { prompt_tokens: prompt, completion_tokens, requests: 1, ..Units::default() }
+            }
+        }
+    }
+}
+
+/// About how many tokens a text has.
+pub fn estimate_tokens(text: &str) -> usize {
+    text.len().div_ceil(BYTES_PER_TOKEN)
+}
+
+/// About how many tokens the strings in a JSON value have. A number counts as one token, as prompts may be sent as token
+/// ids; images (`data:` URLs) count as nothing.
+pub fn estimate_json_tokens(value: &RawValue) -> usize {
+    serde_json::from_str::<TextBytes>(value.get()).map_or(0, |bytes| bytes.0.div_ceil(BYTES_PER_TOKEN))
+}
+
+/// The bytes of all strings in a JSON value.
+struct TextBytes(usize);
+
+impl<'de> Deserialize<'de> for TextBytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<TextBytes, D::Error> {
+        struct Sum;
+        impl<'de> Visitor<'de> for Sum {
+            type Value = TextBytes;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("any JSON")
+            }
+            fn visit_str<E>(self, text: &str) -> Result<TextBytes, E> {
+                Ok(TextBytes(if text.starts_with("data:") { 0 } else { text.len() }))
+            }
+            fn visit_unit<E>(self) -> Result<TextBytes, E> {
+                Ok(TextBytes(0))
+            }
+            fn visit_bool<E>(self, _: bool) -> Result<TextBytes, E> {
+                Ok(TextBytes(0))
+            }
+            fn visit_u64<E>(self, _: u64) -> Result<TextBytes, E> {
+                Ok(TextBytes(BYTES_PER_TOKEN))
+            }
+            fn visit_i64<E>(self, _: i64) -> Result<TextBytes, E> {
+                Ok(TextBytes(BYTES_PER_TOKEN))
+            }
+            fn visit_f64<E>(self, _: f64) -> Result<TextBytes, E> {
+                Ok(TextBytes(BYTES_PER_TOKEN))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<TextBytes, A::Error> {
+                let mut sum = 0;
+                while let Some(TextBytes(bytes)) = seq.next_element()? {
+                    sum += bytes;
+                }
+                Ok(TextBytes(sum))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<TextBytes, A::Error> {
+                let mut sum = 0;
+                while let Some((serde::de::IgnoredAny, TextBytes(bytes))) = map.next_entry()? {
+                    sum += bytes;
+                }
+                Ok(TextBytes(sum))
+            }
+        }
+        deserializer.deserialize_any(Sum)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn count(chunks: &[&str]) -> Units {
+        let mut counter = UsageCounter::new(ChargeBasis::Text, 9);
+        for chunk in chunks {
+            counter.add(&serde_json::from_str(chunk).unwrap());
+        }
+        counter.units()
+    }
+
+    #[test]
+    fn the_model_servers_numbers_take_precedence() {
+        let word = r#"{"choices":[{"index":0,"delta":{"content":"a"}}],"usage":null}"#;
+        let usage = r#"{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}}"#;
+        let units = count(&[word, word, word, usage]);
+        assert_eq!((units.prompt_tokens, units.completion_tokens), (3, 2));
+    }
+
+    #[test]
+    fn without_them_chunks_are_counted() {
+        let head = r#"{"choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}"#;
+        let word = r#"{"choices":[{"index":0,"delta":{"content":"a"}}]}"#;
+        let call = r#"{"choices":[{"index":0,"delta":{"tool_calls":[{"a":1}]}}]}"#;
+        let end = r#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#;
+        let units = count(&[head, word, word, end]);
+        assert_eq!((units.prompt_tokens, units.completion_tokens), (9, 2));
+        assert_eq!(count(&[call]).completion_tokens, 3, "by their length");
+        let whole = format!(r#"{{"choices":[{{"message":{{"content":"{}"}}}}]}}"#, "x".repeat(41));
+        assert_eq!(count(&[&whole]).completion_tokens, 11);
+    }
+
+    #[test]
+    fn estimates_ignore_images() {
+        let raw = |text: &str| RawValue::from_string(text.to_owned()).unwrap();
+        assert_eq!(estimate_json_tokens(&raw(r#""12345678""#)), 2);
+        assert_eq!(estimate_json_tokens(&raw("[1,2,3]")), 3);
+        let parts =
+            r#"[{"content":[{"text":"12345678"},{"image_url":{"url":"data:image/png;base64,AAAAAAAAAAAAAAAA"}}]}]"#;
+        assert_eq!(estimate_json_tokens(&raw(parts)), 2);
+    }
+}

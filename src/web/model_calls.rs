@@ -1,0 +1,60 @@
+//! Calls of models from the playground's forms, charged like those of the API.
+
+use serde_json::{Value, json};
+
+use super::Answer;
+use crate::blocking::block_in_place;
+use crate::call::Call;
+use crate::error::{Error, NOT_AUTHENTICATED, Result};
+use crate::gateway::charged::{ChargedRoute, ModelUsage, Outcome, charged};
+use crate::gateway::proxy::{ProxiedRoute, proxy};
+use crate::gateway::response_typed_as;
+use crate::gateway::speech::{self, SPEECH};
+use crate::gateway::usage_counter::ChargeBasis;
+use crate::http::form::{FORM_LIMIT, Fields};
+use crate::http::{Body, Content};
+
+const CHAT: &str = "/v1/chat/completions";
+
+/// Sends a chat `request` to the model server, in the place of the call's own body; returns the text of the reply once
+/// it is charged.
+///
+/// # Errors
+/// As [`proxy`].
+pub(super) fn chat(call: &mut Call<'_>, request: &Value) -> Result<String> {
+    call.request.body = Body::from_bytes(request.to_string().into_bytes());
+    let engine = &call.app.engines.inference;
+    let basis = ChargeBasis::Text;
+    let route = ProxiedRoute { path: CHAT, upstream_path: CHAT, basis, prompt_field: "messages" };
+    let response = proxy(call, engine, route, |_, _| Ok(()))?;
+    let response = block_in_place(|| response.wait())?;
+    if response.status.0 != 200 {
+        return Err(Error::Busy);
+    }
+    let Content::Bytes(bytes) = &response.content else {
+        return Err(Error::Upstream(502, "The model server answered in a way that cannot be shown"));
+    };
+    let value: Value = serde_json::from_slice(bytes).unwrap_or_default();
+    Ok(value["choices"][0]["message"]["content"].as_str().unwrap_or("").to_owned())
+}
+
+/// `POST /playground/speak` with `input` and optionally `voice`: the audio.
+pub(super) fn speak(call: &mut Call<'_>) -> Answer {
+    let engine = &call.app.engines.speech;
+    let route = ChargedRoute { path: SPEECH, unauthorized: NOT_AUTHENTICATED, engine };
+    charged(call, &route, FORM_LIMIT, |work| {
+        let fields = Fields::parse(work.request, &work.body)?;
+        let (input, voice) = (fields.text("input")?.trim(), fields.optional_text("voice")?.unwrap_or("").trim());
+        if input.is_empty() {
+            return Err(Error::bad("Write what is to be said first"));
+        }
+        let model = engine.default_model();
+        let voice = if voice.is_empty() { "af" } else { voice };
+        let request = json!({"model": model, "input": input, "voice": voice, "response_format": "wav"});
+        let (reply, audio) = speech::synthesize(engine, &request)?;
+        let mut response = response_typed_as(&reply).header("Content-Disposition", "inline; filename=\"speech.wav\"");
+        response.content = Content::Bytes(audio.into());
+        let usage = ModelUsage { model, units: speech::units(input), latency_micros: reply.latency_micros() };
+        Ok(Outcome::Reply(response, usage))
+    })
+}
