@@ -29,6 +29,8 @@ pub mod accounts;
 
 pub mod engine;
 
+pub mod background;
+
 pub mod app;
 
 pub mod call;
