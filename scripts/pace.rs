@@ -18,7 +18,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use textgen::usage::{Charge, Connections, Meter, Units};
+use textgen::units::{Unit, Units};
+use textgen::usage::{Charge, Connections, Meter};
 
 /// Longest wait for a reply.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -158,13 +159,13 @@ fn charges(threads: usize, users: &str, journal: &str) -> Result<Vec<Work>, Fail
 
 fn charge(user: &str) -> Charge {
     Charge {
-        id: textgen::usage::Id::New(textgen::usage::new_id()),
+        id: textgen::usage::ChargeId::Generated(textgen::usage::new_id()),
         user_id: user.to_owned(),
         key_id: None,
         server: "inference",
         route: "/v1/chat/completions",
         model: "demo".to_owned(),
-        units: Units { prompt_tokens: 9, completion_tokens: 4, requests: 1, ..Units::default() },
+        units: Units::of([(Unit::PromptTokens, 9), (Unit::CompletionTokens, 4), (Unit::Requests, 1)]),
         latency_micros: 100,
     }
 }

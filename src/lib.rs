@@ -12,6 +12,8 @@ pub mod config;
 
 pub mod db;
 
+pub mod units;
+
 pub mod server;
 
 pub mod store;
@@ -28,8 +30,6 @@ pub mod usage;
 pub mod accounts;
 
 pub mod engine;
-
-pub mod background;
 
 pub mod app;
 

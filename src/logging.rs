@@ -1,4 +1,4 @@
-//! The log: lines on standard error, buffered for a moment so that requests do not wait for its reader.
+//! The log: lines on standard error, gathered for a moment so that a request never waits for whoever reads them.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -13,21 +13,21 @@ use time::OffsetDateTime;
 
 use crate::config::LogFormat;
 
-/// How long lines are buffered.
-const WRITE_INTERVAL: Duration = Duration::from_millis(20);
+/// How long a line may wait to be written.
+const WRITE_EVERY: Duration = Duration::from_millis(20);
 
-/// Maximum size of the buffer. When it is full, the thread that logs writes it out.
-const MAX_BUFFER: usize = 1024 * 1024;
+/// Bytes that may wait; past it the one who logs writes them itself.
+const MOST: usize = 1024 * 1024;
 
-/// Starts logging to standard error.
+/// Sends the log to standard error from now on. The writer returned flushes on demand.
 ///
 /// # Errors
-/// A logger has already been set, or the thread cannot be started.
-pub fn start(level: LevelFilter, format: LogFormat) -> Result<LogBuffer, String> {
-    let lines = LogBuffer::default();
+/// A logger is there already, or the thread cannot be started.
+pub fn start(level: LevelFilter, format: LogFormat) -> Result<Lines, String> {
+    let lines = Lines::default();
     let writer = lines.clone();
     let thread = thread::Builder::new().name("log".to_owned());
-    thread.spawn(move || writer.write_loop()).map_err(|e| e.to_string())?;
+    thread.spawn(move || writer.write_for_ever()).map_err(|e| e.to_string())?;
     let logger: Box<dyn Log> = match format {
         LogFormat::Text => WriteLogger::new(level, text_config(), lines.clone()),
         LogFormat::Json => Box::new(JsonLogger { level, lines: lines.clone() }),
@@ -37,70 +37,68 @@ pub fn start(level: LevelFilter, format: LogFormat) -> Result<LogBuffer, String>
     Ok(lines)
 }
 
-/// Libraries whose log lines are left out.
-const IGNORED_TARGETS: [&str; 5] = ["tokio_postgres", "postgres", "refinery", "ureq", "rustls"];
-
 fn text_config() -> simplelog::Config {
-    let mut config = ConfigBuilder::new();
-    config
+    ConfigBuilder::new()
         .set_time_format_rfc3339()
         .set_thread_level(LevelFilter::Off)
         .set_target_level(LevelFilter::Debug)
-        .set_location_level(LevelFilter::Off);
-    for target in IGNORED_TARGETS {
-        config.add_filter_ignore_str(target);
-    }
-    config.build()
+        .set_location_level(LevelFilter::Off)
+        .add_filter_ignore_str("tokio_postgres")
+        .add_filter_ignore_str("postgres")
+        .add_filter_ignore_str("refinery")
+        .add_filter_ignore_str("ureq")
+        .add_filter_ignore_str("rustls")
+        .build()
 }
 
-/// Lines that have not been written yet.
+/// Lines that wait to be written.
 #[derive(Clone, Default)]
-pub struct LogBuffer(Arc<Shared>);
+pub struct Lines(Arc<Waiting>);
 
 #[derive(Default)]
-struct Shared {
+struct Waiting {
     bytes: Mutex<Vec<u8>>,
-    not_empty: Condvar,
-    /// Locked while writing, to keep the lines in order.
+    arrival: Condvar,
+    /// Held while writing, so that lines keep their order.
     output: Mutex<()>,
 }
 
-impl LogBuffer {
-    fn write_loop(&self) {
+impl Lines {
+    fn write_for_ever(&self) {
         loop {
             let mut bytes = self.0.bytes.lock();
             while bytes.is_empty() {
-                self.0.not_empty.wait(&mut bytes);
+                self.0.arrival.wait(&mut bytes);
             }
             drop(bytes);
-            thread::sleep(WRITE_INTERVAL);
+            thread::sleep(WRITE_EVERY);
             self.flush_now();
         }
     }
 
-    /// Writes all buffered lines.
+    /// Writes what waits.
     pub fn flush_now(&self) {
         let _in_order = self.0.output.lock();
         let bytes = std::mem::take(&mut *self.0.bytes.lock());
-        // If standard error is closed, there is nowhere to report it.
+        // Nobody is left to tell that standard error is gone.
         let _ = io::stderr().lock().write_all(&bytes);
     }
 
     fn append(&self, line: &[u8]) {
         let mut bytes = self.0.bytes.lock();
-        let was_empty = bytes.is_empty();
+        let first = bytes.is_empty();
         bytes.extend_from_slice(line);
-        let is_full = bytes.len() > MAX_BUFFER;
+        let full = bytes.len() > MOST;
         drop(bytes);
-        if is_full {
+        if full {
             self.flush_now();
-        } else if was_empty {
-            self.0.not_empty.notify_one();
+        } else if first {
+            self.0.arrival.notify_one();
         }
     }
 }
 
-impl Write for LogBuffer {
+impl Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.append(line);
         Ok(line.len())
@@ -111,15 +109,16 @@ impl Write for LogBuffer {
     }
 }
 
-/// Writes one JSON object per line: `time`, `level`, `target`, `message`, and the fields of the record.
+/// One JSON object a line: `time`, `level`, `target`, `message`, and the record's own fields.
 struct JsonLogger {
     level: LevelFilter,
-    lines: LogBuffer,
+    lines: Lines,
 }
 
 impl Log for JsonLogger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() <= self.level && !IGNORED_TARGETS.iter().any(|name| metadata.target().starts_with(name))
+        let noisy = ["tokio_postgres", "postgres", "refinery", "ureq", "rustls"];
+        metadata.level() <= self.level && !noisy.iter().any(|name| metadata.target().starts_with(name))
     }
 
     fn log(&self, record: &Record<'_>) {
@@ -131,7 +130,7 @@ impl Log for JsonLogger {
         object.insert("level".to_owned(), record.level().as_str().into());
         object.insert("target".to_owned(), record.target().into());
         object.insert("message".to_owned(), record.args().to_string().into());
-        // `Fields` never fails.
+        // The visitor below never fails.
         let _ = record.key_values().visit(&mut Fields(&mut object));
         let mut line = serde_json::Value::Object(object).to_string();
         line.push('\n');

@@ -15,7 +15,7 @@ use crate::gateway::{INVALID_API_KEY, INVALID_SECRET, MAX_JSON_BODY, mark_demo, 
 use crate::http::Response;
 use crate::http::form::{FORM_LIMIT, Fields};
 use crate::http::object::Object;
-use crate::usage::Units;
+use crate::units::Units;
 use crate::wav;
 
 /// Bytes passed on at a time.
@@ -84,7 +84,7 @@ impl ReplyStream for AudioStream {
     /// A text is spoken as a whole, so a client that disconnects pays for all of it. A part that the model server failed
     /// to complete is of no use, and costs nothing.
     fn units(&self, end: &StreamEnd) -> Option<Units> {
-        (!matches!(end, StreamEnd::Failed(_))).then(|| self.units.clone())
+        (!matches!(end, StreamEnd::Failed(_))).then_some(self.units)
     }
 
     fn latency_micros(&self) -> i64 {

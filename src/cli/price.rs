@@ -1,17 +1,18 @@
 //! `textgen price`.
 
-use clap::{Args, Subcommand};
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, Subcommand};
 
 use super::{Failure, database};
 use crate::config::Config;
-use crate::store::prices::{self, Change, HIGHEST, Price};
+use crate::store::prices::{self, HIGHEST, Price, PriceChange};
+use crate::units::{ByUnit, Unit};
 
 /// What to do with prices.
 #[derive(Subcommand)]
 pub enum PriceCommand {
-    /// The price of each model, in micro-dollars (a millionth of a dollar)
+    /// List the price of each model, in micro-dollars (a millionth of a dollar)
     List,
-    /// Change a model's price; what is not named stays, for a new model at `default`'s. Servers follow within seconds
+    /// Change a model's price; what is not named stays, for a new model as `default` has it. Servers follow within seconds
     Set(SetArguments),
 }
 
@@ -21,28 +22,38 @@ pub enum PriceCommand {
 pub struct SetArguments {
     /// The model's name; `default` is the price of every model that has none
     model: String,
-    /// Per million prompt tokens
-    #[arg(long, value_name = "MICRODOLLARS", value_parser = micros())]
-    prompt: Option<i64>,
-    /// Per million completion tokens
-    #[arg(long, value_name = "MICRODOLLARS", value_parser = micros())]
-    completion: Option<i64>,
-    /// Per million embedded tokens
-    #[arg(long, value_name = "MICRODOLLARS", value_parser = micros())]
-    embedding: Option<i64>,
-    /// Per second of audio heard
-    #[arg(long, value_name = "MICRODOLLARS", value_parser = micros())]
-    audio_second: Option<i64>,
-    /// Per million characters spoken
-    #[arg(long, value_name = "MICRODOLLARS", value_parser = micros())]
-    characters: Option<i64>,
-    /// Per request
-    #[arg(long, value_name = "MICRODOLLARS", value_parser = micros())]
-    request: Option<i64>,
+    #[command(flatten)]
+    prices: PriceFlags,
 }
 
-fn micros() -> clap::builder::RangedI64ValueParser {
-    clap::value_parser!(i64).range(0..=HIGHEST)
+/// A flag for the price of each unit.
+struct PriceFlags(PriceChange);
+
+impl Args for PriceFlags {
+    fn augment_args(command: Command) -> Command {
+        command.args(Unit::ALL.map(|unit| {
+            Arg::new(unit.price_flag())
+                .long(unit.price_flag())
+                .help(unit.price_description())
+                .value_name("MICRODOLLARS")
+                .value_parser(clap::value_parser!(i64).range(0..=HIGHEST))
+        }))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        PriceFlags::augment_args(command)
+    }
+}
+
+impl FromArgMatches for PriceFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<PriceFlags, clap::Error> {
+        Ok(PriceFlags(ByUnit::from_fn(|unit| matches.get_one(unit.price_flag()).copied())))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = PriceFlags::from_arg_matches(matches)?;
+        Ok(())
+    }
 }
 
 pub(super) fn run(command: &PriceCommand, config: &Config) -> Result<String, Failure> {
@@ -56,52 +67,25 @@ pub(super) fn run(command: &PriceCommand, config: &Config) -> Result<String, Fai
 }
 
 fn set(arguments: &SetArguments, config: &Config) -> Result<String, Failure> {
-    let SetArguments { model, prompt, completion, embedding, audio_second, characters, request } = arguments;
+    let SetArguments { model, prices: PriceFlags(change) } = arguments;
     if model.trim() != model || model.is_empty() || model.len() > 200 {
         return Err(Failure("the model's name must have 1 to 200 bytes and no space around it".to_owned()));
     }
-    let change = Change {
-        prompt_per_million: *prompt,
-        completion_per_million: *completion,
-        embedding_per_million: *embedding,
-        audio_per_second: *audio_second,
-        characters_per_million: *characters,
-        per_request: *request,
-    };
-    if [prompt, completion, embedding, audio_second, characters, request].into_iter().all(Option::is_none) {
-        return Err(Failure("no price was named, such as --prompt 150000".to_owned()));
+    if change.values().iter().all(Option::is_none) {
+        return Err(Failure("no price was given, such as --prompt 150000".to_owned()));
     }
     let price = prices::set(&mut database(config)?.session()?, model, change)?;
     Ok(table([(model.as_str(), &price)].into_iter()))
 }
 
 fn table<'p>(rows: impl Iterator<Item = (&'p str, &'p Price)>) -> String {
-    let line = |model: &str, rest: [&str; 6]| {
-        let [prompt, completion, embedding, audio, characters, request] = rest;
-        format!(
-            "{model:<32} {prompt:>12} {completion:>12} {embedding:>12} {audio:>12} {characters:>12} {request:>12}\n"
-        )
+    let line = |model: &str, prices: [String; Unit::COUNT]| {
+        let prices = prices.map(|price| format!(" {price:>12}")).concat();
+        format!("{model:<32}{prices}\n")
     };
-    let mut text = line("MODEL", ["PROMPT/M", "COMPLETION/M", "EMBEDDING/M", "AUDIO/S", "CHARACTERS/M", "REQUEST"]);
+    let mut text = line("MODEL", Unit::ALL.map(|unit| unit.price_heading().to_owned()));
     for (model, price) in rows {
-        let Price {
-            prompt_per_million,
-            completion_per_million,
-            embedding_per_million,
-            audio_per_second,
-            characters_per_million,
-            per_request,
-        } = price;
-        let numbers = [
-            prompt_per_million,
-            completion_per_million,
-            embedding_per_million,
-            audio_per_second,
-            characters_per_million,
-            per_request,
-        ]
-        .map(ToString::to_string);
-        text += &line(model, numbers.each_ref().map(String::as_str));
+        text += &line(model, Unit::ALL.map(|unit| price.0[unit].to_string()));
     }
     text
 }

@@ -8,7 +8,8 @@ use crate::auth::Via;
 use crate::call::Call;
 use crate::error::{Error, Result, Shape};
 use crate::http::{Content, Response};
-use crate::usage::{Charge, Id, Meter, Units, new_id};
+use crate::units::Units;
+use crate::usage::{Charge, ChargeId, Meter, new_id};
 
 use super::digest::{RequestDigest, add_with_length};
 
@@ -108,7 +109,7 @@ impl ChargeContext {
     pub fn charge_for_model(&self, usage: ModelUsage) -> Result<()> {
         let id = match &self.idempotency_key {
             Some(key) => self.idempotent_id(&format!("{key}\0{}", usage.model)),
-            None => Id::New(new_id()),
+            None => ChargeId::Generated(new_id()),
         };
         self.meter.charge(self.charge_of(id, usage)).map(drop)
     }
@@ -119,10 +120,10 @@ impl ChargeContext {
     /// # Errors
     /// 503: it cannot be charged.
     pub fn charge_part(&self, usage: ModelUsage) -> Result<()> {
-        self.meter.charge(self.charge_of(Id::New(new_id()), usage)).map(drop)
+        self.meter.charge(self.charge_of(ChargeId::Generated(new_id()), usage)).map(drop)
     }
 
-    fn charge_of(&self, id: Id, usage: ModelUsage) -> Charge {
+    fn charge_of(&self, id: ChargeId, usage: ModelUsage) -> Charge {
         Charge {
             id,
             user_id: self.user_id.clone(),
@@ -135,17 +136,19 @@ impl ChargeContext {
         }
     }
 
-    fn request_id(&self) -> Id {
-        self.idempotency_key.as_ref().map_or_else(|| Id::New(new_id()), |key| self.idempotent_id(key))
+    fn request_id(&self) -> ChargeId {
+        self.idempotency_key.as_ref().map_or_else(|| ChargeId::Generated(new_id()), |key| self.idempotent_id(key))
     }
 
-    fn idempotent_id(&self, key: &str) -> Id {
+    fn idempotent_id(&self, key: &str) -> ChargeId {
         let mut hasher = Sha256::new();
         for part in [self.user_id.as_bytes(), self.route.as_bytes(), key.as_bytes()] {
             add_with_length(&mut hasher, part);
         }
         hasher.update(self.digest.value().unwrap_or_default());
-        Id::Chosen(hasher.finalize().iter().fold("idem_".to_owned(), |text, byte| text + &format!("{byte:02x}")))
+        ChargeId::ClientSupplied(
+            hasher.finalize().iter().fold("idem_".to_owned(), |text, byte| text + &format!("{byte:02x}")),
+        )
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use crate::engine::{Ask, Body, Engine, Reply};
 use crate::error::{Error, Result};
 use crate::http::sse;
-use crate::usage::Units;
+use crate::units::Units;
 
 use super::MAX_REPLY;
 use super::event_stream::is_event_stream;

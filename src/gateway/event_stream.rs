@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::http::object::Object;
 use crate::http::response::Response;
 use crate::http::sse;
-use crate::usage::Units;
+use crate::units::Units;
 
 use super::charged::Outcome;
 use super::mark_demo;

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use crate::error::Error;
 use crate::http::{Content, Response};
-use crate::usage::Units;
+use crate::units::Units;
 
 use super::charging::{ChargeContext, ModelUsage};
 

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::blocking::block_in_place;
 use crate::engine::{Ask, Body, Engine, Reply};
 use crate::error::{Error, Result};
-use crate::usage::Units;
+use crate::units::{Unit, Units};
 
 use super::MAX_REPLY;
 
@@ -35,5 +35,5 @@ pub fn synthesize(engine: &Engine, request: &Value) -> Result<(Reply, Vec<u8>)> 
 
 /// What speaking a text is charged as.
 pub fn units(text: &str) -> Units {
-    Units { characters: i64::try_from(text.chars().count()).unwrap_or(i64::MAX), requests: 1, ..Units::default() }
+    Units::of([(Unit::Characters, i64::try_from(text.chars().count()).unwrap_or(i64::MAX)), (Unit::Requests, 1)])
 }

@@ -5,7 +5,7 @@ use std::io::Read;
 use crate::blocking::block_in_place;
 use crate::engine::{Ask, Body, Engine, Reply};
 use crate::error::{Error, Result};
-use crate::usage::Units;
+use crate::units::{Unit, Units};
 use crate::wav;
 
 use super::MAX_REPLY;
@@ -78,5 +78,5 @@ impl TranscriptionReply {
 
 /// What a recording of this duration, in milliseconds, is charged as.
 pub fn units(duration_millis: i64) -> Units {
-    Units { audio_millis: duration_millis, requests: 1, ..Units::default() }
+    Units::of([(Unit::AudioMillis, duration_millis), (Unit::Requests, 1)])
 }

@@ -6,7 +6,7 @@ use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use crate::usage::Units;
+use crate::units::{Unit, Units};
 
 /// Bytes per token that are assumed where tokens are not counted.
 const BYTES_PER_TOKEN: usize = 4;
@@ -141,12 +141,16 @@ impl UsageCounter {
         };
         let prompt = or(usage.prompt_tokens, self.prompt_estimate);
         match &self.basis {
-            ChargeBasis::Fixed(units) => units.clone(),
-            ChargeBasis::Embeddings => Units { embedding_tokens: prompt, requests: 1, ..Units::default() },
+            ChargeBasis::Fixed(units) => *units,
+            ChargeBasis::Embeddings => Units::of([(Unit::EmbeddingTokens, prompt), (Unit::Requests, 1)]),
             ChargeBasis::Text => {
                 let estimate = self.chunks.max(self.bytes.div_ceil(BYTES_PER_TOKEN));
                 let completion_tokens = or(usage.completion_tokens, estimate);
-                Units { prompt_tokens: prompt, completion_tokens, requests: 1, ..Units::default() }
+                Units::of([
+                    (Unit::PromptTokens, prompt),
+                    (Unit::CompletionTokens, completion_tokens),
+                    (Unit::Requests, 1),
+                ])
             }
         }
     }
@@ -229,7 +233,7 @@ mod tests {
         let word = r#"{"choices":[{"index":0,"delta":{"content":"a"}}],"usage":null}"#;
         let usage = r#"{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}}"#;
         let units = count(&[word, word, word, usage]);
-        assert_eq!((units.prompt_tokens, units.completion_tokens), (3, 2));
+        assert_eq!((units[Unit::PromptTokens], units[Unit::CompletionTokens]), (3, 2));
     }
 
     #[test]
@@ -239,10 +243,10 @@ mod tests {
         let call = r#"{"choices":[{"index":0,"delta":{"tool_calls":[{"a":1}]}}]}"#;
         let end = r#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#;
         let units = count(&[head, word, word, end]);
-        assert_eq!((units.prompt_tokens, units.completion_tokens), (9, 2));
-        assert_eq!(count(&[call]).completion_tokens, 3, "by their length");
+        assert_eq!((units[Unit::PromptTokens], units[Unit::CompletionTokens]), (9, 2));
+        assert_eq!(count(&[call])[Unit::CompletionTokens], 3, "by their length");
         let whole = format!(r#"{{"choices":[{{"message":{{"content":"{}"}}}}]}}"#, "x".repeat(41));
-        assert_eq!(count(&[&whole]).completion_tokens, 11);
+        assert_eq!(count(&[&whole])[Unit::CompletionTokens], 11);
     }
 
     #[test]

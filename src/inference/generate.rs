@@ -18,7 +18,7 @@ use crate::gateway::usage_counter::estimate_tokens;
 use crate::gateway::{INVALID_SECRET, MAX_JSON_BODY, mark_demo, validate_model};
 use crate::http::Response;
 use crate::http::form::{FORM_LIMIT, Fields};
-use crate::usage::Units;
+use crate::units::{Unit, Units};
 
 /// Prompts of one request that are worked on at the same time.
 const CONCURRENCY: usize = 8;
@@ -68,7 +68,7 @@ fn usage_by_model<'a>(all: impl Iterator<Item = &'a Generated>) -> Vec<ModelUsag
     let mut sums: BTreeMap<&str, (Units, i64)> = BTreeMap::new();
     for (model, generated) in all {
         let (units, latency) = sums.entry(model).or_default();
-        add(units, &generated.units);
+        *units += &generated.units;
         *latency = (*latency).max(generated.latency_micros);
     }
     let usage =
@@ -132,8 +132,8 @@ fn generate(engine: &Engine, params: &Params) -> Result<Generated> {
         match &mut all {
             None => all = Some(more),
             Some(all) => {
-                add(&mut all.units, &more.units);
-                all.units.requests = 1;
+                all.units += &more.units;
+                all.units[Unit::Requests] = 1;
                 all.latency_micros += more.latency_micros;
                 all.completions.extend(more.completions);
             }
@@ -162,12 +162,6 @@ fn ask(engine: &Engine, params: &Params, model: &str, wanted: usize, count: usiz
         }
         other => other,
     }
-}
-
-fn add(sum: &mut Units, more: &Units) {
-    sum.prompt_tokens += more.prompt_tokens;
-    sum.completion_tokens += more.completion_tokens;
-    sum.requests += more.requests;
 }
 
 fn to_json(generated: &Completions) -> Value {

@@ -2,21 +2,19 @@
 
 pub mod api_keys;
 pub mod audit;
-pub mod charges;
 pub mod deleted_documents;
 pub mod directory;
 pub mod documents;
+pub mod installation;
 pub mod known_networks;
 pub mod prices;
 mod row;
 pub mod sessions;
 pub mod timestamp;
 pub mod usage;
-pub mod usage_days;
-pub mod usage_lists;
 pub mod users;
 
 pub use api_keys::ApiKey;
 pub use documents::Document;
-pub use sessions::BrowserSession;
+pub use sessions::Session;
 pub use users::User;

@@ -6,14 +6,14 @@ use crate::db::{self, Database, Session};
 
 /// How long the database may say nothing over charges before they go to the journal. Whether it takes them all the same
 /// does not matter: the ids tell.
-const PATIENCE: Duration = Duration::from_secs(2);
+const SILENCE_LIMIT: Duration = Duration::from_secs(2);
 
 /// The ways to the database for a meter.
 pub struct Connections {
     /// One connection whose commits return before they are durable, for a slow disk; a commit of
     /// [`Connections::durable`] that begins later makes them so. No row stays locked while the disk syncs.
-    quick: Database,
-    /// Four connections: one for charges, one that makes quick commits durable, the others for charges that met a failure
+    fast: Database,
+    /// Four connections: one for charges, one that makes fast commits durable, the others for charges that met a failure
     /// and for the work in the background.
     durable: Database,
 }
@@ -35,27 +35,27 @@ impl Connections {
             config.options(&format!("{PLAN} {given} {options}"));
             Ok::<_, String>(Database::new(config, true, size))
         };
-        Ok(Connections { quick: with(1, "-c synchronous_commit=off")?, durable: with(4, "")? })
+        Ok(Connections { fast: with(1, "-c synchronous_commit=off")?, durable: with(4, "")? })
     }
 
     /// A session on which requests wait.
-    pub(super) fn quick(&self) -> Result<Session, db::Error> {
-        hasty(&self.quick)
+    pub(super) fn fast(&self) -> Result<Session, db::Error> {
+        interactive(&self.fast)
     }
 
     /// The same on one whose commits are durable.
     pub(super) fn durable(&self) -> Result<Session, db::Error> {
-        hasty(&self.durable)
+        interactive(&self.durable)
     }
 
     /// A session for work that nobody waits for.
-    pub(super) fn patient(&self) -> Result<Session, db::Error> {
+    pub(super) fn background(&self) -> Result<Session, db::Error> {
         self.durable.session()
     }
 
     /// The tables are there.
     pub(super) fn open(&self) {
-        self.quick.open();
+        self.fast.open();
         self.durable.open();
     }
 
@@ -65,8 +65,8 @@ impl Connections {
     }
 }
 
-fn hasty(db: &Database) -> Result<Session, db::Error> {
+fn interactive(db: &Database) -> Result<Session, db::Error> {
     let mut session = db.session()?;
-    session.set_patience(PATIENCE);
+    session.set_patience(SILENCE_LIMIT);
     Ok(session)
 }

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
-use super::{Charge, Id, Units};
-use crate::store::charges::Event;
+use super::{Charge, ChargeId};
+use crate::store::usage::charges::Event;
 
 /// Most bytes of an id; a longer one is replaced by its digest, as an index cannot hold it.
 const LONGEST_ID: usize = 200;
@@ -14,48 +14,26 @@ const LONGEST_ID: usize = 200;
 /// Most characters of any other text, such as a model's name, which a client may have chosen.
 const LONGEST_TEXT: usize = 200;
 
-/// The most of one unit that one charge counts, so that no sum of charges ever overflows.
-pub(super) const MOST_UNITS: i64 = 1_000_000_000_000;
-
 /// The row, at `cost_micros`, charged `now`. Whatever the charge holds, the database can hold the row.
 pub(super) fn from_charge(charge: Charge, cost_micros: i64, now: OffsetDateTime) -> Event {
-    let units = bounded(&charge.units);
     // The database counts microseconds.
     let created = now.replace_nanosecond(now.nanosecond() / 1000 * 1000).unwrap_or(now);
-    let (id, may_repeat) = match charge.id {
-        Id::New(id) => (id, false),
-        Id::Chosen(id) => (id, true),
+    let (id, client_supplied) = match charge.id {
+        ChargeId::Generated(id) => (id, false),
+        ChargeId::ClientSupplied(id) => (id, true),
     };
     Event {
         id: bounded_id(id),
-        may_repeat,
+        client_supplied,
         user_id: text(charge.user_id),
         key_id: text(charge.key_id.unwrap_or_default()),
         server: Cow::Borrowed(charge.server),
         route: Cow::Borrowed(charge.route),
         model: text(charge.model),
-        prompt_tokens: units.prompt_tokens,
-        completion_tokens: units.completion_tokens,
-        embedding_tokens: units.embedding_tokens,
-        audio_millis: units.audio_millis,
-        characters: units.characters,
-        requests: units.requests,
+        units: charge.units.clamped(),
         cost_micros,
         latency_micros: charge.latency_micros.max(0),
         created,
-    }
-}
-
-/// The units as they are recorded; [`cost`](super::cost) counts the same.
-fn bounded(units: &Units) -> Units {
-    let bound = |n: i64| n.clamp(0, MOST_UNITS);
-    Units {
-        prompt_tokens: bound(units.prompt_tokens),
-        completion_tokens: bound(units.completion_tokens),
-        embedding_tokens: bound(units.embedding_tokens),
-        audio_millis: bound(units.audio_millis),
-        characters: bound(units.characters),
-        requests: bound(units.requests),
     }
 }
 
@@ -78,24 +56,26 @@ fn text(text: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::units::{MAX_UNITS, Unit, Units};
 
     #[test]
     fn whatever_a_client_sent_fits() {
         let charge = Charge {
-            id: Id::Chosen("k".repeat(5000)),
+            id: ChargeId::ClientSupplied("k".repeat(5000)),
             user_id: "u".to_owned(),
             key_id: None,
             server: "inference",
             route: "/r",
             model: format!("a\0{}", "ß".repeat(500)),
-            units: Units { prompt_tokens: -1, completion_tokens: i64::MAX, ..Units::default() },
+            units: Units::of([(Unit::PromptTokens, -1), (Unit::CompletionTokens, i64::MAX)]),
             latency_micros: -3,
         };
         let event = from_charge(charge.clone(), 1, OffsetDateTime::now_utc());
         assert!(event.id.starts_with("sha256:") && event.id.len() == 7 + 64);
         assert_ne!(event.id, bounded_id("k".repeat(5001)));
         assert!(event.model.starts_with("a\u{fffd}ß") && event.model.chars().count() == LONGEST_TEXT);
-        assert_eq!((event.prompt_tokens, event.completion_tokens, event.latency_micros), (0, MOST_UNITS, 0));
+        let (prompt, completion) = (event.units[Unit::PromptTokens], event.units[Unit::CompletionTokens]);
+        assert_eq!((prompt, completion, event.latency_micros), (0, MAX_UNITS, 0));
         assert_eq!(event.created.nanosecond() % 1000, 0);
         assert_eq!(bounded_id("user:1".to_owned()), "user:1");
     }

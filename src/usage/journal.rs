@@ -17,7 +17,7 @@ use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
 
 use super::record::{self, MAGIC};
-use crate::store::charges::Event;
+use crate::store::usage::charges::Event;
 
 /// How a journal's name ends.
 pub(super) const SUFFIX: &str = ".journal";

@@ -84,7 +84,7 @@ fn a_living_process_keeps_its_file() {
     assert_eq!(folder.recover(), (vec![], 0));
     drop(journal);
     assert_eq!(folder.recover(), (vec!["a".to_owned()], 0));
-    assert_eq!(recovery::strangers(&folder.0, "q-").unwrap(), 0);
+    assert_eq!(recovery::count_foreign(&folder.0, "q-").unwrap(), 0);
 }
 
 #[test]
@@ -173,5 +173,5 @@ fn another_format_is_left_alone() {
     fs::write(folder.0.join("p-x.journal"), b"textgen charges2 and more").unwrap();
     fs::write(folder.0.join("q-x.journal"), b"").unwrap();
     assert_eq!(folder.recover(), (vec![], 0));
-    assert_eq!((folder.files().len(), recovery::strangers(&folder.0, PREFIX).unwrap()), (2, 1));
+    assert_eq!((folder.files().len(), recovery::count_foreign(&folder.0, PREFIX).unwrap()), (2, 1));
 }

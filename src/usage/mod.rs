@@ -1,65 +1,60 @@
 //! Charges: what a request costs, and that it is charged exactly once whatever stops or races.
 //!
-//! A handler asks [`Meter::admit`] before it works and calls [`Meter::charge`] before its reply's last byte, or has the
-//! reply held ([`Meter::hold`]). A writer thread commits the charges of all requests that wait in one transaction; once
-//! that is durable, a request goes on. While the database is away they go to the journal, a file that a thread in the
-//! background brings to the database when it is back. The same thread computes what all charges of a day come to.
+//! A handler calls [`Meter::admit`] before it does any work, and [`Meter::charge`] before the last byte of its reply;
+//! or it has the reply deferred until the charge is durable ([`Meter::charge_deferred`]). The `writer` thread commits the charges of
+//! all waiting requests in one transaction (group commit). While the database is down, charges go to the `journal`, a file
+//! that is synced before the reply ends. The `maintenance` thread replays journals when the database is back, also those of
+//! processes that died, and recomputes the totals of each day.
+//!
+//! From the bottom up: `event` (a charge as a row of the ledger), `price`, `record` (an event as bytes), `journal` and
+//! `recovery` (files), `connections`, `queue`, `state` (what the threads share), `commit` (events to the database),
+//! `spill`, `acknowledge`, `replay`, `day_totals`, `writer`, `maintenance`, `meter`.
 
+mod acknowledge;
+mod commit;
 mod connections;
+mod day_totals;
 mod event;
 mod journal;
+mod maintenance;
 mod meter;
 mod price;
 mod queue;
 mod record;
 mod recovery;
 mod replay;
-mod totals;
+mod spill;
+mod state;
 mod writer;
 
 pub use connections::Connections;
 pub use meter::{Meter, Stats};
 pub use price::{Prices, cost};
 
-/// What a request used. A negative number counts as 0.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Units {
-    /// Tokens read.
-    pub prompt_tokens: i64,
-    /// Tokens written.
-    pub completion_tokens: i64,
-    /// Tokens embedded.
-    pub embedding_tokens: i64,
-    /// Milliseconds of audio heard.
-    pub audio_millis: i64,
-    /// Characters spoken.
-    pub characters: i64,
-    /// Requests: 1, or how many a bulk request stands for.
-    pub requests: i64,
-}
+use crate::units::Units;
 
-/// The id of a charge. Of all charges with one id, one is made, whatever is tried again.
+/// The id of a charge. However often a charge is retried, it is made once for each id.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Id {
-    /// Made for this charge: [`new_id`]. The database has the least work with it.
-    New(String),
-    /// An idempotency key, which another charge may have: the first is made, for ever. It must hold the user's id, or
-    /// clients could spoil each other's.
-    Chosen(String),
+pub enum ChargeId {
+    /// Generated for this charge by [`new_id`]. This is the cheapest kind for the database.
+    Generated(String),
+    /// Derived from an idempotency key, which a later charge may repeat: the first one is made, the others are duplicates.
+    /// It must include the user's id, or clients could block each other's charges.
+    ClientSupplied(String),
 }
 
 /// What is to be charged.
 #[derive(Clone, Debug)]
 pub struct Charge {
-    /// What tells it from every other.
-    pub id: Id,
-    /// Who pays.
+    /// Its unique id.
+    pub id: ChargeId,
+    /// The account that pays.
     pub user_id: String,
-    /// The key that was used.
+    /// The API key that was used; `None` for a session.
     pub key_id: Option<String>,
     /// The server that did the work.
     pub server: &'static str,
-    /// The route that was asked, without what stands for its segments.
+    /// The route as it is declared, such as `/v1/engines/{name}/completions`.
     pub route: &'static str,
     /// The model that did the work.
     pub model: String,
@@ -69,17 +64,17 @@ pub struct Charge {
     pub latency_micros: i64,
 }
 
-/// That a charge was made.
+/// The outcome of a charge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Receipt {
     /// What it costs, in micro-dollars; for a duplicate, what the first one cost.
     pub cost_micros: i64,
-    /// Whether a charge with the same id was made before. It is not known while the database is away: then it is
-    /// `false`, and the duplicate is found and dropped later.
+    /// Whether a charge with the same id was made before. While the database is down this is unknown and `false`; the
+    /// duplicate is dropped when the journal is replayed.
     pub duplicate: bool,
 }
 
-/// An id that no other charge has. Ids made later sort later (UUID version 7), which the index of ids likes.
+/// A new unique id. Ids made later sort later (UUID version 7), which keeps index inserts cheap.
 pub fn new_id() -> String {
     uuid::Uuid::now_v7().simple().to_string()
 }

@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 
-use super::Units;
-use super::event::MOST_UNITS;
 use crate::store::prices::{DEFAULT, HIGHEST, Price};
+use crate::units::Units;
 
 const MILLION: i128 = 1_000_000;
 
-/// The most one charge may cost, in micro-dollars (a billion dollars), so that no sum of charges ever overflows.
-const DEAREST: i128 = 1_000_000_000_000_000;
+/// The most that one charge can cost, in micro-dollars (a billion dollars), so that sums of charges stay far from
+/// overflowing.
+const MAX_COST: i128 = 1_000_000_000_000_000;
 
 /// The price list as it was last read.
 #[derive(Clone, Debug, Default)]
@@ -35,76 +35,76 @@ impl Prices {
     }
 }
 
-/// What these units cost, in micro-dollars. Everything is added up exactly, in millionths of a micro-dollar, and the
-/// sum is rounded once: half a micro-dollar and more goes up.
+/// What these units cost, in micro-dollars. Everything is added up exactly, in millionths of a micro-dollar, and only the
+/// sum is rounded: half a micro-dollar and more goes up.
 pub fn cost(price: &Price, units: &Units) -> i64 {
-    let times = |price: i64, units: i64| i128::from(price.clamp(0, HIGHEST)) * i128::from(units.clamp(0, MOST_UNITS));
-    let millionths = times(price.prompt_per_million, units.prompt_tokens)
-        + times(price.completion_per_million, units.completion_tokens)
-        + times(price.embedding_per_million, units.embedding_tokens)
-        + times(price.characters_per_million, units.characters)
-        + times(price.audio_per_second, units.audio_millis) * 1000
-        + times(price.per_request, units.requests) * MILLION;
-    let rounded = (millionths + MILLION / 2) / MILLION;
-    i64::try_from(rounded.min(DEAREST)).unwrap_or(i64::MAX)
+    let units = units.clamped();
+    let millionths = units.iter().map(|(unit, &amount)| {
+        let price = price.0[unit].clamp(0, HIGHEST);
+        i128::from(price) * i128::from(amount) * (MILLION / i128::from(unit.price_divisor()))
+    });
+    let rounded = (millionths.sum::<i128>() + MILLION / 2) / MILLION;
+    i64::try_from(rounded.min(MAX_COST)).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::units::{ByUnit, Unit};
 
-    const PRICE: Price = Price {
-        prompt_per_million: 150_000,
-        completion_per_million: 600_000,
-        embedding_per_million: 20_000,
-        audio_per_second: 50,
-        characters_per_million: 15_000_000,
-        per_request: 7,
-    };
+    fn price<const N: usize>(prices: [(Unit, i64); N]) -> Price {
+        Price(ByUnit::of(prices))
+    }
 
     #[test]
     fn every_unit_has_its_price() {
-        let units = Units { prompt_tokens: 1_000_000, ..Units::default() };
-        assert_eq!(cost(&PRICE, &units), 150_000);
-        let units = Units { completion_tokens: 2_000_000, ..Units::default() };
-        assert_eq!(cost(&PRICE, &units), 1_200_000);
-        let units = Units { embedding_tokens: 50, ..Units::default() };
-        assert_eq!(cost(&PRICE, &units), 1);
-        let units = Units { audio_millis: 60_000, ..Units::default() };
-        assert_eq!(cost(&PRICE, &units), 3000);
-        let units = Units { characters: 11, requests: 2, ..Units::default() };
-        assert_eq!(cost(&PRICE, &units), 165 + 14);
+        let price = price([
+            (Unit::PromptTokens, 150_000),
+            (Unit::CompletionTokens, 600_000),
+            (Unit::EmbeddingTokens, 20_000),
+            (Unit::AudioMillis, 50),
+            (Unit::Characters, 15_000_000),
+            (Unit::Requests, 7),
+        ]);
+        let cost = |unit, amount| cost(&price, &Units::of([(unit, amount)]));
+        assert_eq!(cost(Unit::PromptTokens, 1_000_000), 150_000);
+        assert_eq!(cost(Unit::CompletionTokens, 2_000_000), 1_200_000);
+        assert_eq!(cost(Unit::EmbeddingTokens, 50), 1);
+        assert_eq!(cost(Unit::AudioMillis, 60_000), 3000);
+        assert_eq!(cost(Unit::Characters, 11), 165);
+        assert_eq!(cost(Unit::Requests, 2), 14);
+        let all = Units::of([(Unit::Characters, 11), (Unit::Requests, 2)]);
+        assert_eq!((super::cost(&price, &all), super::cost(&price, &Units::default())), (165 + 14, 0));
     }
 
     #[test]
     fn halves_go_up_and_only_the_sum_is_rounded() {
-        let price = Price { prompt_per_million: 500_000, completion_per_million: 499_999, ..Price::default() };
-        let units = |prompt_tokens, completion_tokens| Units { prompt_tokens, completion_tokens, ..Units::default() };
-        assert_eq!(cost(&price, &units(1, 0)), 1);
-        assert_eq!(cost(&price, &units(0, 1)), 0);
-        assert_eq!(cost(&price, &units(1, 1)), 1, "0.999999");
-        assert_eq!(cost(&price, &units(3, 0)), 2, "1.5");
-        assert_eq!(cost(&price, &units(0, 3)), 1, "1.499997");
-        let price = Price { audio_per_second: 50, ..Price::default() };
-        let audio = |audio_millis| Units { audio_millis, ..Units::default() };
-        assert_eq!((cost(&price, &audio(10)), cost(&price, &audio(9))), (1, 0));
+        let text = price([(Unit::PromptTokens, 500_000), (Unit::CompletionTokens, 499_999)]);
+        let units =
+            |prompt, completion| Units::of([(Unit::PromptTokens, prompt), (Unit::CompletionTokens, completion)]);
+        assert_eq!(cost(&text, &units(1, 0)), 1);
+        assert_eq!(cost(&text, &units(0, 1)), 0);
+        assert_eq!(cost(&text, &units(1, 1)), 1, "0.999999");
+        assert_eq!(cost(&text, &units(3, 0)), 2, "1.5");
+        assert_eq!(cost(&text, &units(0, 3)), 1, "1.499997");
+        let audio = price([(Unit::AudioMillis, 50)]);
+        let millis = |millis| Units::of([(Unit::AudioMillis, millis)]);
+        assert_eq!((cost(&audio, &millis(10)), cost(&audio, &millis(9))), (1, 0));
     }
 
     #[test]
     fn nothing_overflows_and_nothing_is_paid_out() {
-        let dearest = Price { prompt_per_million: i64::MAX, per_request: i64::MAX, ..Price::default() };
-        let units = Units { prompt_tokens: i64::MAX, requests: i64::MAX, ..Units::default() };
-        assert_eq!(i128::from(cost(&dearest, &units)), DEAREST);
-        let negative = Units { prompt_tokens: -5, requests: i64::MIN, ..Units::default() };
-        assert_eq!(cost(&dearest, &negative), 0);
-        assert_eq!(cost(&PRICE, &Units::default()), 0);
+        let highest = Price(ByUnit::from_fn(|_| i64::MAX));
+        assert_eq!(i128::from(cost(&highest, &ByUnit::from_fn(|_| i64::MAX))), MAX_COST);
+        let negative = Units::of([(Unit::PromptTokens, -5), (Unit::Requests, i64::MIN)]);
+        assert_eq!(cost(&highest, &negative), 0);
     }
 
     #[test]
     fn a_model_without_a_price_costs_the_default() {
-        let price = |per_request| Price { per_request, ..Price::default() };
-        let prices = Prices::new(vec![(DEFAULT.to_owned(), price(3)), ("m".to_owned(), price(5))]);
-        let one = Units { requests: 1, ..Units::default() };
+        let per_request = |micros| price([(Unit::Requests, micros)]);
+        let prices = Prices::new(vec![(DEFAULT.to_owned(), per_request(3)), ("m".to_owned(), per_request(5))]);
+        let one = Units::of([(Unit::Requests, 1)]);
         assert_eq!((prices.cost("m", &one), prices.cost("other", &one)), (5, 3));
     }
 }

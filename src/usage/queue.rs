@@ -1,5 +1,6 @@
 //! Where charges wait for the writer, and their requests for the outcome.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -7,7 +8,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::Receipt;
 use crate::http::Notifier;
-use crate::store::charges::Event;
+use crate::store::usage::charges::Event;
 
 /// The longest a request waits: for a writer that is at it with a statement at its limit, then for its own, and for
 /// a journal on a slow disk. Longer than that takes only a database that hangs without a word.
@@ -108,6 +109,13 @@ impl Queue {
     pub(super) fn stop(&self) {
         self.waiting.lock().stopped = true;
         self.arrival.notify_all();
+    }
+}
+
+/// Runs `work`. If it panics, the charges it holds are dropped and so refused, and the thread goes on.
+pub(super) fn isolate_panics(work: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(work)).is_err() {
+        log::error!("writing charges panicked: some were refused");
     }
 }
 

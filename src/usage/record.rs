@@ -1,6 +1,6 @@
 //! The records of a journal: length and CRC-32 of the payload (both 32 bits, little-endian), then the payload, JSON.
 
-use crate::store::charges::Event;
+use crate::store::usage::charges::Event;
 
 /// What a journal begins with.
 pub(super) const MAGIC: &[u8; 16] = b"textgen charges1";
@@ -51,13 +51,13 @@ pub(super) mod tests {
 
     pub(in crate::usage) fn event(id: &str) -> Event {
         let charge = crate::usage::Charge {
-            id: crate::usage::Id::New(id.to_owned()),
+            id: crate::usage::ChargeId::Generated(id.to_owned()),
             user_id: "user".to_owned(),
             key_id: Some("key_1".to_owned()),
             server: "inference",
             route: "/v1/chat/completions",
             model: "m".to_owned(),
-            units: crate::usage::Units { prompt_tokens: 3, requests: 1, ..Default::default() },
+            units: crate::units::Units::of([(crate::units::Unit::PromptTokens, 3), (crate::units::Unit::Requests, 1)]),
             latency_micros: 12,
         };
         crate::usage::event::from_charge(charge, 45, time::OffsetDateTime::now_utc())

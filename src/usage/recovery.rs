@@ -8,7 +8,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::journal::SUFFIX;
 use super::record::{self, LONGEST_RECORD, MAGIC};
-use crate::store::charges::Event;
+use crate::store::usage::charges::Event;
 
 /// How much is read at once.
 const WINDOW: usize = 4 * LONGEST_RECORD;
@@ -46,9 +46,9 @@ pub(super) fn orphans(folder: &Path, prefix: &str) -> io::Result<Vec<Orphan>> {
 ///
 /// # Errors
 /// The folder cannot be read.
-pub(super) fn strangers(folder: &Path, prefix: &str) -> io::Result<usize> {
-    let is_strange = |path: &PathBuf| path.file_name().is_some_and(|name| !name.to_string_lossy().starts_with(prefix));
-    Ok(journals(folder)?.iter().filter(|path| is_strange(path)).count())
+pub(super) fn count_foreign(folder: &Path, prefix: &str) -> io::Result<usize> {
+    let is_foreign = |path: &PathBuf| path.file_name().is_some_and(|name| !name.to_string_lossy().starts_with(prefix));
+    Ok(journals(folder)?.iter().filter(|path| is_foreign(path)).count())
 }
 
 fn journals(folder: &Path) -> io::Result<Vec<PathBuf>> {

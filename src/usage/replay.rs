@@ -1,17 +1,17 @@
-//! Brings what is in journals to the database: this process's own, and those that dead processes left.
+//! Replays journals: charges what they hold, of this process's own journal and of those that dead processes left.
 
 use std::io::{self, Write};
 
-use super::meter::Shared;
+use super::commit::{BATCH, commit_durably};
 use super::recovery::{Orphan, orphans};
-use super::writer::{MOST, commit_durably};
+use super::state::Shared;
 use crate::db;
-use crate::store::charges::Event;
+use crate::store::usage::charges::Event;
 
-/// Why charges stay in a journal.
+/// Why a journal was not replayed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
-    /// The database did not take them.
+    /// The database did not accept them.
     #[error(transparent)]
     Database(#[from] db::Error),
     /// The journal cannot be read.
@@ -20,84 +20,89 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    /// Whether the database is away.
+    /// Whether the database is down.
     pub(super) fn is_outage(&self) -> bool {
         matches!(self, Failure::Database(e) if e.is_outage())
     }
 }
 
-/// Empties this process's journal into the database.
+/// Replays this process's own journal.
 ///
 /// # Errors
 /// What is not in the database yet is still in the journal.
-pub(super) fn own(shared: &Shared) -> Result<(), Failure> {
+pub(super) fn replay_own(shared: &Shared) -> Result<(), Failure> {
     let mut count = 0;
     while let Some(portion) = shared.journal.portion().inspect_err(|_| shared.journal.abandon())? {
-        for events in portion.events.chunks(MOST) {
-            bring(shared, events)?;
+        for events in portion.events.chunks(BATCH) {
+            replay(shared, events)?;
         }
         count += portion.events.len();
         shared.journal.done(&portion)?;
     }
     if count > 0 {
-        log::info!("{count} charges were brought from the journal to the database");
+        log::info!("replayed {} from the journal", charges(count));
     }
     Ok(())
 }
 
-/// Brings the journals of processes that are gone, and removes them.
+/// Replays the journals of dead processes, and removes them.
 ///
 /// # Errors
 /// What is not in the database yet is still in the journals.
-pub(super) fn of_the_dead(shared: &Shared, prefix: &str) -> Result<(), Failure> {
+pub(super) fn replay_orphans(shared: &Shared, prefix: &str) -> Result<(), Failure> {
     for orphan in orphans(shared.journal.folder(), prefix)? {
-        bring_orphan(shared, orphan)?;
+        replay_orphan(shared, orphan)?;
     }
     Ok(())
 }
 
-fn bring_orphan(shared: &Shared, mut orphan: Orphan) -> Result<(), Failure> {
+fn replay_orphan(shared: &Shared, mut orphan: Orphan) -> Result<(), Failure> {
     let mut count = 0;
     loop {
-        let events = orphan.read(MOST)?;
+        let events = orphan.read(BATCH)?;
         if events.is_empty() {
             break;
         }
-        bring(shared, &events)?;
+        replay(shared, &events)?;
         count += events.len();
     }
     let path = orphan.path().display().to_string();
     orphan.finish()?;
     if count > 0 {
-        log::warn!("{count} charges that a process left in {path} were brought to the database");
+        log::warn!("replayed {} from {path}, which a dead process left", charges(count));
     }
     Ok(())
 }
 
-/// Charges these events. One that the database can never hold is put aside, so that the others get through.
-fn bring(shared: &Shared, events: &[Event]) -> Result<(), Failure> {
+/// The number with its noun.
+fn charges(count: usize) -> String {
+    format!("{count} {}", if count == 1 { "charge" } else { "charges" })
+}
+
+/// Charges these events. One that the database can never hold is set aside, so that the others get through.
+fn replay(shared: &Shared, events: &[Event]) -> Result<(), Failure> {
     let all: Vec<&Event> = events.iter().collect();
-    let mut session = shared.db.patient()?;
+    let mut session = shared.db.background()?;
     match commit_durably(&mut session, &all) {
         Err(db::Error::Value(_)) => {}
         done => {
-            shared.counters.replayed(&done?);
+            shared.counters.add_replayed(&done?);
             return Ok(());
         }
     }
     for event in all {
         match commit_durably(&mut session, &[event]) {
-            Err(db::Error::Value(reason)) => put_aside(shared, event, &reason)?,
-            done => shared.counters.replayed(&done?),
+            Err(db::Error::Value(reason)) => set_aside(shared, event, &reason)?,
+            done => shared.counters.add_replayed(&done?),
         }
     }
     Ok(())
 }
 
-/// Writes a charge to a file that people look at.
-fn put_aside(shared: &Shared, event: &Event, reason: &str) -> io::Result<()> {
+/// Writes a charge to a file for the operator to look at.
+fn set_aside(shared: &Shared, event: &Event, reason: &str) -> io::Result<()> {
     let path = shared.journal.folder().join("rejected.jsonl");
-    log::error!("the charge {} was put aside in {}: {reason}", event.id, path.display());
+    log::error!("charge {} was set aside in {}: {reason}", event.id, path.display());
     let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path)?;
     let mut line = serde_json::to_vec(event)?;
     line.push(b'\n');

@@ -8,7 +8,7 @@ use super::Answer;
 use crate::call::Call;
 use crate::error::{Error, Result};
 use crate::http::Response;
-use crate::store::usage::{self, By, Sum};
+use crate::store::usage::sums::{GroupBy, Sum, sums};
 
 /// The most days one reply covers.
 const MOST_DAYS: i64 = 3660;
@@ -22,7 +22,7 @@ pub(super) fn usage(call: &mut Call<'_>) -> Answer {
     let caller = call.caller()?;
     let (from, to) = range(call)?;
     let (by, key) = grouping(call.request.query("by").as_deref())?;
-    let sums = usage::sums(&mut call.app.db.session()?, &caller.user.id, (from, to), by, MOST_GROUPS)?;
+    let sums = sums(&mut call.app.db.session()?, &caller.user.id, (from, to), by, MOST_GROUPS)?;
     let cost: i64 = sums.iter().map(|sum| sum.cost_micros).sum();
     let groups: Vec<_> = sums.iter().map(|sum| group(key, sum)).collect();
     let body = json!({"from": text(from), "to": text(to), "by": key, "cost_micros": cost, "usage": groups});
@@ -43,12 +43,12 @@ pub(super) fn range(call: &Call<'_>) -> Result<(Date, Date)> {
     Ok((from, to))
 }
 
-fn grouping(by: Option<&str>) -> Result<(By, &'static str)> {
+fn grouping(by: Option<&str>) -> Result<(GroupBy, &'static str)> {
     match by {
-        None | Some("" | "day") => Ok((By::Day, "day")),
-        Some("model") => Ok((By::Model, "model")),
-        Some("key") => Ok((By::Key, "key")),
-        Some("route") => Ok((By::Route, "route")),
+        None | Some("" | "day") => Ok((GroupBy::Day, "day")),
+        Some("model") => Ok((GroupBy::Model, "model")),
+        Some("key") => Ok((GroupBy::Key, "key")),
+        Some("route") => Ok((GroupBy::Route, "route")),
         Some(_) => Err(Error::bad("by must be day, model, key or route")),
     }
 }
@@ -56,17 +56,10 @@ fn grouping(by: Option<&str>) -> Result<(By, &'static str)> {
 /// A group under the name of what it has in common. What no key was used for has the key `null`.
 fn group(key: &str, sum: &Sum) -> serde_json::Value {
     let name = if sum.name.is_empty() { serde_json::Value::Null } else { sum.name.as_str().into() };
-    json!({
-        key: name,
-        "charges": sum.events,
-        "requests": sum.requests,
-        "prompt_tokens": sum.prompt_tokens,
-        "completion_tokens": sum.completion_tokens,
-        "embedding_tokens": sum.embedding_tokens,
-        "audio_millis": sum.audio_millis,
-        "characters": sum.characters,
-        "cost_micros": sum.cost_micros,
-    })
+    let mut group = serde_json::Map::from_iter([(key.to_owned(), name), ("charges".to_owned(), sum.events.into())]);
+    group.extend(sum.units.iter().map(|(unit, amount)| (unit.column().to_owned(), (*amount).into())));
+    group.insert("cost_micros".to_owned(), sum.cost_micros.into());
+    group.into()
 }
 
 fn date(call: &Call<'_>, name: &'static str) -> Result<Option<Date>> {

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use textgen::usage::{Charge, Id, Units};
+use textgen::units::{Unit, Units};
+use textgen::usage::{Charge, ChargeId};
 
 use crate::support::{Folder, meter};
 
@@ -63,13 +64,13 @@ fn bench() {
 
 fn example(user: usize) -> Charge {
     Charge {
-        id: Id::New(textgen::usage::new_id()),
+        id: ChargeId::Generated(textgen::usage::new_id()),
         user_id: format!("peer{user}"),
         key_id: Some(format!("key_{user}")),
         server: "inference",
         route: "/v1/chat/completions",
         model: "demo".to_owned(),
-        units: Units { prompt_tokens: 100, completion_tokens: 50, requests: 1, ..Units::default() },
+        units: Units::of([(Unit::PromptTokens, 100), (Unit::CompletionTokens, 50), (Unit::Requests, 1)]),
         latency_micros: 500,
     }
 }

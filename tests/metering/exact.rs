@@ -7,7 +7,8 @@ use std::thread;
 use textgen::db::{self, Database};
 use textgen::http::Response;
 use textgen::store::users;
-use textgen::usage::{Receipt, Units};
+use textgen::units::{Unit, Units};
+use textgen::usage::Receipt;
 
 use crate::harness::TestDb;
 use crate::support::{Folder, assert_books_agree, charge, ledger, make_users, meter, set_price, wait_until};
@@ -182,9 +183,9 @@ fn the_total_of_the_month_begins_anew_by_itself() {
         "model": "m", "prompt_tokens": 0, "completion_tokens": 0, "embedding_tokens": 0, "audio_millis": 0,
         "characters": 0, "requests": 1, "cost_micros": 7, "latency_micros": 0, "created": 1_000_000_000_000_000_i64});
     late["created"] = serde_json::json!(1_700_000_000_000_000_i64);
-    let late: textgen::store::charges::Event = serde_json::from_value(late).unwrap();
+    let late: textgen::store::usage::charges::Event = serde_json::from_value(late).unwrap();
     let day = late.created.date();
-    textgen::store::charges::charge(&mut pool.session().unwrap(), day, &[&late]).unwrap();
+    textgen::store::usage::charges::charge(&mut pool.session().unwrap(), day, &[&late]).unwrap();
     assert_eq!(total(), 5);
     assert_eq!(db.count("SELECT cost_micros FROM usage_daily WHERE day = '2023-11-14'"), 7);
     assert_eq!(db.count("SELECT count(*) FROM usage_events_default"), 1);
@@ -217,7 +218,7 @@ fn a_new_price_holds_soon_and_charges_tell_nobody() {
     listener.batch_execute("LISTEN textgen_auth").unwrap();
     let cost = || {
         let mut charge = charge(&textgen::usage::new_id(), 0, 0);
-        charge.units = Units { characters: 100, ..Units::default() };
+        charge.units = Units::of([(Unit::Characters, 100)]);
         meter.charge(charge).unwrap().cost_micros
     };
     assert_eq!(cost(), 1500, "15 dollars for a million characters, by default");

@@ -7,7 +7,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use textgen::db::{self, Database};
-use textgen::usage::{Charge, Connections, Id, Meter, Receipt, Units};
+use textgen::units::{Unit, Units};
+use textgen::usage::{Charge, ChargeId, Connections, Meter, Receipt};
 
 use crate::harness::TestDb;
 
@@ -78,13 +79,13 @@ const CHOSEN: &str = "(id LIKE '%0' OR id LIKE '%:%')";
 /// A charge of `micros` micro-dollars, where a token of `model` costs a thousandth of one.
 pub fn charge(id: &str, user: usize, micros: i64) -> Charge {
     Charge {
-        id: if is_chosen(id) { Id::Chosen(id.to_owned()) } else { Id::New(id.to_owned()) },
+        id: if is_chosen(id) { ChargeId::ClientSupplied(id.to_owned()) } else { ChargeId::Generated(id.to_owned()) },
         user_id: format!("u{user}"),
         key_id: user.is_multiple_of(2).then(|| format!("key_{user}")),
         server: "inference",
         route: if micros % 2 == 0 { "/v1/completions" } else { "/v1/chat/completions" },
         model: "thousandth".to_owned(),
-        units: Units { prompt_tokens: micros * 1000, requests: 1, ..Units::default() },
+        units: Units::of([(Unit::PromptTokens, micros * 1000), (Unit::Requests, 1)]),
         latency_micros: 5,
     }
 }

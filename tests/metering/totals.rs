@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use postgres::Client;
 use textgen::db::{self, Database};
-use textgen::store::charges::Event;
-use textgen::store::usage_days;
+use textgen::store::usage::charges::Event;
+use textgen::store::usage::days;
 use time::{Date, OffsetDateTime};
 
 use crate::harness::TestDb;
@@ -42,12 +42,12 @@ fn pool(db: &TestDb, size: u32) -> Database {
 }
 
 fn charge_late(pool: &Database, event: &Event) -> Vec<String> {
-    usage_days::charge_late(&mut pool.session().unwrap(), event.created.date(), &[event]).unwrap()
+    days::charge_late(&mut pool.session().unwrap(), event.created.date(), &[event]).unwrap()
 }
 
 /// Computes until nothing is left that may be computed at once.
 fn compute_all(pool: &Database) {
-    while usage_days::compute(&mut pool.session().unwrap()).unwrap() == Some(Duration::ZERO) {}
+    while days::compute(&mut pool.session().unwrap()).unwrap() == Some(Duration::ZERO) {}
 }
 
 /// What the function says by itself: milliseconds until the next call is worth it, or nothing.
@@ -124,7 +124,7 @@ fn what_may_have_been_charged_in_a_dropped_month_is_put_aside() {
     let own = folder.journals().pop().unwrap();
     // `charge_ids` knows what clients chose, for ever; of other charges nothing is left.
     let (chosen, mut made) = (event("chosen", 0, 100), event("made", 1, 100));
-    made.may_repeat = false;
+    made.client_supplied = false;
     let mut again = chosen.clone();
     again.created += time::Duration::SECOND;
     for event in [&chosen, &made, &again] {
@@ -258,7 +258,7 @@ fn late_charges_of_many_threads_are_all_in_the_totals() {
         let computing = scope.spawn(|| {
             let mut calls = 0;
             while !done.load(Ordering::Relaxed) {
-                usage_days::compute(&mut pool.session().unwrap()).unwrap();
+                days::compute(&mut pool.session().unwrap()).unwrap();
                 calls += 1;
             }
             calls

@@ -11,7 +11,7 @@ use crate::call::Call;
 use crate::error::{Error, Result};
 use crate::store::audit::{self, Entry};
 use crate::store::directory::{self, UserSummary};
-use crate::store::usage_days::{self, Day};
+use crate::store::usage::days::{self, DayTotal};
 use crate::web::Answer;
 use crate::web::documents::{cursor, micros};
 
@@ -48,7 +48,7 @@ struct UsageOfAll {
     chart: String,
     total: i64,
     as_of: Option<OffsetDateTime>,
-    days: Vec<Day>,
+    days: Vec<DayTotal>,
 }
 
 #[derive(Template)]
@@ -163,7 +163,7 @@ pub(in crate::web) fn usage(call: &mut Call<'_>) -> Answer {
     let caller = administrator_or_return!(call);
     let today = OffsetDateTime::now_utc().date();
     let days = (today - Duration::days(USAGE_DAYS - 1), today);
-    let totals = usage_days::between(&mut call.app.db.session()?, days)?;
+    let totals = days::between(&mut call.app.db.session()?, days)?;
     let costs: Vec<(&str, i64)> = totals.days.iter().map(|day| (day.day.as_str(), day.cost_micros)).collect();
     let chart = super::usage::drawn(days, &costs);
     let total = costs.iter().map(|(_, cost)| cost).sum();

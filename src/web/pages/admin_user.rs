@@ -11,9 +11,9 @@ use crate::error::{Error, Result};
 use crate::http::Response;
 use crate::http::form::Fields;
 use crate::store::audit::{self, Actor, Entry};
-use crate::store::usage_lists::{self, Charged};
+use crate::store::usage::lists::{self, ChargedCall};
 use crate::store::users::Status;
-use crate::store::{ApiKey, BrowserSession, User, api_keys, sessions, users};
+use crate::store::{ApiKey, Session, User, api_keys, sessions, users};
 use crate::web::{Answer, fields, keys};
 
 /// Entries of the audit that are shown.
@@ -40,9 +40,9 @@ struct OneUser {
     user: User,
     status: Status,
     keys: Vec<ApiKey>,
-    sessions: Vec<BrowserSession>,
+    sessions: Vec<Session>,
     entries: Vec<Entry>,
-    newest: Vec<Charged>,
+    newest: Vec<ChargedCall>,
     is_self: bool,
 }
 
@@ -58,7 +58,7 @@ pub(in crate::web) fn show(call: &mut Call<'_>) -> Answer {
         keys: api_keys::of_user(&mut session, &id)?,
         sessions: sessions::of_user(&mut session, &id)?,
         entries: audit::page(&mut session, Some(&id), None, ENTRIES)?,
-        newest: usage_lists::newest(&mut session, &id, "", CALLS)?,
+        newest: lists::newest(&mut session, &id, "", CALLS)?,
         is_self: caller.user.id == user.id,
         user,
     };

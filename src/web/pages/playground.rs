@@ -12,7 +12,8 @@ use crate::error::{Error, Result};
 use crate::http::Response;
 use crate::http::form::Fields;
 use crate::store::documents as store;
-use crate::store::{Document, User, usage_lists};
+use crate::store::usage::lists;
+use crate::store::{Document, User};
 use crate::web::{Answer, documents, fields, model_calls};
 
 /// Documents shown on the playground.
@@ -109,7 +110,7 @@ fn render(
     let mut session = call.app.db.session()?;
     let documents = store::page(&mut session, &caller.user.id, None, SHOWN_DOCUMENTS, false, i64::MAX)?;
     let cost = match &answer {
-        Some(_) => usage_lists::newest(&mut session, &caller.user.id, "web", 1)?.pop(),
+        Some(_) => lists::newest(&mut session, &caller.user.id, "web", 1)?.pop(),
         None => None,
     };
     drop(session);
@@ -156,8 +157,8 @@ pub(in crate::web) fn write_document(call: &mut Call<'_>) -> Answer {
 /// `GET /playground/cost`: what this user's last call through the web server cost.
 pub(in crate::web) fn cost(call: &mut Call<'_>) -> Answer {
     let caller = call.caller()?;
-    let newest = usage_lists::newest(&mut call.app.db.session()?, &caller.user.id, "web", 1)?;
-    let cost = newest.first().map(|charged| (show::money(&charged.cost_micros), charged.tokens));
+    let newest = lists::newest(&mut call.app.db.session()?, &caller.user.id, "web", 1)?;
+    let cost = newest.first().map(|charged| (show::money(&charged.cost_micros), charged.units.tokens()));
     Ok(Response::json(200, &json!({"cost": cost.as_ref().map(|c| &c.0), "tokens": cost.as_ref().map(|c| c.1)})))
 }
 

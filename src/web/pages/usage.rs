@@ -11,9 +11,10 @@ use crate::call::Call;
 use crate::db::Executor;
 use crate::error::Result;
 use crate::http::Response;
-use crate::store::usage::{self, By, Sum};
-use crate::store::usage_lists::{self, Charged};
+use crate::store::usage::lists::{self, ChargedCall};
+use crate::store::usage::sums::{GroupBy, Sum, sums};
 use crate::store::{api_keys, users};
+use crate::units::Unit;
 use crate::web::Answer;
 use crate::web::chart::{self, Bar};
 use crate::web::usage::range;
@@ -40,7 +41,7 @@ struct Usage {
     requests: i64,
     days: Vec<Sum>,
     groups: Vec<Group>,
-    newest: Vec<Charged>,
+    newest: Vec<ChargedCall>,
 }
 
 /// Sums under one heading.
@@ -67,20 +68,20 @@ pub(in crate::web) fn show(call: &mut Call<'_>) -> Answer {
     let (period, days) = period(call);
     let user_id = &caller.user.id;
     let mut session = call.app.db.session()?;
-    let by_day = usage::sums(&mut session, user_id, days, By::Day, MOST_GROUPS * 2)?;
+    let by_day = sums(&mut session, user_id, days, GroupBy::Day, MOST_GROUPS * 2)?;
     let names = key_names(&mut session, user_id)?;
     let mut groups = Vec::new();
-    for (name, by) in [("Model", By::Model), ("Key", By::Key), ("Route", By::Route)] {
-        let mut sums = usage::sums(&mut session, user_id, days, by, MOST_GROUPS)?;
-        if by == By::Key {
-            for sum in &mut sums {
+    for (name, by) in [("Model", GroupBy::Model), ("Key", GroupBy::Key), ("Route", GroupBy::Route)] {
+        let mut groups_of = sums(&mut session, user_id, days, by, MOST_GROUPS)?;
+        if by == GroupBy::Key {
+            for sum in &mut groups_of {
                 sum.name = key_name(&names, &sum.name);
             }
         }
-        sums.sort_by_key(|sum| std::cmp::Reverse(sum.cost_micros));
-        groups.push(Group { name, sums });
+        groups_of.sort_by_key(|sum| std::cmp::Reverse(sum.cost_micros));
+        groups.push(Group { name, sums: groups_of });
     }
-    let mut newest = usage_lists::newest(&mut session, user_id, "", NEWEST)?;
+    let mut newest = lists::newest(&mut session, user_id, "", NEWEST)?;
     let month = users::by_id(&mut session, user_id)?.map_or(0, |user| user.charges_monthly);
     drop(session);
     for call in &mut newest {
@@ -95,7 +96,7 @@ pub(in crate::web) fn show(call: &mut Call<'_>) -> Answer {
         chart: drawn(days, &by_day.iter().map(|sum| (sum.name.as_str(), sum.cost_micros)).collect::<Vec<_>>()),
         total,
         month,
-        requests: by_day.iter().map(|sum| sum.requests).sum(),
+        requests: by_day.iter().map(|sum| sum.units[Unit::Requests]).sum(),
         days: by_day.into_iter().rev().collect(),
         groups,
         newest,
@@ -143,17 +144,14 @@ pub(in crate::web) fn download(call: &mut Call<'_>) -> Answer {
     let days = if named { range(call)? } else { period(call).1 };
     let mut session = call.app.db.session()?;
     let names = key_names(&mut session, &caller.user.id)?;
-    let lines = usage_lists::lines(&mut session, &caller.user.id, days, MOST_LINES)?;
+    let lines = lists::daily(&mut session, &caller.user.id, days, MOST_LINES)?;
     drop(session);
-    let mut csv = "day,server,route,model,key,requests,prompt_tokens,completion_tokens,embedding_tokens,\
-        audio_milliseconds,characters,cost_usd\r\n"
-        .to_owned();
+    let mut csv = format!("day,server,route,model,key,{},cost_usd\r\n", Unit::ALL.map(Unit::csv_column).join(","));
     for line in &lines {
-        let [server, route, model, key] = &line.of;
-        let key = if key.is_empty() { String::new() } else { key_name(&names, key) };
-        let [numbers @ .., micros] = &line.numbers;
-        let texts = [&line.day, server, route, model, &key].map(|text| cell(text));
-        let numbers = numbers.map(|number| number.to_string());
+        let key = if line.key_id.is_empty() { String::new() } else { key_name(&names, &line.key_id) };
+        let texts = [&line.day, &line.server, &line.route, &line.model, &key].map(|text| cell(text));
+        let numbers = line.units.values().map(|amount| amount.to_string());
+        let micros = line.cost_micros;
         csv +=
             &format!("{},{},{}.{:06}\r\n", texts.join(","), numbers.join(","), micros / 1_000_000, micros % 1_000_000);
     }

@@ -1,0 +1,11 @@
+//! Table `installation`, which has one row: the identity of this database.
+
+use crate::db::{Error, Executor};
+
+/// A text that no other database has: the id of the installation and the database's name.
+///
+/// # Errors
+/// See [`Error`].
+pub fn identity(db: &mut impl Executor) -> Result<String, Error> {
+    Ok(db.query_one("SELECT id::text || current_database() FROM installation", &[])?.try_get(0)?)
+}

@@ -1,0 +1,322 @@
+//! Making charges: tables `usage_events` (the ledger), `charge_ids`, `usage_daily`, and what each user was charged this
+//! month (in `users`).
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use serde::{Deserialize, Serialize};
+use time::{Date, OffsetDateTime};
+
+use super::columns::{self, comma_separated, unnest};
+use crate::db::{Error, Executor, Param};
+use crate::units::{ByUnit, Units};
+
+/// A row of the ledger. Serialised, it is a record of the journal, which newer versions must be able to read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Unique in the ledger.
+    pub id: String,
+    /// Whether a client chose the id, and may choose it again for another request. An id that was generated for this
+    /// charge can only come again with this very event, `created` included. Old journals do not say which it is.
+    #[serde(rename = "may_repeat", default = "unknown_is_client_supplied")]
+    pub client_supplied: bool,
+    /// Who pays.
+    pub user_id: String,
+    /// The id of the API key that was used; empty for none.
+    pub key_id: String,
+    /// The server that did the work.
+    pub server: Cow<'static, str>,
+    /// The route that was called.
+    pub route: Cow<'static, str>,
+    /// The model that did the work.
+    pub model: String,
+    /// What was used: in JSON, a field for each unit.
+    #[serde(flatten)]
+    pub units: Units,
+    /// What it costs, in micro-dollars.
+    pub cost_micros: i64,
+    /// How long the model took, in microseconds.
+    pub latency_micros: i64,
+    /// When it was charged, to the microsecond.
+    #[serde(with = "unix_micros")]
+    pub created: OffsetDateTime,
+}
+
+fn unknown_is_client_supplied() -> bool {
+    true
+}
+
+/// A time as microseconds since 1970.
+mod unix_micros {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use time::OffsetDateTime;
+
+    pub(super) fn serialize<S: Serializer>(time: &OffsetDateTime, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_i64(i64::try_from(time.unix_timestamp_nanos() / 1000).unwrap_or(i64::MAX))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<OffsetDateTime, D::Error> {
+        let micros = i64::deserialize(deserializer)?;
+        OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000).map_err(D::Error::custom)
+    }
+}
+
+/// The ledger's columns of text.
+const TEXTS: [&str; 6] = ["id", "user_id", "key_id", "server", "route", "model"];
+
+/// What the rows of a day in `usage_daily` are told apart by.
+const DAY_KEY: [&str; 5] = ["user_id", "server", "route", "model", "key_id"];
+
+/// The ledger's columns, in the order of the parameters of [`Rows`].
+fn ledger_columns() -> Vec<&'static str> {
+    TEXTS.into_iter().chain(columns::units()).chain(["cost_micros", "latency_micros", "created"]).collect()
+}
+
+/// What `usage_daily` adds up beside the number of events.
+fn amounts() -> impl Iterator<Item = &'static str> {
+    columns::units().chain(["cost_micros"])
+}
+
+/// The columns of `usage_daily` but `day`, in the order of the parameters of [`Totals`].
+fn day_columns() -> Vec<&'static str> {
+    DAY_KEY.into_iter().chain(["events"]).chain(amounts()).collect()
+}
+
+/// Adds a new row of `usage_daily` to the one that is there.
+fn add_to_day() -> String {
+    let sums =
+        ["events"].into_iter().chain(amounts()).map(|column| format!("{column} = d.{column} + excluded.{column}"));
+    format!("ON CONFLICT ON CONSTRAINT usage_daily_pkey DO UPDATE SET {}", comma_separated(sums))
+}
+
+/// Adds to what users were charged in the month `$1`, from `owed (user_id, cost_micros)`.
+const ADD_TO_USER: &str = "UPDATE users u SET charges_month = greatest(u.charges_month, $1),
+    charges_monthly = CASE WHEN u.charges_month < $1 THEN owed.cost_micros
+                           WHEN u.charges_month = $1 THEN u.charges_monthly + owed.cost_micros
+                           ELSE u.charges_monthly END";
+
+/// The first parameter of [`Rows`]: `$1` and `$2` are the month and the day.
+const FIRST_ROW_PARAMETER: usize = 3;
+
+/// [`charge`]'s statement. It sorts by bytes, as Rust does, whatever the collation of the database is. `id IN (SELECT …)`
+/// in the list of a SELECT is a look-up in a hash table, whatever the planner thinks of the sizes.
+static CHARGE: LazyLock<String> = LazyLock::new(|| {
+    let ledger = ledger_columns();
+    let given: Vec<&str> = ledger.iter().copied().chain(["client_supplied"]).collect();
+    let given =
+        given.iter().zip(unnest(FIRST_ROW_PARAMETER, &given)).map(|(column, array)| format!("{array} AS {column}"));
+    let given = comma_separated(given);
+    let values = comma_separated(ledger.iter().map(|column| or_null(column, column)));
+    let ledger = comma_separated(ledger);
+    let (day_key, day_columns, add_to_day) = (comma_separated(DAY_KEY), comma_separated(day_columns()), add_to_day());
+    let day_sums = comma_separated(amounts().map(|column| format!("sum({column})")));
+    let day_order = comma_separated(DAY_KEY.map(|column| format!("{column} COLLATE \"C\"")));
+    format!(
+        "WITH given AS MATERIALIZED (SELECT {given}),
+        claimed AS (
+            INSERT INTO charge_ids (id, created) SELECT id, created FROM given WHERE client_supplied
+            ON CONFLICT DO NOTHING RETURNING id),
+        ledger AS (
+            INSERT INTO usage_events ({ledger}) SELECT {values}
+            FROM given WHERE NOT client_supplied OR id IN (SELECT id FROM claimed)
+            ON CONFLICT (user_id, created, id) DO NOTHING RETURNING id),
+        marked AS MATERIALIZED (SELECT given.*, id IN (SELECT id FROM ledger) AS is_new FROM given),
+        daily AS (
+            INSERT INTO usage_daily AS d (day, {day_columns})
+            SELECT $2, {day_key}, count(*), {day_sums}
+            FROM marked WHERE is_new GROUP BY {day_key} ORDER BY {day_order}
+            {add_to_day}),
+        total AS (
+            {ADD_TO_USER}
+            FROM (SELECT user_id, sum(cost_micros)::bigint AS cost_micros FROM marked WHERE is_new
+                  GROUP BY user_id ORDER BY user_id COLLATE \"C\" OFFSET 0) AS owed
+            WHERE u.id = owed.user_id)
+        SELECT id FROM marked WHERE NOT is_new"
+    )
+});
+
+/// [`charge_new`]'s statement. The parts that change rows stand in the same order as in [`CHARGE`]: PostgreSQL runs them
+/// in an order of its own that depends on it, and all writers must lock rows in one order.
+static CHARGE_NEW: LazyLock<String> = LazyLock::new(|| {
+    let (ledger, day) = (ledger_columns(), day_columns());
+    let first_day_parameter = FIRST_ROW_PARAMETER + ledger.len();
+    let owed_users = first_day_parameter + day.len();
+    let owed_costs = owed_users + 1;
+    let rows = unnest(FIRST_ROW_PARAMETER, &ledger);
+    let rows = comma_separated(ledger.iter().zip(rows).map(|(column, value)| or_null(column, &value)));
+    let totals = comma_separated(unnest(first_day_parameter, &day));
+    let (ledger, day, add_to_day) = (comma_separated(ledger), comma_separated(day), add_to_day());
+    format!(
+        "WITH daily AS (
+            INSERT INTO usage_daily AS d (day, {day}) SELECT $2, {totals}
+            {add_to_day}),
+        total AS (
+            {ADD_TO_USER}
+            FROM (SELECT unnest(${owed_users}) AS user_id, unnest(${owed_costs}) AS cost_micros OFFSET 0) AS owed
+            WHERE u.id = owed.user_id)
+        INSERT INTO usage_events ({ledger}) SELECT {rows}"
+    )
+});
+
+/// The value of a ledger's column: no key is NULL there.
+fn or_null(column: &str, value: &str) -> String {
+    if column == "key_id" { format!("nullif({value}, '')") } else { value.to_owned() }
+}
+
+/// Charges: for each event that is new, adds a row to the ledger, and its units and cost to the totals of its user's day
+/// and month. This is one statement, so one transaction in one round trip; the database decides which events are new.
+/// Returns the ids that were charged before.
+///
+/// The events must all be of `day` (UTC), ordered by id, and no id may occur twice. Every writer locks ids, then users,
+/// then days, each in the order of their keys, so that writers never deadlock (provided that the session's plans use
+/// nested loops only). A user who was deleted has no monthly total any more; the ledger and the daily totals are kept.
+///
+/// # Errors
+/// See [`Error`]. After [`Error::Unavailable`] the charges may have been made: the same call finds out.
+pub fn charge(db: &mut impl Executor, day: Date, events: &[&Event]) -> Result<Vec<String>, Error> {
+    let (month, rows) = (month_of(day), Rows::of(events));
+    let client_supplied: Vec<bool> = events.iter().map(|event| event.client_supplied).collect();
+    let mut params: Vec<&dyn Param> = vec![&month, &day];
+    params.extend(rows.params());
+    params.push(&client_supplied);
+    db.query(&CHARGE, &params)?.iter().map(|row| Ok(row.try_get(0)?)).collect()
+}
+
+/// [`charge`] for events whose ids were generated and that were never tried before. It is about a sixth less work for
+/// the database, which need not find out what is new.
+///
+/// # Errors
+/// As [`charge`]; if one of them was charged before after all, nothing is charged.
+pub fn charge_new(db: &mut impl Executor, day: Date, events: &[&Event]) -> Result<(), Error> {
+    let (month, rows, totals) = (month_of(day), Rows::of(events), Totals::of(events));
+    let mut params: Vec<&dyn Param> = vec![&month, &day];
+    params.extend(rows.params());
+    params.extend(totals.params());
+    db.execute(&CHARGE_NEW, &params).map(drop)
+}
+
+fn month_of(day: Date) -> Date {
+    day.replace_day(1).unwrap_or(day)
+}
+
+/// Events as columns of the ledger.
+struct Rows<'e> {
+    texts: [Vec<&'e str>; TEXTS.len()],
+    units: ByUnit<Vec<i64>>,
+    costs: Vec<i64>,
+    latencies: Vec<i64>,
+    created: Vec<OffsetDateTime>,
+}
+
+impl<'e> Rows<'e> {
+    fn of(events: &[&'e Event]) -> Rows<'e> {
+        const VALUES: [fn(&Event) -> &str; TEXTS.len()] =
+            [|e| &e.id, |e| &e.user_id, |e| &e.key_id, |e| &e.server, |e| &e.route, |e| &e.model];
+        Rows {
+            texts: VALUES.map(|value| events.iter().map(|event| value(event)).collect()),
+            units: ByUnit::from_fn(|unit| events.iter().map(|event| event.units[unit]).collect()),
+            costs: events.iter().map(|event| event.cost_micros).collect(),
+            latencies: events.iter().map(|event| event.latency_micros).collect(),
+            created: events.iter().map(|event| event.created).collect(),
+        }
+    }
+
+    /// In the order of [`ledger_columns`].
+    fn params(&self) -> impl Iterator<Item = &dyn Param> {
+        let others: [&dyn Param; 3] = [&self.costs, &self.latencies, &self.created];
+        params(&self.texts).chain(params(self.units.values())).chain(others)
+    }
+}
+
+/// What events add to the rows of `usage_daily` and to users, each in the order of their keys.
+struct Totals<'e> {
+    keys: [Vec<&'e str>; DAY_KEY.len()],
+    events: Vec<i64>,
+    units: ByUnit<Vec<i64>>,
+    costs: Vec<i64>,
+    owed_users: Vec<&'e str>,
+    owed_costs: Vec<i64>,
+}
+
+/// What the events with one key add up to. Sums saturate, so that a fault elsewhere never turns them negative.
+#[derive(Default)]
+struct DayTotal {
+    events: i64,
+    units: Units,
+    cost_micros: i64,
+}
+
+impl<'e> Totals<'e> {
+    fn of(events: &[&'e Event]) -> Totals<'e> {
+        let mut days: BTreeMap<[&str; DAY_KEY.len()], DayTotal> = BTreeMap::new();
+        let mut users: BTreeMap<&str, i64> = BTreeMap::new();
+        for event in events {
+            let key = [&*event.user_id, &*event.server, &*event.route, &*event.model, &*event.key_id];
+            let total = days.entry(key).or_default();
+            total.events += 1;
+            total.units += &event.units;
+            total.cost_micros = total.cost_micros.saturating_add(event.cost_micros);
+            let owed = users.entry(&event.user_id).or_default();
+            *owed = owed.saturating_add(event.cost_micros);
+        }
+        Totals {
+            keys: std::array::from_fn(|n| days.keys().map(|key| key[n]).collect()),
+            events: days.values().map(|total| total.events).collect(),
+            units: ByUnit::from_fn(|unit| days.values().map(|total| total.units[unit]).collect()),
+            costs: days.values().map(|total| total.cost_micros).collect(),
+            owed_users: users.keys().copied().collect(),
+            owed_costs: users.into_values().collect(),
+        }
+    }
+
+    /// In the order of [`day_columns`], then what users owe.
+    fn params(&self) -> impl Iterator<Item = &dyn Param> {
+        let others: [&dyn Param; 3] = [&self.costs, &self.owed_users, &self.owed_costs];
+        params(&self.keys).chain([&self.events as &dyn Param]).chain(params(self.units.values())).chain(others)
+    }
+}
+
+fn params<P: Param>(columns: &[P]) -> impl Iterator<Item = &dyn Param> {
+    columns.iter().map(|column| column as &dyn Param)
+}
+
+/// Makes every transaction durable that was committed before, on any connection. The connection used for this must be
+/// one that commits durably.
+///
+/// # Errors
+/// See [`Error`]. Whether they are durable is then not known.
+pub fn sync(db: &mut impl Executor) -> Result<(), Error> {
+    // The smallest transaction that has to be durable itself; its record lies behind theirs in the log.
+    db.query("SELECT pg_logical_emit_message(true, 'textgen', '')::text", &[]).map(drop)
+}
+
+/// A charge that was made before.
+#[derive(Clone, Debug)]
+pub struct EarlierCharge {
+    /// Its id.
+    pub id: String,
+    /// What it cost, in micro-dollars.
+    pub cost_micros: i64,
+    /// When it was made.
+    pub created: OffsetDateTime,
+}
+
+/// The earlier charges with the ids of these events, which [`charge`] has returned. What was charged to other users is
+/// left out.
+///
+/// # Errors
+/// See [`Error`].
+pub fn find_earlier(db: &mut impl Executor, events: &[&Event]) -> Result<Vec<EarlierCharge>, Error> {
+    // All three columns lead to the row by the index of one partition, however little the planner knows of the tables.
+    const SQL: &str = "SELECT e.id, e.cost_micros, e.created
+        FROM (SELECT t.id, t.user_id, coalesce(c.created, t.created) AS created
+              FROM unnest($1, $2, $3) AS t (id, user_id, created) LEFT JOIN charge_ids c ON c.id = t.id OFFSET 0) AS t
+        JOIN usage_events e ON e.user_id = t.user_id AND e.created = t.created AND e.id = t.id";
+    let earlier = |row: &postgres::Row| {
+        Ok(EarlierCharge { id: row.try_get(0)?, cost_micros: row.try_get(1)?, created: row.try_get(2)? })
+    };
+    let (ids, users): (Vec<&str>, Vec<&str>) = events.iter().map(|event| (&*event.id, &*event.user_id)).unzip();
+    let created: Vec<OffsetDateTime> = events.iter().map(|event| event.created).collect();
+    db.query(SQL, &[&ids, &users, &created])?.iter().map(earlier).collect()
+}

@@ -1,0 +1,103 @@
+//! Tables `usage_events` and `usage_daily`: rows that pages and downloads list.
+
+use std::sync::LazyLock;
+
+use postgres::Row;
+use time::{Date, OffsetDateTime};
+
+use super::columns::{self, comma_separated, read_units};
+use crate::db::{Error, Executor};
+use crate::units::Units;
+
+/// A row of the ledger: a call that was charged.
+#[derive(Clone, Debug)]
+pub struct ChargedCall {
+    /// When it was charged.
+    pub created: OffsetDateTime,
+    /// The server that did the work.
+    pub server: String,
+    /// The route that was called.
+    pub route: String,
+    /// The model that did the work.
+    pub model: String,
+    /// The id of the API key that was used; empty for none.
+    pub key_id: String,
+    /// What it cost, in micro-dollars.
+    pub cost_micros: i64,
+    /// What was used.
+    pub units: Units,
+}
+
+static NEWEST: LazyLock<String> = LazyLock::new(|| {
+    let units = comma_separated(columns::units());
+    format!(
+        "SELECT created, server, route, model, coalesce(key_id, ''), cost_micros, {units}
+        FROM usage_events WHERE user_id = $1 AND ($2 = '' OR server = $2) ORDER BY created DESC LIMIT $3"
+    )
+});
+
+/// A user's last charged calls, the newest first: those to one server, or to all where `server` is empty.
+///
+/// # Errors
+/// See [`Error`].
+pub fn newest(db: &mut impl Executor, user_id: &str, server: &str, limit: i64) -> Result<Vec<ChargedCall>, Error> {
+    let call = |row: &Row| {
+        Ok(ChargedCall {
+            created: row.try_get(0)?,
+            server: row.try_get(1)?,
+            route: row.try_get(2)?,
+            model: row.try_get(3)?,
+            key_id: row.try_get(4)?,
+            cost_micros: row.try_get(5)?,
+            units: read_units(row, 6)?,
+        })
+    };
+    db.query(&NEWEST, &[&user_id, &server, &limit])?.iter().map(call).collect()
+}
+
+/// A row of the daily totals: what a user used on one day, of one model, with one key, on one route.
+#[derive(Clone, Debug)]
+pub struct DailyUsage {
+    /// The day (UTC), as `2026-11-22`.
+    pub day: String,
+    /// The server that did the work.
+    pub server: String,
+    /// The route that was called.
+    pub route: String,
+    /// The model that did the work.
+    pub model: String,
+    /// The id of the API key that was used; empty for none.
+    pub key_id: String,
+    /// What it cost, in micro-dollars.
+    pub cost_micros: i64,
+    /// What was used.
+    pub units: Units,
+}
+
+static DAILY: LazyLock<String> = LazyLock::new(|| {
+    let units = comma_separated(columns::units());
+    format!(
+        "SELECT to_char(day, 'YYYY-MM-DD'), server, route, model, key_id, cost_micros, {units}
+        FROM usage_daily WHERE user_id = $1 AND day BETWEEN $2 AND $3
+        ORDER BY usage_daily.day, server, route, model, key_id LIMIT $4"
+    )
+});
+
+/// A user's daily totals from the first day to the last, both included: at most `limit` rows.
+///
+/// # Errors
+/// See [`Error`].
+pub fn daily(db: &mut impl Executor, user_id: &str, days: (Date, Date), limit: i64) -> Result<Vec<DailyUsage>, Error> {
+    let usage = |row: &Row| {
+        Ok(DailyUsage {
+            day: row.try_get(0)?,
+            server: row.try_get(1)?,
+            route: row.try_get(2)?,
+            model: row.try_get(3)?,
+            key_id: row.try_get(4)?,
+            cost_micros: row.try_get(5)?,
+            units: read_units(row, 6)?,
+        })
+    };
+    db.query(&DAILY, &[&user_id, &days.0, &days.1, &limit])?.iter().map(usage).collect()
+}

@@ -1,0 +1,132 @@
+//! Sends events to the database: which statement charges them, in which order, and what was charged before.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+
+use time::{Date, OffsetDateTime};
+
+use super::Receipt;
+use crate::db;
+use crate::store::usage::charges::{self, EarlierCharge, Event};
+use crate::store::usage::days;
+
+/// Most charges of one transaction.
+pub(super) const BATCH: usize = 1000;
+
+/// As [`commit`]; on return, charges that it found to be made already are durable as well. A transaction that changes
+/// nothing does not wait for the disk by itself.
+///
+/// # Errors
+/// As [`commit`].
+pub(super) fn commit_durably(session: &mut db::Session, events: &[&Event]) -> Result<Vec<Receipt>, db::Error> {
+    let (receipts, _) = commit(session, events)?;
+    charges::sync(session)?;
+    Ok(receipts)
+}
+
+/// As [`commit`], for events of which none was tried before.
+///
+/// # Errors
+/// As [`commit`].
+pub(super) fn commit_new(session: &mut db::Session, events: &[&Event]) -> Result<(Vec<Receipt>, bool), db::Error> {
+    if events.iter().any(|event| event.client_supplied) {
+        return commit(session, events);
+    }
+    let mut by_day = events.to_vec();
+    by_day.sort_by(|a, b| compare(a, b));
+    for day in by_day.chunk_by(|a, b| is_same_day(a, b)) {
+        charge_new(session, day[0].created.date(), day)?;
+    }
+    Ok((events.iter().map(|event| first(event)).collect(), false))
+}
+
+/// By day, then by id: the order in which every writer locks ids.
+fn compare(a: &Event, b: &Event) -> Ordering {
+    (a.created.date(), &a.id).cmp(&(b.created.date(), &b.id))
+}
+
+fn is_same_day(a: &Event, b: &Event) -> bool {
+    a.created.date() == b.created.date()
+}
+
+/// The receipt of a charge that was not made before.
+pub(super) fn first(event: &Event) -> Receipt {
+    Receipt { cost_micros: event.cost_micros, duplicate: false }
+}
+
+/// Charges these events in one transaction for each day (UTC) among them, so nearly always in one. Returns the receipts in
+/// the order of the events, and whether some were made already.
+///
+/// # Errors
+/// See [`db::Error`]. Some may have been charged; repeating the call charges only the others.
+fn commit(session: &mut db::Session, events: &[&Event]) -> Result<(Vec<Receipt>, bool), db::Error> {
+    let mut receipts: Vec<Receipt> = events.iter().map(|event| first(event)).collect();
+    let mut order: Vec<usize> = (0..events.len()).collect();
+    order.sort_by(|a, b| compare(events[*a], events[*b]));
+    // Where an id occurs twice on one day: the index of the repetition, and of the first.
+    let mut repetitions: Vec<(usize, usize)> = Vec::new();
+    let mut duplicates: Vec<usize> = Vec::new();
+    for day in order.chunk_by(|a, b| is_same_day(events[*a], events[*b])) {
+        let mut unique: Vec<usize> = Vec::with_capacity(day.len());
+        for &n in day {
+            match unique.last() {
+                Some(&last) if events[last].id == events[n].id => repetitions.push((n, last)),
+                _ => unique.push(n),
+            }
+        }
+        let batch: Vec<&Event> = unique.iter().map(|n| events[*n]).collect();
+        let date = batch[0].created.date();
+        for id in charge(session, date, &batch)? {
+            duplicates.extend(unique.iter().find(|n| events[**n].id == id));
+        }
+    }
+    if !duplicates.is_empty() {
+        look_up(session, events, &duplicates, &mut receipts)?;
+    }
+    for (n, first) in repetitions {
+        receipts[n] = Receipt { duplicate: true, ..receipts[first] };
+    }
+    Ok((receipts, !duplicates.is_empty()))
+}
+
+/// Sets the receipts of charges whose ids are in the ledger already: what the first one cost. One with the same time to
+/// the microsecond is this very charge, made by an attempt whose outcome was lost.
+fn look_up(
+    session: &mut db::Session,
+    events: &[&Event],
+    duplicates: &[usize],
+    receipts: &mut [Receipt],
+) -> Result<(), db::Error> {
+    let repeated: Vec<&Event> = duplicates.iter().map(|n| events[*n]).collect();
+    let earlier = charges::find_earlier(session, &repeated)?;
+    let earlier: HashMap<&str, &EarlierCharge> = earlier.iter().map(|charge| (charge.id.as_str(), charge)).collect();
+    for &n in duplicates {
+        let first = earlier.get(events[n].id.as_str());
+        receipts[n] = Receipt {
+            cost_micros: first.map_or(events[n].cost_micros, |first| first.cost_micros),
+            duplicate: first.is_none_or(|first| first.created != events[n].created),
+        };
+    }
+    Ok(())
+}
+
+/// As [`charges::charge`]; if the day's total may be final already, it is computed again.
+fn charge(session: &mut db::Session, day: Date, events: &[&Event]) -> Result<Vec<String>, db::Error> {
+    match is_late(day) {
+        true => days::charge_late(session, day, events),
+        false => charges::charge(session, day, events),
+    }
+}
+
+/// As [`charge`], for events that were never tried before.
+fn charge_new(session: &mut db::Session, day: Date, events: &[&Event]) -> Result<(), db::Error> {
+    match is_late(day) {
+        true => days::charge_late(session, day, events).map(drop),
+        false => charges::charge_new(session, day, events),
+    }
+}
+
+/// Whether the day's total may be final. Those of today and yesterday are not, so nearly every charge is one statement.
+fn is_late(day: Date) -> bool {
+    OffsetDateTime::now_utc().date().previous_day().is_some_and(|yesterday| day < yesterday)
+}

@@ -1,0 +1,122 @@
+//! The meter's work in the background: prices, journals, partitions of the ledger, daily totals.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::day_totals::DayTotals;
+use super::price::Prices;
+use super::state::Shared;
+use super::{journal, recovery, replay};
+use crate::db;
+use crate::store::{installation, prices, usage::partitions};
+
+/// How soon it is noticed that the database is back.
+const INTERVAL: Duration = Duration::from_millis(200);
+
+/// How often prices are read and the journals of dead processes looked for.
+const REFRESH_EVERY: Duration = Duration::from_secs(2);
+
+/// How often the ledger's partitions are made and dropped.
+const PARTITIONS_EVERY: Duration = Duration::from_secs(3600);
+
+/// The pause after a failure that is no outage.
+const FAULT_PAUSE: Duration = Duration::from_secs(5);
+
+/// When each task was last done, and what was logged.
+#[derive(Default)]
+struct Maintenance {
+    /// How the names of this database's journals begin; empty until the database's identity is known.
+    prefix: String,
+    refreshed: Option<Instant>,
+    partitioned: Option<Instant>,
+    totals: DayTotals,
+    /// The failure that was logged last; empty for none.
+    logged: String,
+}
+
+/// Runs until the meter shuts down.
+pub(super) fn run(shared: &Shared) {
+    let mut maintenance = Maintenance::default();
+    let mut pause = Duration::ZERO;
+    while !shared.sleep_until_shutdown(pause) {
+        pause = INTERVAL;
+        if !shared.db.is_open() {
+            continue;
+        }
+        let failure = match maintenance.run(shared) {
+            Ok(()) => String::new(),
+            Err(e) => {
+                if e.is_outage() {
+                    shared.set_available(false);
+                } else {
+                    pause = FAULT_PAUSE;
+                }
+                e.to_string()
+            }
+        };
+        if failure != maintenance.logged {
+            match failure.is_empty() {
+                true => log::info!("charging recovered"),
+                false => log::warn!("charging: {failure}"),
+            }
+            maintenance.logged = failure;
+        }
+    }
+}
+
+impl Maintenance {
+    fn run(&mut self, shared: &Shared) -> std::result::Result<(), replay::Failure> {
+        let is_due = |at: Option<Instant>, every| at.is_none_or(|at: Instant| at.elapsed() >= every);
+        let refresh = is_due(self.refreshed, REFRESH_EVERY);
+        if refresh || !shared.is_available() {
+            self.refresh(shared)?;
+            self.refreshed = Some(Instant::now());
+        }
+        // Without a journal, charging works for as long as the database does.
+        let prepared = if refresh { shared.journal.prepare(&self.prefix) } else { Ok(()) };
+        if refresh {
+            replay::replay_orphans(shared, &self.prefix)?;
+        }
+        replay::replay_own(shared)?;
+        if is_due(self.partitioned, PARTITIONS_EVERY) {
+            self.partitioned = Some(Instant::now());
+            // Charges go to the default partition meanwhile, and old partitions take up space: nothing fails.
+            if let Err(e) = maintain_partitions(shared) {
+                log::warn!("cannot maintain the ledger's partitions, trying again in an hour: {e}");
+            }
+        }
+        self.totals.recompute_if_due(shared);
+        Ok(prepared?)
+    }
+
+    /// Reads the database's identity and the prices, which also shows that the database works.
+    fn refresh(&mut self, shared: &Shared) -> std::result::Result<(), replay::Failure> {
+        let mut session = shared.db.durable()?;
+        if self.prefix.is_empty() {
+            self.prefix = journal::prefix(&installation::identity(&mut session)?);
+            let foreign = recovery::count_foreign(shared.journal.folder(), &self.prefix)?;
+            if foreign > 0 {
+                log::warn!("the journal folder holds journals of other databases, which are left alone: {foreign}");
+            }
+        }
+        let prices = Prices::new(prices::all(&mut session)?);
+        *shared.prices.write() = Some(Arc::new(prices));
+        shared.set_available(true);
+        Ok(())
+    }
+}
+
+/// Makes the ledger's next partitions, and drops those of months that are no longer kept.
+fn maintain_partitions(shared: &Shared) -> std::result::Result<(), db::Error> {
+    let mut session = shared.db.background()?;
+    partitions::make(&mut session)?;
+    let months = shared.kept_months.load(Ordering::Relaxed);
+    if months > 0 {
+        let dropped = partitions::drop_old(&mut session, months)?;
+        if dropped > 0 {
+            log::info!("dropped old months of the ledger (USAGE_RETENTION_MONTHS={months}): {dropped}");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,63 @@
+//! What becomes of charges after an attempt to commit them: the requests that wait are answered, or the charges are tried
+//! again or written to the journal.
+
+use std::time::{Duration, Instant};
+
+use super::Receipt;
+use super::commit::{commit_durably, first};
+use super::queue::{Pending, Refused};
+use super::state::Shared;
+use crate::db;
+use crate::store::usage::charges::Event;
+
+/// Charges that the journal takes all or none of. This many fit into the headroom that is kept for work under way.
+const JOURNAL_BATCH: usize = 200;
+
+/// After a failure that took longer than this, charges go to the journal without a retry: requests are waiting.
+const RETRY_WITHIN: Duration = Duration::from_secs(1);
+
+/// The events of these charges.
+pub(super) fn events(charges: &[Pending]) -> Vec<&Event> {
+    charges.iter().map(|pending| &pending.event).collect()
+}
+
+/// Answers the requests that wait for these charges.
+pub(super) fn finish(shared: &Shared, charges: &[Pending], receipts: Vec<Receipt>) {
+    shared.counters.add_committed(&receipts);
+    charges.iter().zip(receipts).for_each(|(pending, receipt)| pending.finish(Ok(receipt)));
+}
+
+/// Retries charges whose outcome is unknown or that failed, if a retry may help; otherwise writes them to the journal. It
+/// does not matter whether the first attempt succeeded: their ids prevent charging twice.
+pub(super) fn retry_or_spill(shared: &Shared, charges: &[Pending], began: Instant, e: db::Error) {
+    let mut failure = e;
+    if failure.is_outage() && shared.is_available() && began.elapsed() < RETRY_WITHIN {
+        match shared.db.durable().and_then(|mut session| commit_durably(&mut session, &events(charges))) {
+            Ok(receipts) => return finish(shared, charges, receipts),
+            Err(e) => failure = e,
+        }
+    }
+    if shared.is_available() {
+        log::warn!("writing {} charges to the journal: {failure}", charges.len());
+    }
+    if failure.is_outage() {
+        shared.set_available(false);
+    }
+    write_to_journal(shared, charges);
+}
+
+/// Writes charges to the journal, and answers the requests that wait for them.
+pub(super) fn write_to_journal(shared: &Shared, charges: &[Pending]) {
+    charges.chunks(JOURNAL_BATCH).for_each(|batch| write_batch_to_journal(shared, batch));
+}
+
+fn write_batch_to_journal(shared: &Shared, charges: &[Pending]) {
+    let outcome = shared.journal.append(charges.iter().map(|pending| &pending.event));
+    match &outcome {
+        Ok(()) => shared.counters.add_journaled(charges.len()),
+        Err(e) => log::error!("{} charges refused, cannot write to the journal: {e}", charges.len()),
+    }
+    for pending in charges {
+        pending.finish(outcome.as_ref().map(|()| first(&pending.event)).map_err(|_| Refused));
+    }
+}

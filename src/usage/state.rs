@@ -1,0 +1,114 @@
+//! What requests and the meter's threads share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex, RwLock};
+
+use super::journal::Journal;
+use super::price::Prices;
+use super::queue::Queue;
+use super::{Connections, Receipt};
+
+/// What requests and the meter's threads share.
+pub(super) struct Shared {
+    /// The meter's own database connections.
+    pub(super) db: Connections,
+    /// Charges that wait for the writer.
+    pub(super) queue: Queue,
+    /// This process's journal.
+    pub(super) journal: Journal,
+    /// What was done since the process started.
+    pub(super) counters: Counters,
+    /// The price list as it was last read; `None` before the first time.
+    pub(super) prices: RwLock<Option<Arc<Prices>>>,
+    /// How many months of the ledger are kept beside the current one; 0 for all.
+    pub(super) kept_months: AtomicI32,
+    /// Whether the last thing asked of the database succeeded.
+    available: AtomicBool,
+    stopped: Mutex<bool>,
+    shutdown: Condvar,
+}
+
+/// What was done since the process started; see [`Stats`](super::Stats).
+#[derive(Default)]
+pub(super) struct Counters {
+    pub(super) committed: AtomicU64,
+    pub(super) commits: AtomicU64,
+    pub(super) journaled: AtomicU64,
+    pub(super) replayed: AtomicU64,
+    pub(super) duplicates: AtomicU64,
+}
+
+impl Counters {
+    /// A batch of charges that requests were waiting for was committed.
+    pub(super) fn add_committed(&self, receipts: &[Receipt]) {
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        self.count(&self.committed, receipts);
+    }
+
+    /// Charges of a journal were committed.
+    pub(super) fn add_replayed(&self, receipts: &[Receipt]) {
+        self.count(&self.replayed, receipts);
+    }
+
+    /// Charges were written to the journal.
+    pub(super) fn add_journaled(&self, count: usize) {
+        self.journaled.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    /// How many charges were sent to the database. Duplicates count as well, because a late one also deletes the total of
+    /// its day.
+    pub(super) fn sent(&self) -> u64 {
+        [&self.committed, &self.replayed, &self.duplicates].iter().map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+
+    fn count(&self, fresh: &AtomicU64, receipts: &[Receipt]) {
+        let duplicates = receipts.iter().filter(|receipt| receipt.duplicate).count();
+        fresh.fetch_add((receipts.len() - duplicates) as u64, Ordering::Relaxed);
+        self.duplicates.fetch_add(duplicates as u64, Ordering::Relaxed);
+    }
+}
+
+impl Shared {
+    /// Nothing happens yet.
+    pub(super) fn new(db: Connections, journal: Journal) -> Shared {
+        Shared {
+            db,
+            queue: Queue::default(),
+            journal,
+            counters: Counters::default(),
+            prices: RwLock::new(None),
+            kept_months: AtomicI32::new(0),
+            available: AtomicBool::new(false),
+            stopped: Mutex::new(false),
+            shutdown: Condvar::new(),
+        }
+    }
+
+    /// Whether the last thing asked of the database succeeded.
+    pub(super) fn is_available(&self) -> bool {
+        self.available.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_available(&self, available: bool) {
+        self.available.store(available, Ordering::Release);
+    }
+
+    /// Takes no more charges, and wakes the maintenance thread so that it ends.
+    pub(super) fn shut_down(&self) {
+        self.queue.stop();
+        *self.stopped.lock() = true;
+        self.shutdown.notify_all();
+    }
+
+    /// Sleeps for `pause`, or until shutdown. Returns whether the meter is shutting down.
+    pub(super) fn sleep_until_shutdown(&self, pause: Duration) -> bool {
+        let mut stopped = self.stopped.lock();
+        if !*stopped {
+            self.shutdown.wait_for(&mut stopped, pause);
+        }
+        *stopped
+    }
+}
