@@ -31,6 +31,8 @@ pub mod accounts;
 
 pub mod engine;
 
+pub mod background;
+
 pub mod app;
 
 pub mod call;

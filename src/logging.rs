@@ -1,4 +1,4 @@
-//! The log: lines on standard error, gathered for a moment so that a request never waits for whoever reads them.
+//! The log: lines on standard error, buffered for a moment so that requests do not wait for its reader.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -13,21 +13,21 @@ use time::OffsetDateTime;
 
 use crate::config::LogFormat;
 
-/// How long a line may wait to be written.
-const WRITE_EVERY: Duration = Duration::from_millis(20);
+/// How long lines are buffered.
+const WRITE_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Bytes that may wait; past it the one who logs writes them itself.
-const MOST: usize = 1024 * 1024;
+/// Maximum size of the buffer. When it is full, the thread that logs writes it out.
+const MAX_BUFFER: usize = 1024 * 1024;
 
-/// Sends the log to standard error from now on. The writer returned flushes on demand.
+/// Starts logging to standard error.
 ///
 /// # Errors
-/// A logger is there already, or the thread cannot be started.
-pub fn start(level: LevelFilter, format: LogFormat) -> Result<Lines, String> {
-    let lines = Lines::default();
+/// A logger has already been set, or the thread cannot be started.
+pub fn start(level: LevelFilter, format: LogFormat) -> Result<LogBuffer, String> {
+    let lines = LogBuffer::default();
     let writer = lines.clone();
     let thread = thread::Builder::new().name("log".to_owned());
-    thread.spawn(move || writer.write_for_ever()).map_err(|e| e.to_string())?;
+    thread.spawn(move || writer.write_loop()).map_err(|e| e.to_string())?;
     let logger: Box<dyn Log> = match format {
         LogFormat::Text => WriteLogger::new(level, text_config(), lines.clone()),
         LogFormat::Json => Box::new(JsonLogger { level, lines: lines.clone() }),
@@ -37,68 +37,70 @@ pub fn start(level: LevelFilter, format: LogFormat) -> Result<Lines, String> {
     Ok(lines)
 }
 
+/// Libraries whose log lines are left out.
+const IGNORED_TARGETS: [&str; 5] = ["tokio_postgres", "postgres", "refinery", "ureq", "rustls"];
+
 fn text_config() -> simplelog::Config {
-    ConfigBuilder::new()
+    let mut config = ConfigBuilder::new();
+    config
         .set_time_format_rfc3339()
         .set_thread_level(LevelFilter::Off)
         .set_target_level(LevelFilter::Debug)
-        .set_location_level(LevelFilter::Off)
-        .add_filter_ignore_str("tokio_postgres")
-        .add_filter_ignore_str("postgres")
-        .add_filter_ignore_str("refinery")
-        .add_filter_ignore_str("ureq")
-        .add_filter_ignore_str("rustls")
-        .build()
+        .set_location_level(LevelFilter::Off);
+    for target in IGNORED_TARGETS {
+        config.add_filter_ignore_str(target);
+    }
+    config.build()
 }
 
-/// Lines that wait to be written.
+/// Lines that have not been written yet.
 #[derive(Clone, Default)]
-pub struct Lines(Arc<Waiting>);
+pub struct LogBuffer(Arc<Shared>);
 
 #[derive(Default)]
-struct Waiting {
+struct Shared {
     bytes: Mutex<Vec<u8>>,
-    arrival: Condvar,
-    /// Held while writing, so that lines keep their order.
+    not_empty: Condvar,
+    /// Locked while writing, to keep the lines in order.
     output: Mutex<()>,
 }
 
-impl Lines {
-    fn write_for_ever(&self) {
+impl LogBuffer {
+    fn write_loop(&self) {
         loop {
             let mut bytes = self.0.bytes.lock();
             while bytes.is_empty() {
-                self.0.arrival.wait(&mut bytes);
+                self.0.not_empty.wait(&mut bytes);
             }
             drop(bytes);
-            thread::sleep(WRITE_EVERY);
+            thread::sleep(WRITE_INTERVAL);
             self.flush_now();
         }
     }
 
-    /// Writes what waits.
+    /// Writes all buffered lines.
     pub fn flush_now(&self) {
         let _in_order = self.0.output.lock();
         let bytes = std::mem::take(&mut *self.0.bytes.lock());
-        // Nobody is left to tell that standard error is gone.
+        // If standard error is closed, there is nowhere to report it.
         let _ = io::stderr().lock().write_all(&bytes);
     }
 
     fn append(&self, line: &[u8]) {
         let mut bytes = self.0.bytes.lock();
-        let first = bytes.is_empty();
+        let was_empty = bytes.is_empty();
         bytes.extend_from_slice(line);
-        let full = bytes.len() > MOST;
+        let is_full = bytes.len() > MAX_BUFFER;
         drop(bytes);
-        if full {
+        if is_full {
             self.flush_now();
-        } else if first {
-            self.0.arrival.notify_one();
+        } else if was_empty {
+            self.0.not_empty.notify_one();
         }
     }
 }
 
-impl Write for Lines {
+impl Write for LogBuffer {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.append(line);
         Ok(line.len())
@@ -109,16 +111,15 @@ impl Write for Lines {
     }
 }
 
-/// One JSON object a line: `time`, `level`, `target`, `message`, and the record's own fields.
+/// Writes one JSON object per line: `time`, `level`, `target`, `message`, and the fields of the record.
 struct JsonLogger {
     level: LevelFilter,
-    lines: Lines,
+    lines: LogBuffer,
 }
 
 impl Log for JsonLogger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        let noisy = ["tokio_postgres", "postgres", "refinery", "ureq", "rustls"];
-        metadata.level() <= self.level && !noisy.iter().any(|name| metadata.target().starts_with(name))
+        metadata.level() <= self.level && !IGNORED_TARGETS.iter().any(|name| metadata.target().starts_with(name))
     }
 
     fn log(&self, record: &Record<'_>) {
@@ -130,7 +131,7 @@ impl Log for JsonLogger {
         object.insert("level".to_owned(), record.level().as_str().into());
         object.insert("target".to_owned(), record.target().into());
         object.insert("message".to_owned(), record.args().to_string().into());
-        // The visitor below never fails.
+        // `Fields` never fails.
         let _ = record.key_values().visit(&mut Fields(&mut object));
         let mut line = serde_json::Value::Object(object).to_string();
         line.push('\n');

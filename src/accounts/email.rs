@@ -1,15 +1,15 @@
-//! E-mail addresses: one form for one account.
+//! Normalising and validating e-mail addresses.
 
-/// Most characters of an address (RFC 5321 section 4.5.3.1.3 with the brackets taken off).
-const LONGEST: usize = 254;
+/// Maximum length of an address in bytes: RFC 5321 section 4.5.3.1.3, without the brackets of a path.
+const MAX_LENGTH: usize = 254;
 
-/// Trimmed and lower-cased, as it is kept and looked up.
+/// Trims an address and converts it to lower case, the form in which it is stored and looked up.
 pub fn normalise(text: &str) -> String {
     text.trim().to_lowercase()
 }
 
-/// Whether a normalised address can be one: what browsers accept in `<input type=email>` (WHATWG HTML, "valid e-mail
-/// address"), with letters of any script allowed.
+/// Whether a normalised address is valid: what browsers accept in `<input type=email>` (WHATWG HTML, "valid e-mail
+/// address"), and letters of any script.
 pub fn is_valid(email: &str) -> bool {
     let Some((local, domain)) = email.rsplit_once('@') else { return false };
     let local_fits = |c: char| c.is_alphanumeric() || ".!#$%&'*+/=?^_`{|}~-".contains(c);
@@ -19,7 +19,7 @@ pub fn is_valid(email: &str) -> bool {
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    email.len() <= LONGEST && !local.is_empty() && local.chars().all(local_fits) && domain.split('.').all(label_fits)
+    email.len() <= MAX_LENGTH && !local.is_empty() && local.chars().all(local_fits) && domain.split('.').all(label_fits)
 }
 
 #[cfg(test)]
@@ -27,12 +27,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_person_has_one_form() {
+    fn case_and_blanks_do_not_matter() {
         assert_eq!(normalise("  Ann@Example.COM\n"), "ann@example.com");
     }
 
     #[test]
-    fn tells_addresses_from_other_text() {
+    fn validates_addresses() {
         for good in ["a@x", "ann.o'hara+tag@mail.example.com", "jörg@exämple.de"] {
             assert!(is_valid(good), "{good}");
         }

@@ -1,4 +1,4 @@
-//! Making, rotating and revoking the secrets that programs send.
+//! Creating, rotating and revoking API keys.
 
 use serde_json::json;
 use time::OffsetDateTime;
@@ -9,16 +9,16 @@ use crate::db::Executor;
 use crate::error::{Error, NOT_AUTHENTICATED, Result};
 use crate::store::{ApiKey, api_keys, users};
 
-/// Keys of one account that work at the same time.
-const MOST_KEYS: i64 = 100;
+/// Maximum number of working keys per account.
+const MAX_KEYS: i64 = 100;
 
-/// The name of the key that comes with an account.
+/// The name of the key that is created with an account.
 const DEFAULT_NAME: &str = "default";
 
-/// Makes a key. Wants a transaction.
+/// Creates a key. To be called in a transaction.
 ///
 /// # Errors
-/// 401 when the account was deleted a moment ago, 409 when it has [`MOST_KEYS`] already.
+/// 401 if the account has just been deleted, 409 if it already has [`MAX_KEYS`] keys.
 pub fn create(
     db: &mut impl Executor,
     user_id: &str,
@@ -36,13 +36,13 @@ fn lock_account(db: &mut impl Executor, user_id: &str) -> Result<()> {
 }
 
 fn check_count(db: &mut impl Executor, user_id: &str) -> Result<()> {
-    match api_keys::count(db, user_id)? >= MOST_KEYS {
-        true => Err(Error::Conflict("Too many keys: revoke one first", json!({"limit": MOST_KEYS}))),
+    match api_keys::count(db, user_id)? >= MAX_KEYS {
+        true => Err(Error::Conflict("Too many keys: revoke one first", json!({"limit": MAX_KEYS}))),
         false => Ok(()),
     }
 }
 
-/// The key that comes with an account, and whose prefix its user object shows.
+/// Creates the default key, whose prefix the user object shows.
 pub(super) fn insert_default(db: &mut impl Executor, user_id: &str, secret: &Secret) -> Result<()> {
     insert(db, &new_id("key_")?, user_id, DEFAULT_NAME, secret, None, true).map(drop)
 }
@@ -65,15 +65,15 @@ fn insert(
     Ok(api_keys::insert(db, new)?)
 }
 
-/// Puts a new key in the place of an old one, which works for `grace_seconds` more. Wants a transaction. Of several
-/// rotations of one key at once, one is made.
+/// Replaces a key with a new one; the old one works for another `grace_seconds`. To be called in a transaction. Of several
+/// concurrent rotations of one key, only one succeeds.
 ///
 /// # Errors
-/// 404 when there is no such key that works and was not rotated yet, 409 when the old one would work on beside too many,
-/// 401 when the account was deleted a moment ago.
+/// 404 if there is no such working key, or it has already been rotated; 409 if the old key would be one too many while it
+/// still works; 401 if the account has just been deleted.
 pub fn rotate(db: &mut impl Executor, user_id: &str, id: &str, grace_seconds: i64) -> Result<(ApiKey, Secret)> {
     lock_account(db, user_id)?;
-    let old = api_keys::lock_current(db, user_id, id)?.ok_or(Error::NotFound("Key not found, or rotated already"))?;
+    let old = api_keys::lock_current(db, user_id, id)?.ok_or(Error::NotFound("Key not found, or already rotated"))?;
     if grace_seconds > 0 {
         check_count(db, user_id)?;
     }
@@ -87,7 +87,7 @@ pub fn rotate(db: &mut impl Executor, user_id: &str, id: &str, grace_seconds: i6
     Ok((key, secret))
 }
 
-/// Rotates the account's default key, or makes one where it has none that works. Wants a transaction.
+/// Rotates the account's default key, or creates one if none works. To be called in a transaction.
 ///
 /// # Errors
 /// See [`Error`].
@@ -102,10 +102,10 @@ pub fn rotate_default(db: &mut impl Executor, user_id: &str) -> Result<Secret> {
     Ok(secret)
 }
 
-/// Revokes a key: its secret stops working. Wants a transaction.
+/// Revokes a key: its secret stops working. To be called in a transaction.
 ///
 /// # Errors
-/// 404 when there is no such key that works, 401 when the account was deleted a moment ago.
+/// 404 if there is no such working key, 401 if the account has just been deleted.
 pub fn revoke(db: &mut impl Executor, user_id: &str, id: &str) -> Result<()> {
     lock_account(db, user_id)?;
     let was_default = api_keys::revoke(db, user_id, id)?.ok_or(Error::NotFound("Key not found"))?;

@@ -1,4 +1,4 @@
-//! What is done to accounts, by the web server and by the operator alike.
+//! Operations on accounts, for the web server and the command line.
 
 pub mod email;
 pub mod keys;
@@ -8,13 +8,13 @@ use crate::db::Executor;
 use crate::error::{Error, Result};
 use crate::store::{User, users};
 
-/// Characters of an account's id.
+/// Length of an account's id, and of other ids without their prefix.
 const ID_LENGTH: usize = 16;
 
-/// Makes an account with its default key, whose secret stands whole in the user object this once.
+/// Creates an account with its default key. Only in the user object returned here, `secret` is the whole secret.
 ///
 /// # Errors
-/// [`db::Error::Unique`](crate::db::Error::Unique) of [`users::EMAIL_KEY`] when the address is taken.
+/// [`db::Error::Unique`](crate::db::Error::Unique) of [`users::EMAIL_KEY`] if the address is taken.
 pub fn create(db: &mut impl Executor, email: &str, password_hash: Option<&str>) -> Result<User> {
     let secret = keys::new_secret()?;
     let mut user = users::insert(db, &random(ID_LENGTH)?, email, password_hash, &secret.visible_prefix())?;
@@ -23,10 +23,10 @@ pub fn create(db: &mut impl Executor, email: &str, password_hash: Option<&str>) 
     Ok(user)
 }
 
-/// A random id such as `key_Ab3dE…`, of some 95 bits.
+/// A random id such as `key_Ab3dE…`, with about 95 random bits.
 ///
 /// # Errors
-/// The operating system gives no randomness.
+/// The operating system provides no randomness.
 pub fn new_id(prefix: &str) -> Result<String> {
     Ok(format!("{prefix}{}", random(ID_LENGTH)?))
 }
@@ -34,15 +34,15 @@ pub fn new_id(prefix: &str) -> Result<String> {
 /// Random letters and digits.
 ///
 /// # Errors
-/// The operating system gives no randomness.
+/// The operating system provides no randomness.
 pub fn random(length: usize) -> Result<String> {
     secret::random_text(length).map_err(no_randomness)
 }
 
-/// A new session's token.
+/// A token for a new session.
 ///
 /// # Errors
-/// The operating system gives no randomness.
+/// The operating system provides no randomness.
 pub fn new_session_token() -> Result<Secret> {
     Secret::new_session().map_err(no_randomness)
 }

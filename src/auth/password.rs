@@ -25,6 +25,12 @@ pub struct Peppers {
     pub bcrypt: String,
 }
 
+impl From<&crate::config::Config> for Peppers {
+    fn from(config: &crate::config::Config) -> Peppers {
+        Peppers { current: config.password_pepper.clone(), bcrypt: config.bcrypt_pepper().to_owned() }
+    }
+}
+
 /// The result of checking a password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PasswordCheck {

@@ -1,4 +1,4 @@
-//! `textgen check-sharing`: are the three running servers one?
+//! `textgen check-sharing`: checks that the three running servers share one database.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -10,12 +10,12 @@ use crate::accounts;
 use crate::config::Config;
 
 /// How long a change may take to reach the other servers.
-const PATIENCE: Duration = Duration::from_secs(2);
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(2);
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Makes an account through the web server, sees it from the other two, changes it, sees that, and cleans up.
-/// `rounds` rotations measure how soon a change made on one server is seen by the others.
+/// Creates an account on the web server, checks that the other two know it, rotates its secret `rounds` times, checks that
+/// they see that, measures how long it takes, and deletes the account.
 pub(super) fn run(config: &Config, rounds: u32) -> Result<String, Failure> {
     let check = Check::new(config);
     let email = format!("check-sharing-{}@example.invalid", accounts::random(12)?.to_lowercase());
@@ -23,16 +23,15 @@ pub(super) fn run(config: &Config, rounds: u32) -> Result<String, Failure> {
     let user = check.post(config.web_addr, "/api/signup", None, &json!({"email": email, "password": password}))?;
     let mut secret = text(&user, "secret")?;
     let outcome = check.follow(config, &user, &mut secret, rounds);
-    // The account goes whatever the outcome; by now only the newest secret works.
+    // Delete the account whatever the outcome. Only the newest secret works.
     let deleted = check.post(config.web_addr, "/api/delete-account", Some(&secret), &json!({"password": password}));
     let delays = outcome?;
     deleted?;
     for (name, address) in check.others {
-        wait_until(|| Ok(check.user(address, &secret)?.is_none()), &format!("{name} still knows a deleted user"))?;
+        wait_until(|| Ok(check.user(address, &secret)?.is_none()), &format!("{name} still accepts a deleted user"))?;
     }
     Ok(format!(
-        "ok: web, inference and audio share one database: an account made, changed and deleted on one \
-         is made, changed and deleted on all\n{}",
+        "ok: web, inference and audio share one database: they all saw an account being created, changed and deleted\n{}",
         summary(delays)
     ))
 }
@@ -53,8 +52,8 @@ impl Check {
         Check { agent, others: [("inference", config.inference_addr), ("audio", config.audio_addr)] }
     }
 
-    /// Sees the account from the other servers, rotates its secret, and sees that; how long each rotation took to
-    /// reach both. `secret` is the one that works, whatever happens.
+    /// Checks that the other servers see the account and the rotations of its secret. Returns how long each rotation took
+    /// to reach both. `secret` is always left as the one that works.
     fn follow(
         &self,
         config: &Config,
@@ -64,9 +63,9 @@ impl Check {
     ) -> Result<Vec<Duration>, Failure> {
         for (name, address) in self.others {
             let seen = self.user(address, secret)?;
-            let seen = seen.ok_or_else(|| Failure(format!("{name} does not know a user made through web")))?;
+            let seen = seen.ok_or_else(|| Failure(format!("{name} does not know a user created on web")))?;
             if seen["id"] != user["id"] || seen["email"] != user["email"] {
-                return Err(Failure(format!("{name} sees another user than web")));
+                return Err(Failure(format!("{name} returns a different user from web")));
             }
         }
         let keys = self.call(config.web_addr, "/api/keys", secret)?;
@@ -83,14 +82,14 @@ impl Check {
             }
             delays.push(rotated_at.elapsed());
             for (name, address) in self.others {
-                // Known before the next rotation, so that there is something to forget.
+                // Have the new secret cached before the next rotation.
                 self.user(address, secret)?.ok_or_else(|| Failure(format!("{name} does not know a new secret")))?;
             }
         }
         Ok(delays)
     }
 
-    /// The user a secret stands for at this server, if it does.
+    /// The user with this secret, according to this server.
     fn user(&self, address: SocketAddr, secret: &str) -> Result<Option<Value>, Failure> {
         let url = format!("http://{address}/api/current-user");
         let reply = self.agent.get(&url).header("secret", secret).call();
@@ -122,7 +121,7 @@ fn summary(mut delays: Vec<Duration>) -> String {
     let at = |percent: usize| delays.get((delays.len() * percent / 100).min(delays.len().saturating_sub(1)));
     match (at(50), at(99), delays.last()) {
         (Some(median), Some(p99), Some(longest)) => format!(
-            "a rotated secret was refused by both others after {median:.1?} (median), {p99:.1?} (p99), {longest:.1?} \
+            "both other servers refused a rotated secret after {median:.1?} (median), {p99:.1?} (p99), {longest:.1?} \
              (longest of {})\n",
             delays.len()
         ),
@@ -131,9 +130,9 @@ fn summary(mut delays: Vec<Duration>) -> String {
 }
 
 fn wait_until(mut done: impl FnMut() -> Result<bool, Failure>, failure: &str) -> Result<(), Failure> {
-    let began = Instant::now();
+    let start = Instant::now();
     while !done()? {
-        if began.elapsed() > PATIENCE {
+        if start.elapsed() > CHANGE_TIMEOUT {
             return Err(Failure(failure.to_owned()));
         }
         std::thread::sleep(Duration::from_micros(200));

@@ -11,53 +11,53 @@ use crate::db::{Executor, Session, Transaction};
 use crate::store::audit::{self, COMMAND_LINE};
 use crate::store::{User, timestamp, users};
 
-/// What to do with accounts.
+/// Subcommands of `textgen user`.
 #[derive(Subcommand)]
 pub enum UserCommand {
-    /// The newest accounts
+    /// List the newest accounts
     List {
-        /// How many
+        /// Maximum number of accounts
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=100_000))]
         limit: i64,
     },
-    /// Make an account and print its secret, once
+    /// Create an account and print its secret, which is never shown again
     Create {
-        /// Its e-mail address
+        /// E-mail address
         email: String,
-        /// Read a password for the browser from the first line of standard input; without one, only the secret works
+        /// Read a password from the first line of standard input. Without a password, the account can only use its secret
         #[arg(long)]
         password_stdin: bool,
     },
-    /// Replace an account's default secret and print the new one, once
+    /// Replace the default secret of an account and print the new one, which is never shown again
     RotateSecret {
-        /// Its e-mail address or id
+        /// E-mail address or id of the account
         user: String,
     },
-    /// Keep an account out: its secrets and sessions are refused by every server at once
+    /// Suspend an account: its secrets and sessions stop working at once
     Suspend {
-        /// Its e-mail address or id
+        /// E-mail address or id of the account
         user: String,
     },
-    /// Let a suspended account in again
+    /// Restore a suspended account
     Restore {
-        /// Its e-mail address or id
+        /// E-mail address or id of the account
         user: String,
     },
-    /// Let an account look after others
+    /// Grant admin rights
     Promote {
-        /// Its e-mail address or id
+        /// E-mail address or id of the account
         user: String,
     },
-    /// Let an account look after others no longer
+    /// Revoke admin rights
     Demote {
-        /// Its e-mail address or id
+        /// E-mail address or id of the account
         user: String,
     },
-    /// Delete an account with its documents, keys and sessions
+    /// Delete an account, with its documents, keys and sessions
     Delete {
-        /// Its e-mail address or id
+        /// E-mail address or id of the account
         user: String,
-        /// Do not ask
+        /// Do not ask for confirmation
         #[arg(long)]
         yes: bool,
     },
@@ -107,7 +107,7 @@ fn create(db: &mut Session, config: &Config, address: &str, password: Option<&st
     let mut transaction = db.transaction()?;
     let user = match accounts::create(&mut transaction, &address, hash.as_deref()) {
         Err(crate::error::Error::Database(crate::db::Error::Unique(_))) => {
-            return Err(Failure(format!("{address} has an account already")));
+            return Err(Failure(format!("{address} already has an account")));
         }
         done => done?,
     };
@@ -117,8 +117,7 @@ fn create(db: &mut Session, config: &Config, address: &str, password: Option<&st
 
 fn hash(config: &Config, password: &str) -> Result<String, Failure> {
     Passwords::validate(password).map_err(|why| Failure(why.to_owned()))?;
-    let peppers = Peppers { current: config.password_pepper.clone(), bcrypt: config.bcrypt_pepper().to_owned() };
-    let passwords = Passwords::new(Hasher::new(1)?, peppers)?;
+    let passwords = Passwords::new(Hasher::new(1)?, Peppers::from(config))?;
     Ok(passwords.hash(password).map_err(crate::error::Error::from)?)
 }
 
@@ -148,7 +147,7 @@ fn set(
 fn delete(db: &mut Session, user: &str, yes: bool) -> Result<String, Failure> {
     let user = find(db, user)?;
     if !yes && !is_confirmed(&user)? {
-        return Err(Failure("nothing was deleted".to_owned()));
+        return Err(Failure("not deleted".to_owned()));
     }
     let mut transaction = db.transaction()?;
     audit::insert(&mut transaction, COMMAND_LINE, "delete", &user, "")?;
@@ -162,13 +161,13 @@ fn find(db: &mut impl Executor, name: &str) -> Result<User, Failure> {
         true => users::by_email(db, &email::normalise(name))?.map(|(user, _)| user),
         false => users::by_id(db, name)?,
     };
-    found.ok_or_else(|| Failure(format!("there is no account {name:?}")))
+    found.ok_or_else(|| Failure(format!("no such account: {name:?}")))
 }
 
 fn is_confirmed(user: &User) -> Result<bool, Failure> {
     use std::io::Write;
     let mut output = std::io::stdout().lock();
-    let question = format!("Delete {} ({}) with documents, keys and sessions? [y/N] ", user.email, user.id);
+    let question = format!("Delete {} ({}), with its documents, keys and sessions? [y/N] ", user.email, user.id);
     output.write_all(question.as_bytes()).and_then(|()| output.flush()).map_err(|e| Failure(e.to_string()))?;
     Ok(matches!(read_line()?.trim(), "y" | "Y" | "yes"))
 }

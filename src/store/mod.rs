@@ -16,5 +16,5 @@ pub mod users;
 
 pub use api_keys::ApiKey;
 pub use documents::Document;
-pub use sessions::Session;
+pub use sessions::BrowserSession;
 pub use users::User;

@@ -10,7 +10,7 @@ use crate::db::{Error, Executor};
 record! {
     /// A session as its owner sees it.
     #[derive(Clone, Debug, Serialize)]
-    pub struct Session {
+    pub struct BrowserSession {
         /// Identifies the session; not secret.
         pub id: String = "id",
         /// When the user signed in.
@@ -98,13 +98,13 @@ pub fn by_digest(db: &mut impl Executor, digest: &[u8]) -> Result<Option<Session
 ///
 /// # Errors
 /// See [`Error`].
-pub fn of_user(db: &mut impl Executor, user_id: &str) -> Result<Vec<Session>, Error> {
+pub fn of_user(db: &mut impl Executor, user_id: &str) -> Result<Vec<BrowserSession>, Error> {
     const SQL: &str = concat!(
         "SELECT ",
         columns!(),
         " FROM sessions WHERE user_id = $1 AND expires > now() ORDER BY created DESC, id LIMIT 1000"
     );
-    db.query(SQL, &[&user_id])?.iter().map(Session::from_row).collect()
+    db.query(SQL, &[&user_id])?.iter().map(BrowserSession::from_row).collect()
 }
 
 /// Ends one of the user's sessions, and returns whether it existed.

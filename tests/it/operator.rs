@@ -88,19 +88,19 @@ fn a_password_is_read_from_standard_input() {
 fn what_cannot_be_done_is_one_clear_line() {
     let db = TestDb::new();
     done(user(&db, &["create", "ann@example.com"], ""));
-    refused(user(&db, &["create", "ANN@example.com "], ""), "ann@example.com has an account already");
+    refused(user(&db, &["create", "ANN@example.com "], ""), "ann@example.com already has an account");
     for bad in ["ann", "", "@x", "a b@x", "ann@example.com, bob@example.com", "a@x\nb@y"] {
         refused(user(&db, &["create", bad], ""), "not an e-mail address");
     }
     for unknown in ["bob@example.com", "0000000000000000", ""] {
-        refused(user(&db, &["rotate-secret", unknown], ""), "no account");
-        refused(user(&db, &["delete", unknown, "--yes"], ""), "no account");
+        refused(user(&db, &["rotate-secret", unknown], ""), "no such account");
+        refused(user(&db, &["delete", unknown, "--yes"], ""), "no such account");
     }
     // Without a yes nothing happens, be it that nobody answers.
     for answer in ["", "n\n", "no\n", "\n", "yesterday\n"] {
         let outcome = user(&db, &["delete", "ann@example.com"], answer);
         assert_eq!(outcome.code, 1, "{outcome:?}");
-        assert!(outcome.out.contains("ann@example.com") && outcome.err.contains("nothing was deleted"), "{outcome:?}");
+        assert!(outcome.out.contains("ann@example.com") && outcome.err.contains("not deleted"), "{outcome:?}");
     }
     assert_eq!(db.count("SELECT count(*) FROM users"), 1);
     assert!(user(&db, &["delete", "ann@example.com"], "y\n").out.contains("deleted"));

@@ -12,7 +12,7 @@ use crate::db;
 use crate::error::{Error, Result};
 use crate::http::form::Fields;
 use crate::http::{Response, cookie};
-use crate::store::{ApiKey, Session, User, api_keys, sessions, users};
+use crate::store::{ApiKey, BrowserSession, User, api_keys, sessions, users};
 use crate::web::{Answer, account, fields, keys, sessions as ending};
 
 /// Most characters of a person's name.
@@ -34,7 +34,7 @@ struct Account {
     frame: Frame,
     user: User,
     keys: Vec<ApiKey>,
-    sessions: Vec<Session>,
+    sessions: Vec<BrowserSession>,
     current_session: String,
     made: Option<Made>,
     problem: Option<Problem>,

@@ -13,7 +13,7 @@ use crate::http::form::Fields;
 use crate::store::audit::{self, Actor, Entry};
 use crate::store::usage::lists::{self, ChargedCall};
 use crate::store::users::Status;
-use crate::store::{ApiKey, Session, User, api_keys, sessions, users};
+use crate::store::{ApiKey, BrowserSession, User, api_keys, sessions, users};
 use crate::web::{Answer, fields, keys};
 
 /// Entries of the audit that are shown.
@@ -40,7 +40,7 @@ struct OneUser {
     user: User,
     status: Status,
     keys: Vec<ApiKey>,
-    sessions: Vec<Session>,
+    sessions: Vec<BrowserSession>,
     entries: Vec<Entry>,
     newest: Vec<ChargedCall>,
     is_self: bool,
