@@ -44,8 +44,8 @@ pub struct App {
 }
 
 impl App {
-    /// Builds everything, without connecting to the database. `name` is the application name that the database sees, such
-    /// as `textgen-web`.
+    /// Builds everything, without connecting to the database. `name` is the application name that the database sees,
+    /// such as `textgen-web`.
     ///
     /// # Errors
     /// A message for the operator: a thread cannot be started.

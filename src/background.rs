@@ -1,5 +1,5 @@
-//! Work that a process does beside serving requests: migrations, recording when credentials were last used, and deleting
-//! what has expired.
+//! Work that a process does beside serving requests: migrations, recording when credentials were last used, and
+//! deleting what has expired.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -65,12 +65,12 @@ fn insert(
     Ok(api_keys::insert(db, new)?)
 }
 
-/// Replaces a key with a new one; the old one works for another `grace_seconds`. To be called in a transaction. Of several
-/// concurrent rotations of one key, only one succeeds.
+/// Replaces a key with a new one; the old one works for another `grace_seconds`. To be called in a transaction. Of
+/// several concurrent rotations of one key, only one succeeds.
 ///
 /// # Errors
-/// 404 if there is no such working key, or it has already been rotated; 409 if the old key would be one too many while it
-/// still works; 401 if the account has just been deleted.
+/// 404 if there is no such working key, or it has already been rotated; 409 if the old key would be one too many while
+/// it still works; 401 if the account has just been deleted.
 pub fn rotate(db: &mut impl Executor, user_id: &str, id: &str, grace_seconds: i64) -> Result<(ApiKey, Secret)> {
     lock_account(db, user_id)?;
     let old = api_keys::lock_current(db, user_id, id)?.ok_or(Error::NotFound("Key not found, or already rotated"))?;

@@ -77,8 +77,8 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// A cache of about `capacity` callers (each of its shards has the same bound). Until [`Cache::subscribed`], all its
-    /// entries are stale.
+    /// A cache of about `capacity` callers (each of its shards has the same bound). Until [`Cache::subscribed`], all
+    /// its entries are stale.
     pub fn new(capacity: usize) -> Cache {
         let shard = || Mutex::new(Shard::new(capacity.div_ceil(SHARDS)));
         Cache {

@@ -6,8 +6,8 @@ use ipnet::IpNet;
 
 use crate::http::Request;
 
-/// The peer's address or, if the peer is a trusted proxy, the last address in `X-Forwarded-For` that is not a trusted proxy
-/// itself. Addresses before that one may have been forged by the client.
+/// The peer's address or, if the peer is a trusted proxy, the last address in `X-Forwarded-For` that is not a trusted
+/// proxy itself. Addresses before that one may have been forged by the client.
 pub fn address(request: &Request, trusted: &[IpNet]) -> IpAddr {
     let is_trusted = |address: &IpAddr| trusted.iter().any(|network| network.contains(address));
     let mut client = request.peer.ip().to_canonical();

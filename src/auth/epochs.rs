@@ -1,9 +1,10 @@
 //! Decides whether a cached row is still current.
 //!
-//! One counter numbers all revocations. A revocation increments it and records the new number, its epoch, for the user's
-//! bucket. A cached row carries a stamp: the epoch at a time before the row was read. If its bucket's last revocation is
-//! later than the stamp, the row may have been read before the change and must not be used. So a revocation costs one
-//! store, however many entries are cached, and a row that was read just before a change cannot be used after it.
+//! One counter numbers all revocations. A revocation increments it and records the new number, its epoch, for the
+//! user's bucket. A cached row carries a stamp: the epoch at a time before the row was read. If its bucket's last
+//! revocation is later than the stamp, the row may have been read before the change and must not be used. So a
+//! revocation costs one store, however many entries are cached, and a row that was read just before a change cannot be
+//! used after it.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};

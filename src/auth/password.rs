@@ -10,8 +10,8 @@ pub const MIN_LENGTH: usize = 8;
 /// Maximum length of a password, in characters.
 pub const MAX_LENGTH: usize = 1024;
 
-/// The beginning of every hash with the current parameters: Argon2id with 19 MiB, two passes and one lane, as in OWASP's
-/// Password Storage Cheat Sheet.
+/// The beginning of every hash with the current parameters: Argon2id with 19 MiB, two passes and one lane, as in
+/// OWASP's Password Storage Cheat Sheet.
 const CURRENT: &str = "$argon2id$v=19$m=19456,t=2,p=1$";
 
 const SALT_BYTES: usize = 16;

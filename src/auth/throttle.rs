@@ -1,8 +1,8 @@
 //! Throttles the guessing of passwords, without letting an attacker lock out the owner of an account.
 //!
 //! A failed attempt counts against the pair of account and address, against the address, and against the account. The
-//! first two stop an attacker with one address. The third stops many addresses that attack one account; it does not apply to
-//! addresses from which the owner has signed in before.
+//! first two stop an attacker with one address. The third stops many addresses that attack one account; it does not
+//! apply to addresses from which the owner has signed in before.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

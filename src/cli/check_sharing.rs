@@ -14,8 +14,8 @@ const CHANGE_TIMEOUT: Duration = Duration::from_secs(2);
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Creates an account on the web server, checks that the other two know it, rotates its secret `rounds` times, checks that
-/// they see that, measures how long it takes, and deletes the account.
+/// Creates an account on the web server, checks that the other two know it, rotates its secret `rounds` times, checks
+/// that they see that, measures how long it takes, and deletes the account.
 pub(super) fn run(config: &Config, rounds: u32) -> Result<String, Failure> {
     let check = Check::new(config);
     let email = format!("check-sharing-{}@example.invalid", accounts::random(12)?.to_lowercase());
@@ -52,8 +52,8 @@ impl Check {
         Check { agent, others: [("inference", config.inference_addr), ("audio", config.audio_addr)] }
     }
 
-    /// Checks that the other servers see the account and the rotations of its secret. Returns how long each rotation took
-    /// to reach both. `secret` is always left as the one that works.
+    /// Checks that the other servers see the account and the rotations of its secret. Returns how long each rotation
+    /// took to reach both. `secret` is always left as the one that works.
     fn follow(
         &self,
         config: &Config,

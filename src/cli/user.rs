@@ -24,7 +24,7 @@ pub enum UserCommand {
     Create {
         /// E-mail address
         email: String,
-        /// Read a password from the first line of standard input. Without a password, the account can only use its secret
+        /// Read a password from the first line of standard input; without one, only the secret works
         #[arg(long)]
         password_stdin: bool,
     },

@@ -164,7 +164,8 @@ pub fn rename(db: &mut impl Executor, user_id: &str, id: &str, name: &str) -> Re
     Ok(db.execute(SQL, &[&user_id, &id, &name])? == 1)
 }
 
-/// Revokes one of the user's keys, and returns whether it was the default key; `None` if there is no such key that works.
+/// Revokes one of the user's keys, and returns whether it was the default key; `None` if there is no such key that
+/// works.
 ///
 /// # Errors
 /// See [`Error`].
@@ -174,8 +175,8 @@ pub fn revoke(db: &mut impl Executor, user_id: &str, id: &str) -> Result<Option<
     db.query_opt(SQL, &[&user_id, &id])?.map(|row| Ok(row.try_get(0)?)).transpose()
 }
 
-/// Records when keys were last used, at most once a minute per key even if many processes do so. Skips keys that another
-/// transaction has locked, so that it cannot take part in a deadlock: the next use will record them.
+/// Records when keys were last used, at most once a minute per key even if many processes do so. Skips keys that
+/// another transaction has locked, so that it cannot take part in a deadlock: the next use will record them.
 ///
 /// # Errors
 /// See [`Error`].

@@ -48,9 +48,9 @@ pub fn newest(
     db.query(SQL, &[&time, &id, &limit])?.iter().map(UserSummary::from_row).collect()
 }
 
-/// A page of the accounts of which the e-mail address, its domain (`@example.com`), the name or the visible prefix of a key
-/// starts with this text, or whose id it is. They are sorted by the text that matched. `after` is that text and the id of
-/// the last account on the previous page.
+/// A page of the accounts of which the e-mail address, its domain (`@example.com`), the name or the visible prefix of a
+/// key starts with this text, or whose id it is. They are sorted by the text that matched. `after` is that text and the
+/// id of the last account on the previous page.
 ///
 /// # Errors
 /// See [`Error`].

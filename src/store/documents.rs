@@ -127,7 +127,8 @@ pub fn update(db: &mut impl Executor, id: &str, user_id: &str, change: Change<'_
     row.map(|row| Ok(row.try_get(0)?)).transpose()
 }
 
-/// Makes one of the user's documents public or private, and returns its version; `None` if the user has no such document.
+/// Makes one of the user's documents public or private, and returns its version; `None` if the user has no such
+/// document.
 ///
 /// # Errors
 /// See [`Error`].

@@ -4,8 +4,8 @@ use serde::Serializer;
 use time::OffsetDateTime;
 use time::macros::format_description;
 
-/// `2026-11-22T10:08:25`: UTC, without a zone, and with microseconds unless they are 0. User and document objects use this
-/// form, which existing clients parse.
+/// `2026-11-22T10:08:25`: UTC, without a zone, and with microseconds unless they are 0. User and document objects use
+/// this form, which existing clients parse.
 pub fn naive(time: OffsetDateTime) -> String {
     let time = time.to_offset(time::UtcOffset::UTC);
     let whole = time.format(format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]")).unwrap_or_default();

@@ -126,8 +126,8 @@ pub fn lock_with_hash(db: &mut impl Executor, id: &str, hash: &str) -> Result<bo
     Ok(db.query_opt(SQL, &[&id, &hash])?.is_some())
 }
 
-/// Replaces the password hash if it is still `old`, so that only one of two concurrent changes succeeds. Returns whether
-/// it was replaced.
+/// Replaces the password hash if it is still `old`, so that only one of two concurrent changes succeeds. Returns
+/// whether it was replaced.
 ///
 /// # Errors
 /// See [`Error`].
