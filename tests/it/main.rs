@@ -24,6 +24,7 @@ mod frozen;
 mod generate;
 mod harness;
 mod house;
+mod idempotency;
 mod kept_secret;
 mod keys;
 mod lifecycle;

@@ -35,7 +35,7 @@ pub(crate) fn start(upstream: &Upstream, settings: &[(&str, &str)]) -> (TestDb, 
 }
 
 /// A multipart body; a field whose name ends in `*` is a file.
-fn multipart(fields: &[(&str, &[u8])]) -> Vec<u8> {
+pub(crate) fn multipart(fields: &[(&str, &[u8])]) -> Vec<u8> {
     let mut body = Vec::new();
     for (name, value) in fields {
         let (name, file) = name.strip_suffix('*').map_or((*name, ""), |name| (name, "; filename=\"a b/../x.wav\""));
