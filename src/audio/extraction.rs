@@ -13,7 +13,7 @@ use crate::gateway::charged::{ChargedRoute, ModelUsage, Outcome, UploadWork, cha
 use crate::gateway::event_stream::not_json;
 use crate::gateway::forward::{AudioSource, FormFields, ForwardedUpload};
 use crate::gateway::transcript::SubtitleFormat;
-use crate::gateway::transcription::{self, TRANSCRIBE, TRANSLATE, TranscriptionReply};
+use crate::gateway::transcription::{self, PendingTranscription, TRANSCRIBE, TRANSLATE};
 use crate::gateway::upload::{DigestedSource, Upload};
 use crate::gateway::{INVALID_SECRET, MAX_RECORDING, mark_demo, validate_model};
 use crate::http::Response;
@@ -37,13 +37,13 @@ pub(super) fn from_url(call: &mut Call<'_>) -> Result<Response> {
         let options = Options::new(fields.optional_text("output_filetype")?, with_segments)?;
         let download = block_in_place(|| engines.fetcher.get(url, MAX_RECORDING))??;
         let model = validate_model(engine.default_model())?;
-        // The URL may point to another recording the next time, which is another request.
+        // The recording is part of the digest: if the URL points to another one later, that is another request.
         let mut source = DigestedSource::new(download, work.digest);
-        let reply = block_in_place(|| {
+        let pending = block_in_place(|| {
             let upload = ForwardedUpload::new(&mut source, "audio", &[], Box::new(|_| Ok(upstream_fields(&model))))?;
             transcription::send(engine, upstream_path(translates), upload, false)
         })??;
-        outcome(reply, model, &options)
+        outcome(pending, model, &options)
     })
 }
 
@@ -78,12 +78,12 @@ fn from_upload(engine: &Engine, work: UploadWork<'_>) -> Result<Outcome> {
         }
     };
     let forward = ForwardedUpload::new(&mut source, &file_name, &[], Box::new(map_trailing))?;
-    let reply = transcription::send(engine, upstream_path(translates), forward, is_buffered)?;
+    let pending = transcription::send(engine, upstream_path(translates), forward, is_buffered)?;
     let all: FormFields = known.into_iter().chain(trailing).collect();
     let get = |name: &str| all.iter().rev().find(|(n, _)| n == name).map(|(_, value)| value.as_str());
     let with_segments = get("include_segments").map_or(Ok(true), parse_bool)?;
     let options = Options::new(get("output_filetype"), with_segments)?;
-    outcome(reply, model, &options)
+    outcome(pending, model, &options)
 }
 
 /// How the client wants the transcript.
@@ -169,8 +169,8 @@ impl AudioSource for FormUpload<'_> {
     }
 }
 
-fn outcome(mut reply: TranscriptionReply, model: String, options: &Options) -> Result<Outcome> {
-    let (bytes, transcript, duration_millis) = reply.read()?;
+fn outcome(mut pending: PendingTranscription, model: String, options: &Options) -> Result<Outcome> {
+    let (bytes, transcript, duration_millis) = pending.read()?;
     drop(bytes);
     let transcript = transcript.ok_or_else(not_json)?;
     let response = if options.as_srt {
@@ -182,6 +182,6 @@ fn outcome(mut reply: TranscriptionReply, model: String, options: &Options) -> R
         Response::json(200, &json!({"text": transcript.text, "segments": segments}))
     };
     let units = transcription::units(duration_millis);
-    let usage = ModelUsage { model, units, latency_micros: reply.reply.latency_micros() };
-    Ok(Outcome::Reply(mark_demo(response, reply.reply.is_demo), usage))
+    let usage = ModelUsage { model, units, latency_micros: pending.reply.latency_micros() };
+    Ok(Outcome::Reply(mark_demo(response, pending.reply.is_demo), usage))
 }

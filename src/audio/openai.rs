@@ -8,7 +8,7 @@ use crate::gateway::charged::{ChargedRoute, ModelUsage, Outcome, UploadWork, cha
 use crate::gateway::event_stream::{EventStream, not_json};
 use crate::gateway::forward::{FormFields, ForwardedUpload};
 use crate::gateway::transcript::{SubtitleFormat, Transcript};
-use crate::gateway::transcription::{self, TRANSCRIBE, TRANSLATE, TranscriptionReply};
+use crate::gateway::transcription::{self, PendingTranscription, TRANSCRIBE, TRANSLATE};
 use crate::gateway::usage_counter::{ChargeBasis, UsageCounter};
 use crate::gateway::{INVALID_API_KEY, mark_demo, response_typed_as, validate_model};
 use crate::http::{Content, Response, sse};
@@ -45,10 +45,10 @@ fn answer(call: &mut Call<'_>, path: &'static str) -> Result<Response> {
             Ok(last)
         };
         let forward = ForwardedUpload::new(&mut upload, &file_name, &forwarded, Box::new(map_trailing))?;
-        let reply = transcription::send(engine, path, forward, is_buffered)?;
-        // The trailing fields were mapped, as the upload is complete.
-        let options = options.ok_or(Error::Internal("an upload without trailing fields".to_owned()))?;
-        outcome(reply, options)
+        let pending = transcription::send(engine, path, forward, is_buffered)?;
+        // They were read with the trailing fields, as the upload is complete.
+        let options = options.ok_or(Error::Internal("the fields of an upload were not read".to_owned()))?;
+        outcome(pending, options)
     })
 }
 
@@ -78,25 +78,25 @@ impl Options {
     }
 }
 
-fn outcome(mut reply: TranscriptionReply, options: Options) -> Result<Outcome> {
-    if reply.reply.media_type == sse::MEDIA_TYPE {
-        let counter = UsageCounter::new(ChargeBasis::Fixed(transcription::units(reply.duration_millis)), 0);
-        return Ok(EventStream { reply: reply.reply, counter, hides_usage: false }.into_outcome(options.model));
+fn outcome(mut pending: PendingTranscription, options: Options) -> Result<Outcome> {
+    if pending.reply.media_type == sse::MEDIA_TYPE {
+        let counter = UsageCounter::new(ChargeBasis::Fixed(transcription::units(pending.duration_millis)), 0);
+        return Ok(EventStream { reply: pending.reply, counter, hides_usage: false }.into_outcome(options.model));
     }
-    let (bytes, transcript, duration_millis) = reply.read()?;
+    let (bytes, transcript, duration_millis) = pending.read()?;
     if !options.is_direct && transcript.is_none() {
         return Err(not_json());
     }
     let is_unchanged = options.is_direct || options.format == "verbose_json";
     let response = if let Some(transcript) = transcript.filter(|_| !is_unchanged) {
-        mark_demo(format(&transcript, &options.format, duration_millis), reply.reply.is_demo)
+        mark_demo(format(&transcript, &options.format, duration_millis), pending.reply.is_demo)
     } else {
-        let mut response = response_typed_as(&reply.reply);
+        let mut response = response_typed_as(&pending.reply);
         response.content = Content::Bytes(bytes.into());
         response
     };
     let units = transcription::units(duration_millis);
-    let latency_micros = reply.reply.latency_micros();
+    let latency_micros = pending.reply.latency_micros();
     Ok(Outcome::Reply(response, ModelUsage { model: options.model, units, latency_micros }))
 }
 

@@ -59,7 +59,7 @@ struct AudioStream {
 impl ReplyStream for AudioStream {
     /// Holds back the last byte, which waits for the charge.
     fn copy(&mut self, out: &mut dyn Write) -> StreamEnd {
-        // The byte that is held back is the first in the buffer, before the next piece.
+        // The byte that is held back comes first in the buffer; the next piece is read behind it.
         let (mut buffer, mut held) = (vec![0; READ_SIZE + 1], 0);
         loop {
             match self.reply.read(&mut buffer[held..]) {
@@ -81,8 +81,8 @@ impl ReplyStream for AudioStream {
         }
     }
 
-    /// A text is spoken as a whole, so a client that disconnects pays for all of it. A part that the model server failed
-    /// to complete is of no use, and costs nothing.
+    /// The whole text was sent to the model server, so a client that disconnects pays for all of it. If the model server
+    /// fails, what the client received is of no use, and costs nothing.
     fn units(&self, end: &StreamEnd) -> Option<Units> {
         (!matches!(end, StreamEnd::Failed(_))).then_some(self.units)
     }
@@ -135,7 +135,7 @@ fn to_wav(mut audio: Vec<u8>, media_type: &str) -> Result<Vec<u8>> {
         "audio/pcm" | "audio/l16" => Ok(wav::file(24_000, 16, &audio)),
         other => {
             log::warn!("a model server was asked for WAV and sent {other:?}");
-            Err(Error::Upstream(502, "The model server answered with something else than WAV"))
+            Err(Error::Upstream(502, "The model server's reply is not WAV"))
         }
     }
 }

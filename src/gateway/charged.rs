@@ -1,7 +1,8 @@
-//! The frame around every charged handler: what happens before and after its own work, in one place.
+//! The wrapper of every charged handler.
 //!
-//! Before: the caller is authenticated, the meter asked whether it could record a charge, the `Idempotency-Key`
-//! checked, the body read. After: the outcome is charged, and the response held back until that is durable.
+//! Before the handler's work, it authenticates the caller, checks that the meter could record a charge, validates the
+//! `Idempotency-Key` and reads the body. After it, it charges for the outcome, and defers the response until the charge
+//! is durable.
 
 use crate::call::Call;
 use crate::engine::Engine;
@@ -15,7 +16,7 @@ use super::upload::{FileHead, Upload};
 
 pub use super::charging::ModelUsage;
 
-/// A charged route, as far as its frame must know it.
+/// What the wrapper must know of a route.
 pub struct ChargedRoute<'a> {
     /// Its path, as the ledger records it.
     pub path: &'static str,
@@ -25,7 +26,7 @@ pub struct ChargedRoute<'a> {
     pub engine: &'a Engine,
 }
 
-/// What a handler works on: a request whose body was read.
+/// A request whose body was read.
 pub struct Work<'a> {
     /// The request; its body is in `body`.
     pub request: &'a Request,
@@ -33,28 +34,28 @@ pub struct Work<'a> {
     pub segments: &'a [String],
     /// The whole body.
     pub body: Vec<u8>,
-    /// The digest of the request, for handlers that read more than the request on behalf of it.
+    /// The digest of the request so far, for handlers that fetch more input for it.
     pub digest: &'a mut RequestDigest,
 }
 
-/// What a handler works on: a request that carries a recording, which is read by the handler.
+/// A request with a recording, which the handler reads.
 pub struct UploadWork<'a> {
     /// The recording.
     pub upload: Upload<'a>,
-    /// What came before it.
+    /// The name of its file, and the fields before it.
     pub head: FileHead,
     /// Whether all of the body is in memory already.
     pub is_buffered: bool,
 }
 
-/// What became of the work.
+/// The result of a handler's work.
 pub enum Outcome {
     /// A complete response.
     Reply(Response, ModelUsage),
-    /// A response that several models contributed to. If it is an error, what was used is charged nevertheless, but not
-    /// in the place of a later repetition that succeeds.
+    /// A response that several models contributed to, and what was used of each. If it is an error, that is charged
+    /// nevertheless, but a repetition of the request will be charged again.
     PerModel(Result<Response>, Vec<ModelUsage>),
-    /// A response without content, the model that is used, and the content, which comes into being while it is sent.
+    /// A response without content, the model, and the stream that will be the content.
     Stream(Response, String, Box<dyn ReplyStream>),
 }
 

@@ -41,13 +41,13 @@ pub struct ChargeContext {
     route: &'static str,
     shape: Shape,
     idempotency_key: Option<String>,
-    /// Covers the request, as far as it was read.
+    /// The digest of what was read of the request so far.
     pub(super) digest: RequestDigest,
 }
 
 impl ChargeContext {
-    /// Authenticates the caller and checks that a charge could be recorded. To be called before a body is read, so that
-    /// no stranger's body ever is.
+    /// Authenticates the caller and checks that a charge could be recorded. Call it before the body is read, so that the
+    /// body of an unauthenticated request never is.
     ///
     /// # Errors
     /// 401 with the message `unauthorized`, 503 while a charge could not be recorded, 400 for an `Idempotency-Key` that
@@ -87,7 +87,7 @@ impl ChargeContext {
         let (route, shape) = (self.route, self.shape);
         let charge = self.charge_of(self.request_id(), usage);
         response.deferred = Some(self.meter.charge_deferred(charge, move |e, response| {
-            log::warn!("a response of {route} was discarded because it could not be charged: {e}");
+            log::warn!("{route}: a response was discarded because it could not be charged: {e}");
             replace(response, e.reply(shape))
         })?);
         Ok(response)

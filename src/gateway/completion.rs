@@ -1,5 +1,5 @@
 //! Asks a chat model for text and ends it at a stop sequence or after a number of sentences, whether or not the model
-//! server supports those: the reply is streamed, and the call ended when nothing more of it is needed.
+//! server supports those. The reply is streamed, and the call is ended as soon as the rest is not needed.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -21,7 +21,7 @@ const READ_SIZE: usize = 16 * 1024;
 /// What ends a completion, beside its length.
 #[derive(Clone, Debug, Default)]
 pub struct StopConditions {
-    /// The text ends before the first of these.
+    /// The text ends before the first of these that occurs.
     pub sequences: Vec<String>,
     /// The text ends after this many sentences.
     pub max_sentences: Option<usize>,
@@ -74,7 +74,7 @@ pub fn complete(
     } else {
         let bytes = reply.read_all(MAX_REPLY)?;
         let chunk = serde_json::from_slice(&bytes);
-        collector.add(&chunk.map_err(|_| Error::Upstream(502, "The model server answered nonsense"))?);
+        collector.add(&chunk.map_err(|_| Error::Upstream(502, "The model server sent an invalid reply"))?);
     }
     let Collector { completions, counter, .. } = collector;
     let (latency_micros, is_demo) = (reply.latency_micros(), reply.is_demo);
@@ -102,7 +102,9 @@ impl Collector<'_> {
                     false => Err(reply.broken(&std::io::ErrorKind::UnexpectedEof.into())),
                 };
             }
-            events.push(&buffer[..n]).map_err(|_| Error::Upstream(502, "The model server sent too long an event"))?;
+            events
+                .push(&buffer[..n])
+                .map_err(|_| Error::Upstream(502, "The model server sent an event that is too long"))?;
             while let Some(event) = events.take() {
                 let Some(data) = sse::data(event) else { continue };
                 if &*data == b"[DONE]" {
@@ -125,7 +127,7 @@ impl Collector<'_> {
         !self.completions.is_empty() && self.completions.values().all(|c| c.stop_reason.is_some())
     }
 
-    /// Whether each was ended by a stop condition, so that not even the usage numbers are worth waiting for.
+    /// Whether each was ended by a stop condition. Then the rest of the reply is not worth waiting for, usage included.
     fn are_all_stopped_here(&self) -> bool {
         let by_condition = |c: &Completion| c.stop_reason.as_deref().is_some_and(|r| r != "stop" && r != "max_length");
         self.are_all_ended() && self.completions.values().all(by_condition)

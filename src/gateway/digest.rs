@@ -1,4 +1,4 @@
-//! A digest of a request: two requests with the same `Idempotency-Key` are the same only if their digests are.
+//! The digest of a request: a request is the repetition of another only if its `Idempotency-Key` and digest are the same.
 
 use sha2::{Digest, Sha256};
 
@@ -7,12 +7,12 @@ use crate::http::Request;
 /// A SHA-256 digest of a request's method, target and body, computed as the body passes through. It is computed only
 /// for requests that carry an `Idempotency-Key`.
 ///
-/// Every part goes in with its length, so that no two different requests feed the same bytes to the hash.
+/// Every part is preceded by its length, so that different requests never hash the same bytes.
 pub struct RequestDigest(Option<Box<Hashers>>);
 
 struct Hashers {
     request: Sha256,
-    /// The recording that is passing through. It has a hash of its own, as its length is known only at its end.
+    /// The current recording has a hash of its own, since its length is not known before its end.
     recording: Sha256,
     recording_bytes: u64,
 }
@@ -43,7 +43,7 @@ impl RequestDigest {
         }
     }
 
-    /// Says that the recording is complete.
+    /// Ends the recording.
     pub fn end_recording(&mut self) {
         if let Some(hashers) = &mut self.0 {
             hashers.request.update(std::mem::take(&mut hashers.recording_bytes).to_le_bytes());

@@ -1,5 +1,5 @@
-//! Streamed replies: each event is passed on as soon as it is complete, except what the client did not ask for. The last
-//! event waits for the charge.
+//! Streams of server-sent events. Each event is passed on as soon as it is complete, without the usage numbers unless the
+//! client asked for them; the last one is sent once the charge is durable.
 
 use std::io::{self, Read, Write};
 
@@ -40,7 +40,7 @@ impl EventStream {
         Outcome::Stream(mark_demo(response, self.reply.is_demo), model, Box::new(self))
     }
 
-    /// Copies events until the model server's side ends; an error is the client's side.
+    /// Copies events until the model server ends the stream or fails. An error is the client's: it disconnected.
     fn copy_events(&mut self, out: &mut dyn Write) -> io::Result<StreamEnd> {
         let mut events = sse::Events::default();
         let mut buffer = vec![0; READ_SIZE];
@@ -56,7 +56,7 @@ impl EventStream {
                 return Ok(self.end_without_done(is_finished, events.is_cut()));
             }
             if events.push(&buffer[..n]).is_err() {
-                return Ok(StreamEnd::Failed(Error::Upstream(502, "The model server sent too long an event")));
+                return Ok(StreamEnd::Failed(Error::Upstream(502, "The model server sent an event that is too long")));
             }
             while let Some(event) = events.take() {
                 let data = sse::data(event);
@@ -167,7 +167,7 @@ pub fn is_event_stream(reply: &Reply) -> Result<bool> {
     }
 }
 
-/// A model server did not send JSON, as it should have.
+/// 502: a model server's reply is not JSON, as it should be.
 pub fn not_json() -> Error {
-    Error::Upstream(502, "The model server answered with something else than JSON")
+    Error::Upstream(502, "The model server's reply is not JSON")
 }

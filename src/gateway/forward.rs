@@ -27,7 +27,7 @@ pub struct ForwardedUpload<'a> {
     source: &'a mut dyn AudioSource,
     map_trailing: MapTrailing<'a>,
     boundary: String,
-    /// Composed bytes, of which `sent` were read.
+    /// Bytes of the body that are not read from the source, of which `sent` were read.
     buffer: Vec<u8>,
     sent: usize,
     is_file_complete: bool,
@@ -35,7 +35,7 @@ pub struct ForwardedUpload<'a> {
     pub start: Vec<u8>,
     /// Bytes of the recording so far.
     pub size: u64,
-    /// Why the upload could not be read. That is the client's fault, whatever the model server replies to a part of it.
+    /// Why the upload could not be read. This takes precedence over what the model server replies to a part of it.
     pub failure: Option<Error>,
 }
 

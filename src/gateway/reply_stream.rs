@@ -1,4 +1,4 @@
-//! A reply that is streamed to the client while the model server makes it, and charged before its last piece.
+//! Replies that are streamed to the client while the model server makes them, and charged before their last bytes.
 
 use std::io::{self, Write};
 
@@ -22,8 +22,7 @@ pub trait ReplyStream: Send {
     /// Tells the client that the reply will not be completed.
     ///
     /// # Errors
-    /// Ends the client's connection, which is how a client sees that a reply is incomplete where its format has no
-    /// error.
+    /// An error closes the client's connection. That is how formats without errors signal an incomplete reply.
     fn fail(&mut self, out: &mut dyn Write, e: Error) -> io::Result<()>;
 
     /// Called when the whole reply was sent.
@@ -54,7 +53,7 @@ struct ChargedStream {
 }
 
 impl ChargedStream {
-    /// An error ends the client's connection.
+    /// Writes the content. An error closes the client's connection.
     fn run(mut self, out: &mut dyn Write) -> io::Result<()> {
         let end = self.stream.copy(out);
         let usage = self.stream.units(&end).map(|units| ModelUsage {

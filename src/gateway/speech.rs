@@ -12,7 +12,7 @@ use super::MAX_REPLY;
 /// The path of speech synthesis, here and at model servers.
 pub const SPEECH: &str = "/v1/audio/speech";
 
-/// Sends a request for speech; returns the reply once its head is there.
+/// Sends a request for speech and returns as soon as the head of the reply has arrived.
 ///
 /// # Errors
 /// Those of [`Engine::send`]; the model server's refusal.
@@ -21,7 +21,7 @@ pub fn request(engine: &Engine, body: &[u8]) -> Result<Reply> {
     block_in_place(|| engine.send(ask).and_then(Reply::successful))?
 }
 
-/// Sends a request for speech; returns the reply and all of its audio.
+/// Sends a request for speech. Returns the reply and all of its audio.
 ///
 /// # Errors
 /// Those of [`request`]; 502 for a reply that ends early or is too long.

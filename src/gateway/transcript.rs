@@ -22,7 +22,7 @@ pub struct Transcript {
 const SEGMENT_KEYS: [&str; 8] =
     ["seek", "start", "end", "text", "temperature", "avg_logprob", "compression_ratio", "no_speech_prob"];
 
-/// A subtitle format, which differ in how they write timestamps.
+/// A subtitle format. The examples show its timestamps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SubtitleFormat {
     /// `00:00:01,500`: SubRip.

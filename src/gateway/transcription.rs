@@ -20,16 +20,16 @@ pub const TRANSCRIBE: &str = "/v1/audio/transcriptions";
 /// The model server's path for translation into English.
 pub const TRANSLATE: &str = "/v1/audio/translations";
 
-/// A model server's reply to a recording, of which only the head was read.
-pub struct TranscriptionReply {
+/// A model server's reply to a recording; its body was not read yet.
+pub struct PendingTranscription {
     /// The reply.
     pub reply: Reply,
     /// The duration of the recording by its own header or, failing that, by its size; in milliseconds.
     pub duration_millis: i64,
 }
 
-/// Sends a recording and returns once the head of the reply is there. If `is_small`, the recording is buffered first, so
-/// that another server can be tried if the first one fails.
+/// Sends a recording and returns as soon as the head of the reply has arrived. If `is_small`, the recording is buffered
+/// first, so that another server can be tried if the first one fails.
 ///
 /// # Errors
 /// What is wrong with the upload; those of [`Engine::send`]; the model server's refusal; 502 if it replied before the
@@ -39,7 +39,7 @@ pub fn send(
     path: &'static str,
     mut upload: ForwardedUpload<'_>,
     is_small: bool,
-) -> Result<TranscriptionReply> {
+) -> Result<PendingTranscription> {
     let media_type = upload.media_type();
     let mut buffer = Vec::new();
     let body = match is_small {
@@ -59,12 +59,12 @@ pub fn send(
     }
     let by_header = wav::duration_millis(&upload.start, upload.size);
     let by_size = || i64::try_from(upload.size * 1000 / ASSUMED_BYTE_RATE).unwrap_or(i64::MAX);
-    Ok(TranscriptionReply { reply, duration_millis: by_header.unwrap_or_else(by_size) })
+    Ok(PendingTranscription { reply, duration_millis: by_header.unwrap_or_else(by_size) })
 }
 
-impl TranscriptionReply {
-    /// Reads the rest: the reply's bytes, the transcript if they are one in JSON, and the recording's duration in
-    /// milliseconds, as the model server tells it if it does.
+impl PendingTranscription {
+    /// Reads the body. Returns its bytes, the transcript if it is one in JSON, and the duration of the recording in
+    /// milliseconds: the model server's, or else the one that was derived from the file.
     ///
     /// # Errors
     /// 502 for a reply that ends early.

@@ -121,7 +121,8 @@ impl<R: Read> Read for DigestedSource<'_, R> {
     }
 }
 
-/// Keeps the letters, digits and dots of a file's name, as model servers look at its extension.
+/// The name without its folders and without characters that are special in a header. The extension is kept, as model
+/// servers look at it.
 fn safe_name(name: &str) -> String {
     let last = name.rsplit(['/', '\\']).next().unwrap_or("");
     let safe: String = last.chars().filter(|c| c.is_ascii_alphanumeric() || "._-".contains(*c)).collect();

@@ -18,7 +18,7 @@ pub enum ChargeBasis {
     Text,
     /// By the tokens that were embedded.
     Embeddings,
-    /// By units that do not depend on the reply.
+    /// By these units, whatever the reply is.
     Fixed(Units),
 }
 
@@ -136,16 +136,13 @@ impl UsageCounter {
     /// What was used. Without the model server's numbers, each chunk counts as a token, or more if it is long.
     pub fn units(&self) -> Units {
         let usage = self.usage.unwrap_or_default();
-        let or = |reported: Option<i64>, estimate: usize| {
-            reported.map_or(i64::try_from(estimate).unwrap_or(i64::MAX), |n| n.max(0))
-        };
-        let prompt = or(usage.prompt_tokens, self.prompt_estimate);
+        let prompt = reported_or(usage.prompt_tokens, self.prompt_estimate);
         match &self.basis {
             ChargeBasis::Fixed(units) => *units,
             ChargeBasis::Embeddings => Units::of([(Unit::EmbeddingTokens, prompt), (Unit::Requests, 1)]),
             ChargeBasis::Text => {
                 let estimate = self.chunks.max(self.bytes.div_ceil(BYTES_PER_TOKEN));
-                let completion_tokens = or(usage.completion_tokens, estimate);
+                let completion_tokens = reported_or(usage.completion_tokens, estimate);
                 Units::of([
                     (Unit::PromptTokens, prompt),
                     (Unit::CompletionTokens, completion_tokens),
@@ -154,6 +151,10 @@ impl UsageCounter {
             }
         }
     }
+}
+
+fn reported_or(reported: Option<i64>, estimate: usize) -> i64 {
+    reported.map_or(i64::try_from(estimate).unwrap_or(i64::MAX), |n| n.max(0))
 }
 
 /// About how many tokens a text has.

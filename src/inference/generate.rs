@@ -127,7 +127,7 @@ fn generate(engine: &Engine, params: &Params) -> Result<Generated> {
         }
         let more = ask(engine, params, &model, wanted, count)?;
         if more.completions.is_empty() {
-            return Err(Error::Upstream(502, "The model server answered with nothing"));
+            return Err(Error::Upstream(502, "The model server sent an empty reply"));
         }
         match &mut all {
             None => all = Some(more),

@@ -32,7 +32,7 @@ pub(super) fn chat(call: &mut Call<'_>, request: &Value) -> Result<String> {
         return Err(Error::Busy);
     }
     let Content::Bytes(bytes) = &response.content else {
-        return Err(Error::Upstream(502, "The model server answered in a way that cannot be shown"));
+        return Err(Error::Upstream(502, "The model server's reply cannot be shown"));
     };
     let value: Value = serde_json::from_slice(bytes).unwrap_or_default();
     Ok(value["choices"][0]["message"]["content"].as_str().unwrap_or("").to_owned())
@@ -46,7 +46,7 @@ pub(super) fn speak(call: &mut Call<'_>) -> Answer {
         let fields = Fields::parse(work.request, &work.body)?;
         let (input, voice) = (fields.text("input")?.trim(), fields.optional_text("voice")?.unwrap_or("").trim());
         if input.is_empty() {
-            return Err(Error::bad("Write what is to be said first"));
+            return Err(Error::bad("Write a text first"));
         }
         let model = engine.default_model();
         let voice = if voice.is_empty() { "af" } else { voice };
