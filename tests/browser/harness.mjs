@@ -16,9 +16,16 @@ const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.mi
 
 export const PASSWORD = "correct horse battery";
 
+// How long the tests of one file may take, in milliseconds.
+const MOST = 240_000;
+
 // Starts everything before a file's tests and ends it behind them.
 export function world(settings = {}, flags = []) {
   const world = { server: null, browser: null };
+  setTimeout(() => {
+    console.error(`not done after ${MOST / 1000} s: ${world.server?.log()}`);
+    process.exit(1);
+  }, MOST).unref();
   before(async () => {
     world.server = await start(settings, flags);
     world.browser = await chromium.launch({
