@@ -1,5 +1,8 @@
 //! What the source keeps to: imports that go one way, files of a size to be read, SQL where the tables are.
 
+mod imports;
+mod tokens;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -50,7 +53,7 @@ fn modules(lib: &str) -> Vec<String> {
 }
 
 /// The modules that a file names by `crate::`, each once per mention.
-fn imports(code: &str) -> Vec<String> {
+fn imported_modules(code: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (at, _) in code.match_indices("crate::") {
         let before = code[..at].chars().next_back();
@@ -85,7 +88,7 @@ fn imports(code: &str) -> Vec<String> {
 fn imports_are_read_right() {
     let code = "use crate::{audio, common, db::{self, Error}, web};\nlet x = crate::store::users::get(crate::call::X);
         use notcrate::nothing; pub(crate) use crate::blocking;";
-    assert_eq!(imports(code), ["audio", "common", "db", "web", "store", "call", "blocking"]);
+    assert_eq!(imported_modules(code), ["audio", "common", "db", "web", "store", "call", "blocking"]);
 }
 
 #[test]
@@ -101,7 +104,7 @@ fn imports_go_one_way() {
             assert!(["lib", "main"].contains(&own), "{file} belongs to no module of lib.rs");
             continue;
         };
-        for imported in imports(text) {
+        for imported in imported_modules(text) {
             let Some(imported_place) = place(&imported) else {
                 wrong.push(format!("{file} names crate::{imported}, which lib.rs does not list"));
                 continue;
@@ -113,6 +116,17 @@ fn imports_go_one_way() {
         }
     }
     assert!(wrong.is_empty(), "against the order of lib.rs:\n{}", wrong.join("\n"));
+}
+
+/// Files that use each other, by way of others or at once. None is to be added.
+const CIRCLES: [&[&str]; 0] = [];
+
+#[test]
+fn no_files_use_each_other() {
+    let graph = imports::graph(&files());
+    let edges: usize = graph.values().map(|used| used.len()).sum();
+    assert!(edges > 300, "the check finds only {edges} uses");
+    assert_eq!(imports::circles(&graph), CIRCLES);
 }
 
 #[test]
