@@ -154,15 +154,12 @@ fn word(first: char, chars: &mut Peekable<Chars<'_>>) -> Token {
         }
         ("r" | "br" | "cr", Some('"')) => Token::Text(raw_text(chars)),
         ("r" | "br" | "cr", Some('#')) => {
-            let quote = chars.clone().find(|c| *c != '#');
-            match quote {
-                Some('"') => Token::Text(raw_text(chars)),
-                _ => {
-                    chars.next();
-                    let c = chars.next().unwrap();
-                    self::word(c, chars) // a name such as r#type
-                }
+            if chars.clone().find(|c| *c != '#') == Some('"') {
+                return Token::Text(raw_text(chars));
             }
+            chars.next();
+            let first = chars.next().unwrap();
+            self::word(first, chars) // a name such as r#type
         }
         _ => Token::Word(word),
     }
@@ -178,7 +175,7 @@ fn source_becomes_tokens() {
             r#"a("b // \" c", d)"#,
             vec![word("a"), Token::Group('(', vec![text(r#"b // \" c"#), Token::Sign(','), word("d")])],
         ),
-        (r###"r"a\" b"c" br#"d"e"# r#type"###, vec![text("a\\"), text("c"), text("d\"e"), word("type")]),
+        (r##"r"a\" b"c" br#"d"e"# r#type"##, vec![text("a\\"), text("c"), text("d\"e"), word("type")]),
         (
             r"'a' '\'' '\u{41}' b'{' '{' x",
             vec![Token::Value, Token::Value, Token::Value, Token::Value, Token::Value, word("x")],
