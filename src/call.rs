@@ -164,7 +164,7 @@ impl<'a> Call<'a> {
             (_, Some(origin)) => self.is_own_origin(origin),
             (Some(_), None) => false,
         };
-        if own { Ok(()) } else { Err(Error::Forbidden("Cross-site request refused")) }
+        if own { Ok(()) } else { Err(Error::CrossSite) }
     }
 
     fn is_own_origin(&self, origin: &str) -> bool {

@@ -1,91 +1,107 @@
-//! Everything that can end a request early: its status, and the words the client may see.
+//! Everything that can end a request early. One table, [`Error::public`], gives the status, the code and the message of
+//! each error; the reply in every shape is made from it.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::blocking;
 use crate::db;
-use crate::http::form::FieldError;
+use crate::http::form::{FieldError, FieldType};
 use crate::http::{BodyError, Response};
 
 /// The result of a handler.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// The words of a 401.
+/// The message of a 401 on most routes.
 pub const NOT_AUTHENTICATED: &str = "Not authenticated";
 
-/// Why a request is answered with an error. What a variant does not show the client is logged only.
-#[derive(Debug, thiserror::Error)]
+/// The message of a 503 for something that will pass.
+const TRY_AGAIN: &str = "Service temporarily unavailable, try again";
+
+/// Why a request failed.
+///
+/// The reply shows what [`Error::public`] says; `Display` is for the log and also says what went wrong inside.
+#[derive(Debug)]
 pub enum Error {
-    /// 400: the request makes no sense; the text says why.
-    #[error("{0}")]
+    /// The request is wrong in a way that no other variant names; the text says how.
     BadRequest(Cow<'static, str>),
-    /// 422: fields are missing or have the wrong type.
-    #[error("invalid fields")]
-    Invalid(Vec<Value>),
-    /// 401: no credential, or one that is not valid.
-    #[error("{0}")]
+    /// Fields are missing or have the wrong type: one object for each, as FastAPI writes them.
+    InvalidFields(Vec<Value>),
+    /// A wrong password, or an e-mail address without an account: which of the two is not told.
+    InvalidCredentials,
+    /// An e-mail address that cannot be one.
+    InvalidEmail,
+    /// A password and its confirmation differ.
+    PasswordMismatch,
+    /// A new password has fewer characters than this.
+    PasswordTooShort(usize),
+    /// A new password has more characters than this.
+    PasswordTooLong(usize),
+    /// No credential, or one that is not valid.
     Unauthorized(&'static str),
-    /// 403: known, and not allowed.
-    #[error("{0}")]
+    /// The caller is known but not allowed to do this.
     Forbidden(&'static str),
-    /// 404: not there, or not for this caller.
-    #[error("{0}")]
+    /// The account is suspended.
+    AccountSuspended,
+    /// Another site's page made the browser send the request.
+    CrossSite,
+    /// The thing does not exist, or not for this caller.
     NotFound(&'static str),
-    /// 405, with the value of `Allow`.
-    #[error("method not allowed")]
+    /// No route has this path.
+    NoRoute,
+    /// The path has a route, but not for this method; holds the value of `Allow`.
     MethodNotAllowed(String),
-    /// 408: the body did not arrive in time.
-    #[error("the request did not arrive in time")]
-    Timeout,
-    /// 409: it goes against what is there; the object is added to the reply.
-    #[error("{0}")]
+    /// The body did not arrive in time.
+    RequestTimeout,
+    /// The request conflicts with the current state; the members of the object are added to the reply.
     Conflict(&'static str, Value),
-    /// 413: longer than so many bytes.
-    #[error("larger than {0} bytes")]
+    /// The body has more bytes than this.
     TooLarge(usize),
-    /// 429: too many attempts.
-    #[error("too many attempts")]
-    TooManyRequests(Duration),
-    /// 503: too much to do just now.
-    #[error("too busy")]
-    Busy,
-    /// 503: there is no model server for this; the setting that would name one.
-    #[error("{0} is not set")]
-    NotConfigured(&'static str),
-    /// 502, 503 or 504: a model server did not do its work. The text is for the client and says nothing of where it is.
-    #[error("{1}")]
-    Upstream(u16, &'static str),
-    /// What a model server itself says is wrong with the request.
-    #[error("the model server answered {}", .0.status)]
-    Relayed(Box<Relayed>),
-    /// The client has left; nobody sees the reply.
-    #[error("the client has left")]
+    /// Too many failed attempts; the next one is allowed after this time.
+    TooManyAttempts(Duration),
+    /// The client closed the connection; nobody sees the reply.
     ClientLeft,
-    /// 503, or 500 where the fault is ours.
-    #[error(transparent)]
-    Database(#[from] db::Error),
-    /// 500: a fault of ours.
-    #[error("{0}")]
+    /// A model server failed: 502 or 504. The text is for the client and does not say where the server is.
+    Upstream(u16, &'static str),
+    /// A model server rejected the request.
+    Relayed(Box<Relayed>),
+    /// No model server is configured for this; holds the name of the setting.
+    NotConfigured(&'static str),
+    /// Too much to do right now.
+    Busy,
+    /// The database is not reachable (503), or a statement failed (500).
+    Database(db::Error),
+    /// A fault of ours; the text is for the log.
     Internal(String),
 }
 
-/// A refusal by a model server.
+/// How a model server rejected a request.
 #[derive(Debug)]
 pub struct Relayed {
     /// Its status.
     pub status: u16,
-    /// Its body, if that is an error as OpenAI's protocol has it: `{"error": {...}}`.
+    /// Its body, if it is an error in OpenAI's shape: `{"error": {...}}`.
     pub body: Option<Value>,
-    /// Its words.
+    /// Its message.
     pub message: String,
     /// Its `Retry-After`, in seconds.
     pub retry_after: Option<u64>,
 }
 
-/// The key under which a reply names its error.
+/// What a client is told about an error.
+pub struct Public {
+    /// The HTTP status.
+    pub status: u16,
+    /// A stable name for programs.
+    pub code: &'static str,
+    /// A sentence for people.
+    pub message: Cow<'static, str>,
+}
+
+/// The shape of an error's body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Shape {
     /// `{"detail": ...}`: most routes.
@@ -93,67 +109,74 @@ pub enum Shape {
     Detail,
     /// `{"error": ...}`: the documents.
     Error,
-    /// `{"error": {"message", "type", "param", "code"}}`: what clients of OpenAI's API know.
+    /// `{"error": {"message", "type", "param", "code"}}`: what OpenAI's clients expect.
     OpenAi,
 }
 
 impl Error {
-    /// 400 with these words.
-    pub fn bad(text: impl Into<Cow<'static, str>>) -> Error {
-        Error::BadRequest(text.into())
+    /// 400 with this message.
+    pub fn bad(message: impl Into<Cow<'static, str>>) -> Error {
+        Error::BadRequest(message.into())
+    }
+
+    /// The status, the code and the message of every error.
+    pub fn public(&self) -> Public {
+        use Error as E;
+        let (status, code, message): (u16, &'static str, Cow<'static, str>) = match self {
+            E::BadRequest(text) => (400, "invalid_request", text.clone()),
+            E::InvalidCredentials => (400, "invalid_credentials", "Invalid credentials".into()),
+            E::InvalidEmail => (400, "invalid_email", "Enter a valid e-mail address".into()),
+            E::PasswordMismatch => (400, "password_mismatch", "The passwords don't match".into()),
+            E::PasswordTooShort(least) => {
+                (400, "password_too_short", format!("The password must have at least {least} characters").into())
+            }
+            E::PasswordTooLong(most) => {
+                (400, "password_too_long", format!("The password must have at most {most} characters").into())
+            }
+            E::Unauthorized(text) => (401, "invalid_api_key", (*text).into()),
+            E::Forbidden(text) => (403, "permission_denied", (*text).into()),
+            E::AccountSuspended => (403, "account_suspended", "This account is suspended".into()),
+            E::CrossSite => (403, "cross_site_request", "Cross-site request refused".into()),
+            E::NotFound(text) => (404, "not_found", (*text).into()),
+            E::NoRoute => (404, "not_found", "Not Found".into()),
+            E::MethodNotAllowed(_) => (405, "method_not_allowed", "Method Not Allowed".into()),
+            E::RequestTimeout => (408, "request_timeout", "The request did not arrive in time".into()),
+            E::Conflict(text, _) => (409, "conflict", (*text).into()),
+            E::TooLarge(most) => {
+                (413, "request_too_large", format!("The body must not be larger than {most} bytes").into())
+            }
+            E::InvalidFields(issues) => (422, "invalid_fields", in_words(issues).into()),
+            E::TooManyAttempts(_) => (429, "rate_limit_exceeded", "Too many attempts, try again later".into()),
+            E::ClientLeft => (499, "client_closed_request", "The client closed the connection".into()),
+            E::Upstream(status, text) => (*status, "model_server_failed", (*text).into()),
+            E::Relayed(relayed) => (relayed.status, relayed.code(), relayed.message.clone().into()),
+            E::NotConfigured(setting) => (
+                503,
+                "model_server_not_configured",
+                format!("No model server is configured for this: {setting} is not set").into(),
+            ),
+            E::Busy => (503, "service_unavailable", TRY_AGAIN.into()),
+            E::Database(e) if e.is_outage() => (503, "service_unavailable", TRY_AGAIN.into()),
+            E::Database(_) | E::Internal(_) => (500, "internal_error", "Internal Server Error".into()),
+        };
+        Public { status, code, message }
     }
 
     /// The status of the reply.
     pub fn status(&self) -> u16 {
-        match self {
-            Error::BadRequest(_) => 400,
-            Error::Unauthorized(_) => 401,
-            Error::Forbidden(_) => 403,
-            Error::NotFound(_) => 404,
-            Error::MethodNotAllowed(_) => 405,
-            Error::Timeout => 408,
-            Error::Conflict(..) => 409,
-            Error::TooLarge(_) => 413,
-            Error::Invalid(_) => 422,
-            Error::TooManyRequests(_) => 429,
-            Error::ClientLeft => 499,
-            Error::Upstream(status, _) => *status,
-            Error::Relayed(relayed) => relayed.status,
-            Error::Database(e) if e.is_outage() => 503,
-            Error::Busy | Error::NotConfigured(_) => 503,
-            Error::Database(_) | Error::Internal(_) => 500,
-        }
+        self.public().status
     }
 
-    /// The words for the client.
-    pub fn public(&self) -> Cow<'static, str> {
-        match self {
-            Error::BadRequest(text) => text.clone(),
-            Error::Unauthorized(text) | Error::Forbidden(text) | Error::NotFound(text) | Error::Conflict(text, _) => {
-                Cow::Borrowed(text)
-            }
-            Error::MethodNotAllowed(_) => Cow::Borrowed("Method Not Allowed"),
-            Error::NotConfigured(variable) => {
-                format!("No model server is configured for this: {variable} is not set").into()
-            }
-            Error::Upstream(_, text) => Cow::Borrowed(text),
-            Error::Relayed(relayed) => Cow::Owned(relayed.message.clone()),
-            Error::ClientLeft => Cow::Borrowed("The client has left"),
-            Error::Timeout => Cow::Borrowed("The request did not arrive in time"),
-            Error::TooLarge(limit) => format!("The body must not be larger than {limit} bytes").into(),
-            Error::Invalid(issues) => issues.iter().map(in_words).collect::<Vec<_>>().join("; ").into(),
-            Error::TooManyRequests(_) => Cow::Borrowed("Too many attempts, try again later"),
-            Error::Database(e) if e.is_outage() => Cow::Borrowed("Service temporarily unavailable, try again"),
-            Error::Busy => Cow::Borrowed("Service temporarily unavailable, try again"),
-            Error::Database(_) | Error::Internal(_) => Cow::Borrowed("Internal Server Error"),
-        }
+    /// The message for the client.
+    pub fn message(&self) -> Cow<'static, str> {
+        self.public().message
     }
 
     /// How many seconds the client should wait before it tries again.
     pub fn retry_after(&self) -> Option<u64> {
         match self {
-            // Rounded up: who comes back then is not to be told again.
-            Error::TooManyRequests(wait) => Some((wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)),
+            // Rounded up: whoever comes back after that must not be refused again.
+            Error::TooManyAttempts(wait) => Some((wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)),
             Error::NotConfigured(_) => None,
             Error::Relayed(relayed) if relayed.retry_after.is_some() => relayed.retry_after,
             _ if self.status() == 503 => Some(1),
@@ -172,18 +195,21 @@ impl Error {
             Shape::Detail => "detail",
             Shape::Error | Shape::OpenAi => "error",
         };
+        let Public { status, message, .. } = self.public();
         let mut response = match self {
             Error::Relayed(relayed) if shape == Shape::OpenAi && relayed.body.is_some() => {
-                Response::json(relayed.status, &relayed.body)
+                Response::json(status, &relayed.body)
             }
-            _ if shape == Shape::OpenAi => Response::json(self.status(), &self.openai()),
-            Error::Invalid(issues) if shape == Shape::Detail => Response::json(422, &json!({ "detail": issues })),
-            Error::Conflict(text, Value::Object(more)) => {
-                let mut body = serde_json::Map::from_iter([(key.to_owned(), json!(text))]);
+            _ if shape == Shape::OpenAi => Response::json(status, &self.openai()),
+            Error::InvalidFields(issues) if shape == Shape::Detail => {
+                Response::json(status, &json!({ "detail": issues }))
+            }
+            Error::Conflict(_, Value::Object(more)) => {
+                let mut body = serde_json::Map::from_iter([(key.to_owned(), json!(message))]);
                 body.extend(more.clone());
-                Response::json(409, &body)
+                Response::json(status, &body)
             }
-            _ => Response::json(self.status(), &json!({ key: self.public() })),
+            _ => Response::json(status, &json!({ key: message })),
         };
         if let Some(seconds) = self.retry_after() {
             response = response.header("Retry-After", seconds.to_string());
@@ -196,28 +222,61 @@ impl Error {
         }
         response
     }
-}
 
-impl Error {
-    /// The body that clients of OpenAI's API know.
+    /// The body in OpenAI's shape.
     pub fn openai(&self) -> Value {
-        let (kind, code) = match self.status() {
-            401 => ("invalid_request_error", Some("invalid_api_key")),
+        let Public { status, code, message } = self.public();
+        // As OpenAI does, a code is given only where programs act on one.
+        let (kind, code) = match status {
+            401 | 404 => ("invalid_request_error", Some(code)),
             403 => ("permission_error", None),
-            404 => ("invalid_request_error", Some("not_found")),
-            429 => ("rate_limit_error", Some("rate_limit_exceeded")),
+            429 => ("rate_limit_error", Some(code)),
             500.. => ("server_error", None),
             _ => ("invalid_request_error", None),
         };
         let (message, param) = match self {
-            Error::Invalid(issues) => {
-                let field = issues.first().and_then(|issue| issue["loc"].as_array()?.last()?.as_str());
-                let words = issues.first().and_then(|issue| issue["msg"].as_str()).unwrap_or("Invalid");
-                (field.map_or(words.to_owned(), |field| format!("{field}: {words}")), field.map(str::to_owned))
+            // OpenAI's errors name one field.
+            Error::InvalidFields(issues) => {
+                (in_words(issues.get(..1).unwrap_or_default()).into(), field(issues.first()))
             }
-            _ => (self.public().into_owned(), None),
+            _ => (message, None),
         };
         json!({"error": {"message": message, "type": kind, "param": param, "code": code}})
+    }
+}
+
+impl Relayed {
+    fn code(&self) -> &'static str {
+        match self.status {
+            401 => "invalid_api_key",
+            404 => "not_found",
+            429 => "rate_limit_exceeded",
+            _ => "model_server_refused",
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Database(e) => e.fmt(f),
+            Error::Internal(why) => f.write_str(why),
+            // Its message may repeat what the client sent.
+            Error::Relayed(relayed) => write!(f, "the model server answered {}", relayed.status),
+            _ => f.write_str(&self.message()),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        if let Error::Database(e) = self { Some(e) } else { None }
+    }
+}
+
+impl From<db::Error> for Error {
+    fn from(e: db::Error) -> Error {
+        Error::Database(e)
     }
 }
 
@@ -231,7 +290,7 @@ impl From<BodyError> for Error {
     fn from(e: BodyError) -> Error {
         match e {
             BodyError::TooLarge(limit) => Error::TooLarge(limit),
-            BodyError::Timeout => Error::Timeout,
+            BodyError::Timeout => Error::RequestTimeout,
             BodyError::Malformed(_) => Error::bad("The body is incomplete or malformed"),
         }
     }
@@ -239,30 +298,40 @@ impl From<BodyError> for Error {
 
 impl From<FieldError> for Error {
     fn from(e: FieldError) -> Error {
+        // FastAPI's names for what is wrong, which clients of the older system know.
         let issue = |kind: &str, name: &str, text: String| json!({"type": kind, "loc": ["body", name], "msg": text, "input": null});
         match e {
             FieldError::Body(e) => Error::from(e),
             FieldError::Malformed(text) => Error::BadRequest(capitalised(&text).into()),
             FieldError::Missing(names) => {
-                Error::Invalid(names.iter().map(|n| issue("missing", n, "Field required".to_owned())).collect())
+                let missing = names.iter().map(|name| issue("missing", name, "Field required".to_owned()));
+                Error::InvalidFields(missing.collect())
             }
             FieldError::Type(name, expected) => {
                 let kind = match expected {
-                    "a string" => "string_type",
-                    "a whole number" => "int_parsing",
-                    "a list of strings" => "list_type",
-                    _ => "type_error",
+                    FieldType::String => "string_type",
+                    FieldType::Integer => "int_parsing",
+                    FieldType::StringList => "list_type",
+                    FieldType::Number | FieldType::Boolean => "type_error",
                 };
-                Error::Invalid(vec![issue(kind, name, format!("Input should be {expected}"))])
+                Error::InvalidFields(vec![issue(kind, name, format!("Input should be {expected}"))])
             }
         }
     }
 }
 
-/// What is wrong with which field, in one phrase.
-fn in_words(issue: &Value) -> String {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    format!("{}: {}", text(&issue["loc"][1]), text(&issue["msg"]))
+/// Invalid fields as text: `email: Field required; password: Field required`.
+fn in_words(issues: &[Value]) -> String {
+    let one = |issue: &Value| {
+        let message = issue["msg"].as_str().unwrap_or("Invalid").to_owned();
+        field(Some(issue)).map_or(message.clone(), |field| format!("{field}: {message}"))
+    };
+    issues.iter().map(one).collect::<Vec<_>>().join("; ")
+}
+
+/// The name of the field that is invalid.
+fn field(issue: Option<&Value>) -> Option<&str> {
+    issue?["loc"].as_array()?.last()?.as_str()
 }
 
 fn capitalised(text: &str) -> String {
@@ -295,24 +364,33 @@ mod tests {
     }
 
     #[test]
-    fn an_outage_is_503_and_says_when_to_come_back() {
+    fn an_outage_is_503_with_retry_after() {
         let e = Error::Database(db::Error::Busy);
         assert_eq!((e.status(), e.reply(Shape::Error).get_header("Retry-After")), (503, Some("1")));
         assert!(body(&e, Shape::Error).get("error").is_some());
     }
 
     #[test]
-    fn a_conflict_carries_what_is_there() {
-        let e = Error::Conflict("Changed meanwhile", json!({"document": {"version": 2}}));
-        assert_eq!(body(&e, Shape::Error), json!({"error": "Changed meanwhile", "document": {"version": 2}}));
+    fn a_conflict_adds_the_current_state() {
+        let e = Error::Conflict("Changed in the meantime", json!({"document": {"version": 2}}));
+        assert_eq!(body(&e, Shape::Error), json!({"error": "Changed in the meantime", "document": {"version": 2}}));
     }
 
     #[test]
-    fn openai_clients_find_what_they_know() {
+    fn openai_clients_get_the_type_and_code_they_know() {
         let e = Error::from(FieldError::Missing(vec!["prompt"]));
         assert_eq!((e.status(), body(&e, Shape::OpenAi)["error"]["param"].as_str()), (422, Some("prompt")));
-        let e = body(&Error::Unauthorized("No"), Shape::OpenAi);
-        assert_eq!(e["error"]["code"], "invalid_api_key");
+        for (e, kind, code) in [
+            (Error::Unauthorized("No"), "invalid_request_error", json!("invalid_api_key")),
+            (Error::NoRoute, "invalid_request_error", json!("not_found")),
+            (Error::TooManyAttempts(Duration::ZERO), "rate_limit_error", json!("rate_limit_exceeded")),
+            (Error::Forbidden("No"), "permission_error", Value::Null),
+            (Error::bad("No"), "invalid_request_error", Value::Null),
+            (Error::Busy, "server_error", Value::Null),
+        ] {
+            let e = body(&e, Shape::OpenAi);
+            assert_eq!((&e["error"]["type"], &e["error"]["code"]), (&json!(kind), &code));
+        }
         let theirs = json!({"error": {"message": "too long", "x": 1}});
         let relayed =
             Relayed { status: 400, body: Some(theirs.clone()), message: "too long".into(), retry_after: None };
@@ -321,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_fields_are_listed_as_the_older_system_did() {
+    fn missing_fields_are_listed_as_fastapi_does() {
         let e = Error::from(FieldError::Missing(vec!["email", "password"]));
         let detail = body(&e, Shape::Detail)["detail"].clone();
         assert_eq!(detail[0]["type"], "missing");

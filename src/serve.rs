@@ -236,7 +236,7 @@ fn dispatch(app: &App, role: Role, router: &Router<Endpoint>, request: &mut Requ
         }
         Found::WrongMethod(allow) => return refusal(Error::MethodNotAllowed(allow)),
         Found::Nothing if request.path() == "*" => return (Ok(Response::new(204)), Shape::Detail, None),
-        Found::Nothing => return refusal(Error::NotFound("Not Found")),
+        Found::Nothing => return refusal(Error::NoRoute),
     };
     if !app.db.is_open() && !endpoint.works_without_database {
         return (

@@ -3,6 +3,7 @@
 use argon2::{Config, Variant};
 
 use super::hasher::{HashError, Hasher};
+use crate::error::Error;
 
 /// Minimum length of a password, in characters.
 pub const MIN_LENGTH: usize = 8;
@@ -61,11 +62,11 @@ impl Passwords {
     /// Checks the length of a new password.
     ///
     /// # Errors
-    /// A message for the client.
-    pub fn validate(password: &str) -> Result<(), &'static str> {
+    /// [`Error::PasswordTooShort`] or [`Error::PasswordTooLong`].
+    pub fn validate(password: &str) -> Result<(), Error> {
         match password.chars().count() {
-            n if n < MIN_LENGTH => Err("The password must have at least 8 characters"),
-            n if n > MAX_LENGTH => Err("The password must have at most 1024 characters"),
+            n if n < MIN_LENGTH => Err(Error::PasswordTooShort(MIN_LENGTH)),
+            n if n > MAX_LENGTH => Err(Error::PasswordTooLong(MAX_LENGTH)),
             _ => Ok(()),
         }
     }

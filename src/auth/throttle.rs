@@ -78,7 +78,7 @@ pub enum Rejection {
 impl From<Rejection> for Error {
     fn from(rejection: Rejection) -> Error {
         match rejection {
-            Rejection::TooManyFailures(wait) => Error::TooManyRequests(wait),
+            Rejection::TooManyFailures(wait) => Error::TooManyAttempts(wait),
             Rejection::Busy => Error::Busy,
         }
     }

@@ -116,7 +116,7 @@ fn create(db: &mut Session, config: &Config, address: &str, password: Option<&st
 }
 
 fn hash(config: &Config, password: &str) -> Result<String, Failure> {
-    Passwords::validate(password).map_err(|why| Failure(why.to_owned()))?;
+    Passwords::validate(password)?;
     let passwords = Passwords::new(Hasher::new(1)?, Peppers::from(config))?;
     Ok(passwords.hash(password).map_err(crate::error::Error::from)?)
 }

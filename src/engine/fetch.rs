@@ -168,7 +168,7 @@ mod tests {
             "http://[fd00:ec2::254]/",
         ] {
             let e = fetcher.get(url, 1000).err().unwrap_or_else(|| panic!("{url} was fetched"));
-            let text = e.public().into_owned();
+            let text = e.message().into_owned();
             assert!(text.contains("not public") || text.contains("does not exist"), "{url}: {text}");
         }
         for url in [

@@ -128,7 +128,7 @@ impl Read for ForwardedUpload<'_> {
 /// Why an upload could not be read, in terms for the client.
 pub(super) fn upload_error(e: &io::Error) -> Error {
     match e.kind() {
-        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Error::Timeout,
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Error::RequestTimeout,
         io::ErrorKind::FileTooLarge => too_large(),
         // The messages of `Parts` are fit for the client; those of the operating system are not.
         io::ErrorKind::InvalidData if e.get_ref().is_some() => Error::bad(format!("The upload is malformed: {e}")),

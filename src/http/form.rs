@@ -1,5 +1,7 @@
 //! The fields of a form or of a JSON object, whichever a client sent.
 
+use std::fmt;
+
 use serde_json::{Map, Value};
 
 use super::{BodyError, Request, multipart};
@@ -25,7 +27,34 @@ pub enum FieldError {
     Missing(Vec<&'static str>),
     /// A field has another type than it must: its name, and the type it must have.
     #[error("{0} must be {1}")]
-    Type(&'static str, &'static str),
+    Type(&'static str, FieldType),
+}
+
+/// The type that a field must have. Displayed as in `must be a string`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FieldType {
+    /// Text.
+    String,
+    /// A whole number of 64 bits.
+    Integer,
+    /// Any number.
+    Number,
+    /// A truth value.
+    Boolean,
+    /// A list of texts.
+    StringList,
+}
+
+impl fmt::Display for FieldType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            FieldType::String => "a string",
+            FieldType::Integer => "a whole number",
+            FieldType::Number => "a number",
+            FieldType::Boolean => "true or false",
+            FieldType::StringList => "a list of strings",
+        })
+    }
 }
 
 impl Fields {
@@ -90,7 +119,7 @@ impl Fields {
     /// # Errors
     /// There, and no number.
     pub fn optional_number(&self, name: &'static str) -> Result<Option<f64>, FieldError> {
-        self.get(name).map(|value| value.as_f64().ok_or(FieldError::Type(name, "a number"))).transpose()
+        self.get(name).map(|value| value.as_f64().ok_or(FieldError::Type(name, FieldType::Number))).transpose()
     }
 
     /// Fails unless every one of these is there.
@@ -113,7 +142,7 @@ impl Fields {
     /// Missing, or not text.
     pub fn text(&self, name: &'static str) -> Result<&str, FieldError> {
         self.require(&[name])?;
-        self.0.get(name).and_then(Value::as_str).ok_or(FieldError::Type(name, "a string"))
+        self.0.get(name).and_then(Value::as_str).ok_or(FieldError::Type(name, FieldType::String))
     }
 
     /// A text that may be missing or `null`.
@@ -124,7 +153,7 @@ impl Fields {
         match self.0.get(name) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
-            Some(_) => Err(FieldError::Type(name, "a string")),
+            Some(_) => Err(FieldError::Type(name, FieldType::String)),
         }
     }
 
@@ -139,7 +168,7 @@ impl Fields {
             Some(Value::String(text)) => text.trim().parse().ok(),
             Some(value) => value.as_i64(),
         };
-        number.map(Some).ok_or(FieldError::Type(name, "a whole number"))
+        number.map(Some).ok_or(FieldError::Type(name, FieldType::Integer))
     }
 
     /// Whether the field is there and says nothing.
@@ -158,9 +187,9 @@ impl Fields {
             Some(Value::String(text)) => match text.to_ascii_lowercase().as_str() {
                 "true" | "on" | "1" | "yes" => Ok(Some(true)),
                 "false" | "off" | "0" | "no" | "" => Ok(Some(false)),
-                _ => Err(FieldError::Type(name, "true or false")),
+                _ => Err(FieldError::Type(name, FieldType::Boolean)),
             },
-            Some(_) => Err(FieldError::Type(name, "true or false")),
+            Some(_) => Err(FieldError::Type(name, FieldType::Boolean)),
         }
     }
 }

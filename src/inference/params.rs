@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
 use crate::gateway::completion::StopConditions;
-use crate::http::form::{FieldError, Fields};
+use crate::http::form::{FieldError, FieldType, Fields};
 
 /// Model names of the older API that stand for the default model.
 const DEFAULT_MODEL_NAMES: [&str; 7] = ["", "any", "fastest", "best", "instruct", "multilingual", "chat"];
@@ -105,7 +105,7 @@ fn optional_limit(fields: &Fields, name: &'static str) -> Result<Option<usize>> 
 /// A list of stop sequences, or a single one.
 fn stop_sequences(fields: &Fields) -> Result<Vec<String>> {
     const NAME: &str = "stop_sequences";
-    let wrong = || Error::from(FieldError::Type(NAME, "a list of strings"));
+    let wrong = || Error::from(FieldError::Type(NAME, FieldType::StringList));
     match fields.get(NAME) {
         None => Ok(Vec::new()),
         Some(Value::String(one)) => Ok(vec![one.clone()]),

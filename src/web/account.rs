@@ -1,10 +1,9 @@
-//! A person's own account.
+//! The caller's own account.
 
 use serde_json::json;
 use time::{Duration, OffsetDateTime};
 
-use super::sign_in::{INVALID_CREDENTIALS, guarded};
-use super::{Answer, fields};
+use super::{Answer, attempt, fields};
 use crate::auth::password::Passwords;
 use crate::auth::{Caller, Via};
 use crate::call::Call;
@@ -12,17 +11,17 @@ use crate::error::{Error, NOT_AUTHENTICATED, Result};
 use crate::http::{Response, cookie};
 use crate::store::{sessions, users};
 
-/// How long after signing in an account may be deleted without the password.
+/// How long after signing in the account can be deleted without the password.
 const FRESH: Duration = Duration::minutes(15);
 
-/// `POST /api/get-user` and `/api/get-user/stripe-usage`: the user object as the database has it now.
+/// `POST /api/get-user` and `/api/get-user/stripe-usage`: the user object, read from the database and not the cache.
 pub(super) fn fresh_user(call: &mut Call<'_>) -> Answer {
     let caller = call.caller()?;
     let user = users::by_id(&mut call.app.db.session()?, &caller.user.id)?;
     Ok(Response::json(200, &user.ok_or(Error::Unauthorized(NOT_AUTHENTICATED))?))
 }
 
-/// `GET /api/subscription-status`: 200 for anybody.
+/// `GET /api/subscription-status`: 200 for everyone, signed in or not.
 pub(super) fn subscription_status(call: &mut Call<'_>) -> Answer {
     let body = match call.optional_caller()? {
         None => json!({"is_subscribed": false, "authenticated": false}),
@@ -35,7 +34,7 @@ pub(super) fn subscription_status(call: &mut Call<'_>) -> Answer {
     Ok(Response::json(200, &body))
 }
 
-/// `POST /api/change-password` with `current_password` and `new_password`: every other session ends.
+/// `POST /api/change-password` with `current_password` and `new_password`: ends every other session.
 pub(super) fn change_password(call: &mut Call<'_>) -> Answer {
     let caller = call.caller()?;
     let fields = fields(call)?;
@@ -44,15 +43,15 @@ pub(super) fn change_password(call: &mut Call<'_>) -> Answer {
     Ok(Response::json(200, &json!({"message": "Password changed", "sessions_ended": ended})))
 }
 
-/// Gives the caller another password and ends the other sessions: how many.
+/// Changes the caller's password and ends all other sessions; returns how many.
 pub(super) fn replace_password(call: &Call<'_>, caller: &Caller, current: &str, new: &str) -> Result<u64> {
-    Passwords::validate(new).map_err(Error::bad)?;
+    Passwords::validate(new)?;
     let old_hash = check_password(call, caller, current)?;
     let new_hash = call.app.passwords.hash(new)?;
     let mut session = call.app.db.session()?;
     let mut transaction = session.transaction()?;
     if !users::replace_password_hash(&mut transaction, &caller.user.id, &old_hash, &new_hash)? {
-        return Err(Error::Conflict("The password was changed meanwhile", json!({})));
+        return Err(Error::Conflict("The password was changed in the meantime", json!({})));
     }
     let ended = sessions::delete_others(&mut transaction, &caller.user.id, caller.session_id().unwrap_or(""))?;
     transaction.commit()?;
@@ -60,8 +59,8 @@ pub(super) fn replace_password(call: &Call<'_>, caller: &Caller, current: &str, 
     Ok(ended)
 }
 
-/// `POST /api/delete-account`, with `password` unless the person signed in a moment ago. Takes documents, keys and
-/// sessions along.
+/// `POST /api/delete-account`, with `password` unless the session is new. Documents, keys and sessions are deleted with
+/// the account.
 pub(super) fn delete(call: &mut Call<'_>) -> Answer {
     let caller = call.caller()?;
     let fields = fields(call)?;
@@ -89,14 +88,14 @@ fn is_fresh(caller: &Caller) -> bool {
     }
 }
 
-/// The caller's hash, once the password proved right.
+/// Checks the caller's password and returns the stored hash.
 fn check_password(call: &Call<'_>, caller: &Caller, password: &str) -> Result<String> {
-    let attempt = guarded(call, &caller.user.email, true)?;
+    let attempt = attempt::start(call, &caller.user.email, true)?;
     let kept = users::password_hash(&mut call.app.db.session()?, &caller.user.id)?;
     let check = call.app.passwords.check(password, kept.as_deref())?;
     let Some(hash) = kept.filter(|_| check.is_correct) else {
         attempt.failed();
-        return Err(Error::bad(INVALID_CREDENTIALS));
+        return Err(Error::InvalidCredentials);
     };
     Ok(hash)
 }

@@ -1,4 +1,4 @@
-//! The secrets a person gives to programs.
+//! API keys.
 
 use serde::Serialize;
 use serde_json::json;
@@ -13,15 +13,15 @@ use crate::error::{Error, Result};
 use crate::http::Response;
 use crate::store::{ApiKey, api_keys, timestamp};
 
-/// Most characters of a key's name.
+/// The most characters of a key's name.
 const LONGEST_NAME: usize = 100;
 
-/// The longest a rotated key may go on working: 30 days.
+/// The longest that a rotated key can keep working, in seconds: 30 days.
 const LONGEST_GRACE: i64 = 30 * 86_400;
 
-/// A key right after it was made: the only reply that holds its secret.
+/// A new key, in the only reply that holds its secret.
 #[derive(Serialize)]
-struct Made<'a> {
+struct NewKey<'a> {
     id: &'a str,
     name: &'a str,
     prefix: &'a str,
@@ -32,25 +32,25 @@ struct Made<'a> {
     expires: Option<OffsetDateTime>,
 }
 
-/// `GET /api/keys`: those that work, newest first.
+/// `GET /api/keys`: the active keys, newest first.
 pub(super) fn list(call: &mut Call<'_>) -> Answer {
     let caller = call.caller()?;
     let keys = api_keys::of_user(&mut call.app.db.session()?, &caller.user.id)?;
     Ok(Response::json(200, &json!({"keys": keys})))
 }
 
-/// `POST /api/keys` with `name` and perhaps `expires`.
+/// `POST /api/keys` with `name` and optionally `expires`.
 pub(super) fn create(call: &mut Call<'_>) -> Answer {
     let caller = call.caller()?;
     let fields = fields(call)?;
     let name = checked_name(fields.text("name")?)?;
     let expires = fields.optional_text("expires")?.filter(|text| !text.is_empty()).map(expiry).transpose()?;
-    let (key, secret) = make(call, &caller.user.id, name, expires)?;
+    let (key, secret) = create_for(call, &caller.user.id, name, expires)?;
     Ok(shown_once(&key, &secret))
 }
 
-/// Makes a key for a person.
-pub(super) fn make(
+/// Creates a key for a user.
+pub(super) fn create_for(
     call: &Call<'_>,
     user_id: &str,
     name: &str,
@@ -59,27 +59,27 @@ pub(super) fn make(
     in_transaction(call, |db| keys::create(db, user_id, name, expires))
 }
 
-/// Does all of some work or none of it.
+/// Runs `work` in a transaction: all of it is done, or nothing.
 pub(super) fn in_transaction<T>(call: &Call<'_>, work: impl FnOnce(&mut Transaction<'_>) -> Result<T>) -> Result<T> {
     let mut session = call.app.db.session()?;
     let mut transaction = session.transaction()?;
-    let done = work(&mut transaction)?;
+    let outcome = work(&mut transaction)?;
     transaction.commit()?;
-    Ok(done)
+    Ok(outcome)
 }
 
-/// `POST /api/keys/rotate` with `id` and perhaps `grace_seconds`, in which the old secret still works. Of several
-/// rotations of one key at once, one is made; the others are told so.
+/// `POST /api/keys/rotate` with `id` and optionally `grace_seconds`, for which the old secret still works. Of several
+/// concurrent rotations of one key, only the first succeeds; the others get a 404.
 pub(super) fn rotate(call: &mut Call<'_>) -> Answer {
     let caller = call.caller()?;
     let fields = fields(call)?;
     let (id, grace) = (fields.text("id")?, fields.optional_integer("grace_seconds")?.unwrap_or(0));
-    let (key, secret) = replace(call, &caller.user.id, id, grace)?;
+    let (key, secret) = rotate_for(call, &caller.user.id, id, grace)?;
     Ok(shown_once(&key, &secret))
 }
 
-/// Puts a new key in the place of a person's old one.
-pub(super) fn replace(call: &Call<'_>, user_id: &str, id: &str, grace: i64) -> Result<(ApiKey, Secret)> {
+/// Replaces a user's key with a new one.
+pub(super) fn rotate_for(call: &Call<'_>, user_id: &str, id: &str, grace: i64) -> Result<(ApiKey, Secret)> {
     if !(0..=LONGEST_GRACE).contains(&grace) {
         return Err(Error::bad("grace_seconds must be from 0 to 2592000"));
     }
@@ -93,12 +93,12 @@ pub(super) fn rename(call: &mut Call<'_>) -> Answer {
     let caller = call.caller()?;
     let fields = fields(call)?;
     let (id, name) = (fields.text("id")?, fields.text("name")?);
-    let name = call_otherwise(call, &caller.user.id, id, name)?;
+    let name = rename_for(call, &caller.user.id, id, name)?;
     Ok(Response::json(200, &json!({"id": id, "name": name})))
 }
 
-/// Gives a person's key another name; the name as it is kept.
-pub(super) fn call_otherwise<'n>(call: &Call<'_>, user_id: &str, id: &str, name: &'n str) -> Result<&'n str> {
+/// Renames a user's key; returns the name as it is stored.
+pub(super) fn rename_for<'n>(call: &Call<'_>, user_id: &str, id: &str, name: &'n str) -> Result<&'n str> {
     let name = checked_name(name)?;
     match api_keys::rename(&mut call.app.db.session()?, user_id, id, name)? {
         true => Ok(name),
@@ -106,17 +106,17 @@ pub(super) fn call_otherwise<'n>(call: &Call<'_>, user_id: &str, id: &str, name:
     }
 }
 
-/// `POST /api/keys/revoke` with `id`: the secret stops working, here and everywhere.
+/// `POST /api/keys/revoke` with `id`: the secret stops working, on every server.
 pub(super) fn revoke(call: &mut Call<'_>) -> Answer {
     let caller = call.caller()?;
     let fields = fields(call)?;
     let id = fields.text("id")?;
-    end(call, &caller.user.id, id)?;
+    revoke_for(call, &caller.user.id, id)?;
     Ok(Response::json(200, &json!({"id": id, "revoked": true})))
 }
 
-/// Ends a person's key.
-pub(super) fn end(call: &Call<'_>, user_id: &str, id: &str) -> Result<()> {
+/// Revokes a user's key.
+pub(super) fn revoke_for(call: &Call<'_>, user_id: &str, id: &str) -> Result<()> {
     in_transaction(call, |db| keys::revoke(db, user_id, id))?;
     call.app.cache.revoke(user_id);
     Ok(())
@@ -124,9 +124,13 @@ pub(super) fn end(call: &Call<'_>, user_id: &str, id: &str) -> Result<()> {
 
 fn shown_once(key: &ApiKey, secret: &Secret) -> Response {
     let ApiKey { id, name, prefix, created, expires, .. } = key;
-    Response::json(200, &Made { id, name, prefix, secret: secret.reveal(), created: *created, expires: *expires })
+    Response::json(200, &NewKey { id, name, prefix, secret: secret.reveal(), created: *created, expires: *expires })
 }
 
+/// The name of a key without surrounding white space.
+///
+/// # Errors
+/// It is empty or too long.
 pub(super) fn checked_name(name: &str) -> Result<&str> {
     let name = name.trim();
     match name.chars().count() {
@@ -136,7 +140,7 @@ pub(super) fn checked_name(name: &str) -> Result<&str> {
     }
 }
 
-pub(super) fn expiry(text: &str) -> Result<OffsetDateTime> {
+fn expiry(text: &str) -> Result<OffsetDateTime> {
     let time = timestamp::parse(text).ok_or(Error::bad("expires must be a time such as 2027-01-31T12:00:00Z"))?;
-    if time > OffsetDateTime::now_utc() { Ok(time) } else { Err(Error::bad("expires must lie in the future")) }
+    if time > OffsetDateTime::now_utc() { Ok(time) } else { Err(Error::bad("expires must be in the future")) }
 }

@@ -2,6 +2,7 @@
 
 mod account;
 mod assets;
+mod attempt;
 mod chart;
 mod documents;
 mod keys;

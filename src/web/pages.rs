@@ -21,7 +21,7 @@ use ureq::http::Uri;
 use super::Answer;
 use crate::auth::Caller;
 use crate::call::{Call, Role};
-use crate::error::{Error, Result};
+use crate::error::{Error, Public, Result};
 use crate::http::Response;
 
 /// What stands around every page.
@@ -50,22 +50,26 @@ impl Frame {
     }
 }
 
-/// A form that was refused: which, and why. The page is shown again with the words beside it.
+/// The form that was refused, and why. The page is shown again with the message beside the form.
 struct Problem {
     form: &'static str,
     status: u16,
-    words: String,
+    message: String,
 }
 
 impl Problem {
-    /// What is wrong with what was sent; a fault of ours is no problem of the form's and stays an error.
+    /// A form's problem, if the client can do something about it; any other error stays an error.
     fn of(form: &'static str, e: Error) -> Result<Problem> {
         match e.status() {
-            status @ (400 | 403 | 404 | 409 | 422 | 429) => {
-                Ok(Problem { form, status, words: e.public().into_owned() })
-            }
+            400 | 403 | 404 | 409 | 422 | 429 => Ok(Problem::shown(form, &e)),
             _ => Err(e),
         }
+    }
+
+    /// Any error, shown beside the form.
+    fn shown(form: &'static str, e: &Error) -> Problem {
+        let Public { status, message, .. } = e.public();
+        Problem { form, status, message: message.into_owned() }
     }
 }
 
@@ -116,8 +120,18 @@ fn asked(call: &Call<'_>, name: &str) -> String {
     if text.contains('\0') || text.len() > 4000 { String::new() } else { text.to_owned() }
 }
 
-fn encoded(text: &str) -> String {
+/// A text as a value in a query.
+pub(super) fn encoded(text: &str) -> String {
     percent_encoding::utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
+}
+
+/// Whether `next` is a path on this site: not `//host`, nor anything that a browser would read as that.
+pub(super) fn is_local_path(next: &str) -> bool {
+    let mut bytes = next.bytes();
+    bytes.next() == Some(b'/')
+        && !matches!(bytes.next(), Some(b'/' | b'\\'))
+        && next.len() <= 2048
+        && next.bytes().all(|b| b.is_ascii_graphic() && b != b'\\')
 }
 
 /// How this server is reached, for commands to copy.
@@ -148,5 +162,20 @@ fn program_address(call: &Call<'_>, role: Role) -> String {
     match host.and_then(|host| format!("http://{host}").parse::<Uri>().ok()?.host().map(str::to_owned)) {
         Some(host) => format!("http://{host}:{}", address.port()),
         None => format!("http://{address}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_paths_of_this_site_are_local() {
+        for good in ["/", "/account", "/account?a=b#c", "/@x"] {
+            assert!(is_local_path(good), "{good}");
+        }
+        for bad in ["", "account", "//evil", "/\\evil", "https://evil", "/a\r\nb", "/a\\b", "/\u{e9}", "\t//evil"] {
+            assert!(!is_local_path(bad), "{bad}");
+        }
     }
 }

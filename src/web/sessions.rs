@@ -1,4 +1,4 @@
-//! The browsers a person is signed in with.
+//! The sessions of the caller: the browsers that are signed in.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::http::Response;
 use crate::store::sessions;
 
-/// `GET /api/sessions`: newest first; `current` marks the one that asks.
+/// `GET /api/sessions`: newest first; `current` marks the caller's own.
 pub(super) fn list(call: &mut Call<'_>) -> Answer {
     let caller = call.caller()?;
     let found = sessions::of_user(&mut call.app.db.session()?, &caller.user.id)?;
@@ -21,7 +21,7 @@ pub(super) fn list(call: &mut Call<'_>) -> Answer {
     Ok(Response::json(200, &json!({"sessions": listed.collect::<Vec<_>>()})))
 }
 
-/// `POST /api/sessions/revoke` with `id`, or with `others: true` for all but the one that asks.
+/// `POST /api/sessions/revoke` with `id`, or with `others: true` for all but the caller's own.
 pub(super) fn revoke(call: &mut Call<'_>) -> Answer {
     let caller = call.caller()?;
     let fields = fields(call)?;
@@ -33,15 +33,15 @@ pub(super) fn revoke(call: &mut Call<'_>) -> Answer {
     Ok(Response::json(200, &json!({"revoked": end(call, &caller, which)?})))
 }
 
-/// Sessions to be ended.
+/// The sessions to end.
 pub(super) enum Which<'a> {
     /// The one with this id.
     One(&'a str),
-    /// All but the one that asks.
+    /// All but the caller's own.
     Others,
 }
 
-/// Ends sessions of the caller: how many.
+/// Ends sessions of the caller; returns how many.
 pub(super) fn end(call: &Call<'_>, caller: &Caller, which: Which<'_>) -> Result<u64> {
     let user_id = &caller.user.id;
     let mut session = call.app.db.session()?;

@@ -116,7 +116,7 @@ fn an_invented_error_is_not_repeated_and_next_stays_here() {
     assert!(page.contains("name=\"next\" value=\"/documents\""));
     let form = [("email", "a@x"), ("password", PASSWORD), ("password_confirm", "another one")];
     let reply = anonymous.form("/api/signup", &form).expect(303);
-    assert_eq!(reply.header("location"), Some("/signup?error=The%20two%20passwords%20differ"));
+    assert_eq!(reply.header("location"), Some("/signup?error=The%20passwords%20don%27t%20match"));
     assert_eq!(db.count("SELECT count(*) FROM users"), 0);
 }
 
@@ -179,7 +179,7 @@ fn password_sessions_and_account_end_by_forms() {
     other.get("/api/current-user").expect(401);
     let wrong = [("current_password", "not this one"), ("new_password", "battery horse")];
     let page = user.browser.form("/account/password", &wrong).expect(400).text();
-    assert!(between(&page, "id=\"password-form\"", "</form>").contains("The current password is not right"));
+    assert!(between(&page, "id=\"password-form\"", "</form>").contains("The current password is incorrect"));
     let right = [("current_password", PASSWORD), ("new_password", "battery horse")];
     user.browser.form("/account/password", &right).expect(303);
     user.browser.form("/account/name", &[("name", "Ann <b>")]).expect(303);

@@ -136,10 +136,7 @@ pub(in crate::web) fn ask(call: &mut Call<'_>) -> Answer {
     let answer = form.request().and_then(|request| model_calls::chat(call, &request));
     match answer {
         Ok(text) => render(call, &caller, form, Some(text), None),
-        Err(e) if matches!(e.status(), 502..=504) => {
-            let problem = Problem { form: "ask", status: e.status(), words: e.public().into_owned() };
-            render(call, &caller, form, None, Some(problem))
-        }
+        Err(e) if matches!(e.status(), 502..=504) => render(call, &caller, form, None, Some(Problem::shown("ask", &e))),
         Err(e) => render(call, &caller, form, None, Some(Problem::of("ask", e)?)),
     }
 }

@@ -1,11 +1,14 @@
 //! `/`, `/signup` and `/login`.
 
+use std::borrow::Cow;
+
 use askama::Template;
 
-use super::{Frame, page, program_address, web_address};
+use super::{Frame, is_local_path, page, program_address, web_address};
+use crate::auth::password::{MAX_LENGTH, MIN_LENGTH};
 use crate::call::{Call, Role};
 use crate::error::Error;
-use crate::web::{Answer, sign_in};
+use crate::web::Answer;
 
 #[derive(Template)]
 #[template(path = "home.html")]
@@ -32,41 +35,57 @@ struct Login {
     next: Option<String>,
 }
 
-/// What is wrong, beside the field it is about.
-#[derive(Default)]
-struct Errors {
-    email: Option<&'static str>,
-    password: Option<&'static str>,
-    password_confirm: Option<&'static str>,
+/// The forms that sign a person in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in crate::web) enum Form {
+    SignUp,
+    LogIn,
 }
 
-/// The words that a form's redirect may bring back. Whatever else stands in the address is somebody's invention and is
-/// not repeated.
-const KNOWN: [&str; 9] = [
-    sign_in::INVALID_CREDENTIALS,
-    sign_in::INVALID_EMAIL,
-    sign_in::DIFFERENT_PASSWORDS,
-    sign_in::SUSPENDED,
-    "The password must have at least 8 characters",
-    "The password must have at most 1024 characters",
-    "Too many attempts, try again later",
-    "Service temporarily unavailable, try again",
-    "Cross-site request refused",
-];
+impl Form {
+    /// The path of its page.
+    pub(in crate::web) fn path(self) -> &'static str {
+        match self {
+            Form::SignUp => "/signup",
+            Form::LogIn => "/login",
+        }
+    }
+}
+
+/// Messages, each shown below the field that it is about.
+#[derive(Default)]
+struct Errors {
+    email: Option<Cow<'static, str>>,
+    password: Option<Cow<'static, str>>,
+    password_confirm: Option<Cow<'static, str>>,
+}
 
 impl Errors {
-    fn asked(call: &Call<'_>) -> Errors {
-        call.request.query("error").map_or_else(Errors::default, |error| Errors::of(&error))
+    /// The error that a redirect put into the query. Anyone can write a link with a text of their own there, so only
+    /// the messages of these errors are recognised, and no other text is repeated.
+    fn from_query(call: &Call<'_>) -> Errors {
+        let Some(message) = call.request.query("error") else { return Errors::default() };
+        let known = [
+            Error::InvalidCredentials,
+            Error::InvalidEmail,
+            Error::PasswordMismatch,
+            Error::PasswordTooShort(MIN_LENGTH),
+            Error::PasswordTooLong(MAX_LENGTH),
+            Error::AccountSuspended,
+        ];
+        match known.iter().find(|e| e.message() == message) {
+            Some(e) => Errors::of(e),
+            None => Errors { password: Some("Something went wrong. Please try again.".into()), ..Errors::default() },
+        }
     }
 
-    fn of(error: &str) -> Errors {
-        let known = KNOWN.iter().copied().find(|words| *words == error).unwrap_or("That did not work. Try again");
+    fn of(e: &Error) -> Errors {
         let mut errors = Errors::default();
-        match known {
-            sign_in::INVALID_EMAIL => errors.email = Some(known),
-            sign_in::DIFFERENT_PASSWORDS => errors.password_confirm = Some(known),
-            sign_in::INVALID_CREDENTIALS => errors.password = Some("That e-mail and password do not match"),
-            _ => errors.password = Some(known),
+        match e {
+            Error::InvalidEmail => errors.email = Some(e.message()),
+            Error::PasswordMismatch => errors.password_confirm = Some(e.message()),
+            Error::InvalidCredentials => errors.password = Some("Incorrect e-mail or password".into()),
+            _ => errors.password = Some(e.message()),
         }
         errors
     }
@@ -88,27 +107,30 @@ pub(in crate::web) fn home(call: &mut Call<'_>) -> Answer {
 
 /// `GET /signup`.
 pub(in crate::web) fn signup(call: &mut Call<'_>) -> Answer {
-    page(200, &Signup { frame: Frame::new(None, "signup"), errors: Errors::asked(call), next: next(call) })
+    show(200, Form::SignUp, Errors::from_query(call), next(call))
 }
 
 /// `GET /login`.
 pub(in crate::web) fn login(call: &mut Call<'_>) -> Answer {
-    page(200, &Login { frame: Frame::new(None, "login"), errors: Errors::asked(call), next: next(call) })
+    show(200, Form::LogIn, Errors::from_query(call), next(call))
 }
 
-/// The form of this page once more, with what went wrong, under that status: for now nothing else can be done.
-pub(in crate::web) fn form_again(path: &str, e: &Error, next: Option<&str>) -> Answer {
-    let (errors, next) = (Errors::of(&e.public()), next.map(str::to_owned));
-    let response = match path {
-        "/signup" => page(e.status(), &Signup { frame: Frame::new(None, "signup"), errors, next })?,
-        _ => page(e.status(), &Login { frame: Frame::new(None, "login"), errors, next })?,
-    };
+/// The page of a form that failed, with the error, its status and its `Retry-After`.
+pub(in crate::web) fn show_again(form: Form, e: &Error, next: Option<&str>) -> Answer {
+    let response = show(e.status(), form, Errors::of(e), next.map(str::to_owned))?;
     Ok(match e.retry_after() {
         Some(seconds) => response.header("Retry-After", seconds.to_string()),
         None => response,
     })
 }
 
+fn show(status: u16, form: Form, errors: Errors, next: Option<String>) -> Answer {
+    match form {
+        Form::SignUp => page(status, &Signup { frame: Frame::new(None, "signup"), errors, next }),
+        Form::LogIn => page(status, &Login { frame: Frame::new(None, "login"), errors, next }),
+    }
+}
+
 fn next(call: &Call<'_>) -> Option<String> {
-    call.request.query("next").filter(|next| sign_in::is_local(next))
+    call.request.query("next").filter(|next| is_local_path(next))
 }

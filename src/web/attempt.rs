@@ -1,0 +1,28 @@
+//! Attempts at a password, which are limited.
+
+use crate::auth::throttle;
+use crate::call::Call;
+use crate::db;
+use crate::error::Result;
+use crate::store::known_networks;
+
+/// Starts an attempt at the password of the account `email`. With `is_signed_in`, the client is already signed in to
+/// that account: then strangers who guess at it cannot lock the client out.
+///
+/// # Errors
+/// 429 after too many failed attempts; 503 while too many attempts are being checked.
+pub(super) fn start<'a>(call: &Call<'a>, email: &str, is_signed_in: bool) -> Result<throttle::Attempt<'a>> {
+    let is_known = || -> Result<bool> {
+        Ok(is_signed_in || known_networks::is_known(&mut call.app.db.session()?, email, &network(call))?)
+    };
+    Ok(call.app.throttle.attempt(email, call.client(), is_known)??)
+}
+
+/// Remembers that the owner of the account signed in from the client's network.
+pub(super) fn remember_network(call: &Call<'_>, db: &mut impl db::Executor, user_id: &str) -> Result<()> {
+    Ok(known_networks::record(db, user_id, &network(call))?)
+}
+
+fn network(call: &Call<'_>) -> String {
+    throttle::network_of(call.client()).to_string()
+}
