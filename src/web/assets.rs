@@ -60,8 +60,7 @@ pub(super) fn prepare() {
 /// `GET /assets/{name}`.
 pub(super) fn serve(call: &mut Call<'_>) -> Result<Response> {
     let asset = ASSETS.iter().find(|asset| asset.path == call.request.path());
-    let asset =
-        asset.ok_or(Error::NotFound("There is no such file. It may be of an older version: reload the page"))?;
+    let asset = asset.ok_or(Error::NotFound("File not found. It may belong to an older version: reload the page"))?;
     Ok(asset.content.reply(call.request).header("Cache-Control", "public, max-age=31536000, immutable"))
 }
 

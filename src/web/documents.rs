@@ -43,12 +43,13 @@ pub(super) fn list(call: &mut Call<'_>) -> Answer {
     let caller = call.caller_or(SIGN_IN_FIRST)?;
     let limit = match call.request.query("limit") {
         Some(text) => {
-            text.parse().ok().filter(|n| (1..=PAGE).contains(n)).ok_or(Error::bad("limit must be 1 to 1000"))?
+            text.parse().ok().filter(|n| (1..=PAGE).contains(n)).ok_or(Error::bad("limit must be from 1 to 1000"))?
         }
         None => PAGE,
     };
     let after = call.request.query("after").filter(|text| !text.is_empty());
-    let after = after.as_deref().map(|text| cursor(text).ok_or(Error::bad("after is not a place in the list")));
+    let after =
+        after.as_deref().map(|text| cursor(text).ok_or(Error::bad("after must be the next of a previous page")));
     let after = after.transpose()?;
     let with_content = call.request.query("content").as_deref() != Some("false");
     let mut session = call.app.db.session()?;
@@ -161,7 +162,7 @@ pub(super) fn update(call: &Call<'_>, id: &str, user_id: &str, change: Change<'_
             // It was brought back between the two: there is nothing that this save could be behind.
             Some(_) if change.version.is_none() => {}
             Some(document) => {
-                return Err(Error::Conflict("The document was changed meanwhile", json!({"document": document})));
+                return Err(Error::Conflict("The document was changed in the meantime", json!({"document": document})));
             }
         }
     }

@@ -111,7 +111,7 @@ fn segment(call: &Call<'_>, at: usize) -> Result<String> {
 }
 
 /// The words for a page that is not there.
-const NOT_HERE: &str = "There is nothing at this address";
+const NOT_HERE: &str = "There is no page at this address";
 
 /// A text of the query, trimmed; empty where there is none or it holds what PostgreSQL cannot keep.
 fn asked(call: &Call<'_>, name: &str) -> String {
@@ -132,6 +132,15 @@ pub(super) fn is_local_path(next: &str) -> bool {
         && !matches!(bytes.next(), Some(b'/' | b'\\'))
         && next.len() <= 2048
         && next.bytes().all(|b| b.is_ascii_graphic() && b != b'\\')
+}
+
+/// The last item of a page, if another page follows. `found` was read with one item more than the `size` of a page, and
+/// loses it.
+fn last_before_next_page<T>(found: &mut Vec<T>, size: i64) -> Option<&T> {
+    let size = usize::try_from(size).unwrap_or(usize::MAX);
+    let has_more = found.len() > size;
+    found.truncate(size);
+    found.last().filter(|_| has_more)
 }
 
 /// How this server is reached, for commands to copy.

@@ -35,10 +35,10 @@ pub(super) fn range(call: &Call<'_>) -> Result<(Date, Date)> {
     let to = date(call, "to")?.unwrap_or(today);
     let from = date(call, "from")?.unwrap_or(to.replace_day(1).unwrap_or(to));
     if from > to {
-        return Err(Error::bad("from must not lie behind to"));
+        return Err(Error::bad("from must not be after to"));
     }
     if to - from >= Duration::days(MOST_DAYS) {
-        return Err(Error::bad("from and to must lie within ten years"));
+        return Err(Error::bad("from and to must be at most ten years apart"));
     }
     Ok((from, to))
 }
@@ -67,7 +67,7 @@ fn date(call: &Call<'_>, name: &'static str) -> Result<Option<Date>> {
     let date = Date::parse(&text, format_description!("[year]-[month]-[day]")).ok();
     // What PostgreSQL and people count: no year before 1970, none of five digits.
     let date = date.filter(|date| (1970..=9999).contains(&date.year()));
-    date.map(Some).ok_or_else(|| Error::bad(format!("{name} must be a day such as 2026-11-22")))
+    date.map(Some).ok_or_else(|| Error::bad(format!("{name} must be a date such as 2026-11-22")))
 }
 
 fn text(date: Date) -> String {

@@ -24,7 +24,7 @@ test("a prompt is answered as it is written, with its cost and its code", async 
   assert.deepEqual(elsewhere, [], "the browser talks to the web server alone");
 
   await page.goto("/usage");
-  assert.match(await page.textContent("#newest-calls tbody"), /chat\/completions.*demo.*in the browser/s);
+  assert.match(await page.textContent("#newest-calls tbody"), /chat\/completions.*demo.*Browser/s);
   assert.equal(await page.locator("svg.chart").count(), 1);
   page.check_faults();
 });
@@ -53,9 +53,9 @@ test("speech becomes text, and text speech", async () => {
   await page.goto("/playground/speech");
   await page.fill("#input", "Good morning");
   await page.click("#speak button");
-  await page.locator("#spoken").waitFor({ state: "visible" });
+  await page.locator("#speech").waitFor({ state: "visible" });
   const length = await page.evaluate(() => new Promise((done) => {
-    const player = document.getElementById("spoken");
+    const player = document.getElementById("speech");
     if (player.readyState > 0) done(player.duration);
     player.onloadedmetadata = () => done(player.duration);
     player.onerror = () => done(-1);
@@ -65,8 +65,8 @@ test("speech becomes text, and text speech", async () => {
     "524946462440000057415645666d74201000000001000100803e0000007d0000020010006461746100400000", "hex"), Buffer.alloc(16384)]);
   await page.setInputFiles("#file", { name: "a.wav", mimeType: "audio/wav", buffer: wav });
   await page.click("#transcribe button");
-  await page.locator("#heard-status", { hasText: /^Cost:/ }).waitFor();
-  assert.notEqual((await page.textContent("#heard")).trim(), "");
+  await page.locator("#transcript-status", { hasText: /^Cost:/ }).waitFor();
+  assert.notEqual((await page.textContent("#transcript")).trim(), "");
   page.check_faults();
 });
 

@@ -48,7 +48,7 @@ test("a wrong password is said beside its field, and next leads back", async () 
   await page.fill("#email", "next@example.com");
   await page.fill("#password", "not this one");
   await page.click("#login-form button[type=submit]");
-  await page.locator("#password-error", { hasText: "do not match" }).waitFor();
+  await page.locator("#password-error", { hasText: "Incorrect e-mail or password" }).waitFor();
   assert.equal(await page.getAttribute("#password", "aria-invalid"), "true");
   assert.equal(await page.inputValue("#email"), "next@example.com", "what was typed stays");
   await page.click("[data-show]");
@@ -158,7 +158,7 @@ test("all of it works without a script", async () => {
   await page.locator("h1", { hasText: "Two versions" }).waitFor();
   assert.equal(await page.inputValue("#content"), "from this tab");
   assert.equal(await page.inputValue("#theirs"), "from the other tab");
-  await page.click("text=Keep mine");
+  await page.click("text=Keep my version");
   await page.waitForURL("**?done=saved");
   assert.equal(await page.inputValue("#content"), "from this tab");
 

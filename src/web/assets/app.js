@@ -1,4 +1,4 @@
-// What every page gets beyond its HTML. Each page works without it.
+// Improvements for every page. All pages also work without it.
 "use strict";
 const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 
@@ -11,12 +11,12 @@ for (const time of all("time[datetime]")) {
   time.textContent = asLocal.format(at);
 }
 
-// Buttons that only a script can serve.
+// Buttons that only work with a script are hidden without one.
 for (const element of all("[data-script]")) element.hidden = false;
 
 // Copy the text of the element named by data-copy.
 for (const button of all("[data-copy]")) {
-  const words = button.textContent;
+  const label = button.textContent;
   button.addEventListener("click", async () => {
     const source = document.getElementById(button.dataset.copy);
     const text = source.value ?? source.textContent;
@@ -24,14 +24,14 @@ for (const button of all("[data-copy]")) {
       await navigator.clipboard.writeText(text);
       button.textContent = "Copied";
     } catch {
-      // Without https there is no clipboard: select it, so that the keyboard copies it.
+      // Without https there is no clipboard: select the text, so that Ctrl+C copies it.
       const range = document.createRange();
       range.selectNodeContents(source);
       getSelection().removeAllRanges();
       getSelection().addRange(range);
-      button.textContent = "Selected: press Ctrl-C";
+      button.textContent = "Selected: press Ctrl+C";
     }
-    setTimeout(() => { button.textContent = words; }, 2500);
+    setTimeout(() => { button.textContent = label; }, 2500);
   });
 }
 
@@ -46,8 +46,8 @@ for (const button of all("[data-show]")) {
   });
 }
 
-// A fault, said beside the field it is about.
-function say(form, field, text) {
+// Shows an error below its field, or hides it if the text is empty.
+function showError(form, field, text) {
   const input = form.elements[field];
   const place = document.getElementById(`${field}-error`);
   place.textContent = text;
@@ -60,13 +60,13 @@ function say(form, field, text) {
 // Sign up and log in without leaving the page when something is wrong.
 for (const form of all("#login-form, #signup-form")) {
   const fields = ["email", "password", ...(form.elements.password_confirm ? ["password_confirm"] : [])];
-  const clear = () => fields.forEach((field) => say(form, field, ""));
+  const clear = () => fields.forEach((field) => showError(form, field, ""));
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     clear();
-    const { email, password, password_confirm: again, next } = form.elements;
-    if (again && again.value !== password.value) {
-      say(form, "password_confirm", "The two passwords differ").focus();
+    const { email, password, password_confirm: confirm, next } = form.elements;
+    if (confirm && confirm.value !== password.value) {
+      showError(form, "password_confirm", form.dataset.mismatch).focus();
       return;
     }
     const button = form.querySelector("button[type=submit]");
@@ -82,15 +82,16 @@ for (const form of all("#login-form, #signup-form")) {
         return;
       }
       const { detail } = await reply.json();
-      const text = typeof detail === "string" ? detail : "Fill in both fields";
-      const about = /e-mail/i.test(text) ? "email" : "password";
-      say(form, about, form.id === "login-form" && reply.status === 400 ? "That e-mail and password do not match" : text).focus();
+      const text = typeof detail === "string" ? detail : "Enter your e-mail and password";
+      const { invalidEmail, invalidCredentials, incorrect } = form.dataset;
+      const field = text === invalidEmail ? "email" : "password";
+      showError(form, field, text === invalidCredentials ? incorrect : text).focus();
     } catch {
-      say(form, "password", "The server cannot be reached. Check the connection and try again").focus();
+      showError(form, "password", "Can't reach the server. Check your connection and try again.").focus();
     }
     button.disabled = false;
   });
 }
 
-// A filter that is chosen applies at once.
+// A filter applies as soon as it is chosen.
 for (const select of all("select[data-submit]")) select.addEventListener("change", () => select.form.requestSubmit());

@@ -1,14 +1,14 @@
-// A document that saves itself, says what it is doing, and keeps what it could not save in this browser.
+// Saves a document while it is edited, shows the state, and keeps a draft in the browser of what is not saved yet.
 "use strict";
 const form = document.getElementById("editor");
 const { title, content, version } = form.elements;
 const id = form.dataset.id;
 const status = document.getElementById("status");
 const conflict = document.getElementById("conflict");
-const kept = `draft:${id}`;
+const draftKey = `draft:${id}`;
 const PAUSE = 800, FIRST_RETRY = 2000, LONGEST_RETRY = 30000;
 let saved = { title: title.value, content: content.value };
-let timer = 0, retry = FIRST_RETRY, saving = false, blocked = false;
+let timer = 0, retry = FIRST_RETRY, saving = false, inConflict = false;
 
 const changed = () => title.value !== saved.title || content.value !== saved.content;
 
@@ -17,34 +17,34 @@ function show(state, text) {
   status.textContent = text;
 }
 
-// The browser's store may be full or forbidden: then the page is all there is, and says so.
-function keep() {
+// Returns false if the browser's storage is full or disabled: then only the page itself holds the text.
+function keepDraft() {
   try {
-    localStorage.setItem(kept, JSON.stringify({ title: title.value, content: content.value, version: version.value }));
+    localStorage.setItem(draftKey, JSON.stringify({ title: title.value, content: content.value, version: version.value }));
     return true;
   } catch {
     return false;
   }
 }
 
-function forget() {
-  try { localStorage.removeItem(kept); } catch { /* Nothing was kept. */ }
+function forgetDraft() {
+  try { localStorage.removeItem(draftKey); } catch { /* There is no draft. */ }
 }
 
-function later(wait) {
+function saveAfter(wait) {
   clearTimeout(timer);
   timer = setTimeout(save, wait);
 }
 
 function offline(why) {
-  show("offline", keep() ? `${why}: kept in this browser` : `${why}: not saved, keep this page open`);
-  later(retry);
+  show("offline", keepDraft() ? `${why}: saved in this browser` : `${why}: not saved, keep this page open`);
+  saveAfter(retry);
   retry = Math.min(retry * 2, LONGEST_RETRY);
 }
 
 async function save() {
   clearTimeout(timer);
-  if (saving || blocked || !changed()) return;
+  if (saving || inConflict || !changed()) return;
   saving = true;
   show("saving", "Saving…");
   const sent = { title: title.value, content: content.value };
@@ -59,20 +59,20 @@ async function save() {
   saving = false;
   if (!reply) return offline("Offline");
   if (reply.status >= 500 || reply.status === 429) return offline("The server is busy");
-  if (reply.status === 409) return disagree((await reply.json()).document);
+  if (reply.status === 409) return showConflict((await reply.json()).document);
   if (reply.status === 401) return stop("You are signed out", true);
-  if (!reply.ok) return stop((await reply.json()).error ?? "This cannot be saved", false);
+  if (!reply.ok) return stop((await reply.json()).error ?? "This can't be saved", false);
   version.value = (await reply.json()).version;
   saved = sent;
   retry = FIRST_RETRY;
-  if (changed()) return later(PAUSE);
-  forget();
+  if (changed()) return saveAfter(PAUSE);
+  forgetDraft();
   show("saved", "Saved");
 }
 
 function stop(why, link) {
-  blocked = true;
-  show("offline", keep() ? `${why}: kept in this browser. ` : `${why}. `);
+  inConflict = true;
+  show("offline", keepDraft() ? `${why}: saved in this browser. ` : `${why}. `);
   if (!link) return;
   const login = document.createElement("a");
   login.href = `/login?next=${encodeURIComponent(location.pathname)}`;
@@ -81,17 +81,17 @@ function stop(why, link) {
 }
 
 // Somebody saved another version: both are shown, and the person decides.
-function disagree(theirs) {
+function showConflict(theirs) {
   if (theirs.title === title.value && (theirs.content ?? "") === content.value) {
-    // The same words by another way: an answer that was lost, perhaps.
+    // The same text is already there, perhaps because a reply to an earlier save was lost.
     version.value = theirs.version;
     saved = { title: title.value, content: content.value };
-    forget();
+    forgetDraft();
     return show("saved", "Saved");
   }
-  blocked = true;
-  keep();
-  show("conflict", "Changed elsewhere: choose below");
+  inConflict = true;
+  keepDraft();
+  show("conflict", "Edited elsewhere – choose a version");
   document.getElementById("mine").value = content.value;
   document.getElementById("theirs").value = theirs.content ?? "";
   document.getElementById("mine-title").textContent = title.value;
@@ -100,28 +100,28 @@ function disagree(theirs) {
   form.hidden = true;
   conflict.scrollIntoView();
   conflict.focus();
-  const settle = (newTitle, text) => {
+  const resolve = (newTitle, text) => {
     conflict.hidden = true;
     form.hidden = false;
-    blocked = false;
+    inConflict = false;
     version.value = theirs.version;
     saved = { title: theirs.title, content: theirs.content ?? "" };
     title.value = newTitle;
     content.value = text;
     content.focus();
     if (changed()) return save();
-    forget();
+    forgetDraft();
     show("saved", "Saved");
   };
-  document.getElementById("keep-mine").onclick = () => settle(title.value, document.getElementById("mine").value);
-  document.getElementById("take-theirs").onclick = () => settle(theirs.title, theirs.content ?? "");
+  document.getElementById("keep-mine").onclick = () => resolve(title.value, document.getElementById("mine").value);
+  document.getElementById("take-theirs").onclick = () => resolve(theirs.title, theirs.content ?? "");
 }
 
 form.addEventListener("input", () => {
-  if (blocked) { keep(); return; }
+  if (inConflict) { keepDraft(); return; }
   show("saving", "Not saved yet");
-  keep();
-  later(PAUSE);
+  keepDraft();
+  saveAfter(PAUSE);
 });
 form.addEventListener("submit", (event) => {
   event.preventDefault();
@@ -132,21 +132,21 @@ form.addEventListener("submit", (event) => {
 addEventListener("online", () => { retry = FIRST_RETRY; save(); });
 addEventListener("offline", () => { if (changed()) offline("Offline"); });
 document.addEventListener("visibilitychange", () => { if (document.hidden) save(); });
-addEventListener("beforeunload", (event) => { if (changed() && !keep()) event.preventDefault(); });
+addEventListener("beforeunload", (event) => { if (changed() && !keepDraft()) event.preventDefault(); });
 
-// What was kept here and never reached the server is taken up again, on the version it was written on.
+// Restores a draft that never reached the server, on top of the version it was based on.
 try {
-  const draft = JSON.parse(localStorage.getItem(kept));
+  const draft = JSON.parse(localStorage.getItem(draftKey));
   if (draft && (draft.title !== saved.title || draft.content !== saved.content)) {
     title.value = draft.title;
     content.value = draft.content;
     version.value = draft.version;
-    show("saving", "Taking up what this browser kept…");
+    show("saving", "Restoring your unsaved draft…");
     save();
   } else {
-    forget();
+    forgetDraft();
   }
 } catch {
-  forget();
+  forgetDraft();
 }
 if (!changed()) show("saved", "Saved");

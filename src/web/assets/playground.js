@@ -1,17 +1,18 @@
-// The playground: an answer as it is written, the same call as code, speech both ways. It talks to this server alone.
+// The playground: streams an answer, shows the same call as code, and turns speech into text and back. All requests go
+// to this server.
 "use strict";
 const by = (id) => document.getElementById(id);
-const fault = async (reply) => {
+const errorOf = async (reply) => {
   const body = await reply.json().catch(() => ({}));
-  const said = body.error?.message ?? body.error ?? body.detail;
-  return typeof said === "string" ? said : `The server answered ${reply.status}`;
+  const message = body.error?.message ?? body.error ?? body.detail;
+  return typeof message === "string" ? message : `Request failed (${reply.status})`;
 };
 
-async function tellCost(place) {
+async function showCost(place) {
   try {
     const { cost, tokens } = await (await fetch("/playground/cost", { headers: { Accept: "application/json" } })).json();
     if (cost) place.textContent = tokens ? `Cost: ${cost} for ${tokens} tokens` : `Cost: ${cost}`;
-  } catch { /* The usage page has it. */ }
+  } catch { /* The usage page shows it too. */ }
 }
 
 const ask = by("ask");
@@ -27,7 +28,7 @@ if (ask) {
     return body;
   };
 
-  // The code beside it is always what the form would do.
+  // The examples always match the form.
   const base = document.querySelector("[data-inference]").dataset.inference;
   const write = () => {
     const body = request();
@@ -41,7 +42,7 @@ if (ask) {
   ask.addEventListener("input", write);
   write();
 
-  const answer = by("answer"), wrong = by("fault"), cost = by("cost"), run = by("run"), stop = by("stop");
+  const answer = by("answer"), problem = by("problem"), cost = by("cost"), run = by("run"), stop = by("stop");
   let current = null;
   stop.addEventListener("click", () => current?.abort());
   ask.addEventListener("submit", async (event) => {
@@ -49,7 +50,7 @@ if (ask) {
     current?.abort();
     current = new AbortController();
     answer.textContent = "";
-    wrong.hidden = true;
+    problem.hidden = true;
     cost.textContent = "Waiting for the model…";
     [run.disabled, stop.hidden] = [true, false];
     try {
@@ -59,24 +60,24 @@ if (ask) {
         body: JSON.stringify({ ...request(), stream: true }),
         signal: current.signal,
       });
-      if (!reply.ok) throw new Error(await fault(reply));
+      if (!reply.ok) throw new Error(await errorOf(reply));
       await read(reply.body, (piece) => {
         if (piece.error) throw new Error(piece.error.message ?? piece.error);
-        cost.textContent = "Writing…";
+        cost.textContent = "Generating…";
         answer.append(piece.choices?.[0]?.delta?.content ?? "");
       });
       by("content").value = answer.textContent;
-      await tellCost(cost);
+      await showCost(cost);
     } catch (e) {
-      cost.textContent = e.name === "AbortError" ? "Stopped. What was written until then is charged." : "";
-      wrong.textContent = e.name === "AbortError" ? "" : e.message;
-      wrong.hidden = !wrong.textContent;
+      cost.textContent = e.name === "AbortError" ? "Stopped. You’re charged for what was generated." : "";
+      problem.textContent = e.name === "AbortError" ? "" : e.message;
+      problem.hidden = !problem.textContent;
     }
     [run.disabled, stop.hidden] = [false, true];
   });
 }
 
-// Server-sent events, one JSON value each.
+// Reads server-sent events with one JSON value each.
 async function read(body, take) {
   let rest = "";
   for (const reader = body.pipeThrough(new TextDecoderStream()).getReader(); ;) {
@@ -93,7 +94,7 @@ async function read(body, take) {
 
 const transcribe = by("transcribe");
 if (transcribe) {
-  const drop = by("drop"), status = by("heard-status"), file = by("file");
+  const drop = by("drop"), status = by("transcript-status"), file = by("file");
   for (const name of ["dragover", "dragleave", "drop"]) {
     drop.addEventListener(name, (event) => {
       event.preventDefault();
@@ -106,33 +107,33 @@ if (transcribe) {
   }
   transcribe.addEventListener("submit", async (event) => {
     event.preventDefault();
-    status.textContent = "Listening…";
-    by("heard").textContent = "";
+    status.textContent = "Transcribing…";
+    by("transcript").textContent = "";
     try {
       const reply = await fetch(transcribe.action, { method: "POST", headers: { Accept: "application/json" }, body: new FormData(transcribe) });
-      if (!reply.ok) throw new Error(await fault(reply));
-      by("heard").textContent = await reply.text();
+      if (!reply.ok) throw new Error(await errorOf(reply));
+      by("transcript").textContent = await reply.text();
       status.textContent = "";
-      await tellCost(status);
+      await showCost(status);
     } catch (e) {
       status.textContent = e.message;
     }
   });
 
-  const speak = by("speak"), said = by("spoken-status"), player = by("spoken");
+  const speak = by("speak"), speechStatus = by("speech-status"), player = by("speech");
   speak.addEventListener("submit", async (event) => {
     event.preventDefault();
-    said.textContent = "Speaking…";
+    speechStatus.textContent = "Generating speech…";
     try {
       const reply = await fetch(speak.action, { method: "POST", headers: { Accept: "audio/wav, application/json" }, body: new URLSearchParams(new FormData(speak)) });
-      if (!reply.ok) throw new Error(await fault(reply));
+      if (!reply.ok) throw new Error(await errorOf(reply));
       URL.revokeObjectURL(player.src);
       player.src = URL.createObjectURL(await reply.blob());
       player.hidden = false;
-      said.textContent = "";
-      await tellCost(said);
+      speechStatus.textContent = "";
+      await showCost(speechStatus);
     } catch (e) {
-      said.textContent = e.message;
+      speechStatus.textContent = e.message;
     }
   });
 }

@@ -36,7 +36,7 @@ struct Account {
     keys: Vec<ApiKey>,
     sessions: Vec<BrowserSession>,
     current_session: String,
-    made: Option<NewKey>,
+    new_key: Option<NewKey>,
     problem: Option<Problem>,
     web: String,
 }
@@ -80,13 +80,13 @@ fn render(call: &Call<'_>, caller: &Caller, problem: Option<Problem>) -> Answer 
     let user = users::by_id(&mut session, &caller.user.id)?.ok_or(Error::Unauthorized(NOT_AUTHENTICATED))?;
     let keys = api_keys::of_user(&mut session, &user.id)?;
     let sessions = sessions::of_user(&mut session, &user.id)?;
-    let made = NewKey::from_cookie(call, &mut session, &keys)?;
+    let new_key = NewKey::from_cookie(call, &mut session, &keys)?;
     drop(session);
     let status = problem.as_ref().map_or(200, |problem| problem.status);
     let current_session = caller.session_id().unwrap_or("").to_owned();
     let web = web_address(call);
     let frame = Frame::new(Some(caller), "account").noticing(call, NOTICES);
-    page(status, &Account { frame, user, keys, sessions, current_session, made, problem, web })
+    page(status, &Account { frame, user, keys, sessions, current_session, new_key, problem, web })
 }
 
 /// Handles a form: redirects to the account page with `done`, or shows the page again with the problem.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use askama::Template;
 use time::{Duration, OffsetDateTime};
 
-use super::{Frame, asked, encoded, page, show};
+use super::{Frame, asked, encoded, last_before_next_page, page, show};
 use crate::auth::{Caller, Via};
 use crate::call::Call;
 use crate::error::{Error, Result};
@@ -37,8 +37,8 @@ struct Overview {
 /// A part of this process or around it, and how it does.
 struct Part {
     name: &'static str,
-    is_well: bool,
-    words: String,
+    is_ok: bool,
+    details: String,
 }
 
 #[derive(Template)]
@@ -57,6 +57,7 @@ struct Users {
     frame: Frame,
     query: String,
     users: Vec<UserSummary>,
+    first: String,
     next: Option<String>,
     is_first: bool,
 }
@@ -66,7 +67,7 @@ struct Users {
 struct Audit {
     frame: Frame,
     entries: Vec<Entry>,
-    next: Option<i64>,
+    next: Option<String>,
     is_first: bool,
 }
 
@@ -77,7 +78,7 @@ struct Audit {
 pub(super) fn administrator(caller: Arc<Caller>) -> Result<Arc<Caller>> {
     match caller.user.is_admin && matches!(caller.via, Via::Session { .. }) {
         true => Ok(caller),
-        false => Err(Error::Forbidden("Only those who look after textgen may see this page")),
+        false => Err(Error::Forbidden("Only administrators can see this page")),
     }
 }
 
@@ -115,25 +116,25 @@ pub(in crate::web) fn overview(call: &mut Call<'_>) -> Answer {
 fn parts(call: &Call<'_>) -> Vec<Part> {
     let app = call.app;
     let (pool, meter, listening) = (app.db.pool_state(), app.meter.stats(), app.cache.is_subscribed());
-    let part = |name, is_well, words: String| Part { name, is_well, words };
+    let part = |name, is_ok, details: String| Part { name, is_ok, details };
     let reached = app.db.check_reachable();
     let mut parts = vec![
         part("Database", reached.is_ok(), reached.map_or_else(|e| e.to_string(), |()| "reachable".to_owned())),
         part(
             "Connections",
             pool.idle > 0 || pool.made < pool.most,
-            format!("{} of {} made, {} idle, {} requests wait", pool.made, pool.most, pool.idle, pool.waiting),
+            format!("{} of {} open, {} idle, {} waiting", pool.made, pool.most, pool.idle, pool.waiting),
         ),
         part(
             "Revocations",
             listening,
-            if listening { "heard at once" } else { "not heard: every caller is looked up" }.to_owned(),
+            if listening { "listening" } else { "not listening: each request looks up its caller" }.to_owned(),
         ),
         part(
             "Charges",
             meter.is_database_available,
             format!(
-                "{} committed in {} transactions, {} wait",
+                "{} committed in {} transactions, {} waiting",
                 show::grouped(meter.committed),
                 show::grouped(meter.commits),
                 meter.waiting
@@ -152,7 +153,7 @@ fn parts(call: &Call<'_>) -> Vec<Part> {
         ("Transcription engine", &engines.transcribe),
         ("Speech engine", &engines.speech),
     ] {
-        let words = if engine.is_configured() { "set up" } else { "not set up: its routes answer 503" };
+        let words = if engine.is_configured() { "configured" } else { "not configured: its routes return 503" };
         parts.push(part(name, engine.is_configured(), words.to_owned()));
     }
     parts
@@ -181,18 +182,17 @@ pub(in crate::web) fn users(call: &mut Call<'_>) -> Answer {
         false => directory::search(&mut session, &query, after.split_once('\u{1f}'), PAGE + 1)?,
     };
     drop(session);
-    let more = users.len() > usize::try_from(PAGE).unwrap_or(usize::MAX);
-    users.truncate(usize::try_from(PAGE).unwrap_or(usize::MAX));
-    let next = users.last().filter(|_| more).map(|last| {
+    let first = format!("/admin/users?q={}", encoded(&query));
+    let next = last_before_next_page(&mut users, PAGE).map(|last| {
         let after = match query.is_empty() {
             true => format!("{}_{}", micros(last.created), last.id),
             // A unit separator stands in no name, address or id.
             false => format!("{}\u{1f}{}", last.matched, last.id),
         };
-        format!("/admin/users?q={}&after={}", encoded(&query), encoded(&after))
+        format!("{first}&after={}", encoded(&after))
     });
     let frame = Frame::new(Some(&caller), "admin");
-    page(200, &Users { frame, query, users, next, is_first: after.is_empty() })
+    page(200, &Users { frame, query, users, first, next, is_first: after.is_empty() })
 }
 
 /// `GET /admin/audit?before=`.
@@ -200,8 +200,6 @@ pub(in crate::web) fn audit(call: &mut Call<'_>) -> Answer {
     let caller = administrator_or_return!(call);
     let before = asked(call, "before").parse().ok();
     let mut entries = audit::page(&mut call.app.db.session()?, None, before, PAGE + 1)?;
-    let more = entries.len() > usize::try_from(PAGE).unwrap_or(usize::MAX);
-    entries.truncate(usize::try_from(PAGE).unwrap_or(usize::MAX));
-    let next = entries.last().filter(|_| more).map(|last| last.id);
+    let next = last_before_next_page(&mut entries, PAGE).map(|last| format!("/admin/audit?before={}", last.id));
     page(200, &Audit { frame: Frame::new(Some(&caller), "admin"), entries, next, is_first: before.is_none() })
 }

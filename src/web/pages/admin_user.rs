@@ -27,10 +27,10 @@ const LONGEST_REASON: usize = 300;
 
 /// What the address's `done` says.
 const NOTICES: &[(&str, &str)] = &[
-    ("suspended", "Suspended: none of the account's keys and sessions is taken any more."),
-    ("restored", "Restored: the account's keys and sessions work again."),
-    ("sessions", "Signed out of every browser."),
-    ("key", "The key was revoked."),
+    ("suspended", "Suspended. The account's keys and sessions no longer work."),
+    ("restored", "Restored. The account's keys and sessions work again."),
+    ("sessions", "Signed out of all browsers."),
+    ("key", "Key revoked."),
 ];
 
 #[derive(Template)]
@@ -67,7 +67,7 @@ pub(in crate::web) fn show(call: &mut Call<'_>) -> Answer {
 }
 
 /// The words for an account that is not there.
-const NO_ACCOUNT: &str = "There is no such account";
+const NO_ACCOUNT: &str = "Account not found";
 
 /// Does something to the account of the path and writes it down, both or neither.
 fn act(
@@ -94,7 +94,7 @@ fn act(
 pub(in crate::web) fn suspend(call: &mut Call<'_>) -> Answer {
     act(call, "suspended", "suspend", |db, caller, user, fields| {
         if caller.user.id == user.id {
-            return Err(Error::bad("You cannot suspend yourself"));
+            return Err(Error::bad("You cannot suspend your own account"));
         }
         users::set_suspended(db, &user.id, true)?;
         Ok(fields.optional_text("reason")?.unwrap_or("").trim().chars().take(LONGEST_REASON).collect())

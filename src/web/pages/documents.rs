@@ -2,7 +2,7 @@
 
 use askama::Template;
 
-use super::{Frame, asked, encoded, page, segment, show, signed_in_or_return};
+use super::{Frame, asked, encoded, last_before_next_page, page, segment, show, signed_in_or_return};
 use crate::call::Call;
 use crate::error::Error;
 use crate::http::Response;
@@ -23,6 +23,7 @@ struct Documents {
     frame: Frame,
     query: String,
     documents: Vec<DocumentSummary>,
+    first: String,
     next: Option<String>,
     is_first: bool,
     undo: Option<String>,
@@ -44,15 +45,14 @@ pub(in crate::web) fn list(call: &mut Call<'_>) -> Answer {
     let mut session = call.app.db.session()?;
     let mut documents = store::search(&mut session, &caller.user.id, &query, place, PAGE + 1)?;
     drop(session);
-    let more = documents.len() > usize::try_from(PAGE).unwrap_or(usize::MAX);
-    documents.truncate(usize::try_from(PAGE).unwrap_or(usize::MAX));
-    let next = documents.last().filter(|_| more).map(|last| {
+    let first = format!("/documents?q={}", encoded(&query));
+    let next = last_before_next_page(&mut documents, PAGE).map(|last| {
         let after = format!("{}_{}", micros(last.created), last.id);
-        format!("/documents?q={}&after={}", encoded(&query), encoded(&after))
+        format!("{first}&after={}", encoded(&after))
     });
     let undo = Some(asked(call, "deleted")).filter(|id| !id.is_empty());
-    let frame = Frame::new(Some(&caller), "documents").noticing(call, &[("restored", "The document is back.")]);
-    page(200, &Documents { frame, query, documents, next, is_first: place.is_none(), undo })
+    let frame = Frame::new(Some(&caller), "documents").noticing(call, &[("restored", "Document restored.")]);
+    page(200, &Documents { frame, query, documents, first, next, is_first: place.is_none(), undo })
 }
 
 /// `POST /documents`: makes an empty one and opens it.

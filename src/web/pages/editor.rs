@@ -39,8 +39,8 @@ struct Public {
 pub(in crate::web) fn show(call: &mut Call<'_>) -> Answer {
     const NOTICES: &[(&str, &str)] = &[
         ("saved", "Saved."),
-        ("published", "Published: whoever has the link can read it."),
-        ("unpublished", "No longer public."),
+        ("published", "Published. Anyone with the link can read it."),
+        ("unpublished", "The document is private again."),
     ];
     let caller = signed_in_or_return!(call);
     let document = find(call, &segment(call, 0)?)?.filter(|document| document.user_id == caller.user.id);

@@ -67,7 +67,7 @@ impl PromptForm {
     /// The chat request of the API.
     fn request(&self) -> Result<Value> {
         if self.prompt.is_empty() {
-            return Err(Error::bad("Write a prompt first"));
+            return Err(Error::bad("Enter a prompt"));
         }
         let mut messages = vec![json!({"role": "user", "content": self.prompt})];
         if !self.system.is_empty() {
@@ -82,7 +82,7 @@ impl PromptForm {
             request["temperature"] = json!(number);
         }
         if !self.max_tokens.is_empty() {
-            let number: u32 = self.max_tokens.parse().map_err(|_| Error::bad("The length must be a whole number"))?;
+            let number: u32 = self.max_tokens.parse().map_err(|_| Error::bad("Max tokens must be a whole number"))?;
             request["max_tokens"] = json!(number);
         }
         Ok(request)

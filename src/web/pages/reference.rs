@@ -97,9 +97,9 @@ fn operations(document: &Value, tag: &Value) -> Vec<Operation> {
 
 fn access(security: &Value) -> &'static str {
     match security.as_array().map(Vec::as_slice) {
-        Some([]) => "anybody",
-        Some([first, ..]) if first.as_object().is_some_and(serde_json::Map::is_empty) => "anybody; a secret shows more",
-        _ => "a secret",
+        Some([]) => "public",
+        Some([first, ..]) if first.as_object().is_some_and(serde_json::Map::is_empty) => "public; a key shows more",
+        _ => "requires a key",
     }
 }
 

@@ -110,7 +110,7 @@ fn key_names(db: &mut impl Executor, user_id: &str) -> Result<HashMap<String, St
 
 fn key_name(names: &HashMap<String, String>, id: &str) -> String {
     match id {
-        "" => "in the browser".to_owned(),
+        "" => "Browser".to_owned(),
         id => names.get(id).cloned().unwrap_or_else(|| id.to_owned()),
     }
 }

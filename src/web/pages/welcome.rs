@@ -52,6 +52,9 @@ impl Form {
     }
 }
 
+/// What a person is told about [`Error::InvalidCredentials`], whose own message is fixed for programs.
+const INCORRECT: &str = "Incorrect e-mail or password";
+
 /// Messages, each shown below the field that it is about.
 #[derive(Default)]
 struct Errors {
@@ -84,7 +87,7 @@ impl Errors {
         match e {
             Error::InvalidEmail => errors.email = Some(e.message()),
             Error::PasswordMismatch => errors.password_confirm = Some(e.message()),
-            Error::InvalidCredentials => errors.password = Some("Incorrect e-mail or password".into()),
+            Error::InvalidCredentials => errors.password = Some(INCORRECT.into()),
             _ => errors.password = Some(e.message()),
         }
         errors
