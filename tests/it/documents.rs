@@ -288,7 +288,7 @@ fn a_list_that_makes_no_sense_is_refused() {
         assert_eq!(keys(&reply), ["error"], "{bad}");
     }
     expect_error(server.web.anonymous().get("/api/docs/list"), 401, "Authentication required");
-    assert_eq!(client.get("/api/docs/list?limit=&after=").expect(400).json()["error"], "limit must be 1 to 1000");
+    assert_eq!(client.get("/api/docs/list?limit=&after=").expect(400).json()["error"], "limit must be from 1 to 1000");
     let wrong = client.post("/api/docs/list", &json!({})).expect(405);
     assert!(wrong.header("Allow").unwrap().contains("GET"));
 }
