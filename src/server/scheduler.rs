@@ -52,9 +52,9 @@ impl Shared {
     pub(super) fn wait_for_work(&self, slot: usize) {
         let own = &self.slots[slot];
         let has_work = || self.is_finished() || (!self.is_unused(slot) && self.slots.iter().any(Slot::has_ready));
-        let queued = own.parker.park(&self.parked, has_work, || own.poll(None));
+        let must_wake_another = own.parker.park(&self.parked, has_work, || own.poll(None));
         self.clock.refresh();
-        if queued.unwrap_or(0) > 1 {
+        if must_wake_another {
             self.wake_one();
         }
     }

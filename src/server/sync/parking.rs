@@ -45,24 +45,28 @@ impl Parker {
     }
 
     /// Parks the calling thread: calls `block` unless `has_work`, which is asked once the thread counts as parked.
-    /// `block` must return when the thread is interrupted, also if that came before the call.
-    pub(crate) fn park<R>(
+    /// `block` must return when the thread is interrupted, also if that came before the call; it returns how much work
+    /// the thread has found by itself meanwhile.
+    ///
+    /// Returns true if the caller must wake another thread: there is too much work for this one, or it was woken for
+    /// work that comes on top of what it had found already.
+    pub(crate) fn park(
         &self,
         threads: &ParkedThreads,
         has_work: impl FnOnce() -> bool,
-        block: impl FnOnce() -> R,
-    ) -> Option<R> {
+        block: impl FnOnce() -> usize,
+    ) -> bool {
         self.0.store(true, Relaxed);
         threads.0.fetch_add(1, Relaxed);
         fence(SeqCst);
-        let result = if has_work() { None } else { Some(block()) };
+        let found = if has_work() { 1 } else { block() };
         threads.0.fetch_sub(1, Relaxed);
-        self.0.store(false, Relaxed);
-        result
+        let was_woken = !self.0.swap(false, Relaxed);
+        found + usize::from(was_woken) > 1
     }
 
     /// Whether it is parked. True for one caller only, who must interrupt it.
     fn take(&self) -> bool {
-        self.0.load(Relaxed) && self.0.swap(false, Relaxed)
+        self.0.load(Relaxed) && self.0.compare_exchange(true, false, Relaxed, Relaxed).is_ok()
     }
 }
