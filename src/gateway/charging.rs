@@ -33,7 +33,7 @@ pub struct ModelUsage {
 }
 
 /// What the charges of one request have in common.
-pub struct ChargeContext {
+pub(super) struct ChargeContext {
     meter: Arc<Meter>,
     user_id: String,
     key_id: Option<String>,
@@ -52,7 +52,7 @@ impl ChargeContext {
     /// # Errors
     /// 401 with the message `unauthorized`, 503 while a charge could not be recorded, 400 for an `Idempotency-Key` that
     /// is empty or too long.
-    pub fn new(call: &mut Call<'_>, route: &'static str, unauthorized: &'static str) -> Result<ChargeContext> {
+    pub(super) fn new(call: &mut Call<'_>, route: &'static str, unauthorized: &'static str) -> Result<ChargeContext> {
         let caller = call.caller_or(unauthorized)?;
         call.app.meter.admit()?;
         let idempotency_key = call.request.header(IDEMPOTENCY_KEY).map(str::to_owned);
@@ -80,7 +80,7 @@ impl ChargeContext {
     ///
     /// # Errors
     /// 503: it cannot be charged.
-    pub fn charge_and_defer(&self, mut response: Response, usage: ModelUsage) -> Result<Response> {
+    pub(super) fn charge_and_defer(&self, mut response: Response, usage: ModelUsage) -> Result<Response> {
         if matches!(&response.content, Content::Bytes(bytes) if bytes.len() > MAX_DEFERRED) {
             return self.charge(usage).map(|()| response);
         }
@@ -98,7 +98,7 @@ impl ChargeContext {
     ///
     /// # Errors
     /// 503: it cannot be charged, so the reply must not be sent completely.
-    pub fn charge(&self, usage: ModelUsage) -> Result<()> {
+    pub(super) fn charge(&self, usage: ModelUsage) -> Result<()> {
         self.meter.charge(self.charge_of(self.request_id(), usage)).map(drop)
     }
 
@@ -106,7 +106,7 @@ impl ChargeContext {
     ///
     /// # Errors
     /// As there.
-    pub fn charge_for_model(&self, usage: ModelUsage) -> Result<()> {
+    pub(super) fn charge_for_model(&self, usage: ModelUsage) -> Result<()> {
         let id = match &self.idempotency_key {
             Some(key) => self.idempotent_id(&format!("{key}\0{}", usage.model)),
             None => ChargeId::Generated(new_id()),
@@ -119,7 +119,7 @@ impl ChargeContext {
     ///
     /// # Errors
     /// 503: it cannot be charged.
-    pub fn charge_part(&self, usage: ModelUsage) -> Result<()> {
+    pub(super) fn charge_part(&self, usage: ModelUsage) -> Result<()> {
         self.meter.charge(self.charge_of(ChargeId::Generated(new_id()), usage)).map(drop)
     }
 

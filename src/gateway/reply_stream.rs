@@ -40,7 +40,12 @@ pub enum StreamEnd {
 }
 
 /// Makes `stream` the content of `response`, charged for `model`.
-pub fn attach(mut response: Response, context: ChargeContext, model: String, stream: Box<dyn ReplyStream>) -> Response {
+pub(super) fn attach(
+    mut response: Response,
+    context: ChargeContext,
+    model: String,
+    stream: Box<dyn ReplyStream>,
+) -> Response {
     let stream = ChargedStream { context, model, stream };
     response.content = Content::Stream(Box::new(move |out| stream.run(out)));
     response

@@ -129,9 +129,8 @@ fn the_database_goes_and_comes_back() {
         server.web.anonymous().get("/liveness_check").expect(200);
         server.web.anonymous().get("/readyz").expect(503);
         // By now the server knows that it may have missed a change; those it knew have a time of grace.
-        server.wait_until("the loss to be noticed", || {
-            server.log().matches("revocations are not heard of").count() > round
-        });
+        server
+            .wait_until("the loss to be noticed", || server.log().matches("not receiving revocations").count() > round);
         for client in &known {
             client.get("/api/current-user").expect(200);
         }
@@ -205,7 +204,7 @@ fn a_database_that_says_nothing_stops_only_who_asks_it() {
             client.get("/api/current-user").expect(200);
         }
     }
-    server.wait_until("the loss to be noticed", || server.log().contains("revocations are not heard of"));
+    server.wait_until("the loss to be noticed", || server.log().contains("not receiving revocations"));
     for client in &known {
         client.get("/api/current-user").expect(200);
     }
@@ -409,11 +408,11 @@ fn a_read_only_database_is_read() {
 fn a_listener_that_never_connects_is_spoken_of() {
     let db = TestDb::new();
     let server = Server::start_with(&db, &[("DATABASE_LISTEN_URL", "postgresql://me@127.0.0.1:1/nothing")]);
-    server.wait_until("a line about it", || server.log().contains("revocations are not heard of"));
+    server.wait_until("a line about it", || server.log().contains("not receiving revocations"));
     let user = server.sign_up("ann@example.com");
     // Every caller is looked up, so that nothing is missed all the same.
     user.browser.get("/api/current-user").expect(200);
     db.run("DELETE FROM sessions");
     user.browser.get("/api/current-user").expect(401);
-    assert_eq!(server.log().matches("revocations are not heard of").count(), 1, "once is enough");
+    assert_eq!(server.log().matches("not receiving revocations").count(), 1, "once is enough");
 }
