@@ -1,4 +1,4 @@
-//! The static files: embedded, compressed once, and named by what is in them, so that browsers keep them for ever.
+//! The static files: embedded, compressed once, and named by their digest, so that browsers can cache them for ever.
 
 use std::borrow::Cow;
 use std::io::Write;
@@ -12,7 +12,7 @@ use crate::call::Call;
 use crate::error::{Error, Result};
 use crate::http::{Request, Response};
 
-/// Every static file: its plain name, its media type, what is in it.
+/// Every static file: its name, its media type and its content.
 const FILES: [(&str, &str, &[u8]); 5] = [
     ("style.css", "text/css; charset=utf-8", include_bytes!("assets/style.css")),
     ("app.js", "text/javascript; charset=utf-8", include_bytes!("assets/app.js")),
@@ -21,7 +21,7 @@ const FILES: [(&str, &str, &[u8]); 5] = [
     ("icon.svg", "image/svg+xml", include_bytes!("assets/icon.svg")),
 ];
 
-/// Bytes of the digest that stand in a name: 40 bits tell versions of one file apart.
+/// Bytes of the digest in a name: 40 bits are enough to tell the versions of one file apart.
 const DIGEST_BYTES: usize = 5;
 
 struct Asset {
@@ -43,16 +43,16 @@ fn asset((plain, media_type, bytes): (&'static str, &'static str, &'static [u8])
 
 fn gzip(bytes: &[u8], level: Compression) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::with_capacity(bytes.len() / 3), level);
-    // Writing to memory does not fail; were it to, the plain bytes are sent.
+    // Writing to memory does not fail. If it did, the file would be sent uncompressed.
     encoder.write_all(bytes).and_then(|()| encoder.finish()).unwrap_or_default()
 }
 
-/// Where the file of this plain name is found.
+/// The path of the file with this name.
 pub(super) fn path(plain: &str) -> &'static str {
     ASSETS.iter().find(|asset| asset.plain == plain).map_or("", |asset| &asset.path)
 }
 
-/// Compresses the files now rather than at the first request.
+/// Compresses the files now instead of at the first request.
 pub(super) fn prepare() {
     LazyLock::force(&ASSETS);
 }
@@ -64,7 +64,7 @@ pub(super) fn serve(call: &mut Call<'_>) -> Result<Response> {
     Ok(asset.content.reply(call.request).header("Cache-Control", "public, max-age=31536000, immutable"))
 }
 
-/// A page that holds nothing of its reader, compressed where the browser can read that.
+/// A reply compressed with gzip if the client accepts it. Only for texts without anything secret (the BREACH attack).
 pub(super) fn compressed(request: &Request, media_type: &'static str, text: String) -> Response {
     let compressed = if accepts_gzip(request) { gzip(text.as_bytes(), Compression::fast()) } else { Vec::new() };
     let response = match compressed.is_empty() {
@@ -74,7 +74,7 @@ pub(super) fn compressed(request: &Request, media_type: &'static str, text: Stri
     response.header("Vary", "Accept-Encoding")
 }
 
-/// Bytes that are always the same, compressed once: however many ask for them, they take their memory once.
+/// A file that never changes, compressed once; all replies share its memory.
 pub(super) struct Prepared {
     media_type: &'static str,
     plain: Cow<'static, [u8]>,
@@ -97,7 +97,7 @@ impl Prepared {
     }
 }
 
-/// Whether `Accept-Encoding` names gzip, and not with the weight of nought (RFC 9110 section 12.5.3).
+/// Whether `Accept-Encoding` allows gzip (RFC 9110, section 12.5.3).
 fn accepts_gzip(request: &Request) -> bool {
     let offered = request.header("accept-encoding").unwrap_or("");
     offered.split(',').any(|coding| {

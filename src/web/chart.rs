@@ -1,30 +1,30 @@
-//! A chart of bars as SVG: no script, no colour needed, each bar with its words.
+//! Bar charts as SVG, without a script; each bar has a text for screen readers.
 
 use std::fmt::Write;
 
 /// One bar.
 #[derive(Clone, Debug)]
 pub(super) struct Bar {
-    /// What stands below it, where there is room.
+    /// The label below it, if there is room.
     pub(super) label: String,
-    /// How high it is; what is below nought counts as nought.
+    /// Its height; negative values count as zero.
     pub(super) value: i64,
-    /// What it says when it is pointed at.
-    pub(super) words: String,
+    /// The text shown when the pointer is over it.
+    pub(super) tooltip: String,
 }
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 220.0;
-/// Room for the words of the axis.
+/// Space for the labels of the axis.
 const LEFT: f64 = 70.0;
-/// Room for half of the last label.
+/// Space for half of the last label.
 const RIGHT: f64 = 14.0;
 const BOTTOM: f64 = 24.0;
 const TOP: f64 = 10.0;
-/// Labels that have room below the bars.
+/// The most labels below the bars.
 const LABELS: usize = 8;
 
-/// Draws it. `scale` writes a value for the axis; `title` and `summary` say to a reader of screens what is seen.
+/// Draws a chart. `scale` formats a value of the axis; `title` and `summary` are for screen readers.
 pub(super) fn bars(title: &str, summary: &str, bars: &[Bar], scale: fn(&i64) -> String) -> String {
     let most = bars.iter().map(|bar| bar.value).max().unwrap_or(0);
     let top = round_up(most.max(1));
@@ -66,7 +66,7 @@ fn draw(svg: &mut String, bars: &[Bar], top: i64, height: f64) {
             x + gap / 2.0,
             TOP + height - tall,
             (step - gap).clamp(0.5, 56.0),
-            escaped(&bar.words)
+            escaped(&bar.tooltip)
         );
         if at % every == 0 {
             let _ = write!(
@@ -80,7 +80,7 @@ fn draw(svg: &mut String, bars: &[Bar], top: i64, height: f64) {
     }
 }
 
-/// The next of 1, 2, 4, 10, 20, 40, …: all have a whole half, but for 1.
+/// The smallest of 1, 2, 4, 10, 20, 40, … that is at least `value`. All but 1 can be halved.
 fn round_up(value: i64) -> i64 {
     let mut power: i64 = 1;
     loop {
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     fn chart(values: &[i64]) -> String {
-        let of = |value: &i64| Bar { label: "d".into(), value: *value, words: format!("<{value}>") };
+        let of = |value: &i64| Bar { label: "d".into(), value: *value, tooltip: format!("<{value}>") };
         bars("A & B", "two", &values.iter().map(of).collect::<Vec<_>>(), i64::to_string)
     }
 
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_text_and_nothing_needs_a_style() {
+    fn tooltips_are_text_and_nothing_needs_a_style() {
         let svg = chart(&[3]);
         assert!(svg.contains("<title>&lt;3&gt;</title>") && svg.contains("A &amp; B") && !svg.contains("style"));
     }

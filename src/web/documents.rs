@@ -1,9 +1,8 @@
-//! A person's documents.
+//! The API of documents.
 
 use serde_json::{Value, json};
-use time::OffsetDateTime;
 
-use super::Answer;
+use super::{Answer, cursor};
 use crate::accounts::random;
 use crate::call::Call;
 use crate::db;
@@ -13,34 +12,34 @@ use crate::http::form::Fields;
 use crate::store::deleted_documents;
 use crate::store::documents::{self, Change, Document};
 
-/// Most bytes of a document's content.
+/// The most bytes of a document's content.
 const LARGEST: usize = 8 * 1024 * 1024;
 
-/// Most bytes of a request that saves one: in JSON, a byte of text may take six.
+/// The most bytes of a request that saves a document: in JSON, one byte of text may take six.
 pub(super) const LARGEST_BODY: usize = 6 * LARGEST + 64 * 1024;
 
-/// Most characters of a title.
+/// The most characters of a title.
 const LONGEST_TITLE: usize = 1000;
 
-/// Documents on a page of the list, unless `limit` says fewer.
+/// Documents on a page of the list, unless `limit` asks for fewer.
 const PAGE: i64 = 1000;
 
-/// Contents on a page of the list; the document that exceeds it is the page's last.
+/// Bytes of content on a page of the list; the document that exceeds this is the last of its page.
 const PAGE_BYTES: i64 = 16 * 1024 * 1024;
 
-/// The title of a document that was given none.
+/// The title of a document that was created without one.
 pub(super) const UNTITLED: &str = "Untitled Document";
 
-/// How often a save that names no version is tried, while the document goes and comes back.
+/// How often a save without a version is tried, if the document is deleted and restored at the same time.
 const TRIES: usize = 3;
 
-const SIGN_IN_FIRST: &str = "Authentication required";
+const AUTHENTICATION_REQUIRED: &str = "Authentication required";
 pub(super) const NOT_FOUND: &str = "Document not found";
 const ID_REQUIRED: &str = "Document ID is required";
 
-/// `GET /api/docs/list?limit=&after=&content=false`: newest first. `next` is there while more follows.
+/// `GET /api/docs/list?limit=&after=&content=false`: newest first, with `next` if there are more.
 pub(super) fn list(call: &mut Call<'_>) -> Answer {
-    let caller = call.caller_or(SIGN_IN_FIRST)?;
+    let caller = call.caller_or(AUTHENTICATION_REQUIRED)?;
     let limit = match call.request.query("limit") {
         Some(text) => {
             text.parse().ok().filter(|n| (1..=PAGE).contains(n)).ok_or(Error::bad("limit must be from 1 to 1000"))?
@@ -49,7 +48,7 @@ pub(super) fn list(call: &mut Call<'_>) -> Answer {
     };
     let after = call.request.query("after").filter(|text| !text.is_empty());
     let after =
-        after.as_deref().map(|text| cursor(text).ok_or(Error::bad("after must be the next of a previous page")));
+        after.as_deref().map(|text| cursor::parse(text).ok_or(Error::bad("after must be the next of a previous page")));
     let after = after.transpose()?;
     let with_content = call.request.query("content").as_deref() != Some("false");
     let mut session = call.app.db.session()?;
@@ -62,7 +61,7 @@ fn as_page(mut page: Vec<Document>, limit: i64, with_content: bool) -> Result<Va
     let bytes: usize = page.iter().filter_map(|d| d.content.as_ref()).map(String::len).sum();
     let more = i64::try_from(page.len()).unwrap_or(i64::MAX) > limit || i64::try_from(bytes).unwrap_or(0) > PAGE_BYTES;
     page.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    let next = page.last().filter(|_| more).map(|last| format!("{}_{}", micros(last.created_at), last.id));
+    let next = page.last().filter(|_| more).map(|last| cursor::write(last.created_at, &last.id));
     let documents = page.into_iter().map(|document| {
         let mut value = serde_json::to_value(document).map_err(|e| Error::Internal(e.to_string()))?;
         if let Value::Object(fields) = &mut value
@@ -79,24 +78,11 @@ fn as_page(mut page: Vec<Document>, limit: i64, with_content: bool) -> Result<Va
     Ok(body)
 }
 
-pub(super) fn micros(time: OffsetDateTime) -> i128 {
-    time.unix_timestamp_nanos() / 1000
-}
-
-/// The time and the id of the last document of the page before.
-pub(super) fn cursor(text: &str) -> Option<documents::After<'_>> {
-    let (micros, id) = text.split_once('_')?;
-    let nanos = micros.parse::<i64>().ok().map(|micros| i128::from(micros) * 1000)?;
-    let time = OffsetDateTime::from_unix_timestamp_nanos(nanos).ok()?;
-    // PostgreSQL's times begin later than those of `time`.
-    Some((time, id)).filter(|_| time.year() > 0 && !id.contains('\0'))
-}
-
-/// `GET /api/docs/get?id=`: the owner's, or a public one. To anybody else it does not exist.
+/// `GET /api/docs/get?id=`: the caller's own document or a public one; 404 for any other.
 pub(super) fn get(call: &mut Call<'_>) -> Answer {
     let id = call.request.query("id").filter(|id| !id.is_empty()).ok_or(Error::bad(ID_REQUIRED))?;
     let caller = call.optional_caller()?;
-    // No id has a NUL, and PostgreSQL takes none.
+    // PostgreSQL rejects NUL, and no id contains it.
     let found = if id.contains('\0') {
         None
     } else {
@@ -106,7 +92,7 @@ pub(super) fn get(call: &mut Call<'_>) -> Answer {
     let owner = caller.as_ref().map(|caller| caller.user.id.as_str());
     match found {
         Some(document) if document.is_public || owner == Some(&document.user_id) => Ok(Response::json(200, &document)),
-        _ if owner.is_none() && call.has_credential() => Err(Error::Unauthorized(SIGN_IN_FIRST)),
+        _ if owner.is_none() && call.has_credential() => Err(Error::Unauthorized(AUTHENTICATION_REQUIRED)),
         _ => Err(Error::NotFound(NOT_FOUND)),
     }
 }
@@ -122,7 +108,7 @@ pub(super) fn autosave(call: &mut Call<'_>) -> Answer {
 }
 
 fn write(call: &mut Call<'_>, message: &str) -> Answer {
-    let caller = call.caller_or(SIGN_IN_FIRST)?;
+    let caller = call.caller_or(AUTHENTICATION_REQUIRED)?;
     let fields = Fields::read_json(call.request, LARGEST_BODY)?;
     let id = fields.optional_text("id")?.filter(|id| !id.is_empty());
     let title = fields.optional_text("title")?.map(checked_title).transpose()?;
@@ -138,18 +124,18 @@ fn write(call: &mut Call<'_>, message: &str) -> Answer {
     Ok(Response::json(200, &json!({"id": id, "success": true, "message": message, "version": version})))
 }
 
-/// Makes a document; its id and version.
+/// Creates a document; returns its id and version.
 pub(super) fn insert(call: &Call<'_>, user_id: &str, title: &str, content: Option<&str>) -> Result<(String, i64)> {
     let id = format!("doc_{}", random(22)?);
     match documents::insert(&mut call.app.db.session()?, &id, user_id, title, content) {
         Ok(version) => Ok((id, version)),
-        // The account was deleted a moment ago.
-        Err(db::Error::ForeignKey(_)) => Err(Error::Unauthorized(SIGN_IN_FIRST)),
+        // The account has just been deleted.
+        Err(db::Error::ForeignKey(_)) => Err(Error::Unauthorized(AUTHENTICATION_REQUIRED)),
         Err(e) => Err(e.into()),
     }
 }
 
-/// Saves a document; its new version.
+/// Saves a document; returns its new version.
 pub(super) fn update(call: &Call<'_>, id: &str, user_id: &str, change: Change<'_>) -> Result<i64> {
     let mut session = call.app.db.session()?;
     for _ in 0..TRIES {
@@ -159,7 +145,7 @@ pub(super) fn update(call: &Call<'_>, id: &str, user_id: &str, change: Change<'_
         match documents::by_id(&mut session, id)? {
             None => return Err(Error::NotFound(NOT_FOUND)),
             Some(document) if document.user_id != user_id => return Err(Error::Forbidden("Permission denied")),
-            // It was brought back between the two: there is nothing that this save could be behind.
+            // It was restored between the two statements. Without a version there can be no conflict: try again.
             Some(_) if change.version.is_none() => {}
             Some(document) => {
                 return Err(Error::Conflict("The document was changed in the meantime", json!({"document": document})));
@@ -171,7 +157,7 @@ pub(super) fn update(call: &Call<'_>, id: &str, user_id: &str, change: Change<'_
 
 /// `POST /api/docs/delete` with `id`.
 pub(super) fn delete(call: &mut Call<'_>) -> Answer {
-    let caller = call.caller_or(SIGN_IN_FIRST)?;
+    let caller = call.caller_or(AUTHENTICATION_REQUIRED)?;
     let fields = super::fields(call)?;
     let id = required_id(&fields)?;
     match documents::delete(&mut call.app.db.session()?, id, &caller.user.id)? {
@@ -180,9 +166,9 @@ pub(super) fn delete(call: &mut Call<'_>) -> Answer {
     }
 }
 
-/// `POST /api/docs/restore` with `id`: brings back what was deleted in the last 30 days.
+/// `POST /api/docs/restore` with `id`: restores a document that was deleted in the last 30 days.
 pub(super) fn restore(call: &mut Call<'_>) -> Answer {
-    let caller = call.caller_or(SIGN_IN_FIRST)?;
+    let caller = call.caller_or(AUTHENTICATION_REQUIRED)?;
     let fields = super::fields(call)?;
     let id = required_id(&fields)?;
     match deleted_documents::restore(&mut call.app.db.session()?, id, &caller.user.id)? {
@@ -191,9 +177,9 @@ pub(super) fn restore(call: &mut Call<'_>) -> Answer {
     }
 }
 
-/// `POST /api/docs/publish` with `id` and perhaps `is_public: false`.
+/// `POST /api/docs/publish` with `id` and optionally `is_public: false`.
 pub(super) fn publish(call: &mut Call<'_>) -> Answer {
-    let caller = call.caller_or(SIGN_IN_FIRST)?;
+    let caller = call.caller_or(AUTHENTICATION_REQUIRED)?;
     let fields = super::fields(call)?;
     if fields.is_null("is_public") {
         return Err(Error::bad("is_public must be true or false"));
@@ -217,18 +203,4 @@ pub(super) fn checked_title(title: &str) -> Result<&str> {
 
 pub(super) fn checked_content(content: &str) -> Result<&str> {
     if content.len() > LARGEST { Err(Error::TooLarge(LARGEST)) } else { Ok(content) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_cursor_survives_the_way_there_and_back() {
-        let (time, id) = cursor("1795341705000120_doc_a_b").unwrap();
-        assert_eq!((micros(time), id), (1_795_341_705_000_120, "doc_a_b"));
-        for bad in ["", "x", "_", "x_y", "99999999999999999999_a", "-300000000000000000_a"] {
-            assert!(cursor(bad).is_none(), "{bad}");
-        }
-    }
 }

@@ -1,9 +1,10 @@
-//! The web server: for people, who sign in with a cookie.
+//! The web server, for people, who sign in with a cookie.
 
 mod account;
 mod assets;
 mod attempt;
 mod chart;
+mod cursor;
 mod documents;
 mod keys;
 mod model_calls;
@@ -62,7 +63,7 @@ fn page_routes() -> Vec<Route<Endpoint>> {
     use Method::{Get, Post};
     use pages::{account, admin, admin_user, documents, editor, playground, reference, usage, welcome};
     assets::prepare();
-    // What explains an outage must not need the database.
+    // The documentation must be available during an outage.
     let needs_no_database = [
         route(Get, "/docs", reference::show),
         route(Get, "/openapi.json", reference::openapi),
@@ -116,7 +117,7 @@ fn page_routes() -> Vec<Route<Endpoint>> {
     routes
 }
 
-/// What a browser is shown where a script is told `e` by `reply`.
+/// The page for the error `e` if the client is a browser that opens a page, and otherwise `reply`.
 pub(crate) fn as_page(app: &App, request: &mut Request, e: &Error, reply: Response, request_id: &str) -> Response {
     match pages::failure::wants_page(request) {
         true => pages::failure::failure(
@@ -129,10 +130,11 @@ pub(crate) fn as_page(app: &App, request: &mut Request, e: &Error, reply: Respon
     }
 }
 
-/// A handler that ends with JSON.
+/// The result of a handler.
 type Answer = Result<Response>;
 
-/// Reads the fields of a small body; the caller is asked for first, so that a stranger's body is never read.
+/// Reads the fields of a small body. Handlers that need a caller authenticate first, so that the body of an anonymous
+/// request is never read.
 fn fields(call: &mut Call<'_>) -> Result<crate::http::form::Fields> {
     Ok(crate::http::form::Fields::read(call.request, crate::http::form::FORM_LIMIT)?)
 }

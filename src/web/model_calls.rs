@@ -46,7 +46,7 @@ pub(super) fn speak(call: &mut Call<'_>) -> Answer {
         let fields = Fields::parse(work.request, &work.body)?;
         let (input, voice) = (fields.text("input")?.trim(), fields.optional_text("voice")?.unwrap_or("").trim());
         if input.is_empty() {
-            return Err(Error::bad("Write a text first"));
+            return Err(Error::bad("Enter some text"));
         }
         let model = engine.default_model();
         let voice = if voice.is_empty() { "af" } else { voice };

@@ -1,4 +1,4 @@
-//! The pages. A page works without a script, holds nothing of another site, and says who is signed in.
+//! The pages. Every page works without scripts and loads nothing from other sites.
 
 pub(super) mod account;
 pub(super) mod admin;
@@ -24,28 +24,28 @@ use crate::call::{Call, Role};
 use crate::error::{Error, Public, Result};
 use crate::http::Response;
 
-/// What stands around every page.
+/// What the layout of every page needs.
 struct Frame {
-    /// Whether somebody is signed in.
+    /// Whether the visitor is signed in.
     signed_in: bool,
-    /// Whether they look after others.
+    /// Whether the visitor is an administrator.
     is_admin: bool,
-    /// The part of the site this page belongs to: an entry of the menu.
+    /// The menu entry of this page.
     here: &'static str,
-    /// What was just done, in words.
+    /// A message about what was just done.
     notice: Option<&'static str>,
 }
 
 impl Frame {
-    /// For a page of this part of the site.
+    /// The layout of a page that belongs to the menu entry `here`.
     fn new(caller: Option<&Caller>, here: &'static str) -> Frame {
         Frame { signed_in: caller.is_some(), is_admin: caller.is_some_and(|c| c.user.is_admin), here, notice: None }
     }
 
-    /// With the words for the `done` of the address, if it is one of these.
-    fn noticing(mut self, call: &Call<'_>, notices: &[(&str, &'static str)]) -> Frame {
+    /// Adds the notice for the `done` in the query, if it is one of these.
+    fn with_notice(mut self, call: &Call<'_>, notices: &[(&str, &'static str)]) -> Frame {
         let done = call.request.query("done").unwrap_or_default();
-        self.notice = notices.iter().find(|(code, _)| *code == done).map(|(_, words)| *words);
+        self.notice = notices.iter().find(|(code, _)| *code == done).map(|(_, notice)| *notice);
         self
     }
 }
@@ -73,10 +73,10 @@ impl Problem {
     }
 }
 
-/// What is escaped in the path that `next` holds: all that could end it.
+/// What is escaped in a path in `next`.
 const IN_NEXT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_');
 
-/// Whoever is signed in, or the way to the log-in page, which leads back here.
+/// The caller, or a redirect to the log-in page, which leads back here.
 fn signed_in(call: &mut Call<'_>) -> Result<std::result::Result<Arc<Caller>, Response>> {
     Ok(call.optional_caller()?.ok_or_else(|| {
         let next = percent_encoding::utf8_percent_encode(call.request.path(), IN_NEXT);
@@ -84,7 +84,7 @@ fn signed_in(call: &mut Call<'_>) -> Result<std::result::Result<Arc<Caller>, Res
     }))
 }
 
-/// Goes on if somebody is signed in, and otherwise leads to the log-in page.
+/// The caller. Without one, returns a redirect to the log-in page.
 macro_rules! signed_in_or_return {
     ($call:expr) => {
         match $crate::web::pages::signed_in($call)? {
@@ -100,21 +100,23 @@ fn page(status: u16, template: &impl Template) -> Answer {
 }
 
 fn text_of(template: &impl Template) -> Result<String> {
-    template.render().map_err(|e| Error::Internal(format!("a page cannot be made: {e}")))
+    template.render().map_err(|e| Error::Internal(format!("cannot render a page: {e}")))
 }
 
-/// A segment of the path that stood for `{…}`, decoded. What PostgreSQL cannot keep is nothing's name.
+/// The decoded segment of the path at the `at`th `{…}`.
+///
+/// # Errors
+/// 404 for text that PostgreSQL cannot store, because nothing can have that name.
 fn segment(call: &Call<'_>, at: usize) -> Result<String> {
     let raw = call.segments.get(at).map_or("", String::as_str);
     let decoded = percent_encoding::percent_decode_str(raw).decode_utf8();
-    decoded.ok().filter(|text| !text.contains('\0')).map(std::borrow::Cow::into_owned).ok_or(Error::NotFound(NOT_HERE))
+    decoded.ok().filter(|text| !text.contains('\0')).map(std::borrow::Cow::into_owned).ok_or(Error::NotFound(NO_PAGE))
 }
 
-/// The words for a page that is not there.
-const NOT_HERE: &str = "There is no page at this address";
+const NO_PAGE: &str = "There is no page at this address";
 
-/// A text of the query, trimmed; empty where there is none or it holds what PostgreSQL cannot keep.
-fn asked(call: &Call<'_>, name: &str) -> String {
+/// A parameter of the query, trimmed. Empty if it is missing, too long, or not storable in PostgreSQL.
+fn query_text(call: &Call<'_>, name: &str) -> String {
     let text = call.request.query(name).unwrap_or_default();
     let text = text.trim();
     if text.contains('\0') || text.len() > 4000 { String::new() } else { text.to_owned() }
@@ -143,7 +145,7 @@ fn last_before_next_page<T>(found: &mut Vec<T>, size: i64) -> Option<&T> {
     found.last().filter(|_| has_more)
 }
 
-/// How this server is reached, for commands to copy.
+/// The address of this server, for the examples on the pages.
 fn web_address(call: &Call<'_>) -> String {
     let config = &call.app.config;
     match (config.public_url.as_str(), call.request.header("host")) {
@@ -153,7 +155,7 @@ fn web_address(call: &Call<'_>) -> String {
     }
 }
 
-/// The same for a program and this other server.
+/// The address of a server, for the examples on the pages.
 fn program_address(call: &Call<'_>, role: Role) -> String {
     let config = &call.app.config;
     let (public, configured) = match role {
@@ -166,7 +168,7 @@ fn program_address(call: &Call<'_>, role: Role) -> String {
     }
     let bound = call.app.addresses.get().into_iter().flatten().find(|(name, _)| *name == role.name());
     let address = bound.map_or(configured, |(_, address)| *address);
-    // A server that listens everywhere is reached as this one was.
+    // A server that listens on all addresses is reached at the host that this request was sent to.
     let host = call.request.header("host").filter(|_| address.ip().is_unspecified());
     match host.and_then(|host| format!("http://{host}").parse::<Uri>().ok()?.host().map(str::to_owned)) {
         Some(host) => format!("http://{host}:{}", address.port()),

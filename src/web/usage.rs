@@ -1,4 +1,4 @@
-//! What a person used, and what it cost.
+//! The API of usage.
 
 use serde_json::json;
 use time::macros::format_description;
@@ -10,14 +10,14 @@ use crate::error::{Error, Result};
 use crate::http::Response;
 use crate::store::usage::sums::{GroupBy, Sum, sums};
 
-/// The most days one reply covers.
+/// The most days that one reply covers.
 const MOST_DAYS: i64 = 3660;
 
-/// The most groups one reply holds: more than days, and more than anybody has models or keys.
+/// The most groups in one reply: more than there can be days, and more than anyone has models or keys.
 const MOST_GROUPS: i64 = 10_000;
 
-/// `GET /api/usage?from=&to=&by=day|model|key|route`: days are UTC and both included; by default, this month until
-/// today, by day. A day, model, key or route that nothing was charged for is not in the list.
+/// `GET /api/usage?from=&to=&by=day|model|key|route`: days are in UTC and both included. By default, this
+/// month until today, by day. Days, models, keys and routes without charges are left out.
 pub(super) fn usage(call: &mut Call<'_>) -> Answer {
     let caller = call.caller()?;
     let (from, to) = range(call)?;
@@ -25,7 +25,7 @@ pub(super) fn usage(call: &mut Call<'_>) -> Answer {
     let sums = sums(&mut call.app.db.session()?, &caller.user.id, (from, to), by, MOST_GROUPS)?;
     let cost: i64 = sums.iter().map(|sum| sum.cost_micros).sum();
     let groups: Vec<_> = sums.iter().map(|sum| group(key, sum)).collect();
-    let body = json!({"from": text(from), "to": text(to), "by": key, "cost_micros": cost, "usage": groups});
+    let body = json!({"from": iso_date(from), "to": iso_date(to), "by": key, "cost_micros": cost, "usage": groups});
     Ok(Response::json(200, &body))
 }
 
@@ -53,7 +53,7 @@ fn grouping(by: Option<&str>) -> Result<(GroupBy, &'static str)> {
     }
 }
 
-/// A group under the name of what it has in common. What no key was used for has the key `null`.
+/// A group, named by what its charges have in common. Charges without a key have the key `null`.
 fn group(key: &str, sum: &Sum) -> serde_json::Value {
     let name = if sum.name.is_empty() { serde_json::Value::Null } else { sum.name.as_str().into() };
     let mut group = serde_json::Map::from_iter([(key.to_owned(), name), ("charges".to_owned(), sum.events.into())]);
@@ -65,11 +65,12 @@ fn group(key: &str, sum: &Sum) -> serde_json::Value {
 fn date(call: &Call<'_>, name: &'static str) -> Result<Option<Date>> {
     let Some(text) = call.request.query(name).filter(|text| !text.is_empty()) else { return Ok(None) };
     let date = Date::parse(&text, format_description!("[year]-[month]-[day]")).ok();
-    // What PostgreSQL and people count: no year before 1970, none of five digits.
+    // Only years from 1970 to 9999.
     let date = date.filter(|date| (1970..=9999).contains(&date.year()));
     date.map(Some).ok_or_else(|| Error::bad(format!("{name} must be a date such as 2026-11-22")))
 }
 
-fn text(date: Date) -> String {
+/// A date as `2026-11-22`.
+pub(super) fn iso_date(date: Date) -> String {
     date.format(format_description!("[year]-[month]-[day]")).unwrap_or_default()
 }

@@ -85,7 +85,7 @@ fn render(call: &Call<'_>, caller: &Caller, problem: Option<Problem>) -> Answer 
     let status = problem.as_ref().map_or(200, |problem| problem.status);
     let current_session = caller.session_id().unwrap_or("").to_owned();
     let web = web_address(call);
-    let frame = Frame::new(Some(caller), "account").noticing(call, NOTICES);
+    let frame = Frame::new(Some(caller), "account").with_notice(call, NOTICES);
     page(status, &Account { frame, user, keys, sessions, current_session, new_key, problem, web })
 }
 

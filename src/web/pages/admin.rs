@@ -1,27 +1,26 @@
-//! `/admin`: for those who look after the others.
+//! `/admin`: the pages for administrators.
 
 use std::sync::Arc;
 
 use askama::Template;
 use time::{Duration, OffsetDateTime};
 
-use super::{Frame, asked, encoded, last_before_next_page, page, show};
+use super::{Frame, encoded, last_before_next_page, page, query_text, show};
 use crate::auth::{Caller, Via};
 use crate::call::Call;
 use crate::error::{Error, Result};
 use crate::store::audit::{self, Entry};
 use crate::store::directory::{self, UserSummary};
 use crate::store::usage::days::{self, DayTotal};
-use crate::web::Answer;
-use crate::web::documents::{cursor, micros};
+use crate::web::{Answer, cursor};
 
-/// Accounts, or entries of the audit, on a page.
+/// Accounts or audit entries on a page.
 const PAGE: i64 = 50;
 
-/// Days of the usage of everybody.
+/// Days on the page of total usage.
 const USAGE_DAYS: i64 = 30;
 
-/// Entries of the audit on the first page.
+/// New accounts and audit entries on the overview.
 const LATEST: i64 = 10;
 
 #[derive(Template)]
@@ -34,7 +33,7 @@ struct Overview {
     parts: Vec<Part>,
 }
 
-/// A part of this process or around it, and how it does.
+/// The status of one part of the system.
 struct Part {
     name: &'static str,
     is_ok: bool,
@@ -43,7 +42,7 @@ struct Part {
 
 #[derive(Template)]
 #[template(path = "admin_usage.html")]
-struct UsageOfAll {
+struct TotalUsage {
     frame: Frame,
     chart: String,
     total: i64,
@@ -71,10 +70,10 @@ struct Audit {
     is_first: bool,
 }
 
-/// Someone who looks after others, and came with a browser: a key is for programs, whoever's it is.
+/// The caller, if it is an administrator in a browser. An administrator's key does not open these pages.
 ///
 /// # Errors
-/// 403 for anybody else.
+/// 403 for everyone else.
 pub(super) fn administrator(caller: Arc<Caller>) -> Result<Arc<Caller>> {
     match caller.user.is_admin && matches!(caller.via, Via::Session { .. }) {
         true => Ok(caller),
@@ -82,7 +81,7 @@ pub(super) fn administrator(caller: Arc<Caller>) -> Result<Arc<Caller>> {
     }
 }
 
-/// Goes on if an administrator is signed in.
+/// The caller, if it is an administrator. Without a session, returns a redirect to the log-in page.
 macro_rules! administrator_or_return {
     ($call:expr) => {
         match $crate::web::pages::signed_in($call)? {
@@ -153,40 +152,40 @@ fn parts(call: &Call<'_>) -> Vec<Part> {
         ("Transcription engine", &engines.transcribe),
         ("Speech engine", &engines.speech),
     ] {
-        let words = if engine.is_configured() { "configured" } else { "not configured: its routes return 503" };
-        parts.push(part(name, engine.is_configured(), words.to_owned()));
+        let details = if engine.is_configured() { "configured" } else { "not configured: its routes return 503" };
+        parts.push(part(name, engine.is_configured(), details.to_owned()));
     }
     parts
 }
 
-/// `GET /admin/usage`: what everybody together used in the last 30 days.
+/// `GET /admin/usage`: the usage of all accounts in the last 30 days.
 pub(in crate::web) fn usage(call: &mut Call<'_>) -> Answer {
     let caller = administrator_or_return!(call);
     let today = OffsetDateTime::now_utc().date();
     let days = (today - Duration::days(USAGE_DAYS - 1), today);
     let totals = days::between(&mut call.app.db.session()?, days)?;
     let costs: Vec<(&str, i64)> = totals.days.iter().map(|day| (day.day.as_str(), day.cost_micros)).collect();
-    let chart = super::usage::drawn(days, &costs);
+    let chart = super::usage::cost_chart(days, &costs);
     let total = costs.iter().map(|(_, cost)| cost).sum();
     let days = totals.days.into_iter().rev().collect();
-    page(200, &UsageOfAll { frame: Frame::new(Some(&caller), "admin"), chart, total, as_of: totals.as_of, days })
+    page(200, &TotalUsage { frame: Frame::new(Some(&caller), "admin"), chart, total, as_of: totals.as_of, days })
 }
 
 /// `GET /admin/users?q=&after=`.
 pub(in crate::web) fn users(call: &mut Call<'_>) -> Answer {
     let caller = administrator_or_return!(call);
-    let (query, after) = (asked(call, "q"), asked(call, "after"));
+    let (query, after) = (query_text(call, "q"), query_text(call, "after"));
     let mut session = call.app.db.session()?;
     let mut users = match query.is_empty() {
-        true => directory::newest(&mut session, cursor(&after), PAGE + 1)?,
+        true => directory::newest(&mut session, cursor::parse(&after), PAGE + 1)?,
         false => directory::search(&mut session, &query, after.split_once('\u{1f}'), PAGE + 1)?,
     };
     drop(session);
     let first = format!("/admin/users?q={}", encoded(&query));
     let next = last_before_next_page(&mut users, PAGE).map(|last| {
         let after = match query.is_empty() {
-            true => format!("{}_{}", micros(last.created), last.id),
-            // A unit separator stands in no name, address or id.
+            true => cursor::write(last.created, &last.id),
+            // No name, address or id contains a unit separator.
             false => format!("{}\u{1f}{}", last.matched, last.id),
         };
         format!("{first}&after={}", encoded(&after))
@@ -198,7 +197,7 @@ pub(in crate::web) fn users(call: &mut Call<'_>) -> Answer {
 /// `GET /admin/audit?before=`.
 pub(in crate::web) fn audit(call: &mut Call<'_>) -> Answer {
     let caller = administrator_or_return!(call);
-    let before = asked(call, "before").parse().ok();
+    let before = query_text(call, "before").parse().ok();
     let mut entries = audit::page(&mut call.app.db.session()?, None, before, PAGE + 1)?;
     let next = last_before_next_page(&mut entries, PAGE).map(|last| format!("/admin/audit?before={}", last.id));
     page(200, &Audit { frame: Frame::new(Some(&caller), "admin"), entries, next, is_first: before.is_none() })

@@ -1,4 +1,5 @@
-//! `/admin/users/{id}`: one account, and what may be done to it. Whatever is done is written down with it.
+//! `/admin/users/{id}`: one account and the actions on it. Each action is recorded in the audit log, in the same
+//! transaction.
 
 use askama::Template;
 
@@ -16,16 +17,16 @@ use crate::store::users::Status;
 use crate::store::{ApiKey, BrowserSession, User, api_keys, sessions, users};
 use crate::web::{Answer, fields, keys};
 
-/// Entries of the audit that are shown.
+/// Audit entries on the page.
 const ENTRIES: i64 = 20;
 
-/// Charged calls that are shown.
+/// Charged calls on the page.
 const CALLS: i64 = 10;
 
-/// Most characters of a reason.
+/// The most characters of a reason; the rest is cut off.
 const LONGEST_REASON: usize = 300;
 
-/// What the address's `done` says.
+/// The notice for each `done` in the query.
 const NOTICES: &[(&str, &str)] = &[
     ("suspended", "Suspended. The account's keys and sessions no longer work."),
     ("restored", "Restored. The account's keys and sessions work again."),
@@ -35,7 +36,7 @@ const NOTICES: &[(&str, &str)] = &[
 
 #[derive(Template)]
 #[template(path = "admin_user.html")]
-struct OneUser {
+struct UserPage {
     frame: Frame,
     user: User,
     status: Status,
@@ -52,8 +53,8 @@ pub(in crate::web) fn show(call: &mut Call<'_>) -> Answer {
     let id = segment(call, 0)?;
     let mut session = call.app.db.session()?;
     let user = users::by_id(&mut session, &id)?.ok_or(Error::NotFound(NO_ACCOUNT))?;
-    let one = OneUser {
-        frame: Frame::new(Some(&caller), "admin").noticing(call, NOTICES),
+    let user_page = UserPage {
+        frame: Frame::new(Some(&caller), "admin").with_notice(call, NOTICES),
         status: users::status(&mut session, &id)?,
         keys: api_keys::of_user(&mut session, &id)?,
         sessions: sessions::of_user(&mut session, &id)?,
@@ -63,13 +64,13 @@ pub(in crate::web) fn show(call: &mut Call<'_>) -> Answer {
         user,
     };
     drop(session);
-    page(200, &one)
+    page(200, &user_page)
 }
 
-/// The words for an account that is not there.
 const NO_ACCOUNT: &str = "Account not found";
 
-/// Does something to the account of the path and writes it down, both or neither.
+/// Does `work` on the account in the path and records it in the audit log, in one transaction. `work` returns the
+/// details for the log.
 fn act(
     call: &mut Call<'_>,
     done: &str,
@@ -83,8 +84,8 @@ fn act(
     let actor = Actor { id: &caller.user.id, name: &caller.user.email, address: &address };
     keys::in_transaction(call, |db| {
         let user = users::by_id(db, &id)?.ok_or(Error::NotFound(NO_ACCOUNT))?;
-        let detail = work(db, &caller, &user, &fields)?;
-        Ok(audit::insert(db, actor, action, &user, &detail)?)
+        let details = work(db, &caller, &user, &fields)?;
+        Ok(audit::insert(db, actor, action, &user, &details)?)
     })?;
     call.app.cache.revoke(&id);
     Ok(Response::see_other(format!("/admin/users/{id}?done={done}")))
@@ -109,14 +110,14 @@ pub(in crate::web) fn restore(call: &mut Call<'_>) -> Answer {
     })
 }
 
-/// `POST /admin/users/{id}/sessions`: ends them all.
+/// `POST /admin/users/{id}/sessions`: ends all sessions.
 pub(in crate::web) fn end_sessions(call: &mut Call<'_>) -> Answer {
     act(call, "sessions", "end sessions", |db, _, user, _| {
         Ok(format!("{} ended", sessions::delete_others(db, &user.id, "")?))
     })
 }
 
-/// `POST /admin/users/{id}/keys` with the `id` of a key: revokes it.
+/// `POST /admin/users/{id}/keys` revokes the key `id`.
 pub(in crate::web) fn revoke_key(call: &mut Call<'_>) -> Answer {
     act(call, "key", "revoke key", |db, _, user, fields| {
         let id = fields.text("id")?;

@@ -1,21 +1,21 @@
-//! `/documents`: the list of a person's documents, making and deleting them.
+//! `/documents`: the list of the caller's documents; creates, deletes and restores them.
 
 use askama::Template;
 
-use super::{Frame, asked, encoded, last_before_next_page, page, segment, show, signed_in_or_return};
+use super::{Frame, encoded, last_before_next_page, page, query_text, segment, show, signed_in_or_return};
 use crate::call::Call;
 use crate::error::Error;
 use crate::http::Response;
 use crate::store::deleted_documents::{self, DeletedDocument, KEPT_DAYS};
 use crate::store::documents::{self as store, DocumentSummary};
-use crate::web::documents::{NOT_FOUND, UNTITLED, cursor, insert, micros};
-use crate::web::{Answer, fields};
+use crate::web::documents::{NOT_FOUND, UNTITLED, insert};
+use crate::web::{Answer, cursor, fields};
 
 /// Documents on a page.
 const PAGE: i64 = 30;
 
-/// Deleted documents that are listed: the last ones.
-const MOST_DELETED: i64 = 200;
+/// How many deleted documents are listed, the latest first.
+const LISTED_DELETED: i64 = 200;
 
 #[derive(Template)]
 #[template(path = "documents.html")]
@@ -40,29 +40,29 @@ struct DeletedPage {
 /// `GET /documents?q=&after=`.
 pub(in crate::web) fn list(call: &mut Call<'_>) -> Answer {
     let caller = signed_in_or_return!(call);
-    let (query, after) = (asked(call, "q"), asked(call, "after"));
-    let place = cursor(&after);
+    let (query, after) = (query_text(call, "q"), query_text(call, "after"));
+    let position = cursor::parse(&after);
     let mut session = call.app.db.session()?;
-    let mut documents = store::search(&mut session, &caller.user.id, &query, place, PAGE + 1)?;
+    let mut documents = store::search(&mut session, &caller.user.id, &query, position, PAGE + 1)?;
     drop(session);
     let first = format!("/documents?q={}", encoded(&query));
     let next = last_before_next_page(&mut documents, PAGE).map(|last| {
-        let after = format!("{}_{}", micros(last.created), last.id);
+        let after = cursor::write(last.created, &last.id);
         format!("{first}&after={}", encoded(&after))
     });
-    let undo = Some(asked(call, "deleted")).filter(|id| !id.is_empty());
-    let frame = Frame::new(Some(&caller), "documents").noticing(call, &[("restored", "Document restored.")]);
-    page(200, &Documents { frame, query, documents, first, next, is_first: place.is_none(), undo })
+    let undo = Some(query_text(call, "deleted")).filter(|id| !id.is_empty());
+    let frame = Frame::new(Some(&caller), "documents").with_notice(call, &[("restored", "Document restored.")]);
+    page(200, &Documents { frame, query, documents, first, next, is_first: position.is_none(), undo })
 }
 
-/// `POST /documents`: makes an empty one and opens it.
+/// `POST /documents`: creates an empty document and opens it.
 pub(in crate::web) fn create(call: &mut Call<'_>) -> Answer {
     let caller = call.caller()?;
     let (id, _) = insert(call, &caller.user.id, UNTITLED, Some(""))?;
     Ok(Response::see_other(format!("/documents/{id}")))
 }
 
-/// `POST /documents/{id}/delete`: the list then offers to undo it.
+/// `POST /documents/{id}/delete`: shows the list, with a button to undo it.
 pub(in crate::web) fn delete(call: &mut Call<'_>) -> Answer {
     let caller = call.caller()?;
     let id = segment(call, 0)?;
@@ -86,6 +86,6 @@ pub(in crate::web) fn restore(call: &mut Call<'_>) -> Answer {
 /// `GET /documents/deleted`.
 pub(in crate::web) fn deleted(call: &mut Call<'_>) -> Answer {
     let caller = signed_in_or_return!(call);
-    let documents = deleted_documents::of_user(&mut call.app.db.session()?, &caller.user.id, MOST_DELETED)?;
+    let documents = deleted_documents::of_user(&mut call.app.db.session()?, &caller.user.id, LISTED_DELETED)?;
     page(200, &DeletedPage { frame: Frame::new(Some(&caller), "documents"), documents, kept_days: KEPT_DAYS })
 }

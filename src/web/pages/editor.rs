@@ -1,8 +1,8 @@
-//! `/documents/{id}`: one document, written, published, and read by others.
+//! `/documents/{id}`: the editor of a document. `/public/{id}`: a published document.
 
 use askama::Template;
 
-use super::{Frame, NOT_HERE, page, segment, show, signed_in_or_return};
+use super::{Frame, NO_PAGE, page, segment, show, signed_in_or_return};
 use crate::call::Call;
 use crate::error::{Error, Result};
 use crate::http::Response;
@@ -20,7 +20,7 @@ struct Editor {
 
 #[derive(Template)]
 #[template(path = "conflict.html")]
-struct Disagreement {
+struct ConflictPage {
     frame: Frame,
     document: Document,
     title: String,
@@ -45,19 +45,20 @@ pub(in crate::web) fn show(call: &mut Call<'_>) -> Answer {
     let caller = signed_in_or_return!(call);
     let document = find(call, &segment(call, 0)?)?.filter(|document| document.user_id == caller.user.id);
     let document = document.ok_or(Error::NotFound(NOT_FOUND))?;
-    page(200, &Editor { frame: Frame::new(Some(&caller), "documents").noticing(call, NOTICES), document })
+    page(200, &Editor { frame: Frame::new(Some(&caller), "documents").with_notice(call, NOTICES), document })
 }
 
 fn find(call: &Call<'_>, id: &str) -> Result<Option<Document>> {
     Ok(store::by_id(&mut call.app.db.session()?, id)?)
 }
 
-/// `POST /documents/{id}` with `title`, `content` and `version`; where somebody was faster, both are shown.
+/// `POST /documents/{id}` with `title`, `content` and `version`; if the document was saved elsewhere in the
+/// meantime, both versions are shown.
 pub(in crate::web) fn save(call: &mut Call<'_>) -> Answer {
     let caller = call.caller()?;
     let id = segment(call, 0)?;
     let fields = Fields::read(call.request, LARGEST_BODY)?;
-    // Browsers send a text area's lines with CRLF.
+    // Browsers send the lines of a text area with CRLF.
     let content = fields.text("content")?.replace("\r\n", "\n");
     let title = checked_title(fields.text("title")?)?;
     let version = fields.optional_integer("version")?;
@@ -67,7 +68,7 @@ pub(in crate::web) fn save(call: &mut Call<'_>) -> Answer {
         Err(Error::Conflict(..)) => {
             let document = find(call, &id)?.ok_or(Error::NotFound(NOT_FOUND))?;
             let frame = Frame::new(Some(&caller), "documents");
-            page(409, &Disagreement { frame, document, title: title.to_owned(), content })
+            page(409, &ConflictPage { frame, document, title: title.to_owned(), content })
         }
         Err(e) => Err(e),
     }
@@ -84,11 +85,11 @@ pub(in crate::web) fn publish(call: &mut Call<'_>) -> Answer {
     Ok(Response::see_other(format!("/documents/{id}?done={done}")))
 }
 
-/// `GET /public/{id}`: for anyone, once it is published.
+/// `GET /public/{id}`: for everyone, if the document is public.
 pub(in crate::web) fn public(call: &mut Call<'_>) -> Answer {
     let caller = call.optional_caller()?;
     let document = find(call, &segment(call, 0)?)?.filter(|document| document.is_public);
-    let document = document.ok_or(Error::NotFound(NOT_HERE))?;
+    let document = document.ok_or(Error::NotFound(NO_PAGE))?;
     let is_owner = caller.as_ref().is_some_and(|caller| caller.user.id == document.user_id);
     page(200, &Public { frame: Frame::new(caller.as_deref(), ""), document, is_owner })
 }

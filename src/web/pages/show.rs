@@ -1,24 +1,24 @@
-//! How pages write times, money and the names of browsers.
+//! Formats times, money and the names of browsers for the pages.
 
 use time::OffsetDateTime;
 use time::macros::format_description;
 
 use crate::store::timestamp;
 
-/// A time, as HTML: in UTC, which a script turns into the visitor's zone.
+/// A time as HTML, in UTC; a script shows it in the visitor's time zone.
 pub(super) fn time(time: &OffsetDateTime) -> String {
     let utc = time.to_offset(time::UtcOffset::UTC);
-    let words = utc.format(format_description!("[year]-[month]-[day] [hour]:[minute] UTC")).unwrap_or_default();
-    format!("<time datetime=\"{}\">{words}</time>", timestamp::zulu(utc))
+    let text = utc.format(format_description!("[year]-[month]-[day] [hour]:[minute] UTC")).unwrap_or_default();
+    format!("<time datetime=\"{}\">{text}</time>", timestamp::zulu(utc))
 }
 
-/// A time to the second, in UTC and for every visitor.
+/// A time to the second, in UTC.
 pub(super) fn to_the_second(time: &OffsetDateTime) -> String {
     let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second] UTC");
     time.to_offset(time::UtcOffset::UTC).format(format).unwrap_or_default()
 }
 
-/// Micro-dollars with their currency: two digits behind the point, or as many as it takes to be exact.
+/// An amount in micro-dollars, with two decimal places or as many as it takes to be exact.
 pub(super) fn money(micros: &i64) -> String {
     let (sign, size) = (if *micros < 0 { "−" } else { "" }, micros.unsigned_abs());
     let fraction = format!("{:06}", size % 1_000_000);
@@ -26,7 +26,7 @@ pub(super) fn money(micros: &i64) -> String {
     format!("{sign}US$\u{a0}{}.{}", grouped(size / 1_000_000), &fraction[..kept])
 }
 
-/// [`money`] to the cent, where a cent is little of it.
+/// An amount in micro-dollars: rounded to the cent from one dollar on, and exact below.
 pub(super) fn cents(micros: &i64) -> String {
     const CENT: i64 = 10_000;
     match micros.unsigned_abs() >= 1_000_000 {
@@ -35,7 +35,7 @@ pub(super) fn cents(micros: &i64) -> String {
     }
 }
 
-/// `1,234,567`.
+/// A number with thousands separators: `1,234,567`.
 pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -48,9 +48,9 @@ pub(super) fn grouped(number: u64) -> String {
     text
 }
 
-/// What a person would call a browser: `Firefox on Linux`, or the beginning of what it calls itself.
+/// A short name for a `User-Agent`: `Firefox on Linux`, or its first 60 characters if the browser is unknown.
 pub(super) fn browser(user_agent: &str) -> String {
-    // The order matters: each also claims to be those behind it.
+    // The order matters, because browsers also claim to be those further down.
     const BROWSERS: [(&str, &str); 7] = [
         ("Edg/", "Edge"),
         ("OPR/", "Opera"),
@@ -86,23 +86,23 @@ mod tests {
 
     #[test]
     fn money_is_exact_and_says_its_currency() {
-        for (micros, words) in [
+        for (micros, text) in [
             (0, "US$\u{a0}0.00"),
             (42, "US$\u{a0}0.000042"),
             (1_500_000, "US$\u{a0}1.50"),
             (1_234_567_890_000, "US$\u{a0}1,234,567.89"),
             (-10_000, "−US$\u{a0}0.01"),
         ] {
-            assert_eq!(money(&micros), words);
+            assert_eq!(money(&micros), text);
         }
     }
 
     #[test]
     fn little_money_is_exact_and_much_is_rounded() {
-        for (micros, words) in
+        for (micros, text) in
             [(999_999, "US$\u{a0}0.999999"), (21_096_402, "US$\u{a0}21.10"), (-1_994_999, "−US$\u{a0}1.99")]
         {
-            assert_eq!(cents(&micros), words);
+            assert_eq!(cents(&micros), text);
         }
     }
 

@@ -1,4 +1,4 @@
-//! `/usage`: what was used, and what it cost.
+//! `/usage`: the caller's usage and its cost.
 
 use std::collections::HashMap;
 
@@ -6,7 +6,7 @@ use askama::Template;
 use time::macros::format_description;
 use time::{Date, Duration, OffsetDateTime};
 
-use super::{Frame, asked, page, show, signed_in_or_return};
+use super::{Frame, page, query_text, show, signed_in_or_return};
 use crate::call::Call;
 use crate::db::Executor;
 use crate::error::Result;
@@ -17,15 +17,15 @@ use crate::store::{api_keys, users};
 use crate::units::Unit;
 use crate::web::Answer;
 use crate::web::chart::{self, Bar};
-use crate::web::usage::range;
+use crate::web::usage::{iso_date, range};
 
-/// Calls on the page: the newest.
+/// How many of the latest calls are on the page.
 const NEWEST: i64 = 20;
 
-/// Models, keys or routes on the page.
+/// The most models, keys or routes on the page.
 const MOST_GROUPS: i64 = 200;
 
-/// Lines of a download.
+/// The most lines of a download.
 const MOST_LINES: i64 = 100_000;
 
 #[derive(Template)]
@@ -44,19 +44,19 @@ struct Usage {
     newest: Vec<ChargedCall>,
 }
 
-/// Sums under one heading.
+/// Sums by model, by key or by route.
 struct Group {
     name: &'static str,
     sums: Vec<Sum>,
 }
 
-/// The periods one may choose: what the address says.
+/// The periods to choose from: the value of `period`, and the days.
 const PERIODS: [(&str, i64); 3] = [("30", 30), ("90", 90), ("365", 365)];
 
-/// The period that was asked for, and its first and last day; this month unless another is named.
+/// The requested period with its first and last day; by default this month.
 fn period(call: &Call<'_>) -> (&'static str, (Date, Date)) {
-    let (asked, today) = (asked(call, "period"), OffsetDateTime::now_utc().date());
-    match PERIODS.iter().find(|(name, _)| *name == asked) {
+    let (name, today) = (query_text(call, "period"), OffsetDateTime::now_utc().date());
+    match PERIODS.iter().find(|(known, _)| *known == name) {
         Some((name, days)) => (name, (today - Duration::days(days - 1), today)),
         None => ("month", (today.replace_day(1).unwrap_or(today), today)),
     }
@@ -91,9 +91,9 @@ pub(in crate::web) fn show(call: &mut Call<'_>) -> Answer {
     let usage = Usage {
         frame: Frame::new(Some(&caller), "usage"),
         period,
-        from: text(days.0),
-        to: text(days.1),
-        chart: drawn(days, &by_day.iter().map(|sum| (sum.name.as_str(), sum.cost_micros)).collect::<Vec<_>>()),
+        from: iso_date(days.0),
+        to: iso_date(days.1),
+        chart: cost_chart(days, &by_day.iter().map(|sum| (sum.name.as_str(), sum.cost_micros)).collect::<Vec<_>>()),
         total,
         month,
         requests: by_day.iter().map(|sum| sum.units[Unit::Requests]).sum(),
@@ -115,26 +115,26 @@ fn key_name(names: &HashMap<String, String>, id: &str) -> String {
     }
 }
 
-/// The cost of each day as a chart; days without a charge have their place too.
-pub(super) fn drawn(days: (Date, Date), costs: &[(&str, i64)]) -> String {
+/// A chart of the cost per day. Days without a charge are included.
+pub(super) fn cost_chart(days: (Date, Date), costs: &[(&str, i64)]) -> String {
     let costs: HashMap<&str, i64> = costs.iter().copied().collect();
     let (mut bars, mut day) = (Vec::new(), days.0);
     while day <= days.1 {
-        let name = text(day);
+        let name = iso_date(day);
         let value = costs.get(name.as_str()).copied().unwrap_or(0);
         let label = day.format(format_description!("[day padding:none] [month repr:short]")).unwrap_or_default();
-        bars.push(Bar { label, value, words: format!("{name}: {}", show::money(&value)) });
+        bars.push(Bar { label, value, tooltip: format!("{name}: {}", show::money(&value)) });
         let Some(next) = day.next_day() else { break };
         day = next;
     }
     let total: i64 = bars.iter().map(|bar| bar.value).sum();
-    let summary =
-        format!("{} from {} to {}; the table below has each day.", show::money(&total), text(days.0), text(days.1));
+    let summary = format!(
+        "{} from {} to {}; the table below has each day.",
+        show::money(&total),
+        iso_date(days.0),
+        iso_date(days.1)
+    );
     chart::bars("Cost per day", &summary, &bars, show::money)
-}
-
-pub(super) fn text(date: Date) -> String {
-    date.format(format_description!("[year]-[month]-[day]")).unwrap_or_default()
 }
 
 /// `GET /usage.csv?period=`, or `from=` and `to=` as in `/api/usage`.
@@ -155,11 +155,12 @@ pub(in crate::web) fn download(call: &mut Call<'_>) -> Answer {
         csv +=
             &format!("{},{},{}.{:06}\r\n", texts.join(","), numbers.join(","), micros / 1_000_000, micros % 1_000_000);
     }
-    let name = format!("attachment; filename=\"usage-{}-{}.csv\"", text(days.0), text(days.1));
+    let name = format!("attachment; filename=\"usage-{}-{}.csv\"", iso_date(days.0), iso_date(days.1));
     Ok(Response::with_body(200, "text/csv; charset=utf-8", csv.into_bytes()).header("Content-Disposition", name))
 }
 
-/// A text as a cell. One that a spreadsheet would take for a formula (a model's name may be anything) is marked as text.
+/// A cell of a CSV file. A text that a spreadsheet would run as a formula (a model's name can be anything) is prefixed
+/// with an apostrophe.
 fn cell(text: &str) -> String {
     let guarded = match text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
         true => format!("'{text}"),
@@ -185,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_day_without_a_charge_has_its_place() {
-        let svg = drawn((date!(2026 - 02 - 27), date!(2026 - 03 - 02)), &[("2026-03-01", 1_500_000)]);
+        let svg = cost_chart((date!(2026 - 02 - 27), date!(2026 - 03 - 02)), &[("2026-03-01", 1_500_000)]);
         assert_eq!(svg.matches("<rect").count(), 4);
         assert!(svg.contains("<title>2026-03-01: US$\u{a0}1.50</title>") && svg.contains("27 Feb"));
     }
