@@ -141,7 +141,7 @@ impl UsageCounter {
             ChargeBasis::Fixed(units) => *units,
             ChargeBasis::Embeddings => Units::of([(Unit::EmbeddingTokens, prompt), (Unit::Requests, 1)]),
             ChargeBasis::Text => {
-                let estimate = self.chunks.max(self.bytes.div_ceil(BYTES_PER_TOKEN));
+                let estimate = self.chunks.max(estimate_tokens(self.bytes));
                 let completion_tokens = reported_or(usage.completion_tokens, estimate);
                 Units::of([
                     (Unit::PromptTokens, prompt),
@@ -157,15 +157,15 @@ fn reported_or(reported: Option<i64>, estimate: usize) -> i64 {
     reported.map_or(i64::try_from(estimate).unwrap_or(i64::MAX), |n| n.max(0))
 }
 
-/// About how many tokens a text has.
-pub fn estimate_tokens(text: &str) -> usize {
-    text.len().div_ceil(BYTES_PER_TOKEN)
+/// About how many tokens a text of this length, in bytes, has.
+pub fn estimate_tokens(bytes: usize) -> usize {
+    bytes.div_ceil(BYTES_PER_TOKEN)
 }
 
 /// About how many tokens the strings in a JSON value have. A number counts as one token, as prompts may be sent as token
 /// ids; images (`data:` URLs) count as nothing.
 pub fn estimate_json_tokens(value: &RawValue) -> usize {
-    serde_json::from_str::<TextBytes>(value.get()).map_or(0, |bytes| bytes.0.div_ceil(BYTES_PER_TOKEN))
+    serde_json::from_str::<TextBytes>(value.get()).map_or(0, |bytes| estimate_tokens(bytes.0))
 }
 
 /// The bytes of all strings in a JSON value.

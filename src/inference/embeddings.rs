@@ -50,7 +50,7 @@ pub(super) fn extract_features(call: &mut Call<'_>) -> Result<Response> {
             Ok::<_, Error>((reply, bytes))
         })??;
         let vector = first_vector(&bytes).ok_or(Error::Upstream(502, "The model server's reply holds no vector"))?;
-        let mut counter = UsageCounter::new(ChargeBasis::Embeddings, estimate_tokens(text));
+        let mut counter = UsageCounter::new(ChargeBasis::Embeddings, estimate_tokens(text.len()));
         if let Ok(chunk) = serde_json::from_slice::<Chunk<'_>>(&bytes) {
             counter.add(&chunk);
         }

@@ -151,7 +151,7 @@ fn ask(engine: &Engine, params: &Params, model: &str, wanted: usize, count: usiz
         // The same seed would give the same completion again.
         request.insert("seed".to_owned(), seed.wrapping_add(i64::try_from(count).unwrap_or(0)).into());
     }
-    let estimate = estimate_tokens(&params.text);
+    let estimate = estimate_tokens(params.text.len());
     match complete(engine, &request, &params.stop, estimate) {
         // Hosted APIs may refuse fields that they do not know: try again without those.
         Err(Error::Relayed(refusal))
