@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::harness::{PASSWORD, Server, TestDb};
 
 #[test]
-fn the_account_is_told_as_the_database_has_it() {
+fn the_account_is_reported_as_stored() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let user = server.sign_up("ann@x");
@@ -35,7 +35,7 @@ fn the_account_is_told_as_the_database_has_it() {
 }
 
 #[test]
-fn the_state_of_the_subscription_is_told_to_anybody() {
+fn anyone_may_read_the_subscription_status() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let user = server.sign_up("ann@x");
@@ -50,7 +50,7 @@ fn the_state_of_the_subscription_is_told_to_anybody() {
 }
 
 #[test]
-fn another_password_ends_the_other_sessions() {
+fn changing_the_password_ends_the_other_sessions() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let user = server.sign_up("ann@x");
@@ -80,7 +80,7 @@ fn another_password_ends_the_other_sessions() {
 }
 
 #[test]
-fn a_password_may_be_changed_with_a_form_and_with_a_secret() {
+fn a_password_can_be_changed_by_form_and_with_a_secret() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let user = server.sign_up("ann@x");
@@ -96,7 +96,7 @@ fn a_password_may_be_changed_with_a_form_and_with_a_secret() {
 }
 
 #[test]
-fn deleting_takes_everything_along() {
+fn deleting_an_account_deletes_all_its_data() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let user = server.sign_up("ann@x");
@@ -127,7 +127,7 @@ fn deleting_takes_everything_along() {
 }
 
 #[test]
-fn deleting_wants_the_password_from_an_older_session() {
+fn deleting_from_an_older_session_requires_the_password() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let user = server.sign_up("ann@x");
@@ -146,7 +146,7 @@ fn deleting_wants_the_password_from_an_older_session() {
 }
 
 #[test]
-fn a_secret_alone_deletes_nothing() {
+fn a_secret_alone_cannot_delete_an_account() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let user = server.sign_up("ann@x");

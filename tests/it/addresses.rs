@@ -29,7 +29,7 @@ fn files() -> (String, Upstream) {
 }
 
 #[test]
-fn an_address_is_fetched_and_heard() {
+fn a_public_audio_url_is_fetched_and_transcribed() {
     let upstream = Upstream::constant(200, heard());
     let (files, _) = files();
     let (db, server, user) = start(&upstream, &[("AUDIO_URL_ALLOW", "127.0.0.1")]);
@@ -61,7 +61,7 @@ fn an_address_is_fetched_and_heard() {
 }
 
 #[test]
-fn nothing_on_the_inner_network_is_fetched() {
+fn urls_on_private_networks_are_not_fetched() {
     let upstream = Upstream::constant(200, heard());
     let (url, files) = files();
     let (_db, server, user) = start(&upstream, &[]);

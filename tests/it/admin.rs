@@ -12,7 +12,7 @@ fn operator(db: &TestDb, command: &str, user: &User) {
 }
 
 #[test]
-fn the_usage_of_everybody_is_there_seconds_after_a_charge() {
+fn total_usage_appears_seconds_after_a_charge() {
     let db = TestDb::new();
     // What was charged before there were totals appears as well.
     db.run(
@@ -38,7 +38,7 @@ fn the_usage_of_everybody_is_there_seconds_after_a_charge() {
 }
 
 #[test]
-fn only_administrators_with_a_browser_come_in() {
+fn admin_pages_open_only_to_an_administrators_session() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let (admin, other) = (server.sign_up("root@example.com"), server.sign_up("bob@example.com"));
@@ -56,7 +56,7 @@ fn only_administrators_with_a_browser_come_in() {
 }
 
 #[test]
-fn documents_of_an_account_are_counted_up_to_a_number() {
+fn the_document_count_of_an_account_is_capped() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let admin = server.sign_up("root@example.com");
@@ -72,7 +72,7 @@ fn documents_of_an_account_are_counted_up_to_a_number() {
 }
 
 #[test]
-fn whatever_is_done_holds_at_once_and_is_written_down() {
+fn admin_actions_take_effect_at_once_and_are_audited() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let (admin, other) = (server.sign_up("root@example.com"), server.sign_up("bob@example.com"));
@@ -113,7 +113,7 @@ fn whatever_is_done_holds_at_once_and_is_written_down() {
 }
 
 #[test]
-fn accounts_are_found_by_how_anything_of_theirs_begins() {
+fn accounts_are_found_by_prefix() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let admin = server.sign_up("root@example.com");

@@ -63,7 +63,7 @@ fn what_cannot_be_read_is_400() {
 }
 
 #[test]
-fn of_a_name_that_comes_twice_the_last_value_holds() {
+fn the_last_value_of_a_repeated_name_wins() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let web = server.web.anonymous();
@@ -118,7 +118,7 @@ fn what_is_too_large_is_413() {
 }
 
 #[test]
-fn nobody_without_a_credential_is_told_what_is_wrong_with_a_body() {
+fn body_errors_are_not_reported_without_a_credential() {
     let db = TestDb::new();
     let server = Server::start(&db);
     for path in ["/api/change-password", "/api/delete-account", "/api/keys", "/api/keys/rotate", "/api/sessions/revoke"]
@@ -129,7 +129,7 @@ fn nobody_without_a_credential_is_told_what_is_wrong_with_a_body() {
 }
 
 #[test]
-fn nothing_odd_in_an_account_route_is_a_fault_of_ours() {
+fn odd_input_to_account_routes_is_never_a_server_error() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let user = server.sign_up("ann@x");

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::documents::save;
-use crate::harness::{Bouncer, Server, Signal, TestDb, at_once, charges, patiently, refused_soon};
+use crate::harness::{Bouncer, Server, Signal, TestDb, at_once, charges, refused_soon, retry_while_unavailable};
 use crate::outage::{expect_unavailable, known};
 
 /// Connections from PgBouncer to PostgreSQL; the servers have many more to it.
@@ -36,14 +36,15 @@ fn everything_works_through_a_pooler() {
 
     let saved = at_once(64, |n| {
         let client = user.browser_of(if n % 2 == 0 { &one } else { &two });
-        let id =
-            patiently(|| client.post("/api/docs/save", &json!({"content": n.to_string()}))).expect(200).json()["id"]
-                .as_str()
-                .unwrap()
-                .to_owned();
+        let id = retry_while_unavailable(|| client.post("/api/docs/save", &json!({"content": n.to_string()})))
+            .expect(200)
+            .json()["id"]
+            .as_str()
+            .unwrap()
+            .to_owned();
         for turn in 1..4 {
             let body = json!({"id": id, "content": format!("{n} {turn}"), "version": turn});
-            patiently(|| client.post("/api/docs/save", &body)).expect(200);
+            retry_while_unavailable(|| client.post("/api/docs/save", &body)).expect(200);
         }
         (n, id)
     });
@@ -58,7 +59,7 @@ fn everything_works_through_a_pooler() {
     let programs = [&one, &two].map(|server| user.program(&server.inference));
     at_once(32, |n| {
         let body = json!({"prompt": "Good morning", "max_tokens": 2});
-        patiently(|| programs[n % 2].post("/v1/completions", &body)).expect(200);
+        retry_while_unavailable(|| programs[n % 2].post("/v1/completions", &body)).expect(200);
     });
     one.wait_until("the charges", || charges(&db).len() == 32);
 
@@ -74,7 +75,7 @@ fn everything_works_through_a_pooler() {
 }
 
 #[test]
-fn a_pooler_that_hangs_or_dies_is_an_outage_like_any() {
+fn a_pooler_that_hangs_or_dies_counts_as_an_outage() {
     let db = TestDb::new();
     set_timeout(&db);
     let mut bouncer = Bouncer::to(&db, CONNECTIONS);

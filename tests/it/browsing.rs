@@ -24,7 +24,7 @@ fn between<'t>(text: &'t str, before: &str, after: &str) -> &'t str {
 }
 
 #[test]
-fn pages_are_small_quick_to_cache_and_lead_nowhere_else() {
+fn pages_are_small_cacheable_and_self_contained() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let user = server.sign_up("ann@example.com");
@@ -69,7 +69,7 @@ fn pages_are_small_quick_to_cache_and_lead_nowhere_else() {
 }
 
 #[test]
-fn static_files_are_compressed_for_those_who_take_it() {
+fn static_files_are_compressed_for_clients_that_accept_it() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let home = open(&server.web.anonymous(), "/").expect(200).text();
@@ -87,7 +87,7 @@ fn static_files_are_compressed_for_those_who_take_it() {
 }
 
 #[test]
-fn a_browser_is_told_what_happened_and_a_program_gets_json() {
+fn errors_are_pages_for_browsers_and_json_for_programs() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let anonymous = server.web.anonymous();
@@ -104,7 +104,7 @@ fn a_browser_is_told_what_happened_and_a_program_gets_json() {
 }
 
 #[test]
-fn an_invented_error_is_not_repeated_and_next_stays_here() {
+fn unknown_error_codes_are_not_echoed_and_next_stays_on_this_site() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let anonymous = server.web.anonymous();
@@ -129,7 +129,7 @@ fn after(browser: &Client, reply: &Reply) -> String {
 }
 
 #[test]
-fn a_secret_that_is_not_the_persons_own_is_not_shown() {
+fn a_secret_of_another_user_is_not_shown() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let (ann, bob) = (server.sign_up("ann@example.com"), server.sign_up("bob@example.com"));
@@ -140,7 +140,7 @@ fn a_secret_that_is_not_the_persons_own_is_not_shown() {
 }
 
 #[test]
-fn keys_are_made_renamed_rotated_and_revoked_by_forms() {
+fn keys_are_created_renamed_rotated_and_revoked_by_forms() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let user = server.sign_up("ann@example.com");
@@ -170,7 +170,7 @@ fn keys_are_made_renamed_rotated_and_revoked_by_forms() {
 }
 
 #[test]
-fn password_sessions_and_account_end_by_forms() {
+fn password_sessions_and_account_are_managed_by_forms() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let user = server.sign_up("ann@example.com");
@@ -190,19 +190,19 @@ fn password_sessions_and_account_end_by_forms() {
 }
 
 #[test]
-fn a_document_is_written_found_published_deleted_and_brought_back() {
+fn a_document_is_written_found_published_deleted_and_restored() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let (user, stranger) = (server.sign_up("ann@example.com"), server.sign_up("bob@example.com"));
     let place = user.browser.form("/documents", &[]).expect(303).header("location").unwrap().to_owned();
     let id = place.strip_prefix("/documents/").unwrap();
-    let first = [("title", "Trip"), ("content", "one\r\ntwo 100% <script>"), ("version", "1")];
+    let first = [("title", "RoundTrip"), ("content", "one\r\ntwo 100% <script>"), ("version", "1")];
     user.browser.form(&place, &first).expect(303);
     let kept = user.browser.get(&format!("/api/docs/get?id={id}")).json();
     assert_eq!(kept["content"], "one\ntwo 100% <script>");
 
     // The version it was written on is no longer the newest: both are shown, nothing is lost.
-    let late = [("title", "Trip"), ("content", "mine"), ("version", "1")];
+    let late = [("title", "RoundTrip"), ("content", "mine"), ("version", "1")];
     let page = user.browser.form(&place, &late).expect(409).text();
     assert!(page.contains("mine") && page.contains("two 100% &#60;script&#62;"));
     assert!(page.contains("name=\"version\" value=\"2\""));
@@ -269,7 +269,7 @@ fn other_sites_cannot_post_a_form() {
 }
 
 #[test]
-fn the_pages_know_where_the_other_servers_are() {
+fn pages_show_the_addresses_of_the_other_servers() {
     let db = TestDb::new();
     let server = Server::start_with(&db, &[("AUDIO_ADDR", "0.0.0.0:0")]);
     let page = server.web.anonymous().get("/").expect(200).text();

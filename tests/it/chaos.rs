@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::documents::save;
 use crate::failover::End;
-use crate::harness::{Address, Cluster, Proxy, Server, Signal, TestDb, Told, User, Way, assert_books_agree};
+use crate::harness::{Address, Cluster, LoadRecord, Proxy, Server, Signal, TestDb, User, Way, assert_books_agree};
 
 /// The way back takes 2 s; the rest is for a busy machine, and for a PostgreSQL that repairs itself.
 const RECOVERY: Duration = Duration::from_secs(20);
@@ -65,7 +65,7 @@ struct Site {
     db: TestDb,
     cluster: Cluster,
     journal: PathBuf,
-    told: Told,
+    told: LoadRecord,
     /// Secrets whose end was acknowledged.
     ended: Mutex<Vec<String>>,
 }
@@ -82,7 +82,7 @@ impl Site {
             db,
             cluster,
             journal,
-            told: Told::default(),
+            told: LoadRecord::default(),
             ended: Mutex::default(),
         };
         for _ in 0..2 {

@@ -7,7 +7,7 @@ use crate::harness::{Server, TestDb};
 const NOBODY: &str = "tg_0123456789012345678901234567890123456789012";
 
 #[test]
-fn a_secret_opens_every_server_under_any_header() {
+fn a_secret_authenticates_on_every_server_in_any_header() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let user = server.sign_up("ann@x");
@@ -45,7 +45,7 @@ fn a_secret_opens_every_server_under_any_header() {
 }
 
 #[test]
-fn a_cookie_opens_the_web_server_only() {
+fn a_cookie_authenticates_on_the_web_server_only() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let user = server.sign_up("ann@x");
@@ -65,7 +65,7 @@ fn a_cookie_opens_the_web_server_only() {
 }
 
 #[test]
-fn a_secret_is_no_session_and_a_session_is_no_secret() {
+fn secrets_and_session_tokens_are_not_interchangeable() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let user = server.sign_up("ann@x");
@@ -94,7 +94,7 @@ fn a_secret_is_no_session_and_a_session_is_no_secret() {
 }
 
 #[test]
-fn a_secret_of_the_older_system_goes_on_working() {
+fn a_secret_of_the_old_system_still_works() {
     let db = TestDb::empty();
     let old = "Ab3dE5gH7jKl9NoPqRsTuVwXyZ012345";
     db.run(&format!(

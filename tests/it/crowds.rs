@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{PASSWORD, Reply, Server, TestDb, at_once, patiently};
+use crate::harness::{PASSWORD, Reply, Server, TestDb, at_once, retry_while_unavailable};
 
 const CROWD: usize = 64;
 
@@ -11,13 +11,13 @@ fn statuses(replies: &[Reply]) -> Vec<u16> {
 }
 
 #[test]
-fn one_address_makes_one_account() {
+fn concurrent_signups_create_one_account() {
     let db = TestDb::new();
     let (one, two) = (Server::start(&db), Server::start(&db));
     let replies = at_once(CROWD, |n| {
         let web = if n % 2 == 0 { &one.web } else { &two.web };
         let email = if n % 3 == 0 { "Ann@Example.com " } else { "ann@example.com" };
-        patiently(|| web.anonymous().post("/api/signup", &json!({"email": email, "password": PASSWORD})))
+        retry_while_unavailable(|| web.anonymous().post("/api/signup", &json!({"email": email, "password": PASSWORD})))
     });
     assert_eq!(statuses(&replies), [200; CROWD]);
     assert_eq!(db.count("SELECT count(*) FROM users"), 1);
@@ -35,13 +35,13 @@ fn one_address_makes_one_account() {
 }
 
 #[test]
-fn different_passwords_at_once_let_one_person_in() {
+fn concurrent_signups_with_different_passwords_let_one_in() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let web = server.web.anonymous();
     let replies = at_once(CROWD, |n| {
         let body = json!({"email": "ann@x", "password": format!("password number {n}")});
-        patiently(|| web.post("/api/signup", &body))
+        retry_while_unavailable(|| web.post("/api/signup", &body))
     });
     assert_eq!(db.count("SELECT count(*) FROM users"), 1);
     assert_eq!(db.count("SELECT count(*) FROM sessions"), 1);
@@ -51,7 +51,7 @@ fn different_passwords_at_once_let_one_person_in() {
 }
 
 #[test]
-fn a_key_is_rotated_once() {
+fn concurrent_rotations_of_a_key_succeed_once() {
     let db = TestDb::new();
     let (one, two) = (Server::start(&db), Server::start(&db));
     let user = one.sign_up("ann@x");
@@ -62,7 +62,7 @@ fn a_key_is_rotated_once() {
     }
     let replies = at_once(CROWD, |n| {
         let web = if n % 2 == 0 { &one.web } else { &two.web };
-        patiently(|| web.with_cookie(&user.token).post("/api/keys/rotate", &json!({"id": id})))
+        retry_while_unavailable(|| web.with_cookie(&user.token).post("/api/keys/rotate", &json!({"id": id})))
     });
     let won: Vec<&Reply> = replies.iter().filter(|reply| reply.status == 200).collect();
     assert_eq!(won.len(), 1, "{:?}", statuses(&replies));
@@ -80,14 +80,14 @@ fn a_key_is_rotated_once() {
 
 /// Rotating, revoking, making and at last deleting: whatever the order, no 500 and nothing left.
 #[test]
-fn everything_at_once_breaks_nothing() {
+fn concurrent_key_and_account_changes_never_fail() {
     let db = TestDb::new();
     let server = Server::start_with(&db, &[("POOL_SIZE", "16")]);
     for round in 0..4 {
         let user = server.sign_up(&format!("ann{round}@x"));
         let id = user.browser.get("/api/keys").expect(200).json()["keys"][0]["id"].clone();
         let replies = at_once(24, |n| {
-            let post = |path: &str, body: Value| patiently(|| user.browser.post(path, &body));
+            let post = |path: &str, body: Value| retry_while_unavailable(|| user.browser.post(path, &body));
             match n % 6 {
                 0 => post("/api/keys", json!({"name": "n"})),
                 1 => post("/api/keys/rotate", json!({"id": id, "grace_seconds": 60})),
@@ -108,13 +108,13 @@ fn everything_at_once_breaks_nothing() {
 }
 
 #[test]
-fn one_password_change_of_many_is_made() {
+fn concurrent_password_changes_succeed_once() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let user = server.sign_up("ann@x");
     let replies = at_once(8, |n| {
         let body = json!({"current_password": PASSWORD, "new_password": format!("password number {n}")});
-        patiently(|| user.browser.post("/api/change-password", &body))
+        retry_while_unavailable(|| user.browser.post("/api/change-password", &body))
     });
     let won: Vec<usize> = (0..8).filter(|n| replies[*n].status == 200).collect();
     assert_eq!(won.len(), 1, "{:?}", statuses(&replies));

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::harness::{Raw, Server, TestDb, charges};
 
 #[test]
-fn everything_is_answered_always_the_same_and_marked() {
+fn the_demo_engine_answers_every_route_deterministically_and_says_so() {
     let db = TestDb::new();
     let server = Server::start_demo(&db, &[]);
     let user = server.sign_up("ann@example.com");

@@ -53,7 +53,7 @@ fn a_saved_document_is_what_was_sent() {
 }
 
 #[test]
-fn a_save_changes_only_what_it_names() {
+fn a_save_changes_only_the_given_fields() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let client = server.sign_up("ann@example.com").browser;
@@ -84,7 +84,7 @@ fn a_save_changes_only_what_it_names() {
 }
 
 #[test]
-fn a_document_is_its_owners_until_it_is_published() {
+fn a_document_is_private_until_published() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let owner = server.sign_up("ann@example.com").browser;
@@ -121,7 +121,7 @@ fn a_document_is_its_owners_until_it_is_published() {
 }
 
 #[test]
-fn what_is_not_there_cannot_be_touched() {
+fn a_missing_document_cannot_be_changed() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let owner = server.sign_up("ann@example.com").browser;
@@ -157,7 +157,7 @@ fn what_is_not_there_cannot_be_touched() {
 }
 
 #[test]
-fn an_older_version_is_refused_with_the_current_document() {
+fn a_stale_version_is_refused_with_the_current_document() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let client = server.sign_up("ann@example.com").browser;
@@ -202,7 +202,7 @@ fn ids_cannot_be_guessed() {
 }
 
 #[test]
-fn the_list_comes_in_pages_newest_first() {
+fn the_list_is_paged_newest_first() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let client = server.sign_up("ann@example.com").browser;
@@ -245,7 +245,7 @@ pub fn ids(page: &Value) -> Vec<String> {
 }
 
 #[test]
-fn documents_of_one_moment_are_listed_once_each() {
+fn documents_created_at_the_same_moment_are_listed_once_each() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let user = server.sign_up("ann@example.com");
@@ -269,7 +269,7 @@ fn documents_of_one_moment_are_listed_once_each() {
 }
 
 #[test]
-fn a_list_that_makes_no_sense_is_refused() {
+fn invalid_list_parameters_are_refused() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let client = server.sign_up("ann@example.com").browser;

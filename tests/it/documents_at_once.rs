@@ -29,7 +29,7 @@ fn at_once(client: &Client, body: impl Fn(usize) -> Value + Sync) -> Vec<Reply> 
 }
 
 #[test]
-fn of_saves_that_name_a_version_one_is_made() {
+fn of_concurrent_saves_with_a_version_one_succeeds() {
     let db = TestDb::new();
     let server = Server::start_with(&db, &[("POOL_SIZE", "16")]);
     let client = server.sign_up("ann@example.com").browser;
@@ -49,7 +49,7 @@ fn of_saves_that_name_a_version_one_is_made() {
 }
 
 #[test]
-fn saves_that_name_none_are_all_made() {
+fn concurrent_saves_without_a_version_all_succeed() {
     let db = TestDb::new();
     let server = Server::start_with(&db, &[("POOL_SIZE", "16")]);
     let client = server.sign_up("ann@example.com").browser;
@@ -65,7 +65,7 @@ fn saves_that_name_none_are_all_made() {
 }
 
 #[test]
-fn edits_that_begin_again_after_a_conflict_are_never_lost() {
+fn edits_retried_after_a_conflict_are_never_lost() {
     let db = TestDb::new();
     let server = Server::start_with(&db, &[("POOL_SIZE", "16")]);
     let client = server.sign_up("ann@example.com").browser;
@@ -105,7 +105,7 @@ fn new_documents_never_collide() {
 }
 
 #[test]
-fn a_document_deleted_under_its_savers_is_gone() {
+fn a_document_deleted_during_saves_stays_deleted() {
     let db = TestDb::new();
     let server = Server::start_with(&db, &[("POOL_SIZE", "16")]);
     let client = server.sign_up("ann@example.com").browser;

@@ -23,7 +23,7 @@ fn ascii(text: &str) -> String {
 }
 
 #[test]
-fn eight_mebibytes_fit_and_one_byte_more_does_not() {
+fn eight_mebibytes_fit_and_one_more_byte_does_not() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let client = server.sign_up("ann@example.com").browser;
@@ -56,7 +56,7 @@ fn escaped_text_may_be_six_times_as_long() {
 }
 
 #[test]
-fn a_body_beyond_all_bounds_is_refused() {
+fn an_oversized_body_is_refused() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let client = server.sign_up("ann@example.com").browser;
@@ -70,7 +70,7 @@ fn a_body_beyond_all_bounds_is_refused() {
 }
 
 #[test]
-fn what_is_no_text_is_refused() {
+fn invalid_text_is_refused() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let client = server.sign_up("ann@example.com").browser;
@@ -127,7 +127,7 @@ fn what_is_no_text_is_refused() {
 }
 
 #[test]
-fn any_other_text_comes_back_as_it_was() {
+fn any_valid_text_is_returned_unchanged() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let client = server.sign_up("ann@example.com").browser;
@@ -150,7 +150,7 @@ fn any_other_text_comes_back_as_it_was() {
 }
 
 #[test]
-fn a_list_of_large_documents_comes_in_pages_that_fit() {
+fn a_list_of_large_documents_is_cut_into_smaller_pages() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let user = server.sign_up("ann@example.com");

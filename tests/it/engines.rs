@@ -28,7 +28,7 @@ fn start(urls: &[&str], settings: &[(&str, &str)]) -> (TestDb, Server, User) {
 }
 
 #[test]
-fn a_chat_goes_through_as_it_is_and_is_charged() {
+fn a_chat_is_passed_through_unchanged_and_charged() {
     let upstream = Upstream::start(|_, wire| wire.reply(200, "application/json", ANSWER));
     let (db, server, user) = start(&[&upstream.url], &[("INFERENCE_API_KEY", "theirs")]);
     let body = r#"{"model":"m","messages":[{"role":"user","content":[{"type":"text","text":"a"},{"type":"image_url",
@@ -54,7 +54,7 @@ fn a_chat_goes_through_as_it_is_and_is_charged() {
 }
 
 #[test]
-fn every_route_wants_a_secret_and_says_so_before_it_reads() {
+fn every_route_requires_a_secret_and_refuses_before_reading_the_body() {
     let upstream = Upstream::constant(200, json!({}));
     let (_db, server, user) = start(&[&upstream.url], &[]);
     let openai = ["/v1/chat/completions", "/v1/completions", "/v1/engines/x/completions", "/v1/embeddings"];
@@ -90,7 +90,7 @@ fn every_route_wants_a_secret_and_says_so_before_it_reads() {
 }
 
 #[test]
-fn without_a_server_the_setting_is_named() {
+fn a_missing_model_server_is_reported_with_the_setting_to_change() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let user = server.sign_up("ann@example.com");
@@ -109,7 +109,7 @@ fn without_a_server_the_setting_is_named() {
 }
 
 #[test]
-fn errors_have_the_shape_that_openai_clients_know() {
+fn errors_have_the_openai_format() {
     let refusal =
         json!({"error": {"message": "too long", "type": "invalid_request_error", "param": "messages", "code": "x"}});
     let theirs = refusal.clone();
@@ -156,7 +156,7 @@ fn errors_have_the_shape_that_openai_clients_know() {
 }
 
 #[test]
-fn completions_take_what_clients_send() {
+fn completions_accept_what_clients_send() {
     let upstream = Upstream::start(|_, wire| {
         wire.json(200, &json!({"object": "text_completion", "choices": [{"text": "x".repeat(40), "index": 0}]}));
     });
@@ -209,7 +209,7 @@ fn models_and_embeddings() {
 }
 
 #[test]
-fn a_server_that_fails_is_passed_over_and_tried_again() {
+fn a_failing_model_server_is_skipped_and_retried_later() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap();
     let closed_url = format!("http://{}", closed.local_addr().unwrap());
     drop(closed);
@@ -246,7 +246,7 @@ fn a_server_that_fails_is_passed_over_and_tried_again() {
 }
 
 #[test]
-fn the_least_busy_server_is_next_and_all_are_used() {
+fn requests_go_to_the_least_busy_model_server() {
     // Each holds its request until the other has one too.
     let barrier = std::sync::Arc::new(std::sync::Barrier::new(2));
     let make = || {
@@ -269,7 +269,7 @@ fn the_least_busy_server_is_next_and_all_are_used() {
 }
 
 #[test]
-fn a_server_that_is_late_is_504_and_a_repeated_request_keeps_its_id() {
+fn a_late_model_server_is_504_and_a_repeated_request_is_charged_once() {
     let calls = Mutex::new(0);
     let upstream = Upstream::start(move |_, wire| {
         *calls.lock().unwrap() += 1;

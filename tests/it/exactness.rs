@@ -67,7 +67,7 @@ fn from_env(name: &str, otherwise: &[usize]) -> Vec<usize> {
 }
 
 #[test]
-fn clients_of_several_processes_agree_with_the_books() {
+fn charges_counted_by_clients_match_the_ledger() {
     let [processes, clients, requests] = from_env("EXACT", &[3, 8, 40])[..] else { panic!("EXACT=4,50,2000") };
     let db = TestDb::new();
     set_price(&db);
@@ -95,19 +95,19 @@ fn clients_of_several_processes_agree_with_the_books() {
 }
 
 /// A server that is killed and started again at the same addresses, with the same journal.
-struct Phoenix {
+struct Restartable {
     db_url: String,
     journal: PathBuf,
     addresses: [Address; 3],
     server: Option<Server>,
 }
 
-impl Phoenix {
-    fn new(db: &TestDb) -> Phoenix {
+impl Restartable {
+    fn new(db: &TestDb) -> Restartable {
         let journal = env::temp_dir().join(format!("textgen-phoenix-{}", textgen::usage::new_id()));
         let server = Server::start_demo(db, &[("JOURNAL_DIR", journal.to_str().unwrap()), ("LOG_LEVEL", "warn")]);
         let addresses = [server.web.clone(), server.inference.clone(), server.audio.clone()];
-        Phoenix { db_url: db.url(), journal, addresses, server: Some(server) }
+        Restartable { db_url: db.url(), journal, addresses, server: Some(server) }
     }
 
     fn inference(&self, secret: &str) -> Client {
@@ -131,7 +131,7 @@ impl Phoenix {
     }
 }
 
-impl Drop for Phoenix {
+impl Drop for Restartable {
     fn drop(&mut self) {
         self.server = None;
         let _ = std::fs::remove_dir_all(&self.journal);
@@ -140,12 +140,12 @@ impl Drop for Phoenix {
 
 /// Every reply that a client had whole is charged, none twice, however often a server is killed.
 #[test]
-fn what_is_killed_loses_no_charge_and_doubles_none() {
+fn killed_servers_lose_no_charge_and_duplicate_none() {
     let [rounds] = from_env("KILLS", &[4])[..] else { panic!("KILLS=30") };
     let db = TestDb::new();
     set_price(&db);
     let users = users(&db, 4);
-    let mut servers = [Phoenix::new(&db), Phoenix::new(&db)];
+    let mut servers = [Restartable::new(&db), Restartable::new(&db)];
     let programs: Vec<Client> = (0..16).map(|n| servers[n % 2].inference(&users[n % 4].1)).collect();
     let (over, refused) = (AtomicBool::new(false), AtomicUsize::new(0));
     let answered = [AtomicUsize::new(0), AtomicUsize::new(0)];

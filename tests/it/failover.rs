@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::documents::save;
-use crate::harness::{Cluster, Server, TestDb, Told, assert_books_agree, refused_soon};
+use crate::harness::{Cluster, LoadRecord, Server, TestDb, assert_books_agree, refused_soon};
 
 /// Writes go on within 5 s; the rest is for a busy machine.
 const RESUMPTION: Duration = Duration::from_secs(5 + 4);
 
 /// Lets the clients end, also when a wait was in vain.
-pub struct End<'t>(pub &'t Told);
+pub struct End<'t>(pub &'t LoadRecord);
 
 impl Drop for End<'_> {
     fn drop(&mut self) {
@@ -31,7 +31,7 @@ fn a_standby_takes_over_and_nothing_acknowledged_is_lost() {
     let revoked = other.program(&server.inference);
     revoked.get("/api/current-user").expect(200);
     let documents: Vec<String> = (0..3).map(|_| save(&user.browser, &json!({"content": "0"}))).collect();
-    let told = Told::default();
+    let told = LoadRecord::default();
     let resumed = thread::scope(|scope| {
         let end = End(&told);
         for id in &documents {

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::documents::save;
 use crate::failover::End;
-use crate::harness::{Cluster, Reply, Server, TestDb, Told, User, assert_books_agree, is_root};
+use crate::harness::{Cluster, LoadRecord, Reply, Server, TestDb, User, assert_books_agree, is_root};
 use crate::outage::{expect_unavailable, in_need, known, strangers};
 
 /// The way back takes 2 s; the rest is for a busy machine.
@@ -123,7 +123,7 @@ fn under_load(site: &mut Site, work: impl FnOnce(&mut Site)) {
     let other = site.server.sign_up("bob@example.com");
     let id = save(&other.browser, &json!({"content": "0"}));
     let (web, inference) = (site.server.web.clone(), site.server.inference.clone());
-    let told = Told::default();
+    let told = LoadRecord::default();
     thread::scope(|scope| {
         let _end = End(&told);
         scope.spawn(|| told.save(|| web.clone(), &other.secret, &id));
@@ -142,7 +142,7 @@ fn under_load(site: &mut Site, work: impl FnOnce(&mut Site)) {
 }
 
 #[test]
-fn stopped_killed_and_restarted() {
+fn postgresql_stopped_killed_and_restarted() {
     let mut site = Site::new();
     under_load(&mut site, |site| {
         site.suffer("stopped", Fault::Away, |site| site.cluster.stop(), |site| drop(site.cluster.launch()));

@@ -106,7 +106,7 @@ impl Site {
 }
 
 #[test]
-fn nobody_waits_long_for_an_answer_that_never_comes() {
+fn waiting_for_a_silent_database_is_bounded() {
     let site = Site::new(&[("POOL_SIZE", "4")]);
     let known = known(&site.server, &site.user);
     for (n, cut) in [Proxy::freeze, Proxy::lose].into_iter().enumerate() {
@@ -135,7 +135,7 @@ fn nobody_waits_long_for_an_answer_that_never_comes() {
 }
 
 #[test]
-fn without_a_listener_on_the_same_way_the_wait_is_bounded_too() {
+fn waiting_is_bounded_even_if_the_listener_does_not_notice() {
     let db = TestDb::new();
     let site = Site::new(&[("DATABASE_LISTEN_URL", &db.url()), ("POOL_SIZE", "2")]);
     let known = known(&site.server, &site.user);
@@ -148,7 +148,7 @@ fn without_a_listener_on_the_same_way_the_wait_is_bounded_too() {
 }
 
 #[test]
-fn charges_do_not_wait_for_a_database_that_says_nothing() {
+fn charges_do_not_wait_for_a_silent_database() {
     let site = Site::new(&[]);
     let client = site.user.program(&site.server.inference);
     let ask = || client.post("/v1/completions", &json!({"prompt": "Good morning", "max_tokens": 2})).expect(200);
@@ -169,7 +169,7 @@ fn charges_do_not_wait_for_a_database_that_says_nothing() {
 }
 
 #[test]
-fn a_slow_database_is_waited_for_or_not_but_never_for_long() {
+fn waiting_for_a_slow_database_is_bounded() {
     let site = Site::new(&[]);
     let known = known(&site.server, &site.user);
     site.proxy.slow(Duration::from_secs(5));

@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Raw, Server, TestDb, Upstream, User, Wire, charges, only_charge};
+use crate::harness::{Raw, ReplyWriter, Server, TestDb, Upstream, User, charges, only_charge};
 
-fn start(script: impl Fn(&Value, &mut Wire) + Send + Sync + 'static) -> (TestDb, Server, User, Upstream) {
+fn start(script: impl Fn(&Value, &mut ReplyWriter) + Send + Sync + 'static) -> (TestDb, Server, User, Upstream) {
     let upstream = Upstream::start(move |seen, wire| script(&seen.json(), wire));
     let db = TestDb::new();
     let server = Server::start_with(&db, &[("INFERENCE_URL", &upstream.url)]);
@@ -12,7 +12,7 @@ fn start(script: impl Fn(&Value, &mut Wire) + Send + Sync + 'static) -> (TestDb,
     (db, server, user, upstream)
 }
 
-fn speak(wire: &mut Wire, words: &[&str], finish: &str) {
+fn speak(wire: &mut ReplyWriter, words: &[&str], finish: &str) {
     wire.start("text/event-stream");
     for word in words {
         wire.word(word);
@@ -53,7 +53,7 @@ fn text_is_generated_and_charged() {
 }
 
 #[test]
-fn stop_sequences_and_sentences_end_the_call_itself() {
+fn stop_sequences_and_sentence_limits_end_the_upstream_call() {
     let (db, server, user, _) = start(|_, wire| {
         wire.start("text/event-stream");
         for word in ["One. ", "Two. ", "Th", "ree. ", "Four. "] {
@@ -75,7 +75,7 @@ fn stop_sequences_and_sentences_end_the_call_itself() {
 }
 
 #[test]
-fn as_many_results_as_wanted_also_from_a_server_that_knows_one() {
+fn several_results_work_with_a_model_server_that_returns_one() {
     let (db, server, user, upstream) = start(|body, wire| speak(wire, &[&body["seed"].to_string()], "stop"));
     let body = json!({"text": "Hi", "number_of_results": 3, "seed": 7});
     let reply = user.program(&server.inference).post("/api/v1/generate", &body).expect(200).json();
@@ -87,7 +87,7 @@ fn as_many_results_as_wanted_also_from_a_server_that_knows_one() {
 }
 
 #[test]
-fn a_strict_server_is_asked_in_its_own_words() {
+fn a_strict_model_server_gets_only_parameters_it_knows() {
     let (_db, server, user, upstream) = start(|body, wire| match body.get("top_k") {
         Some(_) => wire.json(400, &json!({"error": {"message": "Unrecognized request argument supplied: top_k"}})),
         None => speak(wire, &["ok"], "stop"),
@@ -99,7 +99,7 @@ fn a_strict_server_is_asked_in_its_own_words() {
 }
 
 #[test]
-fn bulk_keeps_the_order_and_makes_one_charge() {
+fn bulk_generation_keeps_the_order_and_is_one_charge() {
     let (db, server, user, upstream) = start(|body, wire| {
         let text = body["messages"][0]["content"].as_str().unwrap().to_owned();
         if text == "fail" {
@@ -123,7 +123,7 @@ fn bulk_keeps_the_order_and_makes_one_charge() {
 }
 
 #[test]
-fn summaries_are_told_to_be_summaries() {
+fn summarization_prompts_ask_for_a_summary() {
     let (_db, server, user, upstream) = start(|_, wire| speak(wire, &[" Short. "], "stop"));
     let reply =
         user.program(&server.inference).post("/api/v1/summarization", &json!({"text": "Long.", "max_length": 9}));
@@ -133,7 +133,7 @@ fn summaries_are_told_to_be_summaries() {
 }
 
 #[test]
-fn a_client_that_leaves_a_bulk_ends_its_calls() {
+fn disconnecting_from_a_bulk_request_ends_its_upstream_calls() {
     let (tell, told) = std::sync::mpsc::channel();
     let tell = std::sync::Mutex::new(tell);
     let (_db, server, user, _) = start(move |_, wire| {

@@ -53,7 +53,7 @@ fn exercise(server: &Server) -> Vec<String> {
 }
 
 #[test]
-fn the_database_holds_digests_only() {
+fn the_database_stores_only_digests() {
     let db = TestDb::new();
     let server = Server::start_with(&db, &[("PASSWORD_PEPPER", "p3pper-of-this-server")]);
     let secrets = exercise(&server);
@@ -73,7 +73,7 @@ fn the_database_holds_digests_only() {
 }
 
 #[test]
-fn the_log_holds_nothing_secret() {
+fn the_log_contains_no_secrets() {
     for format in ["text", "json"] {
         let db = TestDb::new();
         let settings = [("LOG_LEVEL", "trace"), ("LOG_FORMAT", format), ("PASSWORD_PEPPER", "p3pper-of-this-server")];
@@ -95,7 +95,7 @@ fn the_log_holds_nothing_secret() {
 }
 
 #[test]
-fn one_line_tells_of_each_request() {
+fn each_request_is_logged_in_one_line() {
     let db = TestDb::new();
     let server = Server::start_with(&db, &[("LOG_FORMAT", "json")]);
     let user = server.sign_up("ann@example.com");

@@ -18,7 +18,7 @@ fn text(value: &Value) -> &str {
 }
 
 #[test]
-fn a_key_is_made_shown_once_and_listed() {
+fn a_key_is_created_shown_once_and_listed() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let user = server.sign_up("ann@x");
@@ -51,7 +51,7 @@ fn a_key_is_made_shown_once_and_listed() {
 }
 
 #[test]
-fn wrong_wishes_are_refused() {
+fn invalid_key_parameters_are_refused() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let user = server.sign_up("ann@x");
@@ -111,7 +111,7 @@ fn rotation_ends_the_old_secret_at_once() {
 }
 
 #[test]
-fn a_rotated_secret_works_through_its_grace() {
+fn a_rotated_secret_works_during_its_grace_period() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let user = server.sign_up("ann@x");
@@ -139,7 +139,7 @@ fn a_rotated_secret_works_through_its_grace() {
 }
 
 #[test]
-fn a_revoked_key_is_gone() {
+fn a_revoked_key_no_longer_works() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let user = server.sign_up("ann@x");
@@ -199,9 +199,9 @@ fn an_account_has_at_most_100_keys() {
     assert_eq!(list(&user.browser).len(), 100);
 }
 
-/// Written at most once a minute: a second use in the same minute, although looked up anew, changes nothing.
+/// TrackedDocument at most once a minute: a second use in the same minute, although looked up anew, changes nothing.
 #[test]
-fn the_last_use_is_written_now_and_then() {
+fn the_last_use_is_written_at_most_once_a_minute() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let (ann, bob) = (server.sign_up("ann@x"), server.sign_up("bob@x"));

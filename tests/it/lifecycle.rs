@@ -21,7 +21,7 @@ fn with_document(db: &TestDb) -> (Server, User, String) {
 }
 
 #[test]
-fn a_signal_finishes_what_is_in_flight() {
+fn a_signal_lets_requests_in_flight_finish() {
     for signal in [Signal::TERM, Signal::INT] {
         let db = TestDb::new();
         let (server, user, id) = with_document(&db);
@@ -73,7 +73,7 @@ fn a_second_signal_ends_it_at_once() {
 }
 
 #[test]
-fn port_zero_becomes_a_real_one() {
+fn port_zero_is_replaced_by_a_free_port() {
     let db = TestDb::new();
     let all = Process::start(
         &["serve"],
@@ -94,7 +94,7 @@ fn port_zero_becomes_a_real_one() {
 }
 
 #[test]
-fn each_role_runs_alone_on_a_database_that_all_three_found_empty() {
+fn each_role_runs_alone_and_all_can_start_on_an_empty_database() {
     let db = TestDb::empty();
     let roles = ["web", "inference", "audio"];
     let processes = roles.map(|role| Process::serve(role, &db.url()));
@@ -143,7 +143,7 @@ fn each_role_runs_alone_on_a_database_that_all_three_found_empty() {
 }
 
 #[test]
-fn servers_on_two_databases_are_found_out() {
+fn check_sharing_detects_two_databases() {
     let (one, other) = (TestDb::new(), TestDb::new());
     let here = Server::start(&one);
     let there = Server::start(&other);
@@ -159,7 +159,7 @@ fn servers_on_two_databases_are_found_out() {
 }
 
 #[test]
-fn a_server_that_hears_of_no_change_is_found_out() {
+fn check_sharing_detects_a_server_without_notifications() {
     let (one, other) = (TestDb::new(), TestDb::new());
     let here = Server::start(&one);
     let deaf = Server::start_with(&one, &[("DATABASE_LISTEN_URL", &other.url())]);
@@ -175,7 +175,7 @@ fn a_server_that_hears_of_no_change_is_found_out() {
 }
 
 #[test]
-fn a_taken_address_is_one_clear_line() {
+fn an_address_in_use_is_reported_in_one_line() {
     let db = TestDb::new();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
@@ -195,7 +195,7 @@ fn a_taken_address_is_one_clear_line() {
 }
 
 #[test]
-fn a_wrong_setting_is_one_clear_line_and_exit_code_two() {
+fn an_invalid_setting_is_reported_in_one_line_with_exit_code_two() {
     for (name, value) in [
         ("USE_POSTGRES", "False"),
         ("USE_POSTGRES", "sqlite"),
@@ -236,7 +236,7 @@ fn a_wrong_setting_is_one_clear_line_and_exit_code_two() {
 }
 
 #[test]
-fn a_setting_that_is_no_text_is_not_passed_over() {
+fn a_setting_that_is_not_utf8_is_refused() {
     for name in ["PASSWORD_PEPPER", "WEB_ADDR", "DATABASE_URL"] {
         let output = textgen(&["migrate"]).env(name, OsStr::from_bytes(b"caf\xe9")).output().unwrap();
         let text = String::from_utf8(output.stderr).unwrap();
@@ -284,7 +284,7 @@ fn the_help_lists_every_command_and_variable() {
 }
 
 #[test]
-fn an_old_deployments_setting_is_accepted() {
+fn settings_of_an_old_deployment_are_accepted() {
     let db = TestDb::empty();
     let migrated = run(&["migrate"], &[("DATABASE_URL", &db.url()), ("USE_POSTGRES", "True")], "");
     assert_eq!(migrated.code, 0, "{migrated:?}");
@@ -320,7 +320,7 @@ fn json_lines_are_json() {
 }
 
 #[test]
-fn a_quiet_server_says_nothing() {
+fn log_level_off_silences_a_server() {
     let db = TestDb::new();
     let server = Server::start_with(&db, &[("LOG_LEVEL", "off")]);
     server.sign_up("ann@example.com");

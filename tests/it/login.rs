@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::harness::{PASSWORD, Server, TestDb};
 
 #[test]
-fn scripts_get_json_and_forms_are_led_on() {
+fn scripts_get_json_and_forms_are_redirected() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let user = server.sign_up("ann@x");
@@ -35,7 +35,7 @@ fn scripts_get_json_and_forms_are_led_on() {
 }
 
 #[test]
-fn a_form_leads_nowhere_else() {
+fn login_redirects_only_to_this_site() {
     let db = TestDb::new();
     let server = Server::start(&db);
     server.sign_up("ann@x");

@@ -77,7 +77,7 @@ fn text(db: &TestDb, sql: &str) -> String {
 }
 
 #[test]
-fn old_rows_come_into_shape() {
+fn old_rows_are_migrated() {
     let db = old_database();
     assert!(migrate(&db).contains("applied"));
     assert_eq!(migrate(&db), "the database is up to date\n", "twice is once");
@@ -140,7 +140,7 @@ fn no_old_secret_is_left_in_the_clear() {
 }
 
 #[test]
-fn old_secrets_and_passwords_go_on_working() {
+fn old_secrets_and_passwords_still_work() {
     let db = old_database();
     let server = Server::start_with(&db, &[("BCRYPT_PEPPER", PEPPER), ("PASSWORD_PEPPER", "new pepper")]);
     for address in [&server.web, &server.inference, &server.audio] {
@@ -190,7 +190,7 @@ fn old_secrets_and_passwords_go_on_working() {
 }
 
 #[test]
-fn of_two_who_sign_up_at_once_one_has_the_account() {
+fn of_two_concurrent_signups_one_gets_the_account() {
     let db = old_database();
     let server = Server::start_with(&db, &[("BCRYPT_PEPPER", PEPPER)]);
     // The other one's account, a moment before it can be seen.
@@ -217,7 +217,7 @@ fn of_two_who_sign_up_at_once_one_has_the_account() {
 }
 
 #[test]
-fn an_old_account_can_be_deleted_with_all_that_hangs_on_it() {
+fn an_old_account_can_be_deleted_with_all_its_data() {
     let db = old_database();
     let server = Server::start(&db);
     let others = "SELECT (SELECT count(*) FROM users) + (SELECT count(*) FROM voices)";
@@ -233,7 +233,7 @@ fn an_old_account_can_be_deleted_with_all_that_hangs_on_it() {
 }
 
 #[test]
-fn old_queries_go_on_working() {
+fn old_queries_still_work() {
     let db = old_database();
     migrate(&db);
     for sql in [
@@ -254,7 +254,7 @@ fn old_queries_go_on_working() {
 }
 
 #[test]
-fn an_address_is_kept_in_small_letters_whoever_writes_it() {
+fn email_addresses_are_stored_in_lower_case() {
     let db = TestDb::new();
     let mut client = db.connect();
     client.execute("INSERT INTO users (id, email) VALUES ('u', 'ada@example.com')", &[]).unwrap();
@@ -271,7 +271,7 @@ fn an_address_is_kept_in_small_letters_whoever_writes_it() {
 }
 
 #[test]
-fn many_may_migrate_at_once() {
+fn concurrent_migrations_are_safe() {
     let db = old_database();
     let url = db.url();
     let running: Vec<_> = (0..3).map(|_| Process::start(&["migrate"], &[("DATABASE_URL", &url)])).collect();
@@ -288,7 +288,7 @@ fn many_may_migrate_at_once() {
 }
 
 #[test]
-fn a_migration_takes_the_time_it_needs() {
+fn a_migration_has_no_statement_timeout() {
     let db = old_database();
     // Hundreds of thousands of documents are not saved anew in the time that a request may take.
     db.run(&format!("ALTER DATABASE {} SET statement_timeout = '1ms'", db.name()));

@@ -74,7 +74,7 @@ fn person(server: &Server, count: usize) -> (User, BTreeMap<&'static str, String
 }
 
 #[test]
-fn every_operation_answers_as_its_description_says() {
+fn every_operation_answers_as_described() {
     let db = TestDb::new();
     let server = Server::start_demo(&db, &[]);
     let document = server.web.anonymous().get("/openapi.json").expect(200).json();

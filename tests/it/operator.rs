@@ -29,7 +29,7 @@ fn field<'t>(text: &'t str, name: &str) -> &'t str {
 }
 
 #[test]
-fn an_account_from_its_making_to_its_end() {
+fn an_account_is_created_changed_and_deleted() {
     // The tables are made on the way.
     let db = TestDb::empty();
     let made = done(user(&db, &["create", " Ann@Example.com "], ""));
@@ -85,7 +85,7 @@ fn a_password_is_read_from_standard_input() {
 }
 
 #[test]
-fn what_cannot_be_done_is_one_clear_line() {
+fn failures_are_reported_in_one_line() {
     let db = TestDb::new();
     done(user(&db, &["create", "ann@example.com"], ""));
     refused(user(&db, &["create", "ANN@example.com "], ""), "ann@example.com already has an account");
@@ -111,7 +111,7 @@ fn what_cannot_be_done_is_one_clear_line() {
 }
 
 #[test]
-fn a_database_that_is_away_is_named() {
+fn an_unreachable_database_is_reported() {
     for command in [&["user", "list"][..], &["migrate"]] {
         let outcome = run(command, &[("DATABASE_URL", "postgresql://me:hunter2@127.0.0.1:1/nothing")], "");
         refused(outcome, "refused");

@@ -34,7 +34,7 @@ fn with(client: &Client, headers: &[(&str, String)]) -> Client {
 }
 
 #[test]
-fn another_sites_page_changes_nothing_with_a_cookie() {
+fn other_sites_cannot_change_anything_with_a_cookie() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let user = server.sign_up("ann@x");
@@ -66,7 +66,7 @@ fn another_sites_page_changes_nothing_with_a_cookie() {
 }
 
 #[test]
-fn another_sites_page_signs_nobody_in() {
+fn other_sites_cannot_sign_anyone_in() {
     let db = TestDb::new();
     let server = Server::start(&db);
     server.sign_up("ann@x");
@@ -138,7 +138,7 @@ fn configured_origins_may_read_and_write() {
 }
 
 #[test]
-fn under_https_cookies_are_secure_and_browsers_come_back_by_https() {
+fn https_makes_cookies_secure_and_sets_hsts() {
     let db = TestDb::new();
     let server = Server::start_with(&db, &[("PUBLIC_URL", "https://text.example/")]);
     let web = server.web.anonymous();

@@ -48,7 +48,7 @@ pub fn known(server: &Server, user: &User) -> Vec<Client> {
 }
 
 #[test]
-fn no_database_at_the_start() {
+fn servers_start_without_a_database() {
     let db = TestDb::empty();
     let proxy = Proxy::absent(&db);
     let server = Server::spawn(&proxy.url(), &[]);
@@ -78,7 +78,7 @@ fn no_database_at_the_start() {
 }
 
 #[test]
-fn the_log_says_what_is_wrong() {
+fn the_log_reports_the_outage() {
     let db = TestDb::empty();
     let url = db.url();
     let (credentials, rest) = url.rsplit_once('@').unwrap();
@@ -102,7 +102,7 @@ fn the_log_says_what_is_wrong() {
 }
 
 #[test]
-fn the_database_goes_and_comes_back() {
+fn servers_survive_an_outage() {
     let db = TestDb::new();
     let proxy = Proxy::to(&db);
     let server = Server::spawn(&proxy.url(), &[]);
@@ -156,7 +156,7 @@ fn the_database_goes_and_comes_back() {
 }
 
 #[test]
-fn what_was_revoked_meanwhile_is_refused_at_once() {
+fn credentials_revoked_during_an_outage_are_refused_after_it() {
     let db = TestDb::new();
     let proxy = Proxy::to(&db);
     let server = Server::spawn(&proxy.url(), &[]);
@@ -173,7 +173,7 @@ fn what_was_revoked_meanwhile_is_refused_at_once() {
 }
 
 #[test]
-fn without_grace_nobody_goes_on() {
+fn without_a_grace_period_cached_callers_are_refused() {
     let db = TestDb::new();
     let proxy = Proxy::to(&db);
     let server = Server::spawn(&proxy.url(), &[("AUTH_GRACE", "0")]);
@@ -188,7 +188,7 @@ fn without_grace_nobody_goes_on() {
 }
 
 #[test]
-fn a_database_that_says_nothing_stops_only_who_asks_it() {
+fn a_silent_database_delays_only_requests_that_need_it() {
     let db = TestDb::new();
     let proxy = Proxy::to(&db);
     let server = Server::spawn(&proxy.url(), &[("POOL_SIZE", "2")]);
@@ -218,7 +218,7 @@ fn a_database_that_says_nothing_stops_only_who_asks_it() {
 }
 
 #[test]
-fn a_stop_does_not_wait_for_a_database_that_says_nothing() {
+fn shutdown_does_not_wait_for_a_silent_database() {
     let db = TestDb::new();
     let proxy = Proxy::to(&db);
     // It listens past the proxy, so that nothing tells it of the silence.
@@ -277,7 +277,7 @@ impl Drop for Role<'_> {
 }
 
 #[test]
-fn a_pool_that_cannot_grow_makes_do_with_what_it_has() {
+fn a_pool_that_cannot_grow_keeps_working() {
     let db = TestDb::new();
     let role = Role::new(&db);
     let server = Server::spawn(&role.url(), &[("POOL_SIZE", "16")]);
@@ -320,7 +320,7 @@ fn connections_that_are_killed_are_replaced() {
 }
 
 #[test]
-fn one_request_that_holds_the_only_connection_stops_no_cached_caller() {
+fn cached_callers_do_not_wait_for_a_connection() {
     let db = TestDb::new();
     let url = db.url() + "?options=-c%20statement_timeout%3D60000";
     let server = Server::spawn(&url, &[("POOL_SIZE", "1")]);
@@ -371,7 +371,7 @@ fn a_statement_that_takes_too_long_is_503() {
 }
 
 #[test]
-fn a_read_only_database_is_read() {
+fn reads_work_on_a_read_only_database() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let user = server.sign_up("ann@example.com");
@@ -405,7 +405,7 @@ fn a_read_only_database_is_read() {
 }
 
 #[test]
-fn a_listener_that_never_connects_is_spoken_of() {
+fn a_listener_that_cannot_connect_is_reported() {
     let db = TestDb::new();
     let server = Server::start_with(&db, &[("DATABASE_LISTEN_URL", "postgresql://me@127.0.0.1:1/nothing")]);
     server.wait_until("a line about it", || server.log().contains("not receiving revocations"));

@@ -17,7 +17,7 @@ fn assert_escaped(reply: Reply) {
 }
 
 #[test]
-fn what_a_person_wrote_is_text() {
+fn user_input_is_escaped() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let user = server.sign_up("o'hara&co@x");
@@ -37,7 +37,7 @@ fn what_a_person_wrote_is_text() {
 }
 
 #[test]
-fn what_an_address_says_is_text() {
+fn url_parameters_are_escaped() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let web = server.web.anonymous();

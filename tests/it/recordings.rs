@@ -52,7 +52,7 @@ fn post(client: &Client, path: &str, fields: &[(&str, &[u8])]) -> Reply {
 }
 
 #[test]
-fn a_recording_is_passed_on_and_charged_by_its_length() {
+fn a_recording_is_transcribed_and_charged_by_length() {
     let upstream = Upstream::constant(200, heard());
     let (db, server, user) = start(&upstream, &[]);
     let client = user.program(&server.audio);
@@ -91,7 +91,7 @@ fn a_recording_is_passed_on_and_charged_by_its_length() {
 }
 
 #[test]
-fn what_is_no_recording_is_refused_before_a_model_sees_it() {
+fn invalid_recordings_are_refused_before_the_model_server() {
     let upstream = Upstream::constant(200, heard());
     let (_db, server, user) = start(&upstream, &[]);
     let client = user.program(&server.audio);
@@ -186,7 +186,7 @@ fn memory(server: &Server) -> u64 {
 }
 
 #[test]
-fn a_transcript_may_be_streamed() {
+fn a_transcript_can_be_streamed() {
     let (go, wait) = channel();
     let wait = Mutex::new(wait);
     let upstream = Upstream::start(move |_, wire| {
@@ -226,7 +226,7 @@ fn too_large_a_recording_is_413() {
 }
 
 #[test]
-fn older_clients_upload_files() {
+fn old_clients_upload_files() {
     let upstream = Upstream::constant(200, heard());
     let (db, server, user) = start(&upstream, &[]);
     let path = "/api/v1/audio-file-extraction";
@@ -255,7 +255,7 @@ fn older_clients_upload_files() {
 }
 
 #[test]
-fn speech_comes_as_it_is_made_and_is_charged_by_the_character() {
+fn speech_is_streamed_and_charged_by_the_character() {
     let (go, wait) = channel();
     let wait = Mutex::new(wait);
     let upstream = Upstream::start(move |_, wire| {
@@ -281,7 +281,7 @@ fn speech_comes_as_it_is_made_and_is_charged_by_the_character() {
 }
 
 #[test]
-fn older_clients_get_wav_files() {
+fn old_clients_get_wav_files() {
     let upstream = Upstream::start(|_, wire| {
         // As a server that streams writes it: the length is not known at first.
         let mut file = textgen::wav::file(24_000, 16, &[7; 100]);
@@ -315,7 +315,7 @@ fn older_clients_get_wav_files() {
 }
 
 #[test]
-fn a_client_that_leaves_its_upload_ends_the_call() {
+fn disconnecting_during_an_upload_ends_the_upstream_call() {
     let ended = Arc::new(Mutex::new(false));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());

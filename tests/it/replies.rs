@@ -21,7 +21,7 @@ fn assert_safe(reply: &Reply) {
 }
 
 #[test]
-fn every_reply_tells_browsers_to_be_careful() {
+fn every_reply_has_security_headers() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let user = server.sign_up("ann@x");
@@ -49,7 +49,7 @@ fn every_reply_tells_browsers_to_be_careful() {
 }
 
 #[test]
-fn a_request_has_a_name() {
+fn every_request_has_an_id() {
     let db = TestDb::new();
     let server = Server::start(&db);
     for client in everywhere(&server) {
@@ -110,7 +110,7 @@ fn what_is_not_there_is_404_and_what_cannot_be_done_405() {
 }
 
 #[test]
-fn head_is_get_without_a_body() {
+fn head_answers_like_get_without_a_body() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let user = server.sign_up("ann@x");
@@ -128,7 +128,7 @@ fn head_is_get_without_a_body() {
 }
 
 #[test]
-fn a_refusal_says_which_credential_is_wanted() {
+fn a_401_names_the_expected_credential() {
     let db = TestDb::new();
     let server = Server::start(&db);
     for client in everywhere(&server) {

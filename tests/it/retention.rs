@@ -21,7 +21,7 @@ fn kept(db: &TestDb) -> Vec<String> {
 }
 
 #[test]
-fn old_months_are_dropped_where_that_is_wanted() {
+fn old_months_are_dropped_if_configured() {
     let db = TestDb::new();
     for months in 0..5 {
         db.run(&format!(

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Client, PASSWORD, Server, TestDb, User, at_once, patiently, refused_soon, soon};
+use crate::harness::{Client, PASSWORD, Server, TestDb, User, at_once, refused_soon, retry_while_unavailable, soon};
 
 /// Two processes on one database: six servers.
 struct Pair {
@@ -55,7 +55,7 @@ fn default_key(user: &User) -> Value {
 }
 
 #[test]
-fn logging_out_is_heard_everywhere() {
+fn logging_out_takes_effect_everywhere() {
     let pair = Pair::new();
     let user = pair.one.sign_up("ann@x");
     let (browsers, programs) = (pair.browsers(&user.token), pair.programs(&user.secret));
@@ -66,7 +66,7 @@ fn logging_out_is_heard_everywhere() {
 }
 
 #[test]
-fn revoked_sessions_and_a_changed_password_are_heard_of_everywhere() {
+fn revoked_sessions_and_password_changes_take_effect_everywhere() {
     let pair = Pair::new();
     let user = pair.one.sign_up("ann@x");
     let log_in = || {
@@ -88,7 +88,7 @@ fn revoked_sessions_and_a_changed_password_are_heard_of_everywhere() {
 }
 
 #[test]
-fn rotation_and_revocation_are_heard_of_everywhere() {
+fn rotation_and_revocation_take_effect_everywhere() {
     let pair = Pair::new();
     let user = pair.one.sign_up("ann@x");
     let old = pair.programs(&user.secret);
@@ -116,7 +116,7 @@ fn a_deleted_account_is_gone_everywhere() {
 }
 
 #[test]
-fn a_row_deleted_by_hand_is_gone_everywhere() {
+fn a_user_deleted_in_sql_is_gone_everywhere() {
     let pair = Pair::new();
     let (user, other) = (pair.one.sign_up("ann@x"), pair.one.sign_up("bob@x"));
     let clients = [pair.browsers(&user.token), pair.programs(&user.secret)].concat();
@@ -127,7 +127,7 @@ fn a_row_deleted_by_hand_is_gone_everywhere() {
 }
 
 #[test]
-fn keys_and_sessions_ended_by_hand_end_everywhere() {
+fn keys_and_sessions_ended_in_sql_end_everywhere() {
     let pair = Pair::new();
     let by_hand = [
         "UPDATE api_keys SET revoked = now()",
@@ -165,7 +165,7 @@ fn keys_and_sessions_ended_by_hand_end_everywhere() {
 
 /// As operators of the older system did it: that column held the secret itself.
 #[test]
-fn a_secret_rotated_by_hand_is_rotated_everywhere() {
+fn a_secret_rotated_in_sql_is_rotated_everywhere() {
     let pair = Pair::new();
     let (user, other) = (pair.one.sign_up("ann@x"), pair.one.sign_up("bob@x"));
     let old = pair.programs(&user.secret);
@@ -188,7 +188,7 @@ fn a_secret_rotated_by_hand_is_rotated_everywhere() {
 }
 
 #[test]
-fn what_was_changed_by_hand_is_seen_everywhere() {
+fn users_changed_in_sql_are_updated_everywhere() {
     let pair = Pair::new();
     let user = pair.one.sign_up("ann@x");
     let clients = pair.programs(&user.secret);
@@ -204,7 +204,7 @@ fn what_was_changed_by_hand_is_seen_everywhere() {
 
 /// A login that checked the old password before the change must not leave a session behind it.
 #[test]
-fn a_login_under_way_does_not_outlive_a_changed_password() {
+fn a_login_in_progress_does_not_survive_a_password_change() {
     let db = TestDb::new();
     let server = Server::start(&db);
     server.sign_up("ann@x");
@@ -228,13 +228,13 @@ fn a_login_under_way_does_not_outlive_a_changed_password() {
 
 /// Each finds the older system's hash; one renews it, the others find that out.
 #[test]
-fn logins_at_once_renew_an_older_hash_once_and_all_come_in() {
+fn concurrent_logins_rehash_an_old_password_once_and_all_succeed() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let kept = bcrypt::hash("password1", 4).unwrap();
     db.connect().execute("INSERT INTO users (id, email, password_hash) VALUES ('old', 'old@x', $1)", &[&kept]).unwrap();
     let body = json!({"email": "old@x", "password": "password1"});
-    for reply in at_once(12, |_| patiently(|| server.web.anonymous().post("/api/login", &body))) {
+    for reply in at_once(12, |_| retry_while_unavailable(|| server.web.anonymous().post("/api/login", &body))) {
         server.web.with_cookie(&reply.expect(200).session_token()).get("/api/current-user").expect(200);
     }
     assert_eq!(db.count("SELECT count(*) FROM users WHERE password_hash LIKE '$argon2id$v=19$%'"), 1);

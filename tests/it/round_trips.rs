@@ -3,11 +3,11 @@
 use serde_json::json;
 
 use crate::documents::save;
-use crate::harness::{Proxy, Server, TestDb, Trip};
+use crate::harness::{Proxy, RoundTrip, Server, TestDb};
 
 /// What requests asked for; the connections for listening and for charges, and the work beside them (stamps of last use,
 /// ended sessions) come when they come.
-fn of_requests(trips: Vec<Trip>) -> Vec<String> {
+fn of_requests(trips: Vec<RoundTrip>) -> Vec<String> {
     let beside = ["last_used", "last_seen", "DELETE FROM sessions"];
     let own = ["-listen", "-charges"];
     let trips = trips.into_iter().filter(|trip| !own.iter().any(|name| trip.program.ends_with(name)));
@@ -15,7 +15,7 @@ fn of_requests(trips: Vec<Trip>) -> Vec<String> {
 }
 
 #[test]
-fn a_cached_callers_document_is_one_round_trip() {
+fn reading_a_document_as_a_cached_caller_takes_one_round_trip() {
     let db = TestDb::new();
     let proxy = Proxy::to(&db);
     // One connection, so that its statements are prepared once.
@@ -26,24 +26,24 @@ fn a_cached_callers_document_is_one_round_trip() {
     let path = format!("/api/docs/get?id={id}");
     for client in [&user.browser, &user.program(&server.web)] {
         client.get(&path).expect(200);
-        assert!(!proxy.take_trips().is_empty());
+        assert!(!proxy.take_round_trips().is_empty());
         for _ in 0..10 {
             client.get(&path).expect(200);
         }
-        let trips = of_requests(proxy.take_trips());
+        let trips = of_requests(proxy.take_round_trips());
         assert_eq!(trips.len(), 10, "{trips:?}");
         for sql in &trips {
             assert!(sql.contains("FROM documents") && !sql.contains("prepare"), "{sql}");
         }
         client.post("/api/docs/save", &json!({"id": id, "content": "more"})).expect(200);
-        proxy.take_trips();
+        proxy.take_round_trips();
         client.post("/api/docs/save", &json!({"id": id, "content": "and more"})).expect(200);
-        assert_eq!(of_requests(proxy.take_trips()).len(), 1, "a save is one as well");
+        assert_eq!(of_requests(proxy.take_round_trips()).len(), 1, "a save is one as well");
     }
 }
 
 #[test]
-fn a_cached_caller_asks_the_database_nothing() {
+fn a_cached_caller_needs_no_round_trip() {
     let db = TestDb::new();
     let proxy = Proxy::to(&db);
     let server = Server::spawn(&proxy.url(), &[]);
@@ -53,17 +53,17 @@ fn a_cached_caller_asks_the_database_nothing() {
     for client in programs.iter().chain([&user.browser]) {
         client.get("/api/current-user").expect(200);
     }
-    assert!(!of_requests(proxy.take_trips()).is_empty(), "the first look is counted");
+    assert!(!of_requests(proxy.take_round_trips()).is_empty(), "the first look is counted");
     for _ in 0..50 {
         for client in programs.iter().chain([&user.browser]) {
             client.get("/api/current-user").expect(200);
         }
     }
-    assert_eq!(of_requests(proxy.take_trips()), [""; 0]);
+    assert_eq!(of_requests(proxy.take_round_trips()), [""; 0]);
     // Guesses are refused from memory, most of the time.
     for _ in 0..50 {
         server.web.with_secret("tg_nobody").get("/api/current-user").expect(401);
     }
-    let trips = of_requests(proxy.take_trips());
+    let trips = of_requests(proxy.take_round_trips());
     assert!((1..=10).contains(&trips.iter().filter(|sql| !sql.starts_with("prepare")).count()), "{trips:?}");
 }

@@ -37,7 +37,7 @@ fn sessions_are_listed_newest_first() {
 }
 
 #[test]
-fn one_session_or_all_others_can_be_ended() {
+fn one_session_or_all_others_can_be_revoked() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let user = server.sign_up("ann@x");
@@ -81,7 +81,7 @@ fn one_session_or_all_others_can_be_ended() {
 }
 
 #[test]
-fn a_session_in_use_slides_on() {
+fn using_a_session_extends_it() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let user = server.sign_up("ann@x");
@@ -101,7 +101,7 @@ fn a_session_in_use_slides_on() {
 }
 
 #[test]
-fn a_session_that_was_not_used_for_30_days_has_ended() {
+fn a_session_unused_for_30_days_has_expired() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let user = server.sign_up("ann@x");

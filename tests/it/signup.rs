@@ -63,7 +63,7 @@ fn assert_signed_in_as_script(reply: &Reply, email: &str) {
 }
 
 #[test]
-fn every_kind_of_body_makes_an_account() {
+fn every_body_format_creates_an_account() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let web = server.web.anonymous();
@@ -84,7 +84,7 @@ fn every_kind_of_body_makes_an_account() {
 }
 
 #[test]
-fn a_form_is_led_on() {
+fn a_form_is_redirected() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let web = server.web.anonymous();
@@ -112,7 +112,7 @@ fn a_form_is_led_on() {
 }
 
 #[test]
-fn an_address_that_is_taken_is_a_login() {
+fn signing_up_with_a_known_address_is_a_login() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let user = server.sign_up("ann@example.com");
@@ -134,7 +134,7 @@ fn an_address_that_is_taken_is_a_login() {
 }
 
 #[test]
-fn missing_and_mistyped_fields_are_named() {
+fn missing_and_mistyped_fields_are_reported() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let web = server.web.anonymous();
@@ -158,7 +158,7 @@ fn missing_and_mistyped_fields_are_named() {
 }
 
 #[test]
-fn one_person_has_one_address_however_it_is_written() {
+fn email_addresses_are_normalized() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let web = server.web.anonymous();
@@ -213,7 +213,7 @@ fn a_password_has_8_to_1024_characters_and_all_of_them_count() {
 }
 
 #[test]
-fn a_mistyped_confirmation_makes_no_account() {
+fn a_mismatched_confirmation_creates_no_account() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let web = server.web.anonymous();
@@ -227,7 +227,7 @@ fn a_mistyped_confirmation_makes_no_account() {
 }
 
 #[test]
-fn an_account_without_a_password_is_not_taken_over() {
+fn an_account_without_a_password_cannot_be_taken_over() {
     let db = TestDb::new();
     let server = Server::start(&db);
     db.run("INSERT INTO users (id, email) VALUES ('firebase-uid', 'old@x')");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Raw, Server, TestDb, Upstream, User, Wire, charges, final_charges, only_charge};
+use crate::harness::{Raw, ReplyWriter, Server, TestDb, Upstream, User, charges, final_charges, only_charge};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -23,7 +23,7 @@ fn start(upstream: &Upstream) -> (TestDb, Server, User) {
 
 /// A server whose script can wait for the test and tell it something.
 fn scripted(
-    script: impl Fn(&mut Wire, &Receiver<()>, &Sender<bool>) + Send + Sync + 'static,
+    script: impl Fn(&mut ReplyWriter, &Receiver<()>, &Sender<bool>) + Send + Sync + 'static,
 ) -> (Upstream, Sender<()>, Receiver<bool>) {
     let ((go, wait), (tell, told)) = (channel(), channel());
     let (wait, tell) = (Mutex::new(wait), Mutex::new(tell));
@@ -31,7 +31,7 @@ fn scripted(
 }
 
 #[test]
-fn no_piece_waits_for_the_next() {
+fn each_piece_is_sent_as_soon_as_it_arrives() {
     let (upstream, go, _) = scripted(|wire, wait, _| {
         wire.start("text/event-stream");
         for word in ["one", "two", "three"] {
@@ -61,7 +61,7 @@ fn no_piece_waits_for_the_next() {
 }
 
 #[test]
-fn who_asks_for_the_numbers_gets_them() {
+fn usage_is_sent_only_if_asked_for() {
     let upstream = Upstream::start(|_, wire| {
         wire.start("text/event-stream; charset=utf-8");
         // Torn anywhere, other line ends, a comment, and numbers on every piece.
@@ -101,7 +101,7 @@ fn completions_stream_too() {
 }
 
 #[test]
-fn a_client_that_leaves_ends_the_call_and_pays_for_what_was_made() {
+fn disconnecting_ends_the_upstream_call_and_charges_what_was_generated() {
     let (upstream, _go, told) = scripted(|wire, _, tell| {
         wire.start("text/event-stream");
         for word in ["one", "two", "three"] {
@@ -121,7 +121,7 @@ fn a_client_that_leaves_ends_the_call_and_pays_for_what_was_made() {
 }
 
 #[test]
-fn a_client_that_leaves_before_the_first_byte_ends_the_call_and_pays_nothing() {
+fn disconnecting_before_the_first_byte_ends_the_upstream_call_and_charges_nothing() {
     let (upstream, _go, told) = scripted(|wire, _, tell| {
         tell.send(true).unwrap();
         tell.send(wire.is_left_within(20)).unwrap();
@@ -137,7 +137,7 @@ fn a_client_that_leaves_before_the_first_byte_ends_the_call_and_pays_nothing() {
 }
 
 #[test]
-fn a_server_that_dies_ends_the_stream_with_an_error_and_what_was_sent_is_charged() {
+fn a_model_server_that_dies_ends_the_stream_with_an_error_and_the_output_is_charged() {
     let upstream = Upstream::start(|seen, wire| {
         if seen.json()["model"] == "close" {
             // Framed by the connection's end, so that only the missing end of the answer tells.
@@ -163,7 +163,7 @@ fn a_server_that_dies_ends_the_stream_with_an_error_and_what_was_sent_is_charged
 }
 
 #[test]
-fn a_server_that_dies_with_nothing_made_is_not_charged() {
+fn a_model_server_that_dies_without_output_is_not_charged() {
     let upstream = Upstream::start(|seen, wire| {
         wire.start("text/event-stream");
         if seen.json()["model"] == "one" {
@@ -181,7 +181,7 @@ fn a_server_that_dies_with_nothing_made_is_not_charged() {
 }
 
 #[test]
-fn a_server_that_does_not_stream_is_passed_on() {
+fn an_unstreamed_reply_is_passed_on() {
     let upstream = Upstream::start(|seen, wire| match seen.json()["model"].as_str() {
         Some("html") => wire.reply(200, "text/html", "<html>"),
         Some("refuse") => wire.json(400, &json!({"error": {"message": "no"}})),
@@ -199,7 +199,7 @@ fn a_server_that_does_not_stream_is_passed_on() {
 }
 
 #[test]
-fn many_slow_streams_do_not_hold_up_quick_requests() {
+fn many_slow_streams_do_not_delay_other_requests() {
     let open = Arc::new(Mutex::new(()));
     let held = open.lock().unwrap();
     let gate = open.clone();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::harness::{Address, PASSWORD, Reply, Server, TestDb, at_once, patiently};
+use crate::harness::{Address, PASSWORD, Reply, Server, TestDb, at_once, retry_while_unavailable};
 
 /// Wrong passwords that one address may send for one account at once.
 const BURST: usize = 5;
@@ -23,7 +23,7 @@ fn assert_held_back(reply: &Reply) {
 }
 
 #[test]
-fn a_guesser_is_held_back_and_the_owner_elsewhere_is_not() {
+fn password_guessing_is_throttled_but_not_the_owner_elsewhere() {
     let db = TestDb::new();
     let server = Server::start_with(&db, &[("TRUSTED_PROXIES", "127.0.0.0/8, 10.0.0.1")]);
     server.sign_up("ann@x");
@@ -53,7 +53,7 @@ fn a_guesser_is_held_back_and_the_owner_elsewhere_is_not() {
 }
 
 #[test]
-fn nobody_is_believed_about_its_address_by_default() {
+fn forwarded_addresses_are_not_trusted_by_default() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let user = server.sign_up("ann@x");
@@ -68,7 +68,7 @@ fn nobody_is_believed_about_its_address_by_default() {
 }
 
 #[test]
-fn guesses_through_other_doors_count_too() {
+fn guesses_on_every_route_are_counted() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let user = server.sign_up("ann@x");
@@ -86,7 +86,7 @@ fn guesses_through_other_doors_count_too() {
 }
 
 #[test]
-fn a_guesser_of_many_accounts_is_held_back() {
+fn guessing_at_many_accounts_is_throttled() {
     let db = TestDb::new();
     let server = Server::start(&db);
     for n in 0..30 {
@@ -99,7 +99,7 @@ fn a_guesser_of_many_accounts_is_held_back() {
 
 /// Guesses sent together are counted like guesses sent one after the other.
 #[test]
-fn guesses_at_once_are_counted() {
+fn concurrent_guesses_are_counted() {
     let db = TestDb::new();
     let server = Server::start(&db);
     server.sign_up("ann@x");
@@ -111,13 +111,14 @@ fn guesses_at_once_are_counted() {
 
 /// Right passwords are no guesses: a household, an office or a proxy behind one address signs in together.
 #[test]
-fn right_passwords_at_once_are_all_let_in() {
+fn concurrent_correct_passwords_are_all_accepted() {
     let db = TestDb::new();
     let server = Server::start(&db);
     server.sign_up("ann@x");
     let web = server.web.anonymous();
-    let replies =
-        at_once(40, |_| patiently(|| web.post("/api/login", &json!({"email": "ann@x", "password": PASSWORD}))));
+    let replies = at_once(40, |_| {
+        retry_while_unavailable(|| web.post("/api/login", &json!({"email": "ann@x", "password": PASSWORD})))
+    });
     for reply in &replies {
         assert_eq!(reply.status, 200, "{}", reply.text());
     }
@@ -126,7 +127,7 @@ fn right_passwords_at_once_are_all_let_in() {
 
 /// More logins than can be hashed in time: some are told to come back, and meanwhile everything else goes on.
 #[test]
-fn a_flood_of_logins_slows_nothing_else() {
+fn a_flood_of_logins_does_not_slow_other_requests() {
     let db = TestDb::new();
     let settings = [("TRUSTED_PROXIES", "127.0.0.1"), ("MAX_WAITING", "24"), ("POOL_SIZE", "8")];
     let server = Server::start_with(&db, &settings);
@@ -161,23 +162,23 @@ fn a_flood_of_logins_slows_nothing_else() {
 
 /// A login that was turned away for want of time says nothing about its password.
 #[test]
-fn a_refusal_for_want_of_time_is_no_wrong_password() {
+fn an_overload_refusal_does_not_count_as_a_wrong_password() {
     let db = TestDb::new();
     let server = Server::start_with(&db, &[("MAX_WAITING", "1")]);
     let web = server.web.anonymous();
     let body = json!({"email": "ann@x", "password": PASSWORD});
-    patiently(|| web.post("/api/signup", &body)).expect(200);
+    retry_while_unavailable(|| web.post("/api/signup", &body)).expect(200);
     for _ in 0..3 {
         for reply in at_once(16, |_| web.post("/api/login", &body)) {
             assert!([200, 503].contains(&reply.status), "{} {}", reply.status, reply.text());
         }
     }
-    patiently(|| web.post("/api/login", &body)).expect(200);
+    retry_while_unavailable(|| web.post("/api/login", &body)).expect(200);
 }
 
 /// Strangers everywhere guess at one account: its owner gets in from where they have been before, logged out or not.
 #[test]
-fn strangers_do_not_lock_an_owner_out() {
+fn guessing_by_strangers_does_not_lock_out_the_owner() {
     let db = TestDb::new();
     let server = Server::start_with(&db, &[("TRUSTED_PROXIES", "127.0.0.0/8")]);
     let from = |address: &str| server.web.anonymous().header("X-Forwarded-For", address);
@@ -187,7 +188,7 @@ fn strangers_do_not_lock_an_owner_out() {
     let signed_in = log_in(&server.web, "5.5.5.5", "ann@x", PASSWORD).expect(200).session_token();
     at_once(10, |t| {
         for n in 0..7 {
-            patiently(|| log_in(&server.web, &format!("6.6.{t}.{n}"), "ann@x", "a guess"));
+            retry_while_unavailable(|| log_in(&server.web, &format!("6.6.{t}.{n}"), "ann@x", "a guess"));
         }
     });
     log_in(&server.web, "9.9.9.9", "ann@x", PASSWORD).expect(429);

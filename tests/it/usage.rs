@@ -15,7 +15,7 @@ fn insert_days(db: &TestDb, user: &str) {
 }
 
 #[test]
-fn the_owner_sees_usage_by_day_model_key_and_route() {
+fn usage_is_reported_by_day_model_key_and_route() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let user = server.sign_up("ann@example.com");

@@ -28,7 +28,7 @@ pub fn at_once<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T
 }
 
 /// Sends until the answer is not "come back later".
-pub fn patiently(send: impl Fn() -> Reply) -> Reply {
+pub fn retry_while_unavailable(send: impl Fn() -> Reply) -> Reply {
     let began = Instant::now();
     loop {
         let reply = send();

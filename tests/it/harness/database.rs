@@ -32,7 +32,7 @@ impl TestDb {
 
     /// As [`TestDb::new`], but with texts in the order of words, as many databases have it: "a" before "B". PostgreSQL 14
     /// and builds without ICU have the order of the cluster.
-    pub fn in_order_of_words() -> TestDb {
+    pub fn with_linguistic_collation() -> TestDb {
         let words = "TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en-US'";
         let db = TestDb::create(words).or_else(|_| TestDb::create("TEMPLATE template0")).unwrap();
         textgen::db::migrate::migrate(&db.url().parse().unwrap()).unwrap();

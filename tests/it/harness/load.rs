@@ -14,7 +14,7 @@ use super::{Address, TestDb};
 
 /// What the clients of a load were told.
 #[derive(Default)]
-pub struct Told {
+pub struct LoadRecord {
     stopped: AtomicBool,
     /// Held to read while a request is under way.
     gate: RwLock<()>,
@@ -46,7 +46,7 @@ pub enum Way {
 }
 
 /// A document, and what its only writer was told of it.
-struct Written {
+struct TrackedDocument {
     id: String,
     version: i64,
     /// The number in its content that was acknowledged last.
@@ -54,7 +54,7 @@ struct Written {
     tried: usize,
 }
 
-impl Told {
+impl LoadRecord {
     /// Lets the clients end.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
@@ -146,7 +146,7 @@ impl Told {
 
     /// Saves one document, again and again, and at the end checks that nothing acknowledged was lost.
     pub fn save(&self, address: impl Fn() -> Address, secret: &str, id: &str) {
-        let mut document = Written { id: id.to_owned(), version: 1, acknowledged: 0, tried: 0 };
+        let mut document = TrackedDocument { id: id.to_owned(), version: 1, acknowledged: 0, tried: 0 };
         while !self.is_stopped() {
             self.once("save", || document.save(&address(), secret, &self.saved));
         }
@@ -198,7 +198,7 @@ fn stream(address: &Address, secret: &str, name: &str, leaves: bool) -> io::Resu
     Ok((status, got.contains("[DONE]") && got.ends_with("0\r\n\r\n")))
 }
 
-impl Written {
+impl TrackedDocument {
     fn save(&mut self, address: &Address, secret: &str, saved: &AtomicUsize) -> Option<u16> {
         self.tried += 1;
         let body = json!({"id": self.id, "content": self.tried.to_string(), "version": self.version}).to_string();

@@ -18,12 +18,12 @@ pub struct Proxy {
     url: String,
     shared: Arc<Shared>,
     /// Until it listens, whoever connects is refused.
-    unheard: Mutex<Option<Socket>>,
+    unlistened: Mutex<Option<Socket>>,
 }
 
 /// What one client asked and waited for: everything up to a Sync, or a simple query.
 #[derive(Clone, Debug)]
-pub struct Trip {
+pub struct RoundTrip {
     /// The client's `application_name`.
     pub program: String,
     /// What was run or prepared, in the order it was sent.
@@ -48,7 +48,7 @@ struct Shared {
     mode: Mutex<Mode>,
     thawed: Condvar,
     streams: Mutex<Vec<TcpStream>>,
-    trips: Mutex<Vec<Trip>>,
+    trips: Mutex<Vec<RoundTrip>>,
     ended: AtomicBool,
 }
 
@@ -77,12 +77,12 @@ impl Proxy {
             ended: AtomicBool::new(false),
         });
         let url = format!("{credentials}@{address}/{name}");
-        Proxy { address, url, shared, unheard: Mutex::new(Some(socket)) }
+        Proxy { address, url, shared, unlistened: Mutex::new(Some(socket)) }
     }
 
     /// Takes connections from now on.
     pub fn appear(&self) {
-        let socket = self.unheard.lock().unwrap().take().expect("it takes connections already");
+        let socket = self.unlistened.lock().unwrap().take().expect("it takes connections already");
         socket.listen(128).unwrap();
         let (accepting, listener) = (self.shared.clone(), TcpListener::from(socket));
         thread::spawn(move || accepting.accept(&listener));
@@ -129,7 +129,7 @@ impl Proxy {
     }
 
     /// What was asked since the last call.
-    pub fn take_trips(&self) -> Vec<Trip> {
+    pub fn take_round_trips(&self) -> Vec<RoundTrip> {
         std::mem::take(&mut *self.shared.trips.lock().unwrap())
     }
 }
@@ -215,14 +215,14 @@ struct Reader {
 }
 
 impl Reader {
-    fn read(&mut self, bytes: &[u8]) -> Vec<Trip> {
+    fn read(&mut self, bytes: &[u8]) -> Vec<RoundTrip> {
         self.bytes.extend_from_slice(bytes);
         let mut trips = Vec::new();
         while let Some((tag, body)) = self.next_message() {
             let ended = self.understand(tag, &body);
             if ended {
                 let sql = std::mem::take(&mut self.pending).join("; ");
-                trips.push(Trip { program: self.program.clone(), sql });
+                trips.push(RoundTrip { program: self.program.clone(), sql });
             }
         }
         trips

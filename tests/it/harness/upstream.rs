@@ -10,14 +10,14 @@ use serde_json::Value;
 
 /// A request as it came.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub struct ReceivedRequest {
     pub method: String,
     pub path: String,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
 }
 
-impl Seen {
+impl ReceivedRequest {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
     }
@@ -33,9 +33,9 @@ impl Seen {
 }
 
 /// The way back to who asked.
-pub struct Wire(TcpStream);
+pub struct ReplyWriter(TcpStream);
 
-impl Wire {
+impl ReplyWriter {
     pub fn raw(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         self.0.write_all(bytes.as_ref()).is_ok()
     }
@@ -100,12 +100,12 @@ impl Wire {
 #[derive(Clone)]
 pub struct Upstream {
     pub url: String,
-    seen: Arc<Mutex<Vec<Seen>>>,
+    seen: Arc<Mutex<Vec<ReceivedRequest>>>,
 }
 
 impl Upstream {
     /// Answers each request as `script` says.
-    pub fn start(script: impl Fn(&Seen, &mut Wire) + Send + Sync + 'static) -> Upstream {
+    pub fn start(script: impl Fn(&ReceivedRequest, &mut ReplyWriter) + Send + Sync + 'static) -> Upstream {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (seen, script) = (Arc::new(Mutex::new(Vec::new())), Arc::new(script));
@@ -125,23 +125,23 @@ impl Upstream {
     }
 
     /// What was asked of it so far, but for the lists of models.
-    pub fn seen(&self) -> Vec<Seen> {
+    pub fn seen(&self) -> Vec<ReceivedRequest> {
         self.seen.lock().unwrap().iter().filter(|seen| seen.path != "/v1/models").cloned().collect()
     }
 
     /// The only request so far.
     #[track_caller]
-    pub fn only(&self) -> Seen {
+    pub fn only(&self) -> ReceivedRequest {
         let seen = self.seen();
         assert_eq!(seen.len(), 1, "{seen:?}");
         seen[0].clone()
     }
 }
 
-fn serve(stream: TcpStream, all: &Mutex<Vec<Seen>>, script: &dyn Fn(&Seen, &mut Wire)) {
+fn serve(stream: TcpStream, all: &Mutex<Vec<ReceivedRequest>>, script: &dyn Fn(&ReceivedRequest, &mut ReplyWriter)) {
     stream.set_nodelay(true).unwrap();
     let mut reader = BufReader::new(stream.try_clone().unwrap());
-    let mut wire = Wire(stream);
+    let mut wire = ReplyWriter(stream);
     while let Some(seen) = read(&mut reader) {
         all.lock().unwrap().push(seen.clone());
         if seen.path == "/v1/models" {
@@ -152,7 +152,7 @@ fn serve(stream: TcpStream, all: &Mutex<Vec<Seen>>, script: &dyn Fn(&Seen, &mut 
     }
 }
 
-fn read(reader: &mut impl BufRead) -> Option<Seen> {
+fn read(reader: &mut impl BufRead) -> Option<ReceivedRequest> {
     let mut line = || {
         let mut line = String::new();
         (reader.read_line(&mut line).ok()? > 0).then(|| line.trim_end().to_owned())
@@ -168,7 +168,7 @@ fn read(reader: &mut impl BufRead) -> Option<Seen> {
             None => break,
         }
     }
-    let mut seen = Seen { method: method.to_owned(), path, headers, body: Vec::new() };
+    let mut seen = ReceivedRequest { method: method.to_owned(), path, headers, body: Vec::new() };
     if seen.header("transfer-encoding").is_some() {
         loop {
             let mut size = String::new();
