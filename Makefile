@@ -1,11 +1,11 @@
-# `make` lists what there is. Works with GNU make 3.81 (macOS) and newer.
+# `make` lists the targets. Works with GNU make 3.81 (macOS) and newer.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .PHONY: help serve stop migrate check-sharing psql monitor test test-browser chaos lint bench need-cargo
 
-# Where rustup puts cargo, for a shell that has not read its profile since.
+# Where rustup installs cargo, for shells started before that.
 path = PATH="$$PATH:$$HOME/.cargo/bin"; export PATH
-# DATABASE_URL, or the server of scripts/postgres, started if it is not running.
+# DATABASE_URL, or else the server of scripts/postgres, started if it is not running.
 database = DATABASE_URL="$${DATABASE_URL:-$$(scripts/postgres start)}" && export DATABASE_URL
 build = cargo build --release --locked
 # The built-in engine, unless a model server is configured.
@@ -15,42 +15,42 @@ textgen = "$${CARGO_TARGET_DIR:-target}"/release/textgen
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{ printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
-serve: need-cargo ## build, migrate and run the three servers; Ctrl-C stops them
+serve: need-cargo ## build, apply migrations and run the three servers; Ctrl-C stops them
 	@$(path); $(database) && $(build) && $(textgen) migrate && exec $(textgen) serve $(demo)
 
 stop: ## stop the PostgreSQL that `make serve` and `make test` started
 	@scripts/postgres stop; one=$$?; scripts/postgres --test stop && exit $$one
 
-migrate: need-cargo ## bring the tables up to date
+migrate: need-cargo ## apply migrations
 	@$(path); $(database) && $(build) && exec $(textgen) migrate
 
-check-sharing: need-cargo ## verify that the running servers share one database
+check-sharing: need-cargo ## check that the running servers share one database
 	@$(path); $(database) && $(build) && exec $(textgen) check-sharing
 
-psql: ## open psql on the database
+psql: ## open psql
 	@$(database) && exec scripts/postgres psql
 
-monitor: ## connections, newest users, users with charges
+monitor: ## show connections, newest users and users with charges
 	@$(database) && exec scripts/postgres psql -X -P pager=off -v ON_ERROR_STOP=1 \
 		-c '\echo Connections' -f sql/monitoring/connections.sql \
 		-c '\echo Newest users' -f sql/monitoring/newest-users.sql \
 		-c '\echo Users with charges' -f sql/monitoring/users-with-charges.sql
 
-test: need-cargo ## run all tests, on a PostgreSQL of their own; ARGS="..." goes to cargo test
+test: need-cargo ## run all tests on a PostgreSQL for tests; ARGS="..." is passed to cargo test
 	@scripts/install-tools pgbouncer
 	@$(path); TEST_DATABASE_URL="$${TEST_DATABASE_URL:-$$(scripts/postgres --test start)}" && export TEST_DATABASE_URL && \
 	unset DATABASE_URL && exec cargo test --locked $(ARGS)
 
-test-browser: need-cargo ## run the tests in a headless browser
+test-browser: need-cargo ## run the tests in a headless browser; installs node and chromium if permitted
 	@scripts/install-tools chromium node
 	@$(path); TEST_DATABASE_URL="$${TEST_DATABASE_URL:-$$(scripts/postgres --test start)}" && export TEST_DATABASE_URL && \
 	unset DATABASE_URL && cargo build --locked && exec tests/browser/run
 
-chaos: need-cargo ## faults in random order under load; SEED=... repeats them, ROUNDS=... says how many
+chaos: need-cargo ## inject faults in random order under load; SEED=... repeats a run, ROUNDS=... sets its length
 	@$(path); TEST_DATABASE_URL="$${TEST_DATABASE_URL:-$$(scripts/postgres --test start)}" && export TEST_DATABASE_URL && \
 	unset DATABASE_URL && exec cargo test --locked --test it chaos::many_faults -- --ignored --nocapture
 
-lint: need-cargo ## check the format, clippy, shellcheck if it is installed
+lint: need-cargo ## run rustfmt, clippy and, if installed, shellcheck
 	@$(path); cargo fmt --check && cargo clippy --locked --all-targets -- -D warnings && \
 	if command -v shellcheck >/dev/null; then \
 		for file in scripts/* tests/browser/run .ci/run; do \
@@ -59,7 +59,7 @@ lint: need-cargo ## check the format, clippy, shellcheck if it is installed
 		done; \
 	fi
 
-bench: need-cargo ## measure it; ARGS="crowds charges" measures these, ARGS=--help says what there is
+bench: need-cargo ## run benchmarks; ARGS="crowds charges" selects some, ARGS=--help lists them
 	@$(path); exec scripts/bench $(ARGS)
 
 need-cargo:

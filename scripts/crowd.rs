@@ -1,4 +1,4 @@
-//! Opens a crowd of connections to a server and keeps them: `crowd ADDRESS COUNT SECONDS KIND [MORE]`.
+//! Opens many connections to a server and keeps them open: `crowd ADDRESS COUNT SECONDS KIND [MORE]`.
 //!
 //! The kinds: `idle` sends one request, reads the reply and then stays silent; `head` sends a byte of a head a second;
 //! `body` likewise a byte of a body; `deaf` asks for a path (MORE) again and again and never reads; `stream` asks for a
@@ -19,15 +19,15 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
-/// Each tick sees to its share of the crowd: all at once would show in what is measured beside it.
+/// Each tick handles a part of the connections: handling all at once would distort what is measured at the same time.
 const TICK: Duration = Duration::from_millis(20);
 
-/// Room for what a deaf client does not read, and the largest segment it takes, by which the server's kernel measures
-/// its own room: little, so that replies are stuck at once and not when megabytes have been asked for.
+/// The receive buffer and maximum segment size of a client that does not read. The server's kernel sizes its send buffer
+/// by the latter. Both are small, so that replies block at once and not after megabytes.
 const DEAF_BUFFER: usize = 4096;
 const DEAF_SEGMENT: u32 = 536;
 
-/// What ends a stream, and what a whole one holds before that.
+/// The end of a stream, and what a complete one contains before it.
 const LAST_CHUNK: &[u8] = b"\r\n0\r\n\r\n";
 const DONE: &[u8] = b"[DONE]";
 
@@ -52,7 +52,7 @@ impl Kind {
         })
     }
 
-    /// How many ticks lie between two looks at a connection.
+    /// The number of ticks between two checks of a connection.
     fn period(self) -> Option<usize> {
         match self {
             Kind::Idle => None,
@@ -62,14 +62,14 @@ impl Kind {
     }
 }
 
-/// What all of a crowd do.
+/// What all connections do.
 struct Habit {
     address: SocketAddr,
     kind: Kind,
     request: Vec<u8>,
 }
 
-/// One of the crowd.
+/// One connection.
 struct Member {
     socket: TcpStream,
     opened: Instant,
@@ -77,7 +77,7 @@ struct Member {
     tail: Vec<u8>,
 }
 
-/// How those ended that did.
+/// How connections ended.
 #[derive(Default)]
 struct Fates {
     closed: Vec<Duration>,

@@ -1,12 +1,12 @@
-//! Does one thing at a steady pace, however long each takes, and says how long they took:
+//! Runs an operation at a fixed rate, however long each takes, and reports latencies:
 //!
 //! - `pace RATE THREADS SECONDS request URL SECRETS BODY` posts BODY, one keep-alive connection a thread, with the
 //!   secrets of a file (a line each) in turn;
 //! - `pace RATE THREADS SECONDS charge USERS JOURNAL` makes charges as requests do, and waits until each is durable: in
 //!   the database `$DATABASE_URL`, for the user ids of a file in turn.
 //!
-//! The times are counted from when each was due, so that one that is late because another was slow is not taken for a
-//! quick one. Prints `P50 P90 P99 MAX ERRORS`, times in microseconds.
+//! Latencies are measured from when each operation was due, so that those delayed by a slow one count as slow too
+//! (no coordinated omission). Prints `P50 P90 P99 MAX ERRORS`, times in microseconds.
 
 use std::env;
 use std::error::Error;
@@ -21,13 +21,13 @@ use std::time::{Duration, Instant};
 use textgen::units::{Unit, Units};
 use textgen::usage::{Charge, Connections, Meter};
 
-/// Longest wait for a reply.
+/// The longest wait for a reply.
 const PATIENCE: Duration = Duration::from_secs(10);
 const JOURNAL_BYTES: u64 = 64 << 20;
 
 type Failure = Box<dyn Error + Send + Sync>;
 
-/// What is done, the n-th time.
+/// The operation, given its number.
 type Work = Box<dyn FnMut(usize) -> Result<(), Failure> + Send>;
 
 fn main() -> Result<(), Failure> {
@@ -49,7 +49,7 @@ fn main() -> Result<(), Failure> {
     Ok(())
 }
 
-/// The times in microseconds, sorted, of what went well, and how many did not.
+/// The latencies of the successful operations in microseconds, sorted, and the number of errors.
 fn run(work: Vec<Work>, pause: Duration, length: Duration) -> (Vec<u128>, usize) {
     let (start, threads) = (Instant::now() + Duration::from_millis(20), work.len());
     let keep = |(first, mut work): (usize, Work)| {

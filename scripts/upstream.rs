@@ -1,6 +1,6 @@
-//! A model server that takes no time: `upstream [ADDRESS]`. Prints its address, `http://127.0.0.1:…`.
+//! A model server that answers at once: `upstream [ADDRESS]`. Prints its address, `http://127.0.0.1:…`.
 //!
-//! It answers every `POST /v1/chat/completions` with the same words and their numbers. With `"stream": true` it sends a
+//! It answers every `POST /v1/chat/completions` with the same words and usage. With `"stream": true` it sends a
 //! word an event: the model `chunks-N` as many as N, `chunks-N-every-MS` with a pause of so many milliseconds before
 //! each; any other model has 20 at once.
 
@@ -17,7 +17,7 @@ use textgen::http::response::StreamFn;
 use textgen::http::{Method, Request, Response, sse};
 use textgen::server::{self, Handler, Server, Settings};
 
-/// Streams at a time: each holds a thread.
+/// The most streams at a time; each occupies a thread.
 const STREAMS: usize = 4096;
 const LARGEST_BODY: usize = 1 << 20;
 

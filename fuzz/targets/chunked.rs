@@ -1,4 +1,5 @@
-//! Any bytes as a chunked body: no panic, and the same result however they are cut. The first byte says how.
+//! Decodes arbitrary bytes as a chunked body: no panic, and the same result however the input is split. The first byte
+//! determines the split.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! Any bytes as the head of a request: no panic, and a head that is whole is the same when read alone.
+//! Parses arbitrary bytes as the head of a request: no panic, and a complete head parses the same without what follows.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

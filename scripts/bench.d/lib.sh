@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the sections of scripts/bench share: the database, the servers, runs of wrk, pairs of runs.
+# Shared by the sections of scripts/bench: the database, the servers, runs of wrk, pairs of runs.
 
 work=
 database=
@@ -47,7 +47,7 @@ clean_up() {
 # sql URL STATEMENT
 sql() { DATABASE_URL=$1 PGOPTIONS='-c client_min_messages=warning' scripts/postgres psql -XAtq -F' ' -v ON_ERROR_STOP=1 -c "$2"; }
 
-# A database of this run's own: its books are this run's, and nothing stays behind.
+# A separate database for this run, dropped at the end.
 make_database() {
     sql "$own_url" "CREATE DATABASE textgen_bench_$$"
     database=textgen_bench_$$
@@ -92,7 +92,7 @@ unserve() {
     grep -v 'DEMO ENGINE' "$work/log" | head -n 3 | sed 's/^/    /'
 }
 
-# end PID: ends a program and forgets it
+# end PID: stops a program
 end() {
     kill "$1" 2>/dev/null || true
     wait "$1" 2>/dev/null || true
@@ -101,7 +101,7 @@ end() {
     started=(${others[@]+"${others[@]}"})
 }
 
-# start_upstream: the model server next door; sets upstream and upstream_server
+# start_upstream: starts the local model server; sets upstream and upstream_server
 start_upstream() {
     : >"$work/upstream"
     "$release/examples/upstream" 127.0.0.1:0 >"$work/upstream" &
@@ -115,7 +115,7 @@ start_upstream() {
     fail "the upstream does not start"
 }
 
-# users N: there are at least N, their secrets in $work/secrets, the first one's in $work/secret
+# users N: makes sure that there are N users; their secrets are in $work/secrets, the first one's in $work/secret
 users() {
     local n
     for n in $(seq $(($(wc -l <"$work/secrets") + 1)) "$1"); do
@@ -125,7 +125,7 @@ users() {
     head -n 1 "$work/secrets" >"$work/secret"
 }
 
-# resident PID: "megabytes threads"; two question marks where the system does not tell
+# resident PID: "megabytes threads"; question marks where the system does not report them
 resident() {
     awk '/^VmRSS/ { mb = int($2 / 1024) } /^Threads/ { n = $2 } END { print mb, n }' "/proc/$1/status" 2>/dev/null || echo '? ?'
 }
@@ -152,8 +152,8 @@ column() { awk -v n="$2" '{ print $n }' "$1" | median; }
 # ratio FILE FILE: the median of the ratios of the first columns, pair by pair
 ratio() { paste -d' ' "$1" "$2" | awk '{ n = NF / 2; printf "%.2f\n", $(n + 1) ? $1 / $(n + 1) : 0 }' | median; }
 
-# compare NAME CONNECTIONS OURS LABEL OTHER: two functions that measure, in turn; the second is left out if it is the
-# peer's and there is none
+# compare NAME CONNECTIONS OURS LABEL OTHER: alternates two measuring functions; the second is skipped if it is the peer's
+# and there is no peer
 compare() {
     local name=$1 connections=$2 ours=$3 label=$4 other=$5
     [ "$label" != peer ] || [ -n "$PEER" ] || other=
@@ -176,7 +176,7 @@ compare() {
     echo
 }
 
-# gather ADDRESS COUNT KIND [MORE]: brings a crowd up; sets crowd
+# gather ADDRESS COUNT KIND [MORE]: opens a crowd of connections; sets crowd
 gather() {
     : >"$work/crowd"
     "$release/examples/crowd" "$1" "$2" 600 "${@:3}" >"$work/crowd" &
@@ -188,7 +188,7 @@ gather() {
     done
 }
 
-# Waits until what a crowd has asked for at first is done: three quick replies in a row, whatever they are.
+# Waits until the crowd's first requests are done: three quick replies in a row, whatever they are.
 calm() {
     local quick=0
     sleep "$SETTLE"

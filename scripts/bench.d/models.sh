@@ -5,7 +5,7 @@ chat='{"model":"demo","max_tokens":4,"messages":[{"role":"user","content":"Hello
 streamed='{"model":"chunks-20","stream":true,"messages":[{"role":"user","content":"Hello"}]}'
 completions=/v1/chat/completions
 
-# charge_with SECRETS BODY URL CONNECTIONS: measures, and remembers what the books must say
+# charge_with SECRETS BODY URL CONNECTIONS: measures, and counts the expected charges
 charge_with() {
     SECRETS=$1 METHOD=POST BODY=$2 measure "$3" "$4"
     replies=$((replies + good))
@@ -18,7 +18,7 @@ upstream_streams() { SECRETS=$work/secret METHOD=POST BODY=$streamed measure "$u
 peer_charges() { SECRETS=$PEER_SECRETS METHOD=POST measure "$PEER$PEER_CHARGE" "$1"; }
 peer_hot_charges() { SECRETS=$work/peer-secret METHOD=POST measure "$PEER$PEER_CHARGE" "$1"; }
 
-# The ledger's rows, once what wrk left behind has been charged too.
+# The number of rows in the ledger, once the requests that wrk abandoned have been charged too.
 rows() {
     local before=-1 now
     now=$(sql "$DATABASE_URL" 'SELECT count(*) FROM usage_events')
@@ -36,8 +36,7 @@ open_books() {
     rows_before=$(rows)
 }
 
-# Each reply must have its row. Of the requests that were under way when wrk ended, those may have one that were
-# answered although nobody was there to count it.
+# Each reply must have a row. Requests in flight when wrk stopped may have one too, as wrk did not count their replies.
 check_books() {
     local more sums
     more=$(($(rows) - rows_before - replies))
@@ -133,7 +132,7 @@ COMMIT;
 SQL
 }
 
-# The same line as pace's, of transactions by pgbench at the same pace, also counted from when they were due.
+# The same line as pace prints, for transactions by pgbench at the same rate, also measured from when they were due.
 commits() {
     rm -f "$work"/pgbench.*
     pgbench -n -M prepared -c 16 -j 2 --rate="$RATE" -T "$SECONDS_EACH" -f "$work/commit.sql" \
@@ -160,7 +159,7 @@ section_streams() {
     end "$upstream_server"
 }
 
-# Nobody cuts these: the rows are as many as the streams that came whole.
+# No stream is cut off, so the number of rows equals the number of complete streams.
 check_streams() {
     local whole more
     whole=$(awk '/^whole/ { n += $2 } END { print n + 0 }' "$work/fates")

@@ -25,7 +25,7 @@ section_crowds() {
     serve
     address=${web#http://}
     SECONDS_EACH=1 our_user 16 # warm
-    # The slow ones must not have met their deadline before the run with them is over; alternate says if they have.
+    # The slow connections must not reach their deadline before the run ends; alternate reports if they do.
     surround "idle connections" "$IDLE" idle
     surround "slow heads" "$SLOW" head
     surround "slow bodies" "$SLOW" body
@@ -40,7 +40,7 @@ surround() {
     [ -z "$PEER" ] || alternate "  peer" peer_user "$PEER_PID" "$peer" "$2" "$3" "$PEER_USER"
 }
 
-# Crowds of all slow kinds at once, for longer than they may stay.
+# Crowds of all slow kinds at once, for longer than the server allows.
 deadlines() {
     local kind name longest=50 pids=()
     for kind in head body deaf; do

@@ -1,4 +1,4 @@
-// What axe-core finds on every page, light and dark; and the keyboard.
+// Accessibility: axe-core on every page in light and dark mode, and use by keyboard.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { PHONE, faultsOf, makeKey, signUp, visit, world } from "./harness.mjs";

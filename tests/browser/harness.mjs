@@ -1,4 +1,4 @@
-// The real binary on free ports, a database of its own, and a browser.
+// The real binary on free ports with its own database, and a browser.
 import assert from "node:assert/strict";
 import { spawn, execFileSync } from "node:child_process";
 import { createInterface } from "node:readline";
@@ -19,7 +19,7 @@ export const PASSWORD = "correct horse battery";
 // How long the tests of one file may take, in milliseconds.
 const MOST = 240_000;
 
-// Starts everything before a file's tests and ends it behind them.
+// Starts everything before a file's tests and stops it after them.
 export function world(settings = {}, flags = []) {
   const world = { server: null, browser: null };
   setTimeout(() => {
@@ -103,7 +103,7 @@ async function start(settings, flags) {
 
 export const PHONE = { viewport: { width: 390, height: 844 }, isMobile: true, hasTouch: true };
 
-// A page of a fresh browser. It fails the test, through `check`, on anything the console holds against us.
+// A page in a fresh browser context. `check_faults` fails the test if the console has shown errors.
 export async function visit(world, options = {}) {
   const context = await world.browser.newContext({ baseURL: world.server.web, ...options });
   const page = await context.newPage();
@@ -117,7 +117,7 @@ export async function visit(world, options = {}) {
   return page;
 }
 
-// Signs up by the form, as a person does.
+// Signs up with the form.
 export async function signUp(page, email) {
   await page.goto("/signup");
   await page.fill("#email", email);
@@ -127,7 +127,7 @@ export async function signUp(page, email) {
   await page.waitForURL("**/playground");
 }
 
-// A key made on the account page: its secret.
+// Creates a key on the account page. Returns its secret.
 export async function makeKey(page, name) {
   await page.goto("/account");
   await page.fill("#key-name", name);
@@ -135,9 +135,9 @@ export async function makeKey(page, name) {
   return page.locator("#new-secret").textContent();
 }
 
-// What axe holds against a page.
+// The problems that axe finds on a page.
 export async function faultsOf(page) {
-  // The policy of the pages lets no foreign script in: it is put in from outside.
+  // The pages' content security policy blocks foreign scripts, so axe is injected by the debugger.
   await page.evaluate(axe);
   const results = await page.evaluate(() => globalThis.axe.run(document, { resultTypes: ["violations"] }));
   return results.violations.map(({ id, help, nodes }) => `${id}: ${help}: ${nodes.map((n) => n.html).join(" | ")}`);

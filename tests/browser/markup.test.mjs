@@ -1,4 +1,4 @@
-// Whatever a person can write stays text, wherever it is shown.
+// User input is escaped wherever it is shown.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { PASSWORD, makeKey, signUp, visit, world } from "./harness.mjs";
@@ -7,7 +7,7 @@ const here = world();
 const EVIL = `</textarea></title><script>alert(1)</script><img src=x onerror=alert(2)>"'><svg onload=alert(3)>`;
 
 test("script in every field a person can fill stays text", async () => {
-  // A browser whose name is markup too, as the list of sessions shows it.
+  // The User-Agent is markup too, as the list of sessions shows it.
   const page = await visit(here, { userAgent: EVIL.slice(0, 190) });
   await signUp(page, "mallory@example.com");
   await page.goto("/account");
@@ -27,7 +27,7 @@ test("script in every field a person can fill stays text", async () => {
   const evil = encodeURIComponent(EVIL);
   const user = (await here.server.query("SELECT id FROM users"))[0].id;
   here.server.textgen("user", "promote", "mallory@example.com");
-  // Somebody else's reason for a suspension, in the audit.
+  // An administrator's reason for a suspension, in the audit log.
   await here.server.query(`INSERT INTO audit (actor, action, user_id, user_email, detail)
     SELECT $$${EVIL}$$, $$${EVIL}$$, id, email, $$${EVIL}$$ FROM users`);
   const paths = [
@@ -43,7 +43,7 @@ test("script in every field a person can fill stays text", async () => {
       document.querySelectorAll("script:not([src^='/assets/']), img[src='x'], svg[onload]").length);
     assert.equal(strange, 0, `${path} holds markup that a person wrote`);
   }
-  // The same words come back whole where they are edited.
+  // Where the text is edited, it is unchanged.
   await page.goto(`/documents/${ids[0]}`);
   assert.deepEqual([await page.inputValue("#title"), await page.inputValue("#content")], [EVIL, EVIL]);
   page.check_faults();

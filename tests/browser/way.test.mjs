@@ -1,4 +1,4 @@
-// The way of a person through the pages, with a script, without one, and on a phone.
+// A user's way through the pages: with JavaScript, without it, and on a phone.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { PASSWORD, PHONE, makeKey, signUp, visit, world } from "./harness.mjs";
@@ -88,7 +88,7 @@ test("a document saves itself, through an outage and past a conflict", async () 
   await saved();
   assert.equal((await stored()).content, "one, two");
 
-  // What never reached the server is there again when the page is.
+  // Text that never reached the server is restored when the page is opened again.
   await page.context().route("**/api/docs/autosave", (route) => route.abort());
   await page.fill("#content", "one, two, three");
   await status.filter({ hasText: "kept in this browser" }).waitFor();
@@ -98,7 +98,7 @@ test("a document saves itself, through an outage and past a conflict", async () 
   assert.equal(await page.inputValue("#content"), "one, two, three");
   assert.equal((await stored()).content, "one, two, three");
 
-  // Another device is faster.
+  // Another device saves first.
   await page.evaluate((id) => fetch("/api/docs/save", {
     method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ id, content: "theirs" }),
   }), id);
@@ -147,7 +147,7 @@ test("all of it works without a script", async () => {
   await page.click("#editor button");
   await page.waitForURL("**?done=saved");
 
-  // Two tabs: the later save is shown both texts.
+  // Two tabs: the later save shows both texts.
   const other = await page.context().newPage();
   await other.goto(`/documents/${id}`);
   await other.fill("#content", "from the other tab");

@@ -1,4 +1,4 @@
-//! A person's own account: reading it, changing its password, deleting it.
+//! A user's own account: reading it, changing the password, deleting it.
 
 use serde_json::json;
 
@@ -71,7 +71,7 @@ fn changing_the_password_ends_the_other_sessions() {
     assert_eq!(reply["sessions_ended"], 1);
     user.browser.get("/api/current-user").expect(200);
     other.get("/api/current-user").expect(401);
-    // A secret is no session, and goes on.
+    // Secrets are not sessions, and still work.
     user.program(&server.inference).get("/api/current-user").expect(200);
     let web = server.web.anonymous();
     web.post("/api/login", &json!({"email": "ann@x", "password": PASSWORD})).expect(400);
@@ -87,7 +87,7 @@ fn a_password_can_be_changed_by_form_and_with_a_secret() {
     user.browser
         .form_for_json("/api/change-password", &[("current_password", PASSWORD), ("new_password", "a new password")])
         .expect(200);
-    // From a program there is no session to keep.
+    // A program has no session to keep.
     let body = json!({"current_password": "a new password", "new_password": "yet another one"});
     let reply = user.program(&server.web).post("/api/change-password", &body).expect(200).json();
     assert_eq!(reply["sessions_ended"], 1);
@@ -121,7 +121,7 @@ fn deleting_an_account_deletes_all_its_data() {
     assert_eq!(db.count("SELECT count(*) FROM api_keys"), 2);
     bystander.browser.get("/api/current-user").expect(200);
     server.web.anonymous().post("/api/login", &json!({"email": "ann@x", "password": PASSWORD})).expect(400);
-    // The address is free again.
+    // The e-mail address is free again.
     assert_ne!(server.sign_up("ann@x").id, user.id);
     server.web.anonymous().send("POST", "/api/delete-account", None, b"").expect(401);
 }
@@ -131,7 +131,7 @@ fn deleting_from_an_older_session_requires_the_password() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let user = server.sign_up("ann@x");
-    // Before its first use: what is cached of a session does not age.
+    // Before the first use, as a cached session keeps its age.
     db.run("UPDATE sessions SET created = now() - interval '16 minutes'");
     let delete = |body| user.browser.post("/api/delete-account", &body);
     delete(json!({})).expect(403);

@@ -1,11 +1,11 @@
-//! Recordings that an `audio_url` points to: what is fetched, and what is not.
+//! Recordings given by `audio_url`: which addresses are fetched.
 
 use serde_json::json;
 
 use crate::harness::{Upstream, charges};
 use crate::recordings::{heard, start, wav};
 
-/// Serves one file, or sends elsewhere; counts who asks.
+/// Serves one file or a redirect, and counts the requests.
 fn files() -> (String, Upstream) {
     let files = Upstream::start(|seen, wire| match seen.path.as_str() {
         "/a.wav" => wire.reply(200, "audio/wav", wav()),

@@ -1,4 +1,4 @@
-//! The pages of those who look after accounts.
+//! The pages for administrators.
 
 use crate::harness::{Client, Server, TestDb, User, textgen};
 
@@ -14,7 +14,7 @@ fn operator(db: &TestDb, command: &str, user: &User) {
 #[test]
 fn total_usage_appears_seconds_after_a_charge() {
     let db = TestDb::new();
-    // What was charged before there were totals appears as well.
+    // Charges from before the totals existed are included.
     db.run(
         "INSERT INTO usage_daily SELECT 'user' || n, (now() AT TIME ZONE 'UTC')::date - 9 - n / 3, 'web', '/r', 'm', '', 1,
             0, 0, 0, 0, 0, 1, 2000000 FROM generate_series(0, 5) n",
@@ -47,7 +47,7 @@ fn admin_pages_open_only_to_an_administrators_session() {
     for path in ["/admin", "/admin/users", "/admin/audit", &format!("/admin/users/{}", admin.id)] {
         open(&admin.browser, path).expect(200);
         open(&other.browser, path).expect(403);
-        // A key is for programs: one that leaks must not open these pages, whoever's it is.
+        // Keys do not open these pages: a leaked one must not give access, even an administrator's.
         open(&admin.program(&server.web), path).expect(403);
     }
     other.browser.form(&format!("/admin/users/{}/suspend", admin.id), &[("reason", "x")]).expect(403);

@@ -1,4 +1,4 @@
-//! Bodies that make no sense: each is refused with words, none is a fault of ours, and none changes anything.
+//! Malformed bodies: each is refused with a message, none causes a server error, and none changes anything.
 
 use serde_json::json;
 
@@ -79,7 +79,7 @@ fn the_last_value_of_a_repeated_name_wins() {
         assert_eq!(reply.json()["email"], email);
         server.sign_in(email, "long enough");
     }
-    // What nobody asked for is passed over.
+    // Unknown fields are ignored.
     let body =
         json!({"email": "more@x", "password": PASSWORD, "id": "mine", "is_subscribed": true, "free_credits": 99});
     let user = web.post("/api/signup", &body).expect(200).json();
@@ -100,7 +100,7 @@ fn what_is_too_large_is_413() {
             assert!(reply.json()["detail"].as_str().unwrap().contains("1048576"), "{}", reply.text());
         }
     }
-    // Just below it, texts of any length are looked at and refused as what they are.
+    // Just below the limit, long values get the error for their field.
     let large = "a".repeat(500_000);
     let web = server.web.anonymous();
     web.post("/api/login", &json!({"email": large, "password": large})).expect(400);

@@ -1,4 +1,4 @@
-//! Through PgBouncer in transaction mode: every transaction may be on another connection, and all the rest works too.
+//! Behind PgBouncer in transaction mode, where every transaction may run on a different connection.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use crate::documents::save;
 use crate::harness::{Bouncer, Server, Signal, TestDb, at_once, charges, refused_soon, retry_while_unavailable};
 use crate::outage::{expect_unavailable, known};
 
-/// Connections from PgBouncer to PostgreSQL; the servers have many more to it.
+/// Connections from PgBouncer to PostgreSQL. The servers have many more to PgBouncer.
 const CONNECTIONS: u32 = 3;
 
 fn start(bouncer: &Bouncer, db: &TestDb) -> Server {
@@ -19,7 +19,7 @@ fn start(bouncer: &Bouncer, db: &TestDb) -> Server {
     server
 }
 
-/// One that the operator set for the role, as a pooler passes none on; here for the database.
+/// A statement timeout set for the database: a pooler does not pass on those of its clients.
 fn set_timeout(db: &TestDb) {
     db.run(&format!("ALTER DATABASE {} SET statement_timeout = '10s'", db.name()));
 }
@@ -94,7 +94,7 @@ fn a_pooler_that_hangs_or_dies_counts_as_an_outage() {
     all_known();
 
     bouncer.signal(Signal::STOP);
-    // The listener does not lead through it and hears nothing of this: a statement's whole time is waited for, once.
+    // The listener bypasses the pooler and notices nothing, so the first request waits for the full statement timeout.
     let began = Instant::now();
     for reply in at_once(16, |_| user.browser.get("/api/docs/list")) {
         expect_unavailable(&reply);

@@ -1,4 +1,4 @@
-//! What a browser without a script does with the pages.
+//! The pages in a browser without JavaScript.
 
 use std::io::Read;
 
@@ -16,7 +16,7 @@ fn promote(db: &TestDb, user: &User) {
     assert!(done.success());
 }
 
-/// What stands between two texts.
+/// The part between two texts.
 #[track_caller]
 fn between<'t>(text: &'t str, before: &str, after: &str) -> &'t str {
     let rest = text.split_once(before).unwrap_or_else(|| panic!("no {before} in {text}")).1;
@@ -120,7 +120,7 @@ fn unknown_error_codes_are_not_echoed_and_next_stays_on_this_site() {
     assert_eq!(db.count("SELECT count(*) FROM users"), 0);
 }
 
-/// The page that a form leads to, which takes the form's cookie away again.
+/// The page that a form redirects to, which deletes the form's cookie.
 fn after(browser: &Client, reply: &Reply) -> String {
     assert!(reply.header("set-cookie").unwrap().contains("HttpOnly"));
     let page = browser.follow(reply).expect(200);
@@ -201,7 +201,7 @@ fn a_document_is_written_found_published_deleted_and_restored() {
     let kept = user.browser.get(&format!("/api/docs/get?id={id}")).json();
     assert_eq!(kept["content"], "one\ntwo 100% <script>");
 
-    // The version it was written on is no longer the newest: both are shown, nothing is lost.
+    // A conflict with a newer version: both texts are shown, and nothing is lost.
     let late = [("title", "RoundTrip"), ("content", "mine"), ("version", "1")];
     let page = user.browser.form(&place, &late).expect(409).text();
     assert!(page.contains("mine") && page.contains("two 100% &#60;script&#62;"));

@@ -1,4 +1,4 @@
-//! Faults in an order that a seed gives, under load: after each, the books are exact and nothing acknowledged is lost.
+//! Faults under load, in a pseudo-random order: after each, all charges are exact and no acknowledged write is lost.
 //! `make chaos` runs more of them; `SEED` repeats a run, as far as threads and clocks allow.
 
 use std::path::PathBuf;
@@ -12,10 +12,10 @@ use crate::documents::save;
 use crate::failover::End;
 use crate::harness::{Address, Cluster, LoadRecord, Proxy, Server, Signal, TestDb, User, Way, assert_books_agree};
 
-/// The way back takes 2 s; the rest is for a busy machine, and for a PostgreSQL that repairs itself.
+/// Recovery takes 2 s; the rest is for a busy machine, and for PostgreSQL's own crash recovery.
 const RECOVERY: Duration = Duration::from_secs(20);
 
-/// Numbers that look random and are the same for the same seed (Marsaglia's xorshift).
+/// Pseudo-random numbers from a seed (Marsaglia's xorshift).
 struct Random(u64);
 
 impl Random {
@@ -58,7 +58,7 @@ const FAULTS: [Fault; 10] = [
     Fault::ServerKilledWithoutDatabase,
 ];
 
-/// Two processes that share a database and a folder of journals.
+/// Two processes that share a database and a journal folder.
 struct Site {
     servers: RwLock<Vec<Server>>,
     proxy: Proxy,
@@ -66,7 +66,7 @@ struct Site {
     cluster: Cluster,
     journal: PathBuf,
     told: LoadRecord,
-    /// Secrets whose end was acknowledged.
+    /// Secrets whose revocation was acknowledged.
     ended: Mutex<Vec<String>>,
 }
 
@@ -108,7 +108,7 @@ impl Site {
         self.servers.read().unwrap()[n % 2].inference.clone()
     }
 
-    /// Both are ready, and hear of revocations.
+    /// Waits until both are ready, listen for revocations and have empty journals.
     #[track_caller]
     fn wait_until_well(&self, patience: Duration) {
         let began = Instant::now();
@@ -172,7 +172,7 @@ impl Site {
         client.batch_execute("SELECT pg_reload_conf()").unwrap();
     }
 
-    /// One that makes keys, uses and ends them.
+    /// A client that creates, uses and revokes keys.
     fn turn_keys(&self, user: &User) {
         for n in 0.. {
             if self.told.is_stopped() {
@@ -203,7 +203,7 @@ impl Site {
                 let status = self
                     .told
                     .once("end of a key", || post("/api/keys/revoke", json!({"id": id})).map(|reply| reply.status));
-                // 404: an attempt that was not acknowledged ended it.
+                // 404: an earlier attempt succeeded without being acknowledged.
                 if status == 200 || status == 404 {
                     self.ended.lock().unwrap().push(secret);
                     break;
@@ -215,7 +215,7 @@ impl Site {
         }
     }
 
-    /// The clients: each on both processes in turn.
+    /// Starts the clients, each of which uses both processes in turn.
     fn load<'s>(&'s self, scope: &'s thread::Scope<'s, '_>, users: &'s [User], documents: &'s [String]) {
         for (n, user) in users.iter().enumerate().take(users.len() - 1) {
             let way = [Way::Whole, Way::Streamed, Way::Left][n % 3];
@@ -231,11 +231,11 @@ impl Site {
         for (n, id) in documents.iter().enumerate() {
             scope.spawn(move || self.told.save(|| self.web(n), &users[n].secret, id));
         }
-        // Whose keys change is looked up again, so nobody else is to be this one.
+        // Changing keys evicts their user from the caches, so this user must not be one of the others.
         scope.spawn(|| self.turn_keys(&users[users.len() - 1]));
     }
 
-    /// Nothing runs: what everybody was told is true.
+    /// With all requests held back: what was acknowledged to the clients is in the database.
     fn check(&self, fault: Fault, users: &[User]) {
         let _held = self.told.hold();
         self.wait_until_well(RECOVERY);
@@ -258,7 +258,7 @@ impl Site {
             let allowed: &[u16] = match *what {
                 "save" => &[200, 409, 503],
                 "end of a key" => &[200, 404, 503],
-                // Whoever is known goes on; a process that begins knows nobody, and no prices.
+                // Cached callers are served; a process that has just started has neither callers nor prices cached.
                 "charge" if !kills => &[200],
                 _ => &[200, 503],
             };
@@ -276,7 +276,7 @@ impl Drop for Site {
     }
 }
 
-/// So many faults, each of them once before any comes twice.
+/// Runs `rounds` faults. Each kind comes once before any comes twice.
 fn run(seed: u64, rounds: usize) {
     println!("SEED={seed} ROUNDS={rounds}");
     let mut random = Random(seed.max(1));
@@ -315,12 +315,12 @@ fn run(seed: u64, rounds: usize) {
 
 #[test]
 fn a_few_faults() {
-    // A seed whose first faults are the rough ones.
+    // With this seed the most severe faults come first.
     run(20_261_311, 5);
 }
 
 #[test]
-#[ignore = "takes as long as it is told: make chaos"]
+#[ignore = "run by make chaos"]
 fn many_faults() {
     let number = |name: &str| std::env::var(name).ok().map(|value| value.parse::<u64>().expect(name));
     let seed = number("SEED").unwrap_or_else(|| u64::from(std::process::id()) * 2_654_435_761);

@@ -1,4 +1,4 @@
-//! Which credential opens what.
+//! Which credentials are accepted where.
 
 use serde_json::json;
 
@@ -34,12 +34,12 @@ fn a_secret_authenticates_on_every_server_in_any_header() {
         for value in ["Bearer", "Bearer ", &format!("Bearer {secret} more"), &format!("{secret} Bearer")] {
             assert_eq!(status("Authorization", value), 401, "{value}");
         }
-        // What the older system let pass.
+        // The old system accepted these.
         assert_eq!(status("X-Rapid-API-Key", secret), 401);
-        // A wrong one beside a right one does no harm.
+        // A wrong one next to a valid one is ignored.
         let both = address.with_secret(NOBODY).header("Authorization", &format!("Bearer {secret}"));
         both.get("/api/current-user").expect(200);
-        // Nothing is read from the address.
+        // Credentials in the URL are ignored.
         address.anonymous().get(&format!("/api/current-user?secret={secret}")).expect(401);
     }
 }
@@ -71,7 +71,7 @@ fn secrets_and_session_tokens_are_not_interchangeable() {
     let user = server.sign_up("ann@x");
     assert_ne!(user.token, user.secret);
     assert!(user.token.starts_with("ts_") && user.secret.starts_with("tg_"));
-    // Also when the caller is cached under the right kind.
+    // Also if the caller is cached under the right kind.
     user.browser.get("/api/current-user").expect(200);
     user.program(&server.web).get("/api/current-user").expect(200);
     server.web.with_cookie(&user.secret).get("/api/current-user").expect(401);
@@ -80,7 +80,7 @@ fn secrets_and_session_tokens_are_not_interchangeable() {
         let bearer = address.anonymous().header("Authorization", &format!("Bearer {}", user.token));
         bearer.get("/api/current-user").expect(401);
     }
-    // Nor are what the database and the replies show of them.
+    // Neither are digests, ids and prefixes accepted.
     let shown = user.browser.get("/api/current-user").expect(200).json()["secret"].as_str().unwrap().to_owned();
     server.web.with_secret(&shown).get("/api/current-user").expect(401);
     server.web.with_secret(&user.id).get("/api/current-user").expect(401);

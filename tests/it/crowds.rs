@@ -1,4 +1,4 @@
-//! Many at once on the same thing: one wins, nothing is doubled, nothing breaks.
+//! Concurrent requests for the same account or key: one wins, nothing is duplicated, nothing fails.
 
 use serde_json::{Value, json};
 
@@ -22,7 +22,7 @@ fn concurrent_signups_create_one_account() {
     assert_eq!(statuses(&replies), [200; CROWD]);
     assert_eq!(db.count("SELECT count(*) FROM users"), 1);
     assert_eq!(db.count("SELECT count(*) FROM api_keys"), 1);
-    // One of them was shown the secret, all are signed in.
+    // One of them was shown the secret; all are signed in.
     let users: Vec<Value> = replies.iter().map(Reply::json).collect();
     assert!(users.iter().all(|user| user["id"] == users[0]["id"]));
     let whole = |user: &&Value| user["secret"].as_str().unwrap().len() == 46;
@@ -78,7 +78,7 @@ fn concurrent_rotations_of_a_key_succeed_once() {
     assert_eq!(seen["secret"], won[0].json()["prefix"]);
 }
 
-/// Rotating, revoking, making and at last deleting: whatever the order, no 500 and nothing left.
+/// Keys are rotated, revoked and created while the account is deleted: no 500 in any order, and no rows remain.
 #[test]
 fn concurrent_key_and_account_changes_never_fail() {
     let db = TestDb::new();

@@ -1,4 +1,4 @@
-//! The demo engine: the whole way of every route on a bare machine.
+//! The demo engine, which answers every route without a model server.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! Documents: what each route answers, and to whom.
+//! Documents: what each route answers to whom.
 
 use serde_json::{Value, json};
 
@@ -68,14 +68,14 @@ fn a_save_changes_only_the_given_fields() {
     assert_eq!(read(&id), (json!("Untitled Document"), json!("text"), json!(2)));
     save(&client, &json!({"id": id, "title": "One"}));
     assert_eq!(read(&id), (json!("One"), json!("text"), json!(3)));
-    // `null` is a content; as a title it says nothing.
+    // `null` is valid content; as a title it counts as absent.
     save(&client, &json!({"id": id, "title": null, "content": null}));
     assert_eq!(read(&id), (json!("One"), Value::Null, json!(4)));
     let reply = client.post("/api/docs/autosave", &json!({"id": id, "title": "", "content": "again"})).expect(200);
     assert_eq!(reply.json(), json!({"id": id, "success": true, "message": "Document autosaved", "version": 5}),);
     assert_eq!(read(&id), (json!(""), json!("again"), json!(5)));
 
-    // An id that is empty or null is none.
+    // An empty or null id counts as absent.
     for none in [json!(""), Value::Null] {
         assert_ne!(save(&client, &json!({"id": none, "content": "other"})), id);
     }
@@ -97,7 +97,7 @@ fn a_document_is_private_until_published() {
     for client in [&stranger, &nobody] {
         expect_error(client.get(&path), 404, "Document not found");
     }
-    // A credential that is none any more is told so, and not that the document is gone.
+    // With an invalid credential the reply is 401, not 404.
     expect_error(server.web.with_secret("tg_nobody").get(&path), 401, "Authentication required");
     expect_error(publish(&stranger, &json!({"id": id})), 404, "Document not found");
     expect_error(publish(&nobody, &json!({"id": id})), 401, "Authentication required");
@@ -110,7 +110,7 @@ fn a_document_is_private_until_published() {
         let document = client.get(&path).expect(200).json();
         assert_eq!((&document["content"], &document["is_public"]), (&json!("mine"), &json!(true)));
     }
-    // To read is all that a stranger may.
+    // Other users may only read.
     expect_error(stranger.post("/api/docs/save", &json!({"id": id, "content": "x"})), 403, "Permission denied");
     expect_error(stranger.post("/api/docs/delete", &json!({"id": id})), 404, "Document not found");
     assert_eq!(stranger.get("/api/docs/list").expect(200).json(), json!({"documents": []}));
@@ -175,7 +175,7 @@ fn a_stale_version_is_refused_with_the_current_document() {
     }
     let third = json!({"id": id, "content": "third", "version": 2});
     assert_eq!(client.post("/api/docs/autosave", &third).expect(200).json()["version"], 3);
-    // Who names no version wants no check.
+    // Without a version there is no check.
     save(&client, &json!({"id": id, "content": "fourth"}));
     let now = client.get(&format!("/api/docs/get?id={id}")).expect(200).json();
     assert_eq!((&now["content"], &now["version"], &now["title"]), (&json!("fourth"), &json!(4), &before["title"]));
@@ -192,7 +192,7 @@ fn ids_cannot_be_guessed() {
         // 62^22 is more than 2^128.
         assert!(random.len() >= 22 && random.bytes().all(|b| b.is_ascii_alphanumeric()), "{id}");
     }
-    // Of 50 random ids, hardly two begin with the same six characters: neither a time nor a counter.
+    // Random ids rarely share their first six characters; times and counters would.
     for id in &mut ids {
         id.truncate(10);
     }
@@ -215,7 +215,7 @@ fn the_list_is_paged_newest_first() {
     assert_eq!(keys(&all["documents"][0]), DOCUMENT_KEYS);
     assert_eq!(ids(&all), made);
 
-    // Documents that come meanwhile are newer than what was seen: they change none of the pages that follow.
+    // Documents created meanwhile are newer, and do not change the pages that follow.
     let (mut seen, mut after, mut pages) = (Vec::new(), String::new(), 0);
     loop {
         let page = client.get(&format!("/api/docs/list?limit=5&content=false&after={after}")).expect(200).json();
@@ -231,7 +231,7 @@ fn the_list_is_paged_newest_first() {
     }
     assert_eq!((seen, pages), (made.clone(), 5));
 
-    // A document that goes meanwhile, be it the one at the edge, takes no other with it.
+    // A document deleted meanwhile, even the last one of a page, does not hide others.
     let page = client.get("/api/docs/list?limit=8").expect(200).json();
     let (edge, next) = (ids(&page)[7].clone(), page["next"].as_str().unwrap().to_owned());
     client.post("/api/docs/delete", &json!({"id": edge})).expect(200);

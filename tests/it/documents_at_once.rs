@@ -1,4 +1,4 @@
-//! Many clients and one document.
+//! Many clients, one document.
 
 use std::sync::Barrier;
 use std::thread;
@@ -10,13 +10,13 @@ use crate::harness::{Client, Reply, Server, TestDb};
 
 const CLIENTS: usize = 64;
 
-/// What each of the clients got, all of them having begun at once.
+/// The replies to clients that start together.
 fn at_once(client: &Client, body: impl Fn(usize) -> Value + Sync) -> Vec<Reply> {
     let start = Barrier::new(CLIENTS);
     let one = |n: usize| {
         let (start, body) = (&start, &body);
         move || {
-            // Each with connections of its own.
+            // Each with its own connections.
             let client = client.header("X-Client", &n.to_string());
             start.wait();
             client.post("/api/docs/save", &body(n))

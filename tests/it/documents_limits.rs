@@ -1,4 +1,4 @@
-//! What a document may hold: any text up to 8 MiB, and nothing that is no text.
+//! What a document may contain: any valid text up to 8 MiB.
 
 use serde_json::{Value, json};
 
@@ -61,7 +61,7 @@ fn an_oversized_body_is_refused() {
     let server = Server::start(&db);
     let client = server.sign_up("ann@example.com").browser;
     let body = format!(r#"{{"content":"{}"}}"#, "x".repeat(50 * MIB));
-    // The server may answer and close before it has taken all of it, and the client then lose the answer.
+    // The server may reply and close before it has read everything; the client may then not see the reply.
     if let Ok(reply) = client.try_send("POST", "/api/docs/save", Some("application/json"), body.as_bytes()) {
         assert!(reply.expect(413).json()["error"].is_string());
     }

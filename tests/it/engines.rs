@@ -1,4 +1,4 @@
-//! OpenAI's JSON routes, and the servers behind them.
+//! The OpenAI-compatible JSON routes, and the model servers behind them.
 
 use std::net::TcpListener;
 use std::sync::Mutex;
@@ -83,7 +83,7 @@ fn every_route_requires_a_secret_and_refuses_before_reading_the_body() {
     }
     server.inference.anonymous().get("/v1/models").expect(401);
     assert!(upstream.seen().is_empty());
-    // A stranger's large body is not waited for.
+    // A large body without a valid credential is refused before it is read.
     let mut raw =
         crate::harness::Raw::head(&server.inference, "wrong", "/v1/chat/completions", "application/json", 7 << 20);
     raw.until("HTTP/1.1 401");
@@ -169,7 +169,7 @@ fn completions_accept_what_clients_send() {
         (&seen["model"], &seen["max_tokens"], &seen["unknown"]),
         (&json!("test-model"), &json!(100), &json!({"a": 1}))
     );
-    // A server without numbers: ten tokens by their length.
+    // The model server reports no usage: ten tokens, estimated from the length.
     assert_eq!(only_charge(&db, &server)["completion_tokens"], 10);
     client.post("/v1/engines/text-davinci-003/completions", &json!({"prompt": "a"})).expect(200);
     client.post("/v1/engines/test-model/completions", &json!({"prompt": "a", "max_tokens": 5})).expect(200);
@@ -224,7 +224,7 @@ fn a_failing_model_server_is_skipped_and_retried_later() {
     assert_eq!(works.seen().len(), 12);
     assert!(unable.seen().len() <= 4 && dying.seen().len() <= 4, "left out once they failed");
     server.wait_until("the charges", || charges(&db).len() == 12);
-    // The one that was closed comes back at the same address.
+    // The first server starts again at the same address.
     let back = TcpListener::bind(closed_url.strip_prefix("http://").unwrap()).unwrap();
     let answered = std::sync::Arc::new(AtomicUsize::new(0));
     let counted = answered.clone();
@@ -247,7 +247,7 @@ fn a_failing_model_server_is_skipped_and_retried_later() {
 
 #[test]
 fn requests_go_to_the_least_busy_model_server() {
-    // Each holds its request until the other has one too.
+    // Each keeps its request until the other has one too.
     let barrier = std::sync::Arc::new(std::sync::Barrier::new(2));
     let make = || {
         let barrier = barrier.clone();

@@ -1,5 +1,5 @@
-//! Charges over HTTP, by several processes at once and whatever is killed: the ledger, the totals and what the clients
-//! counted agree to the micro-dollar. The full size:
+//! Charges over HTTP, on several processes and while servers are killed: the ledger, the totals and the clients' own counts
+//! agree to the micro-dollar. At full size:
 //! `EXACT=4,50,2000 KILLS=30 cargo test --release --test it exactness -- --nocapture`.
 
 use std::collections::HashMap;
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Address, Client, Reply, Server, Signal, TestDb, at_once, run, wait_until};
 
-/// Micro-dollars a prompt token, a completion token and a request.
+/// Micro-dollars per prompt token, completion token and request.
 const PRICE: (i64, i64, i64) = (3, 7, 11);
 const CHAT: &str = "/v1/chat/completions";
 
@@ -25,13 +25,13 @@ fn set_price(db: &TestDb) {
     assert_eq!(run(&args, &[("DATABASE_URL", &db.url())], "").code, 0);
 }
 
-/// What a reply cost, as its reader reckons.
+/// What a reply costs according to its usage.
 fn cost(reply: &Reply) -> i64 {
     let count = |name: &str| reply.json()["usage"][name].as_i64().unwrap();
     PRICE.0 * count("prompt_tokens") + PRICE.1 * count("completion_tokens") + PRICE.2
 }
 
-/// Users with a secret each: `(id, secret)`.
+/// Creates users: `(id, secret)`.
 fn users(db: &TestDb, count: usize) -> Vec<(String, String)> {
     (0..count)
         .map(|n| {
@@ -45,7 +45,7 @@ fn users(db: &TestDb, count: usize) -> Vec<(String, String)> {
         .collect()
 }
 
-/// The ledger, its ids, the daily totals and the users' totals agree.
+/// Asserts that the ledger, its ids, the daily totals and the users' totals agree.
 fn assert_books_agree(db: &TestDb) {
     let books = |sql: &str| -> HashMap<String, (i64, i64)> {
         let rows = db.connect().query(sql, &[]).unwrap();
@@ -138,7 +138,7 @@ impl Drop for Restartable {
     }
 }
 
-/// Every reply that a client had whole is charged, none twice, however often a server is killed.
+/// Every complete reply is charged exactly once, however often a server is killed.
 #[test]
 fn killed_servers_lose_no_charge_and_duplicate_none() {
     let [rounds] = from_env("KILLS", &[4])[..] else { panic!("KILLS=30") };
@@ -169,7 +169,7 @@ fn killed_servers_lose_no_charge_and_duplicate_none() {
         assert_eq!(server.server.take().unwrap().stop(), 0);
     }
     assert_books_agree(&db);
-    // The model's name tells the requests apart.
+    // Each request names a different model.
     let rows = db.connect().query("SELECT model, count(*), sum(cost_micros)::bigint FROM usage_events GROUP BY 1", &[]);
     let booked: HashMap<String, (i64, i64)> =
         rows.unwrap().iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect();
@@ -179,11 +179,11 @@ fn killed_servers_lose_no_charge_and_duplicate_none() {
         booked.len(),
         refused.load(Relaxed)
     );
-    assert!(told.len() > rounds, "hardly anything was answered");
+    assert!(told.len() > rounds, "too few requests were answered");
     for (model, cost) in &told {
         assert_eq!(booked.get(model), Some(&(1, *cost)), "{model}");
     }
-    // What was charged without a whole reply was under way when its server was killed.
+    // A charge without a complete reply belongs to a request in flight when its server was killed.
     assert!(booked.values().all(|(count, _)| *count == 1));
     assert!(booked.len() <= told.len() + rounds * programs.len(), "{} and {}", booked.len(), told.len());
 }
@@ -208,7 +208,7 @@ fn ask_until(
                 answered.fetch_add(1, Relaxed);
             }
             Ok(reply) => {
-                // A server that has just come up may not have its schema or its journal yet.
+                // A server that has just started may not have read the schema or opened its journal yet.
                 assert_eq!(reply.status, 503, "{}", reply.text());
                 refused.fetch_add(1, Relaxed);
                 thread::sleep(Duration::from_millis(20));

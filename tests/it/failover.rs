@@ -1,4 +1,4 @@
-//! A primary dies and its standby takes over: what was acknowledged is there, and work goes on by itself.
+//! A primary dies and its standby takes over: nothing acknowledged is lost, and servers continue without help.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,10 +8,10 @@ use serde_json::json;
 use crate::documents::save;
 use crate::harness::{Cluster, LoadRecord, Server, TestDb, assert_books_agree, refused_soon};
 
-/// Writes go on within 5 s; the rest is for a busy machine.
+/// Writes resume within 5 s; the rest is for a busy machine.
 const RESUMPTION: Duration = Duration::from_secs(5 + 4);
 
-/// Lets the clients end, also when a wait was in vain.
+/// Stops the clients, also if the test fails, so that their threads can be joined.
 pub struct End<'t>(pub &'t LoadRecord);
 
 impl Drop for End<'_> {

@@ -1,5 +1,5 @@
-//! Every way in which a PostgreSQL can fail, on one of the test's own: who is known goes on, who is not is told to come
-//! back, what was acknowledged stays, and all is well within 2 s of its return.
+//! Every way in which PostgreSQL can fail: cached callers are served, others get 503, no acknowledged write is lost, and
+//! everything works again within 2 s of its return.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -17,13 +17,13 @@ use crate::failover::End;
 use crate::harness::{Cluster, LoadRecord, Reply, Server, TestDb, User, assert_books_agree, is_root};
 use crate::outage::{expect_unavailable, in_need, known, strangers};
 
-/// The way back takes 2 s; the rest is for a busy machine.
+/// Recovery takes 2 s; the rest is for a busy machine.
 const RECOVERY: Duration = Duration::from_secs(2 + 4);
 
-/// How long a request may take that waits for nothing, on a busy machine.
+/// How long a request that needs no database may take on a busy machine.
 const QUICK: Duration = Duration::from_secs(3);
 
-/// A server on a PostgreSQL that may be harmed, somebody it knows, and load.
+/// A server on a PostgreSQL of its own, and a user whom it has cached.
 struct Site {
     server: Server,
     cluster: Cluster,
@@ -32,12 +32,12 @@ struct Site {
     strangers: usize,
 }
 
-/// What a fault lets through.
+/// What still works during a fault.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fault {
-    /// Nothing is had from the database.
+    /// Neither reads nor writes.
     Away,
-    /// It is read, and not written.
+    /// Reads.
     ReadOnly,
 }
 
@@ -45,7 +45,7 @@ impl Site {
     fn new() -> Site {
         let cluster = Cluster::start();
         drop(TestDb::existing(&cluster.url()));
-        // A role of no rights, as some connections are reserved for superusers.
+        // An ordinary role, as some connections are reserved for superusers.
         let mut client = cluster.connect();
         client.batch_execute("CREATE ROLE ordinary LOGIN PASSWORD 'ordinary'").unwrap();
         client.batch_execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO ordinary").unwrap();
@@ -66,7 +66,7 @@ impl Site {
         self.user.browser.post("/api/docs/autosave", &json!({"id": self.document, "content": "more"}))
     }
 
-    /// Brings a fault about, looks at what holds meanwhile, takes it away, and looks at what holds then.
+    /// Causes a fault, checks what must work during it, removes it, and checks the recovery.
     fn suffer(&mut self, name: &str, fault: Fault, begin: impl FnOnce(&Site), end: impl FnOnce(&Site)) {
         self.server.wait_until_listening();
         for client in known(&self.server, &self.user) {
@@ -118,7 +118,7 @@ impl Site {
     }
 }
 
-/// Charges and saves while `work` goes on; then the books are looked at.
+/// Makes charges and saves documents while `work` runs, then compares what was acknowledged with the database.
 fn under_load(site: &mut Site, work: impl FnOnce(&mut Site)) {
     let other = site.server.sign_up("bob@example.com");
     let id = save(&other.browser, &json!({"content": "0"}));
@@ -162,7 +162,7 @@ fn out_of_connections() {
     site.cluster.set("max_connections = 40");
     site.cluster.stop();
     site.cluster.launch();
-    // Everyone who is not a superuser finds all of them taken, the servers' own among them.
+    // Takes all connections that are not reserved for superusers, including the servers' own.
     let hold = |url: &str| {
         let mut held: Vec<Client> = Vec::new();
         while let Ok(client) = Client::connect(url, NoTls) {
@@ -177,10 +177,10 @@ fn out_of_connections() {
         let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
             WHERE usename = 'ordinary' AND application_name LIKE 'textgen%'";
         let take = |site: &Site| {
-            // One stays for the test itself.
+            // Opened first, so that the test has a connection.
             let mut admin = site.cluster.connect();
-            // The servers try to come back all the while, and hold a place for as long as they are refused: so it is done
-            // until there was none of theirs to end for a time.
+            // The servers keep reconnecting, and occupy a connection while they are refused. So this is repeated until
+            // none of theirs was found for a while.
             let mut in_vain = 0;
             site.server.wait_until("all to be taken", || {
                 let ended = admin.query(kill, &[]).unwrap().len();
@@ -213,11 +213,11 @@ fn read_only() {
     });
 }
 
-/// A small disk, on which tables may lie. It goes when it is dropped.
+/// A small file system for a tablespace, unmounted when dropped.
 struct Disk(PathBuf);
 
 impl Disk {
-    /// Only root may mount one: without it there is nothing to test on.
+    /// Needs root, to mount it.
     fn new() -> Disk {
         let path = std::env::temp_dir().join(format!("textgen-disk-{}", textgen::usage::new_id()));
         std::fs::create_dir(&path).unwrap();
@@ -238,13 +238,13 @@ impl Drop for Disk {
 #[test]
 fn disk_full() {
     if !is_root() {
-        // Nobody else can make a small disk, and filling the machine's own is no test.
+        // Only root can mount a small file system, and filling the machine's own is not an option.
         println!("NOT TESTED: a full disk, as only root may mount a small one");
         return;
     }
     let disk = Disk::new();
     let mut site = Site::new();
-    // PostgreSQL's own user makes the folder, whoever that is.
+    // The folder must belong to the user that runs PostgreSQL.
     let place = disk.0.join("tables");
     std::fs::create_dir(&place).unwrap();
     let mut client = site.cluster.connect();
@@ -255,7 +255,7 @@ fn disk_full() {
     for table in ["documents", "charge_ids", "usage_daily", "sessions", "api_keys", "users"] {
         client.batch_execute(&format!("ALTER TABLE {table} SET TABLESPACE small")).unwrap();
     }
-    // What is written next needs a new page.
+    // Every further write needs a new page.
     let filler = disk.0.join("filler");
     let grown = json!({"content": "x".repeat(20_000)});
     under_load(&mut site, |site| {

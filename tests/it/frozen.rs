@@ -1,5 +1,5 @@
-//! A database, or something on the way to it, that accepts everything and answers nothing: no connection breaks, and yet
-//! nobody waits for long.
+//! A database, or a network path to it, that accepts everything and answers nothing: no connection breaks, and yet no
+//! request waits for long.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,17 +10,17 @@ use crate::documents::save;
 use crate::harness::{Client, Proxy, Reply, Server, TestDb, User, charges};
 use crate::outage::{expect_unavailable, known, strangers};
 
-/// The longest that anybody waits: the silence after which a connection is left, the wait for one, and what a busy
-/// machine adds.
+/// The longest that a request waits: until a silent connection is given up, plus the wait for a connection, plus what a
+/// busy machine adds.
 const LONGEST: Duration = Duration::from_secs(11 + 2 + 5);
 
-/// The longest where something else has noticed already that nothing is heard.
+/// The longest once something else has noticed the silence.
 const NOTICED: Duration = Duration::from_secs(2 + 2 + 5);
 
-/// How long a request may take that waits for nothing, on a busy machine.
+/// How long a request that needs no database may take on a busy machine.
 const QUICK: Duration = Duration::from_secs(3);
 
-/// The way back takes 2 s; the rest is for a busy machine.
+/// Recovery takes 2 s; the rest is for a busy machine.
 const RECOVERY: Duration = Duration::from_secs(6);
 
 fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
@@ -29,7 +29,7 @@ fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
     (done, began.elapsed())
 }
 
-/// Sends `count` requests at once; the longest wait.
+/// Sends `count` requests at once. Returns the longest wait.
 fn all_refused(count: usize, send: impl Fn() -> Reply + Sync) -> Duration {
     let wait = |_| {
         let (reply, waited) = timed(&send);
@@ -39,7 +39,7 @@ fn all_refused(count: usize, send: impl Fn() -> Reply + Sync) -> Duration {
     crate::harness::at_once(count, wait).into_iter().max().unwrap()
 }
 
-/// What asks nothing of the database is answered while `work` goes on.
+/// Checks that requests that need no database are answered while `work` runs.
 fn meanwhile<T>(server: &Server, known: &[Client], work: impl FnOnce() -> T) -> T {
     let is_over = std::sync::atomic::AtomicBool::new(false);
     thread::scope(|scope| {
@@ -66,7 +66,7 @@ fn threads(server: &Server) -> usize {
     tasks.map_or(0, Iterator::count)
 }
 
-/// A server behind a proxy, and somebody it knows.
+/// A server behind a proxy, and a user whom it has cached.
 struct Site {
     db: TestDb,
     proxy: Proxy,
@@ -93,7 +93,7 @@ impl Site {
         self.user.browser.get(&format!("/api/docs/get?id={}", self.document))
     }
 
-    /// Lets everything through again, and waits until a document can be saved; how long that took.
+    /// Ends the silence and waits until a document can be saved. Returns how long that took.
     fn restore(&self) -> Duration {
         let (browser, body) = (&self.user.browser, json!({"id": self.document, "content": "more"}));
         let ((), took) = timed(|| {
@@ -120,7 +120,7 @@ fn waiting_for_a_silent_database_is_bounded() {
             }
             (first, later)
         });
-        // The listener's heartbeat heard nothing, so nobody waited for the whole time a statement may take.
+        // The listener's heartbeat noticed the silence, so no request waited for the full statement timeout.
         assert!(first < NOTICED, "{first:?}");
         assert!(later <= first + QUICK, "{later:?} after {first:?}");
         let reason = site.server.web.anonymous().get("/readyz").expect(503).json()["reason"].clone();

@@ -1,4 +1,4 @@
-//! The older system's text routes.
+//! The text routes of the old system.
 
 use serde_json::{Value, json};
 

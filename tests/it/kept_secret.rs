@@ -1,4 +1,4 @@
-//! Nothing secret is kept in the clear, nor written to the log.
+//! Secrets are neither stored in clear text nor logged.
 
 use serde_json::json;
 
@@ -19,7 +19,7 @@ fn everything(db: &TestDb) -> String {
     text
 }
 
-/// Does everything that has to do with a credential; returns all of them.
+/// Uses every route that handles credentials. Returns all credentials used.
 fn exercise(server: &Server) -> Vec<String> {
     let user = server.sign_up("ann@example.com");
     let other = server.web.anonymous().post("/api/login", &json!({"email": "ann@example.com", "password": PASSWORD}));
@@ -65,7 +65,7 @@ fn the_database_stores_only_digests() {
         secret.bytes().for_each(|byte| hex += &format!("{byte:02x}"));
         assert!(!text.contains(&hex), "{secret} is in the database, in hex");
     }
-    // What may be seen of the default key stands in the account's row, where queries look for it.
+    // The visible prefix of the default key is in the user's row, where old queries expect it.
     let prefix = format!("{}…", &secrets[1][..8]);
     assert!(prefix.starts_with("tg_"));
     assert_eq!(db.count(&format!("SELECT count(*) FROM users WHERE secret = '{prefix}'")), 1);
@@ -82,7 +82,7 @@ fn the_log_contains_no_secrets() {
         let url = db.url();
         let password = url.split("://").nth(1).unwrap().split('@').next().unwrap().split_once(':').unwrap().1;
         secrets.push(password.to_owned());
-        // The last request's line tells that all before it were written.
+        // Lines are written in order, so all others precede the last request's.
         server.web.anonymous().get("/the-last-request").expect(404);
         server.wait_until("the log to be written", || server.log().contains("/the-last-request"));
         let log = server.log();
@@ -120,7 +120,7 @@ fn each_request_is_logged_in_one_line() {
     }
 }
 
-/// What an operator is shown of a key, the command line says once, and only that the database holds nothing of.
+/// The command line prints a secret once, and the database does not store it.
 #[test]
 fn an_operators_secret_is_shown_once() {
     let db = TestDb::new();

@@ -1,4 +1,4 @@
-//! The secrets a person gives to programs.
+//! API keys.
 
 use serde_json::{Value, json};
 
@@ -32,7 +32,7 @@ fn a_key_is_created_shown_once_and_listed() {
     for server in [&server.web, &server.inference, &server.audio] {
         let seen = server.with_secret(secret).get("/api/current-user").expect(200).json();
         assert_eq!(seen["id"], json!(user.id));
-        // The account's own prefix stays that of its default key.
+        // The account still shows the prefix of its default key.
         assert_eq!(text(&seen["secret"]), format!("{}…", &user.secret[..8]));
     }
     let listed = user.browser.get("/api/keys").expect(200);
@@ -42,7 +42,7 @@ fn a_key_is_created_shown_once_and_listed() {
     assert_eq!(names, ["build machine", "default"]);
     assert_eq!(keys[0]["id"], made["id"]);
     assert_eq!(json!([keys[0]["is_default"], keys[1]["is_default"]]), json!([false, true]));
-    // A form does it too, and a program with a secret.
+    // Also by form, and with a secret.
     user.browser.form_for_json("/api/keys", &[("name", "form"), ("expires", "")]).expect(200);
     user.program(&server.web).post("/api/keys", &json!({"name": "program"})).expect(200);
     for (method, path) in [("GET", ""), ("POST", ""), ("POST", "/rotate"), ("POST", "/revoke")] {
@@ -101,7 +101,7 @@ fn rotation_ends_the_old_secret_at_once() {
     let keys = list(&user.browser);
     assert_eq!(keys.len(), 1);
     assert_eq!(json!([keys[0]["id"], keys[0]["is_default"]]), json!([made["id"], true]));
-    // The old one cannot be rotated again, nor by anybody else.
+    // The old key cannot be rotated again, and no one else can rotate the new one.
     user.browser.post("/api/keys/rotate", &json!({"id": id})).expect(404);
     let stranger = server.sign_up("bob@x");
     for path in ["/api/keys/rotate", "/api/keys/revoke"] {
@@ -124,10 +124,10 @@ fn a_rotated_secret_works_during_its_grace_period() {
     assert_eq!(keys.len(), 2);
     assert_eq!(json!([keys[1]["replaced_by"], keys[1]["is_default"]]), json!([made.json()["id"], false]));
     assert!(keys[1]["expires"].is_string() && keys[0]["replaced_by"].is_null());
-    // It is over when it is over, also where the caller is cached.
+    // The grace period ends in time, even if the caller is cached.
     db.run("UPDATE api_keys SET expires = now() WHERE replaced_by IS NOT NULL");
     crate::harness::refused_soon(&old);
-    // A key in its grace can be revoked before its end.
+    // A key can be revoked during its grace period.
     let made = user
         .browser
         .post("/api/keys/rotate", &json!({"id": default_key(&user), "grace_seconds": 3600}))
@@ -151,7 +151,7 @@ fn a_revoked_key_no_longer_works() {
     program.get("/api/current-user").expect(401);
     user.browser.post("/api/keys/revoke", &json!({"id": made["id"]})).expect(404);
     user.browser.post("/api/keys/rotate", &json!({"id": made["id"]})).expect(404);
-    // Without its default key, the account shows no prefix; a browser is still signed in.
+    // Without a default key the account shows no prefix; the session still works.
     user.browser.form_for_json("/api/keys/revoke", &[("id", &default_key(&user))]).expect(200);
     user.program(&server.web).get("/api/current-user").expect(401);
     assert_eq!(user.browser.get("/api/current-user").expect(200).json()["secret"], "");
@@ -168,11 +168,11 @@ fn a_key_expires_by_itself() {
     assert_eq!(made["expires"], "2100-01-31T10:00:00Z");
     let program = server.web.with_secret(text(&made["secret"]));
     program.get("/api/current-user").expect(200);
-    // Rotation does not make it live longer.
+    // Rotation does not extend its life.
     let rotated = user.browser.post("/api/keys/rotate", &json!({"id": made["id"]})).expect(200).json();
     assert_eq!(rotated["expires"], made["expires"]);
 
-    // Nobody tells the servers when the time has come.
+    // No notification is sent when a key expires.
     let soon_over = "UPDATE api_keys SET expires = now() + interval '2 seconds' WHERE name = 'n' AND revoked IS NULL";
     db.run(soon_over);
     crate::harness::refused_soon(&server.web.with_secret(text(&rotated["secret"])));
@@ -191,7 +191,7 @@ fn an_account_has_at_most_100_keys() {
     );
     user.browser.post("/api/keys", &json!({"name": "n"})).expect(200);
     user.browser.post("/api/keys", &json!({"name": "n"})).expect(409);
-    // Nor by way of rotated ones that go on working.
+    // Rotated keys in their grace period count too.
     user.browser.post("/api/keys/rotate", &json!({"id": "key_1", "grace_seconds": 60})).expect(409);
     user.browser.post("/api/keys/rotate", &json!({"id": "key_1"})).expect(200);
     user.browser.post("/api/keys/revoke", &json!({"id": "key_2"})).expect(200);
@@ -199,7 +199,7 @@ fn an_account_has_at_most_100_keys() {
     assert_eq!(list(&user.browser).len(), 100);
 }
 
-/// TrackedDocument at most once a minute: a second use in the same minute, although looked up anew, changes nothing.
+/// A second use within a minute writes nothing, even if the key is looked up again.
 #[test]
 fn the_last_use_is_written_at_most_once_a_minute() {
     let db = TestDb::new();
@@ -210,7 +210,7 @@ fn the_last_use_is_written_at_most_once_a_minute() {
     let used = |user: &User| list(&user.browser)[0]["last_used"].as_str().map(str::to_owned);
     server.wait_until("the use to be written", || used(&ann).is_some());
     let first = used(&ann).unwrap();
-    // Every server forgets what it has cached of her.
+    // Evicts the user from every server's cache.
     db.run("UPDATE users SET name = 'Ann' WHERE email = 'ann@x'");
     soon("the name to be seen", || ann.program(&server.inference).get("/api/current-user").json()["name"] == "Ann");
     bob.program(&server.inference).get("/api/current-user").expect(200);

@@ -1,4 +1,4 @@
-//! How the binary starts, what it says when it cannot, and how it ends.
+//! How the binary starts, reports that it cannot, and stops.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::documents::save;
 use crate::harness::{Process, Server, Signal, TestDb, User, run, textgen, wait_until};
 
-/// A server, its user, and the document they saved; statements may take long.
+/// A server with a long statement timeout, its user, and a document of theirs.
 fn with_document(db: &TestDb) -> (Server, User, String) {
     let server = Server::spawn(&(db.url() + "?options=-c%20statement_timeout%3D60000"), &[]);
     server.wait_until_ready();
@@ -25,7 +25,7 @@ fn a_signal_lets_requests_in_flight_finish() {
     for signal in [Signal::TERM, Signal::INT] {
         let db = TestDb::new();
         let (server, user, id) = with_document(&db);
-        // An idle connection that keeps alive does not hold the end up.
+        // An idle keep-alive connection does not delay the shutdown.
         let idle = server.web.anonymous();
         idle.get("/liveness_check").expect(200);
         let mut locker = db.connect();
@@ -109,7 +109,7 @@ fn each_role_runs_alone_and_all_can_start_on_an_empty_database() {
         let user = address.with_secret(&secret).get("/api/current-user").expect(200).json();
         assert_eq!(user["id"], reply.json()["id"]);
     }
-    // The cookie is the web server's alone, and so are its routes.
+    // Cookies and the web server's routes do not work elsewhere.
     let cookie = reply.session_token();
     web.with_cookie(&cookie).get("/api/current-user").expect(200);
     inference.with_cookie(&cookie).get("/api/current-user").expect(401);
@@ -130,7 +130,7 @@ fn each_role_runs_alone_and_all_can_start_on_an_empty_database() {
     assert!(check.out.starts_with("ok"), "{}", check.out);
     assert_eq!(db.count("SELECT count(*) FROM users"), 1, "it cleaned up behind itself");
 
-    // Something that does not answer is named.
+    // An address that does not answer is reported.
     let gone = [settings[0], ("INFERENCE_ADDR", "127.0.0.1:1"), settings[2]];
     let check = run(&["check-sharing"], &gone, "");
     assert_eq!((check.code, check.out.as_str(), check.err.lines().count()), (1, "", 1), "{check:?}");
@@ -272,7 +272,7 @@ fn the_help_lists_every_command_and_variable() {
             entry.take_while(|(n, l)| *n == 0 || l.starts_with("       ")).map(|(_, l)| l.trim()).collect();
         assert!(entry.join(" ").contains(default), "{name}: {entry:?}");
     }
-    // No line is wider than the screen it is meant for.
+    // No line is wider than the terminal.
     assert!(help.out.lines().all(|line| line.chars().count() <= 100), "{}", help.out);
     let user = run(&["user", "--help"], &[], "");
     for command in ["list", "create", "rotate-secret", "delete"] {

@@ -30,7 +30,7 @@ fn scripts_get_json_and_forms_are_redirected() {
     assert_eq!(reply.header("location"), Some("/login?error=Invalid%20credentials"));
     assert_eq!(reply.header("set-cookie"), None);
 
-    // Every login is a session of its own.
+    // Every login creates a session.
     assert_eq!(db.count("SELECT count(DISTINCT digest) FROM sessions"), 3);
 }
 
@@ -64,10 +64,10 @@ fn login_redirects_only_to_this_site() {
     for bad in evil {
         assert_eq!(location(bad, PASSWORD), "/playground", "{bad:?}");
     }
-    // A typo keeps the way home, a bad one is dropped.
+    // After a wrong password `next` is kept if it is valid, and dropped otherwise.
     assert_eq!(location("/account", "wrong"), "/login?error=Invalid%20credentials&next=%2Faccount");
     assert_eq!(location("//evil.example", "wrong"), "/login?error=Invalid%20credentials");
-    // Nor does the page itself hand one on.
+    // The page does not pass on an invalid one either.
     let page = web.get("/login?next=//evil.example").expect(200).text();
     assert!(!page.contains("evil.example"), "{page}");
     assert!(web.get("/login?next=/account").expect(200).text().contains(r#"value="/account""#));
@@ -86,8 +86,8 @@ fn an_unknown_address_creates_nothing() {
     assert_eq!(db.count("SELECT (SELECT count(*) FROM users) + (SELECT count(*) FROM sessions)"), 0);
 }
 
-/// One hash is made in either case. It is by far the longest part of a login: without one the shortest of many attempts
-/// would be a small fraction of the other. A busy machine only makes some of them longer.
+/// One hash is computed in either case. It takes by far the longest part of a login: without it the fastest of many
+/// attempts would take a small fraction of the time. A busy machine only makes some attempts slower.
 #[test]
 fn an_unknown_address_takes_as_long_as_a_wrong_password() {
     let db = TestDb::new();
@@ -97,7 +97,7 @@ fn an_unknown_address_takes_as_long_as_a_wrong_password() {
     let mut times: [Vec<Duration>; 3] = Default::default();
     for n in 0..15 {
         for (kind, email) in ["ann@x".to_owned(), format!("nobody{n}@x"), "old@x".to_owned()].iter().enumerate() {
-            // From many addresses: the point is the time of a check, not of a refusal.
+            // From different addresses, so that the attempts are checked and not throttled.
             let web = server.web.anonymous().header("X-Forwarded-For", &format!("10.0.{kind}.{n}"));
             let began = Instant::now();
             web.post("/api/login", &json!({"email": email, "password": "a wrong one"})).expect(400);
@@ -123,10 +123,10 @@ fn logging_out_ends_the_session_on_the_server() {
     assert!(cookie.starts_with("session_secret=; ") && cookie.contains("Max-Age=0"), "{cookie}");
     assert!(cookie.contains("Path=/") && cookie.contains("HttpOnly") && cookie.contains("SameSite=Lax"), "{cookie}");
     user.browser.get("/api/current-user").expect(401);
-    // The person's other browser and programs go on.
+    // The user's other session and secret still work.
     other.get("/api/current-user").expect(200);
     user.program(&server.web).get("/api/current-user").expect(200);
-    // Twice is no error, nor without a session at all, nor with one that is not valid.
+    // Logging out twice, without a session or with an invalid one is no error.
     user.browser.post("/api/logout", &json!({})).expect(200);
     server.web.anonymous().send("POST", "/api/logout", None, b"").expect(200);
     server.web.with_cookie("nonsense").send("POST", "/api/logout", None, b"").expect(200);

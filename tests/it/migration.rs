@@ -1,11 +1,11 @@
-//! A database of the older system is taken over: nothing is lost, every secret and password goes on working, and no
-//! secret is left in the clear.
+//! Migrating a database of the old system: nothing is lost, every secret and password still works, and no secret stays in
+//! clear text.
 
 use serde_json::json;
 
 use crate::harness::{Process, Server, TestDb, run, wait_until};
 
-/// The tables as that system made them.
+/// The tables of the old system.
 const TABLES: &str = "
     CREATE TABLE users (
         id varchar NOT NULL PRIMARY KEY, email varchar NOT NULL, password_hash varchar,
@@ -43,7 +43,7 @@ const PASSWORD: &str = "an old password";
 fn old_database() -> TestDb {
     let db = TestDb::empty();
     db.run(TABLES);
-    // The least cost there is: the test is not about bcrypt's slowness.
+    // The lowest cost there is, to keep the test fast.
     let hash = bcrypt::hash(format!("{PASSWORD}{PEPPER}"), 4).unwrap();
     db.run(&format!(
         "INSERT INTO users (id, email, password_hash, created, updated, is_subscribed, secret, free_credits,
@@ -95,7 +95,7 @@ fn old_rows_are_migrated() {
     assert_eq!(user("annAnnAnnAnnAnn1"), ann);
     let oldest = r#"(two@x,twiceS…,0,0,f,0,"2023-01-01 00:00:00","2023-01-02 00:00:00")"#;
     assert_eq!(user("oldest0000000000"), oldest);
-    // Of two who had the same secret the older account keeps it; of two who had the same address, the subscriber.
+    // Of two users with the same secret the older one keeps it; of two with the same e-mail address, the subscriber.
     assert!(user("younger000000000").starts_with("(three@x,\"\","), "{}", user("younger000000000"));
     assert!(user("subscriber000000").starts_with("(same@x,subscr…,5000,"), "{}", user("subscriber000000"));
     let other = user("plainSameAddress");
@@ -154,7 +154,7 @@ fn old_secrets_and_passwords_still_work() {
             let user = address.with_secret(secret).get("/api/current-user").expect(200).json();
             assert_eq!(user["id"], id);
         }
-        // The part that is still there opens nothing.
+        // The visible prefix is not accepted as a secret.
         address.with_secret("annSec…").get("/api/current-user").expect(401);
         address.with_secret("annSec").get("/api/current-user").expect(401);
     }
@@ -181,7 +181,7 @@ fn old_secrets_and_passwords_still_work() {
     let titles: Vec<_> = documents["documents"].as_array().unwrap().iter().map(|d| &d["title"]).collect();
     assert_eq!(titles, ["Second", "Untitled Document"]);
 
-    // An account without a password is given none, whatever is sent.
+    // An account without a password cannot be given one by signing up.
     for route in ["login", "signup"] {
         let body = json!({"email": "fire@x", "password": "taken over"});
         assert_eq!(server.web.anonymous().post(&format!("/api/{route}"), &body).status, 400);
@@ -193,7 +193,7 @@ fn old_secrets_and_passwords_still_work() {
 fn of_two_concurrent_signups_one_gets_the_account() {
     let db = old_database();
     let server = Server::start_with(&db, &[("BCRYPT_PEPPER", PEPPER)]);
-    // The other one's account, a moment before it can be seen.
+    // The other account is not committed yet.
     let mut other = db.connect();
     let mut transaction = other.transaction().unwrap();
     let sql = "INSERT INTO users (id, email, password_hash) SELECT 'other', 'new@x', password_hash FROM users
@@ -222,7 +222,7 @@ fn an_old_account_can_be_deleted_with_all_its_data() {
     let server = Server::start(&db);
     let others = "SELECT (SELECT count(*) FROM users) + (SELECT count(*) FROM voices)";
     let before = db.count(others);
-    // Through the operator, as its password is not known here.
+    // With the command line, as the test does not know the password.
     let outcome = run(&["user", "delete", "ann@example.com", "--yes"], &[("DATABASE_URL", &db.url())], "");
     assert_eq!(outcome.code, 0, "{outcome:?}");
     assert_eq!(db.count(others), before - 1);
@@ -290,7 +290,7 @@ fn concurrent_migrations_are_safe() {
 #[test]
 fn a_migration_has_no_statement_timeout() {
     let db = old_database();
-    // Hundreds of thousands of documents are not saved anew in the time that a request may take.
+    // Rewriting hundreds of thousands of documents takes longer than a request may.
     db.run(&format!("ALTER DATABASE {} SET statement_timeout = '1ms'", db.name()));
     migrate(&db);
 }
@@ -298,7 +298,7 @@ fn a_migration_has_no_statement_timeout() {
 #[test]
 fn a_migration_that_fails_says_why_and_changes_nothing() {
     let db = TestDb::empty();
-    // Somebody else's table of that name, with a column we need missing.
+    // A foreign table with the same name that lacks a column we need.
     db.run("CREATE TABLE users (id integer PRIMARY KEY)");
     let outcome = run(&["migrate"], &[("DATABASE_URL", &db.url())], "");
     assert_eq!((outcome.code, outcome.out.as_str()), (1, ""));

@@ -1,4 +1,4 @@
-//! The description of the API is held against what the servers answer.
+//! The servers' replies are validated against the OpenAPI description.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Client, PASSWORD, Reply, Server, TestDb, User};
 
-/// What a call needs beside what its description says: a body or a query that makes it succeed.
+/// A body or query that makes an operation succeed, where the description's example is not enough.
 fn sample(path: &str, user: &User, ids: &BTreeMap<&str, String>) -> (String, Value) {
     let id = |name: &str| json!({"id": ids[name]});
     match path {
@@ -39,7 +39,7 @@ fn recording() -> Vec<u8> {
     textgen::wav::file(16_000, 16, &vec![0; 32_000])
 }
 
-/// Sends a recording in this field, as a browser does.
+/// Uploads a recording in this field.
 fn upload(client: &Client, path: &str, field: &str) -> Reply {
     let mut body =
         format!("--b\r\nContent-Disposition: form-data; name=\"{field}\"; filename=\"a.wav\"\r\n\r\n").into_bytes();
@@ -66,7 +66,7 @@ fn send(client: &Client, method: &str, path: &str, body: &Value) -> Reply {
     }
 }
 
-/// A person for each call, as some calls end what others need.
+/// Each operation gets its own user, as some destroy what others need.
 fn person(server: &Server, count: usize) -> (User, BTreeMap<&'static str, String>) {
     let user = server.sign_up(&format!("person{count}@example.com"));
     let ids = prepare(&user);
@@ -92,7 +92,7 @@ fn every_operation_answers_as_described() {
                 };
                 let (query, body) = sample(path, &user, &ids);
                 if path == "/api/v1/audio-extraction" {
-                    // Wants a recording at a public address, which no test has: only its refusals are seen.
+                    // Needs a recording at a public address, which tests do not have: only its errors are tested.
                     check_refusals(&document, operation, &address.anonymous(), method, path, path);
                     check_reply(&document, operation, &send(&client, method, path, &json!({})), path);
                     continue;
@@ -109,7 +109,7 @@ fn every_operation_answers_as_described() {
     assert!(called > 30, "only {called} calls");
 }
 
-/// Without a credential, and with a body that makes no sense, a call is refused in a way that is described.
+/// Calls without a credential or with a malformed body are refused with a described error.
 fn check_refusals(document: &Value, operation: &Value, anonymous: &Client, method: &str, path: &str, what: &str) {
     let reply = send(anonymous, method, &path.replace("{name}", "demo"), &json!({}));
     let open = operation["security"].as_array().unwrap().is_empty();
@@ -131,8 +131,8 @@ fn check_reply(document: &Value, operation: &Value, reply: &Reply, what: &str) {
     }
 }
 
-/// Holds a value against a schema: the part of JSON Schema that the description uses. An object may have no property
-/// that its schema does not name.
+/// Validates a value against a schema, in the subset of JSON Schema that the description uses. Objects may have no
+/// properties that the schema does not name.
 fn check(document: &Value, schema: &Value, value: &Value, place: &str) {
     if let Some(reference) = schema["$ref"].as_str() {
         let schema = document.pointer(reference.trim_start_matches('#')).expect(reference);

@@ -1,4 +1,4 @@
-//! `textgen user`: what the operator does to accounts.
+//! `textgen user`: accounts on the command line.
 
 use serde_json::json;
 
@@ -23,14 +23,14 @@ fn refused(outcome: Outcome, words: &str) {
     assert_eq!(outcome.err.lines().count(), 1, "{}", outcome.err);
 }
 
-/// The value on the line that begins with this name.
+/// The value in the line that starts with this name.
 fn field<'t>(text: &'t str, name: &str) -> &'t str {
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).unwrap()
 }
 
 #[test]
 fn an_account_is_created_changed_and_deleted() {
-    // The tables are made on the way.
+    // The command creates the tables if needed.
     let db = TestDb::empty();
     let made = done(user(&db, &["create", " Ann@Example.com "], ""));
     let (id, secret) = (field(&made, "id"), field(&made, "secret"));
@@ -40,7 +40,7 @@ fn an_account_is_created_changed_and_deleted() {
     let server = Server::start(&db);
     let program = server.inference.with_secret(secret);
     assert_eq!(program.get("/api/current-user").expect(200).json()["id"], json!(id));
-    // Nobody gave it a password, so none is right.
+    // The account has no password, so none is accepted.
     let login = json!({"email": "ann@example.com", "password": "anything long"});
     server.web.anonymous().post("/api/login", &login).expect(400);
 
@@ -52,7 +52,7 @@ fn an_account_is_created_changed_and_deleted() {
     assert_ne!(newer, secret);
     server.wait_until("the old secret to end", || program.get("/api/current-user").status == 401);
     server.audio.with_secret(newer).get("/api/current-user").expect(200);
-    // By its id as well.
+    // An id works as well as an e-mail address.
     let rotated = done(user(&db, &["rotate-secret", id], ""));
     let newest = field(&rotated, "secret");
     save(&server.web.with_secret(newest), &json!({"content": "text"}));
@@ -96,7 +96,7 @@ fn failures_are_reported_in_one_line() {
         refused(user(&db, &["rotate-secret", unknown], ""), "no such account");
         refused(user(&db, &["delete", unknown, "--yes"], ""), "no such account");
     }
-    // Without a yes nothing happens, be it that nobody answers.
+    // Without a "yes" nothing happens, also at the end of input.
     for answer in ["", "n\n", "no\n", "\n", "yesterday\n"] {
         let outcome = user(&db, &["delete", "ann@example.com"], answer);
         assert_eq!(outcome.code, 1, "{outcome:?}");

@@ -1,10 +1,10 @@
-//! What other sites' pages may make a browser do: nothing, unless they were configured.
+//! Requests from other sites' pages are refused unless their origin is configured.
 
 use serde_json::json;
 
 use crate::harness::{Client, PASSWORD, Server, TestDb};
 
-/// Headers of a browser's request, and whether it may change something.
+/// Headers of a browser's request, and whether it may change anything.
 fn cases(host: &str) -> Vec<(Vec<(&'static str, String)>, bool)> {
     let own = format!("http://{host}");
     let evil = || "http://evil.example".to_owned();
@@ -53,9 +53,9 @@ fn other_sites_cannot_change_anything_with_a_cookie() {
             assert_eq!(refused.json(), json!({"error": "Cross-site request refused"}));
             client.form("/playground", &[("title", "t"), ("content", "c")]).expect(403);
         }
-        // Reading changes nothing; what a page may read is CORS's to say.
+        // Reads are allowed; CORS decides whether the page sees the reply.
         client.get("/api/current-user").expect(200);
-        // A browser sends no secret by itself.
+        // A browser does not send secrets by itself.
         let program = with(&user.program(&server.web), &headers);
         program.post("/api/keys", &json!({"name": "n"})).expect(200);
         let both = client.header("secret", &user.secret);
@@ -111,7 +111,7 @@ fn configured_origins_may_read_and_write() {
             assert_eq!(reply.header("access-control-allow-origin"), Some(origin));
             assert_eq!(reply.header("access-control-allow-credentials"), Some("true"));
             assert_eq!(reply.header("vary"), Some("Origin"));
-            // An error is to be read, too.
+            // Errors are readable too.
             let refused = address.anonymous().header("Origin", origin).get("/api/current-user").expect(401);
             assert_eq!(refused.header("access-control-allow-origin"), Some(origin));
             let preflight =
@@ -132,7 +132,7 @@ fn configured_origins_may_read_and_write() {
         assert_eq!(reply.header("vary"), Some("Origin"));
         browser.post("/api/keys", &json!({"name": "n"})).expect(403);
     }
-    // Behind a proxy that hides the host, the public address is the own one.
+    // Behind a proxy that changes the host, PUBLIC_URL is this site's origin.
     let browser = user.browser.header("Origin", "http://own.example").header("Sec-Fetch-Site", "same-site");
     browser.post("/api/keys", &json!({"name": "n"})).expect(200);
 }
@@ -162,7 +162,7 @@ fn https_makes_cookies_secure_and_sets_hsts() {
     browser.header("Origin", "https://text.example").post("/api/keys", &json!({"name": "n"})).expect(200);
     browser.header("Origin", "https://other.example").post("/api/keys", &json!({"name": "n"})).expect(403);
 
-    // Without https there is none of it.
+    // None of this without https.
     let plain = Server::start(&db);
     let reply = plain.web.anonymous().post("/api/login", &body).expect(200);
     assert!(!reply.header("set-cookie").unwrap().contains("Secure"));

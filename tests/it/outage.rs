@@ -1,5 +1,4 @@
-//! The database is away, comes, goes and comes back: what works goes on, the rest says 503, and all is well again by
-//! itself.
+//! Outages of the database: what can work without it does, the rest answers 503, and everything recovers by itself.
 
 use std::thread;
 
@@ -8,7 +7,7 @@ use serde_json::json;
 use crate::documents::save;
 use crate::harness::{Client, Proxy, Reply, Server, Signal, TestDb, User, admin};
 
-/// A request that needs the database, for a caller who is known or not.
+/// The replies to requests that need the database, for cached and unknown callers.
 pub fn in_need(server: &Server, user: &User, document: &str) -> Vec<Reply> {
     let credentials = json!({"email": user.email, "password": crate::harness::PASSWORD});
     let body = json!({"id": document, "content": "x"});
@@ -31,7 +30,7 @@ pub fn expect_unavailable(reply: &Reply) {
     assert!(body["error"].is_string() || body["detail"].is_string(), "{body}");
 }
 
-/// Nobody has seen these: a caller that cannot be known is not told that it is wrong.
+/// Clients with credentials that no server has seen: during an outage they must not get 401.
 pub fn strangers(server: &Server, number: usize) -> Vec<Client> {
     let secret = format!("tg_stranger{number}");
     let addresses = [&server.web, &server.inference, &server.audio];
@@ -128,7 +127,7 @@ fn servers_survive_an_outage() {
         }
         server.web.anonymous().get("/liveness_check").expect(200);
         server.web.anonymous().get("/readyz").expect(503);
-        // By now the server knows that it may have missed a change; those it knew have a time of grace.
+        // The server knows by now that it may have missed notifications; cached callers have a grace period.
         server
             .wait_until("the loss to be noticed", || server.log().matches("not receiving revocations").count() > round);
         for client in &known {
@@ -221,11 +220,11 @@ fn a_silent_database_delays_only_requests_that_need_it() {
 fn shutdown_does_not_wait_for_a_silent_database() {
     let db = TestDb::new();
     let proxy = Proxy::to(&db);
-    // It listens past the proxy, so that nothing tells it of the silence.
+    // The listener bypasses the proxy, so that nothing detects the silence.
     let server = Server::spawn(&proxy.url(), &[("DATABASE_LISTEN_URL", &db.url())]);
     server.wait_until_listening();
     let user = server.sign_up("ann@example.com");
-    // Uses that are still to be written down.
+    // Last uses that are not written yet.
     for client in known(&server, &user) {
         client.get("/api/current-user").expect(200);
     }
@@ -238,7 +237,7 @@ fn shutdown_does_not_wait_for_a_silent_database() {
     assert_eq!(Server::spawn(&absent.url(), &[]).stop(), 0);
 }
 
-/// A role of this test's own, as the limit of connections does not hold for superusers.
+/// A role for one test, as connection limits do not apply to superusers.
 struct Role<'d>(&'d TestDb, String);
 
 impl Role<'_> {
@@ -255,7 +254,7 @@ impl Role<'_> {
         format!("postgresql://{}:limited@{}", self.1, url.rsplit_once('@').unwrap().1)
     }
 
-    /// Ends all its connections; from now on it may have so many.
+    /// Closes all its connections and limits their number from now on.
     fn limit(&self, connections: u32) {
         self.0.run(&format!(
             "ALTER ROLE {0} CONNECTION LIMIT {connections};
@@ -267,9 +266,9 @@ impl Role<'_> {
 
 impl Drop for Role<'_> {
     fn drop(&mut self) {
-        // It belongs to the whole cluster and would stay behind.
+        // A role belongs to the whole cluster, so it is not dropped with the database.
         let kill = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{}'", self.1);
-        // Without a panic, which would hide that of a failed test and end the whole run.
+        // No panic: during the panic of a failed test it would abort the whole run.
         if let Ok(mut client) = postgres::Client::connect(&self.0.url(), postgres::NoTls) {
             let _ = client.batch_execute(&format!("{kill}; DROP OWNED BY {0}; DROP ROLE {0}", self.1));
         }
@@ -396,7 +395,7 @@ fn reads_work_on_a_read_only_database() {
     };
     turn("on");
     check(&server);
-    // One that starts now has nothing to migrate, and reads as well.
+    // A server that starts now has nothing to migrate and can read too.
     check(&Server::start(&db));
     turn("off");
     server.wait_until("the server to write", || {
@@ -410,7 +409,7 @@ fn a_listener_that_cannot_connect_is_reported() {
     let server = Server::start_with(&db, &[("DATABASE_LISTEN_URL", "postgresql://me@127.0.0.1:1/nothing")]);
     server.wait_until("a line about it", || server.log().contains("not receiving revocations"));
     let user = server.sign_up("ann@example.com");
-    // Every caller is looked up, so that nothing is missed all the same.
+    // Every caller is looked up in the database, so no change is missed.
     user.browser.get("/api/current-user").expect(200);
     db.run("DELETE FROM sessions");
     user.browser.get("/api/current-user").expect(401);

@@ -1,4 +1,4 @@
-//! The pages: what a person wrote is shown as text, never as markup; secrets are shown once.
+//! The pages: user input is escaped, and secrets are shown once.
 
 use serde_json::json;
 
@@ -6,7 +6,7 @@ use crate::harness::{PASSWORD, Reply, Server, TestDb};
 
 const MARKUP: &str = r#"<script>alert(1)</script>"><img src=x onerror='alert(2)'>&amp;"#;
 
-/// The page, which must not hold the markup as markup, but must show it.
+/// Asserts that a page shows the markup escaped.
 #[track_caller]
 fn assert_escaped(reply: Reply) {
     let page = reply.expect(200).text();
@@ -28,7 +28,7 @@ fn user_input_is_escaped() {
     let made = user.browser.form("/account/keys", &[("name", MARKUP)]).expect(303);
     assert_escaped(user.browser.follow(&made));
     assert_escaped(user.browser.get("/account"));
-    // Older accounts may have an address that nobody could sign up with.
+    // Old accounts may have an e-mail address that is not valid today.
     db.connect().execute("UPDATE users SET email = $1", &[&MARKUP]).unwrap();
     let fresh = || server.web.with_cookie(&user.token);
     crate::harness::soon("the address to be seen", || fresh().get("/playground").text().contains("onerror"));
@@ -43,7 +43,7 @@ fn url_parameters_are_escaped() {
     let web = server.web.anonymous();
     let query = form_urlencoded::Serializer::new(String::new()).append_pair("error", MARKUP).finish();
     for path in ["/login", "/signup"] {
-        // Words that are not ours are not repeated at all: an address must not put them on our page.
+        // Unknown codes are not echoed: a link must not be able to put text on our page.
         let page = web.get(&format!("{path}?{query}")).expect(200).text();
         assert!(!page.contains("alert(") && page.contains("Something went wrong"), "{page}");
         for next in ["/%22%3E%3Cscript%3Ealert(1)%3C/script%3E", "/x%22onfocus=alert(1)"] {
@@ -78,7 +78,7 @@ fn forms_work_without_a_script() {
     let reply = browser.form("/playground", &[("title", "A title"), ("content", "text")]).expect(303);
     assert_eq!(reply.header("location"), Some("/playground"));
     assert!(browser.get("/playground").expect(200).text().contains("A title"));
-    // Who is not signed in is led to the login, and from there back.
+    // Visitors who are not signed in are sent to the login and back.
     for path in ["/account", "/playground"] {
         let reply = web.get(path).expect(303);
         assert_eq!(reply.header("location").unwrap(), format!("/login?next={path}"));

@@ -1,4 +1,4 @@
-//! No request reads a large table from end to end.
+//! No request scans a large table.
 
 use serde_json::json;
 
@@ -42,7 +42,7 @@ fn every_route_finds_its_rows_by_an_index() {
     assert_eq!(server.stop(), 0);
     let user = textgen(&["user", "rotate-secret", "user77"]).env("DATABASE_URL", db.url()).output().unwrap();
     assert!(user.status.success(), "{user:?}");
-    // A backend reports what it did as it ends; the binary's have.
+    // Backends report their statistics when they exit, and the server's have exited.
     let mut client = db.connect();
     let scanned = client
         .query(
@@ -61,8 +61,8 @@ fn every_route_finds_its_rows_by_an_index() {
     assert_eq!(scanned.len(), 8);
     for row in scanned {
         let (table, scans, rows, by_index): (String, i64, i64, i64) = (row.get(0), row.get(1), row.get(2), row.get(3));
-        assert!(by_index > 0, "{table} was not used: has the statistics' report not arrived?");
-        assert_eq!((scans, rows), (0, 0), "{table} was read from end to end");
+        assert!(by_index > 0, "{table} was not used: are the statistics missing?");
+        assert_eq!((scans, rows), (0, 0), "{table} was scanned");
     }
 }
 
@@ -127,7 +127,7 @@ fn visit_every_page(db: &TestDb, server: &Server) {
         page(&format!("/admin/users?q=user&after={after}")).expect(200);
     }
     page("/admin/users/user77").expect(200);
-    // 30 days of a thousand charges of 2 micro-dollars: computed beforehand, by an index as well.
+    // 30 days of a thousand charges of 2 micro-dollars, computed in the background, by index too.
     crate::harness::soon("the totals", || page("/admin/usage").expect(200).text().contains("US$\u{a0}0.06."));
     user.browser.form("/admin/users/user77/suspend", &[("reason", "none")]).expect(303);
     user.browser.form("/admin/users/user77/restore", &[]).expect(303);

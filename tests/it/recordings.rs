@@ -1,4 +1,4 @@
-//! Recordings that are uploaded, and speech.
+//! Uploaded recordings, and speech.
 
 use std::io::Write;
 use std::net::TcpListener;
@@ -34,7 +34,7 @@ pub(crate) fn start(upstream: &Upstream, settings: &[(&str, &str)]) -> (TestDb, 
     (db, server, user)
 }
 
-/// A multipart body; a field whose name ends in `*` is a file.
+/// A multipart body. A field whose name ends in `*` is a file.
 pub(crate) fn multipart(fields: &[(&str, &[u8])]) -> Vec<u8> {
     let mut body = Vec::new();
     for (name, value) in fields {
@@ -118,7 +118,7 @@ fn invalid_recordings_are_refused_before_the_model_server() {
     client.send("POST", TRANSCRIPTIONS, Some("multipart/form-data"), cut).expect(400);
     client.send("POST", TRANSCRIPTIONS, Some("application/json"), b"{}").expect(400);
     assert!(upstream.seen().is_empty(), "{:?}", upstream.seen().len());
-    // What only a model can see is told as it says it.
+    // Errors that only a model can detect are passed on.
     let broken = Upstream::constant(400, json!({"error": {"message": "cannot decode"}}));
     let (db, server, user) = start(&broken, &[]);
     let reply = post(&user.program(&server.audio), TRANSCRIPTIONS, &[("file*", &wav)]).expect(400);
@@ -128,7 +128,7 @@ fn invalid_recordings_are_refused_before_the_model_server() {
 
 #[test]
 fn a_large_recording_streams_through() {
-    // The model server sees the start before the client has sent the end.
+    // The model server receives the start before the client has sent the end.
     let (tell, told) = channel();
     let tell = Mutex::new(tell);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -176,10 +176,10 @@ fn a_large_recording_streams_through() {
     assert_eq!(only_charge(&db, &server)["audio_millis"], 2000);
 }
 
-/// Bytes in memory.
+/// Resident memory in bytes.
 fn memory(server: &Server) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid()));
-    // Where there is no /proc, nothing is measured.
+    // Not measured where there is no /proc.
     let Ok(status) = status else { return 0 };
     let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
@@ -269,7 +269,7 @@ fn speech_is_streamed_and_charged_by_the_character() {
     let (db, server, user) = start(&upstream, &[]);
     let body = json!({"model": "t", "input": "Grüße", "voice": "alloy", "x": 1});
     let mut raw = Raw::post(&server.audio, &user.secret, "/v1/audio/speech", &body);
-    // The last byte so far is held back.
+    // The last byte is held back until more arrives.
     raw.until("econ");
     assert!(raw.got.contains("firs"), "{}", raw.got);
     assert!(raw.got.contains("audio/mpeg") && charges(&db).is_empty());
@@ -283,7 +283,7 @@ fn speech_is_streamed_and_charged_by_the_character() {
 #[test]
 fn old_clients_get_wav_files() {
     let upstream = Upstream::start(|_, wire| {
-        // As a server that streams writes it: the length is not known at first.
+        // A streaming server does not know the length when it writes the header.
         let mut file = textgen::wav::file(24_000, 16, &[7; 100]);
         file[40..44].copy_from_slice(&[0xff; 4]);
         wire.reply(200, "audio/wav", file);

@@ -1,4 +1,4 @@
-//! What every reply has, and what is answered where there is nothing to do.
+//! Headers of every reply, and requests without a handler.
 
 use serde_json::json;
 
@@ -101,7 +101,7 @@ fn what_is_not_there_is_404_and_what_cannot_be_done_405() {
         web.send("DELETE", "/api/keys", None, b"").expect(405).header("allow"),
         Some("GET, POST, HEAD, OPTIONS")
     );
-    // Accounts are the web server's.
+    // Account routes exist on the web server only.
     for client in [server.inference.anonymous(), server.audio.anonymous()] {
         for path in ["/api/signup", "/api/login", "/api/get-user", "/api/keys", "/api/docs/save"] {
             client.post(path, &json!({})).expect(404);

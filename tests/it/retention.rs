@@ -1,11 +1,11 @@
-//! How long the ledger is kept.
+//! Retention of the ledger.
 
 use std::thread;
 use std::time::Duration;
 
 use crate::harness::{Server, TestDb, soon};
 
-/// A charge in the middle of the month so many months ago, with its id and its day's total.
+/// Inserts a charge in the middle of an earlier month, with its id and daily total.
 fn charge_months_ago(db: &TestDb, months: i32) {
     let at = format!("date_trunc('month', now() AT TIME ZONE 'UTC') - interval '{months} months' + interval '14 days'");
     db.run(&format!(
@@ -30,11 +30,11 @@ fn old_months_are_dropped_if_configured() {
         ));
         charge_months_ago(&db, months);
     }
-    // One that is older than any partition.
+    // Older than any partition.
     charge_months_ago(&db, 40);
     let all = ["id0", "id1", "id2", "id3", "id4", "id40"];
 
-    // Partitions are dropped after those of the months to come are made, and a server that stops finishes both.
+    // The server drops old partitions right after it creates future ones, and finishes both before it exits.
     let next = "usage_events_' || to_char((now() AT TIME ZONE 'UTC') + interval '1 month', 'YYYY_MM')";
     db.run(&format!("DO $$ BEGIN EXECUTE 'DROP TABLE {next}; END $$"));
     let server = Server::start(&db);
@@ -42,7 +42,7 @@ fn old_months_are_dropped_if_configured() {
     assert_eq!(server.stop(), 0);
     assert_eq!(kept(&db), all, "by default nothing is dropped");
 
-    // Somebody reads the ledger: charges are not to wait behind the one who waits for that.
+    // While a reader holds a lock, charges must not queue behind the server's attempt to drop partitions.
     let mut reader = db.connect();
     let mut reading = reader.transaction().unwrap();
     reading.query("SELECT * FROM usage_events", &[]).unwrap();
@@ -55,6 +55,6 @@ fn old_months_are_dropped_if_configured() {
     let server = Server::start_with(&db, &[("USAGE_RETENTION_MONTHS", "2")]);
     soon("the old months to be dropped", || kept(&db) == ["id0", "id1", "id2"]);
     server.wait_until("a line about it", || server.log().contains("2 months of the ledger were dropped"));
-    assert_eq!(db.count("SELECT count(*) FROM usage_daily"), 6, "the days' totals stay");
-    assert_eq!(db.count("SELECT count(*) FROM charge_ids"), 6, "what a client chose is never charged again");
+    assert_eq!(db.count("SELECT count(*) FROM usage_daily"), 6, "daily totals are kept");
+    assert_eq!(db.count("SELECT count(*) FROM charge_ids"), 6, "ids supplied by clients are kept");
 }

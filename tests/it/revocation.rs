@@ -1,4 +1,4 @@
-//! A credential that is over is over on every server of every process, whoever ended it.
+//! A revoked credential is refused by every server of every process, whoever revoked it.
 
 use serde_json::{Value, json};
 
@@ -23,19 +23,19 @@ impl Pair {
         Pair { db, one, two }
     }
 
-    /// A client with this secret for every server.
+    /// One client per server, with this secret.
     fn programs(&self, secret: &str) -> Vec<Client> {
         let servers = [&self.one, &self.two];
         servers.iter().flat_map(|s| [&s.web, &s.inference, &s.audio]).map(|a| a.with_secret(secret)).collect()
     }
 
-    /// A client with this cookie for every web server.
+    /// One client per web server, with this cookie.
     fn browsers(&self, token: &str) -> Vec<Client> {
         [&self.one, &self.two].iter().map(|server| server.web.with_cookie(token)).collect()
     }
 }
 
-/// Uses each, so that its server remembers the caller.
+/// Uses each client, so that its server caches the caller.
 #[track_caller]
 fn all_work(clients: &[Client]) {
     for client in clients.iter().chain(clients) {
@@ -111,7 +111,7 @@ fn a_deleted_account_is_gone_everywhere() {
     all_work(&clients);
     user.browser.send("POST", "/api/delete-account", None, b"").expect(200);
     all_end(&clients);
-    // A document cannot be saved for nobody.
+    // A deleted user cannot save a document.
     pair.two.web.with_secret(&user.secret).post("/api/docs/save", &json!({})).expect(401);
 }
 
@@ -163,7 +163,7 @@ fn keys_and_sessions_ended_in_sql_end_everywhere() {
     all_end(&clients);
 }
 
-/// As operators of the older system did it: that column held the secret itself.
+/// As operators of the old system did it, when the column held the secret itself.
 #[test]
 fn a_secret_rotated_in_sql_is_rotated_everywhere() {
     let pair = Pair::new();
@@ -177,11 +177,11 @@ fn a_secret_rotated_in_sql_is_rotated_everywhere() {
     all_work(&new);
     assert_eq!(user.browser.get("/api/current-user").expect(200).json()["secret"], "Ab3dE5…");
     assert_eq!(pair.db.count(&format!("SELECT count(*) FROM users WHERE secret = '{written}'")), 0);
-    // It is a key like any.
+    // It is a regular key.
     let made = user.browser.post("/api/keys/rotate", &json!({"id": default_key(&user)})).expect(200).json();
     all_end(&new);
     all_work(&pair.programs(made["secret"].as_str().unwrap()));
-    // Taking it away takes it away.
+    // Clearing the column revokes it.
     pair.db.run("UPDATE users SET secret = '' WHERE email = 'ann@x'");
     all_end(&pair.programs(made["secret"].as_str().unwrap()));
     all_work(&pair.programs(&other.secret));
@@ -202,7 +202,7 @@ fn users_changed_in_sql_are_updated_everywhere() {
     }
 }
 
-/// A login that checked the old password before the change must not leave a session behind it.
+/// A login that checked the old password before the change must not create a session after it.
 #[test]
 fn a_login_in_progress_does_not_survive_a_password_change() {
     let db = TestDb::new();
@@ -214,7 +214,7 @@ fn a_login_in_progress_does_not_survive_a_password_change() {
     std::thread::scope(|scope| {
         let login =
             scope.spawn(|| server.web.anonymous().post("/api/login", &json!({"email": "ann@x", "password": PASSWORD})));
-        // It has checked the password, and is about to write the session.
+        // The login has checked the password and is about to insert the session.
         let waits = "SELECT count(*) FROM pg_stat_activity
             WHERE datname = current_database() AND wait_event_type = 'Lock'";
         server.wait_until("the login to wait for the account", || db.count(waits) == 1);
@@ -226,7 +226,7 @@ fn a_login_in_progress_does_not_survive_a_password_change() {
     assert_eq!(db.count("SELECT count(*) FROM sessions"), 0);
 }
 
-/// Each finds the older system's hash; one renews it, the others find that out.
+/// Each login finds the old system's hash; one replaces it, and the others notice.
 #[test]
 fn concurrent_logins_rehash_an_old_password_once_and_all_succeed() {
     let db = TestDb::new();

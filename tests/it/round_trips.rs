@@ -1,12 +1,11 @@
-//! How often a request asks the database: counted on the wire.
+//! How many round trips to the database a request takes.
 
 use serde_json::json;
 
 use crate::documents::save;
 use crate::harness::{Proxy, RoundTrip, Server, TestDb};
 
-/// What requests asked for; the connections for listening and for charges, and the work beside them (stamps of last use,
-/// ended sessions) come when they come.
+/// The round trips of requests, without those of the listener, of charges and of background work.
 fn of_requests(trips: Vec<RoundTrip>) -> Vec<String> {
     let beside = ["last_used", "last_seen", "DELETE FROM sessions"];
     let own = ["-listen", "-charges"];
@@ -18,7 +17,7 @@ fn of_requests(trips: Vec<RoundTrip>) -> Vec<String> {
 fn reading_a_document_as_a_cached_caller_takes_one_round_trip() {
     let db = TestDb::new();
     let proxy = Proxy::to(&db);
-    // One connection, so that its statements are prepared once.
+    // One connection, so that statements are prepared once.
     let server = Server::spawn(&proxy.url(), &[("POOL_SIZE", "1")]);
     server.wait_until_listening();
     let user = server.sign_up("ann@example.com");
@@ -60,7 +59,7 @@ fn a_cached_caller_needs_no_round_trip() {
         }
     }
     assert_eq!(of_requests(proxy.take_round_trips()), [""; 0]);
-    // Guesses are refused from memory, most of the time.
+    // Wrong secrets are mostly refused from memory.
     for _ in 0..50 {
         server.web.with_secret("tg_nobody").get("/api/current-user").expect(401);
     }

@@ -1,4 +1,4 @@
-//! The browsers a person is signed in with.
+//! A user's sessions.
 
 use serde_json::{Value, json};
 
@@ -26,11 +26,11 @@ fn sessions_are_listed_newest_first() {
     assert_eq!(json!([list[0]["user_agent"], list[0]["address"]]), json!(["A phone/1.0", "127.0.0.1"]));
     assert_eq!(json!([list[0]["current"], list[1]["current"]]), json!([true, false]));
     assert!(list[0]["created"].as_str().unwrap() > list[1]["created"].as_str().unwrap());
-    // An id opens nothing.
+    // A session's id is not accepted as a credential.
     for id in ids(&listed) {
         server.web.with_cookie(&id).get("/api/current-user").expect(401);
     }
-    // A program sees them too, none of which is its own.
+    // A program sees them too; none is marked as its own.
     let listed = user.program(&server.web).get("/api/sessions").expect(200).json();
     assert!(listed["sessions"].as_array().unwrap().iter().all(|session| session["current"] == false));
     server.web.anonymous().get("/api/sessions").expect(401);
@@ -73,7 +73,7 @@ fn one_session_or_all_others_can_be_revoked() {
     }
     user.browser.get("/api/current-user").expect(200);
     stranger.browser.get("/api/current-user").expect(200);
-    // Its own ends like any.
+    // Its own session can be revoked too.
     let own = ids(&user.browser.get("/api/sessions").expect(200).json())[0].clone();
     revoke(json!({"id": own})).expect(200);
     user.browser.get("/api/current-user").expect(401);
@@ -85,7 +85,7 @@ fn using_a_session_extends_it() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let user = server.sign_up("ann@x");
-    // Fresh: the cookie need not be sent again.
+    // A fresh session's cookie is not sent again.
     let fresh = server.sign_in("ann@x", PASSWORD);
     assert_eq!(fresh.get("/api/current-user").expect(200).header("set-cookie"), None);
     db.run(
@@ -115,7 +115,7 @@ fn a_session_unused_for_30_days_has_expired() {
     assert_eq!(ids(&alive.get("/api/sessions").expect(200).json()).len(), 1);
 }
 
-/// Its last use may still wait to be written when somebody ends a session by hand.
+/// A session may be deleted in SQL while its last use is not written yet.
 #[test]
 fn an_ended_session_does_not_come_back() {
     let db = TestDb::new();

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{PASSWORD, Reply, Server, TestDb};
 
-/// The keys of a user object, in their order on the wire.
+/// The keys of a user object, in order.
 const USER_KEYS: [&str; 13] = [
     "id",
     "email",
@@ -73,7 +73,7 @@ fn every_body_format_creates_an_account() {
     let (media_type, body) = multipart(&fields("multipart@x"));
     let script = web.header("X-Requested-With", "XMLHttpRequest");
     assert_signed_in_as_script(&script.send("POST", "/api/signup", Some(&media_type), &body), "multipart@x");
-    // JSON in, JSON out, whatever else the client accepts.
+    // JSON is answered with JSON, whatever the client accepts.
     let body = json!({"email": "plain@x", "password": PASSWORD}).to_string();
     let reply = web.send("POST", "/api/signup", Some("application/json; charset=utf-8"), body.as_bytes());
     assert_signed_in_as_script(&reply, "plain@x");
@@ -98,7 +98,7 @@ fn a_form_is_redirected() {
     let reply = web.send("POST", "/api/signup", Some(&media_type), &body).expect(303);
     assert_eq!(reply.header("location"), Some("/account"));
 
-    // An address that is taken, with its right password: a login.
+    // A known e-mail address with the right password is a login.
     let reply = web.form("/api/signup", &fields).expect(303);
     assert_eq!(reply.header("location"), Some("/playground"));
     server.web.with_cookie(&reply.session_token()).get("/playground").expect(200);
@@ -120,13 +120,13 @@ fn signing_up_with_a_known_address_is_a_login() {
     let again = web.post("/api/signup", &json!({"email": "ann@example.com", "password": PASSWORD})).expect(200);
     assert_eq!(again.json()["id"], json!(user.id));
     assert_ne!(again.session_token(), user.token);
-    // The secret was shown once.
+    // The secret is not shown again.
     let shown = again.json()["secret"].as_str().unwrap().to_owned();
     assert_eq!(shown, format!("{}…", &user.secret[..8]));
     let wrong = web.post("/api/signup", &json!({"email": "ann@example.com", "password": "a wrong one"})).expect(400);
     assert_eq!(wrong.json(), json!({"detail": "Invalid credentials"}));
     assert_eq!(wrong.header("set-cookie"), None);
-    // What makes no account does not tell either whether there is one.
+    // Errors do not reveal whether an account exists.
     for email in ["ann@example.com", "nobody@example.com"] {
         let short = web.post("/api/signup", &json!({"email": email, "password": "short"})).expect(400);
         assert_eq!(short.json(), json!({"detail": "The password must have at least 8 characters"}));
@@ -205,7 +205,7 @@ fn a_password_has_8_to_1024_characters_and_all_of_them_count() {
     assert_eq!(log_in("stem@x", &format!("{stem}B")), 400);
     assert_eq!(log_in("stem@x", &stem), 400);
     assert_eq!(log_in("stem@x", &format!("{stem}A")), 200);
-    // Blanks belong to a password, and so does its case.
+    // Spaces and case matter in a password.
     assert_eq!(sign_up("blank@x", "  Pass word "), 200);
     assert_eq!(log_in("blank@x", "Pass word"), 400);
     assert_eq!(log_in("blank@x", "  pass word "), 400);

@@ -1,4 +1,4 @@
-//! The harness itself, and the shortest way through everything.
+//! The harness itself, and one user on all servers.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! Streamed replies: piece by piece, with the numbers, and to whatever end.
+//! Streamed replies: their pieces, their usage, and how they end.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -21,7 +21,7 @@ fn start(upstream: &Upstream) -> (TestDb, Server, User) {
     (db, server, user)
 }
 
-/// A server whose script can wait for the test and tell it something.
+/// A model server whose script can wait for the test and send it results.
 fn scripted(
     script: impl Fn(&mut ReplyWriter, &Receiver<()>, &Sender<bool>) + Send + Sync + 'static,
 ) -> (Upstream, Sender<()>, Receiver<bool>) {
@@ -43,7 +43,7 @@ fn each_piece_is_sent_as_soon_as_it_arrives() {
     });
     let (db, server, user) = start(&upstream);
     let mut raw = Raw::post(&server.inference, &user.secret, CHAT, &streamed("m"));
-    // The head comes before the first piece is made.
+    // The head is sent before the first piece exists.
     raw.until("\r\n\r\n");
     assert!(raw.got.starts_with("HTTP/1.1 200") && raw.got.contains("text/event-stream"), "{}", raw.got);
     for word in ["one", "two", "three"] {
@@ -64,7 +64,7 @@ fn each_piece_is_sent_as_soon_as_it_arrives() {
 fn usage_is_sent_only_if_asked_for() {
     let upstream = Upstream::start(|_, wire| {
         wire.start("text/event-stream; charset=utf-8");
-        // Torn anywhere, other line ends, a comment, and numbers on every piece.
+        // Events split at odd places, CRLF line ends, a comment, and usage on every piece.
         wire.chunk(": hello\r\n\r\ndata: {\"choices\":[{\"index\":0,\"delta\":{\"con");
         wire.chunk("tent\":\"a\"}}],\"usage\":null}\r");
         wire.chunk("\n\r\n");
@@ -107,7 +107,7 @@ fn disconnecting_ends_the_upstream_call_and_charges_what_was_generated() {
         for word in ["one", "two", "three"] {
             wire.word(word);
         }
-        // Says nothing more: only the client's leaving can end this.
+        // Sends nothing more: only the client's disconnect can end this.
         tell.send(wire.is_left_within(20)).unwrap();
     });
     let (db, server, user) = start(&upstream);
@@ -140,7 +140,7 @@ fn disconnecting_before_the_first_byte_ends_the_upstream_call_and_charges_nothin
 fn a_model_server_that_dies_ends_the_stream_with_an_error_and_the_output_is_charged() {
     let upstream = Upstream::start(|seen, wire| {
         if seen.json()["model"] == "close" {
-            // Framed by the connection's end, so that only the missing end of the answer tells.
+            // Without chunks or a length, only the missing [DONE] shows that the reply is incomplete.
             wire.raw("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: {\"choices\":[{\"delta\":{\"content\":\"one\"}}]}\n\n");
             return wire.die();
         }

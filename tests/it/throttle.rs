@@ -1,4 +1,4 @@
-//! Guessers of passwords are held back, owners are not, and a flood of logins slows nothing else.
+//! Password guessing is throttled, owners are not locked out, and a flood of logins does not slow other requests.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::harness::{Address, PASSWORD, Reply, Server, TestDb, at_once, retry_while_unavailable};
 
-/// Wrong passwords that one address may send for one account at once.
+/// Wrong passwords that one IP address may send for one account in a burst.
 const BURST: usize = 5;
 
 fn log_in(web: &Address, from: &str, email: &str, password: &str) -> Reply {
@@ -31,21 +31,21 @@ fn password_guessing_is_throttled_but_not_the_owner_elsewhere() {
         log_in(&server.web, "6.6.6.6", "ann@x", "a guess").expect(400);
     }
     assert_held_back(&log_in(&server.web, "6.6.6.6", "ann@x", "a guess"));
-    // Not even with the right one; however the address is written; and by way of signing up neither.
+    // Even the right password is refused, with any spelling of the e-mail address, and at signup too.
     assert_held_back(&log_in(&server.web, "6.6.6.6", "ann@x", PASSWORD));
     assert_held_back(&log_in(&server.web, "6.6.6.6", "  ANN@X", "a guess"));
     let guesser = server.web.anonymous().header("X-Forwarded-For", "6.6.6.6");
     assert_held_back(&guesser.post("/api/signup", &json!({"email": "ann@x", "password": "a long guess"})));
-    // A form is told so too.
+    // Forms get the error as a page.
     let reply = guesser.form("/api/login", &[("email", "ann@x"), ("password", "a guess")]).expect(429);
     assert!(reply.header("retry-after").is_some());
     assert!(reply.text().contains("Too many attempts") && reply.text().contains("login-form"), "{}", reply.text());
-    // Behind a further trusted proxy it is the same address, and what a client claims before that counts for nothing.
+    // Another trusted proxy does not change the client's address, and forged entries before it are ignored.
     assert_held_back(&log_in(&server.web, "1.2.3.4, 6.6.6.6, 10.0.0.1", "ann@x", "a guess"));
-    // The owner is elsewhere.
+    // The owner has another IP address.
     log_in(&server.web, "7.7.7.7", "ann@x", PASSWORD).expect(200);
     log_in(&server.web, "2001:db8::1", "ann@x", PASSWORD).expect(200);
-    // Other accounts are not concerned, an unknown one is treated alike.
+    // Other accounts are not affected; unknown ones are treated alike.
     for _ in 0..BURST {
         log_in(&server.web, "6.6.6.6", "nobody@x", "a guess").expect(400);
     }
@@ -63,7 +63,7 @@ fn forwarded_addresses_are_not_trusted_by_default() {
     assert_held_back(&log_in(&server.web, "6.6.6.66", "ann@x", "a guess"));
     let sessions = user.browser.get("/api/sessions").expect(200).json();
     assert_eq!(sessions["sessions"][0]["address"], "127.0.0.1");
-    // Who is signed in goes on.
+    // Sessions still work.
     user.program(&server.web).get("/api/current-user").expect(200);
 }
 
@@ -92,12 +92,12 @@ fn guessing_at_many_accounts_is_throttled() {
     for n in 0..30 {
         log_in(&server.web, "", &format!("nobody{n}@x"), "a guess").expect(400);
     }
-    // One more is allowed every ten seconds, however slow the machine: sooner or later one is not.
+    // One more attempt is allowed every ten seconds, so sooner or later one is refused, however slow the machine.
     let held = (30..200).map(|n| log_in(&server.web, "", &format!("nobody{n}@x"), "a guess"));
     assert_held_back(&held.into_iter().find(|reply| reply.status != 400).unwrap());
 }
 
-/// Guesses sent together are counted like guesses sent one after the other.
+/// Concurrent guesses count like consecutive ones.
 #[test]
 fn concurrent_guesses_are_counted() {
     let db = TestDb::new();
@@ -109,7 +109,7 @@ fn concurrent_guesses_are_counted() {
     assert!(statuses.iter().all(|status| [400, 429, 503].contains(status)), "{statuses:?}");
 }
 
-/// Right passwords are no guesses: a household, an office or a proxy behind one address signs in together.
+/// Correct passwords are not guesses: many users may share one IP address.
 #[test]
 fn concurrent_correct_passwords_are_all_accepted() {
     let db = TestDb::new();
@@ -125,7 +125,7 @@ fn concurrent_correct_passwords_are_all_accepted() {
     assert_eq!(db.count("SELECT count(*) FROM sessions"), 41);
 }
 
-/// More logins than can be hashed in time: some are told to come back, and meanwhile everything else goes on.
+/// With more logins than can be hashed in time some get 503, and other requests are not affected.
 #[test]
 fn a_flood_of_logins_does_not_slow_other_requests() {
     let db = TestDb::new();
@@ -145,7 +145,7 @@ fn a_flood_of_logins_does_not_slow_other_requests() {
                 meanwhile.fetch_add(1, Relaxed);
             }
         }
-        // Each its own address and account, so that none is held back as a guesser.
+        // Each with its own IP address and account, so that none is throttled.
         for round in (0..250).cycle().take_while(|_| goes_on()) {
             let reply = log_in(&server.web, &format!("10.{n}.{round}.1"), &format!("u{n}.{round}@x"), "a password");
             assert!([400, 503].contains(&reply.status), "{} {}", reply.status, reply.text());
@@ -156,11 +156,11 @@ fn a_flood_of_logins_does_not_slow_other_requests() {
         }
     });
     assert!(seen(), "{refused:?} refused, {meanwhile:?} answered meanwhile");
-    // It is over when it is over.
+    // Once the flood is over, logins work.
     server.sign_in("ann@x", PASSWORD);
 }
 
-/// A login that was turned away for want of time says nothing about its password.
+/// A login refused for overload does not count as a wrong password.
 #[test]
 fn an_overload_refusal_does_not_count_as_a_wrong_password() {
     let db = TestDb::new();
@@ -176,7 +176,7 @@ fn an_overload_refusal_does_not_count_as_a_wrong_password() {
     retry_while_unavailable(|| web.post("/api/login", &body)).expect(200);
 }
 
-/// Strangers everywhere guess at one account: its owner gets in from where they have been before, logged out or not.
+/// While many addresses guess at one account, its owner can sign in from networks used before.
 #[test]
 fn guessing_by_strangers_does_not_lock_out_the_owner() {
     let db = TestDb::new();
@@ -195,7 +195,7 @@ fn guessing_by_strangers_does_not_lock_out_the_owner() {
     log_in(&server.web, "5.5.5.5", "ann@x", PASSWORD).expect(200);
     log_in(&server.web, "2001:db8:1:2::b", "ann@x", PASSWORD).expect(200);
     log_in(&server.web, "2001:db8:1:3::a", "ann@x", PASSWORD).expect(429);
-    // On the way, with a session from elsewhere.
+    // From a new network, an existing session still works.
     let browser = server.web.with_cookie(&signed_in).header("X-Forwarded-For", "8.8.8.8");
     let change = json!({"current_password": PASSWORD, "new_password": "a new password"});
     browser.post("/api/change-password", &change).expect(200);

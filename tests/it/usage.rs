@@ -1,4 +1,4 @@
-//! What people are shown of their charges, and the price list.
+//! Users' views of their usage, and the price list.
 
 use serde_json::json;
 

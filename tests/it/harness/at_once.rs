@@ -1,4 +1,4 @@
-//! Many clients at the same moment, and things that must become true soon.
+//! Concurrent clients, and waiting for conditions with a short limit.
 
 use std::sync::Barrier;
 use std::thread;
@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use super::{Client, Reply};
 
-/// How long a change may take to be heard of everywhere, on a busy machine. It is far less than the minute after which
-/// a cached caller would be looked up anyway: what comes in time was told.
+/// How long a change may take to reach every server, on a busy machine. Far less than the minute after which a cached
+/// caller is looked up again anyway: a change seen in time must have come by a notification.
 const SOON: Duration = Duration::from_secs(20);
 
-/// Runs `work` on this many threads, which all begin together; what each returned, in order.
+/// Runs `work` on `count` threads that start together. Returns their results in order.
 pub fn at_once<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
     let start = Barrier::new(count);
     thread::scope(|scope| {
@@ -27,7 +27,7 @@ pub fn at_once<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T
     })
 }
 
-/// Sends until the answer is not "come back later".
+/// Repeats a request until the reply is not 503.
 pub fn retry_while_unavailable(send: impl Fn() -> Reply) -> Reply {
     let began = Instant::now();
     loop {
@@ -40,13 +40,13 @@ pub fn retry_while_unavailable(send: impl Fn() -> Reply) -> Reply {
     }
 }
 
-/// Waits until the credential is refused, and fails the test if that is not soon.
+/// Waits until the credential is refused; fails the test after a short time.
 #[track_caller]
 pub fn refused_soon(client: &Client) {
     soon("the credential to be refused", || client.get("/api/current-user").status == 401);
 }
 
-/// Waits for something to become true, and fails the test if that is not soon.
+/// Waits until `done` returns true; fails the test after a short time.
 #[track_caller]
 pub fn soon(what: &str, mut done: impl FnMut() -> bool) {
     let began = Instant::now();

@@ -1,4 +1,4 @@
-//! PgBouncer in transaction mode before a test's database.
+//! PgBouncer in transaction mode, in front of a test's database.
 
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ pub struct Bouncer {
 }
 
 impl Bouncer {
-    /// Before this database, with so many connections to it.
+    /// Starts one in front of `db`, with at most `connections` to it.
     pub fn to(db: &TestDb, connections: u32) -> Bouncer {
         let program = installed();
         let folder = std::env::temp_dir().join(format!("textgen-bouncer-{}", textgen::usage::new_id()));
@@ -53,7 +53,7 @@ impl Bouncer {
         });
     }
 
-    /// The database's address by this way.
+    /// The database's URL through PgBouncer.
     pub fn url(&self) -> String {
         self.url.clone()
     }
@@ -80,7 +80,7 @@ impl Drop for Bouncer {
     }
 }
 
-/// It will not run as root, and the user it changes to must find its files.
+/// It refuses to run as root, so root starts it as `nobody`.
 fn launch(program: &Path, folder: &Path) -> Child {
     let log = std::fs::File::create(folder.join("log")).unwrap();
     let mut command = Command::new(program);
@@ -91,10 +91,10 @@ fn launch(program: &Path, folder: &Path) -> Child {
     command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
 }
 
-/// Where it is. `make test` has it installed.
+/// The path of the program. `make test` installs it.
 fn installed() -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    // Debian puts it where an ordinary user's PATH does not lead.
+    // On Debian an ordinary user's PATH does not include this folder.
     let mut folders = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
     let program = folders.find_map(|folder| Some(folder.join("pgbouncer")).filter(|program| program.exists()));
     program.expect("pgbouncer is missing: run scripts/install-tools pgbouncer")

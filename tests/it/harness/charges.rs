@@ -20,8 +20,8 @@ pub fn only_charge(db: &TestDb, server: &Server) -> Value {
     charges[0].clone()
 }
 
-/// Stops the server, which writes the charges of all its requests before it ends; all charges in the ledger. Only then is
-/// it certain that no other will follow.
+/// Stops the server, which writes all its charges before it exits, and returns all charges in the ledger. Only then is it
+/// certain that no more will follow.
 #[track_caller]
 pub fn final_charges(db: &TestDb, server: Server) -> Vec<Value> {
     assert_eq!(server.stop(), 0);

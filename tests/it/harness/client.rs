@@ -1,4 +1,4 @@
-//! HTTP clients with an identity: anonymous, a browser's cookie, a program's secret.
+//! HTTP clients with different credentials: none, a session cookie, a secret.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ impl Address {
     }
 }
 
-/// Sends requests, always with the same headers. Follows no redirects and keeps no cookies.
+/// Sends requests with a fixed set of headers. Does not follow redirects or keep cookies.
 #[derive(Clone)]
 pub struct Client {
     agent: ureq::Agent,
@@ -39,7 +39,7 @@ pub struct Client {
     headers: Vec<(String, String)>,
 }
 
-/// What came back.
+/// A reply.
 #[derive(Clone, Debug)]
 pub struct Reply {
     pub status: u16,
@@ -60,7 +60,7 @@ impl Client {
         Client { agent, address, headers }
     }
 
-    /// The same client with one header more.
+    /// The same client with one more header.
     pub fn header(&self, name: &str, value: &str) -> Client {
         let mut client = self.clone();
         client.headers.push((name.to_owned(), value.to_owned()));
@@ -71,7 +71,7 @@ impl Client {
         self.send("GET", path, None, b"")
     }
 
-    /// Goes where a form's reply leads, with the cookie that it set.
+    /// Follows the redirect that answers a form, with the cookie it sets.
     #[track_caller]
     pub fn follow(&self, reply: &Reply) -> Reply {
         let client = self.header("accept", "text/html,application/xhtml+xml");
@@ -79,30 +79,30 @@ impl Client {
         client.header("cookie", cookie).get(reply.header("location").expect("no Location"))
     }
 
-    /// Posts JSON and wants JSON.
+    /// Posts JSON and accepts JSON.
     pub fn post(&self, path: &str, body: &Value) -> Reply {
         let client = self.header("accept", "application/json");
         client.send("POST", path, Some("application/json"), body.to_string().as_bytes())
     }
 
-    /// Posts a form as a browser does, and wants a page.
+    /// Posts a form and accepts HTML, as a browser does.
     pub fn form(&self, path: &str, fields: &[(&str, &str)]) -> Reply {
         let client = self.header("accept", "text/html");
         client.send("POST", path, Some("application/x-www-form-urlencoded"), urlencoded(fields).as_bytes())
     }
 
-    /// Posts a form as a script does, and wants JSON.
+    /// Posts a form and accepts JSON, as a script does.
     pub fn form_for_json(&self, path: &str, fields: &[(&str, &str)]) -> Reply {
         let client = self.header("accept", "application/json");
         client.send("POST", path, Some("application/x-www-form-urlencoded"), urlencoded(fields).as_bytes())
     }
 
-    /// Sends anything.
+    /// Sends any request.
     pub fn send(&self, method: &str, path: &str, media_type: Option<&str>, body: &[u8]) -> Reply {
         self.try_send(method, path, media_type, body).unwrap_or_else(|e| panic!("{method} {path}: {e}"))
     }
 
-    /// Sends anything; the connection may break.
+    /// Sends any request; fails if the connection breaks.
     pub fn try_send(
         &self,
         method: &str,
@@ -137,7 +137,7 @@ fn urlencoded(fields: &[(&str, &str)]) -> String {
 }
 
 impl Reply {
-    /// Fails the test, showing the reply, unless it has this status.
+    /// Fails the test, and shows the body, unless the reply has this status.
     #[track_caller]
     pub fn expect(self, status: u16) -> Reply {
         assert_eq!(self.status, status, "{}", self.text());
@@ -153,7 +153,7 @@ impl Reply {
         serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.text()))
     }
 
-    /// The first header of this name.
+    /// The first header with this name.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }

@@ -1,4 +1,4 @@
-//! A PostgreSQL of the test's own, which it may stop, kill and fill, and a standby of it.
+//! A PostgreSQL server for one test, which may stop or kill it, and a standby of it.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -10,13 +10,13 @@ use postgres::{Client, NoTls};
 
 use super::signals;
 
-/// A server with data of its own, removed with it. Its commits are durable as far as a killed process goes.
+/// A server with its own data, removed when dropped. Its commits survive a killed process, but not a power failure.
 pub struct Cluster {
     folder: PathBuf,
     url: String,
 }
 
-/// A copy of a [`Cluster`] that follows it until it is promoted; it goes with the cluster.
+/// A streaming replica of a [`Cluster`].
 pub struct Standby<'c> {
     cluster: &'c Cluster,
     data: PathBuf,
@@ -24,7 +24,7 @@ pub struct Standby<'c> {
 }
 
 impl Cluster {
-    /// Makes one and starts it.
+    /// Creates and starts one.
     pub fn start() -> Cluster {
         let folder = std::env::temp_dir().join(format!("textgen-cluster-{}", textgen::usage::new_id()));
         std::fs::create_dir(&folder).unwrap();
@@ -39,7 +39,7 @@ impl Cluster {
         cluster
     }
 
-    /// Its address. It stays the same from start to start.
+    /// Its URL, which stays the same across restarts.
     pub fn url(&self) -> String {
         self.url.clone()
     }
@@ -51,24 +51,24 @@ impl Cluster {
         (credentials, place, name)
     }
 
-    /// Starts it again; its address.
+    /// Starts it again. Returns its URL.
     pub fn launch(&self) -> String {
         let output = self.script(&["start"]).stderr(Stdio::piped()).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
-    /// Stops it as an operator does: connections are ended.
+    /// Shuts it down as an operator does, which closes all connections.
     pub fn stop(&self) {
         assert!(self.script(&["stop"]).stderr(Stdio::null()).status().unwrap().success());
     }
 
-    /// Kills all its processes at once.
+    /// Kills all its processes with SIGKILL.
     pub fn kill(&self) {
         kill(&self.data());
     }
 
-    /// Changes a setting, as `name = value`.
+    /// Changes a setting, given as `name = value`.
     pub fn set(&self, setting: &str) {
         let mut client = self.connect();
         client.batch_execute(&format!("ALTER SYSTEM SET {setting}")).unwrap();
@@ -93,7 +93,7 @@ impl Cluster {
 
     #[track_caller]
     fn run(&self, args: &[&str]) {
-        // A server that is started here must not hold the test's own output open.
+        // A server started here would otherwise keep the test's output open.
         let log = std::fs::File::create(self.folder.join("run.log")).unwrap();
         let mut command = self.script(&[&["run"], args].concat());
         let status = command.stdout(log.try_clone().unwrap()).stderr(log).status().unwrap();
@@ -101,13 +101,13 @@ impl Cluster {
         assert!(status.success(), "{args:?}: {said}");
     }
 
-    /// Makes a copy that follows. From now on a commit returns when the copy has it, too.
+    /// Creates a synchronous standby: from now on a commit returns once the standby has it.
     pub fn standby(&self) -> Standby<'_> {
         let data = self.data().with_file_name("standby");
         let (place, port) = (data.to_string_lossy().into_owned(), free_port());
         self.run(&["pg_basebackup", "-d", &self.url, "-D", &place, "-R", "-X", "stream", "-c", "fast"]);
         let log = format!("{place}.log");
-        // It has nobody to wait for when it is promoted.
+        // Once promoted it has no standby to wait for.
         let options = format!("-p {port} -c synchronous_standby_names=");
         self.run(&["pg_ctl", "start", "-w", "-D", &place, "-l", &log, "-o", &options]);
         self.set("synchronous_standby_names = '*'");
@@ -121,19 +121,19 @@ impl Cluster {
 }
 
 impl Standby<'_> {
-    /// Its address.
+    /// Its URL.
     pub fn url(&self) -> String {
         let (credentials, _, name) = self.cluster.parts();
         format!("{credentials}@127.0.0.1:{}/{name}", self.port)
     }
 
-    /// The address of whichever of the two can be written to.
+    /// A URL that leads to whichever of the two accepts writes.
     pub fn either_url(&self) -> String {
         let (credentials, place, name) = self.cluster.parts();
         format!("{credentials}@{place},127.0.0.1:{}/{name}?target_session_attrs=read-write", self.port)
     }
 
-    /// Makes it the one that is written to.
+    /// Promotes it to primary.
     pub fn promote(&self) {
         self.cluster.run(&["pg_ctl", "promote", "-w", "-D", &self.data.to_string_lossy()]);
     }
@@ -155,8 +155,8 @@ impl Drop for Cluster {
     }
 }
 
-/// Kills the server that works in this folder, with all its processes, and waits for their end. It runs in destructors,
-/// so it does not panic.
+/// Kills all processes of the server in this data folder and waits until they are gone. Does not panic, as destructors
+/// call it.
 fn kill(data: &Path) {
     let file = std::fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
     let Some(parent) = file.lines().next().and_then(|line| line.trim().parse::<u32>().ok()) else { return };

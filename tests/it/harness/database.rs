@@ -6,32 +6,32 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use postgres::{Client, NoTls};
 
-/// Held while the template is made, as several test binaries may run at once.
+/// An advisory lock, held while the template is created: several test binaries may run at once.
 const LOCK: i64 = 7_461_205;
 
 static TEMPLATE: OnceLock<String> = OnceLock::new();
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
-/// A database of this test's own, dropped with it.
+/// A database for one test, dropped at its end.
 pub struct TestDb {
     name: String,
-    /// Where it is, if it is not the tests' own.
+    /// Its URL, if it is on another server.
     elsewhere: Option<String>,
 }
 
 impl TestDb {
-    /// With the tables of the newest migration, and no rows.
+    /// With all migrations applied and no rows.
     pub fn new() -> TestDb {
         TestDb::create(&format!("TEMPLATE {}", TEMPLATE.get_or_init(make_template))).unwrap()
     }
 
-    /// With nothing at all in it.
+    /// Without any tables.
     pub fn empty() -> TestDb {
         TestDb::create("TEMPLATE template0").unwrap()
     }
 
-    /// As [`TestDb::new`], but with texts in the order of words, as many databases have it: "a" before "B". PostgreSQL 14
-    /// and builds without ICU have the order of the cluster.
+    /// Like [`TestDb::new`], but with a linguistic collation, which sorts "a" before "B". PostgreSQL 14 and builds
+    /// without ICU use the cluster's collation.
     pub fn with_linguistic_collation() -> TestDb {
         let words = "TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en-US'";
         let db = TestDb::create(words).or_else(|_| TestDb::create("TEMPLATE template0")).unwrap();
@@ -44,19 +44,19 @@ impl TestDb {
         let mut admin = admin();
         admin.batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).unwrap();
         admin.batch_execute(&format!("CREATE DATABASE {name} {template} STRATEGY file_copy")).or_else(|_| {
-            // PostgreSQL 14 knows no strategy.
+            // PostgreSQL 14 does not have the option.
             admin.batch_execute(&format!("CREATE DATABASE {name} {template}"))
         })?;
         Ok(TestDb { name, elsewhere: None })
     }
 
-    /// An empty database on another server, migrated and not dropped.
+    /// An existing database on another server. It is migrated, and not dropped.
     pub fn existing(url: &str) -> TestDb {
         textgen::db::migrate::migrate(&url.parse().unwrap()).unwrap();
         TestDb { name: String::new(), elsewhere: Some(url.to_owned()) }
     }
 
-    /// Its address, for the binary.
+    /// Its URL.
     pub fn url(&self) -> String {
         self.elsewhere.clone().unwrap_or_else(|| url_of(&self.name))
     }
@@ -66,24 +66,24 @@ impl TestDb {
         &self.name
     }
 
-    /// A connection to it, past the binary.
+    /// A direct connection to it.
     pub fn connect(&self) -> Client {
         Client::connect(&self.url(), NoTls).unwrap()
     }
 
-    /// One number, past the binary.
+    /// The result of a query for one number.
     pub fn count(&self, sql: &str) -> i64 {
         self.connect().query_one(sql, &[]).unwrap().get(0)
     }
 
-    /// Whether anybody waits for a lock.
+    /// Whether any session is waiting for a lock.
     pub fn has_waiting(&self) -> bool {
         let waiting = "SELECT count(*) FROM pg_stat_activity
             WHERE datname = current_database() AND wait_event_type = 'Lock'";
         self.count(waiting) > 0
     }
 
-    /// Runs statements, past the binary.
+    /// Runs statements.
     pub fn run(&self, sql: &str) {
         self.connect().batch_execute(sql).unwrap();
     }
@@ -94,14 +94,14 @@ impl Drop for TestDb {
         if self.elsewhere.is_some() {
             return;
         }
-        // Without a panic, which would hide that of a failed test and end the whole run.
+        // No panic: during the panic of a failed test it would abort the whole run.
         if let Ok(mut admin) = Client::connect(&admin_url(), NoTls) {
             let _ = admin.batch_execute(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name));
         }
     }
 }
 
-/// The server the tests run on. `make test` starts it.
+/// The server that the tests run on. `make test` starts it.
 fn admin_url() -> String {
     std::env::var("TEST_DATABASE_URL")
         .expect("TEST_DATABASE_URL is not set: run `make test`, or set it to a PostgreSQL superuser's URL")
@@ -117,7 +117,7 @@ fn url_of(name: &str) -> String {
     format!("{base}/{name}")
 }
 
-/// A migrated database for each state of the migrations, made once and kept.
+/// A migrated database to clone, made once for each version of the migrations and kept.
 fn make_template() -> String {
     let mut admin = admin();
     let name = format!("textgen_template_{:016x}", digest_of_migrations());

@@ -1,4 +1,5 @@
-//! Clients that charge and save for as long as they are let, and what must be true of all they were told.
+//! Clients that make charges and save documents until they are stopped, and a record of what was acknowledged to them, to
+//! be compared with the database.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, Read, Write};
@@ -12,50 +13,50 @@ use serde_json::{Value, json};
 
 use super::{Address, TestDb};
 
-/// What the clients of a load were told.
+/// What was acknowledged to the clients.
 #[derive(Default)]
 pub struct LoadRecord {
     stopped: AtomicBool,
-    /// Held to read while a request is under way.
+    /// Held for reading while a request is in flight.
     gate: RwLock<()>,
-    /// The model that a request names is its name in the ledger: each has one of its own.
+    /// Each request names a different model, by which it is found in the ledger.
     next: AtomicUsize,
     charges: Mutex<Charges>,
     saved: AtomicUsize,
-    /// How often each status came, by what was asked; 0 is a broken connection.
+    /// How often each status was seen, by kind of request; 0 is a broken connection.
     pub statuses: Mutex<BTreeMap<(&'static str, u16), usize>>,
 }
 
 #[derive(Default)]
 struct Charges {
-    /// Requests whose reply came whole: they are charged once.
+    /// Requests whose reply was complete: each must be charged once.
     whole: HashSet<String>,
-    /// The others: they may be charged, but not twice.
+    /// The others: each may be charged at most once.
     unsure: HashSet<String>,
 }
 
-/// How a client takes a reply.
+/// How a client reads a reply.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Way {
-    /// In one piece.
+    /// Unstreamed.
     Whole,
-    /// As it comes, to the end.
+    /// Streamed, to the end.
     Streamed,
-    /// As it comes; it leaves in the middle.
+    /// Streamed; the client disconnects in the middle.
     Left,
 }
 
-/// A document, and what its only writer was told of it.
+/// A document with a single writer, and what was acknowledged to it.
 struct TrackedDocument {
     id: String,
     version: i64,
-    /// The number in its content that was acknowledged last.
+    /// The last acknowledged content, a number.
     acknowledged: usize,
     tried: usize,
 }
 
 impl LoadRecord {
-    /// Lets the clients end.
+    /// Makes the clients stop.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
     }
@@ -68,12 +69,12 @@ impl LoadRecord {
         *self.statuses.lock().unwrap().entry((what, status)).or_default() += 1;
     }
 
-    /// Waits until no request is under way, and lets none begin while the guard is held.
+    /// Waits until no request is in flight, and lets none start while the guard is held.
     pub fn hold(&self) -> RwLockWriteGuard<'_, ()> {
         self.gate.write().unwrap()
     }
 
-    /// Sends one request of this kind, unless all are held back, and notes what came.
+    /// Sends one request and records its status; waits first while [`LoadRecord::hold`] holds requests back.
     pub fn once(&self, what: &'static str, send: impl FnOnce() -> Option<u16>) -> u16 {
         let gate = self.gate.read().unwrap();
         let status = send().unwrap_or(0);
@@ -83,7 +84,7 @@ impl LoadRecord {
         status
     }
 
-    /// Forgets what statuses came.
+    /// Returns the statuses seen since the last call.
     pub fn take_statuses(&self) -> BTreeMap<(&'static str, u16), usize> {
         std::mem::take(&mut *self.statuses.lock().unwrap())
     }
@@ -96,14 +97,15 @@ impl LoadRecord {
         self.saved.load(Ordering::Relaxed)
     }
 
-    /// Nobody was told anything else than this.
+    /// Asserts that no other statuses were seen.
     #[track_caller]
     pub fn assert_statuses(&self, allowed: &[u16]) {
         let statuses = self.statuses.lock().unwrap();
         assert!(statuses.keys().all(|(_, status)| allowed.contains(status)), "{statuses:?}");
     }
 
-    /// Every whole reply is charged once, and nothing that was not asked for. Waits until what is in journals has come.
+    /// Asserts that every complete reply is charged exactly once and nothing else is charged. Waits until the charges in
+    /// journals have been replayed.
     #[track_caller]
     pub fn assert_charged(&self, db: &TestDb, users: &[&str]) {
         let mut booked = HashMap::new();
@@ -118,14 +120,14 @@ impl LoadRecord {
         }
     }
 
-    /// Asks for completions, one after the other, of an address that may change.
+    /// Requests completions one after the other, of an address that may change.
     pub fn charge(&self, address: impl Fn() -> Address, secret: &str) {
         while !self.is_stopped() {
             self.charge_once(&address(), secret, Way::Whole);
         }
     }
 
-    /// Asks for one completion; the status.
+    /// Requests one completion. Returns the status.
     pub fn charge_once(&self, address: &Address, secret: &str, way: Way) -> u16 {
         let name = format!("m{}", self.next.fetch_add(1, Ordering::Relaxed));
         self.once("charge", || {
@@ -144,7 +146,7 @@ impl LoadRecord {
         })
     }
 
-    /// Saves one document, again and again, and at the end checks that nothing acknowledged was lost.
+    /// Saves one document repeatedly, and in the end checks that no acknowledged save was lost.
     pub fn save(&self, address: impl Fn() -> Address, secret: &str, id: &str) {
         let mut document = TrackedDocument { id: id.to_owned(), version: 1, acknowledged: 0, tried: 0 };
         while !self.is_stopped() {
@@ -156,14 +158,14 @@ impl LoadRecord {
     }
 }
 
-/// How often each name stands in the ledger of these users.
+/// The number of charges of these users by model.
 fn ledger(db: &TestDb, users: &[&str]) -> HashMap<String, i64> {
     let users: Vec<String> = users.iter().map(|id| (*id).to_owned()).collect();
     let sql = "SELECT model, count(*) FROM usage_events WHERE user_id = ANY ($1) GROUP BY model";
     db.connect().query(sql, &[&users]).unwrap().iter().map(|row| (row.get(0), row.get(1))).collect()
 }
 
-/// A completion in one piece: its status, and whether it came whole.
+/// Requests an unstreamed completion: its status, and whether it was complete.
 fn ask(address: &Address, secret: &str, name: &str) -> io::Result<(u16, bool)> {
     let body = json!({"prompt": "Good morning", "max_tokens": 2, "model": name}).to_string();
     let client = address.with_secret(secret);
@@ -171,7 +173,7 @@ fn ask(address: &Address, secret: &str, name: &str) -> io::Result<(u16, bool)> {
     reply.map(|reply| (reply.status, true)).map_err(io::Error::other)
 }
 
-/// The same as it comes; `leaves` at its first word.
+/// The same streamed; disconnects at the first word if `leaves`.
 fn stream(address: &Address, secret: &str, name: &str, leaves: bool) -> io::Result<(u16, bool)> {
     let body = json!({"prompt": "Good morning", "stream": true, "model": name}).to_string();
     let mut stream = TcpStream::connect(address.socket())?;
@@ -210,14 +212,14 @@ impl TrackedDocument {
                 self.acknowledged = self.tried;
                 saved.fetch_add(1, Ordering::Relaxed);
             }
-            // One that was not acknowledged was made all the same.
+            // A save that was not acknowledged may have happened.
             409 => self.version = self.check(&reply.json()["document"]),
             _ => {}
         }
         Some(reply.status)
     }
 
-    /// What is there is what was acknowledged last, or one of those tried since; its version.
+    /// Asserts that the content is the last acknowledged one, or one tried since. Returns its version.
     #[track_caller]
     fn check(&self, there: &Value) -> i64 {
         let number: usize = there["content"].as_str().unwrap_or_else(|| panic!("{there}")).parse().unwrap();
@@ -226,7 +228,7 @@ impl TrackedDocument {
     }
 }
 
-/// The ledger, the ids, the totals of days and of users say the same.
+/// Asserts that the ledger, the ids, the daily totals and the users' totals agree.
 #[track_caller]
 pub fn assert_books_agree(db: &TestDb) {
     let ledger = "SELECT user_id, count(*) AS events, sum(cost_micros) AS micros FROM usage_events GROUP BY user_id";
@@ -235,15 +237,15 @@ pub fn assert_books_agree(db: &TestDb) {
         "SELECT count(*) FROM ({ledger}) a FULL JOIN ({days}) b USING (user_id)
         WHERE (a.events, a.micros) IS DISTINCT FROM (b.events, b.micros)"
     );
-    assert_eq!(db.count(&differ), 0, "the days' totals are not the ledger's");
+    assert_eq!(db.count(&differ), 0, "the daily totals differ from the ledger");
     let differ = format!(
         "SELECT count(*) FROM users u LEFT JOIN ({ledger}) a ON a.user_id = u.id
         WHERE u.charges_monthly IS DISTINCT FROM coalesce(a.micros, 0)"
     );
-    assert_eq!(db.count(&differ), 0, "the users' totals are not the ledger's");
+    assert_eq!(db.count(&differ), 0, "the users' totals differ from the ledger");
     let events = db.count("SELECT count(*) FROM usage_events");
-    assert_eq!(db.count("SELECT count(DISTINCT id) FROM usage_events"), events, "a charge made twice");
-    // The ids that clients chose are remembered for ever.
+    assert_eq!(db.count("SELECT count(DISTINCT id) FROM usage_events"), events, "a duplicate charge");
+    // Ids supplied by clients are remembered for ever.
     let chosen = db.count("SELECT count(*) FROM usage_events WHERE id LIKE 'idem\\_%'");
     assert_eq!(db.count("SELECT count(*) FROM usage_events JOIN charge_ids USING (id, created)"), chosen);
     assert_eq!(db.count("SELECT count(*) FROM charge_ids"), chosen, "an id without its charge");

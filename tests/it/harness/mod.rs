@@ -1,4 +1,4 @@
-//! What the tests stand on: a database per test, the real binary on free ports, and clients with an identity.
+//! What the tests are built on: a database for each test, the real binary on free ports, and HTTP clients.
 
 mod at_once;
 mod bouncer;

@@ -1,4 +1,4 @@
-//! The binary as any other program: its output, its exit code.
+//! Running the binary for its output and exit code.
 
 use std::io::Write;
 use std::process::{Child, Stdio};
@@ -13,7 +13,7 @@ use super::{Address, textgen};
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Waits for something to become true, and fails the test if it does not.
+/// Waits until `done` returns true; fails the test after a minute.
 #[track_caller]
 pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let began = Instant::now();
@@ -23,7 +23,7 @@ pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// What a command left behind.
+/// The result of a command.
 #[derive(Debug)]
 pub struct Outcome {
     pub code: i32,
@@ -36,7 +36,7 @@ pub fn run(args: &[&str], settings: &[(&str, &str)], stdin: &str) -> Outcome {
     let mut command = textgen(args);
     command.envs(settings.iter().copied()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    // It may end without having read it.
+    // It may exit without reading it.
     let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
     let output = child.wait_with_output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
@@ -66,7 +66,7 @@ impl Process {
         Process::start(&["serve", role], &[("DATABASE_URL", database_url), (&address, "127.0.0.1:0")])
     }
 
-    /// Waits until it has said where `role` listens.
+    /// Waits until it has printed the address of `role`.
     #[track_caller]
     pub fn address(&self, role: &str) -> Address {
         let prefix = format!("{role} http://");
@@ -75,7 +75,7 @@ impl Process {
         Address(format!("http://{}", find().unwrap_or_else(|| panic!("no {role}: {}", self.err()))))
     }
 
-    /// Waits until its server of `role` is ready; where that is.
+    /// Waits until its server of `role` is ready. Returns the address.
     #[track_caller]
     pub fn ready(&self, role: &str) -> Address {
         let address = self.address(role);
@@ -83,12 +83,12 @@ impl Process {
         address
     }
 
-    /// What it has printed so far.
+    /// Its standard output so far.
     pub fn out(&self) -> String {
         self.out.lock().unwrap().clone()
     }
 
-    /// What it has logged so far.
+    /// Its log so far.
     pub fn err(&self) -> String {
         self.err.lock().unwrap().clone()
     }
@@ -98,7 +98,7 @@ impl Process {
         signals::send(self.child.id(), signal);
     }
 
-    /// Waits for its end; the exit code, -1 after a signal.
+    /// Waits until it exits. Returns the exit code, or -1 after a signal.
     pub fn wait(mut self) -> i32 {
         self.child.wait().unwrap().code().unwrap_or(-1)
     }
@@ -106,7 +106,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Gone already, where the test stopped it.
+        // It may have exited already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

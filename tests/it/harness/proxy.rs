@@ -1,4 +1,4 @@
-//! A way to the database that a test can cut and freeze, and that counts what goes over it.
+//! A TCP proxy to the database that can be cut and frozen, and that records the client's round trips.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -12,34 +12,34 @@ use socket2::{Domain, Socket, Type};
 
 use super::TestDb;
 
-/// Stands in front of PostgreSQL.
+/// A proxy in front of PostgreSQL.
 pub struct Proxy {
     address: SocketAddr,
     url: String,
     shared: Arc<Shared>,
-    /// Until it listens, whoever connects is refused.
+    /// The socket, until it listens. Until then connections are refused.
     unlistened: Mutex<Option<Socket>>,
 }
 
-/// What one client asked and waited for: everything up to a Sync, or a simple query.
+/// What a client sent before it waited for an answer: everything up to a Sync, or a simple query.
 #[derive(Clone, Debug)]
 pub struct RoundTrip {
     /// The client's `application_name`.
     pub program: String,
-    /// What was run or prepared, in the order it was sent.
+    /// The statements run or prepared, in order.
     pub sql: String,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
     Open,
-    /// Connections are closed as soon as they come.
+    /// New connections are closed at once.
     Cut,
-    /// Nothing goes through, and nothing is closed.
+    /// Nothing is forwarded, and nothing is closed.
     Frozen,
-    /// What comes is taken and lost, on connections that are never heard of again.
+    /// Everything received is dropped, without closing anything; these connections never recover.
     Lossy,
-    /// Each answer comes so much later.
+    /// Each answer is delayed.
     Slow(Duration),
 }
 
@@ -53,14 +53,14 @@ struct Shared {
 }
 
 impl Proxy {
-    /// A way to this database.
+    /// A proxy to this database.
     pub fn to(db: &TestDb) -> Proxy {
         let proxy = Proxy::absent(db);
         proxy.appear();
         proxy
     }
 
-    /// A way that refuses all connections until [`Proxy::appear`].
+    /// A proxy that refuses connections until [`Proxy::appear`].
     pub fn absent(db: &TestDb) -> Proxy {
         let url = db.url();
         let (credentials, rest) = url.rsplit_once('@').expect("the URL names a host");
@@ -80,7 +80,7 @@ impl Proxy {
         Proxy { address, url, shared, unlistened: Mutex::new(Some(socket)) }
     }
 
-    /// Takes connections from now on.
+    /// Accepts connections from now on.
     pub fn appear(&self) {
         let socket = self.unlistened.lock().unwrap().take().expect("it takes connections already");
         socket.listen(128).unwrap();
@@ -88,12 +88,12 @@ impl Proxy {
         thread::spawn(move || accepting.accept(&listener));
     }
 
-    /// The database's address by this way.
+    /// The database's URL through the proxy.
     pub fn url(&self) -> String {
         self.url.clone()
     }
 
-    /// Breaks all connections; new ones are closed at once.
+    /// Closes all connections, and new ones as soon as they are accepted.
     pub fn cut(&self) {
         self.set(Mode::Cut);
         for stream in lock(&self.shared.streams).drain(..) {
@@ -102,23 +102,22 @@ impl Proxy {
         }
     }
 
-    /// Lets nothing through and closes nothing, as a machine that lost its power.
+    /// Forwards nothing and closes nothing, like a machine that lost power.
     pub fn freeze(&self) {
         self.set(Mode::Frozen);
     }
 
-    /// Takes everything and passes nothing on: what is sent now is lost, and so are the connections it is sent on,
-    /// though nothing closes them.
+    /// Drops everything received without closing anything. Connections used meanwhile are lost for good.
     pub fn lose(&self) {
         self.set(Mode::Lossy);
     }
 
-    /// Every answer comes this much later.
+    /// Delays every answer.
     pub fn slow(&self, delay: Duration) {
         self.set(Mode::Slow(delay));
     }
 
-    /// Lets everything through again.
+    /// Forwards everything again.
     pub fn restore(&self) {
         self.set(Mode::Open);
     }
@@ -128,7 +127,7 @@ impl Proxy {
         self.shared.thawed.notify_all();
     }
 
-    /// What was asked since the last call.
+    /// The round trips since the last call.
     pub fn take_round_trips(&self) -> Vec<RoundTrip> {
         std::mem::take(&mut *self.shared.trips.lock().unwrap())
     }
@@ -138,12 +137,12 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         self.shared.ended.store(true, Ordering::Release);
         self.cut();
-        // Wakes the accepting thread, which then ends.
+        // Wakes the accepting thread, which then exits.
         let _ = TcpStream::connect(self.address);
     }
 }
 
-/// Destructors lock, too, after a test has failed.
+/// Destructors lock too, possibly after another thread has panicked.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -154,7 +153,7 @@ impl Shared {
             if self.ended.load(Ordering::Acquire) {
                 return;
             }
-            // Held while the streams are noted, so that a cut misses none.
+            // Held until the streams are registered, so that a cut closes them too.
             let mode = self.mode.lock().unwrap();
             let (Ok(client), false) = (client, *mode == Mode::Cut) else { continue };
             let Ok(server) = TcpStream::connect(&self.target) else { continue };
@@ -184,7 +183,7 @@ impl Shared {
                 _ => {}
             }
             if let Some(reader) = &mut reader {
-                // Noted before it is sent: whoever has the reply finds it here.
+                // Recorded before it is forwarded, so that it is here once the client has its reply.
                 self.trips.lock().unwrap().extend(reader.read(&piece[..n]));
             }
             if n == 0 || to.write_all(&piece[..n]).is_err() {
@@ -195,20 +194,20 @@ impl Shared {
     }
 }
 
-/// Reads to the end and says nothing.
+/// Reads to the end and answers nothing.
 fn swallow(mut from: TcpStream, to: TcpStream) {
     while matches!(from.read(&mut [0; 16 * 1024]), Ok(n) if n > 0) {}
-    // What waits at the other end for a word, such as a server that greets, would stop others there.
+    // Otherwise the other end would wait for ever.
     let _ = to.shutdown(Shutdown::Both);
 }
 
-/// Reads what a client sends (PostgreSQL's frontend protocol, version 3).
+/// Parses what a client sends (PostgreSQL's frontend protocol, version 3).
 #[derive(Default)]
 struct Reader {
     bytes: Vec<u8>,
     started: bool,
     program: String,
-    /// The SQL of prepared statements by their names.
+    /// The SQL of prepared statements, by name.
     statements: HashMap<String, String>,
     /// What was sent since the last Sync.
     pending: Vec<String>,
@@ -247,7 +246,7 @@ impl Reader {
         match tag {
             0 => {
                 self.started = true;
-                // Behind the four bytes of the version, names and values take turns.
+                // After the four bytes of the version, names and values alternate.
                 let named = texts.iter().position(|text| text.ends_with("application_name"));
                 self.program = named.map(|at| texts[at + 1].clone()).unwrap_or_default();
             }

@@ -1,4 +1,4 @@
-//! A client that reads a reply as it comes, and may leave at any moment.
+//! A client that reads a reply as it arrives, and can disconnect at any moment.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -8,14 +8,14 @@ use serde_json::Value;
 
 use super::Address;
 
-/// A request that was sent, and what has come of its reply so far.
+/// A request that was sent, and the part of its reply received so far.
 pub struct Raw {
     stream: TcpStream,
     pub got: String,
 }
 
 impl Raw {
-    /// Sends a request whole.
+    /// Sends a complete request.
     pub fn post(address: &Address, secret: &str, path: &str, body: &Value) -> Raw {
         let body = body.to_string();
         let mut raw = Raw::head(address, secret, path, "application/json", body.len());
@@ -39,7 +39,7 @@ impl Raw {
         self.stream.write_all(bytes).unwrap();
     }
 
-    /// Reads until this has come.
+    /// Reads until `text` has been received.
     #[track_caller]
     pub fn until(&mut self, text: &str) {
         let mut piece = [0; 4096];
@@ -62,7 +62,7 @@ impl Raw {
         &self.got
     }
 
-    /// Leaves without a word.
+    /// Disconnects.
     pub fn leave(self) {
         let _ = self.stream.shutdown(Shutdown::Both);
     }

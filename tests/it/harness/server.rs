@@ -1,4 +1,4 @@
-//! The real binary, on free ports.
+//! The real binary, serving on free ports.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use super::{Address, Client, TestDb};
 /// The password of every user that [`Server::sign_up`] makes.
 pub const PASSWORD: &str = "correct horse battery";
 
-/// How long a server may take to come up on a busy machine.
+/// How long a server may take to start on a busy machine.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A running `textgen serve`; killed when dropped.
@@ -28,11 +28,11 @@ pub struct Server {
     /// Where its audio server listens.
     pub audio: Address,
     log: Arc<Mutex<String>>,
-    /// Where it keeps its journal, unless a setting says otherwise.
+    /// The journal's folder, unless a setting overrides it.
     journal: PathBuf,
 }
 
-/// A person with an account: as a browser, and as a program.
+/// A user, with a session and a secret.
 pub struct User {
     pub id: String,
     pub email: String,
@@ -49,13 +49,13 @@ impl User {
         address.with_secret(&self.secret)
     }
 
-    /// The user's browser, at another server of the same database.
+    /// A client with the user's session for another server on the same database.
     pub fn browser_of(&self, server: &Server) -> Client {
         server.web.with_cookie(&self.token)
     }
 }
 
-/// The binary, with nothing of this process's environment that could change what it does.
+/// The binary, without this process's environment variables, which could change its settings.
 pub fn textgen(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_textgen"));
     command.args(args).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
@@ -68,19 +68,19 @@ impl Server {
         Server::start_with(db, &[])
     }
 
-    /// The same with more settings.
+    /// The same with additional settings.
     pub fn start_with(db: &TestDb, settings: &[(&str, &str)]) -> Server {
         let server = Server::spawn(&db.url(), settings);
         server.wait_until_ready();
         server
     }
 
-    /// Starts all three servers on whatever database this is, and waits for their addresses only.
+    /// Starts all three servers and waits for their addresses only, not until they are ready.
     pub fn spawn(database_url: &str, settings: &[(&str, &str)]) -> Server {
         Server::spawn_command(textgen(&["serve"]), database_url, settings)
     }
 
-    /// Starts all three servers with the demo engine wherever these settings name no model server.
+    /// Starts all three servers, with the demo engine for each kind of model without a server in `settings`.
     pub fn start_demo(db: &TestDb, settings: &[(&str, &str)]) -> Server {
         let server = Server::spawn_demo(&db.url(), settings);
         server.wait_until_ready();
@@ -93,7 +93,7 @@ impl Server {
     }
 
     fn spawn_command(mut command: Command, database_url: &str, settings: &[(&str, &str)]) -> Server {
-        // Its database goes with the test, and nobody else would ever clear its journal away.
+        // A journal of its own, as nothing would ever empty it once the test's database is dropped.
         let journal = std::env::temp_dir().join(format!("textgen-journal-{}", textgen::usage::new_id()));
         command
             .env("DATABASE_URL", database_url)
@@ -110,25 +110,25 @@ impl Server {
         let mut address = |name: &str| {
             let Some(Ok(line)) = lines.next() else {
                 let status = child.wait().unwrap();
-                // The thread that reads its log ends behind the last line.
+                // The thread that reads the log holds a reference until it has read everything.
                 super::wait_until("the end of its log", || Arc::strong_count(&log) == 1);
                 panic!("no {name}, {status}: {}", log.lock().unwrap())
             };
             Address(line.strip_prefix(name).unwrap_or_else(|| panic!("{line}")).trim().to_owned())
         };
         let (web, inference, audio) = (address("web"), address("inference"), address("audio"));
-        // Read on, or the binary could block on a full pipe.
+        // Keep reading, or the binary could block on a full pipe.
         thread::spawn(move || lines.for_each(drop));
         Server { child, web, inference, audio, log, journal }
     }
 
-    /// Waits until `/readyz` says yes.
+    /// Waits until `/readyz` answers 200.
     pub fn wait_until_ready(&self) {
         let client = self.web.anonymous();
         self.wait_until("the server to be ready", || client.get("/readyz").status == 200);
     }
 
-    /// Waits until it is ready and hears of revocations: only then is a caller taken from memory.
+    /// Waits until it is ready and listens for revocations: only then does it use its cache of callers.
     pub fn wait_until_listening(&self) {
         let client = self.web.anonymous();
         self.wait_until("the server to listen", || {
@@ -137,7 +137,7 @@ impl Server {
         });
     }
 
-    /// Waits for something to become true, and fails the test with the server's log if it does not.
+    /// Waits until `done` returns true; fails the test with the server's log after a minute.
     #[track_caller]
     pub fn wait_until(&self, what: &str, mut done: impl FnMut() -> bool) {
         let began = Instant::now();
@@ -147,7 +147,7 @@ impl Server {
         }
     }
 
-    /// Makes an account through the web server.
+    /// Signs up a new user.
     pub fn sign_up(&self, email: &str) -> User {
         let reply =
             self.web.anonymous().post("/api/signup", &json!({"email": email, "password": PASSWORD})).expect(200);
@@ -157,13 +157,13 @@ impl Server {
         User { id: text("id"), email: text("email"), secret: text("secret"), token, browser }
     }
 
-    /// Signs in through the web server; the new session's client.
+    /// Signs in. Returns a client with the new session.
     pub fn sign_in(&self, email: &str, password: &str) -> Client {
         let reply = self.web.anonymous().post("/api/login", &json!({"email": email, "password": password})).expect(200);
         self.web.with_cookie(&reply.session_token())
     }
 
-    /// What it has logged so far.
+    /// Its log so far.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
@@ -178,17 +178,17 @@ impl Server {
         signals::send(self.pid(), signal);
     }
 
-    /// Whether its process has come to an end.
+    /// Whether the process has exited.
     pub fn has_ended(&self) -> bool {
         signals::has_ended(self.pid())
     }
 
-    /// Waits for its end; the exit code, -1 after a signal.
+    /// Waits until it exits. Returns the exit code, or -1 after a signal.
     pub fn wait(mut self) -> i32 {
         self.child.wait().unwrap().code().unwrap_or(-1)
     }
 
-    /// Asks it to stop and waits for that; the exit code.
+    /// Stops it with SIGTERM and waits until it exits. Returns the exit code.
     pub fn stop(self) -> i32 {
         self.signal(Signal::TERM);
         self.wait()
@@ -197,7 +197,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Gone already, where the test stopped it.
+        // It may have exited already.
         let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = std::fs::remove_dir_all(&self.journal);

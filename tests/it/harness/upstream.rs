@@ -1,4 +1,4 @@
-//! A model server that does what a test tells it, over a real socket.
+//! A scripted model server on a real socket.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-/// A request as it came.
+/// A request as received.
 #[derive(Clone, Debug)]
 pub struct ReceivedRequest {
     pub method: String,
@@ -32,7 +32,7 @@ impl ReceivedRequest {
     }
 }
 
-/// The way back to who asked.
+/// Writes the reply to a request.
 pub struct ReplyWriter(TcpStream);
 
 impl ReplyWriter {
@@ -65,12 +65,12 @@ impl ReplyWriter {
         self.chunk(format!("data: {data}\n\n"))
     }
 
-    /// A piece of a chat.
+    /// One piece of a streamed chat.
     pub fn word(&mut self, word: &str) -> bool {
         self.event(&format!(r#"{{"choices":[{{"index":0,"delta":{{"content":"{word}"}},"finish_reason":null}}]}}"#))
     }
 
-    /// The end of a chat that went well, with the numbers.
+    /// The end of a successful streamed chat, with its usage.
     pub fn finish(&mut self, prompt: i64, made: i64) {
         self.event(r#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#);
         self.event(&format!(
@@ -89,7 +89,7 @@ impl ReplyWriter {
         let _ = self.0.shutdown(std::net::Shutdown::Both);
     }
 
-    /// Waits until the other side has ended the connection; false if it does not within so many seconds.
+    /// Waits until the other side closes the connection; false if it does not within `seconds`.
     pub fn is_left_within(&mut self, seconds: u64) -> bool {
         self.0.set_read_timeout(Some(Duration::from_secs(seconds))).unwrap();
         !matches!(self.0.read(&mut [0]), Err(e) if e.kind() == std::io::ErrorKind::WouldBlock)
@@ -104,7 +104,7 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// Answers each request as `script` says.
+    /// Runs `script` for each request.
     pub fn start(script: impl Fn(&ReceivedRequest, &mut ReplyWriter) + Send + Sync + 'static) -> Upstream {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -119,12 +119,12 @@ impl Upstream {
         upstream
     }
 
-    /// One that always answers with this.
+    /// One that always gives the same answer.
     pub fn constant(status: u16, body: Value) -> Upstream {
         Upstream::start(move |_, wire| wire.json(status, &body))
     }
 
-    /// What was asked of it so far, but for the lists of models.
+    /// The requests so far, without those for the list of models.
     pub fn seen(&self) -> Vec<ReceivedRequest> {
         self.seen.lock().unwrap().iter().filter(|seen| seen.path != "/v1/models").cloned().collect()
     }

@@ -1,4 +1,4 @@
-//! What the source keeps to: imports that go one way, files of a size to be read, SQL where the tables are.
+//! Rules for the source: imports go one way, files are short, SQL is in one place, nothing is unwrapped.
 
 mod imports;
 mod tokens;
@@ -7,17 +7,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Most lines of a source file.
+/// The most lines a source file may have.
 const LONGEST: usize = 450;
 
-/// The roles stand beside each other: none imports another.
+/// The three roles, none of which may import another.
 const ROLES: [&str; 3] = ["web", "inference", "audio"];
 
 fn source() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
 }
 
-/// Every file below `src/`, by its path from there.
+/// Every file in `src/`, by its path relative to it.
 fn files() -> BTreeMap<String, String> {
     fn gather(folder: &Path, into: &mut BTreeMap<String, String>) {
         for entry in fs::read_dir(folder).unwrap() {
@@ -36,7 +36,7 @@ fn files() -> BTreeMap<String, String> {
     files
 }
 
-/// The file without its tests and its comments.
+/// A file without its tests and comments.
 fn code(text: &str) -> String {
     let text = text.split("\n#[cfg(test)]\n").next().unwrap();
     let lines = text.lines().map(|line| match line.trim_start().starts_with("//") {
@@ -46,13 +46,13 @@ fn code(text: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// The modules in the order in which `lib.rs` lists them: each may import those above it.
+/// The modules in the order of `lib.rs`: each may import those above it.
 fn modules(lib: &str) -> Vec<String> {
     let names = lib.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'));
     names.map(str::to_owned).collect()
 }
 
-/// The modules that a file names by `crate::`, each once per mention.
+/// The modules that a file names with `crate::`.
 fn imported_modules(code: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (at, _) in code.match_indices("crate::") {
@@ -62,7 +62,7 @@ fn imported_modules(code: &str) -> Vec<String> {
         }
         let rest = &code[at + "crate::".len()..];
         match rest.strip_prefix('{') {
-            // `use crate::{a, b::{c, d}, e}`: what stands at the first level.
+            // `use crate::{a, b::{c, d}, e}`: the names at the first level.
             Some(group) => {
                 let (mut depth, mut name) = (0, String::new());
                 for c in group.chars() {
@@ -85,7 +85,7 @@ fn imported_modules(code: &str) -> Vec<String> {
 }
 
 #[test]
-fn imports_are_read_right() {
+fn imported_modules_are_found() {
     let code = "use crate::{audio, common, db::{self, Error}, web};\nlet x = crate::store::users::get(crate::call::X);
         use notcrate::nothing; pub(crate) use crate::blocking;";
     assert_eq!(imported_modules(code), ["audio", "common", "db", "web", "store", "call", "blocking"]);
@@ -142,7 +142,7 @@ fn files_are_short() {
     }
 }
 
-/// How statements begin, inside quotes, and what keeps prose from being taken for one.
+/// How SQL statements begin, and what else they contain, so that prose is not mistaken for SQL.
 const STATEMENTS: [(&str, &str); 9] = [
     ("\"SELECT ", ""),
     ("\"INSERT INTO ", ""),
