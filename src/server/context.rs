@@ -113,7 +113,9 @@ impl BlockingHooks for WorkerContext {
             return Ok(());
         };
         let (pool, generation) = (&self.shared.pool, &self.shared.slots[slot].generation);
-        if pool.detached.fetch_add(1, Relaxed) >= self.shared.settings.max_blocked {
+        // A thread that has lost its slot is already counted, by the monitor.
+        let counted = usize::from(generation.current() != self.generation.get());
+        if pool.detached.fetch_add(1, Relaxed) >= self.shared.settings.max_blocked + counted {
             pool.detached.fetch_sub(1, Relaxed);
             pool.refused.fetch_add(1, Relaxed);
             return Err(Busy);
@@ -137,5 +139,60 @@ impl BlockingHooks for WorkerContext {
             self.shared.slots[slot].load.count_short_wait();
             self.shared.call_helper(slot);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::settings::Settings;
+    use crate::server::slot::Slot;
+
+    fn context() -> WorkerContext {
+        let settings = Settings { workers: 1, max_blocked: 1, ..Settings::default() };
+        let context = WorkerContext::new(Arc::new(Shared::new(settings, |_, _| {}).unwrap()));
+        context.take_slot(0);
+        context
+    }
+
+    fn slot(context: &WorkerContext) -> &Slot {
+        &context.shared.slots[0]
+    }
+
+    /// Takes the slot away, as the monitor does.
+    fn retake(context: &WorkerContext) {
+        context.shared.pool.detached.fetch_add(1, Relaxed);
+        assert!(slot(context).generation.try_end_run(slot(context).generation.current()));
+    }
+
+    #[test]
+    fn a_panic_outside_of_a_handler_leaves_the_generation_alone() {
+        let context = context();
+        context.recover();
+        assert_eq!((context.slot(), slot(&context).generation.current()), (Some(0), 0));
+        context.enter_handler();
+        context.recover();
+        assert_eq!((context.slot(), slot(&context).generation.current()), (Some(0), 2));
+    }
+
+    #[test]
+    fn a_thread_that_has_lost_its_slot_counts_its_short_waits_too() {
+        let context = context();
+        context.start_request();
+        retake(&context);
+        // The new holder counts at the same time.
+        slot(&context).load.count_short_wait();
+        context.before_short_wait();
+        context.leave_handler();
+        assert_eq!((context.slot(), slot(&context).load.short_waits()), (None, 2));
+    }
+
+    #[test]
+    fn a_thread_that_has_lost_its_slot_is_not_refused_for_its_own_sake() {
+        let context = context();
+        context.start_request();
+        retake(&context);
+        assert_eq!(context.before_blocking(), Ok(()));
+        assert_eq!((context.slot(), context.shared.pool.detached.load(Relaxed)), (None, 1));
     }
 }

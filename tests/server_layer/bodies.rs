@@ -1,25 +1,24 @@
-//! Bodies of requests: gathered, streamed, chunked, expected, left unread.
+//! Bodies of requests: collected in memory or streamed, chunked, announced by `Expect`, left unread.
 
 use std::io::Read;
 use std::net::Shutdown;
-use std::time::Duration;
 
 use textgen::http::{BodyError, Request, Response};
 
 use super::client::{Running, serve, settings};
 
-/// Answers with the length and the sum of the body, and whether it was gathered; `/unread` reads nothing.
+/// Answers with the length and the sum of the body, and whether it was collected in memory. `/unread` reads nothing.
 fn summing() -> Running {
     let settings = textgen::server::Settings { max_buffered_body: 100_000, max_body: 50_000_000, ..settings() };
     serve(settings, |request: &mut Request| {
         if request.path() == "/unread" {
             return Response::new(200);
         }
-        let gathered = request.body.is_buffered();
+        let is_buffered = request.body.is_buffered();
         match request.body.into_bytes(1 << 30) {
             Ok(bytes) => {
                 let sum: u64 = bytes.iter().map(|b| u64::from(*b)).sum();
-                Response::with_body(200, "text/plain", format!("{} {sum} {gathered}", bytes.len()).into_bytes())
+                Response::with_body(200, "text/plain", format!("{} {sum} {is_buffered}", bytes.len()).into_bytes())
             }
             Err(BodyError::Timeout) => Response::new(408),
             Err(_) => Response::new(400),
@@ -45,7 +44,7 @@ fn chunked(bytes: &[u8], piece: usize) -> Vec<u8> {
 }
 
 #[test]
-fn bodies_of_all_lengths_and_codings_and_the_request_behind() {
+fn bodies_of_all_lengths_and_encodings_and_the_request_after() {
     let server = summing();
     let mut client = server.connect();
     for length in [1, 10, 40_000, 99_999, 100_000, 100_001, 1_000_000, 5_000_000] {
@@ -61,7 +60,7 @@ fn bodies_of_all_lengths_and_codings_and_the_request_behind() {
             assert_eq!(client.reply().status, 200);
         }
     }
-    server.until("no thread waits", |stats| stats.blocked == 0);
+    server.until("no thread is blocked", |stats| stats.blocked == 0);
 }
 
 #[test]
@@ -79,7 +78,7 @@ fn pipelined_bodies_byte_by_byte() {
 }
 
 #[test]
-fn says_100_when_a_client_waits_for_it() {
+fn sends_100_when_a_client_waits_for_it() {
     let server = summing();
     for length in [5, 200_000] {
         let mut client = server.connect();
@@ -93,7 +92,7 @@ fn says_100_when_a_client_waits_for_it() {
 }
 
 #[test]
-fn does_not_say_100_when_nobody_reads() {
+fn does_not_send_100_when_the_body_is_not_read() {
     let server = summing();
     let mut client = server.connect();
     client.send("POST /unread HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 200000\r\n\r\n");
@@ -103,7 +102,7 @@ fn does_not_say_100_when_nobody_reads() {
 }
 
 #[test]
-fn a_large_body_left_unread_ends_the_connection_but_the_reply_arrives() {
+fn a_large_body_left_unread_closes_the_connection_but_the_response_arrives() {
     let server = summing();
     let mut client = server.connect();
     client.send("POST /unread HTTP/1.1\r\nHost: h\r\nContent-Length: 3000000\r\n\r\n");
@@ -124,7 +123,7 @@ fn too_large_is_413_before_it_is_sent() {
 }
 
 #[test]
-fn chunks_beyond_the_limit_are_an_error_to_the_handler() {
+fn a_chunked_body_beyond_the_limit_is_an_error_to_the_handler() {
     let settings = textgen::server::Settings { max_buffered_body: 1000, max_body: 100_000, ..settings() };
     let server = serve(settings, |request| {
         let mut sink = Vec::new();
@@ -138,7 +137,7 @@ fn chunks_beyond_the_limit_are_an_error_to_the_handler() {
 }
 
 #[test]
-fn a_body_that_ends_early_is_no_body() {
+fn a_truncated_body_is_refused() {
     let server = summing();
     let mut client = server.connect();
     client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nabc");
@@ -163,7 +162,7 @@ fn a_reader_kept_beyond_the_request_reads_nothing_more() {
     let mut client = server.connect();
     client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 20\r\n\r\n");
     assert_eq!(client.reply().status, 200);
-    std::thread::sleep(Duration::from_millis(50));
+    client.assert_closed();
     let mut body = kept.lock().unwrap().pop().unwrap();
     assert!(body.read(&mut [0; 5]).is_err());
 }

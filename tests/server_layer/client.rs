@@ -1,15 +1,15 @@
-//! A server for one test, and a client that sees every byte.
+//! A server for one test, a client that sees every byte, and a gate for handlers to wait at.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use textgen::http::{Request, Response};
 use textgen::server::{self, Handle, Handler, Server, Settings};
 
-/// Long enough for any machine; a test that waits for it has failed.
+/// Longer than any wait on any machine: a test that reaches it has failed.
 pub const LONG: Duration = Duration::from_secs(30);
 
 pub struct Running {
@@ -18,7 +18,7 @@ pub struct Running {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Few workers, so that a wait of one is felt, and quick stops.
+/// Two workers, so that a handler that blocks one is noticed, and quick stops.
 pub fn settings() -> Settings {
     Settings { workers: 2, stop_idle_grace: Duration::from_millis(50), ..Settings::default() }
 }
@@ -33,7 +33,7 @@ pub fn serve(settings: Settings, handler: impl Fn(&mut Request) -> Response + Se
     Running { address, handle, thread }
 }
 
-/// A server that says which path was asked for.
+/// A server that answers with the path of the request.
 pub fn echo_path() -> Running {
     serve(settings(), |request| Response::with_body(200, "text/plain", request.path().to_owned().into_bytes()))
 }
@@ -48,11 +48,11 @@ impl Running {
         self.thread.take().unwrap().join().unwrap();
     }
 
-    /// Waits until this holds of the server.
-    pub fn until(&self, what: &str, holds: impl Fn(server::Stats) -> bool) {
+    /// Waits until `condition` holds.
+    pub fn until(&self, what: &str, condition: impl Fn(server::Stats) -> bool) {
         let began = Instant::now();
-        while !holds(self.handle.stats()) {
-            assert!(began.elapsed() < LONG, "{what} does not come true: {:?}", self.handle.stats());
+        while !condition(self.handle.stats()) {
+            assert!(began.elapsed() < LONG, "waited in vain until {what}: {:?}", self.handle.stats());
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -65,6 +65,23 @@ impl Drop for Running {
             let ended = thread.join();
             assert!(ended.is_ok() || std::thread::panicking());
         }
+    }
+}
+
+/// A gate that handlers wait at until it is opened.
+#[derive(Default)]
+pub struct Gate(Mutex<bool>, Condvar);
+
+impl Gate {
+    pub fn wait(&self) {
+        let is_open = self.0.lock().unwrap();
+        let (_is_open, timeout) = self.1.wait_timeout_while(is_open, LONG, |is_open| !*is_open).unwrap();
+        assert!(!timeout.timed_out());
+    }
+
+    pub fn open(&self) {
+        *self.0.lock().unwrap() = true;
+        self.1.notify_all();
     }
 }
 
@@ -119,7 +136,7 @@ impl Client {
         self.try_reply(false).expect("a reply")
     }
 
-    /// The next reply, or `None` when the connection ends before it is whole.
+    /// The next reply, or `None` if the connection ends before it is complete.
     pub fn try_reply(&mut self, with_body: bool) -> Option<Reply> {
         let end = loop {
             match self.read.windows(4).position(|w| w == b"\r\n\r\n") {
@@ -148,7 +165,7 @@ impl Client {
         Some(reply)
     }
 
-    /// The next chunk; `Some(None)` at the end of the body, `None` at that of the connection.
+    /// The next chunk; `Some(None)` at the end of the body, `None` at the end of the connection.
     pub fn chunk(&mut self) -> Option<Option<Vec<u8>>> {
         loop {
             if let Some(at) = self.read.windows(2).position(|w| w == b"\r\n") {
@@ -162,13 +179,13 @@ impl Client {
         }
     }
 
-    /// Everything until the other side ends the connection.
+    /// Everything until the server closes the connection.
     pub fn rest(&mut self) -> Vec<u8> {
         while self.receive() {}
         std::mem::take(&mut self.read)
     }
 
-    /// Asserts that the server ends the connection without a further byte.
+    /// Asserts that the server closes the connection and sends nothing more.
     pub fn assert_closed(&mut self) {
         assert_eq!(String::from_utf8_lossy(&self.rest()), "", "bytes before the end");
     }

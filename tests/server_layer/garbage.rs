@@ -1,4 +1,4 @@
-//! Nonsense, always the same: mutated requests through the parsers, and over sockets.
+//! Mutated requests, the same in every run, through the parsers and over sockets.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -9,10 +9,10 @@ use textgen::server::Chunked;
 
 use super::client::{serve, settings};
 
-/// Marsaglia's xorshift: numbers that look random and are the same every time.
-struct Dice(u64);
+/// Marsaglia's xorshift generator: the same pseudo-random numbers in every run.
+struct Rng(u64);
 
-impl Dice {
+impl Rng {
     fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -53,55 +53,55 @@ const PIECES: [&[u8]; 14] = [
     b"\xff",
 ];
 
-/// How many cases to try; `GARBAGE=n` in the environment makes it n times as many.
+/// The cases to try; `GARBAGE=n` in the environment makes it n times as many.
 fn cases(few: usize) -> std::ops::Range<usize> {
     let times = std::env::var("GARBAGE").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
     0..few * times
 }
 
-fn mutated(dice: &mut Dice) -> Vec<u8> {
-    let mut bytes = SEEDS[dice.below(SEEDS.len())].to_vec();
-    for _ in 0..dice.below(6) {
-        let at = dice.below(bytes.len() + 1);
-        match dice.below(5) {
-            0 if at < bytes.len() => bytes[at] = u8::try_from(dice.below(256)).unwrap(),
+fn mutated(rng: &mut Rng) -> Vec<u8> {
+    let mut bytes = SEEDS[rng.below(SEEDS.len())].to_vec();
+    for _ in 0..rng.below(6) {
+        let at = rng.below(bytes.len() + 1);
+        match rng.below(5) {
+            0 if at < bytes.len() => bytes[at] = u8::try_from(rng.below(256)).unwrap(),
             1 if at < bytes.len() => drop(bytes.remove(at)),
-            2 => drop(bytes.splice(at..at, PIECES[dice.below(PIECES.len())].iter().copied())),
+            2 => drop(bytes.splice(at..at, PIECES[rng.below(PIECES.len())].iter().copied())),
             3 => bytes.truncate(at),
-            _ => bytes.extend_from_slice(SEEDS[dice.below(SEEDS.len())]),
+            _ => bytes.extend_from_slice(SEEDS[rng.below(SEEDS.len())]),
         }
     }
     bytes
 }
 
 #[test]
-fn the_head_parser_takes_anything() {
-    let (mut dice, mut head, mut whole) = (Dice(0x9E37_79B9_7F4A_7C15), Head::default(), 0);
+fn the_head_parser_survives_anything() {
+    let (mut rng, mut head, mut complete) = (Rng(0x9E37_79B9_7F4A_7C15), Head::default(), 0);
     for _ in cases(150_000) {
-        let bytes = mutated(&mut dice);
+        let bytes = mutated(&mut rng);
         if let Ok(Parsed::Complete(n)) = head.parse(&bytes) {
-            whole += 1;
+            complete += 1;
             assert!(n <= bytes.len() && head.path().starts_with(['/', '*']));
             assert!(head.headers().all(|(name, _)| !name.is_empty()));
-            // The same head again, alone, is the same; a byte less is not whole.
+            // The head alone gives the same result; one byte less is incomplete.
             let framing = head.framing();
             assert_eq!(head.parse(&bytes[..n]), Ok(Parsed::Complete(n)));
             assert_eq!(head.framing(), framing);
             assert_eq!(head.parse(&bytes[..n - 1]), Ok(Parsed::Partial));
         }
     }
-    assert!(whole > 10_000, "{whole}");
+    assert!(complete > 10_000, "{complete}");
 }
 
 #[test]
-fn the_chunked_decoder_takes_anything_in_any_pieces() {
-    let (mut dice, mut whole) = (Dice(0xD1B5_4A32_D192_ED03), 0);
+fn the_chunked_decoder_gives_the_same_for_pieces_of_any_size() {
+    let (mut rng, mut complete) = (Rng(0xD1B5_4A32_D192_ED03), 0);
     for _ in cases(100_000) {
-        let bytes = mutated(&mut dice);
+        let bytes = mutated(&mut rng);
         let (mut at_once, mut body) = (Chunked::default(), Vec::new());
         let expected = at_once.decode(&bytes, &mut body, 1 << 20);
         let (mut in_pieces, mut other, mut used) = (Chunked::default(), Vec::new(), Ok(0));
-        for part in bytes.chunks(1 + dice.below(7)) {
+        for part in bytes.chunks(1 + rng.below(7)) {
             let step = in_pieces.decode(part, &mut other, 1 << 20);
             let total = used.unwrap_or(0);
             used = step.map(|n| total + n);
@@ -112,26 +112,26 @@ fn the_chunked_decoder_takes_anything_in_any_pieces() {
         assert_eq!(expected, used, "{:?}", String::from_utf8_lossy(&bytes));
         if expected.is_ok() {
             assert_eq!((at_once, body), (in_pieces, other));
-            whole += usize::from(at_once.is_finished());
+            complete += usize::from(at_once.is_finished());
         }
     }
-    assert!(whole > 1000, "{whole}");
+    assert!(complete > 1000, "{complete}");
 }
 
 #[test]
-fn sockets_take_anything() {
+fn the_server_survives_anything() {
     let server = serve(settings(), |request| {
         let _ = request.body.into_bytes(10_000);
         Response::new(200)
     });
-    let mut dice = Dice(0xA076_1D64_78BD_642F);
+    let mut rng = Rng(0xA076_1D64_78BD_642F);
     for _ in cases(3000) {
         let mut client = server.connect();
-        for _ in 0..=dice.below(3) {
-            let _ = client.socket.write_all(&mutated(&mut dice));
+        for _ in 0..=rng.below(3) {
+            let _ = client.socket.write_all(&mutated(&mut rng));
         }
-        match dice.below(4) {
-            // Goes away without a look at the answer.
+        match rng.below(4) {
+            // Leaves without reading the answer.
             0 => continue,
             1 => drop(client.socket.shutdown(Shutdown::Both)),
             _ => drop(client.socket.shutdown(Shutdown::Write)),
@@ -139,7 +139,10 @@ fn sockets_take_anything() {
         client.socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let mut sink = Vec::new();
         let end = client.socket.read_to_end(&mut sink).map_err(|e| e.kind());
-        assert!(!matches!(end, Err(std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut)), "it hangs");
+        assert!(
+            !matches!(end, Err(std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut)),
+            "the connection hangs"
+        );
     }
     server.until("all are gone", |stats| stats.open_connections == 0);
     assert_eq!(server.connect().get("/").status, 200);

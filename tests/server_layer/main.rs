@@ -1,4 +1,4 @@
-//! The connection layer alone, driven over real sockets with closures for handlers.
+//! The connection layer alone, over real sockets, with closures for handlers.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::option_option, unreachable_pub, missing_docs)]
 

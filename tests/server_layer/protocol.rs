@@ -1,4 +1,4 @@
-//! What HTTP/1.x asks of a server that gets proper requests.
+//! What HTTP/1.1 and 1.0 require of a server, given valid requests.
 
 use std::net::Shutdown;
 use std::sync::mpsc;
@@ -9,7 +9,7 @@ use textgen::http::{Content, Response};
 use super::client::{LONG, echo_path, serve, settings};
 
 #[test]
-fn keeps_a_connection() {
+fn keeps_a_connection_open() {
     let server = echo_path();
     let mut client = server.connect();
     for i in 0..100 {
@@ -22,7 +22,7 @@ fn keeps_a_connection() {
 }
 
 #[test]
-fn answers_pipelined_requests_in_order_however_they_are_cut() {
+fn answers_pipelined_requests_in_order_in_pieces_of_any_size() {
     let server = echo_path();
     let requests: Vec<_> = (0..200).map(|i| format!("GET /{i} HTTP/1.1\r\nHost: h\r\n\r\n")).collect();
     let all = requests.concat();
@@ -64,7 +64,7 @@ fn closes_when_asked_and_after_http_10() {
 }
 
 #[test]
-fn a_client_that_ended_its_side_still_gets_its_replies() {
+fn a_client_that_closed_its_side_still_gets_its_responses() {
     let server = echo_path();
     let mut client = server.connect();
     client.send("GET /a HTTP/1.1\r\nHost: h\r\n\r\nGET /b HTTP/1.1\r\nHost: h\r\n\r\n");
@@ -75,7 +75,7 @@ fn a_client_that_ended_its_side_still_gets_its_replies() {
 }
 
 #[test]
-fn replies_without_a_body() {
+fn responses_without_a_body() {
     let server = serve(settings(), |request| match request.path() {
         "/204" => Response::new(204),
         "/304" => Response::with_body(304, "text/plain", &b"never sent"[..]),
@@ -116,7 +116,7 @@ fn streams_each_piece_at_once() {
     let head = client.head_reply();
     assert_eq!(head.header("transfer-encoding"), Some("chunked"));
     for piece in ["one", "two", "three"] {
-        // The writer goes on only after its piece has arrived.
+        // The writer is let on only after its piece has arrived.
         assert_eq!(client.chunk().unwrap().unwrap(), piece.as_bytes());
         go.send(()).unwrap();
         if piece == "two" {
@@ -136,7 +136,7 @@ fn streams_each_piece_at_once() {
 }
 
 #[test]
-fn reads_from_readers_and_cuts_what_breaks() {
+fn sends_from_readers_and_cuts_off_what_fails() {
     let server = serve(settings(), |request| match request.path() {
         "/short" => {
             let mut response = Response::new(200);
@@ -161,20 +161,20 @@ fn reads_from_readers_and_cuts_what_breaks() {
     for path in ["/short", "/broken", "/panic"] {
         let mut client = server.connect();
         client.send(format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n"));
-        assert_eq!(client.try_reply(true), None, "{path} looks whole");
+        assert_eq!(client.try_reply(true), None, "{path} looks complete");
     }
     assert_eq!(server.connect().get("/").status, 200);
 }
 
 #[test]
-fn a_large_reply_waits_for_a_slow_reader_without_a_thread() {
+fn a_large_response_waits_for_a_slow_client_without_a_thread() {
     let server = serve(settings(), |_| Response::with_body(200, "text/plain", vec![b'x'; 20_000_000]));
     let mut slow: Vec<_> = (0..8).map(|_| server.connect()).collect();
     for client in &mut slow {
         client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
     }
     server.until("all are under way", |stats| stats.requests == 8);
-    server.until("no thread waits", |stats| stats.blocked == 0);
+    server.until("no thread is blocked", |stats| stats.blocked == 0);
     assert_eq!(server.connect().get("/").body.len(), 20_000_000);
     for client in &mut slow {
         assert_eq!(client.reply().body.len(), 20_000_000);
@@ -196,7 +196,7 @@ fn a_panic_is_a_500_for_that_request_alone() {
 }
 
 #[test]
-fn a_reply_may_end_the_connection() {
+fn a_response_may_close_the_connection() {
     let server = serve(settings(), |_| {
         let mut response = Response::new(200);
         response.close = true;

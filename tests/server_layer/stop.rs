@@ -1,4 +1,4 @@
-//! A stop loses nothing that was asked for.
+//! A stop loses no request.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,13 +9,15 @@ use textgen::blocking;
 use textgen::http::Response;
 use textgen::server::{self, Handler, Server, Settings};
 
-use super::client::{Client, serve, settings};
+use super::client::{Client, Gate, serve, settings};
 
 #[test]
 fn requests_in_flight_are_finished_and_idle_connections_closed() {
-    let mut server = serve(settings(), |request| {
+    let gate = Arc::new(Gate::default());
+    let inner = Arc::clone(&gate);
+    let mut server = serve(settings(), move |request| {
         if request.path() == "/slow" {
-            let _ = blocking::block_in_place(|| std::thread::sleep(Duration::from_millis(500)));
+            blocking::block_in_place(|| inner.wait()).unwrap();
         }
         Response::new(200)
     });
@@ -23,8 +25,9 @@ fn requests_in_flight_are_finished_and_idle_connections_closed() {
     assert_eq!(idle.get("/").status, 200);
     let mut busy = server.connect();
     busy.send("GET /slow HTTP/1.1\r\nHost: h\r\n\r\n");
-    server.until("it waits", |stats| stats.blocked == 1);
+    server.until("it is blocked", |stats| stats.blocked == 1);
     server.handle.stop();
+    gate.open();
     let reply = busy.reply();
     assert_eq!((reply.status, reply.header("connection")), (200, Some("close")));
     busy.assert_closed();
@@ -34,7 +37,7 @@ fn requests_in_flight_are_finished_and_idle_connections_closed() {
 }
 
 #[test]
-fn a_stop_does_not_wait_for_ever() {
+fn a_stop_does_not_wait_forever() {
     let mut server = serve(Settings { stop_timeout: Duration::from_millis(200), ..settings() }, |_| {
         std::thread::sleep(Duration::from_secs(20));
         Response::new(200)
@@ -54,7 +57,7 @@ fn a_server_stopped_before_it_runs_ends_at_once() {
     server.run().unwrap();
 }
 
-/// Keeps asking until told to stop; returns how many requests got no answer.
+/// Sends requests until `over`; returns how many got no answer.
 fn load(address: SocketAddr, over: &AtomicBool, asked: &AtomicUsize) -> usize {
     let (mut lost, mut client) = (0, None);
     while !over.load(Ordering::Relaxed) {

@@ -1,4 +1,4 @@
-//! What two readers could understand differently is refused, and the bytes behind it are never read as a request.
+//! Whatever two parsers could understand differently is refused, and what follows is never read as a request.
 
 use textgen::http::Response;
 
@@ -7,9 +7,9 @@ use super::client::{serve, settings};
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n";
 
 #[test]
-fn refuses_and_closes() {
+fn refuses_ambiguous_requests_and_closes() {
     let server = serve(settings(), |request| {
-        assert!(request.path() != "/smuggled", "a second reading");
+        assert!(request.path() != "/smuggled", "the bytes after a refused request were read as a request");
         Response::new(200)
     });
     let post = |lines: &str| format!("POST / HTTP/1.1\r\nHost: h\r\n{lines}\r\n\r\n");
@@ -68,7 +68,7 @@ fn refuses_and_closes() {
 }
 
 #[test]
-fn values_of_any_encoding_are_answered() {
+fn header_values_may_have_any_encoding() {
     let server = serve(settings(), |request| {
         let value = request.head.header_bytes("x").unwrap().to_vec();
         Response::with_body(200, "text/plain", value)
