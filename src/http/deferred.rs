@@ -2,76 +2,53 @@
 //! waits for that.
 
 use std::fmt;
-use std::sync::mpsc;
-use std::time::Duration;
-
-use super::Response;
-
-/// How long [`Response::wait`] blocks at most.
-const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Reports that a deferred response can be completed. It may be called on any thread, at once or later.
 pub type Notifier = Box<dyn FnOnce() + Send>;
 
-type Complete = Box<dyn FnOnce(Response) -> Response + Send>;
+type Complete<T> = Box<dyn FnOnce(T) -> T + Send>;
 
-/// What a response waits for. Nothing happens until it is started.
-pub struct Deferred {
+/// What a response, of type `T`, waits for. Nothing happens until it is started.
+pub struct Deferred<T> {
     start: Box<dyn FnOnce(Notifier) + Send>,
-    complete: Complete,
+    complete: Complete<T>,
 }
 
 /// The second half of a [`Deferred`] that has been started.
-pub struct Completion(Complete);
+pub struct Completion<T>(Complete<T>);
 
-impl Deferred {
+impl<T: 'static> Deferred<T> {
     /// `start` begins what the response waits for, and must not block. `complete` is called with the response once the
     /// notifier was called, or after a time-out; it returns what to send: that response or another.
     pub fn new(
         start: impl FnOnce(Notifier) + Send + 'static,
-        complete: impl FnOnce(Response) -> Response + Send + 'static,
-    ) -> Deferred {
+        complete: impl FnOnce(T) -> T + Send + 'static,
+    ) -> Deferred<T> {
         Deferred { start: Box::new(start), complete: Box::new(complete) }
     }
 
     /// Passes the completed response through `f`.
     #[must_use]
-    pub fn map(self, f: impl FnOnce(Response) -> Response + Send + 'static) -> Deferred {
+    pub fn map(self, f: impl FnOnce(T) -> T + Send + 'static) -> Deferred<T> {
         let Deferred { start, complete } = self;
         Deferred { start, complete: Box::new(|response| f(complete(response))) }
     }
 
     /// Starts it. `notifier` is called when [`Completion::complete`] has something to say.
-    pub fn start(self, notifier: Notifier) -> Completion {
+    pub fn start(self, notifier: Notifier) -> Completion<T> {
         (self.start)(notifier);
         Completion(self.complete)
     }
 }
 
-impl Completion {
+impl<T> Completion<T> {
     /// Returns what is to be sent: `response` or one in its place.
-    pub fn complete(self, response: Response) -> Response {
+    pub fn complete(self, response: T) -> T {
         (self.0)(response)
     }
 }
 
-impl Response {
-    /// Blocks until a deferred response is complete, for a minute at most, and returns what is to be sent. Any other
-    /// response is returned as it is.
-    #[must_use]
-    pub fn wait(mut self) -> Response {
-        let Some(deferred) = self.deferred.take() else { return self };
-        let (notifier, notified) = mpsc::sync_channel(1);
-        let completion = deferred.start(Box::new(move || {
-            let _ = notifier.send(());
-        }));
-        // After a time-out, or if the notifier was dropped, `complete` decides by what it knows.
-        let _ = notified.recv_timeout(WAIT_TIMEOUT);
-        completion.complete(self)
-    }
-}
-
-impl fmt::Debug for Deferred {
+impl<T> fmt::Debug for Deferred<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Deferred")
     }
@@ -81,8 +58,10 @@ impl fmt::Debug for Deferred {
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+    use std::time::Duration;
 
     use super::*;
+    use crate::http::Response;
 
     #[test]
     fn completes_after_the_notification() {

@@ -3,10 +3,15 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, Read, Write};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use serde::Serialize;
 
 use super::{Deferred, StatusCode};
+
+/// How long [`Response::wait`] blocks at most.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Writes a body piece by piece; each `write` call it makes reaches the client at once.
 pub type StreamFn = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send>;
@@ -37,7 +42,7 @@ pub struct Response {
     /// End the connection behind this reply.
     pub close: bool,
     /// What must happen before any byte of it is sent.
-    pub deferred: Option<Deferred>,
+    pub deferred: Option<Deferred<Response>>,
 }
 
 impl Response {
@@ -101,6 +106,20 @@ impl Response {
     /// The first header of this name.
     pub fn get_header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_ref())
+    }
+
+    /// Blocks until a deferred response is complete, for a minute at most, and returns what is to be sent. Any other
+    /// response is returned as it is.
+    #[must_use]
+    pub fn wait(mut self) -> Response {
+        let Some(deferred) = self.deferred.take() else { return self };
+        let (notifier, notified) = mpsc::sync_channel(1);
+        let completion = deferred.start(Box::new(move || {
+            let _ = notifier.send(());
+        }));
+        // After a time-out, or if the notifier was dropped, `complete` decides by what it knows.
+        let _ = notified.recv_timeout(WAIT_TIMEOUT);
+        completion.complete(self)
     }
 }
 

@@ -101,7 +101,7 @@ pub(super) enum Phase {
 
 /// A response that must not be sent yet, and what its request said about how to send it.
 pub(super) struct DeferredResponse {
-    pub(super) completion: Completion,
+    pub(super) completion: Completion<Response>,
     pub(super) response: Response,
     pub(super) client: ClientCapabilities,
     /// The whole body of the request has been received.

@@ -157,7 +157,7 @@ impl Worker {
         &mut self,
         connection: &Arc<Connection>,
         state: &mut ConnectionState,
-        deferred: Deferred,
+        deferred: Deferred<Response>,
         response: Response,
         client: ClientCapabilities,
         body_received: bool,

@@ -120,7 +120,7 @@ impl Meter {
         &self,
         charge: Charge,
         instead: impl FnOnce(Error, Response) -> Response + Send + 'static,
-    ) -> Result<Deferred> {
+    ) -> Result<Deferred<Response>> {
         let event = self.event(charge)?;
         let (shared, ticket) = (Arc::clone(&self.shared), Arc::new(Ticket::default()));
         let decided = Arc::clone(&ticket);

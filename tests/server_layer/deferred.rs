@@ -32,7 +32,8 @@ fn deferring(settings: Settings) -> (Running, Notifiers) {
             "/late" => response.deferred = Some(Deferred::new(|_| {}, |_| Response::new(503))),
             "/panics" => response.deferred = Some(Deferred::new(|notifier| notifier(), |_| panic!("on purpose"))),
             "/at-once" => {
-                response.deferred = Some(Deferred::new(|notifier| notifier(), |r| r.header("X-Completed", "yes")));
+                response.deferred =
+                    Some(Deferred::new(|notifier| notifier(), |r: Response| r.header("X-Completed", "yes")));
             }
             "/blocks" => {
                 blocking::block_in_place(|| std::thread::sleep(Duration::from_millis(20))).unwrap();
