@@ -83,7 +83,7 @@ test("a document saves itself, through an outage and past a conflict", async () 
 
   await page.context().setOffline(true);
   await page.fill("#content", "one, two");
-  await status.filter({ hasText: "Offline: kept in this browser" }).waitFor();
+  await status.filter({ hasText: "Offline: saved in this browser" }).waitFor();
   await page.context().setOffline(false);
   await saved();
   assert.equal((await stored()).content, "one, two");
@@ -91,7 +91,7 @@ test("a document saves itself, through an outage and past a conflict", async () 
   // Text that never reached the server is restored when the page is opened again.
   await page.context().route("**/api/docs/autosave", (route) => route.abort());
   await page.fill("#content", "one, two, three");
-  await status.filter({ hasText: "kept in this browser" }).waitFor();
+  await status.filter({ hasText: "saved in this browser" }).waitFor();
   await page.context().unroute("**/api/docs/autosave");
   await page.goto(`/documents/${id}`);
   await saved();
