@@ -169,6 +169,28 @@ fn sql_stands_in_store_and_db_only() {
     assert!(found > 4, "the check does not find SQL where it is");
 }
 
+/// The local files to which a Markdown text links.
+fn links(text: &str) -> Vec<&str> {
+    let targets = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
+    targets.filter(|target| !target.is_empty() && !target.contains("://")).collect()
+}
+
+#[test]
+fn links_in_documents_lead_to_files() {
+    assert_eq!(links("[a](b/c.rs), ![d](e.png) [f](https://g) [h](#i) [j](k.md#l)"), ["b/c.rs", "e.png", "k.md"]);
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let docs = fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let documents = docs.chain(["README.md", "CONTRIBUTING.md"].map(|name| root.join(name)));
+    let mut found = 0;
+    for document in documents.filter(|path| path.extension().is_some_and(|e| e == "md")) {
+        for link in links(&fs::read_to_string(&document).unwrap()) {
+            assert!(document.with_file_name(link).exists(), "{} links to {link}", document.display());
+            found += 1;
+        }
+    }
+    assert!(found > 50, "only {found} links were found");
+}
+
 #[test]
 fn nothing_is_unwrapped() {
     for (file, text) in files().into_iter().filter(|(file, _)| !file.ends_with("_tests.rs")) {
