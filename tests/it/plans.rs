@@ -127,8 +127,8 @@ fn visit_every_page(db: &TestDb, server: &Server) {
         page(&format!("/admin/users?q=user&after={after}")).expect(200);
     }
     page("/admin/users/user77").expect(200);
-    // 30 days of a thousand charges of 2 micro-dollars, computed in the background, by index too.
-    crate::harness::soon("the totals", || page("/admin/usage").expect(200).text().contains("US$\u{a0}0.06."));
+    // 30 days of a thousand charges of 2 micro-dollars, and those above: computed in the background, by index too.
+    crate::harness::soon("the totals", || page("/admin/usage").expect(200).text().contains("US$\u{a0}0.06"));
     user.browser.form("/admin/users/user77/suspend", &[("reason", "none")]).expect(303);
     user.browser.form("/admin/users/user77/restore", &[]).expect(303);
 }
