@@ -10,11 +10,18 @@ use super::connection::Connection;
 use super::shared::Shared;
 use super::slot::Slot;
 
+/// Turns after which a worker polls although its queue is not empty: connections that never run dry, and so go back to
+/// the queue after each turn, must not keep it from seeing others.
+const POLL_INTERVAL: u32 = 64;
+
 impl Shared {
     /// The next connection for the holder of `slot`, which owns it then. The slot's own connections come first,
-    /// including those that have only just become ready.
-    pub(super) fn next_ready(&self, slot: usize) -> Option<Arc<Connection>> {
+    /// including those that have only just become ready. `turn` is the number of turns since it holds the slot.
+    pub(super) fn next_ready(&self, slot: usize, turn: u32) -> Option<Arc<Connection>> {
         let own = &self.slots[slot];
+        if turn.is_multiple_of(POLL_INTERVAL) && own.poll(Some(Duration::ZERO)) > 1 {
+            self.wake_one();
+        }
         if let Some(connection) = own.pop() {
             return Some(connection);
         }

@@ -69,8 +69,10 @@ impl Worker {
     /// Works with a slot until it is lost, or until the server has finished.
     fn hold(&mut self, slot: usize) -> HoldEnd {
         let shared = Arc::clone(&self.shared);
+        let mut turn: u32 = 0;
         loop {
-            if let Some(connection) = shared.next_ready(slot) {
+            turn = turn.wrapping_add(1);
+            if let Some(connection) = shared.next_ready(slot, turn) {
                 self.run(connection);
                 if self.context.slot().is_none() {
                     self.context.count_out();

@@ -192,7 +192,7 @@ fn helpers_run_while_many_requests_wait_for_a_short_time() {
 }
 
 /// The clients' connections belong to both workers. One of these is in a handler until all clients have been answered
-/// some times.
+/// ten times.
 #[test]
 fn a_worker_serves_the_connections_of_one_that_is_busy() {
     const CLIENTS: usize = 8;
@@ -206,14 +206,16 @@ fn a_worker_serves_the_connections_of_one_that_is_busy() {
             scope.spawn(|| {
                 let mut client = server.connect();
                 (0..10).for_each(|_| assert_eq!(client.get("/quick").status, 204));
-                done.fetch_add(1, SeqCst);
-                // Keeps the worker from parking.
+                if done.fetch_add(1, SeqCst) + 1 == CLIENTS {
+                    gate.open();
+                }
+                // Keeps the other worker from parking, but leaves it time for connections that are not its own.
                 while done.load(SeqCst) < CLIENTS {
+                    thread::sleep(Duration::from_millis(1));
                     assert_eq!(client.get("/quick").status, 204);
                 }
             });
         }
     });
-    gate.open();
     assert_eq!(stuck[0].reply().status, 200);
 }
