@@ -52,8 +52,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn answer(request: &mut Request) -> Response {
     match (request.method(), request.path()) {
-        (Method::Get, "/v1/models") => Response::with_body(200, "application/json", MODELS.as_bytes()),
-        (Method::Post, "/v1/chat/completions") => chat(request),
+        (Method::GET, "/v1/models") => Response::with_body(200, "application/json", MODELS.as_bytes()),
+        (Method::POST, "/v1/chat/completions") => chat(request),
         _ => Response::detail(404, "Not Found"),
     }
 }

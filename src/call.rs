@@ -156,7 +156,7 @@ impl<'a> Call<'a> {
     /// # Errors
     /// 403.
     pub fn check_same_site(&self) -> Result<()> {
-        if matches!(self.request.method(), Method::Get | Method::Head | Method::Options) {
+        if matches!(*self.request.method(), Method::GET | Method::HEAD | Method::OPTIONS) {
             return Ok(());
         }
         let own = match (self.request.header("sec-fetch-site"), self.request.header("origin")) {

@@ -8,11 +8,11 @@ use crate::http::{Method, Response, Route};
 
 /// Their table.
 pub fn routes() -> Vec<Route<Endpoint>> {
-    let mut routes = vec![route(Method::Get, "/liveness_check", liveness), route(Method::Get, "/readyz", readiness)];
+    let mut routes = vec![route(Method::GET, "/liveness_check", liveness), route(Method::GET, "/readyz", readiness)];
     for route in &mut routes {
         route.handler.works_without_database = true;
     }
-    routes.push(route(Method::Get, "/api/current-user", current_user));
+    routes.push(route(Method::GET, "/api/current-user", current_user));
     routes
 }
 

@@ -231,7 +231,7 @@ fn dispatch(app: &App, role: Role, router: &Router<Endpoint>, request: &mut Requ
     let refusal = |e| (Err(e), shape, None);
     let (endpoint, segments) = match router.find(request.method(), request.path()) {
         Found::Handler(endpoint, segments) => (*endpoint, segments.into_iter().map(str::to_owned).collect()),
-        Found::WrongMethod(allow) if *request.method() == Method::Options => {
+        Found::WrongMethod(allow) if *request.method() == Method::OPTIONS => {
             return (Ok(Response::new(204).header("Allow", allow)), Shape::Detail, None);
         }
         Found::WrongMethod(allow) => return refusal(Error::MethodNotAllowed(allow)),
@@ -281,7 +281,7 @@ fn allow_origin(app: &App, request: &Request, response: &mut Response) {
     };
     response.headers.push(("Access-Control-Allow-Origin", origin.to_owned().into()));
     response.headers.push(("Access-Control-Allow-Credentials", "true".into()));
-    if *request.method() == Method::Options {
+    if *request.method() == Method::OPTIONS {
         response.headers.push(("Access-Control-Allow-Methods", "GET, POST".into()));
         response.headers.push((
             "Access-Control-Allow-Headers",
@@ -320,7 +320,7 @@ impl Access {
         let Access { server, method, path, client, user, id, began } = self;
         let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         let (method, path, client) = (method.as_str(), path.as_str(), client.as_str());
-        let (user, status) = (user.as_str(), response.status.0);
+        let (user, status) = (user.as_str(), response.status.as_u16());
         log::info!(target: "access", server = *server, method, path, status, micros, client, user, request = id.as_str();
             "{server} {method} {path} {status} {micros}us {client} {user} {id}");
     }

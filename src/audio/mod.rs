@@ -18,16 +18,16 @@ pub fn routes() -> Vec<Route<Endpoint>> {
 /// The routes of the older system, which the inference server has too: its clients call them there.
 pub fn api_routes() -> Vec<Route<Endpoint>> {
     vec![
-        route(Method::Post, "/api/v1/audio-extraction", extraction::from_url),
-        route(Method::Post, "/api/v1/audio-file-extraction", extraction::from_file),
-        route(Method::Post, "/api/v1/generate_speech", speech::generate),
+        route(Method::POST, "/api/v1/audio-extraction", extraction::from_url),
+        route(Method::POST, "/api/v1/audio-file-extraction", extraction::from_file),
+        route(Method::POST, "/api/v1/generate_speech", speech::generate),
     ]
 }
 
 /// OpenAI's routes.
 fn openai_routes() -> Vec<Route<Endpoint>> {
     let openai = |path, handler: Handler| {
-        let mut route = route(Method::Post, path, handler);
+        let mut route = route(Method::POST, path, handler);
         route.handler.shape = Shape::OpenAi;
         route
     };

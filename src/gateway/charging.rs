@@ -177,6 +177,6 @@ mod tests {
         let mut names: Vec<&str> = response.headers.iter().map(|(name, _)| *name).collect();
         names.sort_unstable();
         assert_eq!(names, ["Content-Security-Policy", "Content-Type", "Retry-After", "X-Request-Id"]);
-        assert_eq!((response.status.0, response.get_header("Content-Type")), (503, Some("application/json")));
+        assert_eq!((response.status.as_u16(), response.get_header("Content-Type")), (503, Some("application/json")));
     }
 }

@@ -72,8 +72,8 @@ impl fmt::Display for HeadError {
     }
 }
 
-const fn refuse(status: u16, reason: &'static str) -> HeadError {
-    HeadError { status: StatusCode(status), reason }
+const fn refuse(status: StatusCode, reason: &'static str) -> HeadError {
+    HeadError { status, reason }
 }
 
 fn refuse_if(wrong: bool, reason: &'static str) -> Result<(), HeadError> {
@@ -81,14 +81,14 @@ fn refuse_if(wrong: bool, reason: &'static str) -> Result<(), HeadError> {
 }
 
 const fn bad(reason: &'static str) -> HeadError {
-    refuse(400, reason)
+    refuse(StatusCode::BAD_REQUEST, reason)
 }
 
 impl Default for Head {
     fn default() -> Head {
         Head {
             bytes: Vec::new(),
-            method: Method::Get,
+            method: Method::GET,
             path: Span { start: 0, end: 0 },
             query: None,
             headers: Vec::new(),
@@ -146,7 +146,7 @@ impl Head {
         if !target.bytes().all(|b| b.is_ascii_graphic() && b != b'#') {
             return Err(bad("malformed request target"));
         }
-        let path_start = if target.starts_with('/') || (target == "*" && self.method == Method::Options) {
+        let path_start = if target.starts_with('/') || (target == "*" && self.method == Method::OPTIONS) {
             0
         } else if let Some(rest) = target.strip_prefix("http://").or_else(|| target.strip_prefix("https://")) {
             target.len() - rest.len() + rest.find('/').ok_or(bad("malformed request target"))?
@@ -174,7 +174,7 @@ impl Head {
                 }
                 6 if name.eq_ignore_ascii_case("expect") => {
                     if !value.eq_ignore_ascii_case(b"100-continue") {
-                        return Err(refuse(417, "unknown expectation"));
+                        return Err(refuse(StatusCode::EXPECTATION_FAILED, "unknown expectation"));
                     }
                     expects = true;
                 }
@@ -281,13 +281,15 @@ impl fmt::Debug for Head {
 }
 
 fn method_of(name: &str) -> Result<Method, HeadError> {
-    name.parse().map_err(|()| bad("malformed method"))
+    Method::from_bytes(name.as_bytes()).map_err(|_| bad("malformed method"))
 }
 
 fn refusal(e: httparse::Error) -> HeadError {
     match e {
-        httparse::Error::TooManyHeaders => refuse(431, "too many headers"),
-        httparse::Error::Version => refuse(505, "only HTTP/1.0 and HTTP/1.1 are spoken here"),
+        httparse::Error::TooManyHeaders => refuse(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too many headers"),
+        httparse::Error::Version => {
+            refuse(StatusCode::HTTP_VERSION_NOT_SUPPORTED, "only HTTP/1.0 and HTTP/1.1 are spoken here")
+        }
         httparse::Error::HeaderName => bad("malformed header name"),
         httparse::Error::HeaderValue => bad("malformed header value"),
         _ => bad("malformed request"),
@@ -334,13 +336,13 @@ mod tests {
     }
 
     fn status(text: &str) -> u16 {
-        parse(text).expect_err(text).status.0
+        parse(text).expect_err(text).status.as_u16()
     }
 
     #[test]
     fn reads_a_plain_request() {
         let head = parse("GET /a%20b?x=1 HTTP/1.1\r\nHost: h\r\nSecret:  tg_x \r\n\r\nrest").unwrap();
-        assert_eq!((head.method(), head.path(), head.query()), (&Method::Get, "/a%20b", Some("x=1")));
+        assert_eq!((head.method(), head.path(), head.query()), (&Method::GET, "/a%20b", Some("x=1")));
         assert_eq!(head.header("SECRET"), Some("tg_x"));
         assert_eq!(head.framing(), Framing::None);
         assert!(head.keep_alive() && !head.is_http_10());

@@ -1,6 +1,9 @@
-//! The wire code: requests, bodies, forms, replies and the route table. Knows no socket and no database.
+//! HTTP messages: requests, bodies, forms, responses and the route table. Nothing here opens a socket or a database.
 //!
-//! The vocabulary ([`Method`], [`StatusCode`]) is `tiny_http`'s.
+//! [`Method`] and [`StatusCode`] are those of the `http` crate, which `ureq` uses too; names of headers are plain text,
+//! as the server writes them as they are. `tiny_http` does not serve our requests: its listener lets connections starve
+//! and it cannot flush a response piece by piece, so the server layer has a listener of its own. As an HTTP
+//! server that we did not write, it is what the tests check our client against.
 
 pub mod body;
 pub mod cookie;
@@ -21,4 +24,5 @@ pub use head::{Framing, Head, HeadError, Parsed};
 pub use request::Request;
 pub use response::{Content, Response};
 pub use router::{Route, Router};
-pub use tiny_http::{Method, StatusCode};
+
+pub use ::http::{Method, StatusCode};

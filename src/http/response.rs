@@ -46,10 +46,11 @@ pub struct Response {
 }
 
 impl Response {
-    /// A reply without a body.
+    /// A response without a body. A `status` that HTTP does not allow (below 100, or above 999) becomes 500.
     pub fn new(status: u16) -> Response {
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let (headers, content) = (Vec::with_capacity(8), Content::Empty);
-        Response { status: StatusCode(status), headers, content, close: false, deferred: None }
+        Response { status, headers, content, close: false, deferred: None }
     }
 
     /// A reply with a body of this media type.

@@ -90,7 +90,7 @@ fn capture<'p>(segments: &[&str], path: &'p str) -> Option<Vec<&'p str>> {
 }
 
 fn choose<'r, 'p, H>(entries: &'r [(Method, H)], method: &Method, captured: Vec<&'p str>) -> Found<'r, 'p, H> {
-    let wanted = if *method == Method::Head { &Method::Get } else { method };
+    let wanted = if *method == Method::HEAD { &Method::GET } else { method };
     match entries.iter().find(|(m, _)| m == wanted) {
         Some((_, handler)) => Found::Handler(handler, captured),
         None => Found::WrongMethod(allow(entries.iter().map(|(m, _)| m))),
@@ -113,28 +113,28 @@ mod tests {
     fn router() -> Router<u8> {
         let route = |method, path, handler| Route { method, path, handler };
         Router::new([
-            route(Method::Get, "/a", 1),
-            route(Method::Post, "/a", 2),
-            route(Method::Post, "/v1/engines/{name}/completions", 3),
+            route(Method::GET, "/a", 1),
+            route(Method::POST, "/a", 2),
+            route(Method::POST, "/v1/engines/{name}/completions", 3),
         ])
     }
 
     #[test]
     fn finds_plain_paths_and_patterns() {
         let router = router();
-        assert!(matches!(router.find(&Method::Head, "/a"), Found::Handler(1, _)));
-        assert!(matches!(router.find(&Method::Post, "/a"), Found::Handler(2, _)));
-        let Found::Handler(3, captured) = router.find(&Method::Post, "/v1/engines/x%2Fy/completions") else { panic!() };
+        assert!(matches!(router.find(&Method::HEAD, "/a"), Found::Handler(1, _)));
+        assert!(matches!(router.find(&Method::POST, "/a"), Found::Handler(2, _)));
+        let Found::Handler(3, captured) = router.find(&Method::POST, "/v1/engines/x%2Fy/completions") else { panic!() };
         assert_eq!(captured, ["x%2Fy"]);
     }
 
     #[test]
     fn says_which_methods_a_path_has() {
         let router = router();
-        let Found::WrongMethod(allow) = router.find(&Method::Delete, "/a") else { panic!() };
+        let Found::WrongMethod(allow) = router.find(&Method::DELETE, "/a") else { panic!() };
         assert_eq!(allow, "GET, POST, HEAD, OPTIONS");
         for path in ["/", "/a/", "/v1/engines//completions", "/v1/engines/x/completions/"] {
-            assert!(matches!(router.find(&Method::Get, path), Found::Nothing), "{path}");
+            assert!(matches!(router.find(&Method::GET, path), Found::Nothing), "{path}");
         }
     }
 }

@@ -23,7 +23,7 @@ pub(super) struct ClientCapabilities {
 
 impl ClientCapabilities {
     pub(super) fn new(head: &Head) -> ClientCapabilities {
-        let no_body = *head.method() == Method::Head;
+        let no_body = *head.method() == Method::HEAD;
         ClientCapabilities { no_body, http_10: head.is_http_10(), keep_alive: head.keep_alive() }
     }
 }
@@ -38,7 +38,7 @@ pub(super) enum ResponseFraming {
 
 /// Whether a response with this status never has a body (RFC 9110, section 6.4.1).
 pub(super) fn is_bodiless(status: StatusCode) -> bool {
-    matches!(status.0, 100..=199 | 204 | 304)
+    matches!(status.as_u16(), 100..=199 | 204 | 304)
 }
 
 /// Writes the head of a response to `out`.
@@ -52,9 +52,9 @@ pub(super) fn write_head(
 ) {
     let status = response.status;
     out.extend_from_slice(b"HTTP/1.1 ");
-    out.extend_from_slice(itoa::Buffer::new().format(status.0).as_bytes());
+    out.extend_from_slice(itoa::Buffer::new().format(status.as_u16()).as_bytes());
     out.push(b' ');
-    out.extend_from_slice(status.default_reason_phrase().as_bytes());
+    out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
     out.extend_from_slice(b"\r\nDate: ");
     out.extend_from_slice(date.as_bytes());
     for (name, value) in response.headers.iter().filter(|(name, value)| is_sendable(name, value)) {

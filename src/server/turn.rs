@@ -144,7 +144,7 @@ impl Worker {
                 self.start_body(connection, state)
             }
             Ok(_) => self.refuse(431, "the head of the request is too large"),
-            Err(e) => self.refuse(e.status.0, e.reason),
+            Err(e) => self.refuse(e.status.as_u16(), e.reason),
         }
     }
 

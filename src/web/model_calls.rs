@@ -28,7 +28,7 @@ pub(super) fn chat(call: &mut Call<'_>, request: &Value) -> Result<String> {
     let route = ProxiedRoute { path: CHAT, upstream_path: CHAT, basis, prompt_field: "messages" };
     let response = proxy(call, engine, route, |_, _| Ok(()))?;
     let response = block_in_place(|| response.wait())?;
-    if response.status.0 != 200 {
+    if response.status.as_u16() != 200 {
         return Err(Error::Busy);
     }
     let Content::Bytes(bytes) = &response.content else {

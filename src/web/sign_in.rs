@@ -197,7 +197,7 @@ pub(super) fn logout(call: &mut Call<'_>) -> Answer {
 /// `GET /logout`. The cookie is `SameSite=Lax`, so another site's image or frame cannot call it. `HEAD` ends nothing.
 pub(super) fn logout_page(call: &mut Call<'_>) -> Answer {
     let reply = Response::see_other("/");
-    if *call.request.method() == Method::Head { Ok(reply) } else { end_session(call, reply) }
+    if *call.request.method() == Method::HEAD { Ok(reply) } else { end_session(call, reply) }
 }
 
 fn end_session(call: &mut Call<'_>, reply: Response) -> Answer {

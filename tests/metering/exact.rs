@@ -98,10 +98,10 @@ fn a_deferred_response_is_sent_once_its_charge_is_made() {
     };
     // Nothing is charged for a reply that is never sent.
     drop(deferred("dropped"));
-    assert_eq!(deferred("sent").wait().status.0, 200);
+    assert_eq!(deferred("sent").wait().status.as_u16(), 200);
     assert_eq!(ledger(&db)["u0"], (1, 3));
     meter.stop();
-    assert_eq!(deferred("late").wait().status.0, 503);
+    assert_eq!(deferred("late").wait().status.as_u16(), 503);
     assert_eq!(ledger(&db)["u0"], (1, 3));
     assert_books_agree(&db);
 }
