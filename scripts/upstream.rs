@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use textgen::http::response::StreamFn;
-use textgen::http::{Method, Request, Response, sse};
+use textgen::http::{Request, Response, sse};
 use textgen::server::{self, Handler, Server, Settings};
 
 /// The most streams at a time; each occupies a thread.
@@ -51,9 +51,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn answer(request: &mut Request) -> Response {
-    match (request.method(), request.path()) {
-        (Method::GET, "/v1/models") => Response::with_body(200, "application/json", MODELS.as_bytes()),
-        (Method::POST, "/v1/chat/completions") => chat(request),
+    match (request.method().as_str(), request.path()) {
+        ("GET", "/v1/models") => Response::with_body(200, "application/json", MODELS.as_bytes()),
+        ("POST", "/v1/chat/completions") => chat(request),
         _ => Response::detail(404, "Not Found"),
     }
 }
