@@ -1,9 +1,11 @@
 //! The fields of a form or of a JSON object, whichever a client sent.
 
 use std::fmt;
+use std::io::{self, Read};
 
 use serde_json::{Map, Value};
 
+use super::parts::Parts;
 use super::{BodyError, Request, multipart};
 
 /// Largest body of fields, in bytes.
@@ -231,9 +233,13 @@ fn unescape(part: &[u8]) -> Result<String, FieldError> {
 
 fn from_multipart(bytes: &[u8], boundary: &str) -> Result<Map<String, Value>, FieldError> {
     let mut fields = Map::new();
-    for part in multipart::parts(bytes, boundary).map_err(malformed)? {
-        if part.file_name.is_none() {
-            fields.insert(part.name, Value::String(text(part.content.to_vec())?));
+    let mut parts = Parts::new(bytes, boundary);
+    let invalid = |e: io::Error| malformed(&e.to_string());
+    while let Some(head) = parts.next_part().map_err(invalid)? {
+        if head.file_name.is_none() {
+            let mut value = Vec::new();
+            parts.read_to_end(&mut value).map_err(invalid)?;
+            fields.insert(head.name, Value::String(text(value)?));
         }
     }
     Ok(fields)

@@ -1,85 +1,47 @@
-//! `multipart/form-data` (RFC 7578) of a body in memory.
+//! What the header lines of `multipart/form-data` (RFC 7578) say. [`parts`](super::parts) reads the body itself.
 
-/// One part.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Part<'b> {
-    /// The field's name.
-    pub name: String,
-    /// The file's name, where the part is a file.
-    pub file_name: Option<String>,
-    /// The bytes.
-    pub content: &'b [u8],
-}
-
-/// The boundary parameter of a `Content-Type`, one to seventy characters (RFC 2046 section 5.1.1).
-pub fn boundary(content_type: &str) -> Option<String> {
-    parameter(content_type, "boundary").filter(|b| (1..=70).contains(&b.len()))
-}
-
-/// Splits a body into its parts.
-///
-/// # Errors
-/// What is wrong with it, in words fit for the client.
-pub fn parts<'b>(body: &'b [u8], boundary: &str) -> Result<Vec<Part<'b>>, &'static str> {
-    let delimiter = format!("--{boundary}");
-    let finder = memchr::memmem::Finder::new(delimiter.as_bytes());
-    // A delimiter is a line of its own, or starts the closing one; what precedes the first is a preamble.
-    let mut delimiters = finder.find_iter(body).filter(|at| {
-        let after = skip_blanks(&body[at + delimiter.len()..]);
-        (*at == 0 || body[..*at].ends_with(b"\r\n")) && (after.starts_with(b"\r\n") || after.starts_with(b"--"))
-    });
-    let mut start = delimiters.next().ok_or("no part in the multipart body")? + delimiter.len();
-    let mut found = Vec::new();
-    while !body[start..].starts_with(b"--") {
-        let end = delimiters.next().ok_or("the multipart body ends too early")?;
-        let part = skip_blanks(&body[start..end.saturating_sub(2).max(start)]).strip_prefix(b"\r\n");
-        found.push(part_of(part.ok_or("malformed multipart delimiter")?)?);
-        start = end + delimiter.len();
-    }
-    Ok(found)
-}
-
-/// Blanks may stand between a delimiter and its line's end.
-fn skip_blanks(bytes: &[u8]) -> &[u8] {
-    let blanks = bytes.iter().take_while(|b| matches!(b, b' ' | b'\t')).count();
-    &bytes[blanks..]
-}
-
-/// What the headers of a part say.
+/// The headers of a part.
 #[derive(Debug, PartialEq, Eq)]
 pub struct PartHead {
     /// The field's name.
     pub name: String,
-    /// The file's name, where the part is a file.
+    /// The file's name as the client sent it, if the part is a file. Not fit for use as a path.
     pub file_name: Option<String>,
+    /// The part's own `Content-Type`, with its parameters.
+    pub media_type: Option<String>,
 }
 
-fn part_of(part: &[u8]) -> Result<Part<'_>, &'static str> {
-    let (head, content) = match memchr::memmem::find(part, b"\r\n\r\n") {
-        Some(at) => (&part[..at], &part[at + 4..]),
-        None => return Err("a part has no end of its headers"),
-    };
-    let PartHead { name, file_name } = part_head(head)?;
-    Ok(Part { name, file_name, content })
+/// The boundary parameter of a `Content-Type`, one to seventy characters (RFC 2046, section 5.1.1).
+pub fn boundary(content_type: &str) -> Option<String> {
+    parameter(content_type, "boundary").filter(|b| (1..=70).contains(&b.len()))
 }
 
-/// Reads the headers of a part.
+/// Reads the headers of a part, without the empty line that ends them.
 ///
 /// # Errors
 /// What is wrong with them, in words fit for the client.
 pub fn part_head(head: &[u8]) -> Result<PartHead, &'static str> {
     let head = std::str::from_utf8(head).map_err(|_| "the headers of a part are not UTF-8")?;
-    let disposition = head
-        .split("\r\n")
-        .filter_map(|line| line.split_once(':'))
-        .find(|(name, _)| name.trim().eq_ignore_ascii_case("content-disposition"))
-        .map(|(_, value)| value)
-        .ok_or("a part has no Content-Disposition")?;
+    let header = |wanted: &str| {
+        let mut lines = head.split("\r\n").filter_map(|line| line.split_once(':'));
+        lines.find(|(name, _)| name.trim().eq_ignore_ascii_case(wanted)).map(|(_, value)| value.trim())
+    };
+    let disposition = header("content-disposition").ok_or("a part has no Content-Disposition")?;
     let name = parameter(disposition, "name").ok_or("a part has no name")?;
-    Ok(PartHead { name, file_name: parameter(disposition, "filename") })
+    let extended = parameter(disposition, "filename*").and_then(|value| decode_extended(&value));
+    let file_name = extended.or_else(|| parameter(disposition, "filename"));
+    Ok(PartHead { name, file_name, media_type: header("content-type").map(str::to_owned) })
 }
 
-/// A parameter of a header's value: a token or a quoted string in which a backslash stands before `"` and `\`.
+/// Decodes `UTF-8'language'percent-encoded` (RFC 8187); `None` for another charset or for invalid UTF-8.
+fn decode_extended(value: &str) -> Option<String> {
+    let mut fields = value.splitn(3, '\'');
+    let (charset, _language, text) = (fields.next()?, fields.next()?, fields.next()?);
+    let decoded = percent_encoding::percent_decode_str(text).decode_utf8().ok()?;
+    charset.eq_ignore_ascii_case("utf-8").then(|| decoded.into_owned())
+}
+
+/// A parameter of a header's value: a token, or a quoted string in which a backslash escapes `"` and `\`.
 fn parameter(value: &str, wanted: &str) -> Option<String> {
     let mut rest = value.split_once(';')?.1;
     loop {
@@ -97,6 +59,7 @@ fn parameter(value: &str, wanted: &str) -> Option<String> {
     }
 }
 
+/// The text up to the closing quote, and what follows it.
 fn unquote(quoted: &str) -> Option<(String, &str)> {
     let mut text = String::new();
     let mut characters = quoted.char_indices().peekable();
@@ -118,26 +81,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn splits_fields_and_files() {
-        let body = b"preamble\r\n--x\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n1\r\n\r\n2\r\n--x \r\n\
-            content-disposition: form-data; filename=\"q\\\"; name=z\"; name=f\r\nContent-Type: audio/wav\r\n\r\n--xx\r\n--x--\r\nepilogue";
-        let parts = parts(body, "x").unwrap();
-        assert_eq!(parts[0], Part { name: "a".into(), file_name: None, content: b"1\r\n\r\n2" });
-        assert_eq!(parts[1], Part { name: "f".into(), file_name: Some("q\"; name=z".into()), content: b"--xx" });
+    fn reads_the_headers_of_a_file() {
+        let head = part_head(
+            b"content-disposition: form-data; filename=\"q\\\"; name=z\"; name=f\r\nContent-Type: audio/wav; x=y",
+        );
+        let expected = PartHead {
+            name: "f".into(),
+            file_name: Some("q\"; name=z".into()),
+            media_type: Some("audio/wav; x=y".into()),
+        };
+        assert_eq!(head, Ok(expected));
     }
 
     #[test]
-    fn refuses_what_is_cut_or_nameless() {
-        for body in [
-            &b""[..],
-            b"--x",
-            b"--x\r\n",
-            b"--x\r\nContent-Disposition: form-data; name=a\r\n\r\n1",
-            b"--x\r\nContent-Disposition: form-data\r\n\r\n1\r\n--x--",
-            b"--x\r\nA: b\r\n\r\n1\r\n--x--",
-            b"--x\r\nContent-Disposition: form-data; name=\"a\r\n\r\n1\r\n--x--",
-        ] {
-            assert!(parts(body, "x").is_err(), "{}", String::from_utf8_lossy(body));
+    fn reads_file_names_in_utf_8() {
+        let file_name = |parameters: &str| {
+            part_head(format!("Content-Disposition: form-data; name=f; {parameters}").as_bytes()).unwrap().file_name
+        };
+        assert_eq!(file_name("filename=\"naïve.wav\"").as_deref(), Some("naïve.wav"));
+        assert_eq!(file_name("filename=\"a.wav\"; filename*=utf-8'en'na%C3%AFve.wav").as_deref(), Some("naïve.wav"));
+        assert_eq!(file_name("filename*=UTF-8''%ff; filename=a.wav").as_deref(), Some("a.wav"));
+        assert_eq!(file_name("filename*=latin1''a; filename=b").as_deref(), Some("b"));
+        assert_eq!(file_name("x=y"), None);
+    }
+
+    #[test]
+    fn refuses_a_part_without_a_name() {
+        for head in [&b""[..], b"A: b", b"Content-Disposition: form-data", b"Content-Disposition: form-data; name=\"a"]
+        {
+            assert!(part_head(head).is_err(), "{}", String::from_utf8_lossy(head));
         }
     }
 
