@@ -1,9 +1,8 @@
 //! HTTP messages: requests, bodies, forms, responses and the route table. Nothing here opens a socket or a database.
 //!
 //! [`Method`] and [`StatusCode`] are those of the `http` crate, which `ureq` uses too; names of headers are plain text,
-//! as the server writes them as they are. `tiny_http` does not serve our requests: its listener lets connections starve
-//! and it cannot flush a response piece by piece, so the server layer has a listener of its own. As an HTTP
-//! server that we did not write, it is what the tests check our client against.
+//! as the server writes them as they are. `tiny_http`, whose two enums served here before, is no dependency any more: its
+//! listener lets connections starve. Nor can its `raw_print` flush a response piece by piece, as streams need.
 
 pub mod body;
 pub mod cookie;
