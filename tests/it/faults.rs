@@ -179,17 +179,17 @@ fn out_of_connections() {
         let take = |site: &Site| {
             // Opened first, so that the test has a connection.
             let mut admin = site.cluster.connect();
-            // The servers keep reconnecting, and occupy a connection while they are refused. So this is repeated until
-            // none of theirs was found for a while.
-            let mut in_vain = 0;
+            let count = "SELECT current_setting('max_connections')::int
+                - current_setting('superuser_reserved_connections')::int - 1";
+            let all: i32 = admin.query_one(count, &[]).unwrap().get(0);
+            // The servers keep reconnecting, so this is repeated until none of the connections is theirs.
             site.server.wait_until("all to be taken", || {
-                let ended = admin.query(kill, &[]).unwrap().len();
-                let before = held.borrow().len();
+                admin.query(kill, &[]).unwrap();
                 held.borrow_mut().extend(hold(&ordinary));
-                let is_full = ended == 0 && held.borrow().len() == before;
-                in_vain = if is_full { in_vain + 1 } else { 0 };
-                in_vain > 50
+                held.borrow().len() == usize::try_from(all).unwrap()
             });
+            // Its end would make room for one of theirs.
+            held.borrow_mut().push(admin);
         };
         site.suffer("out of connections", Fault::Away, take, |_| held.borrow_mut().clear());
     });
