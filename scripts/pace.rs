@@ -166,6 +166,7 @@ fn charge(user: &str) -> Charge {
         route: "/v1/chat/completions",
         model: "demo".to_owned(),
         units: Units::of([(Unit::PromptTokens, 9), (Unit::CompletionTokens, 4), (Unit::Requests, 1)]),
+        estimated: false,
         latency_micros: 100,
     }
 }

@@ -182,6 +182,6 @@ fn outcome(mut pending: PendingTranscription, model: String, options: &Options) 
         Response::json(200, &json!({"text": transcript.text, "segments": segments}))
     };
     let units = transcription::units(duration_millis);
-    let usage = ModelUsage { model, units, latency_micros: pending.reply.latency_micros() };
+    let usage = ModelUsage { model, units, estimated: false, latency_micros: pending.reply.latency_micros() };
     Ok(Outcome::Reply(mark_demo(response, pending.reply.is_demo), usage))
 }

@@ -97,7 +97,7 @@ fn outcome(mut pending: PendingTranscription, options: Options) -> Result<Outcom
     };
     let units = transcription::units(duration_millis);
     let latency_micros = pending.reply.latency_micros();
-    Ok(Outcome::Reply(response, ModelUsage { model: options.model, units, latency_micros }))
+    Ok(Outcome::Reply(response, ModelUsage { model: options.model, units, estimated: false, latency_micros }))
 }
 
 fn format(transcript: &Transcript, format: &str, duration_millis: i64) -> Response {

@@ -109,12 +109,12 @@ pub(super) fn generate(call: &mut Call<'_>) -> Result<Response> {
         let units = speech::units(text);
         if text.is_empty() {
             let silence = wav_attachment(wav::file(24_000, 24, &[]));
-            return Ok(Outcome::Reply(silence, ModelUsage { model, units, latency_micros: 0 }));
+            return Ok(Outcome::Reply(silence, ModelUsage { model, units, estimated: false, latency_micros: 0 }));
         }
         let request = json!({"model": model, "input": text, "voice": voice, "speed": speed, "response_format": "wav"});
         let (reply, audio) = speech::synthesize(engine, &request)?;
         let response = wav_attachment(to_wav(audio, &reply.media_type)?);
-        let usage = ModelUsage { model, units, latency_micros: reply.latency_micros() };
+        let usage = ModelUsage { model, units, estimated: false, latency_micros: reply.latency_micros() };
         Ok(Outcome::Reply(mark_demo(response, reply.is_demo), usage))
     })
 }

@@ -2,9 +2,13 @@
 
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, Subcommand};
 
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
 use super::{Failure, database};
 use crate::config::Config;
-use crate::store::prices::{self, HIGHEST, Price, PriceChange};
+use crate::store::prices::{self, DatedPrice, HIGHEST, PriceChange};
+use crate::store::timestamp;
 use crate::units::{ByUnit, Unit};
 
 /// What to do with prices.
@@ -22,6 +26,9 @@ pub enum PriceCommand {
 pub struct SetArguments {
     /// The model's name; `default` is the price of every model that has none
     model: String,
+    /// From when on the price applies, such as 2027-01-01T00:00:00Z; by default from now on
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    from: Option<OffsetDateTime>,
     #[command(flatten)]
     prices: PriceFlags,
 }
@@ -60,32 +67,44 @@ pub(super) fn run(command: &PriceCommand, config: &Config) -> Result<String, Fai
     match command {
         PriceCommand::List => {
             let rows = prices::all(&mut database(config)?.session()?)?;
-            Ok(table(rows.iter().map(|(model, price)| (model.as_str(), price))))
+            let now = OffsetDateTime::now_utc();
+            // Of each model, the price that applies and those to come.
+            let is_past =
+                |n: usize| rows.get(n + 1).is_some_and(|next| next.model == rows[n].model && next.valid_from <= now);
+            Ok(table(rows.iter().enumerate().filter(|(n, _)| !is_past(*n)).map(|(_, row)| row)))
         }
         PriceCommand::Set(arguments) => set(arguments, config),
     }
 }
 
 fn set(arguments: &SetArguments, config: &Config) -> Result<String, Failure> {
-    let SetArguments { model, prices: PriceFlags(change) } = arguments;
+    let SetArguments { model, from, prices: PriceFlags(change) } = arguments;
     if model.trim() != model || model.is_empty() || model.len() > 200 {
         return Err(Failure("the model's name must have 1 to 200 bytes and no space around it".to_owned()));
     }
     if change.values().iter().all(Option::is_none) {
         return Err(Failure("no price was given, such as --prompt 150000".to_owned()));
     }
-    let price = prices::set(&mut database(config)?.session()?, model, change)?;
-    Ok(table([(model.as_str(), &price)].into_iter()))
+    if from.is_some_and(|from| from < OffsetDateTime::now_utc()) {
+        return Err(Failure("--from must not be in the past: what was charged is never charged anew".to_owned()));
+    }
+    let price = prices::set(&mut database(config)?.session()?, model, change, *from)?;
+    Ok(table([&price].into_iter()))
 }
 
-fn table<'p>(rows: impl Iterator<Item = (&'p str, &'p Price)>) -> String {
-    let line = |model: &str, prices: [String; Unit::COUNT]| {
-        let prices = prices.map(|price| format!(" {price:>12}")).concat();
-        format!("{model:<32}{prices}\n")
+fn time(text: &str) -> Result<OffsetDateTime, String> {
+    OffsetDateTime::parse(text, &Rfc3339).map_err(|_| "a time such as 2027-01-01T00:00:00Z is expected".to_owned())
+}
+
+fn table<'p>(rows: impl Iterator<Item = &'p DatedPrice>) -> String {
+    let line = |model: &str, prices: [String; Unit::COUNT], from: &str| {
+        let prices = prices.map(|price| format!(" {price:>13}")).concat();
+        format!("{model:<32}{prices} {from}\n")
     };
-    let mut text = line("MODEL", Unit::ALL.map(|unit| unit.price_heading().to_owned()));
-    for (model, price) in rows {
-        text += &line(model, Unit::ALL.map(|unit| price.0[unit].to_string()));
+    let mut text = line("MODEL", Unit::ALL.map(|unit| unit.price_heading().to_owned()), "FROM");
+    for DatedPrice { model, valid_from, price } in rows {
+        let prices = Unit::ALL.map(|unit| price.0[unit].to_string());
+        text += &line(model, prices, &timestamp::zulu(*valid_from));
     }
     text
 }

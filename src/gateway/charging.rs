@@ -28,6 +28,8 @@ pub struct ModelUsage {
     pub model: String,
     /// What was used.
     pub units: Units,
+    /// Whether that is an estimate, since the model server gave no numbers.
+    pub estimated: bool,
     /// How long the model server took, in microseconds.
     pub latency_micros: i64,
 }
@@ -132,6 +134,7 @@ impl ChargeContext {
             route: self.route,
             model: usage.model,
             units: usage.units,
+            estimated: usage.estimated,
             latency_micros: usage.latency_micros,
         }
     }

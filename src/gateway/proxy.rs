@@ -59,7 +59,7 @@ fn forward(engine: &Engine, route: ProxiedRoute, mut object: Object<'_>) -> Resu
     let units = count(counter, &bytes)?.units();
     let mut response = response_typed_as(&reply);
     response.content = Content::Bytes(bytes.into());
-    Ok(Outcome::Reply(response, ModelUsage { model, units, latency_micros: reply.latency_micros() }))
+    Ok(Outcome::Reply(response, ModelUsage { model, units, estimated: false, latency_micros: reply.latency_micros() }))
 }
 
 fn count(mut counter: UsageCounter, bytes: &[u8]) -> Result<UsageCounter> {

@@ -64,6 +64,7 @@ impl ChargedStream {
         let usage = self.stream.units(&end).map(|units| ModelUsage {
             model: std::mem::take(&mut self.model),
             units,
+            estimated: false,
             latency_micros: self.stream.latency_micros(),
         });
         let charge = |usage: Option<ModelUsage>| usage.map_or(Ok(()), |usage| self.context.charge(usage));

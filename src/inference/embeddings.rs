@@ -55,7 +55,8 @@ pub(super) fn extract_features(call: &mut Call<'_>) -> Result<Response> {
             counter.add(&chunk);
         }
         let response = Response::json(200, &vector.get(..max_features).unwrap_or(&vector));
-        let usage = ModelUsage { model, units: counter.units(), latency_micros: reply.latency_micros() };
+        let usage =
+            ModelUsage { model, units: counter.units(), estimated: false, latency_micros: reply.latency_micros() };
         Ok(Outcome::Reply(mark_demo(response, reply.is_demo), usage))
     })
 }

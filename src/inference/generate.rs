@@ -37,7 +37,7 @@ pub(super) fn one(call: &mut Call<'_>) -> Result<Response> {
         let (model, generated) = engine.wait(|| generate(engine, &params))??;
         let response = mark_demo(Response::json(200, &to_json(&generated)), generated.is_demo);
         let (units, latency_micros) = (generated.units, generated.latency_micros);
-        Ok(Outcome::Reply(response, ModelUsage { model, units, latency_micros }))
+        Ok(Outcome::Reply(response, ModelUsage { model, units, estimated: false, latency_micros }))
     })
 }
 
@@ -71,8 +71,12 @@ fn usage_by_model<'a>(all: impl Iterator<Item = &'a Generated>) -> Vec<ModelUsag
         *units += &generated.units;
         *latency = (*latency).max(generated.latency_micros);
     }
-    let usage =
-        |(model, (units, latency_micros)): (&str, _)| ModelUsage { model: model.to_owned(), units, latency_micros };
+    let usage = |(model, (units, latency_micros)): (&str, _)| ModelUsage {
+        model: model.to_owned(),
+        units,
+        estimated: false,
+        latency_micros,
+    };
     sums.into_iter().map(usage).collect()
 }
 

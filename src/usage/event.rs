@@ -6,6 +6,7 @@ use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
 use super::{Charge, ChargeId};
+use crate::money::Cost;
 use crate::store::usage::charges::Event;
 
 /// Most bytes of an id; a longer one is replaced by its digest, as an index cannot hold it.
@@ -14,8 +15,8 @@ const LONGEST_ID: usize = 200;
 /// Most characters of any other text, such as a model's name, which a client may have chosen.
 const LONGEST_TEXT: usize = 200;
 
-/// The row, at `cost_micros`, charged `now`. Whatever the charge holds, the database can hold the row.
-pub(super) fn from_charge(charge: Charge, cost_micros: i64, now: OffsetDateTime) -> Event {
+/// The row, at this cost, charged `now`. Whatever the charge holds, the database can hold the row.
+pub(super) fn from_charge(charge: Charge, cost: Cost, now: OffsetDateTime) -> Event {
     // The database counts microseconds.
     let created = now.replace_nanosecond(now.nanosecond() / 1000 * 1000).unwrap_or(now);
     let (id, client_supplied) = match charge.id {
@@ -31,7 +32,9 @@ pub(super) fn from_charge(charge: Charge, cost_micros: i64, now: OffsetDateTime)
         route: Cow::Borrowed(charge.route),
         model: text(charge.model),
         units: charge.units.clamped(),
-        cost_micros,
+        cost_micros: cost.micros(),
+        cost_picos: cost.picos(),
+        estimated: charge.estimated,
         latency_micros: charge.latency_micros.max(0),
         created,
     }
@@ -68,9 +71,10 @@ mod tests {
             route: "/r",
             model: format!("a\0{}", "ß".repeat(500)),
             units: Units::of([(Unit::PromptTokens, -1), (Unit::CompletionTokens, i64::MAX)]),
+            estimated: false,
             latency_micros: -3,
         };
-        let event = from_charge(charge.clone(), 1, OffsetDateTime::now_utc());
+        let event = from_charge(charge.clone(), Cost::new(1, 0), OffsetDateTime::now_utc());
         assert!(event.id.starts_with("sha256:") && event.id.len() == 7 + 64);
         assert_ne!(event.id, bounded_id("k".repeat(5001)));
         assert!(event.model.starts_with("a\u{fffd}ß") && event.model.chars().count() == LONGEST_TEXT);

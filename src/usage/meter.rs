@@ -135,8 +135,9 @@ impl Meter {
 
     fn event(&self, charge: Charge) -> Result<Event> {
         let prices = self.shared.prices.read().clone().ok_or(Error::Busy)?;
-        let cost = prices.cost(&charge.model, &charge.units);
-        Ok(event::from_charge(charge, cost, OffsetDateTime::now_utc()))
+        let now = OffsetDateTime::now_utc();
+        let cost = prices.cost(&charge.model, &charge.units, now);
+        Ok(event::from_charge(charge, cost, now))
     }
 
     /// Its present state and counters.

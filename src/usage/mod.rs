@@ -60,6 +60,8 @@ pub struct Charge {
     pub model: String,
     /// What was used.
     pub units: Units,
+    /// Whether `units` is an estimate, since the model server gave no numbers.
+    pub estimated: bool,
     /// How long the model took, in microseconds.
     pub latency_micros: i64,
 }
@@ -67,7 +69,7 @@ pub struct Charge {
 /// The outcome of a charge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Receipt {
-    /// What it costs, in micro-dollars; for a duplicate, what the first one cost.
+    /// What it costs, in whole micro-dollars; for a duplicate, what the first one cost.
     pub cost_micros: i64,
     /// Whether a charge with the same id was made before. While the database is down this is unknown and `false`; the
     /// duplicate is dropped when the journal is replayed.

@@ -2,49 +2,54 @@
 
 use std::collections::HashMap;
 
-use crate::store::prices::{DEFAULT, HIGHEST, Price};
+use time::OffsetDateTime;
+
+use crate::money::Cost;
+use crate::store::prices::{DEFAULT, DatedPrice, HIGHEST, Price};
 use crate::units::Units;
 
 const MILLION: i128 = 1_000_000;
 
-/// The most that one charge can cost, in micro-dollars (a billion dollars), so that sums of charges stay far from
-/// overflowing.
-const MAX_COST: i128 = 1_000_000_000_000_000;
-
 /// The price list as it was last read.
 #[derive(Clone, Debug, Default)]
-pub struct Prices {
-    models: HashMap<String, Price>,
-    default: Price,
-}
+pub struct Prices(HashMap<String, Vec<DatedPrice>>);
 
 impl Prices {
     /// From the rows of the table.
-    pub fn new(rows: Vec<(String, Price)>) -> Prices {
-        let models: HashMap<String, Price> = rows.into_iter().collect();
-        let default = models.get(DEFAULT).copied();
-        if default.is_none() {
+    pub fn new(rows: Vec<DatedPrice>) -> Prices {
+        let mut models: HashMap<String, Vec<DatedPrice>> = HashMap::new();
+        for row in rows {
+            models.entry(row.model.clone()).or_default().push(row);
+        }
+        for prices in models.values_mut() {
+            prices.sort_by_key(|price| price.valid_from);
+        }
+        if !models.contains_key(DEFAULT) {
             log::warn!("the price list has no row '{DEFAULT}': models without a price cost nothing");
         }
-        Prices { models, default: default.unwrap_or_default() }
+        Prices(models)
     }
 
-    /// What these units of a model cost, in micro-dollars.
-    pub fn cost(&self, model: &str, units: &Units) -> i64 {
-        cost(self.models.get(model).unwrap_or(&self.default), units)
+    /// What these units of a model cost at this time.
+    pub fn cost(&self, model: &str, units: &Units, at: OffsetDateTime) -> Cost {
+        self.price(model, at).or_else(|| self.price(DEFAULT, at)).map_or(Cost::default(), |price| cost(price, units))
+    }
+
+    /// The price of this very model at this time: the newest that is valid.
+    pub fn price(&self, model: &str, at: OffsetDateTime) -> Option<&Price> {
+        let prices = self.0.get(model)?;
+        prices.iter().rev().find(|price| price.valid_from <= at).map(|price| &price.price)
     }
 }
 
-/// What these units cost, in micro-dollars. Everything is added up exactly, in millionths of a micro-dollar, and only the
-/// sum is rounded: half a micro-dollar and more goes up.
-pub fn cost(price: &Price, units: &Units) -> i64 {
+/// What these units cost, exactly.
+pub fn cost(price: &Price, units: &Units) -> Cost {
     let units = units.clamped();
-    let millionths = units.iter().map(|(unit, &amount)| {
+    let picos = units.iter().map(|(unit, &amount)| {
         let price = price.0[unit].clamp(0, HIGHEST);
         i128::from(price) * i128::from(amount) * (MILLION / i128::from(unit.price_divisor()))
     });
-    let rounded = (millionths.sum::<i128>() + MILLION / 2) / MILLION;
-    i64::try_from(rounded.min(MAX_COST)).unwrap_or(i64::MAX)
+    Cost::from_picos(picos.sum())
 }
 
 #[cfg(test)]
@@ -67,44 +72,43 @@ mod tests {
             (Unit::Requests, 7),
         ]);
         let cost = |unit, amount| cost(&price, &Units::of([(unit, amount)]));
-        assert_eq!(cost(Unit::PromptTokens, 1_000_000), 150_000);
-        assert_eq!(cost(Unit::CompletionTokens, 2_000_000), 1_200_000);
-        assert_eq!(cost(Unit::EmbeddingTokens, 50), 1);
-        assert_eq!(cost(Unit::AudioMillis, 60_000), 3000);
-        assert_eq!(cost(Unit::Characters, 11), 165);
-        assert_eq!(cost(Unit::Requests, 2), 14);
+        assert_eq!(cost(Unit::PromptTokens, 1_000_000), Cost::from(150_000));
+        assert_eq!(cost(Unit::CompletionTokens, 2_000_000), Cost::from(1_200_000));
+        assert_eq!(cost(Unit::EmbeddingTokens, 50), Cost::from(1));
+        assert_eq!(cost(Unit::AudioMillis, 60_000), Cost::from(3000));
+        assert_eq!(cost(Unit::Characters, 11), Cost::from(165));
+        assert_eq!(cost(Unit::Requests, 2), Cost::from(14));
         let all = Units::of([(Unit::Characters, 11), (Unit::Requests, 2)]);
-        assert_eq!((super::cost(&price, &all), super::cost(&price, &Units::default())), (165 + 14, 0));
+        assert_eq!(super::cost(&price, &all), Cost::from(165 + 14));
+        assert_eq!(super::cost(&price, &Units::default()), Cost::default());
     }
 
     #[test]
-    fn halves_go_up_and_only_the_sum_is_rounded() {
-        let text = price([(Unit::PromptTokens, 500_000), (Unit::CompletionTokens, 499_999)]);
-        let units =
-            |prompt, completion| Units::of([(Unit::PromptTokens, prompt), (Unit::CompletionTokens, completion)]);
-        assert_eq!(cost(&text, &units(1, 0)), 1);
-        assert_eq!(cost(&text, &units(0, 1)), 0);
-        assert_eq!(cost(&text, &units(1, 1)), 1, "0.999999");
-        assert_eq!(cost(&text, &units(3, 0)), 2, "1.5");
-        assert_eq!(cost(&text, &units(0, 3)), 1, "1.499997");
-        let audio = price([(Unit::AudioMillis, 50)]);
-        let millis = |millis| Units::of([(Unit::AudioMillis, millis)]);
-        assert_eq!((cost(&audio, &millis(10)), cost(&audio, &millis(9))), (1, 0));
+    fn fractions_of_a_micro_dollar_are_kept() {
+        let price = price([(Unit::EmbeddingTokens, 20_000), (Unit::AudioMillis, 50)]);
+        assert_eq!(cost(&price, &Units::of([(Unit::EmbeddingTokens, 20)])), Cost::new(0, 400_000));
+        assert_eq!(cost(&price, &Units::of([(Unit::AudioMillis, 30)])), Cost::new(1, 500_000));
     }
 
     #[test]
     fn nothing_overflows_and_nothing_is_paid_out() {
         let highest = Price(ByUnit::from_fn(|_| i64::MAX));
-        assert_eq!(i128::from(cost(&highest, &ByUnit::from_fn(|_| i64::MAX))), MAX_COST);
+        assert_eq!(cost(&highest, &ByUnit::from_fn(|_| i64::MAX)), Cost::MAX);
         let negative = Units::of([(Unit::PromptTokens, -5), (Unit::Requests, i64::MIN)]);
-        assert_eq!(cost(&highest, &negative), 0);
+        assert_eq!(cost(&highest, &negative), Cost::default());
     }
 
     #[test]
-    fn a_model_without_a_price_costs_the_default() {
-        let per_request = |micros| price([(Unit::Requests, micros)]);
-        let prices = Prices::new(vec![(DEFAULT.to_owned(), per_request(3)), ("m".to_owned(), per_request(5))]);
-        let one = Units::of([(Unit::Requests, 1)]);
-        assert_eq!((prices.cost("m", &one), prices.cost("other", &one)), (5, 3));
+    fn the_newest_valid_price_of_the_model_or_else_the_defaults_applies() {
+        let at = |seconds| OffsetDateTime::UNIX_EPOCH + time::Duration::seconds(seconds);
+        let row = |model: &str, seconds, micros| DatedPrice {
+            model: model.to_owned(),
+            valid_from: at(seconds),
+            price: price([(Unit::Requests, micros)]),
+        };
+        let prices = Prices::new(vec![row("m", 20, 9), row(DEFAULT, 0, 3), row("m", 10, 5)]);
+        let cost = |model, seconds| prices.cost(model, &Units::of([(Unit::Requests, 1)]), at(seconds)).micros();
+        assert_eq!((cost("other", 15), cost("m", 5)), (3, 3));
+        assert_eq!((cost("m", 10), cost("m", 19), cost("m", 20)), (5, 5, 9));
     }
 }

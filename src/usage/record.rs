@@ -58,9 +58,10 @@ pub(super) mod tests {
             route: "/v1/chat/completions",
             model: "m".to_owned(),
             units: crate::units::Units::of([(crate::units::Unit::PromptTokens, 3), (crate::units::Unit::Requests, 1)]),
+            estimated: false,
             latency_micros: 12,
         };
-        crate::usage::event::from_charge(charge, 45, time::OffsetDateTime::now_utc())
+        crate::usage::event::from_charge(charge, crate::money::Cost::new(45, 0), time::OffsetDateTime::now_utc())
     }
 
     #[test]

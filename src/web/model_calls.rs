@@ -54,7 +54,8 @@ pub(super) fn speak(call: &mut Call<'_>) -> Answer {
         let (reply, audio) = speech::synthesize(engine, &request)?;
         let mut response = response_typed_as(&reply).header("Content-Disposition", "inline; filename=\"speech.wav\"");
         response.content = Content::Bytes(audio.into());
-        let usage = ModelUsage { model, units: speech::units(input), latency_micros: reply.latency_micros() };
+        let usage =
+            ModelUsage { model, units: speech::units(input), estimated: false, latency_micros: reply.latency_micros() };
         Ok(Outcome::Reply(response, usage))
     })
 }

@@ -8,6 +8,7 @@ use super::Answer;
 use crate::call::Call;
 use crate::error::{Error, Result};
 use crate::http::Response;
+use crate::money::Cost;
 use crate::store::usage::sums::{GroupBy, Sum, sums};
 
 /// The most days that one reply covers.
@@ -23,9 +24,10 @@ pub(super) fn usage(call: &mut Call<'_>) -> Answer {
     let (from, to) = range(call)?;
     let (by, key) = grouping(call.request.query("by").as_deref())?;
     let sums = sums(&mut call.app.db.session()?, &caller.user.id, (from, to), by, MOST_GROUPS)?;
-    let cost: i64 = sums.iter().map(|sum| sum.cost_micros).sum();
+    let cost: Cost = sums.iter().map(|sum| sum.cost).sum();
     let groups: Vec<_> = sums.iter().map(|sum| group(key, sum)).collect();
-    let body = json!({"from": iso_date(from), "to": iso_date(to), "by": key, "cost_micros": cost, "usage": groups});
+    let body =
+        json!({"from": iso_date(from), "to": iso_date(to), "by": key, "cost_micros": cost.micros(), "usage": groups});
     Ok(Response::json(200, &body))
 }
 
@@ -58,7 +60,8 @@ fn group(key: &str, sum: &Sum) -> serde_json::Value {
     let name = if sum.name.is_empty() { serde_json::Value::Null } else { sum.name.as_str().into() };
     let mut group = serde_json::Map::from_iter([(key.to_owned(), name), ("charges".to_owned(), sum.events.into())]);
     group.extend(sum.units.iter().map(|(unit, amount)| (unit.column().to_owned(), (*amount).into())));
-    group.insert("cost_micros".to_owned(), sum.cost_micros.into());
+    group.insert("cost_micros".to_owned(), sum.cost.micros().into());
+    group.insert("estimated".to_owned(), sum.estimated.into());
     group.into()
 }
 

@@ -51,10 +51,12 @@ fn assert_books_agree(db: &TestDb) {
         let rows = db.connect().query(sql, &[]).unwrap();
         rows.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect()
     };
-    let ledger = books("SELECT user_id, count(*), sum(cost_micros)::bigint FROM usage_events GROUP BY 1");
-    let daily = books("SELECT user_id, sum(events)::bigint, sum(cost_micros)::bigint FROM usage_daily GROUP BY 1");
+    const PICOS: &str = "(sum(cost_micros) * 1000000 + sum(cost_picos))::bigint";
+    let ledger = books(&format!("SELECT user_id, count(*), {PICOS} FROM usage_events GROUP BY 1"));
+    let daily = books(&format!("SELECT user_id, sum(events)::bigint, {PICOS} FROM usage_daily GROUP BY 1"));
     let totals = books(
-        "SELECT id, (SELECT count(*) FROM usage_events WHERE user_id = users.id), charges_monthly
+        "SELECT id, (SELECT count(*) FROM usage_events WHERE user_id = users.id),
+             charges_monthly * 1000000 + charges_picos
          FROM users WHERE charges_monthly > 0",
     );
     assert_eq!(daily, ledger);

@@ -39,8 +39,9 @@ fn usage_is_reported_by_day_model_key_and_route() {
     );
     assert_eq!(
         reply["usage"][1],
-        json!({"day": "2026-01-31", "charges": 4, "requests": 4, "prompt_tokens": 20, "completion_tokens": 40,
-            "embedding_tokens": 0, "audio_millis": 0, "characters": 0, "cost_micros": 18})
+        json!({"day": "2026-01-31", "charges": 4, "requests": 4, "prompt_tokens": 20,
+            "cached_input_tokens": 0, "cache_write_tokens": 0, "completion_tokens": 40, "embedding_tokens": 0,
+            "audio_millis": 0, "characters": 0, "images": 0, "cost_micros": 18, "estimated": 0})
     );
     let reply = user.program(&server.web).get("/api/usage?from=2026-02-01&to=2026-02-01").expect(200).json();
     assert_eq!(reply["cost_micros"], 13);
@@ -84,13 +85,22 @@ fn the_operator_sets_and_lists_prices() {
     let (code, text) = run(&["price", "set", "big", "--prompt", "3000000", "--completion", "15000000"]);
     assert!(code == Some(0) && text.contains("big") && text.contains("3000000"), "{text}");
     assert_eq!(run(&["price", "set", "big", "--request", "7"]).0, Some(0));
-    let row = db.connect().query_one("SELECT * FROM prices WHERE model = 'big'", &[]).unwrap();
+    let newest = "SELECT * FROM prices WHERE model = 'big' ORDER BY valid_from DESC LIMIT 1";
+    let row = db.connect().query_one(newest, &[]).unwrap();
     let column = |name: &str| row.get::<_, i64>(name);
     assert_eq!(
         (column("prompt_per_million"), column("completion_per_million"), column("per_request")),
         (3_000_000, 15_000_000, 7)
     );
     assert_eq!(column("characters_per_million"), 15_000_000, "what was not named began as the default");
+    assert_eq!(column("cached_input_per_million"), 3_000_000, "cached input costs what other input does");
+    let (code, text) = run(&["price", "set", "big", "--request", "9", "--from", "2100-01-01T00:00:00Z"]);
+    assert!(code == Some(0) && text.contains("2100-01-01"), "{text}");
+    let (_, text) = run(&["price", "list"]);
+    assert_eq!(text.lines().filter(|line| line.starts_with("big ")).count(), 2, "now and then: {text}");
+    let past = ["price", "set", "big", "--request", "9", "--from", "2020-01-01T00:00:00Z"];
+    let (code, text) = run(&past);
+    assert!(code == Some(1) && text.contains("must not be in the past"), "{text}");
     for wrong in [&["price", "set", "big"][..], &["price", "set", "big", "--prompt", "-1"], &["price", "set"]] {
         let (code, text) = run(wrong);
         assert!(code != Some(0), "{wrong:?}: {text}");

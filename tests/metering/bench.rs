@@ -71,6 +71,7 @@ fn example(user: usize) -> Charge {
         route: "/v1/chat/completions",
         model: "demo".to_owned(),
         units: Units::of([(Unit::PromptTokens, 100), (Unit::CompletionTokens, 50), (Unit::Requests, 1)]),
+        estimated: false,
         latency_micros: 500,
     }
 }

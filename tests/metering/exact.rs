@@ -229,3 +229,31 @@ fn a_new_price_holds_soon_and_charges_tell_nobody() {
     listener.batch_execute("SELECT 1").unwrap();
     assert_eq!(listener.notifications().iter().count().unwrap(), 0);
 }
+
+#[test]
+fn fractions_of_a_micro_dollar_add_up() {
+    let (db, folder) = (TestDb::new(), Folder::new());
+    make_users(&db, 1);
+    set_price(&db);
+    let meter = meter(&db.url(), &folder.0);
+    // 20 tokens at 0.02 US$ a million are 0.4 micro-dollars.
+    let charge_tokens = |id: &str| {
+        let mut charge = charge(id, 0, 0);
+        charge.model = "an embedding model".to_owned();
+        charge.units = Units::of([(Unit::EmbeddingTokens, 20), (Unit::Requests, 1)]);
+        charge.estimated = true;
+        meter.charge(charge).unwrap().cost_micros
+    };
+    let exact =
+        |of: &str| db.count(&format!("SELECT (sum(cost_micros) * 1000000 + sum(cost_picos))::bigint FROM {of}"));
+    let of_user = || db.count("SELECT charges_monthly * 1000000 + charges_picos FROM users");
+    for n in 1..=7 {
+        // One of both ways to charge, by the kind of id.
+        assert_eq!(charge_tokens(&if n % 2 == 0 { format!("u0:{n}") } else { format!("new-{n}") }), 0);
+        assert_eq!((exact("usage_events"), exact("usage_daily"), of_user()), (n * 400_000, n * 400_000, n * 400_000));
+    }
+    assert_eq!(db.count("SELECT charges_monthly FROM users"), 2, "2.8 micro-dollars");
+    assert_eq!(db.count("SELECT cost_micros FROM usage_daily"), 2);
+    assert_eq!(db.count("SELECT estimated FROM usage_daily"), 7);
+    assert_eq!(db.count("SELECT count(*) FROM usage_events WHERE estimated"), 7);
+}

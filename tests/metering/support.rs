@@ -86,6 +86,7 @@ pub fn charge(id: &str, user: usize, micros: i64) -> Charge {
         route: if micros % 2 == 0 { "/v1/completions" } else { "/v1/chat/completions" },
         model: "thousandth".to_owned(),
         units: Units::of([(Unit::PromptTokens, micros * 1000), (Unit::Requests, 1)]),
+        estimated: false,
         latency_micros: 5,
     }
 }

@@ -10,6 +10,7 @@ use time::{Date, OffsetDateTime};
 
 use super::columns::{self, comma_separated, unnest};
 use crate::db::{Error, Executor, Param};
+use crate::money::Cost;
 use crate::units::{ByUnit, Units};
 
 /// A row of the ledger. Serialised, it is a record of the journal, which newer versions must be able to read.
@@ -34,13 +35,26 @@ pub struct Event {
     /// What was used: in JSON, a field for each unit.
     #[serde(flatten)]
     pub units: Units,
-    /// What it costs, in micro-dollars.
+    /// What it costs: whole micro-dollars.
     pub cost_micros: i64,
+    /// What it costs beyond them, in picodollars: 0 to 999,999. Old journals have whole micro-dollars only.
+    #[serde(default)]
+    pub cost_picos: i64,
+    /// Whether the units are an estimate, since the model server gave no numbers.
+    #[serde(default)]
+    pub estimated: bool,
     /// How long the model took, in microseconds.
     pub latency_micros: i64,
     /// When it was charged, to the microsecond.
     #[serde(with = "unix_micros")]
     pub created: OffsetDateTime,
+}
+
+impl Event {
+    /// What it costs.
+    pub fn cost(&self) -> Cost {
+        Cost::new(self.cost_micros, self.cost_picos)
+    }
 }
 
 fn unknown_is_client_supplied() -> bool {
@@ -70,31 +84,44 @@ const DAY_KEY: [&str; 5] = ["user_id", "server", "route", "model", "key_id"];
 
 /// The ledger's columns, in the order of the parameters of [`Rows`].
 fn ledger_columns() -> Vec<&'static str> {
-    TEXTS.into_iter().chain(columns::units()).chain(["cost_micros", "latency_micros", "created"]).collect()
+    const OTHERS: [&str; 5] = ["cost_micros", "cost_picos", "latency_micros", "estimated", "created"];
+    TEXTS.into_iter().chain(columns::units()).chain(OTHERS).collect()
 }
 
-/// What `usage_daily` adds up beside the number of events.
-fn amounts() -> impl Iterator<Item = &'static str> {
-    columns::units().chain(["cost_micros"])
+/// What `usage_daily` counts beside the cost.
+fn counts() -> impl Iterator<Item = &'static str> {
+    ["events", "estimated"].into_iter().chain(columns::units())
 }
 
 /// The columns of `usage_daily` but `day`, in the order of the parameters of [`Totals`].
 fn day_columns() -> Vec<&'static str> {
-    DAY_KEY.into_iter().chain(["events"]).chain(amounts()).collect()
+    DAY_KEY.into_iter().chain(counts()).chain(["cost_micros", "cost_picos"]).collect()
 }
 
-/// Adds a new row of `usage_daily` to the one that is there.
+/// Adds a new row of `usage_daily` to the one that is there. Picodollars carry over to micro-dollars.
 fn add_to_day() -> String {
-    let sums =
-        ["events"].into_iter().chain(amounts()).map(|column| format!("{column} = d.{column} + excluded.{column}"));
-    format!("ON CONFLICT ON CONSTRAINT usage_daily_pkey DO UPDATE SET {}", comma_separated(sums))
+    let sums = counts().map(|column| format!("{column} = d.{column} + excluded.{column}"));
+    format!(
+        "ON CONFLICT ON CONSTRAINT usage_daily_pkey DO UPDATE SET {},
+            cost_micros = d.cost_micros + excluded.cost_micros + (d.cost_picos + excluded.cost_picos) / 1000000,
+            cost_picos = (d.cost_picos + excluded.cost_picos) % 1000000",
+        comma_separated(sums)
+    )
 }
 
-/// Adds to what users were charged in the month `$1`, from `owed (user_id, cost_micros)`.
+/// Adds to what users were charged in the month `$1`, from `owed (user_id, cost_micros, cost_picos)`.
 const ADD_TO_USER: &str = "UPDATE users u SET charges_month = greatest(u.charges_month, $1),
     charges_monthly = CASE WHEN u.charges_month < $1 THEN owed.cost_micros
                            WHEN u.charges_month = $1 THEN u.charges_monthly + owed.cost_micros
-                           ELSE u.charges_monthly END";
+                                + (u.charges_picos + owed.cost_picos) / 1000000
+                           ELSE u.charges_monthly END,
+    charges_picos = CASE WHEN u.charges_month < $1 THEN owed.cost_picos
+                         WHEN u.charges_month = $1 THEN (u.charges_picos + owed.cost_picos) % 1000000
+                         ELSE u.charges_picos END";
+
+/// The exact cost of several rows, in SQL: whole micro-dollars, and picodollars beyond them.
+const SUM_OF_COSTS: &str = "(sum(cost_micros) + div(sum(cost_picos), 1000000))::bigint AS cost_micros,
+    mod(sum(cost_picos), 1000000)::bigint AS cost_picos";
 
 /// The first parameter of [`Rows`]: `$1` and `$2` are the month and the day.
 const FIRST_ROW_PARAMETER: usize = 3;
@@ -110,7 +137,7 @@ static CHARGE: LazyLock<String> = LazyLock::new(|| {
     let values = comma_separated(ledger.iter().map(|column| or_null(column, column)));
     let ledger = comma_separated(ledger);
     let (day_key, day_columns, add_to_day) = (comma_separated(DAY_KEY), comma_separated(day_columns()), add_to_day());
-    let day_sums = comma_separated(amounts().map(|column| format!("sum({column})")));
+    let unit_sums = comma_separated(columns::units().map(|column| format!("sum({column})")));
     let day_order = comma_separated(DAY_KEY.map(|column| format!("{column} COLLATE \"C\"")));
     format!(
         "WITH given AS MATERIALIZED (SELECT {given}),
@@ -124,12 +151,12 @@ static CHARGE: LazyLock<String> = LazyLock::new(|| {
         marked AS MATERIALIZED (SELECT given.*, id IN (SELECT id FROM ledger) AS is_new FROM given),
         daily AS (
             INSERT INTO usage_daily AS d (day, {day_columns})
-            SELECT $2, {day_key}, count(*), {day_sums}
+            SELECT $2, {day_key}, count(*), count(*) FILTER (WHERE estimated), {unit_sums}, {SUM_OF_COSTS}
             FROM marked WHERE is_new GROUP BY {day_key} ORDER BY {day_order}
             {add_to_day}),
         total AS (
             {ADD_TO_USER}
-            FROM (SELECT user_id, sum(cost_micros)::bigint AS cost_micros FROM marked WHERE is_new
+            FROM (SELECT user_id, {SUM_OF_COSTS} FROM marked WHERE is_new
                   GROUP BY user_id ORDER BY user_id COLLATE \"C\" OFFSET 0) AS owed
             WHERE u.id = owed.user_id)
         SELECT id FROM marked WHERE NOT is_new"
@@ -142,7 +169,7 @@ static CHARGE_NEW: LazyLock<String> = LazyLock::new(|| {
     let (ledger, day) = (ledger_columns(), day_columns());
     let first_day_parameter = FIRST_ROW_PARAMETER + ledger.len();
     let owed_users = first_day_parameter + day.len();
-    let owed_costs = owed_users + 1;
+    let (owed_micros, owed_picos) = (owed_users + 1, owed_users + 2);
     let rows = unnest(FIRST_ROW_PARAMETER, &ledger);
     let rows = comma_separated(ledger.iter().zip(rows).map(|(column, value)| or_null(column, &value)));
     let totals = comma_separated(unnest(first_day_parameter, &day));
@@ -153,7 +180,8 @@ static CHARGE_NEW: LazyLock<String> = LazyLock::new(|| {
             {add_to_day}),
         total AS (
             {ADD_TO_USER}
-            FROM (SELECT unnest(${owed_users}) AS user_id, unnest(${owed_costs}) AS cost_micros OFFSET 0) AS owed
+            FROM (SELECT unnest(${owed_users}) AS user_id, unnest(${owed_micros}) AS cost_micros,
+                    unnest(${owed_picos}) AS cost_picos OFFSET 0) AS owed
             WHERE u.id = owed.user_id)
         INSERT INTO usage_events ({ledger}) SELECT {rows}"
     )
@@ -204,8 +232,9 @@ fn month_of(day: Date) -> Date {
 struct Rows<'e> {
     texts: [Vec<&'e str>; TEXTS.len()],
     units: ByUnit<Vec<i64>>,
-    costs: Vec<i64>,
+    costs: Costs,
     latencies: Vec<i64>,
+    estimated: Vec<bool>,
     created: Vec<OffsetDateTime>,
 }
 
@@ -216,16 +245,32 @@ impl<'e> Rows<'e> {
         Rows {
             texts: VALUES.map(|value| events.iter().map(|event| value(event)).collect()),
             units: ByUnit::from_fn(|unit| events.iter().map(|event| event.units[unit]).collect()),
-            costs: events.iter().map(|event| event.cost_micros).collect(),
+            costs: events.iter().map(|event| event.cost()).collect(),
             latencies: events.iter().map(|event| event.latency_micros).collect(),
+            estimated: events.iter().map(|event| event.estimated).collect(),
             created: events.iter().map(|event| event.created).collect(),
         }
     }
 
     /// In the order of [`ledger_columns`].
     fn params(&self) -> impl Iterator<Item = &dyn Param> {
-        let others: [&dyn Param; 3] = [&self.costs, &self.latencies, &self.created];
+        let others: [&dyn Param; 5] =
+            [&self.costs.micros, &self.costs.picos, &self.latencies, &self.estimated, &self.created];
         params(&self.texts).chain(params(self.units.values())).chain(others)
+    }
+}
+
+/// Costs as two columns.
+#[derive(Default)]
+struct Costs {
+    micros: Vec<i64>,
+    picos: Vec<i64>,
+}
+
+impl FromIterator<Cost> for Costs {
+    fn from_iter<I: IntoIterator<Item = Cost>>(costs: I) -> Costs {
+        let (micros, picos) = costs.into_iter().map(|cost| (cost.micros(), cost.picos())).unzip();
+        Costs { micros, picos }
     }
 }
 
@@ -233,38 +278,41 @@ impl<'e> Rows<'e> {
 struct Totals<'e> {
     keys: [Vec<&'e str>; DAY_KEY.len()],
     events: Vec<i64>,
+    estimated: Vec<i64>,
     units: ByUnit<Vec<i64>>,
-    costs: Vec<i64>,
+    costs: Costs,
     owed_users: Vec<&'e str>,
-    owed_costs: Vec<i64>,
+    owed_costs: Costs,
 }
 
 /// What the events with one key add up to. Sums saturate, so that a fault elsewhere never turns them negative.
 #[derive(Default)]
 struct DayTotal {
     events: i64,
+    estimated: i64,
     units: Units,
-    cost_micros: i64,
+    cost: Cost,
 }
 
 impl<'e> Totals<'e> {
     fn of(events: &[&'e Event]) -> Totals<'e> {
         let mut days: BTreeMap<[&str; DAY_KEY.len()], DayTotal> = BTreeMap::new();
-        let mut users: BTreeMap<&str, i64> = BTreeMap::new();
+        let mut users: BTreeMap<&str, Cost> = BTreeMap::new();
         for event in events {
             let key = [&*event.user_id, &*event.server, &*event.route, &*event.model, &*event.key_id];
             let total = days.entry(key).or_default();
             total.events += 1;
             total.units += &event.units;
-            total.cost_micros = total.cost_micros.saturating_add(event.cost_micros);
-            let owed = users.entry(&event.user_id).or_default();
-            *owed = owed.saturating_add(event.cost_micros);
+            total.estimated += i64::from(event.estimated);
+            total.cost += event.cost();
+            *users.entry(&event.user_id).or_default() += event.cost();
         }
         Totals {
             keys: std::array::from_fn(|n| days.keys().map(|key| key[n]).collect()),
             events: days.values().map(|total| total.events).collect(),
+            estimated: days.values().map(|total| total.estimated).collect(),
             units: ByUnit::from_fn(|unit| days.values().map(|total| total.units[unit]).collect()),
-            costs: days.values().map(|total| total.cost_micros).collect(),
+            costs: days.values().map(|total| total.cost).collect(),
             owed_users: users.keys().copied().collect(),
             owed_costs: users.into_values().collect(),
         }
@@ -272,8 +320,10 @@ impl<'e> Totals<'e> {
 
     /// In the order of [`day_columns`], then what users owe.
     fn params(&self) -> impl Iterator<Item = &dyn Param> {
-        let others: [&dyn Param; 3] = [&self.costs, &self.owed_users, &self.owed_costs];
-        params(&self.keys).chain([&self.events as &dyn Param]).chain(params(self.units.values())).chain(others)
+        let counts: [&dyn Param; 2] = [&self.events, &self.estimated];
+        let others: [&dyn Param; 5] =
+            [&self.costs.micros, &self.costs.picos, &self.owed_users, &self.owed_costs.micros, &self.owed_costs.picos];
+        params(&self.keys).chain(counts).chain(params(self.units.values())).chain(others)
     }
 }
 

@@ -7,6 +7,7 @@ use time::{Date, OffsetDateTime};
 
 use super::columns::{self, comma_separated, read_units};
 use crate::db::{Error, Executor};
+use crate::money::Cost;
 use crate::units::Units;
 
 /// A row of the ledger: a call that was charged.
@@ -22,8 +23,10 @@ pub struct ChargedCall {
     pub model: String,
     /// The id of the API key that was used; empty for none.
     pub key_id: String,
-    /// What it cost, in micro-dollars.
-    pub cost_micros: i64,
+    /// Whether that rests on an estimate, since the model server gave no numbers.
+    pub estimated: bool,
+    /// What it cost.
+    pub cost: Cost,
     /// What was used.
     pub units: Units,
 }
@@ -31,7 +34,7 @@ pub struct ChargedCall {
 static NEWEST: LazyLock<String> = LazyLock::new(|| {
     let units = comma_separated(columns::units());
     format!(
-        "SELECT created, server, route, model, coalesce(key_id, ''), cost_micros, {units}
+        "SELECT created, server, route, model, coalesce(key_id, ''), estimated, cost_micros, cost_picos, {units}
         FROM usage_events WHERE user_id = $1 AND ($2 = '' OR server = $2) ORDER BY created DESC LIMIT $3"
     )
 });
@@ -48,8 +51,9 @@ pub fn newest(db: &mut impl Executor, user_id: &str, server: &str, limit: i64) -
             route: row.try_get(2)?,
             model: row.try_get(3)?,
             key_id: row.try_get(4)?,
-            cost_micros: row.try_get(5)?,
-            units: read_units(row, 6)?,
+            estimated: row.try_get(5)?,
+            cost: Cost::new(row.try_get(6)?, row.try_get(7)?),
+            units: read_units(row, 8)?,
         })
     };
     db.query(&NEWEST, &[&user_id, &server, &limit])?.iter().map(call).collect()
@@ -68,8 +72,10 @@ pub struct DailyUsage {
     pub model: String,
     /// The id of the API key that was used; empty for none.
     pub key_id: String,
-    /// What it cost, in micro-dollars.
-    pub cost_micros: i64,
+    /// How many of the calls rest on an estimate.
+    pub estimated: i64,
+    /// What it cost.
+    pub cost: Cost,
     /// What was used.
     pub units: Units,
 }
@@ -77,7 +83,7 @@ pub struct DailyUsage {
 static DAILY: LazyLock<String> = LazyLock::new(|| {
     let units = comma_separated(columns::units());
     format!(
-        "SELECT to_char(day, 'YYYY-MM-DD'), server, route, model, key_id, cost_micros, {units}
+        "SELECT to_char(day, 'YYYY-MM-DD'), server, route, model, key_id, estimated, cost_micros, cost_picos, {units}
         FROM usage_daily WHERE user_id = $1 AND day BETWEEN $2 AND $3
         ORDER BY usage_daily.day, server, route, model, key_id LIMIT $4"
     )
@@ -95,8 +101,9 @@ pub fn daily(db: &mut impl Executor, user_id: &str, days: (Date, Date), limit: i
             route: row.try_get(2)?,
             model: row.try_get(3)?,
             key_id: row.try_get(4)?,
-            cost_micros: row.try_get(5)?,
-            units: read_units(row, 6)?,
+            estimated: row.try_get(5)?,
+            cost: Cost::new(row.try_get(6)?, row.try_get(7)?),
+            units: read_units(row, 8)?,
         })
     };
     db.query(&DAILY, &[&user_id, &days.0, &days.1, &limit])?.iter().map(usage).collect()

@@ -7,6 +7,7 @@ use time::Date;
 
 use super::columns::{self, comma_separated, read_units};
 use crate::db::{Error, Executor};
+use crate::money::Cost;
 use crate::units::Units;
 
 /// What usage is grouped by.
@@ -29,8 +30,10 @@ pub struct Sum {
     pub name: String,
     /// The number of charges.
     pub events: i64,
-    /// What they cost, in micro-dollars.
-    pub cost_micros: i64,
+    /// How many of them rest on an estimate.
+    pub estimated: i64,
+    /// What they cost.
+    pub cost: Cost,
     /// What was used.
     pub units: Units,
 }
@@ -40,7 +43,7 @@ static SUMS: LazyLock<String> = LazyLock::new(|| {
     format!(
         "SELECT CASE $4 WHEN 'day' THEN to_char(day, 'YYYY-MM-DD') WHEN 'model' THEN model
                 WHEN 'key' THEN key_id ELSE route END COLLATE \"C\" AS name,
-            sum(events)::bigint, sum(cost_micros)::bigint, {units}
+            sum(events)::bigint, sum(estimated)::bigint, sum(cost_micros)::bigint, sum(cost_picos)::bigint, {units}
         FROM usage_daily WHERE user_id = $1 AND day BETWEEN $2 AND $3 GROUP BY name ORDER BY name LIMIT $5"
     )
 });
@@ -66,8 +69,9 @@ pub fn sums(
         Ok(Sum {
             name: row.try_get(0)?,
             events: row.try_get(1)?,
-            cost_micros: row.try_get(2)?,
-            units: read_units(row, 3)?,
+            estimated: row.try_get(2)?,
+            cost: Cost::new(row.try_get(3)?, row.try_get(4)?),
+            units: read_units(row, 5)?,
         })
     };
     db.query(&SUMS, &[&user_id, &days.0, &days.1, &by, &limit])?.iter().map(sum).collect()

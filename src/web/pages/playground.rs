@@ -123,7 +123,7 @@ fn render(
         inference: super::program_address(call, Role::Inference),
         form,
         answer,
-        cost: cost.map(|charged| show::money(&charged.cost_micros)),
+        cost: cost.map(|charged| show::money(&charged.cost)),
         problem,
     };
     page(playground.problem.as_ref().map_or(200, |problem| problem.status), &playground)
@@ -155,7 +155,7 @@ pub(in crate::web) fn write_document(call: &mut Call<'_>) -> Answer {
 pub(in crate::web) fn cost(call: &mut Call<'_>) -> Answer {
     let caller = call.caller()?;
     let newest = lists::newest(&mut call.app.db.session()?, &caller.user.id, "web", 1)?;
-    let cost = newest.first().map(|charged| (show::money(&charged.cost_micros), charged.units.tokens()));
+    let cost = newest.first().map(|charged| (show::money(&charged.cost), charged.units.tokens()));
     Ok(Response::json(200, &json!({"cost": cost.as_ref().map(|c| &c.0), "tokens": cost.as_ref().map(|c| c.1)})))
 }
 

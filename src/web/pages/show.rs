@@ -3,6 +3,7 @@
 use time::OffsetDateTime;
 use time::macros::format_description;
 
+use crate::money::Cost;
 use crate::store::timestamp;
 
 /// A time as HTML, in UTC; a script shows it in the visitor's time zone.
@@ -18,20 +19,23 @@ pub(super) fn to_the_second(time: &OffsetDateTime) -> String {
     time.to_offset(time::UtcOffset::UTC).format(format).unwrap_or_default()
 }
 
-/// An amount in micro-dollars, with two decimal places or as many as it takes to be exact.
-pub(super) fn money(micros: &i64) -> String {
-    let (sign, size) = (if *micros < 0 { "−" } else { "" }, micros.unsigned_abs());
-    let fraction = format!("{:06}", size % 1_000_000);
+/// An amount, with two decimal places or as many as it takes to be exact.
+pub(super) fn money<C: Copy + Into<Cost>>(amount: &C) -> String {
+    let cost: Cost = (*amount).into();
+    let (sign, size) = (if cost.micros() < 0 { "−" } else { "" }, cost.micros().unsigned_abs());
+    let fraction = format!("{:06}{:06}", size % 1_000_000, cost.picos());
     let kept = fraction.trim_end_matches('0').len().max(2);
     format!("{sign}US$\u{a0}{}.{}", grouped(size / 1_000_000), &fraction[..kept])
 }
 
-/// An amount in micro-dollars: rounded to the cent from one dollar on, and exact below.
-pub(super) fn cents(micros: &i64) -> String {
+/// An amount: rounded to the cent from one dollar on, and exact below.
+pub(super) fn cents<C: Copy + Into<Cost>>(amount: &C) -> String {
     const CENT: i64 = 10_000;
+    let cost: Cost = (*amount).into();
+    let micros = cost.micros();
     match micros.unsigned_abs() >= 1_000_000 {
         true => money(&(micros.saturating_add(micros.signum() * CENT / 2) / CENT * CENT)),
-        false => money(micros),
+        false => money(&cost),
     }
 }
 

@@ -11,6 +11,7 @@ use crate::call::Call;
 use crate::db::Executor;
 use crate::error::Result;
 use crate::http::Response;
+use crate::money::Cost;
 use crate::store::usage::lists::{self, ChargedCall};
 use crate::store::usage::sums::{GroupBy, Sum, sums};
 use crate::store::{api_keys, users};
@@ -36,8 +37,8 @@ struct Usage {
     from: String,
     to: String,
     chart: String,
-    total: i64,
-    month: i64,
+    total: Cost,
+    month: Cost,
     requests: i64,
     days: Vec<Sum>,
     groups: Vec<Group>,
@@ -78,22 +79,22 @@ pub(in crate::web) fn show(call: &mut Call<'_>) -> Answer {
                 sum.name = key_name(&names, &sum.name);
             }
         }
-        groups_of.sort_by_key(|sum| std::cmp::Reverse(sum.cost_micros));
+        groups_of.sort_by_key(|sum| std::cmp::Reverse(sum.cost));
         groups.push(Group { name, sums: groups_of });
     }
     let mut newest = lists::newest(&mut session, user_id, "", NEWEST)?;
-    let month = users::by_id(&mut session, user_id)?.map_or(0, |user| user.charges_monthly);
+    let month = users::by_id(&mut session, user_id)?.map_or(0, |user| user.charges_monthly).into();
     drop(session);
     for call in &mut newest {
         call.key_id = key_name(&names, &call.key_id);
     }
-    let total = by_day.iter().map(|sum| sum.cost_micros).sum();
+    let total = by_day.iter().map(|sum| sum.cost).sum();
     let usage = Usage {
         frame: Frame::new(Some(&caller), "usage"),
         period,
         from: iso_date(days.0),
         to: iso_date(days.1),
-        chart: cost_chart(days, &by_day.iter().map(|sum| (sum.name.as_str(), sum.cost_micros)).collect::<Vec<_>>()),
+        chart: cost_chart(days, &by_day.iter().map(|sum| (sum.name.as_str(), sum.cost.micros())).collect::<Vec<_>>()),
         total,
         month,
         requests: by_day.iter().map(|sum| sum.units[Unit::Requests]).sum(),
@@ -146,14 +147,15 @@ pub(in crate::web) fn download(call: &mut Call<'_>) -> Answer {
     let names = key_names(&mut session, &caller.user.id)?;
     let lines = lists::daily(&mut session, &caller.user.id, days, MOST_LINES)?;
     drop(session);
-    let mut csv = format!("day,server,route,model,key,{},cost_usd\r\n", Unit::ALL.map(Unit::csv_column).join(","));
+    let mut csv =
+        format!("day,server,route,model,key,{},estimated,cost_usd\r\n", Unit::ALL.map(Unit::csv_column).join(","));
     for line in &lines {
         let key = if line.key_id.is_empty() { String::new() } else { key_name(&names, &line.key_id) };
         let texts = [&line.day, &line.server, &line.route, &line.model, &key].map(|text| cell(text));
         let numbers = line.units.values().map(|amount| amount.to_string());
-        let micros = line.cost_micros;
-        csv +=
-            &format!("{},{},{}.{:06}\r\n", texts.join(","), numbers.join(","), micros / 1_000_000, micros % 1_000_000);
+        let (dollars, fraction) = (line.cost.micros() / 1_000_000, line.cost.micros() % 1_000_000);
+        let (texts, numbers, picos) = (texts.join(","), numbers.join(","), line.cost.picos());
+        csv += &format!("{texts},{numbers},{},{dollars}.{fraction:06}{picos:06}\r\n", line.estimated);
     }
     let name = format!("attachment; filename=\"usage-{}-{}.csv\"", iso_date(days.0), iso_date(days.1));
     Ok(Response::with_body(200, "text/csv; charset=utf-8", csv.into_bytes()).header("Content-Disposition", name))

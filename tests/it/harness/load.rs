@@ -231,16 +231,17 @@ impl TrackedDocument {
 /// Asserts that the ledger, the ids, the daily totals and the users' totals agree.
 #[track_caller]
 pub fn assert_books_agree(db: &TestDb) {
-    let ledger = "SELECT user_id, count(*) AS events, sum(cost_micros) AS micros FROM usage_events GROUP BY user_id";
-    let days = "SELECT user_id, sum(events) AS events, sum(cost_micros) AS micros FROM usage_daily GROUP BY user_id";
+    const PICOS: &str = "sum(cost_micros) * 1000000 + sum(cost_picos) AS picos";
+    let ledger = format!("SELECT user_id, count(*) AS events, {PICOS} FROM usage_events GROUP BY user_id");
+    let days = format!("SELECT user_id, sum(events) AS events, {PICOS} FROM usage_daily GROUP BY user_id");
     let differ = format!(
         "SELECT count(*) FROM ({ledger}) a FULL JOIN ({days}) b USING (user_id)
-        WHERE (a.events, a.micros) IS DISTINCT FROM (b.events, b.micros)"
+        WHERE (a.events, a.picos) IS DISTINCT FROM (b.events, b.picos)"
     );
     assert_eq!(db.count(&differ), 0, "the daily totals differ from the ledger");
     let differ = format!(
         "SELECT count(*) FROM users u LEFT JOIN ({ledger}) a ON a.user_id = u.id
-        WHERE u.charges_monthly IS DISTINCT FROM coalesce(a.micros, 0)"
+        WHERE u.charges_monthly::numeric * 1000000 + u.charges_picos IS DISTINCT FROM coalesce(a.picos, 0)"
     );
     assert_eq!(db.count(&differ), 0, "the users' totals differ from the ledger");
     let events = db.count("SELECT count(*) FROM usage_events");
