@@ -15,8 +15,10 @@ pub(super) struct Bar {
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 220.0;
-/// Space for the labels of the axis.
-const LEFT: f64 = 70.0;
+/// Space for a character of an axis label.
+const CHARACTER: f64 = 7.5;
+/// Space between an axis label and the bars.
+const GAP: f64 = 8.0;
 /// Space for half of the last label.
 const RIGHT: f64 = 14.0;
 const BOTTOM: f64 = 24.0;
@@ -25,6 +27,7 @@ const TOP: f64 = 10.0;
 const LABELS: usize = 8;
 
 /// Draws a chart. `scale` formats a value of the axis; `title` and `summary` are for screen readers.
+#[allow(clippy::cast_precision_loss)] // The numbers are small.
 pub(super) fn bars(title: &str, summary: &str, bars: &[Bar], scale: fn(&i64) -> String) -> String {
     let most = bars.iter().map(|bar| bar.value).max().unwrap_or(0);
     let top = round_up(most.max(1));
@@ -35,31 +38,34 @@ pub(super) fn bars(title: &str, summary: &str, bars: &[Bar], scale: fn(&i64) -> 
         escaped(summary)
     );
     let height = HEIGHT - TOP - BOTTOM;
-    for quarter in [0, 2, 4] {
-        let y = TOP + height - height * f64::from(quarter) / 4.0;
+    let labels = [0, 2, 4].map(|quarter| (quarter, scale(&(top / 4 * quarter + top % 4 * quarter / 4))));
+    let longest = labels.iter().map(|(_, label)| label.chars().count()).max().unwrap_or(0);
+    let left = longest as f64 * CHARACTER + GAP;
+    for (quarter, label) in labels {
+        let y = TOP + height - height * quarter as f64 / 4.0;
         let class = if quarter == 0 { "base" } else { "axis" };
         // Writing to a String does not fail.
         let _ = write!(
             svg,
-            "<line class=\"{class}\" x1=\"{LEFT}\" x2=\"{:.0}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>\
+            "<line class=\"{class}\" x1=\"{left}\" x2=\"{:.0}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>\
              <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
             WIDTH - RIGHT,
-            LEFT - 8.0,
+            left - GAP,
             y + 4.0,
-            escaped(&scale(&(top / 4 * i64::from(quarter) + top % 4 * i64::from(quarter) / 4)))
+            escaped(&label)
         );
     }
-    draw(&mut svg, bars, top, height);
+    draw(&mut svg, bars, top, left, height);
     svg + "</svg>"
 }
 
 #[allow(clippy::cast_precision_loss)] // A bar is some hundred pixels high.
-fn draw(svg: &mut String, bars: &[Bar], top: i64, height: f64) {
-    let step = (WIDTH - LEFT - RIGHT) / bars.len().max(1) as f64;
+fn draw(svg: &mut String, bars: &[Bar], top: i64, left: f64, height: f64) {
+    let step = (WIDTH - left - RIGHT) / bars.len().max(1) as f64;
     let every = bars.len().div_ceil(LABELS).max(1);
     for (at, bar) in bars.iter().enumerate() {
         let tall = (bar.value.max(0) as f64 / top as f64 * height).max(if bar.value > 0 { 1.5 } else { 0.0 });
-        let (x, gap) = (LEFT + step * at as f64, (step * 0.2).min(6.0));
+        let (x, gap) = (left + step * at as f64, (step * 0.2).min(6.0));
         let _ = write!(
             svg,
             "<rect class=\"bar\" x=\"{:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{tall:.1}\" rx=\"2\"><title>{}</title></rect>",

@@ -147,12 +147,12 @@ fn parts(call: &Call<'_>) -> Vec<Part> {
     ];
     let engines = &app.engines;
     for (name, engine) in [
-        ("Text engine", &engines.inference),
-        ("Embeddings engine", &engines.embeddings),
-        ("Transcription engine", &engines.transcribe),
-        ("Speech engine", &engines.speech),
+        ("Text models", &engines.inference),
+        ("Embedding models", &engines.embeddings),
+        ("Transcription models", &engines.transcribe),
+        ("Speech models", &engines.speech),
     ] {
-        let details = if engine.is_configured() { "configured" } else { "not configured: its routes return 503" };
+        let details = if engine.is_configured() { "configured" } else { "not configured: routes return 503" };
         parts.push(part(name, engine.is_configured(), details.to_owned()));
     }
     parts
