@@ -1,40 +1,21 @@
-//! One request on its way through a handler.
+//! A request on its way through a handler.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::app::App;
-use crate::auth::{Caller, Kind, client, is_renewal_due};
-use crate::error::{Error, NOT_AUTHENTICATED, Result, Shape};
-use crate::http::{Method, Request, Response, Route, cookie};
-
-/// What answers a request.
-pub type Handler = fn(&mut Call<'_>) -> Result<Response>;
-
-/// A handler, and how it names its errors.
-#[derive(Clone, Copy)]
-pub struct Endpoint {
-    /// What runs.
-    pub handler: Handler,
-    /// The key of its errors.
-    pub shape: Shape,
-    /// Whether it has an answer before the database was first reached; others get 503.
-    pub works_without_database: bool,
-}
-
-/// A line of a route table.
-pub const fn route(method: Method, path: &'static str, handler: Handler) -> Route<Endpoint> {
-    Route { method, path, handler: Endpoint { handler, shape: Shape::Detail, works_without_database: false } }
-}
+use crate::auth::{Caller, Kind, Via, client, is_renewal_due};
+use crate::error::{Error, Result, Shape};
+use crate::http::{Method, Request, cookie};
 
 /// One of the three servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// For people: cookies.
+    /// For people, who sign in with a cookie.
     Web,
-    /// For programs: models.
+    /// For programs, which call text models with a secret.
     Inference,
-    /// For programs: speech.
+    /// For programs, which call speech models with a secret.
     Audio,
 }
 
@@ -52,63 +33,50 @@ impl Role {
     }
 }
 
-/// A request, and what is known around it.
+/// A request, and what a handler needs to answer it.
 pub struct Call<'a> {
     /// What the servers share.
     pub app: &'a App,
-    /// The server it came to.
+    /// The server that received it.
     pub role: Role,
     /// The request.
     pub request: &'a mut Request,
-    /// The path's segments that stood for `{…}`, still percent-encoded.
+    /// The path's segments that matched `{…}`, still percent-encoded.
     pub segments: Vec<String>,
-    /// How the route names its errors.
+    /// The shape of the operation's errors.
     pub shape: Shape,
-    /// The session cookie's new value, where the reply is to carry it.
+    /// The path under which the operation's charges are recorded.
+    pub charged_as: &'static str,
+    /// The session cookie's new value, if the reply is to carry one.
     pub renewed_cookie: Option<String>,
     caller: Option<Arc<Caller>>,
 }
 
 impl<'a> Call<'a> {
-    /// A call of `role`'s server, on a route that names its errors like this.
-    pub fn new(app: &'a App, role: Role, shape: Shape, request: &'a mut Request, segments: Vec<String>) -> Call<'a> {
-        Call { app, role, request, segments, shape, renewed_cookie: None, caller: None }
+    /// A request to `role`'s server.
+    pub fn new(app: &'a App, role: Role, request: &'a mut Request) -> Call<'a> {
+        let (segments, shape, charged_as) = (Vec::new(), Shape::default(), "");
+        Call { app, role, request, segments, shape, charged_as, renewed_cookie: None, caller: None }
     }
 
-    /// Who calls.
+    /// The caller, if the request has a valid credential: the session cookie (web server only), the `secret` header, or
+    /// what follows the scheme of `Authorization`; the first of these that is valid.
     ///
     /// # Errors
-    /// 401 without a valid credential, 403 for a cookie sent by another site's page, 503 while it cannot be known.
-    pub fn caller(&mut self) -> Result<Arc<Caller>> {
-        self.caller_or(NOT_AUTHENTICATED)
-    }
-
-    /// [`Call::caller`] with other words for the 401.
-    ///
-    /// # Errors
-    /// As [`Call::caller`].
-    pub fn caller_or(&mut self, refusal: &'static str) -> Result<Arc<Caller>> {
-        self.optional_caller()?.ok_or(Error::Unauthorized(refusal))
-    }
-
-    /// Who calls, if a valid credential was sent: the cookie (web server only), the `secret` header, or what follows
-    /// the scheme of `Authorization`, whichever is valid first.
-    ///
-    /// # Errors
-    /// 403 for a cookie sent by another site's page, 503 while it cannot be known.
-    pub fn optional_caller(&mut self) -> Result<Option<Arc<Caller>>> {
+    /// 403 for a cookie with a request that another site's page sent, 503 while the credential cannot be checked.
+    pub fn authenticate(&mut self) -> Result<Option<Arc<Caller>>> {
         if self.caller.is_none() {
-            self.caller = self.authenticate()?;
+            self.caller = self.find_caller()?;
         }
         Ok(self.caller.clone())
     }
 
-    /// The id of the caller's account, once it was asked for.
+    /// The id of the caller's account, once authenticated.
     pub fn user_id(&self) -> Option<String> {
         self.caller.as_ref().map(|caller| caller.user.id.clone())
     }
 
-    fn authenticate(&mut self) -> Result<Option<Arc<Caller>>> {
+    fn find_caller(&mut self) -> Result<Option<Arc<Caller>>> {
         let mut refused = None;
         if self.role == Role::Web
             && let Some(token) = cookie::read(self.request, cookie::SESSION)
@@ -130,28 +98,29 @@ impl<'a> Call<'a> {
         refused.map_or(Ok(None), Err)
     }
 
-    /// Whether any credential was sent, valid or not.
+    /// Whether the request has a credential, valid or not.
     pub fn has_credential(&self) -> bool {
         let cookie = self.role == Role::Web && cookie::read(self.request, cookie::SESSION).is_some();
         cookie || self.request.header("secret").is_some() || self.bearer().is_some()
     }
 
-    /// Older clients send the secret under any scheme.
+    /// The secret in `Authorization`. Older clients send it with any scheme.
     fn bearer(&self) -> Option<&str> {
         self.request.header("authorization")?.split_once(' ').map(|(_, secret)| secret)
     }
 
     fn renewal(&self, token: &str, caller: &Caller) -> Option<String> {
         match &caller.via {
-            crate::auth::Via::Session { renewed, .. } if is_renewal_due(*renewed, time::OffsetDateTime::now_utc()) => {
+            Via::Session { renewed, .. } if is_renewal_due(*renewed, time::OffsetDateTime::now_utc()) => {
                 Some(cookie::session(token, self.app.config.is_https()))
             }
             _ => None,
         }
     }
 
-    /// Refuses an unsafe request that another site's page made a browser send. Browsers say so in `Sec-Fetch-Site`
-    /// (Fetch Metadata) or `Origin`; what says neither is no browser's and carries no cookie by itself.
+    /// Refuses an unsafe request that a browser sent on behalf of another site's page. Browsers tell by
+    /// `Sec-Fetch-Site` (Fetch Metadata) or `Origin`; a client that sends neither is not a browser, and adds no cookie
+    /// on its own.
     ///
     /// # Errors
     /// 403.
@@ -175,7 +144,7 @@ impl<'a> Call<'a> {
             || authority.is_some_and(|authority| self.request.header("host") == Some(authority))
     }
 
-    /// Whether the client is a script that wants JSON, not a form that wants a page.
+    /// Whether the client is a script that expects JSON, rather than a form that expects a page.
     pub fn wants_json(&self) -> bool {
         let has = |name, text: &str| self.request.header(name).is_some_and(|v| v.to_ascii_lowercase().contains(text));
         has("accept", "application/json")
@@ -183,7 +152,7 @@ impl<'a> Call<'a> {
             || self.request.media_type() == "application/json"
     }
 
-    /// The address of the client, behind trusted proxies.
+    /// The client's address, as told by trusted proxies.
     pub fn client(&self) -> IpAddr {
         client::address(self.request, &self.app.config.trusted_proxies)
     }

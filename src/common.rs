@@ -1,24 +1,25 @@
-//! The routes that every server has.
+//! The operations that every server has.
 
 use serde_json::json;
 
-use crate::call::{Call, Endpoint, route};
+use crate::auth::Caller;
+use crate::call::{Call, Role};
 use crate::error::{Error, Result};
-use crate::http::{Method, Response, Route};
+use crate::http::Response;
+use crate::operation::Handler::{Authenticated, Public};
+use crate::operation::{Operation, get};
 
 /// Their table.
-pub fn routes() -> Vec<Route<Endpoint>> {
-    let mut routes = vec![route(Method::GET, "/liveness_check", liveness), route(Method::GET, "/readyz", readiness)];
-    for route in &mut routes {
-        route.handler.works_without_database = true;
-    }
-    routes.push(route(Method::GET, "/api/current-user", current_user));
-    routes
+pub fn operations() -> Vec<Operation> {
+    vec![
+        get("/api/current-user", Authenticated(current_user)).on(&Role::ALL),
+        get("/liveness_check", Public(liveness)).on(&Role::ALL).without_database(),
+        get("/readyz", Public(readiness)).on(&Role::ALL).without_database(),
+    ]
 }
 
 /// The caller's user object, from the cache where it is there.
-fn current_user(call: &mut Call<'_>) -> Result<Response> {
-    let caller = call.caller()?;
+fn current_user(_: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     let json = caller.user_json().map_err(|e| Error::Internal(e.to_string()))?;
     Ok(Response::with_body(200, "application/json", json.to_vec()))
 }

@@ -38,6 +38,8 @@ pub mod app;
 
 pub mod call;
 
+pub mod operation;
+
 pub mod gateway;
 pub mod openapi;
 
@@ -46,6 +48,10 @@ pub mod common;
 pub mod inference;
 pub mod web;
 
-pub mod serve;
+pub mod api;
+
+pub mod dispatch;
+
+pub mod startup;
 
 pub mod cli;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use textgen::call::Role;
 use textgen::cli::{self, Cli, Command};
 use textgen::config::Config;
-use textgen::{logging, serve};
+use textgen::{logging, startup};
 
 /// The exit code when a command fails.
 const FAILURE: u8 = 1;
@@ -41,7 +41,7 @@ fn serve(config: Config, role: Option<Role>) -> ExitCode {
         Err(e) => return fail(&e),
     };
     let roles = role.map_or(Role::ALL.to_vec(), |role| vec![role]);
-    let outcome = serve::run(config, &roles);
+    let outcome = startup::run(config, &roles);
     lines.flush_now();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

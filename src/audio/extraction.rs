@@ -4,18 +4,19 @@ use std::io::{self, Read};
 
 use serde_json::json;
 
+use crate::auth::Caller;
 use crate::blocking::block_in_place;
 use crate::call::Call;
 use crate::engine::Engine;
 use crate::engine::fetch::Download;
 use crate::error::{Error, Result};
-use crate::gateway::charged::{ChargedRoute, ModelUsage, Outcome, UploadWork, charged, charged_upload};
+use crate::gateway::charged::{ModelUsage, Outcome, UploadWork, charged, charged_upload};
 use crate::gateway::event_stream::not_json;
 use crate::gateway::forward::{AudioSource, FormFields, ForwardedUpload};
 use crate::gateway::transcript::SubtitleFormat;
 use crate::gateway::transcription::{self, PendingTranscription, TRANSCRIBE, TRANSLATE};
 use crate::gateway::upload::{DigestedSource, Upload};
-use crate::gateway::{INVALID_SECRET, MAX_RECORDING, mark_demo, validate_model};
+use crate::gateway::{MAX_RECORDING, mark_demo, validate_model};
 use crate::http::Response;
 use crate::http::form::{FORM_LIMIT, Fields};
 
@@ -25,11 +26,10 @@ const NO_RECORDING: &str = "Either audio_file or audio_url must be provided";
 const TRANSLATE_FIELD: &str = "translate_to_english";
 
 /// `POST /api/v1/audio-extraction` with `audio_url`.
-pub(super) fn from_url(call: &mut Call<'_>) -> Result<Response> {
+pub(super) fn from_url(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     let engines = &call.app.engines;
     let engine = &engines.transcribe;
-    let route = ChargedRoute { path: "/api/v1/audio-extraction", unauthorized: INVALID_SECRET, engine };
-    charged(call, &route, FORM_LIMIT, |work| {
+    charged(call, caller, engine, FORM_LIMIT, |work| {
         let fields = Fields::parse_json(&work.body)?;
         let url = fields.optional_text("audio_url")?.filter(|url| !url.is_empty()).ok_or(Error::bad(NO_RECORDING))?;
         let translates = fields.optional_bool(TRANSLATE_FIELD)?.unwrap_or(false);
@@ -55,10 +55,9 @@ impl AudioSource for DigestedSource<'_, Download> {
 }
 
 /// `POST /api/v1/audio-file-extraction` with a multipart body that holds `audio_file`.
-pub(super) fn from_file(call: &mut Call<'_>) -> Result<Response> {
+pub(super) fn from_file(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     let engine = &call.app.engines.transcribe;
-    let route = ChargedRoute { path: "/api/v1/audio-file-extraction", unauthorized: INVALID_SECRET, engine };
-    charged_upload(call, &route, "audio_file", |work| from_upload(engine, work))
+    charged_upload(call, caller, engine, "audio_file", |work| from_upload(engine, work))
 }
 
 fn from_upload(engine: &Engine, work: UploadWork<'_>) -> Result<Outcome> {

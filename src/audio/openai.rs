@@ -2,34 +2,34 @@
 
 use serde_json::json;
 
+use crate::auth::Caller;
 use crate::call::Call;
 use crate::error::{Error, Result};
-use crate::gateway::charged::{ChargedRoute, ModelUsage, Outcome, UploadWork, charged_upload};
+use crate::gateway::charged::{ModelUsage, Outcome, UploadWork, charged_upload};
 use crate::gateway::event_stream::{EventStream, not_json};
 use crate::gateway::forward::{FormFields, ForwardedUpload};
 use crate::gateway::transcript::{SubtitleFormat, Transcript};
 use crate::gateway::transcription::{self, PendingTranscription, TRANSCRIBE, TRANSLATE};
 use crate::gateway::usage_counter::{ChargeBasis, UsageCounter};
-use crate::gateway::{INVALID_API_KEY, mark_demo, response_typed_as, validate_model};
+use crate::gateway::{mark_demo, response_typed_as, validate_model};
 use crate::http::{Content, Response, sse};
 
 /// The fields that are not forwarded as they are.
 const REPLACED_FIELDS: [&str; 2] = ["model", "response_format"];
 
 /// `POST /v1/audio/transcriptions`.
-pub(super) fn transcribe(call: &mut Call<'_>) -> Result<Response> {
-    answer(call, TRANSCRIBE)
+pub(super) fn transcribe(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
+    answer(call, caller, TRANSCRIBE)
 }
 
 /// `POST /v1/audio/translations`.
-pub(super) fn translate(call: &mut Call<'_>) -> Result<Response> {
-    answer(call, TRANSLATE)
+pub(super) fn translate(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
+    answer(call, caller, TRANSLATE)
 }
 
-fn answer(call: &mut Call<'_>, path: &'static str) -> Result<Response> {
+fn answer(call: &mut Call<'_>, caller: &Caller, path: &'static str) -> Result<Response> {
     let engine = &call.app.engines.transcribe;
-    let route = ChargedRoute { path, unauthorized: INVALID_API_KEY, engine };
-    charged_upload(call, &route, "file", |work| {
+    charged_upload(call, caller, engine, "file", |work| {
         let UploadWork { mut upload, head, is_buffered } = work;
         let file_name = head.file_name.ok_or(Error::bad("file is required"))?;
         let is_replaced = |name: &str| REPLACED_FIELDS.contains(&name);

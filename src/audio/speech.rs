@@ -4,14 +4,15 @@ use std::io::{self, Read, Write};
 
 use serde_json::json;
 
+use crate::auth::Caller;
 use crate::call::Call;
 use crate::engine::{Reply, client_left};
 use crate::error::{Error, Result};
-use crate::gateway::charged::{ChargedRoute, ModelUsage, Outcome, charged};
+use crate::gateway::charged::{ModelUsage, Outcome, charged};
 use crate::gateway::proxy::model_or_default;
 use crate::gateway::reply_stream::{ReplyStream, StreamEnd};
-use crate::gateway::speech::{self, SPEECH};
-use crate::gateway::{INVALID_API_KEY, INVALID_SECRET, MAX_JSON_BODY, mark_demo, response_typed_as, validate_model};
+use crate::gateway::speech;
+use crate::gateway::{MAX_JSON_BODY, mark_demo, response_typed_as, validate_model};
 use crate::http::Response;
 use crate::http::form::{FORM_LIMIT, Fields};
 use crate::http::object::Object;
@@ -37,10 +38,9 @@ const VOICES: [&str; 11] = [
 ];
 
 /// `POST /v1/audio/speech`: the audio is streamed while it is made.
-pub(super) fn speak(call: &mut Call<'_>) -> Result<Response> {
+pub(super) fn speak(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     let engine = &call.app.engines.speech;
-    let route = ChargedRoute { path: SPEECH, unauthorized: INVALID_API_KEY, engine };
-    charged(call, &route, MAX_JSON_BODY, |work| {
+    charged(call, caller, engine, MAX_JSON_BODY, |work| {
         let mut object = Object::parse(&work.body).map_err(Error::bad)?;
         let input: String = object.read("input").ok_or(Error::bad("input is required and must be a string"))?;
         let model = model_or_default(engine, &mut object)?;
@@ -97,10 +97,9 @@ impl ReplyStream for AudioStream {
 }
 
 /// `POST /api/v1/generate_speech`: a WAV file.
-pub(super) fn generate(call: &mut Call<'_>) -> Result<Response> {
+pub(super) fn generate(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     let engine = &call.app.engines.speech;
-    let route = ChargedRoute { path: "/api/v1/generate_speech", unauthorized: INVALID_SECRET, engine };
-    charged(call, &route, FORM_LIMIT, |work| {
+    charged(call, caller, engine, FORM_LIMIT, |work| {
         let fields = Fields::parse_json(&work.body)?;
         let text = fields.text("text")?;
         let voice = voice(fields.optional_text("voice")?, fields.optional_text("speaker")?);

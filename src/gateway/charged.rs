@@ -4,6 +4,7 @@
 //! `Idempotency-Key` and reads the body. After it, it charges for the outcome, and defers the response until the charge
 //! is durable.
 
+use crate::auth::Caller;
 use crate::call::Call;
 use crate::engine::Engine;
 use crate::error::Result;
@@ -15,16 +16,6 @@ use super::reply_stream::{self, ReplyStream};
 use super::upload::{FileHead, Upload};
 
 pub use super::charging::ModelUsage;
-
-/// What the wrapper must know of a route.
-pub struct ChargedRoute<'a> {
-    /// Its path, as the ledger records it.
-    pub path: &'static str,
-    /// The message of a 401.
-    pub unauthorized: &'static str,
-    /// The engine that does the work.
-    pub engine: &'a Engine,
-}
 
 /// A request whose body was read.
 pub struct Work<'a> {
@@ -59,18 +50,19 @@ pub enum Outcome {
     Stream(Response, String, Box<dyn ReplyStream>),
 }
 
-/// Runs a handler that needs the whole body, of at most `max_body` bytes.
+/// Runs a handler that needs the whole body, of at most `max_body` bytes, and calls `engine`.
 ///
 /// # Errors
-/// 401; 503 while no charge could be recorded or without an engine; 400 for a bad `Idempotency-Key`; 408 or 413 for the
+/// 503 while no charge could be recorded or without an engine; 400 for a bad `Idempotency-Key`; 408 or 413 for the
 /// body; those of `work`; 503 if the outcome cannot be charged.
 pub fn charged(
     call: &mut Call<'_>,
-    route: &ChargedRoute<'_>,
+    caller: &Caller,
+    engine: &Engine,
     max_body: usize,
     work: impl FnOnce(Work<'_>) -> Result<Outcome>,
 ) -> Result<Response> {
-    let mut context = begin(call, route)?;
+    let mut context = begin(call, caller, engine)?;
     let body = call.request.body.into_bytes(max_body)?;
     context.digest.add(&body);
     let digest = &mut context.digest;
@@ -85,20 +77,21 @@ pub fn charged(
 /// As [`charged`].
 pub fn charged_upload(
     call: &mut Call<'_>,
-    route: &ChargedRoute<'_>,
+    caller: &Caller,
+    engine: &Engine,
     file_field: &'static str,
     work: impl FnOnce(UploadWork<'_>) -> Result<Outcome>,
 ) -> Result<Response> {
-    let mut context = begin(call, route)?;
+    let mut context = begin(call, caller, engine)?;
     let is_buffered = call.request.body.is_buffered();
     let (upload, head) = Upload::open(call.request, file_field, &mut context.digest)?;
     let outcome = work(UploadWork { upload, head, is_buffered })?;
     settle(context, outcome)
 }
 
-fn begin(call: &mut Call<'_>, route: &ChargedRoute<'_>) -> Result<ChargeContext> {
-    let context = ChargeContext::new(call, route.path, route.unauthorized)?;
-    route.engine.check()?;
+fn begin(call: &Call<'_>, caller: &Caller, engine: &Engine) -> Result<ChargeContext> {
+    let context = ChargeContext::new(call, caller)?;
+    engine.check()?;
     Ok(context)
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use crate::auth::Via;
+use crate::auth::{Caller, Via};
 use crate::call::Call;
 use crate::error::{Error, Result, Shape};
 use crate::http::{Content, Response};
@@ -52,10 +52,9 @@ impl ChargeContext {
     /// body of an unauthenticated request never is.
     ///
     /// # Errors
-    /// 401 with the message `unauthorized`, 503 while a charge could not be recorded, 400 for an `Idempotency-Key` that
+    /// 503 while a charge could not be recorded, 400 for an `Idempotency-Key` that
     /// is empty or too long.
-    pub(super) fn new(call: &mut Call<'_>, route: &'static str, unauthorized: &'static str) -> Result<ChargeContext> {
-        let caller = call.caller_or(unauthorized)?;
+    pub(super) fn new(call: &Call<'_>, caller: &Caller) -> Result<ChargeContext> {
         call.app.meter.admit()?;
         let idempotency_key = call.request.header(IDEMPOTENCY_KEY).map(str::to_owned);
         if idempotency_key.as_ref().is_some_and(|key| !(1..=MAX_IDEMPOTENCY_KEY).contains(&key.len())) {
@@ -70,7 +69,7 @@ impl ChargeContext {
             user_id: caller.user.id.clone(),
             key_id,
             server: call.role.name(),
-            route,
+            route: call.charged_as,
             shape: call.shape,
             digest: RequestDigest::new(call.request, idempotency_key.is_some()),
             idempotency_key,

@@ -1,7 +1,7 @@
 //! What the inference, audio and web servers share to serve charged requests: the request goes to a model server, its
 //! reply to the client, and a charge to the meter before the last byte of the reply is sent.
 //!
-//! Every charged handler runs inside `charged`, which authenticates the caller, reads the body, and charges for the
+//! Every charged handler runs inside `charged`, which reads the body, and charges for the
 //! outcome (`charging`, `reply_stream`). `proxy` passes OpenAI's JSON routes through and `event_stream` their streams;
 //! `completion` asks a chat model for text with stop conditions; `speech` synthesizes; `upload`, `forward`,
 //! `audio_type` and `transcription` send recordings, and `transcript` formats the result. `usage_counter` counts tokens.

@@ -1,20 +1,19 @@
 //! OpenAI's JSON routes: the request is passed on unchanged but for what it lacks, and so is the reply.
 
+use crate::auth::Caller;
 use crate::call::Call;
 use crate::engine::{Ask, Body, Engine, Reply};
 use crate::error::{Error, Result};
 use crate::http::object::Object;
 use crate::http::{Content, Response};
 
-use super::charged::{ChargedRoute, ModelUsage, Outcome, charged};
+use super::charged::{ModelUsage, Outcome, charged};
 use super::event_stream::{self, EventStream};
 use super::usage_counter::{ChargeBasis, Chunk, UsageCounter, estimate_json_tokens};
-use super::{INVALID_API_KEY, MAX_JSON_BODY, MAX_REPLY, response_typed_as, validate_model};
+use super::{MAX_JSON_BODY, MAX_REPLY, response_typed_as, validate_model};
 
 /// A route that is passed on to a model server.
 pub struct ProxiedRoute {
-    /// Its path, as the ledger records it.
-    pub path: &'static str,
     /// The model server's path.
     pub upstream_path: &'static str,
     /// How its replies are charged.
@@ -31,12 +30,12 @@ pub struct ProxiedRoute {
 /// 503 or 504 if it fails.
 pub fn proxy(
     call: &mut Call<'_>,
+    caller: &Caller,
     engine: &Engine,
     route: ProxiedRoute,
     prepare: impl FnOnce(&mut Object<'_>, &[String]) -> Result<()>,
 ) -> Result<Response> {
-    let charged_route = ChargedRoute { path: route.path, unauthorized: INVALID_API_KEY, engine };
-    charged(call, &charged_route, MAX_JSON_BODY, |work| {
+    charged(call, caller, engine, MAX_JSON_BODY, |work| {
         let mut object = Object::parse(&work.body).map_err(Error::bad)?;
         prepare(&mut object, work.segments)?;
         forward(engine, route, object)

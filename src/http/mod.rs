@@ -1,4 +1,4 @@
-//! HTTP messages: requests, bodies, forms, responses and the route table. Nothing here opens a socket or a database.
+//! HTTP messages: requests, bodies, forms, and responses. Nothing here opens a socket or a database.
 //!
 //! [`Method`] and [`StatusCode`] are those of the `http` crate, which `ureq` uses too; names of headers are plain text,
 //! as the server writes them as they are. `tiny_http`, whose two enums served here before, is no dependency any more: its
@@ -14,14 +14,11 @@ pub mod object;
 pub mod parts;
 pub mod request;
 pub mod response;
-pub mod router;
 pub mod sse;
 
+pub use ::http::{Method, StatusCode};
 pub use body::{Body, BodyError};
 pub use deferred::{Completion, Deferred, Notifier};
 pub use head::{Framing, Head, HeadError, Parsed};
 pub use request::Request;
 pub use response::{Content, Response};
-pub use router::{Route, Router};
-
-pub use ::http::{Method, StatusCode};

@@ -3,13 +3,14 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::auth::Caller;
 use crate::call::Call;
 use crate::engine::{Ask, Body};
 use crate::error::{Error, Result};
-use crate::gateway::charged::{ChargedRoute, ModelUsage, Outcome, charged};
+use crate::gateway::charged::{ModelUsage, Outcome, charged};
 use crate::gateway::proxy::{ProxiedRoute, proxy};
 use crate::gateway::usage_counter::{ChargeBasis, Chunk, UsageCounter, estimate_tokens};
-use crate::gateway::{INVALID_SECRET, MAX_REPLY, mark_demo, validate_model};
+use crate::gateway::{MAX_REPLY, mark_demo, validate_model};
 use crate::http::Response;
 use crate::http::form::{FORM_LIMIT, Fields};
 
@@ -19,21 +20,20 @@ const EMBEDDINGS: &str = "/v1/embeddings";
 const DEFAULT_FEATURES: usize = 256;
 
 /// `POST /v1/embeddings`.
-pub(super) fn embed(call: &mut Call<'_>) -> Result<Response> {
+pub(super) fn embed(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     let (path, basis) = (EMBEDDINGS, ChargeBasis::Embeddings);
-    let route = ProxiedRoute { path, upstream_path: path, basis, prompt_field: "input" };
+    let route = ProxiedRoute { upstream_path: path, basis, prompt_field: "input" };
     let engine = &call.app.engines.embeddings;
-    proxy(call, engine, route, |object, _| match object.has("input") {
+    proxy(call, caller, engine, route, |object, _| match object.has("input") {
         true => Ok(()),
         false => Err(Error::bad("input is required")),
     })
 }
 
 /// `POST /api/v1/feature-extraction`: the first `num_features` numbers of a text's vector, or all of them for `null`.
-pub(super) fn extract_features(call: &mut Call<'_>) -> Result<Response> {
+pub(super) fn extract_features(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     let engine = &call.app.engines.embeddings;
-    let route = ChargedRoute { path: "/api/v1/feature-extraction", unauthorized: INVALID_SECRET, engine };
-    charged(call, &route, FORM_LIMIT, |work| {
+    charged(call, caller, engine, FORM_LIMIT, |work| {
         let fields = Fields::parse_json(&work.body)?;
         let text = fields.text("text")?;
         let max_features = match fields.optional_integer("num_features")? {

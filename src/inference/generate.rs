@@ -8,14 +8,15 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::params::{EXTENSIONS, Params};
+use crate::auth::Caller;
 use crate::blocking::{self, block_in_place};
 use crate::call::Call;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::gateway::charged::{ChargedRoute, ModelUsage, Outcome, charged};
+use crate::gateway::charged::{ModelUsage, Outcome, charged};
 use crate::gateway::completion::{Completion, Completions, complete};
 use crate::gateway::usage_counter::estimate_tokens;
-use crate::gateway::{INVALID_SECRET, MAX_JSON_BODY, mark_demo, validate_model};
+use crate::gateway::{MAX_JSON_BODY, mark_demo, validate_model};
 use crate::http::Response;
 use crate::http::form::{FORM_LIMIT, Fields};
 use crate::units::{Unit, Units};
@@ -29,10 +30,9 @@ const MAX_PROMPTS: usize = 1000;
 type Generated = (String, Completions);
 
 /// `POST /api/v1/generate`.
-pub(super) fn one(call: &mut Call<'_>) -> Result<Response> {
+pub(super) fn one(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     let engine = &call.app.engines.inference;
-    let route = ChargedRoute { path: "/api/v1/generate", unauthorized: INVALID_SECRET, engine };
-    charged(call, &route, FORM_LIMIT, |work| {
+    charged(call, caller, engine, FORM_LIMIT, |work| {
         let params = Params::read(&Fields::parse_json(&work.body)?)?;
         let (model, generated) = engine.wait(|| generate(engine, &params))??;
         let response = mark_demo(Response::json(200, &to_json(&generated)), generated.is_demo);
@@ -43,10 +43,9 @@ pub(super) fn one(call: &mut Call<'_>) -> Result<Response> {
 
 /// `POST /api/v1/generate-bulk`: takes an array of what `generate` takes, and answers with an array of what `generate`
 /// answers, in the same order. If any element is invalid, the request fails before any work is done.
-pub(super) fn bulk(call: &mut Call<'_>) -> Result<Response> {
+pub(super) fn bulk(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     let engine = &call.app.engines.inference;
-    let route = ChargedRoute { path: "/api/v1/generate-bulk", unauthorized: INVALID_SECRET, engine };
-    charged(call, &route, MAX_JSON_BODY, |work| {
+    charged(call, caller, engine, MAX_JSON_BODY, |work| {
         let params = parse_bulk(&work.body)?;
         let results = match params.is_empty() {
             true => Vec::new(),

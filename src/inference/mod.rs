@@ -6,29 +6,29 @@ mod openai;
 mod params;
 mod summarization;
 
-use crate::call::{Endpoint, Handler, route};
-use crate::error::Shape;
-use crate::http::Method;
-use crate::http::Route;
+use crate::call::Role::{Inference, Web};
+use crate::error::Shape::OpenAi;
+use crate::gateway::{INVALID_API_KEY, INVALID_SECRET};
+use crate::operation::Handler::Authenticated;
+use crate::operation::{Operation, get, post};
 
-/// Its routes, beside those that every server has.
-pub fn routes() -> Vec<Route<Endpoint>> {
-    vec![
-        openai(Method::POST, "/v1/chat/completions", openai::chat),
-        openai(Method::POST, "/v1/completions", openai::complete),
-        openai(Method::POST, "/v1/engines/{name}/completions", openai::complete_by_engine),
-        openai(Method::POST, "/v1/embeddings", embeddings::embed),
-        openai(Method::GET, "/v1/models", openai::models),
-        openai(Method::GET, "/v1/models/{name}", openai::model),
-        route(Method::POST, "/api/v1/generate", generate::one),
-        route(Method::POST, "/api/v1/generate-bulk", generate::bulk),
-        route(Method::POST, "/api/v1/feature-extraction", embeddings::extract_features),
-        route(Method::POST, "/api/v1/summarization", summarization::summarize),
-    ]
-}
-
-fn openai(method: Method, path: &'static str, handler: Handler) -> Route<Endpoint> {
-    let mut route = route(method, path, handler);
-    route.handler.shape = Shape::OpenAi;
-    route
+/// Its operations, beside those that every server has.
+pub fn operations() -> Vec<Operation> {
+    let openai = [
+        // The playground calls these two on the web server, where the browser sends its cookie.
+        post("/v1/chat/completions", Authenticated(openai::chat)).on(&[Web, Inference]),
+        get("/v1/models", Authenticated(openai::models)).on(&[Web, Inference]),
+        post("/v1/completions", Authenticated(openai::complete)).on(&[Inference]),
+        post("/v1/engines/{name}/completions", Authenticated(openai::complete_by_engine)).on(&[Inference]),
+        post("/v1/embeddings", Authenticated(embeddings::embed)).on(&[Inference]),
+        get("/v1/models/{name}", Authenticated(openai::model)).on(&[Inference]),
+    ];
+    let older = [
+        post("/api/v1/generate", Authenticated(generate::one)).on(&[Inference]),
+        post("/api/v1/generate-bulk", Authenticated(generate::bulk)).on(&[Inference]),
+        post("/api/v1/feature-extraction", Authenticated(embeddings::extract_features)).on(&[Inference]),
+        post("/api/v1/summarization", Authenticated(summarization::summarize)).on(&[Inference]),
+    ];
+    let openai = openai.into_iter().map(|operation| operation.errors(OpenAi).unauthorized(INVALID_API_KEY));
+    openai.chain(older.into_iter().map(|operation| operation.unauthorized(INVALID_SECRET))).collect()
 }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use crate::auth::Caller;
 use crate::blocking;
 use crate::call::Call;
 use crate::error::{Error, Result};
-use crate::gateway::INVALID_API_KEY;
 use crate::gateway::proxy::{ProxiedRoute, proxy};
 use crate::gateway::usage_counter::ChargeBasis;
 use crate::http::Response;
@@ -16,11 +16,11 @@ use crate::http::object::Object;
 const COMPLETIONS: &str = "/v1/completions";
 
 /// `POST /v1/chat/completions`.
-pub(super) fn chat(call: &mut Call<'_>) -> Result<Response> {
+pub(super) fn chat(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     let path = "/v1/chat/completions";
-    let route = ProxiedRoute { path, upstream_path: path, basis: ChargeBasis::Text, prompt_field: "messages" };
+    let route = ProxiedRoute { upstream_path: path, basis: ChargeBasis::Text, prompt_field: "messages" };
     let engine = &call.app.engines.inference;
-    proxy(call, engine, route, |object, _| match object.get("messages") {
+    proxy(call, caller, engine, route, |object, _| match object.get("messages") {
         Some(messages) if messages.get().starts_with('[') => Ok(()),
         Some(_) => Err(Error::bad("messages must be a list")),
         None => Err(Error::bad("messages is required")),
@@ -28,21 +28,21 @@ pub(super) fn chat(call: &mut Call<'_>) -> Result<Response> {
 }
 
 /// `POST /v1/completions`.
-pub(super) fn complete(call: &mut Call<'_>) -> Result<Response> {
-    completion(call, COMPLETIONS)
+pub(super) fn complete(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
+    completion(call, caller)
 }
 
 /// `POST /v1/engines/{name}/completions`. The name selects the model if there is one of that name; most clients send
 /// the name of an engine that no longer exists.
-pub(super) fn complete_by_engine(call: &mut Call<'_>) -> Result<Response> {
-    completion(call, "/v1/engines/{name}/completions")
+pub(super) fn complete_by_engine(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
+    completion(call, caller)
 }
 
-fn completion(call: &mut Call<'_>, path: &'static str) -> Result<Response> {
+fn completion(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     let upstream_path = COMPLETIONS;
-    let route = ProxiedRoute { path, upstream_path, basis: ChargeBasis::Text, prompt_field: "prompt" };
+    let route = ProxiedRoute { upstream_path, basis: ChargeBasis::Text, prompt_field: "prompt" };
     let engine = &call.app.engines.inference;
-    proxy(call, engine, route, |object, segments| {
+    proxy(call, caller, engine, route, |object, segments| {
         check_prompt(object)?;
         if let Some(name) = segments.first()
             && !object.has("model")
@@ -68,14 +68,12 @@ fn check_prompt(object: &Object<'_>) -> Result<()> {
 }
 
 /// `GET /v1/models`: the models of all configured model servers.
-pub(super) fn models(call: &mut Call<'_>) -> Result<Response> {
-    call.caller_or(INVALID_API_KEY)?;
+pub(super) fn models(call: &mut Call<'_>, _: &Caller) -> Result<Response> {
     Ok(Response::json(200, &json!({"object": "list", "data": all_models(call)?})))
 }
 
 /// `GET /v1/models/{name}`.
-pub(super) fn model(call: &mut Call<'_>) -> Result<Response> {
-    call.caller_or(INVALID_API_KEY)?;
+pub(super) fn model(call: &mut Call<'_>, _: &Caller) -> Result<Response> {
     let segment = call.segments.first().map_or("", String::as_str);
     let name = percent_encoding::percent_decode_str(segment).decode_utf8_lossy();
     let found = all_models(call)?.into_iter().find(|model| model["id"].as_str() == Some(&*name));

@@ -2,12 +2,13 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::auth::Caller;
 use crate::call::Call;
 use crate::error::{Error, Result};
-use crate::gateway::charged::{ChargedRoute, ModelUsage, Outcome, charged};
+use crate::gateway::charged::{ModelUsage, Outcome, charged};
 use crate::gateway::completion::{StopConditions, complete};
 use crate::gateway::usage_counter::estimate_tokens;
-use crate::gateway::{INVALID_SECRET, mark_demo, validate_model};
+use crate::gateway::{mark_demo, validate_model};
 use crate::http::Response;
 use crate::http::form::{FORM_LIMIT, Fields};
 
@@ -16,10 +17,9 @@ const INSTRUCTIONS: &str =
     "Summarize the text that the user sends. Answer with the summary only, in the language of the text.";
 
 /// `POST /api/v1/summarization` with `text` and optionally `max_length`, in tokens.
-pub(super) fn summarize(call: &mut Call<'_>) -> Result<Response> {
+pub(super) fn summarize(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     let engine = &call.app.engines.inference;
-    let route = ChargedRoute { path: "/api/v1/summarization", unauthorized: INVALID_SECRET, engine };
-    charged(call, &route, FORM_LIMIT, |work| {
+    charged(call, caller, engine, FORM_LIMIT, |work| {
         let fields = Fields::parse_json(&work.body)?;
         let text = fields.text("text")?;
         if text.is_empty() {

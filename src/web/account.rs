@@ -15,15 +15,14 @@ use crate::store::{sessions, users};
 const FRESH: Duration = Duration::minutes(15);
 
 /// `POST /api/get-user` and `/api/get-user/stripe-usage`: the user object, read from the database and not the cache.
-pub(super) fn fresh_user(call: &mut Call<'_>) -> Answer {
-    let caller = call.caller()?;
+pub(super) fn fresh_user(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let user = users::by_id(&mut call.app.db.session()?, &caller.user.id)?;
     Ok(Response::json(200, &user.ok_or(Error::Unauthorized(NOT_AUTHENTICATED))?))
 }
 
 /// `GET /api/subscription-status`: 200 for everyone, signed in or not.
-pub(super) fn subscription_status(call: &mut Call<'_>) -> Answer {
-    let body = match call.optional_caller()? {
+pub(super) fn subscription_status(_: &mut Call<'_>, caller: Option<&Caller>) -> Answer {
+    let body = match caller {
         None => json!({"is_subscribed": false, "authenticated": false}),
         Some(caller) => json!({
             "is_subscribed": caller.user.is_subscribed,
@@ -35,11 +34,10 @@ pub(super) fn subscription_status(call: &mut Call<'_>) -> Answer {
 }
 
 /// `POST /api/change-password` with `current_password` and `new_password`: ends every other session.
-pub(super) fn change_password(call: &mut Call<'_>) -> Answer {
-    let caller = call.caller()?;
+pub(super) fn change_password(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = fields(call)?;
     fields.require(&["current_password", "new_password"])?;
-    let ended = replace_password(call, &caller, fields.text("current_password")?, fields.text("new_password")?)?;
+    let ended = replace_password(call, caller, fields.text("current_password")?, fields.text("new_password")?)?;
     Ok(Response::json(200, &json!({"message": "Password changed", "sessions_ended": ended})))
 }
 
@@ -61,10 +59,9 @@ pub(super) fn replace_password(call: &Call<'_>, caller: &Caller, current: &str, 
 
 /// `POST /api/delete-account`, with `password` unless the session is new. Documents, keys and sessions are deleted with
 /// the account.
-pub(super) fn delete(call: &mut Call<'_>) -> Answer {
-    let caller = call.caller()?;
+pub(super) fn delete(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = fields(call)?;
-    remove(call, &caller, fields.optional_text("password")?)?;
+    remove(call, caller, fields.optional_text("password")?)?;
     Ok(Response::json(200, &json!({"message": "Account deleted successfully"}))
         .header("Set-Cookie", cookie::clear(call.app.config.is_https())))
 }

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Answer, cursor};
 use crate::accounts::random;
+use crate::auth::Caller;
 use crate::call::Call;
 use crate::db;
 use crate::error::{Error, Result};
@@ -33,13 +34,12 @@ pub(super) const UNTITLED: &str = "Untitled Document";
 /// How often a save without a version is tried, if the document is deleted and restored at the same time.
 const TRIES: usize = 3;
 
-const AUTHENTICATION_REQUIRED: &str = "Authentication required";
+pub(super) const AUTHENTICATION_REQUIRED: &str = "Authentication required";
 pub(super) const NOT_FOUND: &str = "Document not found";
 const ID_REQUIRED: &str = "Document ID is required";
 
 /// `GET /api/docs/list?limit=&after=&content=false`: newest first, with `next` if there are more.
-pub(super) fn list(call: &mut Call<'_>) -> Answer {
-    let caller = call.caller_or(AUTHENTICATION_REQUIRED)?;
+pub(super) fn list(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let limit = match call.request.query("limit") {
         Some(text) => {
             text.parse().ok().filter(|n| (1..=PAGE).contains(n)).ok_or(Error::bad("limit must be from 1 to 1000"))?
@@ -79,9 +79,8 @@ fn as_page(mut page: Vec<Document>, limit: i64, with_content: bool) -> Result<Va
 }
 
 /// `GET /api/docs/get?id=`: the caller's own document or a public one; 404 for any other.
-pub(super) fn get(call: &mut Call<'_>) -> Answer {
+pub(super) fn get(call: &mut Call<'_>, caller: Option<&Caller>) -> Answer {
     let id = call.request.query("id").filter(|id| !id.is_empty()).ok_or(Error::bad(ID_REQUIRED))?;
-    let caller = call.optional_caller()?;
     // PostgreSQL rejects NUL, and no id contains it.
     let found = if id.contains('\0') {
         None
@@ -89,7 +88,7 @@ pub(super) fn get(call: &mut Call<'_>) -> Answer {
         let read = |ids: &[&str]| documents::by_ids(&mut call.app.db.session()?, ids);
         call.app.documents.get(&id, read)?
     };
-    let owner = caller.as_ref().map(|caller| caller.user.id.as_str());
+    let owner = caller.map(|caller| caller.user.id.as_str());
     match found {
         Some(document) if document.is_public || owner == Some(&document.user_id) => Ok(Response::json(200, &document)),
         _ if owner.is_none() && call.has_credential() => Err(Error::Unauthorized(AUTHENTICATION_REQUIRED)),
@@ -98,17 +97,16 @@ pub(super) fn get(call: &mut Call<'_>) -> Answer {
 }
 
 /// `POST /api/docs/save`.
-pub(super) fn save(call: &mut Call<'_>) -> Answer {
-    write(call, "Document saved successfully")
+pub(super) fn save(call: &mut Call<'_>, caller: &Caller) -> Answer {
+    write(call, caller, "Document saved successfully")
 }
 
 /// `POST /api/docs/autosave`.
-pub(super) fn autosave(call: &mut Call<'_>) -> Answer {
-    write(call, "Document autosaved")
+pub(super) fn autosave(call: &mut Call<'_>, caller: &Caller) -> Answer {
+    write(call, caller, "Document autosaved")
 }
 
-fn write(call: &mut Call<'_>, message: &str) -> Answer {
-    let caller = call.caller_or(AUTHENTICATION_REQUIRED)?;
+fn write(call: &mut Call<'_>, caller: &Caller, message: &str) -> Answer {
     let fields = Fields::read_json(call.request, LARGEST_BODY)?;
     let id = fields.optional_text("id")?.filter(|id| !id.is_empty());
     let title = fields.optional_text("title")?.map(checked_title).transpose()?;
@@ -156,8 +154,7 @@ pub(super) fn update(call: &Call<'_>, id: &str, user_id: &str, change: Change<'_
 }
 
 /// `POST /api/docs/delete` with `id`.
-pub(super) fn delete(call: &mut Call<'_>) -> Answer {
-    let caller = call.caller_or(AUTHENTICATION_REQUIRED)?;
+pub(super) fn delete(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = super::fields(call)?;
     let id = required_id(&fields)?;
     match documents::delete(&mut call.app.db.session()?, id, &caller.user.id)? {
@@ -167,8 +164,7 @@ pub(super) fn delete(call: &mut Call<'_>) -> Answer {
 }
 
 /// `POST /api/docs/restore` with `id`: restores a document that was deleted in the last 30 days.
-pub(super) fn restore(call: &mut Call<'_>) -> Answer {
-    let caller = call.caller_or(AUTHENTICATION_REQUIRED)?;
+pub(super) fn restore(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = super::fields(call)?;
     let id = required_id(&fields)?;
     match deleted_documents::restore(&mut call.app.db.session()?, id, &caller.user.id)? {
@@ -178,8 +174,7 @@ pub(super) fn restore(call: &mut Call<'_>) -> Answer {
 }
 
 /// `POST /api/docs/publish` with `id` and optionally `is_public: false`.
-pub(super) fn publish(call: &mut Call<'_>) -> Answer {
-    let caller = call.caller_or(AUTHENTICATION_REQUIRED)?;
+pub(super) fn publish(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = super::fields(call)?;
     if fields.is_null("is_public") {
         return Err(Error::bad("is_public must be true or false"));

@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 
 use super::{Answer, fields};
 use crate::accounts::keys;
-use crate::auth::Secret;
+use crate::auth::{Caller, Secret};
 use crate::call::Call;
 use crate::db::Transaction;
 use crate::error::{Error, Result};
@@ -33,15 +33,13 @@ struct NewKey<'a> {
 }
 
 /// `GET /api/keys`: the active keys, newest first.
-pub(super) fn list(call: &mut Call<'_>) -> Answer {
-    let caller = call.caller()?;
+pub(super) fn list(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let keys = api_keys::of_user(&mut call.app.db.session()?, &caller.user.id)?;
     Ok(Response::json(200, &json!({"keys": keys})))
 }
 
 /// `POST /api/keys` with `name` and optionally `expires`.
-pub(super) fn create(call: &mut Call<'_>) -> Answer {
-    let caller = call.caller()?;
+pub(super) fn create(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = fields(call)?;
     let name = checked_name(fields.text("name")?)?;
     let expires = fields.optional_text("expires")?.filter(|text| !text.is_empty()).map(expiry).transpose()?;
@@ -70,8 +68,7 @@ pub(super) fn in_transaction<T>(call: &Call<'_>, work: impl FnOnce(&mut Transact
 
 /// `POST /api/keys/rotate` with `id` and optionally `grace_seconds`, for which the old secret still works. Of several
 /// concurrent rotations of one key, only the first succeeds; the others get a 404.
-pub(super) fn rotate(call: &mut Call<'_>) -> Answer {
-    let caller = call.caller()?;
+pub(super) fn rotate(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = fields(call)?;
     let (id, grace) = (fields.text("id")?, fields.optional_integer("grace_seconds")?.unwrap_or(0));
     let (key, secret) = rotate_for(call, &caller.user.id, id, grace)?;
@@ -89,8 +86,7 @@ pub(super) fn rotate_for(call: &Call<'_>, user_id: &str, id: &str, grace: i64) -
 }
 
 /// `POST /api/keys/rename` with `id` and `name`.
-pub(super) fn rename(call: &mut Call<'_>) -> Answer {
-    let caller = call.caller()?;
+pub(super) fn rename(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = fields(call)?;
     let (id, name) = (fields.text("id")?, fields.text("name")?);
     let name = rename_for(call, &caller.user.id, id, name)?;
@@ -107,8 +103,7 @@ pub(super) fn rename_for<'n>(call: &Call<'_>, user_id: &str, id: &str, name: &'n
 }
 
 /// `POST /api/keys/revoke` with `id`: the secret stops working, on every server.
-pub(super) fn revoke(call: &mut Call<'_>) -> Answer {
-    let caller = call.caller()?;
+pub(super) fn revoke(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = fields(call)?;
     let id = fields.text("id")?;
     revoke_for(call, &caller.user.id, id)?;

@@ -14,116 +14,101 @@ mod sign_in;
 mod usage;
 
 use crate::app::App;
-use crate::call::{Call, Endpoint, Role, route};
+use crate::call::{Call, Role};
 use crate::error::{Error, Result, Shape};
-use crate::http::{Method, Request, Response, Route};
+use crate::gateway::speech::SPEECH;
+use crate::http::{Request, Response};
+use crate::operation::Handler::{Authenticated, Optional, Public};
+use crate::operation::{Operation, get, post};
 
-/// Its routes, beside those that every server has.
-pub fn routes() -> Vec<Route<Endpoint>> {
-    let mut routes = vec![
-        route(Method::POST, "/api/signup", sign_in::signup),
-        route(Method::POST, "/api/login", sign_in::login),
-        route(Method::POST, "/api/logout", sign_in::logout),
-        route(Method::GET, "/logout", sign_in::logout_page),
-        route(Method::POST, "/api/get-user", account::fresh_user),
-        route(Method::POST, "/api/get-user/stripe-usage", account::fresh_user),
-        route(Method::GET, "/api/subscription-status", account::subscription_status),
-        route(Method::POST, "/api/change-password", account::change_password),
-        route(Method::POST, "/api/delete-account", account::delete),
-        route(Method::GET, "/api/sessions", sessions::list),
-        route(Method::POST, "/api/sessions/revoke", sessions::revoke),
-        route(Method::GET, "/api/keys", keys::list),
-        route(Method::POST, "/api/keys", keys::create),
-        route(Method::POST, "/api/keys/rename", keys::rename),
-        route(Method::POST, "/api/keys/rotate", keys::rotate),
-        route(Method::POST, "/api/keys/revoke", keys::revoke),
-        route(Method::GET, "/api/usage", usage::usage),
+/// Its operations, beside those that every server has.
+pub fn operations() -> Vec<Operation> {
+    let documents = [
+        get("/api/docs/list", Authenticated(documents::list)),
+        get("/api/docs/get", Optional(documents::get)),
+        post("/api/docs/save", Authenticated(documents::save)),
+        post("/api/docs/autosave", Authenticated(documents::autosave)),
+        post("/api/docs/delete", Authenticated(documents::delete)),
+        post("/api/docs/publish", Authenticated(documents::publish)),
+        post("/api/docs/restore", Authenticated(documents::restore)),
     ];
-    routes.extend(page_routes());
-    routes.extend(
-        [
-            route(Method::GET, "/api/docs/list", documents::list),
-            route(Method::GET, "/api/docs/get", documents::get),
-            route(Method::POST, "/api/docs/save", documents::save),
-            route(Method::POST, "/api/docs/autosave", documents::autosave),
-            route(Method::POST, "/api/docs/delete", documents::delete),
-            route(Method::POST, "/api/docs/publish", documents::publish),
-            route(Method::POST, "/api/docs/restore", documents::restore),
-        ]
-        .map(|mut route| {
-            route.handler.shape = Shape::Error;
-            route
-        }),
-    );
-    routes
+    let documents =
+        documents.map(|operation| operation.errors(Shape::Error).unauthorized(documents::AUTHENTICATION_REQUIRED));
+    let others = [
+        post("/api/signup", Public(sign_in::signup)),
+        post("/api/login", Public(sign_in::login)),
+        post("/api/logout", Public(sign_in::logout)),
+        get("/logout", Public(sign_in::logout_page)),
+        post("/api/get-user", Authenticated(account::fresh_user)),
+        post("/api/get-user/stripe-usage", Authenticated(account::fresh_user)),
+        get("/api/subscription-status", Optional(account::subscription_status)),
+        post("/api/change-password", Authenticated(account::change_password)),
+        post("/api/delete-account", Authenticated(account::delete)),
+        get("/api/sessions", Authenticated(sessions::list)),
+        post("/api/sessions/revoke", Authenticated(sessions::revoke)),
+        get("/api/keys", Authenticated(keys::list)),
+        post("/api/keys", Authenticated(keys::create)),
+        post("/api/keys/rename", Authenticated(keys::rename)),
+        post("/api/keys/rotate", Authenticated(keys::rotate)),
+        post("/api/keys/revoke", Authenticated(keys::revoke)),
+        get("/api/usage", Authenticated(usage::usage)),
+    ];
+    others.into_iter().chain(documents).chain(page_operations()).map(|operation| operation.on(&[Role::Web])).collect()
 }
 
-fn page_routes() -> Vec<Route<Endpoint>> {
+fn page_operations() -> Vec<Operation> {
     use pages::{account, admin, admin_user, documents, editor, playground, reference, usage, welcome};
     assets::prepare();
-    // The documentation must be available during an outage.
-    let needs_no_database = [
-        route(Method::GET, "/docs", reference::show),
-        route(Method::GET, "/openapi.json", reference::openapi),
-        route(Method::GET, "/assets/{name}", assets::serve),
+    vec![
+        // The documentation must be available during an outage.
+        get("/docs", Optional(reference::show)).without_database(),
+        get("/openapi.json", Public(reference::openapi)).without_database(),
+        get("/assets/{name}", Public(assets::serve)).without_database(),
+        get("/", Optional(welcome::home)),
+        get("/signup", Public(welcome::signup)),
+        get("/login", Public(welcome::login)),
+        get("/account", Authenticated(account::show)).or_log_in(),
+        post("/account/name", Authenticated(account::rename)),
+        post("/account/keys", Authenticated(account::create_key)),
+        post("/account/keys/rename", Authenticated(account::rename_key)),
+        post("/account/keys/rotate", Authenticated(account::rotate_key)),
+        post("/account/keys/revoke", Authenticated(account::revoke_key)),
+        post("/account/sessions/revoke", Authenticated(account::end_sessions)),
+        post("/account/password", Authenticated(account::change_password)),
+        post("/account/delete", Authenticated(account::delete)),
+        get("/documents", Authenticated(documents::list)).or_log_in(),
+        post("/documents", Authenticated(documents::create)),
+        get("/documents/deleted", Authenticated(documents::deleted)).or_log_in(),
+        get("/documents/{id}", Authenticated(editor::show)).or_log_in(),
+        post("/documents/{id}", Authenticated(editor::save)),
+        post("/documents/{id}/publish", Authenticated(editor::publish)),
+        post("/documents/{id}/delete", Authenticated(documents::delete)),
+        post("/documents/{id}/restore", Authenticated(documents::restore)),
+        get("/public/{id}", Optional(editor::public)),
+        get("/playground", Authenticated(playground::show)).or_log_in(),
+        post("/playground", Authenticated(playground::write_document)),
+        post("/playground/ask", Authenticated(playground::ask)).charged_as(model_calls::CHAT),
+        get("/playground/cost", Authenticated(playground::cost)),
+        get("/playground/speech", Authenticated(playground::speech)).or_log_in(),
+        post("/playground/speak", Authenticated(model_calls::speak)).charged_as(SPEECH),
+        get("/usage", Authenticated(usage::show)).or_log_in(),
+        get("/usage.csv", Authenticated(usage::download)).or_log_in(),
+        get("/admin", Authenticated(admin::overview)).or_log_in().for_administrators(),
+        get("/admin/users", Authenticated(admin::users)).or_log_in().for_administrators(),
+        get("/admin/usage", Authenticated(admin::usage)).or_log_in().for_administrators(),
+        get("/admin/audit", Authenticated(admin::audit)).or_log_in().for_administrators(),
+        get("/admin/users/{id}", Authenticated(admin_user::show)).or_log_in().for_administrators(),
+        post("/admin/users/{id}/suspend", Authenticated(admin_user::suspend)).for_administrators(),
+        post("/admin/users/{id}/restore", Authenticated(admin_user::restore)).for_administrators(),
+        post("/admin/users/{id}/sessions", Authenticated(admin_user::end_sessions)).for_administrators(),
+        post("/admin/users/{id}/keys", Authenticated(admin_user::revoke_key)).for_administrators(),
     ]
-    .map(|mut route| {
-        route.handler.works_without_database = true;
-        route
-    });
-    let mut routes = vec![
-        route(Method::GET, "/", welcome::home),
-        route(Method::GET, "/signup", welcome::signup),
-        route(Method::GET, "/login", welcome::login),
-        route(Method::GET, "/account", account::show),
-        route(Method::POST, "/account/name", account::rename),
-        route(Method::POST, "/account/keys", account::create_key),
-        route(Method::POST, "/account/keys/rename", account::rename_key),
-        route(Method::POST, "/account/keys/rotate", account::rotate_key),
-        route(Method::POST, "/account/keys/revoke", account::revoke_key),
-        route(Method::POST, "/account/sessions/revoke", account::end_sessions),
-        route(Method::POST, "/account/password", account::change_password),
-        route(Method::POST, "/account/delete", account::delete),
-        route(Method::GET, "/documents", documents::list),
-        route(Method::POST, "/documents", documents::create),
-        route(Method::GET, "/documents/deleted", documents::deleted),
-        route(Method::GET, "/documents/{id}", editor::show),
-        route(Method::POST, "/documents/{id}", editor::save),
-        route(Method::POST, "/documents/{id}/publish", editor::publish),
-        route(Method::POST, "/documents/{id}/delete", documents::delete),
-        route(Method::POST, "/documents/{id}/restore", documents::restore),
-        route(Method::GET, "/public/{id}", editor::public),
-        route(Method::GET, "/playground", playground::show),
-        route(Method::POST, "/playground", playground::write_document),
-        route(Method::POST, "/playground/ask", playground::ask),
-        route(Method::GET, "/playground/cost", playground::cost),
-        route(Method::GET, "/playground/speech", playground::speech),
-        route(Method::POST, "/playground/speak", model_calls::speak),
-        route(Method::GET, "/usage", usage::show),
-        route(Method::GET, "/usage.csv", usage::download),
-        route(Method::GET, "/admin", admin::overview),
-        route(Method::GET, "/admin/users", admin::users),
-        route(Method::GET, "/admin/usage", admin::usage),
-        route(Method::GET, "/admin/audit", admin::audit),
-        route(Method::GET, "/admin/users/{id}", admin_user::show),
-        route(Method::POST, "/admin/users/{id}/suspend", admin_user::suspend),
-        route(Method::POST, "/admin/users/{id}/restore", admin_user::restore),
-        route(Method::POST, "/admin/users/{id}/sessions", admin_user::end_sessions),
-        route(Method::POST, "/admin/users/{id}/keys", admin_user::revoke_key),
-    ];
-    routes.extend(needs_no_database);
-    routes
 }
 
 /// The page for the error `e` if the client is a browser that opens a page, and otherwise `reply`.
 pub(crate) fn as_page(app: &App, request: &mut Request, e: &Error, reply: Response, request_id: &str) -> Response {
     match pages::failure::wants_page(request) {
-        true => pages::failure::failure(
-            &mut Call::new(app, Role::Web, Shape::default(), request, Vec::new()),
-            e,
-            reply,
-            request_id,
-        ),
+        true => pages::failure::failure(&mut Call::new(app, Role::Web, request), e, reply, request_id),
         false => reply,
     }
 }

@@ -3,30 +3,31 @@
 use serde_json::{Value, json};
 
 use super::Answer;
+use crate::auth::Caller;
 use crate::blocking::block_in_place;
 use crate::call::Call;
-use crate::error::{Error, NOT_AUTHENTICATED, Result};
-use crate::gateway::charged::{ChargedRoute, ModelUsage, Outcome, charged};
+use crate::error::{Error, Result};
+use crate::gateway::charged::{ModelUsage, Outcome, charged};
 use crate::gateway::proxy::{ProxiedRoute, proxy};
 use crate::gateway::response_typed_as;
-use crate::gateway::speech::{self, SPEECH};
+use crate::gateway::speech;
 use crate::gateway::usage_counter::ChargeBasis;
 use crate::http::form::{FORM_LIMIT, Fields};
 use crate::http::{Body, Content};
 
-const CHAT: &str = "/v1/chat/completions";
+pub(super) const CHAT: &str = "/v1/chat/completions";
 
 /// Sends a chat `request` to the model server, in the place of the call's own body; returns the text of the reply once
 /// it is charged.
 ///
 /// # Errors
 /// As [`proxy`].
-pub(super) fn chat(call: &mut Call<'_>, request: &Value) -> Result<String> {
+pub(super) fn chat(call: &mut Call<'_>, caller: &Caller, request: &Value) -> Result<String> {
     call.request.body = Body::from_bytes(request.to_string().into_bytes());
     let engine = &call.app.engines.inference;
     let basis = ChargeBasis::Text;
-    let route = ProxiedRoute { path: CHAT, upstream_path: CHAT, basis, prompt_field: "messages" };
-    let response = proxy(call, engine, route, |_, _| Ok(()))?;
+    let route = ProxiedRoute { upstream_path: CHAT, basis, prompt_field: "messages" };
+    let response = proxy(call, caller, engine, route, |_, _| Ok(()))?;
     let response = block_in_place(|| response.wait())?;
     if response.status.as_u16() != 200 {
         return Err(Error::Busy);
@@ -39,10 +40,9 @@ pub(super) fn chat(call: &mut Call<'_>, request: &Value) -> Result<String> {
 }
 
 /// `POST /playground/speak` with `input` and optionally `voice`: the audio.
-pub(super) fn speak(call: &mut Call<'_>) -> Answer {
+pub(super) fn speak(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let engine = &call.app.engines.speech;
-    let route = ChargedRoute { path: SPEECH, unauthorized: NOT_AUTHENTICATED, engine };
-    charged(call, &route, FORM_LIMIT, |work| {
+    charged(call, caller, engine, FORM_LIMIT, |work| {
         let fields = Fields::parse(work.request, &work.body)?;
         let (input, voice) = (fields.text("input")?.trim(), fields.optional_text("voice")?.unwrap_or("").trim());
         if input.is_empty() {

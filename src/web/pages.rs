@@ -12,10 +12,8 @@ mod show;
 pub(super) mod usage;
 pub(super) mod welcome;
 
-use std::sync::Arc;
-
 use askama::Template;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
+use percent_encoding::NON_ALPHANUMERIC;
 use ureq::http::Uri;
 
 use super::Answer;
@@ -72,28 +70,6 @@ impl Problem {
         Problem { form, status, message: message.into_owned() }
     }
 }
-
-/// What is escaped in a path in `next`.
-const IN_NEXT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_');
-
-/// The caller, or a redirect to the log-in page, which leads back here.
-fn signed_in(call: &mut Call<'_>) -> Result<std::result::Result<Arc<Caller>, Response>> {
-    Ok(call.optional_caller()?.ok_or_else(|| {
-        let next = percent_encoding::utf8_percent_encode(call.request.path(), IN_NEXT);
-        Response::see_other(format!("/login?next={next}"))
-    }))
-}
-
-/// The caller. Without one, returns a redirect to the log-in page.
-macro_rules! signed_in_or_return {
-    ($call:expr) => {
-        match $crate::web::pages::signed_in($call)? {
-            Ok(caller) => caller,
-            Err(elsewhere) => return Ok(elsewhere),
-        }
-    };
-}
-use signed_in_or_return;
 
 fn page(status: u16, template: &impl Template) -> Answer {
     Ok(Response::html(status, text_of(template)?))

@@ -10,8 +10,7 @@ use crate::http::Response;
 use crate::store::sessions;
 
 /// `GET /api/sessions`: newest first; `current` marks the caller's own.
-pub(super) fn list(call: &mut Call<'_>) -> Answer {
-    let caller = call.caller()?;
+pub(super) fn list(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let found = sessions::of_user(&mut call.app.db.session()?, &caller.user.id)?;
     let listed = found.iter().map(|session| {
         let mut value = serde_json::to_value(session).unwrap_or_default();
@@ -22,15 +21,14 @@ pub(super) fn list(call: &mut Call<'_>) -> Answer {
 }
 
 /// `POST /api/sessions/revoke` with `id`, or with `others: true` for all but the caller's own.
-pub(super) fn revoke(call: &mut Call<'_>) -> Answer {
-    let caller = call.caller()?;
+pub(super) fn revoke(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = fields(call)?;
     let which = match (fields.optional_text("id")?, fields.optional_bool("others")?.unwrap_or(false)) {
         (Some(id), false) => Which::One(id),
         (None, true) => Which::Others,
         _ => return Err(Error::bad("Send either id or others: true")),
     };
-    Ok(Response::json(200, &json!({"revoked": end(call, &caller, which)?})))
+    Ok(Response::json(200, &json!({"revoked": end(call, caller, which)?})))
 }
 
 /// The sessions to end.

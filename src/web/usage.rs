@@ -5,6 +5,7 @@ use time::macros::format_description;
 use time::{Date, Duration, OffsetDateTime};
 
 use super::Answer;
+use crate::auth::Caller;
 use crate::call::Call;
 use crate::error::{Error, Result};
 use crate::http::Response;
@@ -19,8 +20,7 @@ const MOST_GROUPS: i64 = 10_000;
 
 /// `GET /api/usage?from=&to=&by=day|model|key|route`: days are in UTC and both included. By default, this
 /// month until today, by day. Days, models, keys and routes without charges are left out.
-pub(super) fn usage(call: &mut Call<'_>) -> Answer {
-    let caller = call.caller()?;
+pub(super) fn usage(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let (from, to) = range(call)?;
     let (by, key) = grouping(call.request.query("by").as_deref())?;
     let sums = sums(&mut call.app.db.session()?, &caller.user.id, (from, to), by, MOST_GROUPS)?;

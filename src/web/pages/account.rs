@@ -1,11 +1,9 @@
 //! `/account`: the person's details, keys, sessions and password, and deleting the account.
 
-use std::sync::Arc;
-
 use askama::Template;
 use time::{Duration, OffsetDateTime};
 
-use super::{Frame, Problem, page, show, signed_in_or_return, web_address};
+use super::{Frame, Problem, page, show, web_address};
 use crate::auth::{Caller, Digest, Secret};
 use crate::call::Call;
 use crate::db;
@@ -65,9 +63,8 @@ impl Account {
 }
 
 /// `GET /account`.
-pub(in crate::web) fn show(call: &mut Call<'_>) -> Answer {
-    let caller = signed_in_or_return!(call);
-    let shown = render(call, &caller, None)?;
+pub(in crate::web) fn show(call: &mut Call<'_>, caller: &Caller) -> Answer {
+    let shown = render(call, caller, None)?;
     if cookie::read(call.request, cookie::NEW_SECRET).is_none() {
         return Ok(shown);
     }
@@ -92,14 +89,15 @@ fn render(call: &Call<'_>, caller: &Caller, problem: Option<Problem>) -> Answer 
 /// Handles a form: redirects to the account page with `done`, or shows the page again with the problem.
 fn handle(
     call: &mut Call<'_>,
+    caller: &Caller,
     form: &'static str,
     done: &str,
     work: impl FnOnce(&Call<'_>, &Caller, &Fields) -> Result<()>,
 ) -> Answer {
-    let (caller, fields) = submitted(call)?;
-    match work(call, &caller, &fields) {
+    let fields = fields(call)?;
+    match work(call, caller, &fields) {
         Ok(()) => Ok(Response::see_other(format!("/account?done={done}"))),
-        Err(e) => render(call, &caller, Some(Problem::of(form, e)?)),
+        Err(e) => render(call, caller, Some(Problem::of(form, e)?)),
     }
 }
 
@@ -107,27 +105,23 @@ fn handle(
 /// second key.
 fn handle_new_key(
     call: &mut Call<'_>,
+    caller: &Caller,
     form: &'static str,
     work: impl FnOnce(&Call<'_>, &Caller, &Fields) -> Result<(ApiKey, Secret)>,
 ) -> Answer {
-    let (caller, fields) = submitted(call)?;
-    match work(call, &caller, &fields) {
+    let fields = fields(call)?;
+    match work(call, caller, &fields) {
         Ok((_, secret)) => {
             let cookie = cookie::new_secret(Some(secret.reveal()), call.app.config.is_https());
             Ok(Response::see_other("/account").header("Set-Cookie", cookie))
         }
-        Err(e) => render(call, &caller, Some(Problem::of(form, e)?)),
+        Err(e) => render(call, caller, Some(Problem::of(form, e)?)),
     }
 }
 
-fn submitted(call: &mut Call<'_>) -> Result<(Arc<Caller>, Fields)> {
-    let caller = call.caller()?;
-    Ok((caller, fields(call)?))
-}
-
 /// `POST /account/name`.
-pub(in crate::web) fn rename(call: &mut Call<'_>) -> Answer {
-    handle(call, "name", "name", |call, caller, fields| {
+pub(in crate::web) fn rename(call: &mut Call<'_>, caller: &Caller) -> Answer {
+    handle(call, caller, "name", "name", |call, caller, fields| {
         let name = fields.text("name")?.trim();
         if name.chars().count() > LONGEST_NAME {
             return Err(Error::bad("The name must have at most 200 characters"));
@@ -138,8 +132,8 @@ pub(in crate::web) fn rename(call: &mut Call<'_>) -> Answer {
 }
 
 /// `POST /account/keys`: creates a key, whose secret is shown once.
-pub(in crate::web) fn create_key(call: &mut Call<'_>) -> Answer {
-    handle_new_key(call, "key", |call, caller, fields| {
+pub(in crate::web) fn create_key(call: &mut Call<'_>, caller: &Caller) -> Answer {
+    handle_new_key(call, caller, "key", |call, caller, fields| {
         let name = keys::checked_name(fields.text("name")?)?;
         let days = fields.optional_integer("days")?.filter(|days| (1..=3650).contains(days));
         let expires = days.map(|days| OffsetDateTime::now_utc() + Duration::days(days));
@@ -148,43 +142,43 @@ pub(in crate::web) fn create_key(call: &mut Call<'_>) -> Answer {
 }
 
 /// `POST /account/keys/rotate`: replaces a key with a new one, whose secret is shown once.
-pub(in crate::web) fn rotate_key(call: &mut Call<'_>) -> Answer {
-    handle_new_key(call, "keys", |call, caller, fields| {
+pub(in crate::web) fn rotate_key(call: &mut Call<'_>, caller: &Caller) -> Answer {
+    handle_new_key(call, caller, "keys", |call, caller, fields| {
         let grace = fields.optional_integer("grace_seconds")?.unwrap_or(0);
         keys::rotate_for(call, &caller.user.id, fields.text("id")?, grace)
     })
 }
 
 /// `POST /account/keys/rename`.
-pub(in crate::web) fn rename_key(call: &mut Call<'_>) -> Answer {
-    handle(call, "keys", "key-renamed", |call, caller, fields| {
+pub(in crate::web) fn rename_key(call: &mut Call<'_>, caller: &Caller) -> Answer {
+    handle(call, caller, "keys", "key-renamed", |call, caller, fields| {
         keys::rename_for(call, &caller.user.id, fields.text("id")?, fields.text("name")?).map(drop)
     })
 }
 
 /// `POST /account/keys/revoke`.
-pub(in crate::web) fn revoke_key(call: &mut Call<'_>) -> Answer {
-    handle(call, "keys", "key-revoked", |call, caller, fields| {
+pub(in crate::web) fn revoke_key(call: &mut Call<'_>, caller: &Caller) -> Answer {
+    handle(call, caller, "keys", "key-revoked", |call, caller, fields| {
         keys::revoke_for(call, &caller.user.id, fields.text("id")?)
     })
 }
 
 /// `POST /account/sessions/revoke`: ends the session `id`, or without it all others.
-pub(in crate::web) fn end_sessions(call: &mut Call<'_>) -> Answer {
-    let (caller, fields) = submitted(call)?;
+pub(in crate::web) fn end_sessions(call: &mut Call<'_>, caller: &Caller) -> Answer {
+    let fields = fields(call)?;
     let (which, done) = match fields.optional_text("id")? {
         Some(id) => (session_handlers::Which::One(id), "session"),
         None => (session_handlers::Which::Others, "sessions"),
     };
-    match session_handlers::end(call, &caller, which) {
+    match session_handlers::end(call, caller, which) {
         Ok(_) => Ok(Response::see_other(format!("/account?done={done}"))),
-        Err(e) => render(call, &caller, Some(Problem::of("sessions", e)?)),
+        Err(e) => render(call, caller, Some(Problem::of("sessions", e)?)),
     }
 }
 
 /// `POST /account/password`.
-pub(in crate::web) fn change_password(call: &mut Call<'_>) -> Answer {
-    handle(call, "password", "password", |call, caller, fields| {
+pub(in crate::web) fn change_password(call: &mut Call<'_>, caller: &Caller) -> Answer {
+    handle(call, caller, "password", "password", |call, caller, fields| {
         let (current, new) = (fields.text("current_password")?, fields.text("new_password")?);
         account::replace_password(call, caller, current, new).map(drop).map_err(|e| match e {
             Error::InvalidCredentials => Error::bad("The current password is incorrect"),
@@ -194,14 +188,14 @@ pub(in crate::web) fn change_password(call: &mut Call<'_>) -> Answer {
 }
 
 /// `POST /account/delete` with `password`.
-pub(in crate::web) fn delete(call: &mut Call<'_>) -> Answer {
-    let (caller, fields) = submitted(call)?;
-    match account::remove(call, &caller, Some(fields.text("password")?)) {
+pub(in crate::web) fn delete(call: &mut Call<'_>, caller: &Caller) -> Answer {
+    let fields = fields(call)?;
+    match account::remove(call, caller, Some(fields.text("password")?)) {
         Ok(()) => Ok(Response::see_other("/").header("Set-Cookie", cookie::clear(call.app.config.is_https()))),
         Err(Error::InvalidCredentials) => {
             let e = Error::bad("The password is incorrect. Nothing was deleted.");
-            render(call, &caller, Some(Problem::of("delete", e)?))
+            render(call, caller, Some(Problem::of("delete", e)?))
         }
-        Err(e) => render(call, &caller, Some(Problem::of("delete", e)?)),
+        Err(e) => render(call, caller, Some(Problem::of("delete", e)?)),
     }
 }

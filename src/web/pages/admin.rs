@@ -1,14 +1,11 @@
 //! `/admin`: the pages for administrators.
 
-use std::sync::Arc;
-
 use askama::Template;
 use time::{Duration, OffsetDateTime};
 
 use super::{Frame, encoded, last_before_next_page, page, query_text, show};
-use crate::auth::{Caller, Via};
+use crate::auth::Caller;
 use crate::call::Call;
-use crate::error::{Error, Result};
 use crate::store::audit::{self, Entry};
 use crate::store::directory::{self, UserSummary};
 use crate::store::usage::days::{self, DayTotal};
@@ -70,31 +67,8 @@ struct Audit {
     is_first: bool,
 }
 
-/// The caller, if it is an administrator in a browser. An administrator's key does not open these pages.
-///
-/// # Errors
-/// 403 for everyone else.
-pub(super) fn administrator(caller: Arc<Caller>) -> Result<Arc<Caller>> {
-    match caller.user.is_admin && matches!(caller.via, Via::Session { .. }) {
-        true => Ok(caller),
-        false => Err(Error::Forbidden("Only administrators can see this page")),
-    }
-}
-
-/// The caller, if it is an administrator. Without a session, returns a redirect to the log-in page.
-macro_rules! administrator_or_return {
-    ($call:expr) => {
-        match $crate::web::pages::signed_in($call)? {
-            Ok(caller) => $crate::web::pages::admin::administrator(caller)?,
-            Err(elsewhere) => return Ok(elsewhere),
-        }
-    };
-}
-pub(super) use administrator_or_return;
-
 /// `GET /admin`.
-pub(in crate::web) fn overview(call: &mut Call<'_>) -> Answer {
-    let caller = administrator_or_return!(call);
+pub(in crate::web) fn overview(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let mut session = call.app.db.session()?;
     let users = directory::estimate(&mut session)?;
     let newest = directory::newest(&mut session, None, LATEST)?;
@@ -103,7 +77,7 @@ pub(in crate::web) fn overview(call: &mut Call<'_>) -> Answer {
     page(
         200,
         &Overview {
-            frame: Frame::new(Some(&caller), "admin"),
+            frame: Frame::new(Some(caller), "admin"),
             users: u64::try_from(users).unwrap_or(0),
             newest,
             entries,
@@ -159,8 +133,7 @@ fn parts(call: &Call<'_>) -> Vec<Part> {
 }
 
 /// `GET /admin/usage`: the usage of all accounts in the last 30 days.
-pub(in crate::web) fn usage(call: &mut Call<'_>) -> Answer {
-    let caller = administrator_or_return!(call);
+pub(in crate::web) fn usage(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let today = OffsetDateTime::now_utc().date();
     let days = (today - Duration::days(USAGE_DAYS - 1), today);
     let totals = days::between(&mut call.app.db.session()?, days)?;
@@ -168,12 +141,11 @@ pub(in crate::web) fn usage(call: &mut Call<'_>) -> Answer {
     let chart = super::usage::cost_chart(days, &costs);
     let total = costs.iter().map(|(_, cost)| cost).sum();
     let days = totals.days.into_iter().rev().collect();
-    page(200, &TotalUsage { frame: Frame::new(Some(&caller), "admin"), chart, total, as_of: totals.as_of, days })
+    page(200, &TotalUsage { frame: Frame::new(Some(caller), "admin"), chart, total, as_of: totals.as_of, days })
 }
 
 /// `GET /admin/users?q=&after=`.
-pub(in crate::web) fn users(call: &mut Call<'_>) -> Answer {
-    let caller = administrator_or_return!(call);
+pub(in crate::web) fn users(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let (query, after) = (query_text(call, "q"), query_text(call, "after"));
     let mut session = call.app.db.session()?;
     let mut users = match query.is_empty() {
@@ -190,15 +162,14 @@ pub(in crate::web) fn users(call: &mut Call<'_>) -> Answer {
         };
         format!("{first}&after={}", encoded(&after))
     });
-    let frame = Frame::new(Some(&caller), "admin");
+    let frame = Frame::new(Some(caller), "admin");
     page(200, &Users { frame, query, users, first, next, is_first: after.is_empty() })
 }
 
 /// `GET /admin/audit?before=`.
-pub(in crate::web) fn audit(call: &mut Call<'_>) -> Answer {
-    let caller = administrator_or_return!(call);
+pub(in crate::web) fn audit(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let before = query_text(call, "before").parse().ok();
     let mut entries = audit::page(&mut call.app.db.session()?, None, before, PAGE + 1)?;
     let next = last_before_next_page(&mut entries, PAGE).map(|last| format!("/admin/audit?before={}", last.id));
-    page(200, &Audit { frame: Frame::new(Some(&caller), "admin"), entries, next, is_first: before.is_none() })
+    page(200, &Audit { frame: Frame::new(Some(caller), "admin"), entries, next, is_first: before.is_none() })
 }

@@ -3,7 +3,6 @@
 
 use askama::Template;
 
-use super::admin::{administrator, administrator_or_return};
 use super::{Frame, page, segment, show};
 use crate::auth::Caller;
 use crate::call::Call;
@@ -48,13 +47,12 @@ struct UserPage {
 }
 
 /// `GET /admin/users/{id}`.
-pub(in crate::web) fn show(call: &mut Call<'_>) -> Answer {
-    let caller = administrator_or_return!(call);
+pub(in crate::web) fn show(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let id = segment(call, 0)?;
     let mut session = call.app.db.session()?;
     let user = users::by_id(&mut session, &id)?.ok_or(Error::NotFound(NO_ACCOUNT))?;
     let user_page = UserPage {
-        frame: Frame::new(Some(&caller), "admin").with_notice(call, NOTICES),
+        frame: Frame::new(Some(caller), "admin").with_notice(call, NOTICES),
         status: users::status(&mut session, &id)?,
         keys: api_keys::of_user(&mut session, &id)?,
         sessions: sessions::of_user(&mut session, &id)?,
@@ -73,18 +71,18 @@ const NO_ACCOUNT: &str = "Account not found";
 /// details for the log.
 fn act(
     call: &mut Call<'_>,
+    caller: &Caller,
     done: &str,
     action: &str,
     work: impl FnOnce(&mut Transaction<'_>, &Caller, &User, &Fields) -> Result<String>,
 ) -> Answer {
-    let caller = administrator(call.caller()?)?;
     let fields = fields(call)?;
     let id = segment(call, 0)?;
     let address = call.client().to_string();
     let actor = Actor { id: &caller.user.id, name: &caller.user.email, address: &address };
     keys::in_transaction(call, |db| {
         let user = users::by_id(db, &id)?.ok_or(Error::NotFound(NO_ACCOUNT))?;
-        let details = work(db, &caller, &user, &fields)?;
+        let details = work(db, caller, &user, &fields)?;
         Ok(audit::insert(db, actor, action, &user, &details)?)
     })?;
     call.app.cache.revoke(&id);
@@ -92,8 +90,8 @@ fn act(
 }
 
 /// `POST /admin/users/{id}/suspend` with a `reason`.
-pub(in crate::web) fn suspend(call: &mut Call<'_>) -> Answer {
-    act(call, "suspended", "suspend", |db, caller, user, fields| {
+pub(in crate::web) fn suspend(call: &mut Call<'_>, caller: &Caller) -> Answer {
+    act(call, caller, "suspended", "suspend", |db, caller, user, fields| {
         if caller.user.id == user.id {
             return Err(Error::bad("You cannot suspend your own account"));
         }
@@ -103,23 +101,23 @@ pub(in crate::web) fn suspend(call: &mut Call<'_>) -> Answer {
 }
 
 /// `POST /admin/users/{id}/restore`.
-pub(in crate::web) fn restore(call: &mut Call<'_>) -> Answer {
-    act(call, "restored", "restore", |db, _, user, _| {
+pub(in crate::web) fn restore(call: &mut Call<'_>, caller: &Caller) -> Answer {
+    act(call, caller, "restored", "restore", |db, _, user, _| {
         users::set_suspended(db, &user.id, false)?;
         Ok(String::new())
     })
 }
 
 /// `POST /admin/users/{id}/sessions`: ends all sessions.
-pub(in crate::web) fn end_sessions(call: &mut Call<'_>) -> Answer {
-    act(call, "sessions", "end sessions", |db, _, user, _| {
+pub(in crate::web) fn end_sessions(call: &mut Call<'_>, caller: &Caller) -> Answer {
+    act(call, caller, "sessions", "end sessions", |db, _, user, _| {
         Ok(format!("{} ended", sessions::delete_others(db, &user.id, "")?))
     })
 }
 
 /// `POST /admin/users/{id}/keys` revokes the key `id`.
-pub(in crate::web) fn revoke_key(call: &mut Call<'_>) -> Answer {
-    act(call, "key", "revoke key", |db, _, user, fields| {
+pub(in crate::web) fn revoke_key(call: &mut Call<'_>, caller: &Caller) -> Answer {
+    act(call, caller, "key", "revoke key", |db, _, user, fields| {
         let id = fields.text("id")?;
         crate::accounts::keys::revoke(db, &user.id, id)?;
         Ok(id.to_owned())

@@ -2,7 +2,8 @@
 
 use askama::Template;
 
-use super::{Frame, encoded, last_before_next_page, page, query_text, segment, show, signed_in_or_return};
+use super::{Frame, encoded, last_before_next_page, page, query_text, segment, show};
+use crate::auth::Caller;
 use crate::call::Call;
 use crate::error::Error;
 use crate::http::Response;
@@ -38,8 +39,7 @@ struct DeletedPage {
 }
 
 /// `GET /documents?q=&after=`.
-pub(in crate::web) fn list(call: &mut Call<'_>) -> Answer {
-    let caller = signed_in_or_return!(call);
+pub(in crate::web) fn list(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let (query, after) = (query_text(call, "q"), query_text(call, "after"));
     let position = cursor::parse(&after);
     let mut session = call.app.db.session()?;
@@ -51,20 +51,18 @@ pub(in crate::web) fn list(call: &mut Call<'_>) -> Answer {
         format!("{first}&after={}", encoded(&after))
     });
     let undo = Some(query_text(call, "deleted")).filter(|id| !id.is_empty());
-    let frame = Frame::new(Some(&caller), "documents").with_notice(call, &[("restored", "Document restored.")]);
+    let frame = Frame::new(Some(caller), "documents").with_notice(call, &[("restored", "Document restored.")]);
     page(200, &Documents { frame, query, documents, first, next, is_first: position.is_none(), undo })
 }
 
 /// `POST /documents`: creates an empty document and opens it.
-pub(in crate::web) fn create(call: &mut Call<'_>) -> Answer {
-    let caller = call.caller()?;
+pub(in crate::web) fn create(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let (id, _) = insert(call, &caller.user.id, UNTITLED, Some(""))?;
     Ok(Response::see_other(format!("/documents/{id}")))
 }
 
 /// `POST /documents/{id}/delete`: shows the list, with a button to undo it.
-pub(in crate::web) fn delete(call: &mut Call<'_>) -> Answer {
-    let caller = call.caller()?;
+pub(in crate::web) fn delete(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let id = segment(call, 0)?;
     match store::delete(&mut call.app.db.session()?, &id, &caller.user.id)? {
         true => Ok(Response::see_other(format!("/documents?deleted={}", encoded(&id)))),
@@ -73,8 +71,7 @@ pub(in crate::web) fn delete(call: &mut Call<'_>) -> Answer {
 }
 
 /// `POST /documents/{id}/restore`.
-pub(in crate::web) fn restore(call: &mut Call<'_>) -> Answer {
-    let caller = call.caller()?;
+pub(in crate::web) fn restore(call: &mut Call<'_>, caller: &Caller) -> Answer {
     fields(call)?;
     let id = segment(call, 0)?;
     match deleted_documents::restore(&mut call.app.db.session()?, &id, &caller.user.id)? {
@@ -84,8 +81,7 @@ pub(in crate::web) fn restore(call: &mut Call<'_>) -> Answer {
 }
 
 /// `GET /documents/deleted`.
-pub(in crate::web) fn deleted(call: &mut Call<'_>) -> Answer {
-    let caller = signed_in_or_return!(call);
+pub(in crate::web) fn deleted(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let documents = deleted_documents::of_user(&mut call.app.db.session()?, &caller.user.id, LISTED_DELETED)?;
-    page(200, &DeletedPage { frame: Frame::new(Some(&caller), "documents"), documents, kept_days: KEPT_DAYS })
+    page(200, &DeletedPage { frame: Frame::new(Some(caller), "documents"), documents, kept_days: KEPT_DAYS })
 }

@@ -2,7 +2,8 @@
 
 use askama::Template;
 
-use super::{Frame, NO_PAGE, page, segment, show, signed_in_or_return};
+use super::{Frame, NO_PAGE, page, segment, show};
+use crate::auth::Caller;
 use crate::call::Call;
 use crate::error::{Error, Result};
 use crate::http::Response;
@@ -36,16 +37,15 @@ struct Public {
 }
 
 /// `GET /documents/{id}`.
-pub(in crate::web) fn show(call: &mut Call<'_>) -> Answer {
+pub(in crate::web) fn show(call: &mut Call<'_>, caller: &Caller) -> Answer {
     const NOTICES: &[(&str, &str)] = &[
         ("saved", "Saved."),
         ("published", "Published. Anyone with the link can read it."),
         ("unpublished", "The document is private again."),
     ];
-    let caller = signed_in_or_return!(call);
     let document = find(call, &segment(call, 0)?)?.filter(|document| document.user_id == caller.user.id);
     let document = document.ok_or(Error::NotFound(NOT_FOUND))?;
-    page(200, &Editor { frame: Frame::new(Some(&caller), "documents").with_notice(call, NOTICES), document })
+    page(200, &Editor { frame: Frame::new(Some(caller), "documents").with_notice(call, NOTICES), document })
 }
 
 fn find(call: &Call<'_>, id: &str) -> Result<Option<Document>> {
@@ -54,8 +54,7 @@ fn find(call: &Call<'_>, id: &str) -> Result<Option<Document>> {
 
 /// `POST /documents/{id}` with `title`, `content` and `version`; if the document was saved elsewhere in the
 /// meantime, both versions are shown.
-pub(in crate::web) fn save(call: &mut Call<'_>) -> Answer {
-    let caller = call.caller()?;
+pub(in crate::web) fn save(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let id = segment(call, 0)?;
     let fields = Fields::read(call.request, LARGEST_BODY)?;
     // Browsers send the lines of a text area with CRLF.
@@ -67,7 +66,7 @@ pub(in crate::web) fn save(call: &mut Call<'_>) -> Answer {
         Ok(_) => Ok(Response::see_other(format!("/documents/{id}?done=saved"))),
         Err(Error::Conflict(..)) => {
             let document = find(call, &id)?.ok_or(Error::NotFound(NOT_FOUND))?;
-            let frame = Frame::new(Some(&caller), "documents");
+            let frame = Frame::new(Some(caller), "documents");
             page(409, &ConflictPage { frame, document, title: title.to_owned(), content })
         }
         Err(e) => Err(e),
@@ -75,8 +74,7 @@ pub(in crate::web) fn save(call: &mut Call<'_>) -> Answer {
 }
 
 /// `POST /documents/{id}/publish` with `is_public`.
-pub(in crate::web) fn publish(call: &mut Call<'_>) -> Answer {
-    let caller = call.caller()?;
+pub(in crate::web) fn publish(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = fields(call)?;
     let (id, public) = (segment(call, 0)?, fields.optional_bool("is_public")?.unwrap_or(true));
     let version = store::set_public(&mut call.app.db.session()?, &id, &caller.user.id, public)?;
@@ -86,10 +84,9 @@ pub(in crate::web) fn publish(call: &mut Call<'_>) -> Answer {
 }
 
 /// `GET /public/{id}`: for everyone, if the document is public.
-pub(in crate::web) fn public(call: &mut Call<'_>) -> Answer {
-    let caller = call.optional_caller()?;
+pub(in crate::web) fn public(call: &mut Call<'_>, caller: Option<&Caller>) -> Answer {
     let document = find(call, &segment(call, 0)?)?.filter(|document| document.is_public);
     let document = document.ok_or(Error::NotFound(NO_PAGE))?;
-    let is_owner = caller.as_ref().is_some_and(|caller| caller.user.id == document.user_id);
-    page(200, &Public { frame: Frame::new(caller.as_deref(), ""), document, is_owner })
+    let is_owner = caller.is_some_and(|caller| caller.user.id == document.user_id);
+    page(200, &Public { frame: Frame::new(caller, ""), document, is_owner })
 }

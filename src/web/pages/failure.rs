@@ -27,7 +27,7 @@ pub(in crate::web) fn wants_page(request: &Request) -> bool {
 /// The page for an error; `reply`, the JSON, if the page cannot be rendered.
 pub(in crate::web) fn failure(call: &mut Call<'_>, e: &Error, reply: Response, request_id: &str) -> Response {
     // The look-up of the caller may fail for the same reason. The page is then that of a visitor.
-    let caller = call.optional_caller().ok().flatten();
+    let caller = call.authenticate().ok().flatten();
     let (heading, explanation) = describe(e);
     let page = Failure {
         frame: Frame::new(caller.as_deref(), ""),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use askama::Template;
 use serde_json::{Value, json};
 
-use super::{Frame, Problem, page, show, signed_in_or_return};
+use super::{Frame, Problem, page, show};
 use crate::auth::Caller;
 use crate::call::{Call, Role};
 use crate::error::{Error, Result};
@@ -90,9 +90,8 @@ impl PromptForm {
 }
 
 /// `GET /playground`.
-pub(in crate::web) fn show(call: &mut Call<'_>) -> Answer {
-    let caller = signed_in_or_return!(call);
-    render(call, &caller, PromptForm::default(), None, None)
+pub(in crate::web) fn show(call: &mut Call<'_>, caller: &Caller) -> Answer {
+    render(call, caller, PromptForm::default(), None, None)
 }
 
 fn render(
@@ -130,20 +129,18 @@ fn render(
 }
 
 /// `POST /playground/ask`: the reply as a page, for browsers without scripts.
-pub(in crate::web) fn ask(call: &mut Call<'_>) -> Answer {
-    let caller = call.caller()?;
+pub(in crate::web) fn ask(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let form = PromptForm::read(&fields(call)?)?;
-    let answer = form.request().and_then(|request| model_calls::chat(call, &request));
+    let answer = form.request().and_then(|request| model_calls::chat(call, caller, &request));
     match answer {
-        Ok(text) => render(call, &caller, form, Some(text), None),
-        Err(e) if matches!(e.status(), 502..=504) => render(call, &caller, form, None, Some(Problem::shown("ask", &e))),
-        Err(e) => render(call, &caller, form, None, Some(Problem::of("ask", e)?)),
+        Ok(text) => render(call, caller, form, Some(text), None),
+        Err(e) if matches!(e.status(), 502..=504) => render(call, caller, form, None, Some(Problem::shown("ask", &e))),
+        Err(e) => render(call, caller, form, None, Some(Problem::of("ask", e)?)),
     }
 }
 
 /// `POST /playground`: creates a document.
-pub(in crate::web) fn write_document(call: &mut Call<'_>) -> Answer {
-    let caller = call.caller()?;
+pub(in crate::web) fn write_document(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = fields(call)?;
     let title = documents::checked_title(fields.text("title")?)?;
     let content = documents::checked_content(fields.text("content")?)?;
@@ -152,18 +149,16 @@ pub(in crate::web) fn write_document(call: &mut Call<'_>) -> Answer {
 }
 
 /// `GET /playground/cost`: what this user's last call through the web server cost.
-pub(in crate::web) fn cost(call: &mut Call<'_>) -> Answer {
-    let caller = call.caller()?;
+pub(in crate::web) fn cost(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let newest = lists::newest(&mut call.app.db.session()?, &caller.user.id, "web", 1)?;
     let cost = newest.first().map(|charged| (show::money(&charged.cost), charged.units.tokens()));
     Ok(Response::json(200, &json!({"cost": cost.as_ref().map(|c| &c.0), "tokens": cost.as_ref().map(|c| c.1)})))
 }
 
 /// `GET /playground/speech`: the tab for speech.
-pub(in crate::web) fn speech(call: &mut Call<'_>) -> Answer {
-    let caller = signed_in_or_return!(call);
+pub(in crate::web) fn speech(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let engines = &call.app.engines;
-    let frame = Frame::new(Some(&caller), "playground");
+    let frame = Frame::new(Some(caller), "playground");
     let (can_transcribe, can_speak) = (engines.transcribe.is_configured(), engines.speech.is_configured());
     page(200, &Speech { frame, can_transcribe, can_speak })
 }

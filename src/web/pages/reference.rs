@@ -6,6 +6,7 @@ use askama::Template;
 use serde_json::Value;
 
 use super::{Frame, text_of};
+use crate::auth::Caller;
 use crate::call::Call;
 use crate::openapi;
 use crate::web::Answer;
@@ -55,12 +56,9 @@ pub(in crate::web) fn openapi(call: &mut Call<'_>) -> Answer {
 }
 
 /// `GET /docs`.
-pub(in crate::web) fn show(call: &mut Call<'_>) -> Answer {
-    // Without the database nobody is known, and the reference is the same.
-    let caller = call.optional_caller().ok().flatten();
+pub(in crate::web) fn show(call: &mut Call<'_>, caller: Option<&Caller>) -> Answer {
     let web = super::web_address(call);
-    let reference =
-        Reference { frame: Frame::new(caller.as_deref(), "docs"), groups: groups(openapi::document()), web };
+    let reference = Reference { frame: Frame::new(caller, "docs"), groups: groups(openapi::document()), web };
     Ok(assets::compressed(call.request, "text/html; charset=utf-8", text_of(&reference)?))
 }
 

@@ -6,7 +6,8 @@ use askama::Template;
 use time::macros::format_description;
 use time::{Date, Duration, OffsetDateTime};
 
-use super::{Frame, page, query_text, show, signed_in_or_return};
+use super::{Frame, page, query_text, show};
+use crate::auth::Caller;
 use crate::call::Call;
 use crate::db::Executor;
 use crate::error::Result;
@@ -64,8 +65,7 @@ fn period(call: &Call<'_>) -> (&'static str, (Date, Date)) {
 }
 
 /// `GET /usage?period=`.
-pub(in crate::web) fn show(call: &mut Call<'_>) -> Answer {
-    let caller = signed_in_or_return!(call);
+pub(in crate::web) fn show(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let (period, days) = period(call);
     let user_id = &caller.user.id;
     let mut session = call.app.db.session()?;
@@ -90,7 +90,7 @@ pub(in crate::web) fn show(call: &mut Call<'_>) -> Answer {
     }
     let total = by_day.iter().map(|sum| sum.cost).sum();
     let usage = Usage {
-        frame: Frame::new(Some(&caller), "usage"),
+        frame: Frame::new(Some(caller), "usage"),
         period,
         from: iso_date(days.0),
         to: iso_date(days.1),
@@ -139,8 +139,7 @@ pub(super) fn cost_chart(days: (Date, Date), costs: &[(&str, i64)]) -> String {
 }
 
 /// `GET /usage.csv?period=`, or `from=` and `to=` as in `/api/usage`.
-pub(in crate::web) fn download(call: &mut Call<'_>) -> Answer {
-    let caller = signed_in_or_return!(call);
+pub(in crate::web) fn download(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let named = ["from", "to"].iter().any(|name| call.request.query(name).is_some());
     let days = if named { range(call)? } else { period(call).1 };
     let mut session = call.app.db.session()?;

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use askama::Template;
 
 use super::{Frame, is_local_path, page, program_address, web_address};
+use crate::auth::Caller;
 use crate::auth::password::{MAX_LENGTH, MIN_LENGTH};
 use crate::call::{Call, Role};
 use crate::error::Error;
@@ -95,12 +96,11 @@ impl Errors {
 }
 
 /// `GET /`.
-pub(in crate::web) fn home(call: &mut Call<'_>) -> Answer {
-    let caller = call.optional_caller()?;
+pub(in crate::web) fn home(call: &mut Call<'_>, caller: Option<&Caller>) -> Answer {
     page(
         200,
         &Home {
-            frame: Frame::new(caller.as_deref(), "home"),
+            frame: Frame::new(caller, "home"),
             web: web_address(call),
             inference: program_address(call, Role::Inference),
             audio: program_address(call, Role::Audio),

@@ -1,47 +1,36 @@
-//! The route table: method and path to whatever the owner keeps there.
+//! Finds what serves a method and a path.
 
 use std::collections::HashMap;
 
-use super::Method;
+use crate::http::Method;
 
-/// One line of a route table. In a path, a segment such as `{id}` matches any one segment that is not empty.
-#[derive(Clone, Debug)]
-pub struct Route<H> {
-    /// The method; `GET` serves `HEAD` too.
-    pub method: Method,
-    /// The path, as the client sends it.
-    pub path: &'static str,
-    /// What the owner keeps there.
-    pub handler: H,
-}
-
-/// The answer of [`Router::find`].
+/// The result of [`Router::find`].
 #[derive(Debug)]
 pub enum Found<'r, 'p, H> {
-    /// The handler, and the segments that stood for the `{…}` ones, still percent-encoded.
+    /// What serves the request, and the path's segments that matched `{…}`, still percent-encoded.
     Handler(&'r H, Vec<&'p str>),
-    /// The path is known but not with this method: the value of `Allow`.
+    /// The path exists, but not with this method; the value of `Allow`.
     WrongMethod(String),
     /// No such path.
     Nothing,
 }
 
-/// Finds the handler of a request; plain paths by one hash look-up.
+/// From methods and paths to handlers. A path without `{…}` takes one hash look-up; the others are tried in turn.
 #[derive(Debug)]
 pub struct Router<H> {
     exact: HashMap<&'static str, Entries<H>>,
     patterns: Vec<(Vec<&'static str>, Entries<H>)>,
 }
 
-/// What one path has, by method.
+/// The handlers of one path.
 type Entries<H> = Vec<(Method, H)>;
 
 impl<H> Router<H> {
-    /// A router of these routes.
-    pub fn new(routes: impl IntoIterator<Item = Route<H>>) -> Router<H> {
+    /// A router with these handlers. In a path, a segment such as `{id}` matches any one segment that is not empty.
+    pub fn new(routes: impl IntoIterator<Item = (Method, &'static str, H)>) -> Router<H> {
         let mut router = Router { exact: HashMap::new(), patterns: Vec::new() };
-        for route in routes {
-            router.entries(route.path).push((route.method, route.handler));
+        for (method, path, handler) in routes {
+            router.entries(path).push((method, handler));
         }
         router
     }
@@ -111,11 +100,10 @@ mod tests {
     use super::*;
 
     fn router() -> Router<u8> {
-        let route = |method, path, handler| Route { method, path, handler };
         Router::new([
-            route(Method::GET, "/a", 1),
-            route(Method::POST, "/a", 2),
-            route(Method::POST, "/v1/engines/{name}/completions", 3),
+            (Method::GET, "/a", 1),
+            (Method::POST, "/a", 2),
+            (Method::POST, "/v1/engines/{name}/completions", 3),
         ])
     }
 

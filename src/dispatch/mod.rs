@@ -1,0 +1,102 @@
+//! Answers the requests of one server: finds the operation, runs it, turns its error into a reply, and logs the request.
+
+mod access_log;
+mod reply_headers;
+mod request_ids;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use log::Level;
+
+use crate::api;
+use crate::app::App;
+use crate::call::{Call, Role};
+use crate::db;
+use crate::error::{Error, Shape};
+use crate::http::{Method, Request, Response};
+use crate::operation::{self, Found, Operation, Router};
+use crate::server;
+use crate::web;
+
+use access_log::Entry;
+use request_ids::RequestIds;
+
+/// What answers the requests of this role's server.
+pub fn handler(app: Arc<App>, role: Role) -> server::Handler {
+    let router = operation::router(api::operations(), role);
+    let ids = RequestIds::new();
+    Arc::new(move |request| answer(&app, role, &router, &ids, request))
+}
+
+fn answer(
+    app: &App,
+    role: Role,
+    router: &Router<&'static Operation>,
+    ids: &RequestIds,
+    request: &mut Request,
+) -> Response {
+    let began = Instant::now();
+    let id = ids.of(request);
+    let (outcome, shape, user_id) = dispatch(app, role, router, request);
+    let mut response = outcome.unwrap_or_else(|e| {
+        if e.is_fault() {
+            let level = if e.status() == 503 { Level::Warn } else { Level::Error };
+            log::log!(level, "{} {} failed: {e} (request {id})", request.method(), request.path());
+        }
+        let reply = e.reply(shape);
+        match role {
+            Role::Web => web::as_page(app, request, &e, reply, &id),
+            _ => reply,
+        }
+    });
+    reply_headers::add(app, request, &mut response);
+    let access = Entry::new(app, role, request, began, &id, user_id);
+    response.headers.push(("X-Request-Id", id.into()));
+    match (response.deferred.take(), access) {
+        (Some(deferred), Some(access)) => {
+            response.deferred = Some(deferred.map(move |response| {
+                access.log(&response);
+                response
+            }));
+        }
+        (deferred, access) => {
+            response.deferred = deferred;
+            if let Some(access) = access {
+                access.log(&response);
+            }
+        }
+    }
+    response
+}
+
+/// The result of a request, the shape of its error, and the caller's account if the access log needs it.
+type Dispatched = (crate::error::Result<Response>, Shape, Option<String>);
+
+fn dispatch(app: &App, role: Role, router: &Router<&'static Operation>, request: &mut Request) -> Dispatched {
+    let shape = operation::shape_of_unknown(role, request.path());
+    let refusal = |e| (Err(e), shape, None);
+    let (operation, segments) = match router.find(request.method(), request.path()) {
+        Found::Handler(operation, segments) => (*operation, segments.into_iter().map(str::to_owned).collect()),
+        Found::WrongMethod(allow) if *request.method() == Method::OPTIONS => {
+            return (Ok(Response::new(204).header("Allow", allow)), shape, None);
+        }
+        Found::WrongMethod(allow) => return refusal(Error::MethodNotAllowed(allow)),
+        Found::Nothing if request.path() == "*" => return (Ok(Response::new(204)), shape, None),
+        Found::Nothing => return refusal(Error::NoRoute),
+    };
+    if !app.db.is_open() && !operation.works_without_database {
+        let e = db::Error::Unavailable("the schema is not up to date yet".to_owned());
+        return (Err(e.into()), operation.errors, None);
+    }
+    let mut call = Call::new(app, role, request);
+    (call.segments, call.shape, call.charged_as) = (segments, operation.errors, operation.charged_as);
+    let mut outcome = operation.run(&mut call);
+    if let (Ok(response), Some(cookie)) = (&mut outcome, call.renewed_cookie.take())
+        && response.get_header("Set-Cookie").is_none()
+    {
+        response.headers.push(("Set-Cookie", cookie.into()));
+    }
+    let user_id = access_log::is_enabled().then(|| call.user_id()).flatten();
+    (outcome, operation.errors, user_id)
+}

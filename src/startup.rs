@@ -1,0 +1,139 @@
+//! Starts the servers, and stops them on a signal.
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use crate::app::App;
+use crate::call::Role;
+use crate::config::Config;
+use crate::dispatch;
+use crate::server::{self, Server, Settings};
+
+/// Runs the servers of these roles until SIGTERM or SIGINT, then finishes the requests in progress. Prints the addresses
+/// on standard output, one per line: `web http://127.0.0.1:8083`.
+///
+/// # Errors
+/// An address cannot be listened on, or a thread cannot be started; one line for the operator.
+pub fn run(config: Config, roles: &[Role]) -> Result<(), String> {
+    let name = match roles {
+        [role] => format!("textgen-{}", role.name()),
+        _ => "textgen-all".to_owned(),
+    };
+    // A directory that cannot be created is a mistake in the settings; one that vanishes later is an outage.
+    let journal = config.journal_dir.display().to_string();
+    fs::create_dir_all(&config.journal_dir).map_err(|e| format!("JOURNAL_DIR: {journal}: {e}"))?;
+    let app = App::new(config, &name)?;
+    let mut server = Server::new(settings(&app.config)).map_err(|e| e.to_string())?;
+    let addresses = listen(&mut server, &app, roles)?;
+    let _ = app.addresses.set(addresses.iter().map(|(role, address)| (role.name(), *address)).collect());
+    let handle = server.handle();
+    on_signal(move || handle.stop())?;
+    app.start()?;
+    announce(&addresses);
+    if app.config.demo_engine {
+        announce_demo(&app);
+    }
+    server.run().map_err(|e| e.to_string())?;
+    app.stop();
+    log::info!("stopped");
+    Ok(())
+}
+
+fn settings(config: &Config) -> Settings {
+    let defaults = Settings::default();
+    Settings {
+        workers: config.workers.unwrap_or(defaults.workers),
+        max_blocked: config.max_waiting,
+        max_connections: config.max_connections,
+        ..defaults
+    }
+}
+
+fn listen(server: &mut Server, app: &Arc<App>, roles: &[Role]) -> Result<Vec<(Role, SocketAddr)>, String> {
+    let mut inherited = server::inherited().map_err(|e| format!("LISTEN_FDS: {e}"))?.into_iter();
+    let mut addresses = Vec::new();
+    for role in roles {
+        let socket = match inherited.next() {
+            Some(socket) => socket,
+            None => bind(&app.config, *role)?,
+        };
+        let address =
+            server.listen(role.name(), socket, dispatch::handler(app.clone(), *role)).map_err(|e| e.to_string())?;
+        addresses.push((*role, address));
+    }
+    Ok(addresses)
+}
+
+fn bind(config: &Config, role: Role) -> Result<TcpListener, String> {
+    let address = match role {
+        Role::Web => config.web_addr,
+        Role::Inference => config.inference_addr,
+        Role::Audio => config.audio_addr,
+    };
+    let refused = |e| format!("{}: cannot listen on {address}: {e}", role.name());
+    server::bind(address, config.reuse_port).map_err(refused)
+}
+
+fn on_signal(stop: impl Fn() + Send + 'static) -> Result<(), String> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let asked_before = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // The second signal ends the process at once. In this order, the first one only sets the flag.
+        signal_hook::flag::register_conditional_shutdown(signal, 1, asked_before.clone())
+            .and_then(|_| signal_hook::flag::register(signal, asked_before.clone()))
+            .map_err(|e| e.to_string())?;
+    }
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).map_err(|e| e.to_string())?;
+    let wait = move || {
+        if let Some(signal) = signals.forever().next() {
+            log::info!("signal {signal}: finishing what is in flight");
+            stop();
+        }
+    };
+    std::thread::Builder::new().name("signals".to_owned()).spawn(wait).map(drop).map_err(|e| e.to_string())
+}
+
+/// Prints the addresses, and commands to try first.
+fn announce(addresses: &[(Role, SocketAddr)]) {
+    use std::io::Write;
+    let mut text = String::new();
+    for (role, address) in addresses {
+        text += &format!("{} http://{address}\n", role.name());
+    }
+    if let [(_, web), (_, inference), (_, audio)] = addresses {
+        text += &format!(
+            "\nTry it:\n  \
+             SECRET=$(curl -s -H 'Accept: application/json' -d email=you$RANDOM@example.com -d password=correct-horse \
+             http://{web}/api/signup | sed 's/.*\"secret\":\"\\([^\"]*\\)\".*/\\1/')\n  \
+             curl -H \"secret: $SECRET\" http://{inference}/api/current-user\n  \
+             curl -H \"secret: $SECRET\" http://{audio}/api/current-user\n\
+             or open http://{web}/signup in a browser.\n"
+        );
+    }
+    let mut output = std::io::stdout().lock();
+    // Standard output may be closed; the servers run all the same.
+    let _ = output.write_all(text.as_bytes()).and_then(|()| output.flush());
+}
+
+/// Warns that the demo engine answers, so that nobody takes it for a model.
+fn announce_demo(app: &App) {
+    use std::io::Write;
+    let config = &app.config.engines;
+    let engines = [&config.inference, &config.embeddings, &config.transcribe, &config.speech];
+    let missing: Vec<_> =
+        engines.iter().filter(|engine| engine.urls.is_empty()).map(|engine| engine.variable).collect();
+    if missing.is_empty() {
+        return;
+    }
+    let names = missing.join(", ");
+    log::warn!("THE DEMO ENGINE ANSWERS, there is no model; set {names} to change that");
+    let line = "*".repeat(78);
+    let text = format!(
+        "\n{line}\n*\n*   D E M O   E N G I N E\n*\n*   There is no model here: answers are made up.\n\
+         *   Set {names}\n*   to the addresses of model servers.\n*\n{line}\n"
+    );
+    let mut output = std::io::stdout().lock();
+    let _ = output.write_all(text.as_bytes()).and_then(|()| output.flush());
+}
