@@ -31,6 +31,7 @@ mod lifecycle;
 mod login;
 mod migration;
 mod openapi;
+mod operations;
 mod operator;
 mod origins;
 mod outage;
