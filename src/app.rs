@@ -10,7 +10,7 @@ use crate::auth::revocation::{CHANNEL, Revocations};
 use crate::auth::{Cache, Hasher, LastUsed, Resolver, Throttle};
 use crate::background;
 use crate::config::Config;
-use crate::db::{self, Database, Together, listen};
+use crate::db::{self, Batcher, Database, listen};
 use crate::engine::Engines;
 use crate::store::Document;
 use crate::usage::{Connections, Meter};
@@ -34,7 +34,7 @@ pub struct App {
     /// Records charges.
     pub meter: Arc<Meter>,
     /// Reads documents, several requests in one query.
-    pub documents: Together<Document>,
+    pub documents: Batcher<Document>,
     /// The listen addresses of this process's servers, by server name.
     pub addresses: OnceLock<Vec<(&'static str, SocketAddr)>>,
     last_used: Arc<LastUsed>,
@@ -68,7 +68,7 @@ impl App {
             config,
             db,
             cache,
-            documents: Together::new(cores),
+            documents: Batcher::new(cores),
             addresses: OnceLock::new(),
             last_used,
             migration_database,

@@ -9,11 +9,11 @@ use postgres::error::SqlState;
 use postgres::{Client, SimpleQueryMessage, Statement};
 
 use super::error::describe;
-use super::line::{self, Line};
+use super::watchdog::{self, Watchdog};
 use super::{Health, SILENCE, STATEMENT_TIMEOUT};
 
 /// How long a connection that is closed may take over it.
-const FAREWELL: Duration = Duration::from_millis(500);
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A connection, and what is known of it.
 pub struct Connection {
@@ -30,9 +30,9 @@ pub(super) struct Known {
     statements: Option<HashMap<(usize, usize), Statement>>,
     /// It must not be used again.
     broken: bool,
-    line: Arc<Line>,
+    watchdog: Arc<Watchdog>,
     /// How long the server may say nothing over a question.
-    patience: Duration,
+    timeout: Duration,
 }
 
 impl Known {
@@ -41,13 +41,13 @@ impl Known {
     }
 
     /// A question is about to be asked.
-    pub(super) fn ask(&self) {
-        self.line.ask(self.patience);
+    pub(super) fn arm(&self) {
+        self.watchdog.arm(self.timeout);
     }
 
     /// The same, for when this is dropped.
-    pub(super) fn ask_at_the_end(&self) -> LastQuestion {
-        LastQuestion(self.line.clone(), self.patience)
+    pub(super) fn arm_on_drop(&self) -> ArmOnDrop {
+        ArmOnDrop(self.watchdog.clone(), self.timeout)
     }
 
     /// The prepared form of `sql`, made by `prepare` the first time; `None` where nothing can be prepared.
@@ -67,7 +67,7 @@ impl Known {
 
     /// Draws the lesson of a fault: forgets a statement whose table may have been altered under it, and the whole
     /// connection where its server has become read-only: another host may be the one to write to.
-    pub(super) fn learn(&mut self, sql: &'static str, e: &postgres::Error) {
+    pub(super) fn invalidate(&mut self, sql: &'static str, e: &postgres::Error) {
         // A cached plan must not change its result type; a statement is unknown to the server.
         const STALE: [SqlState; 2] = [SqlState::FEATURE_NOT_SUPPORTED, SqlState::INVALID_SQL_STATEMENT_NAME];
         let Some(code) = e.code() else { return };
@@ -80,11 +80,11 @@ impl Known {
 }
 
 /// Says that a question is about to be asked, when it is dropped.
-pub(super) struct LastQuestion(Arc<Line>, Duration);
+pub(super) struct ArmOnDrop(Arc<Watchdog>, Duration);
 
-impl Drop for LastQuestion {
+impl Drop for ArmOnDrop {
     fn drop(&mut self) {
-        self.0.ask(self.1);
+        self.0.arm(self.1);
     }
 }
 
@@ -96,7 +96,7 @@ impl Connection {
 
     /// Asks the server; a connection that does not answer, or cannot write where that is wanted, is never used again.
     pub(super) fn still_works(&mut self, timeout: Duration) -> bool {
-        self.known.line.ask(timeout);
+        self.known.watchdog.arm(timeout);
         let answered = self.client.simple_query("");
         self.known.broken = answered.is_err() || (self.wants_read_write && self.is_read_only());
         let works = !self.known.broken;
@@ -109,12 +109,12 @@ impl Connection {
     /// It is not used again, and closed without a word.
     pub(super) fn forget(&mut self) {
         self.known.broken = true;
-        self.known.line.cut();
+        self.known.watchdog.abort();
     }
 
     /// From now on the server may say nothing for so long.
-    pub(super) fn set_patience(&mut self, patience: Duration) {
-        self.known.patience = patience;
+    pub(super) fn set_timeout(&mut self, timeout: Duration) {
+        self.known.timeout = timeout;
     }
 
     fn is_read_only(&mut self) -> bool {
@@ -124,16 +124,16 @@ impl Connection {
         !shown.is_ok_and(|messages| messages.iter().any(is_off))
     }
 
-    pub(super) fn looked_at(&mut self, losses: u64) {
+    pub(super) fn mark_checked(&mut self, losses: u64) {
         self.losses_seen = losses;
-        self.known.patience = SILENCE;
+        self.known.timeout = SILENCE;
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
         // The driver says farewell, and waits until that is heard.
-        self.known.line.ask(FAREWELL);
+        self.known.watchdog.arm(CLOSE_TIMEOUT);
     }
 }
 
@@ -165,11 +165,11 @@ impl r2d2::ManageConnection for ConnectionManager {
 
     fn connect(&self) -> Result<Connection, postgres::Error> {
         let losses_seen = self.health.losses();
-        match line::connect(&self.config, self.health.silences()) {
-            Ok((client, line)) => {
+        match watchdog::connect(&self.config, self.health.silences()) {
+            Ok((client, watchdog)) => {
                 self.health.connected();
                 let statements = self.prepares.then(HashMap::new);
-                let known = Known { statements, broken: false, line, patience: SILENCE };
+                let known = Known { statements, broken: false, watchdog, timeout: SILENCE };
                 Ok(Connection { client, known, losses_seen, wants_read_write: self.wants_read_write })
             }
             Err(e) => {
@@ -180,7 +180,7 @@ impl r2d2::ManageConnection for ConnectionManager {
     }
 
     fn is_valid(&self, connection: &mut Connection) -> Result<(), postgres::Error> {
-        connection.known.line.ask(SILENCE);
+        connection.known.watchdog.arm(SILENCE);
         connection.client.simple_query("").map(drop)
     }
 

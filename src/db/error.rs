@@ -45,7 +45,7 @@ impl From<postgres::Error> for Error {
             &SqlState::UNIQUE_VIOLATION => Error::Unique(constraint()),
             &SqlState::FOREIGN_KEY_VIOLATION => Error::ForeignKey(constraint()),
             code if code.code().starts_with("22") => Error::Value(describe(&e)), // data exception
-            code if passes(code) => Error::Unavailable(describe(&e)),
+            code if is_transient(code) => Error::Unavailable(describe(&e)),
             _ => Error::Other(describe(&e)),
         }
     }
@@ -67,7 +67,7 @@ pub(super) fn is_io(e: &postgres::Error) -> bool {
 }
 
 /// Faults of the moment (PostgreSQL's Appendix A): by class, or by themselves.
-fn passes(code: &SqlState) -> bool {
+fn is_transient(code: &SqlState) -> bool {
     const CLASSES: [&str; 6] = [
         "08", // connection exception
         "40", // serialization failure, deadlock
@@ -92,10 +92,10 @@ mod tests {
     #[test]
     fn faults_of_the_moment_are_told_from_faults_of_ours() {
         for code in ["08006", "40001", "40P01", "53100", "53300", "57014", "57P01", "57P03", "58030", "25006"] {
-            assert!(passes(&SqlState::from_code(code)), "{code}");
+            assert!(is_transient(&SqlState::from_code(code)), "{code}");
         }
         for code in ["42601", "42P01", "22021", "23502", "0A000", "28P01"] {
-            assert!(!passes(&SqlState::from_code(code)), "{code}");
+            assert!(!is_transient(&SqlState::from_code(code)), "{code}");
         }
     }
 }

@@ -8,7 +8,7 @@ use fallible_iterator::FallibleIterator;
 use postgres::Client;
 
 use super::error::describe;
-use super::line::{self, Line, Silences, is_silence};
+use super::watchdog::{self, Silences, Watchdog, is_silence};
 
 /// How long the line may be silent before it is tested, and how long the test may take. Together they bound how late
 /// a loss is noticed.
@@ -41,12 +41,12 @@ fn run(config: &postgres::Config, channel: &str, listener: &impl Listener) {
     let mut pause = Duration::from_millis(50);
     while !listener.stopped() {
         match connect(config, channel) {
-            Ok((mut client, line)) => {
+            Ok((mut client, watchdog)) => {
                 listener.connected();
                 pause = Duration::from_millis(50);
-                let failure = follow(&mut client, &line, listener);
+                let failure = follow(&mut client, &watchdog, listener);
                 listener.lost(&describe(&failure), is_silence(&failure));
-                line.cut();
+                watchdog.abort();
             }
             Err(e) => listener.lost(&describe(&e), is_silence(&e)),
         }
@@ -55,19 +55,19 @@ fn run(config: &postgres::Config, channel: &str, listener: &impl Listener) {
     }
 }
 
-fn connect(config: &postgres::Config, channel: &str) -> Result<(Client, Arc<Line>), postgres::Error> {
-    let (mut client, line) = line::connect(config, &Silences::default())?;
-    line.ask(line::GREETING);
+fn connect(config: &postgres::Config, channel: &str) -> Result<(Client, Arc<Watchdog>), postgres::Error> {
+    let (mut client, watchdog) = watchdog::connect(config, &Silences::default())?;
+    watchdog.arm(watchdog::CONNECT_TIMEOUT);
     client.batch_execute(&format!("LISTEN {channel}"))?;
-    Ok((client, line))
+    Ok((client, watchdog))
 }
 
 /// Passes notifications on until the connection breaks; returns why.
-fn follow(client: &mut Client, line: &Line, listener: &impl Listener) -> postgres::Error {
+fn follow(client: &mut Client, watchdog: &Watchdog, listener: &impl Listener) -> postgres::Error {
     loop {
-        line.rest();
+        watchdog.disarm();
         let passed_on = pass_on(client, listener);
-        line.ask(HEARTBEAT);
+        watchdog.arm(HEARTBEAT);
         if let Err(e) = passed_on.and_then(|()| client.simple_query("").map(drop)) {
             return e;
         }

@@ -3,7 +3,7 @@
 use postgres::Client;
 use refinery::{Migration, Runner};
 
-use super::line::{self, Silences};
+use super::watchdog::{self, Silences};
 use super::{Error, SILENCE};
 
 /// Every migration there ever was, in order; the name says the number. They are never edited once released.
@@ -34,14 +34,14 @@ const LOCK: i64 = 0x0074_6578_7467_656e;
 /// # Errors
 /// The database is away, or a migration failed: nothing of that one is kept.
 pub fn migrate(config: &postgres::Config) -> Result<usize, Error> {
-    let (mut client, line) = line::connect(&unhurried(config), &Silences::default())?;
-    line.ask(SILENCE);
+    let (mut client, watchdog) = watchdog::connect(&without_timeouts(config), &Silences::default())?;
+    watchdog.arm(SILENCE);
     // Looked at without a lock or a write, so that a server starts on a database that is read-only just now.
     if is_current(&mut client)? {
         return Ok(0);
     }
     // A migration, or the wait for another process's, may take long.
-    line.rest();
+    watchdog.disarm();
     client.execute("SELECT pg_advisory_lock($1)", &[&LOCK])?;
     let report = runner()?.run(&mut client).map_err(|e| failed(&e))?;
     client.execute("SELECT pg_advisory_unlock($1)", &[&LOCK])?;
@@ -49,7 +49,7 @@ pub fn migrate(config: &postgres::Config) -> Result<usize, Error> {
 }
 
 /// Without the time-outs that the address, the role or the database may set for requests.
-fn unhurried(config: &postgres::Config) -> postgres::Config {
+fn without_timeouts(config: &postgres::Config) -> postgres::Config {
     let mut config = config.clone();
     let options = format!("{} -c statement_timeout=0 -c lock_timeout=0", config.get_options().unwrap_or(""));
     config.options(&options);

@@ -1,13 +1,13 @@
 //! The database: the pool, sessions, migrations and notifications. Knows no table.
 
+mod batcher;
 mod connection;
 mod error;
-mod line;
 pub mod listen;
 pub mod migrate;
 mod param;
 mod session;
-mod together;
+mod watchdog;
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,14 +16,14 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+pub use batcher::Batcher;
 pub use connection::{Connection, ConnectionManager};
 pub use error::Error;
 pub use param::Param;
 pub use session::{Executor, Session, Transaction};
-pub use together::Together;
 
 use crate::blocking;
-use line::Silences;
+use watchdog::Silences;
 
 /// How long a request waits for a connection before it is refused.
 pub const CHECKOUT_TIMEOUT: Duration = Duration::from_secs(2);

@@ -7,9 +7,9 @@ use postgres::error::SqlState;
 use postgres::types::{ToSql, Type};
 use postgres::{GenericClient, Row};
 
-use super::connection::{Known, LastQuestion};
+use super::connection::{ArmOnDrop, Known};
 use super::error::is_io;
-use super::line::is_silence;
+use super::watchdog::is_silence;
 use super::{Connection, ConnectionManager, Error, Health, Param};
 use crate::blocking;
 
@@ -55,13 +55,13 @@ pub struct Session {
 
 impl Session {
     pub(super) fn new(mut connection: r2d2::PooledConnection<ConnectionManager>, health: Arc<Health>) -> Session {
-        connection.looked_at(health.losses());
+        connection.mark_checked(health.losses());
         Session { connection, health }
     }
 
     /// From now on, a database that says nothing for so long counts as away; else that is [`SILENCE`](super::SILENCE).
-    pub fn set_patience(&mut self, patience: Duration) {
-        self.connection.set_patience(patience);
+    pub fn set_timeout(&mut self, timeout: Duration) {
+        self.connection.set_timeout(timeout);
     }
 
     /// Begins a transaction. Dropped without [`Transaction::commit`], it is rolled back.
@@ -71,10 +71,10 @@ impl Session {
     pub fn transaction(&mut self) -> Result<Transaction<'_>, Error> {
         blocking::note_short_wait();
         let Connection { client, known, .. } = &mut *self.connection;
-        known.ask();
+        known.arm();
         match client.transaction() {
-            Ok(inner) => Ok(Transaction { _rollback: known.ask_at_the_end(), inner, known, health: &self.health }),
-            Err(e) => Err(judge(&self.health, known, "BEGIN", e)),
+            Ok(inner) => Ok(Transaction { _rollback: known.arm_on_drop(), inner, known, health: &self.health }),
+            Err(e) => Err(classify(&self.health, known, "BEGIN", e)),
         }
     }
 }
@@ -82,19 +82,19 @@ impl Session {
 impl Executor for Session {
     fn query(&mut self, sql: &'static str, params: &[&dyn Param]) -> Result<Vec<Row>, Error> {
         let Connection { client, known, .. } = &mut *self.connection;
-        query(client, known, sql, params).map_err(|e| judge(&self.health, known, sql, e))
+        query(client, known, sql, params).map_err(|e| classify(&self.health, known, sql, e))
     }
 
     fn execute(&mut self, sql: &'static str, params: &[&dyn Param]) -> Result<u64, Error> {
         let Connection { client, known, .. } = &mut *self.connection;
-        execute(client, known, sql, params).map_err(|e| judge(&self.health, known, sql, e))
+        execute(client, known, sql, params).map_err(|e| classify(&self.health, known, sql, e))
     }
 }
 
 /// A transaction on a session; rolled back unless committed.
 pub struct Transaction<'s> {
     /// Stands first, so that it is dropped before what is rolled back.
-    _rollback: LastQuestion,
+    _rollback: ArmOnDrop,
     inner: postgres::Transaction<'s>,
     known: &'s mut Known,
     health: &'s Health,
@@ -108,20 +108,20 @@ impl Transaction<'_> {
     pub fn commit(self) -> Result<(), Error> {
         blocking::note_short_wait();
         let Transaction { inner, known, health, _rollback } = self;
-        known.ask();
-        inner.commit().map_err(|e| judge(health, known, "COMMIT", e))
+        known.arm();
+        inner.commit().map_err(|e| classify(health, known, "COMMIT", e))
     }
 }
 
 impl Executor for Transaction<'_> {
     fn query(&mut self, sql: &'static str, params: &[&dyn Param]) -> Result<Vec<Row>, Error> {
         let Transaction { inner, known, health, .. } = self;
-        query(inner, known, sql, params).map_err(|e| judge(health, known, sql, e))
+        query(inner, known, sql, params).map_err(|e| classify(health, known, sql, e))
     }
 
     fn execute(&mut self, sql: &'static str, params: &[&dyn Param]) -> Result<u64, Error> {
         let Transaction { inner, known, health, .. } = self;
-        execute(inner, known, sql, params).map_err(|e| judge(health, known, sql, e))
+        execute(inner, known, sql, params).map_err(|e| classify(health, known, sql, e))
     }
 }
 
@@ -132,7 +132,7 @@ fn query(
     params: &[&dyn Param],
 ) -> Result<Vec<Row>, postgres::Error> {
     blocking::note_short_wait();
-    known.ask();
+    known.arm();
     match known.statement(sql, || client.prepare_typed(sql, &types(params)))? {
         Some(prepared) => client.query(&prepared, &values(params)),
         None => client.query_typed(sql, &typed(params)),
@@ -146,7 +146,7 @@ fn execute(
     params: &[&dyn Param],
 ) -> Result<u64, postgres::Error> {
     blocking::note_short_wait();
-    known.ask();
+    known.arm();
     match known.statement(sql, || client.prepare_typed(sql, &types(params)))? {
         Some(prepared) => client.execute(&prepared, &values(params)),
         None => client.execute_typed(sql, &typed(params)),
@@ -166,7 +166,7 @@ fn typed<'p>(params: &[&'p dyn Param]) -> Vec<(&'p (dyn ToSql + Sync), Type)> {
 }
 
 /// Sorts a fault, and draws its lessons: where the connection was lost, the others may have gone with it.
-fn judge(health: &Health, known: &mut Known, sql: &'static str, e: postgres::Error) -> Error {
+fn classify(health: &Health, known: &mut Known, sql: &'static str, e: postgres::Error) -> Error {
     // 57P01 to 57P03: the server is shutting down, crashed or starting.
     let dying = e.code().is_some_and(|code| code.code().starts_with("57P"));
     let demoted = e.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION);
@@ -175,6 +175,6 @@ fn judge(health: &Health, known: &mut Known, sql: &'static str, e: postgres::Err
     } else if e.is_closed() || is_io(&e) || dying || demoted {
         health.connection_lost();
     }
-    known.learn(sql, &e);
+    known.invalidate(sql, &e);
     Error::from(e)
 }

@@ -22,9 +22,9 @@ use super::transport::{client_left, connector};
 /// How long a download may take, redirects included.
 const TIMEOUT: Duration = Duration::from_secs(300);
 /// Most redirects that are followed.
-const MOST_REDIRECTS: u32 = 5;
+const MAX_REDIRECTS: u32 = 5;
 /// Most bytes of an address.
-const LONGEST: usize = 4096;
+const MAX_URL_LENGTH: usize = 4096;
 
 /// Gets files from the internet.
 pub struct Fetcher(Agent);
@@ -42,7 +42,7 @@ impl Fetcher {
             .timeout_global(Some(TIMEOUT))
             .timeout_connect(Some(connect_timeout))
             .http_status_as_error(false)
-            .max_redirects(MOST_REDIRECTS)
+            .max_redirects(MAX_REDIRECTS)
             // A proxy would connect to what it resolves itself.
             .proxy(None)
             .max_idle_connections(0)
@@ -87,7 +87,7 @@ fn too_large(limit: u64) -> Error {
 }
 
 fn checked(url: &str) -> Result<Uri> {
-    let sane = url.len() <= LONGEST && url.bytes().all(|b| b.is_ascii_graphic());
+    let sane = url.len() <= MAX_URL_LENGTH && url.bytes().all(|b| b.is_ascii_graphic());
     let uri = url.trim().parse::<Uri>().ok().filter(|_| sane);
     let uri = uri.ok_or(Error::bad("audio_url is not a valid address"))?;
     if !matches!(uri.scheme_str(), Some("http" | "https")) {

@@ -1,12 +1,12 @@
 //! Model servers, spoken to in OpenAI's HTTP protocol, and the demo engine that stands in for them on a bare machine.
 //!
-//! `balance` chooses among several servers, `upstream` calls one, `transport` has the sockets, `reply` is what comes
-//! back. `fetch` and `address` get what a client's `audio_url` points to, and nothing from the inner network.
+//! `load_balancer` picks a server, `upstream` calls it through the sockets of `transport`, and `reply` is its response.
+//! `fetch` downloads a client's `audio_url`, and `address` keeps it from reaching the internal network.
 
 pub mod address;
-mod balance;
 mod demo;
 pub mod fetch;
+mod load_balancer;
 mod reply;
 mod transport;
 mod upstream;
@@ -22,7 +22,7 @@ use serde_json::Value;
 use crate::config::{Config, EngineConfig};
 use crate::error::{Error, Result};
 
-use balance::Balance;
+use load_balancer::LoadBalancer;
 use upstream::Caller;
 
 pub use demo::MODEL as DEMO_MODEL;
@@ -30,13 +30,13 @@ pub use fetch::Fetcher;
 pub use reply::Reply;
 pub(crate) use transport::client_left;
 
-/// The header of a reply that the demo engine made.
-pub const MARK: (&str, &str) = ("X-Textgen-Engine", "demo");
+/// Name and value of the header that marks a response of the demo engine.
+pub const DEMO_HEADER: (&str, &str) = ("X-Textgen-Engine", "demo");
 
-/// How long the list of a server's models holds.
-const MODELS_HOLD: Duration = Duration::from_secs(30);
-/// Largest list of models, in bytes.
-const LARGEST_LIST: usize = 4 * 1024 * 1024;
+/// How long a server's list of models is cached.
+const MODELS_TTL: Duration = Duration::from_secs(30);
+/// Maximum size of a list of models, in bytes.
+const MAX_MODEL_LIST: usize = 4 * 1024 * 1024;
 
 /// The engines of one process.
 pub struct Engines {
@@ -48,15 +48,15 @@ pub struct Engines {
     pub transcribe: Engine,
     /// Text to speech.
     pub speech: Engine,
-    /// Gets what `audio_url` points to.
+    /// Downloads the files that `audio_url` points to.
     pub fetcher: Fetcher,
 }
 
-/// What answers requests for one purpose.
+/// The backend of one kind of request: model servers, the demo engine, or none.
 pub struct Engine {
     config: EngineConfig,
     /// The model's name where a request names none and the server lists none.
-    last_resort: &'static str,
+    fallback_model: &'static str,
     kind: Kind,
     models: Mutex<Option<(Instant, Arc<Vec<Value>>)>>,
 }
@@ -64,11 +64,11 @@ pub struct Engine {
 enum Kind {
     None,
     Demo,
-    Servers(Balance, Caller),
+    Servers(LoadBalancer, Caller),
 }
 
-/// What a call sends.
-pub struct Ask<'a> {
+/// A request to a model server.
+pub struct UpstreamRequest<'a> {
     /// The path, from `/v1/` on.
     pub path: &'static str,
     /// The body's media type.
@@ -77,27 +77,27 @@ pub struct Ask<'a> {
     pub body: Body<'a>,
 }
 
-/// The body of a call.
+/// The body of an [`UpstreamRequest`].
 pub enum Body<'a> {
-    /// None: it is a `GET`.
+    /// No body: the request is a `GET`.
     None,
-    /// Bytes, which can be sent again to another server.
+    /// In memory, so it can be sent again to another server.
     Bytes(&'a [u8]),
-    /// What is read while it is sent. Once it has been read from, no other server can be tried.
+    /// Read while it is sent. After the first read, no other server can be tried.
     Stream(&'a mut dyn Read),
 }
 
 impl Engines {
-    /// The engines that the settings name. Nothing is called yet.
+    /// Creates the configured engines, without contacting any server.
     pub fn new(config: &Config) -> Engines {
         let caller = Caller::new(config.upstream_connect_timeout, config.upstream_timeout);
-        let engine = |of: &EngineConfig, last_resort| {
+        let engine = |of: &EngineConfig, fallback_model| {
             let kind = match (of.urls.is_empty(), config.demo_engine) {
-                (false, _) => Kind::Servers(Balance::new(&of.urls), caller.with_key(of.api_key.clone())),
+                (false, _) => Kind::Servers(LoadBalancer::new(&of.urls), caller.with_key(of.api_key.clone())),
                 (true, true) => Kind::Demo,
                 (true, false) => Kind::None,
             };
-            Engine { config: of.clone(), last_resort, kind, models: Mutex::default() }
+            Engine { config: of.clone(), fallback_model, kind, models: Mutex::default() }
         };
         Engines {
             inference: engine(&config.engines.inference, "default"),
@@ -110,7 +110,7 @@ impl Engines {
 }
 
 impl Engine {
-    /// Fails if there is no engine for this, before anything is done.
+    /// Checks that the engine is configured.
     ///
     /// # Errors
     /// 503 with the setting's name.
@@ -121,69 +121,69 @@ impl Engine {
         }
     }
 
-    /// Whether there is one at all.
+    /// Whether this engine has servers, or the demo engine.
     pub fn is_configured(&self) -> bool {
         self.check().is_ok()
     }
 
-    /// Calls it; returns with the head of its reply, whatever its status, and waits for that: to be called in a
+    /// Sends a request and blocks until the head of the response arrives, whatever its status. Call it in
     /// [`blocking::block_in_place`](crate::blocking::block_in_place).
     ///
     /// # Errors
     /// 503 without an engine, 502 when no server answers, 504 when none does in time; the client has left.
-    pub fn send(&self, ask: Ask<'_>) -> Result<Reply> {
+    pub fn send(&self, request: UpstreamRequest<'_>) -> Result<Reply> {
         match &self.kind {
             Kind::None => Err(Error::NotConfigured(self.config.variable)),
-            Kind::Demo => demo::answer(ask),
-            Kind::Servers(balance, caller) => upstream::send(balance, caller, ask),
+            Kind::Demo => demo::answer(request),
+            Kind::Servers(balancer, caller) => upstream::send(balancer, caller, request),
         }
     }
 
-    /// Runs what waits for a server, in a [`blocking::block_in_place`](crate::blocking::block_in_place). Nobody waits for the demo
-    /// engine.
+    /// Runs `work`, which waits for a server, in [`blocking::block_in_place`](crate::blocking::block_in_place); directly for
+    /// the demo engine, which never waits.
     ///
     /// # Errors
     /// [`Busy`](crate::blocking::Busy).
-    pub fn wait<R>(&self, work: impl FnOnce() -> R) -> std::result::Result<R, crate::blocking::Busy> {
+    pub fn block_in_place<R>(&self, work: impl FnOnce() -> R) -> std::result::Result<R, crate::blocking::Busy> {
         if let Kind::Demo = self.kind { Ok(work()) } else { crate::blocking::block_in_place(work) }
     }
 
-    /// The model of requests that name none. May ask the server.
+    /// The model for requests that name none. May query the server.
     pub fn default_model(&self) -> String {
         if let Some(model) = &self.config.model {
             return model.clone();
         }
         let models = self.models().unwrap_or_default();
         let first = models.iter().find_map(|model| model["id"].as_str());
-        first.unwrap_or(self.last_resort).to_owned()
+        first.unwrap_or(self.fallback_model).to_owned()
     }
 
-    /// The models that the server lists, as it lists them. May ask the server.
+    /// The server's list of models, unchanged and cached. May query the server.
     ///
     /// # Errors
     /// As [`Engine::send`].
     pub fn models(&self) -> Result<Arc<Vec<Value>>> {
         if let Some((at, models)) = &*self.models.lock()
-            && at.elapsed() < MODELS_HOLD
+            && at.elapsed() < MODELS_TTL
         {
             return Ok(Arc::clone(models));
         }
-        let models = Arc::new(crate::blocking::block_in_place(|| self.ask_for_models())??);
+        let models = Arc::new(crate::blocking::block_in_place(|| self.fetch_models())??);
         *self.models.lock() = Some((Instant::now(), Arc::clone(&models)));
         Ok(models)
     }
 
-    fn ask_for_models(&self) -> Result<Vec<Value>> {
+    fn fetch_models(&self) -> Result<Vec<Value>> {
         #[derive(Deserialize)]
         struct List {
             data: Vec<Value>,
         }
-        let reply = self.send(Ask { path: "/v1/models", media_type: "", body: Body::None })?;
+        let reply = self.send(UpstreamRequest { path: "/v1/models", media_type: "", body: Body::None })?;
         // whisper.cpp's server, for one, has no list.
         if reply.status != 200 {
             return Ok(Vec::new());
         }
-        let bytes = reply.into_bytes(LARGEST_LIST)?;
+        let bytes = reply.into_bytes(MAX_MODEL_LIST)?;
         Ok(serde_json::from_slice::<List>(&bytes).map_or_else(|_| Vec::new(), |list| list.data))
     }
 }

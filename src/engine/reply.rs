@@ -7,16 +7,16 @@ use serde_json::Value;
 
 use crate::error::{Error, Relayed, Result};
 
-use super::balance::Lease;
+use super::load_balancer::InFlight;
 use super::transport;
 
 /// Most bytes of an error that are read.
-const LARGEST_ERROR: u64 = 64 * 1024;
+const MAX_ERROR_BODY: u64 = 64 * 1024;
 /// Most characters of an error's words that are passed on.
-const LONGEST_MESSAGE: usize = 2000;
+const MAX_ERROR_CHARS: usize = 2000;
 /// How long the end of a stream is waited for once its last event came. If it does not come, the connection is not
 /// used again.
-const END_WAIT: Duration = Duration::from_millis(50);
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// A reply; to read from it is to wait for the server. Dropped before its end, it ends the call.
 pub struct Reply {
@@ -31,7 +31,7 @@ pub struct Reply {
     pub(super) retry_after: Option<u64>,
     pub(super) began: Instant,
     pub(super) body: Box<dyn Read + Send>,
-    pub(super) lease: Option<Lease>,
+    pub(super) in_flight: Option<InFlight>,
 }
 
 impl Reply {
@@ -67,8 +67,8 @@ impl Reply {
         if transport::client_left() {
             return Error::ClientLeft;
         }
-        if let Some(lease) = &self.lease {
-            lease.failed(e);
+        if let Some(in_flight) = &self.in_flight {
+            in_flight.failed(e);
         }
         match is_timeout(e) {
             true => Error::Upstream(504, "The model server took too long"),
@@ -78,7 +78,7 @@ impl Reply {
 
     /// Waits a moment for the end of a body of which nothing more is wanted, so that its connection can be used again.
     pub fn drain(&mut self) {
-        let _ = transport::impatient(END_WAIT, || self.body.read(&mut [0; 64]));
+        let _ = transport::with_deadline(DRAIN_TIMEOUT, || self.body.read(&mut [0; 64]));
     }
 
     /// Takes a reply that is no success apart.
@@ -101,13 +101,13 @@ impl Reply {
     }
 
     fn server(&self) -> &str {
-        self.lease.as_ref().map_or("the demo engine", Lease::base)
+        self.in_flight.as_ref().map_or("the demo engine", InFlight::base)
     }
 
     /// Servers write `{"error": {"message"}}`, `{"error": text}`, `{"detail"}`, `{"message"}` or plain text.
     fn refusal(&mut self) -> Error {
         let mut bytes = Vec::new();
-        if let Err(e) = (&mut self.body).take(LARGEST_ERROR).read_to_end(&mut bytes) {
+        if let Err(e) = (&mut self.body).take(MAX_ERROR_BODY).read_to_end(&mut bytes) {
             return self.broken(&e);
         }
         let body: Option<Value> = serde_json::from_slice(&bytes).ok();
@@ -117,7 +117,7 @@ impl Reply {
         });
         let text = text.or_else(|| body.as_ref().map(|body| body.get("detail").unwrap_or(body).to_string()));
         let message = text.unwrap_or_else(|| format!("The model server refused the request ({})", self.status));
-        let message = message.chars().filter(|c| !c.is_control()).take(LONGEST_MESSAGE).collect();
+        let message = message.chars().filter(|c| !c.is_control()).take(MAX_ERROR_CHARS).collect();
         let body = body.filter(|body| body["error"]["message"].is_string());
         Error::Relayed(Box::new(Relayed { status: self.status, body, message, retry_after: self.retry_after }))
     }

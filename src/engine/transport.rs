@@ -49,19 +49,19 @@ fn hang_up() -> PollFlags {
 }
 
 thread_local! {
-    static IMPATIENT_UNTIL: Cell<Option<Instant>> = const { Cell::new(None) };
+    static DEADLINE: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
 /// Runs `work`, in which waits for upstreams end at the latest after `time`.
-pub(super) fn impatient<R>(time: Duration, work: impl FnOnce() -> R) -> R {
-    struct Patient;
-    impl Drop for Patient {
+pub(super) fn with_deadline<R>(time: Duration, work: impl FnOnce() -> R) -> R {
+    struct Reset;
+    impl Drop for Reset {
         fn drop(&mut self) {
-            IMPATIENT_UNTIL.set(None);
+            DEADLINE.set(None);
         }
     }
-    let _patient = Patient;
-    IMPATIENT_UNTIL.set(Some(Instant::now() + time));
+    let _reset = Reset;
+    DEADLINE.set(Some(Instant::now() + time));
     work()
 }
 
@@ -158,7 +158,7 @@ impl Transport for Socket {
 
 fn deadline(timeout: NextTimeout) -> Option<Instant> {
     let own = (!timeout.after.is_not_happening()).then(|| Instant::now() + *timeout.after);
-    match (own, IMPATIENT_UNTIL.get()) {
+    match (own, DEADLINE.get()) {
         (Some(own), Some(other)) => Some(own.min(other)),
         (own, other) => own.or(other),
     }

@@ -13,10 +13,10 @@ use ureq::{Agent, SendBody, Timeout};
 
 use crate::error::{Error, Result};
 
-use super::balance::{Balance, Lease};
+use super::load_balancer::{InFlight, LoadBalancer};
 use super::reply::Reply;
 use super::transport::{client_left, connector};
-use super::{Ask, Body};
+use super::{Body, UpstreamRequest};
 
 /// Idle connections that are kept, in all and to one server.
 const IDLE: usize = 1024;
@@ -78,10 +78,10 @@ impl Caller {
 }
 
 /// Calls the least busy server, and another one for as long as one fails before it answers.
-pub(super) fn send(balance: &Balance, caller: &Caller, ask: Ask<'_>) -> Result<Reply> {
+pub(super) fn send(balancer: &LoadBalancer, caller: &Caller, request: UpstreamRequest<'_>) -> Result<Reply> {
     let touched = Cell::new(false);
     let mut tracked;
-    let mut body = match ask.body {
+    let mut body = match request.body {
         Body::Stream(reader) => {
             tracked = Tracked { reader, touched: &touched };
             Body::Stream(&mut tracked)
@@ -91,16 +91,16 @@ pub(super) fn send(balance: &Balance, caller: &Caller, ask: Ask<'_>) -> Result<R
     };
     let mut failed = Vec::new();
     // A connection that was kept may have ended just now: with one server, a new connection tells.
-    let mut again = balance.len() == 1;
+    let mut again = balancer.len() == 1;
     let mut last = Error::Upstream(502, UNREACHABLE);
-    while let Some(lease) = balance.choose(&failed) {
+    while let Some(in_flight) = balancer.choose(&failed) {
         let began = Instant::now();
-        let outcome = caller.call(&format!("{}{}", lease.base(), ask.path), ask.media_type, &mut body);
-        failed.push(lease.index);
-        let may_go_on = failed.len() < balance.len() && !touched.get();
+        let outcome = caller.call(&format!("{}{}", in_flight.base(), request.path), request.media_type, &mut body);
+        failed.push(in_flight.index);
+        let may_go_on = failed.len() < balancer.len() && !touched.get();
         match outcome {
             Ok(response) => {
-                let reply = reply(response, began, lease);
+                let reply = reply(response, began, in_flight);
                 if !(may_go_on && is_unable(&reply)) {
                     return Ok(reply);
                 }
@@ -108,7 +108,7 @@ pub(super) fn send(balance: &Balance, caller: &Caller, ask: Ask<'_>) -> Result<R
             Err(_) if client_left() => return Err(Error::ClientLeft),
             Err(e) if !touched.get() && is_disconnect(&e) && std::mem::take(&mut again) => failed.clear(),
             Err(e) => {
-                lease.failed(&e);
+                in_flight.failed(&e);
                 last = failure(&e);
                 if touched.get() || is_late(&e) {
                     break;
@@ -119,18 +119,18 @@ pub(super) fn send(balance: &Balance, caller: &Caller, ask: Ask<'_>) -> Result<R
     Err(last)
 }
 
-fn reply(response: Response<ureq::Body>, began: Instant, lease: Lease) -> Reply {
+fn reply(response: Response<ureq::Body>, began: Instant, in_flight: InFlight) -> Reply {
     let status = response.status().as_u16();
     match status {
-        502..=504 => lease.failed(&format_args!("status {status}")),
-        _ => lease.worked(),
+        502..=504 => in_flight.failed(&format_args!("status {status}")),
+        _ => in_flight.succeeded(),
     }
     let text = |headers: &HeaderMap, name| headers.get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
     let content_type = text(response.headers(), header::CONTENT_TYPE).unwrap_or_default();
     let media_type = content_type.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
     let retry_after = text(response.headers(), header::RETRY_AFTER).and_then(|v| v.parse().ok());
     let body = Box::new(response.into_body().into_reader());
-    Reply { status, media_type, content_type, is_demo: false, retry_after, began, body, lease: Some(lease) }
+    Reply { status, media_type, content_type, is_demo: false, retry_after, began, body, in_flight: Some(in_flight) }
 }
 
 /// Whether another server may be able to do what this one is not able to do now.

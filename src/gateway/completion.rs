@@ -6,7 +6,7 @@ use std::io::Read;
 
 use serde_json::{Map, Value};
 
-use crate::engine::{Ask, Body, Engine, Reply};
+use crate::engine::{Body, Engine, Reply, UpstreamRequest};
 use crate::error::{Error, Result};
 use crate::http::sse;
 use crate::units::Units;
@@ -65,7 +65,11 @@ pub fn complete(
     request.insert("stream".to_owned(), true.into());
     request.insert("stream_options".to_owned(), serde_json::json!({"include_usage": true}));
     let body = Value::Object(request).to_string();
-    let ask = Ask { path: "/v1/chat/completions", media_type: "application/json", body: Body::Bytes(body.as_bytes()) };
+    let ask = UpstreamRequest {
+        path: "/v1/chat/completions",
+        media_type: "application/json",
+        body: Body::Bytes(body.as_bytes()),
+    };
     let mut reply = engine.send(ask)?.successful()?;
     let counter = UsageCounter::new(ChargeBasis::Text, prompt_estimate);
     let mut collector = Collector { stop, completions: BTreeMap::new(), counter };

@@ -21,7 +21,7 @@ pub mod transcription;
 pub mod upload;
 pub mod usage_counter;
 
-use crate::engine::{MARK, Reply};
+use crate::engine::{DEMO_HEADER, Reply};
 use crate::error::{Error, Result};
 use crate::http::Response;
 
@@ -47,7 +47,7 @@ pub const INVALID_API_KEY: &str = "Incorrect API key provided";
 /// Adds the header that tells clients that the reply comes from the demo engine, if it does.
 #[must_use]
 pub fn mark_demo(response: Response, is_demo: bool) -> Response {
-    if is_demo { response.header(MARK.0, MARK.1) } else { response }
+    if is_demo { response.header(DEMO_HEADER.0, DEMO_HEADER.1) } else { response }
 }
 
 /// A 200 without a body yet, with the `Content-Type` of a model server's reply; `application/octet-stream` if that is

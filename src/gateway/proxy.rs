@@ -2,7 +2,7 @@
 
 use crate::auth::Caller;
 use crate::call::Call;
-use crate::engine::{Ask, Body, Engine, Reply};
+use crate::engine::{Body, Engine, Reply, UpstreamRequest};
 use crate::error::{Error, Result};
 use crate::http::object::Object;
 use crate::http::{Content, Response};
@@ -49,12 +49,12 @@ fn forward(engine: &Engine, route: ProxiedRoute, mut object: Object<'_>) -> Resu
     let prompt_estimate = object.get(route.prompt_field).map_or(0, estimate_json_tokens);
     let counter = UsageCounter::new(route.basis, prompt_estimate);
     let body = object.to_bytes();
-    let ask = Ask { path: route.upstream_path, media_type: "application/json", body: Body::Bytes(&body) };
-    let mut reply = engine.wait(|| engine.send(ask).and_then(Reply::successful))??;
+    let ask = UpstreamRequest { path: route.upstream_path, media_type: "application/json", body: Body::Bytes(&body) };
+    let mut reply = engine.block_in_place(|| engine.send(ask).and_then(Reply::successful))??;
     if event_stream::is_event_stream(&reply)? {
         return Ok(EventStream { reply, counter, hides_usage }.into_outcome(model));
     }
-    let bytes = engine.wait(|| reply.read_all(MAX_REPLY))??;
+    let bytes = engine.block_in_place(|| reply.read_all(MAX_REPLY))??;
     let units = count(counter, &bytes)?.units();
     let mut response = response_typed_as(&reply);
     response.content = Content::Bytes(bytes.into());

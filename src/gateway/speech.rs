@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::blocking::block_in_place;
-use crate::engine::{Ask, Body, Engine, Reply};
+use crate::engine::{Body, Engine, Reply, UpstreamRequest};
 use crate::error::{Error, Result};
 use crate::units::{Unit, Units};
 
@@ -17,7 +17,7 @@ pub const SPEECH: &str = "/v1/audio/speech";
 /// # Errors
 /// Those of [`Engine::send`]; the model server's refusal.
 pub fn request(engine: &Engine, body: &[u8]) -> Result<Reply> {
-    let ask = Ask { path: SPEECH, media_type: "application/json", body: Body::Bytes(body) };
+    let ask = UpstreamRequest { path: SPEECH, media_type: "application/json", body: Body::Bytes(body) };
     block_in_place(|| engine.send(ask).and_then(Reply::successful))?
 }
 

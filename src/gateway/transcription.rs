@@ -3,7 +3,7 @@
 use std::io::Read;
 
 use crate::blocking::block_in_place;
-use crate::engine::{Ask, Body, Engine, Reply};
+use crate::engine::{Body, Engine, Reply, UpstreamRequest};
 use crate::error::{Error, Result};
 use crate::units::{Unit, Units};
 use crate::wav;
@@ -49,7 +49,7 @@ pub fn send(
         },
         false => Body::Stream(&mut upload),
     };
-    let reply = block_in_place(|| engine.send(Ask { path, media_type: &media_type, body }))?;
+    let reply = block_in_place(|| engine.send(UpstreamRequest { path, media_type: &media_type, body }))?;
     if let Some(failure) = upload.failure.take() {
         return Err(failure);
     }

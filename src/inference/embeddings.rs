@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::auth::Caller;
 use crate::call::Call;
-use crate::engine::{Ask, Body};
+use crate::engine::{Body, UpstreamRequest};
 use crate::error::{Error, Result};
 use crate::gateway::charged::{ModelUsage, Outcome, charged};
 use crate::gateway::proxy::{ProxiedRoute, proxy};
@@ -43,8 +43,9 @@ pub(super) fn extract_features(call: &mut Call<'_>, caller: &Caller) -> Result<R
         };
         let model = validate_model(engine.default_model())?;
         let request = json!({"model": model, "input": text, "encoding_format": "float"}).to_string();
-        let ask = Ask { path: EMBEDDINGS, media_type: "application/json", body: Body::Bytes(request.as_bytes()) };
-        let (reply, bytes) = engine.wait(|| {
+        let ask =
+            UpstreamRequest { path: EMBEDDINGS, media_type: "application/json", body: Body::Bytes(request.as_bytes()) };
+        let (reply, bytes) = engine.block_in_place(|| {
             let mut reply = engine.send(ask)?.successful()?;
             let bytes = reply.read_all(MAX_REPLY)?;
             Ok::<_, Error>((reply, bytes))

@@ -34,7 +34,7 @@ pub(super) fn one(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     let engine = &call.app.engines.inference;
     charged(call, caller, engine, FORM_LIMIT, |work| {
         let params = Params::read(&Fields::parse_json(&work.body)?)?;
-        let (model, generated) = engine.wait(|| generate(engine, &params))??;
+        let (model, generated) = engine.block_in_place(|| generate(engine, &params))??;
         let response = mark_demo(Response::json(200, &to_json(&generated)), generated.is_demo);
         let (units, latency_micros) = (generated.units, generated.latency_micros);
         Ok(Outcome::Reply(response, ModelUsage { model, units, estimated: false, latency_micros }))

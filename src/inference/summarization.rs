@@ -32,7 +32,7 @@ pub(super) fn summarize(call: &mut Call<'_>, caller: &Caller) -> Result<Response
         let model = validate_model(engine.default_model())?;
         let request = chat_request(&model, text, max_length);
         let estimate = estimate_tokens(INSTRUCTIONS.len() + text.len());
-        let reply = engine.wait(|| complete(engine, &request, &StopConditions::default(), estimate))??;
+        let reply = engine.block_in_place(|| complete(engine, &request, &StopConditions::default(), estimate))??;
         let summary = reply.completions.first();
         let summary = summary.ok_or(Error::Upstream(502, "The model server sent an empty reply"))?;
         let response = Response::json(200, &json!({"generated_text": summary.text.trim()}));

@@ -67,6 +67,6 @@ impl Connections {
 
 fn interactive(db: &Database) -> Result<Session, db::Error> {
     let mut session = db.session()?;
-    session.set_patience(SILENCE_LIMIT);
+    session.set_timeout(SILENCE_LIMIT);
     Ok(session)
 }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::error::{Error, Result};
 
 use super::reply::Reply;
-use super::{Ask, Body};
+use super::{Body, UpstreamRequest};
 
 /// The name of its only model.
 pub const MODEL: &str = "demo";
@@ -25,15 +25,15 @@ const LARGEST: u64 = 64 * 1024 * 1024;
 ///
 /// # Errors
 /// Its body cannot be read.
-pub(super) fn answer(ask: Ask<'_>) -> Result<Reply> {
+pub(super) fn answer(request: UpstreamRequest<'_>) -> Result<Reply> {
     let began = Instant::now();
-    let made = match (ask.path, ask.body) {
+    let made = match (request.path, request.body) {
         ("/v1/models", _) => Made::json(200, &json!({"object": "list", "data": [model()]})),
         ("/v1/audio/transcriptions" | "/v1/audio/translations", Body::Bytes(bytes)) => {
-            speech::transcribe(ask.media_type, &mut &*bytes)?
+            speech::transcribe(request.media_type, &mut &*bytes)?
         }
         ("/v1/audio/transcriptions" | "/v1/audio/translations", Body::Stream(reader)) => {
-            speech::transcribe(ask.media_type, reader)?
+            speech::transcribe(request.media_type, reader)?
         }
         (path, body) => match serde_json::from_slice(&bytes(body)?) {
             Ok(request) => by_path(path, &request),
@@ -48,7 +48,7 @@ pub(super) fn answer(ask: Ask<'_>) -> Result<Reply> {
         retry_after: None,
         began,
         body: made.body,
-        lease: None,
+        in_flight: None,
     })
 }
 

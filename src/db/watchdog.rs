@@ -1,4 +1,4 @@
-//! A connection's line to the server, which breaks where the server says nothing for too long.
+//! A watchdog for a database connection: it fails the connection when the server stays silent for too long.
 //!
 //! The driver waits for an answer for ever, and TCP notices only a machine that is gone: not a server or a proxy that
 //! hangs, whose kernel goes on confirming what it is sent. But the driver lets a TLS library stand between itself and
@@ -21,22 +21,22 @@ use r2d2_postgres::PostgresConnectionManager;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-/// How long the server may say nothing while a connection is made.
-pub(super) const GREETING: Duration = Duration::from_secs(2);
+/// How long the server may be silent while a connection is established.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long one that waits may go on once another connection was found to hear nothing.
-const SUSPICION: Duration = Duration::from_secs(2);
+const SUSPECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How often one that waits looks at the clock.
+/// How often a waiting connection checks its deadline.
 const TICK: Duration = Duration::from_millis(100);
 
 /// Counts how often the server was found to say nothing: shared by the lines to one database.
 pub(super) type Silences = Arc<AtomicU64>;
 
-/// What a session knows of its connection's stream.
-pub(super) struct Line {
+/// The watchdog of one connection, shared by its session and its stream.
+pub(super) struct Watchdog {
     wait: Mutex<Option<Wait>>,
-    cut: AtomicBool,
+    aborted: AtomicBool,
     silences: Silences,
 }
 
@@ -48,17 +48,21 @@ struct Wait {
     silences: u64,
 }
 
-/// Connects. The line stands open with a wait of [`GREETING`].
+/// Connects. The watchdog is left armed with [`CONNECT_TIMEOUT`].
 ///
 /// # Errors
 /// The driver's; where the server said nothing, see [`is_silence`].
-pub(super) fn connect(config: &postgres::Config, silences: &Silences) -> Result<(Client, Arc<Line>), postgres::Error> {
-    let line = Arc::new(Line { wait: Mutex::new(None), cut: AtomicBool::new(false), silences: silences.clone() });
+pub(super) fn connect(
+    config: &postgres::Config,
+    silences: &Silences,
+) -> Result<(Client, Arc<Watchdog>), postgres::Error> {
+    let watchdog =
+        Arc::new(Watchdog { wait: Mutex::new(None), aborted: AtomicBool::new(false), silences: silences.clone() });
     let client = match watched(config) {
-        Some(config) => PostgresConnectionManager::new(config, Watch(line.clone())).connect()?,
+        Some(config) => PostgresConnectionManager::new(config, Watch(watchdog.clone())).connect()?,
         None => PostgresConnectionManager::new(config.clone(), NoTls).connect()?,
     };
-    Ok((client, line))
+    Ok((client, watchdog))
 }
 
 /// Whether the fault is that nothing was heard.
@@ -87,21 +91,21 @@ fn watched(config: &postgres::Config) -> Option<postgres::Config> {
     Some(config)
 }
 
-impl Line {
-    /// Something is about to be asked: the line breaks when nothing comes for so long.
-    pub(super) fn ask(&self, limit: Duration) {
+impl Watchdog {
+    /// Arms it before a request: the connection fails when the server sends nothing for `limit`.
+    pub(super) fn arm(&self, limit: Duration) {
         let silences = self.silences.load(Ordering::Acquire);
         *self.wait.lock() = Some(Wait { since: Instant::now(), limit, silences });
     }
 
-    /// Nothing is asked: silence is right.
-    pub(super) fn rest(&self) {
+    /// Disarms it: no response is due, so silence is normal.
+    pub(super) fn disarm(&self) {
         *self.wait.lock() = None;
     }
 
-    /// Breaks it now: whoever uses the connection next, or drops it, waits for nothing.
-    pub(super) fn cut(&self) {
-        self.cut.store(true, Ordering::Release);
+    /// Fails the connection now, so that neither its next use nor its drop waits.
+    pub(super) fn abort(&self) {
+        self.aborted.store(true, Ordering::Release);
     }
 
     fn moved(&self) {
@@ -112,13 +116,13 @@ impl Line {
 
     /// Why it is broken, if it is; else whether something is waited for.
     fn state(&self) -> Result<bool, io::Error> {
-        if self.cut.load(Ordering::Acquire) {
+        if self.aborted.load(Ordering::Acquire) {
             return Err(io::Error::from(io::ErrorKind::ConnectionAborted));
         }
         let wait = self.wait.lock();
         let Some(wait) = &*wait else { return Ok(false) };
         let is_suspect = self.silences.load(Ordering::Acquire) > wait.silences;
-        let limit = if is_suspect { wait.limit.min(SUSPICION) } else { wait.limit };
+        let limit = if is_suspect { wait.limit.min(SUSPECT_TIMEOUT) } else { wait.limit };
         match wait.since.elapsed() >= limit {
             true => Err(io::Error::new(io::ErrorKind::TimedOut, "the database says nothing")),
             false => Ok(true),
@@ -128,7 +132,7 @@ impl Line {
 
 /// Puts the stream in between.
 #[derive(Clone)]
-struct Watch(Arc<Line>);
+struct Watch(Arc<Watchdog>);
 
 impl MakeTlsConnect<Socket> for Watch {
     type Stream = Watched;
@@ -137,7 +141,7 @@ impl MakeTlsConnect<Socket> for Watch {
 
     /// Called for each host that is tried.
     fn make_tls_connect(&mut self, _: &str) -> io::Result<Watch> {
-        self.0.ask(GREETING);
+        self.0.arm(CONNECT_TIMEOUT);
         Ok(Watch(self.0.clone()))
     }
 }
@@ -148,14 +152,14 @@ impl TlsConnect<Socket> for Watch {
     type Future = Ready<io::Result<Watched>>;
 
     fn connect(self, socket: Socket) -> Self::Future {
-        ready(Ok(Watched { socket, line: self.0, alarm: None }))
+        ready(Ok(Watched { socket, watchdog: self.0, alarm: None }))
     }
 }
 
 /// A socket that is left when nothing comes.
 struct Watched {
     socket: Socket,
-    line: Arc<Line>,
+    watchdog: Arc<Watchdog>,
     alarm: Option<Pin<Box<Sleep>>>,
 }
 
@@ -163,7 +167,7 @@ impl Watched {
     /// What to do instead of waiting for the socket: wait for that and for the clock.
     fn wait<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         loop {
-            match self.line.state() {
+            match self.watchdog.state() {
                 Err(e) => return Poll::Ready(Err(e)),
                 Ok(false) => return Poll::Pending,
                 Ok(true) => {}
@@ -177,7 +181,7 @@ impl Watched {
     }
 
     fn is_cut(&self) -> io::Result<()> {
-        match self.line.cut.load(Ordering::Acquire) {
+        match self.watchdog.aborted.load(Ordering::Acquire) {
             true => Err(io::Error::from(io::ErrorKind::ConnectionAborted)),
             false => Ok(()),
         }
@@ -190,7 +194,7 @@ impl AsyncRead for Watched {
         match Pin::new(&mut self.socket).poll_read(cx, buf) {
             Poll::Pending => self.wait(cx),
             done @ Poll::Ready(_) => {
-                self.line.moved();
+                self.watchdog.moved();
                 done
             }
         }
@@ -203,7 +207,7 @@ impl AsyncWrite for Watched {
         match Pin::new(&mut self.socket).poll_write(cx, bytes) {
             Poll::Pending => self.wait(cx),
             done @ Poll::Ready(_) => {
-                self.line.moved();
+                self.watchdog.moved();
                 done
             }
         }
@@ -248,7 +252,7 @@ mod tests {
         let (_listener, config) = mute();
         let began = Instant::now();
         let failure = connect(&config, &Silences::default()).map(drop).unwrap_err();
-        assert!(is_silence(&failure) && began.elapsed() >= GREETING, "{failure:?}");
+        assert!(is_silence(&failure) && began.elapsed() >= CONNECT_TIMEOUT, "{failure:?}");
     }
 
     #[test]
@@ -263,30 +267,30 @@ mod tests {
     #[test]
     fn a_line_is_overdue_only_while_something_is_asked() {
         let silences = Silences::default();
-        let line = Line { wait: Mutex::new(None), cut: AtomicBool::new(false), silences: silences.clone() };
-        assert!(!line.state().unwrap());
-        line.ask(Duration::from_secs(60));
-        assert!(line.state().unwrap());
-        line.ask(Duration::ZERO);
-        assert_eq!(line.state().unwrap_err().kind(), io::ErrorKind::TimedOut);
-        line.rest();
-        assert!(!line.state().unwrap());
-        line.cut();
-        assert_eq!(line.state().unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+        let watchdog = Watchdog { wait: Mutex::new(None), aborted: AtomicBool::new(false), silences: silences.clone() };
+        assert!(!watchdog.state().unwrap());
+        watchdog.arm(Duration::from_secs(60));
+        assert!(watchdog.state().unwrap());
+        watchdog.arm(Duration::ZERO);
+        assert_eq!(watchdog.state().unwrap_err().kind(), io::ErrorKind::TimedOut);
+        watchdog.disarm();
+        assert!(!watchdog.state().unwrap());
+        watchdog.abort();
+        assert_eq!(watchdog.state().unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
     }
 
     #[test]
     fn a_silence_elsewhere_makes_waits_shorter() {
         let silences = Silences::default();
-        let line = Line { wait: Mutex::new(None), cut: AtomicBool::new(false), silences: silences.clone() };
-        let long_ago = Instant::now().checked_sub(SUSPICION).unwrap();
-        line.ask(Duration::from_secs(60));
-        line.wait.lock().as_mut().unwrap().since = long_ago;
-        assert!(line.state().unwrap());
+        let watchdog = Watchdog { wait: Mutex::new(None), aborted: AtomicBool::new(false), silences: silences.clone() };
+        let long_ago = Instant::now().checked_sub(SUSPECT_TIMEOUT).unwrap();
+        watchdog.arm(Duration::from_secs(60));
+        watchdog.wait.lock().as_mut().unwrap().since = long_ago;
+        assert!(watchdog.state().unwrap());
         silences.fetch_add(1, Ordering::Release);
-        assert_eq!(line.state().unwrap_err().kind(), io::ErrorKind::TimedOut);
-        line.ask(Duration::from_secs(60));
-        line.wait.lock().as_mut().unwrap().since = long_ago;
-        assert!(line.state().unwrap(), "what is asked later is not suspect");
+        assert_eq!(watchdog.state().unwrap_err().kind(), io::ErrorKind::TimedOut);
+        watchdog.arm(Duration::from_secs(60));
+        watchdog.wait.lock().as_mut().unwrap().since = long_ago;
+        assert!(watchdog.state().unwrap(), "what is asked later is not suspect");
     }
 }

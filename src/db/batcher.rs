@@ -10,10 +10,10 @@ use parking_lot::Mutex;
 use crate::blocking;
 
 /// Keys of one read, at most: what one waits for, another's large value delays.
-const MOST: usize = 8;
+const MAX_KEYS: usize = 8;
 
 /// Reads of values `V` by key.
-pub struct Together<V> {
+pub struct Batcher<V> {
     state: Mutex<State<V>>,
     /// Reads under way at most, before others join.
     most_reads: usize,
@@ -26,11 +26,11 @@ struct State<V> {
 
 struct Waiter<V> {
     key: String,
-    place: Arc<Place<V>>,
+    slot: Arc<Slot<V>>,
 }
 
 /// Where one that waits finds what came of it.
-struct Place<V> {
+struct Slot<V> {
     outcome: Mutex<Option<Outcome<V>>>,
     thread: Thread,
 }
@@ -43,17 +43,17 @@ enum Outcome<V> {
     Alone,
 }
 
-impl<V> Place<V> {
-    fn tell(&self, outcome: Outcome<V>) {
+impl<V> Slot<V> {
+    fn complete(&self, outcome: Outcome<V>) {
         *self.outcome.lock() = Some(outcome);
         self.thread.unpark();
     }
 }
 
-impl<V: Clone> Together<V> {
+impl<V: Clone> Batcher<V> {
     /// `most_reads` at once, each of one key while they suffice.
-    pub fn new(most_reads: usize) -> Together<V> {
-        Together { state: Mutex::new(State { reads: 0, waiting: Vec::new() }), most_reads: most_reads.max(1) }
+    pub fn new(most_reads: usize) -> Batcher<V> {
+        Batcher { state: Mutex::new(State { reads: 0, waiting: Vec::new() }), most_reads: most_reads.max(1) }
     }
 
     /// The value of this key. `read` is given the keys to read at once, each once, and returns what there is by key.
@@ -63,41 +63,41 @@ impl<V: Clone> Together<V> {
     pub fn get<E>(&self, key: &str, read: impl Fn(&[&str]) -> Result<HashMap<String, V>, E>) -> Result<Option<V>, E> {
         let followers = match self.begin(key) {
             Ok(()) => Vec::new(),
-            Err(place) => match wait(&place) {
+            Err(slot) => match wait(&slot) {
                 Outcome::Found(value) => return Ok(value),
                 Outcome::Alone => return Ok(read(&[key])?.remove(key)),
                 Outcome::Lead(followers) => followers,
             },
         };
-        let mut turn = Turn { together: self, followers, is_over: false };
+        let mut turn = Turn { batcher: self, followers, is_over: false };
         let mut keys: Vec<&str> = turn.followers.iter().map(|waiter| waiter.key.as_str()).chain([key]).collect();
         keys.sort_unstable();
         keys.dedup();
         let mut found = read(&keys)?;
-        turn.hand_over();
-        for Waiter { key, place } in turn.followers.drain(..) {
-            place.tell(Outcome::Found(found.get(&key).cloned()));
+        turn.start_next();
+        for Waiter { key, slot } in turn.followers.drain(..) {
+            slot.complete(Outcome::Found(found.get(&key).cloned()));
         }
         Ok(found.remove(key))
     }
 
     /// Begins a read; or, while there are enough, says where to wait.
-    fn begin(&self, key: &str) -> Result<(), Arc<Place<V>>> {
+    fn begin(&self, key: &str) -> Result<(), Arc<Slot<V>>> {
         let mut state = self.state.lock();
         if state.reads < self.most_reads {
             state.reads += 1;
             return Ok(());
         }
-        let place = Arc::new(Place { outcome: Mutex::new(None), thread: thread::current() });
-        state.waiting.push(Waiter { key: key.to_owned(), place: place.clone() });
-        Err(place)
+        let slot = Arc::new(Slot { outcome: Mutex::new(None), thread: thread::current() });
+        state.waiting.push(Waiter { key: key.to_owned(), slot: slot.clone() });
+        Err(slot)
     }
 }
 
-fn wait<V>(place: &Place<V>) -> Outcome<V> {
+fn wait<V>(slot: &Slot<V>) -> Outcome<V> {
     blocking::note_short_wait();
     loop {
-        if let Some(outcome) = place.outcome.lock().take() {
+        if let Some(outcome) = slot.outcome.lock().take() {
             return outcome;
         }
         thread::park();
@@ -106,24 +106,24 @@ fn wait<V>(place: &Place<V>) -> Outcome<V> {
 
 /// A read under way. However it ends, those who wait for it hear of that, and others have their turn.
 struct Turn<'t, V> {
-    together: &'t Together<V>,
+    batcher: &'t Batcher<V>,
     followers: Vec<Waiter<V>>,
     is_over: bool,
 }
 
 impl<V> Turn<'_, V> {
     /// Lets those who have come meanwhile read next.
-    fn hand_over(&mut self) {
+    fn start_next(&mut self) {
         if std::mem::replace(&mut self.is_over, true) {
             return;
         }
-        let mut state = self.together.state.lock();
-        let count = state.waiting.len().min(MOST);
+        let mut state = self.batcher.state.lock();
+        let count = state.waiting.len().min(MAX_KEYS);
         let mut next = state.waiting.drain(..count);
         if let Some(leader) = next.next() {
             let followers = next.collect();
             drop(state);
-            leader.place.tell(Outcome::Lead(followers));
+            leader.slot.complete(Outcome::Lead(followers));
         } else {
             drop(next);
             state.reads -= 1;
@@ -133,9 +133,9 @@ impl<V> Turn<'_, V> {
 
 impl<V> Drop for Turn<'_, V> {
     fn drop(&mut self) {
-        self.hand_over();
+        self.start_next();
         for waiter in self.followers.drain(..) {
-            waiter.place.tell(Outcome::Alone);
+            waiter.slot.complete(Outcome::Alone);
         }
     }
 }
@@ -155,36 +155,36 @@ mod tests {
 
     #[test]
     fn everybody_gets_what_they_asked_for_by_few_reads() {
-        let (together, reads, start) = (Together::new(1), AtomicUsize::new(0), Barrier::new(16));
+        let (batcher, reads, start) = (Batcher::new(1), AtomicUsize::new(0), Barrier::new(16));
         let read = |keys: &[&str]| {
-            assert!(keys.len() <= MOST && keys.is_sorted());
+            assert!(keys.len() <= MAX_KEYS && keys.is_sorted());
             reads.fetch_add(1, SeqCst);
             thread::sleep(Duration::from_millis(2));
             Ok::<_, ()>(values(keys))
         };
         thread::scope(|scope| {
             for t in 0..16 {
-                let (together, start) = (&together, &start);
+                let (batcher, start) = (&batcher, &start);
                 scope.spawn(move || {
                     start.wait();
                     for n in 0..20 {
                         let key = if n % 5 == 0 { format!("no{t}") } else { format!("{}", (t + n) % 7) };
                         let expected = (n % 5 != 0).then(|| format!("value of {key}"));
-                        assert_eq!(together.get(&key, read).unwrap(), expected);
+                        assert_eq!(batcher.get(&key, read).unwrap(), expected);
                     }
                 });
             }
         });
         assert!(reads.load(SeqCst) < 200, "{} reads for 320", reads.load(SeqCst));
-        assert_eq!(together.state.lock().reads, 0);
+        assert_eq!(batcher.state.lock().reads, 0);
     }
 
     #[test]
     fn a_read_that_fails_or_panics_leaves_the_others_to_themselves() {
-        let (together, start) = (Together::new(1), Barrier::new(8));
+        let (batcher, start) = (Batcher::new(1), Barrier::new(8));
         thread::scope(|scope| {
             for t in 0..8 {
-                let (together, start) = (&together, &start);
+                let (batcher, start) = (&batcher, &start);
                 scope.spawn(move || {
                     start.wait();
                     for n in 0..20 {
@@ -193,7 +193,7 @@ mod tests {
                             assert!(t != 0 || n % 4 != 0, "on purpose");
                             if t == 1 && n % 3 == 0 { Err("on purpose") } else { Ok(values(keys)) }
                         };
-                        let get = || together.get(&format!("{t}"), read);
+                        let get = || batcher.get(&format!("{t}"), read);
                         match std::panic::catch_unwind(std::panic::AssertUnwindSafe(get)) {
                             Ok(Ok(value)) => assert_eq!(value, Some(format!("value of {t}"))),
                             Ok(Err(_)) => assert!(t == 1),
@@ -203,7 +203,7 @@ mod tests {
                 });
             }
         });
-        assert_eq!(together.state.lock().reads, 0);
-        assert_eq!(together.get("1", |keys| Ok::<_, ()>(values(keys))).unwrap(), Some("value of 1".to_owned()));
+        assert_eq!(batcher.state.lock().reads, 0);
+        assert_eq!(batcher.get("1", |keys| Ok::<_, ()>(values(keys))).unwrap(), Some("value of 1".to_owned()));
     }
 }
