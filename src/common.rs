@@ -9,7 +9,7 @@ use crate::http::Response;
 use crate::operation::Handler::{Authenticated, Public};
 use crate::operation::{Operation, get};
 
-/// Their table.
+/// Those operations.
 pub fn operations() -> Vec<Operation> {
     vec![
         get("/api/current-user", Authenticated(current_user)).on(&Role::ALL),

@@ -1,8 +1,8 @@
 //! The wrapper of every charged handler.
 //!
-//! Before the handler's work, it authenticates the caller, checks that the meter could record a charge, validates the
-//! `Idempotency-Key` and reads the body. After it, it charges for the outcome, and defers the response until the charge
-//! is durable.
+//! The caller is authenticated already. Before the handler's work, it checks that the meter could record a charge,
+//! validates the `Idempotency-Key` and reads the body. After it, it charges for the outcome, and defers the response
+//! until the charge is durable.
 
 use crate::auth::Caller;
 use crate::call::Call;

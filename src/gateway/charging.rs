@@ -48,12 +48,10 @@ pub(super) struct ChargeContext {
 }
 
 impl ChargeContext {
-    /// Authenticates the caller and checks that a charge could be recorded. Call it before the body is read, so that the
-    /// body of an unauthenticated request never is.
+    /// Checks that a charge of `caller` could be recorded. Call it before the body is read.
     ///
     /// # Errors
-    /// 503 while a charge could not be recorded, 400 for an `Idempotency-Key` that
-    /// is empty or too long.
+    /// 503 while a charge could not be recorded, 400 for an `Idempotency-Key` that is empty or too long.
     pub(super) fn new(call: &Call<'_>, caller: &Caller) -> Result<ChargeContext> {
         call.app.meter.admit()?;
         let idempotency_key = call.request.header(IDEMPOTENCY_KEY).map(str::to_owned);

@@ -116,8 +116,8 @@ pub(crate) fn as_page(app: &App, request: &mut Request, e: &Error, reply: Respon
 /// The result of a handler.
 type Answer = Result<Response>;
 
-/// Reads the fields of a small body. Handlers that need a caller authenticate first, so that the body of an anonymous
-/// request is never read.
+/// Reads the fields of a small body. The caller was authenticated before, so the body of an anonymous request is never
+/// read where a caller is needed.
 fn fields(call: &mut Call<'_>) -> Result<crate::http::form::Fields> {
     Ok(crate::http::form::Fields::read(call.request, crate::http::form::FORM_LIMIT)?)
 }
