@@ -6,6 +6,7 @@
 
 pub mod blocking;
 pub mod http;
+pub mod media;
 pub mod wav;
 
 pub mod config;

@@ -1,0 +1,185 @@
+//! FLAC (RFC 9639), by itself and in other containers.
+//!
+//! The frames are counted, whatever number of samples the file declares. A frame does not tell its length, so headers
+//! are searched for; each has a checksum.
+
+use std::time::Duration;
+
+use memchr::memchr;
+
+use super::{Measured, NotMeasurable, Result, Step, Walk, Window, big_endian, play_time};
+
+/// Most bytes of a frame's header.
+pub(super) const MAX_HEADER: usize = 16;
+
+/// What STREAMINFO says of all frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct StreamInfo {
+    rate: u32,
+    channels: u8,
+    samples: u64,
+}
+
+impl StreamInfo {
+    /// Reads the content of a STREAMINFO block.
+    pub(super) fn parse(block: &[u8]) -> Option<StreamInfo> {
+        let packed = big_endian(block.get(10..18)?);
+        let rate = u32::try_from(packed >> 44).ok()?;
+        let channels = u8::try_from(packed >> 41 & 7).ok()? + 1;
+        Some(StreamInfo { rate, channels, samples: packed & 0xf_ffff_ffff })
+    }
+}
+
+/// The header of a frame.
+#[derive(Clone, Copy)]
+pub(super) struct Header {
+    samples: u32,
+    /// 0 for that of the stream.
+    rate: u32,
+    channels: u8,
+    /// Of the frame, or of its first sample.
+    number: u64,
+    bytes: usize,
+}
+
+impl Header {
+    /// Reads the header at the start of `bytes`, and checks its checksum.
+    pub(super) fn parse(bytes: &[u8]) -> Option<Header> {
+        let start = bytes.get(..5)?;
+        if start[0] != 0xff || start[1] & 0xfe != 0xf8 || start[3] & 1 == 1 {
+            return None;
+        }
+        let (number, mut at) = coded_number(&bytes[4..])?;
+        at += 4;
+        let mut more = |n: usize| {
+            at += n;
+            bytes.get(at - n..at).and_then(|field| u32::try_from(big_endian(field)).ok())
+        };
+        let samples = match start[2] >> 4 {
+            0 => return None,
+            1 => 192,
+            code @ 2..=5 => 576 << (code - 2),
+            6 => more(1)? + 1,
+            7 => more(2)? + 1,
+            code => 256 << (code - 8),
+        };
+        let rate = match start[2] & 15 {
+            0 => 0,
+            code @ 1..=11 => [88_200, 176_400, 192_000, 8000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000]
+                [usize::from(code) - 1],
+            12 => more(1)? * 1000,
+            13 => more(2)?,
+            14 => more(2)? * 10,
+            _ => return None,
+        };
+        let channels = match start[3] >> 4 {
+            code @ 0..=7 => code + 1,
+            8..=10 => 2,
+            _ => return None,
+        };
+        (start[3] >> 1 & 7 != 3 && *bytes.get(at)? == crc8(&bytes[..at])).then_some(Header {
+            samples,
+            rate,
+            channels,
+            number,
+            bytes: at + 1,
+        })
+    }
+
+    /// How long the frame plays in such a stream.
+    pub(super) fn play_time(&self, info: &StreamInfo) -> Duration {
+        play_time(u64::from(self.samples), if self.rate == 0 { info.rate } else { self.rate })
+    }
+
+    fn fits(&self, info: &StreamInfo) -> bool {
+        self.channels == info.channels && (self.rate == 0 || self.rate == info.rate)
+    }
+}
+
+/// A number coded like a character in UTF-8, but with up to 36 bits; and how many bytes it takes.
+fn coded_number(bytes: &[u8]) -> Option<(u64, usize)> {
+    let first = *bytes.first()?;
+    let length = match first.leading_ones() {
+        0 => return Some((u64::from(first), 1)),
+        ones @ 2..=7 => ones as usize,
+        _ => return None,
+    };
+    let mut number = u64::from(first) & (0x7f >> length);
+    for byte in bytes.get(1..length)? {
+        if byte & 0xc0 != 0x80 {
+            return None;
+        }
+        number = number << 6 | u64::from(byte & 0x3f);
+    }
+    Some((number, length))
+}
+
+fn crc8(bytes: &[u8]) -> u8 {
+    bytes
+        .iter()
+        .fold(0, |crc, byte| (0..8).fold(crc ^ byte, |crc, _| if crc & 0x80 == 0 { crc << 1 } else { crc << 1 ^ 0x07 }))
+}
+
+#[derive(Default)]
+pub(super) struct NativeFlac {
+    info: Option<StreamInfo>,
+    are_frames: bool,
+    last: Option<Header>,
+    duration: Duration,
+}
+
+impl Walk for NativeFlac {
+    fn step(&mut self, window: Window<'_>) -> Result<Step> {
+        match self.are_frames {
+            false => self.metadata(window),
+            true => Ok(self.frames(window)),
+        }
+    }
+
+    fn finish(&self, _: u64) -> Result<Measured> {
+        let info = self.info.ok_or(NotMeasurable::Broken)?;
+        let declared = (info.samples > 0).then(|| play_time(info.samples, info.rate));
+        match self.duration.is_zero() {
+            true => Err(NotMeasurable::NoFrames),
+            false => Ok(Measured { duration: self.duration, declared }),
+        }
+    }
+}
+
+impl NativeFlac {
+    fn metadata(&mut self, window: Window<'_>) -> Result<Step> {
+        let Some(head) = window.first(4) else { return Ok(Step::Need(4)) };
+        if head == b"fLaC" {
+            return Ok(Step::Skip(4));
+        }
+        if head[0] & 0x7f == 0 {
+            let Some(block) = window.first(4 + 34) else { return Ok(Step::Need(4 + 34)) };
+            self.info = StreamInfo::parse(&block[4..]).filter(|info| info.rate > 0);
+        }
+        self.are_frames = head[0] & 0x80 != 0;
+        match self.info {
+            Some(_) => Ok(Step::Skip(4 + big_endian(&head[1..4]))),
+            None => Err(NotMeasurable::Broken),
+        }
+    }
+
+    fn frames(&mut self, window: Window<'_>) -> Step {
+        if window.bytes.len() < MAX_HEADER && !window.is_last {
+            return Step::Need(MAX_HEADER);
+        }
+        let info = self.info.unwrap_or_default();
+        let follows = |header: &Header| {
+            self.last
+                .is_some_and(|last| [1, u64::from(last.samples)].contains(&header.number.wrapping_sub(last.number)))
+        };
+        // Chance makes a header with a right checksum in every few megabytes, but hardly one that fits, too.
+        let header = Header::parse(window.bytes).filter(|header| header.fits(&info) || follows(header));
+        if let Some(header) = header {
+            self.last = Some(header);
+            self.duration = self.duration.saturating_add(header.play_time(&info));
+            return Step::Skip(header.bytes as u64);
+        }
+        let next = window.bytes.get(1..).and_then(|rest| memchr(0xff, rest)).map_or(window.bytes.len(), |n| n + 1);
+        Step::Skip(next as u64)
+    }
+}

@@ -1,0 +1,326 @@
+//! Matroska (RFC 9559) and WebM, as files and as browsers' `MediaRecorder` streams them, without sizes or a duration.
+//!
+//! A track plays as long as the time stamps of its blocks span, or as long as its packets together if that is longer;
+//! the longest track of audio counts. Elements are walked over flat: those that hold others are entered, and where they
+//! end does not matter.
+
+use std::time::Duration;
+
+use memchr::memchr;
+
+use super::flac::StreamInfo;
+use super::packets::{Coding, PACKET_START};
+use super::{MAX_STREAMS, Measured, NotMeasurable, Result, Step, Walk, Window, big_endian};
+
+/// Most bytes of an element's header: four of its name, eight of its size.
+const ELEMENT: usize = 12;
+/// Most bytes that are looked at of a value.
+const VALUE: usize = 128;
+/// Most bytes of a block before its first packet: up to 255 sizes of packets are there.
+const BLOCK_HEAD: usize = 4096;
+
+const EBML: u32 = 0x1a45_dfa3;
+const SEGMENT: u32 = 0x1853_8067;
+const INFO: u32 = 0x1549_a966;
+const TIMESTAMP_SCALE: u32 = 0x002a_d7b1;
+const DURATION: u32 = 0x4489;
+const TRACKS: u32 = 0x1654_ae6b;
+const TRACK: u32 = 0xae;
+const TRACK_NUMBER: u32 = 0xd7;
+const TRACK_TYPE: u32 = 0x83;
+const CODEC_ID: u32 = 0x86;
+const CODEC_PRIVATE: u32 = 0x63a2;
+const CONTENT_ENCODINGS: u32 = 0x6d80;
+const AUDIO: u32 = 0xe1;
+const SAMPLING_FREQUENCY: u32 = 0xb5;
+const CLUSTER: u32 = 0x1f43_b675;
+const CLUSTER_TIMESTAMP: u32 = 0xe7;
+const BLOCK_GROUP: u32 = 0xa0;
+const BLOCK: u32 = 0xa1;
+const SIMPLE_BLOCK: u32 = 0xa3;
+
+/// The type of tracks of audio.
+const AUDIO_TRACK: u64 = 2;
+
+#[derive(Default)]
+struct Track {
+    number: u64,
+    kind: u64,
+    codec: Vec<u8>,
+    private: Vec<u8>,
+    rate: u32,
+    is_encoded: bool,
+    /// Known once its first block comes.
+    coding: Option<Coding>,
+    counted: Duration,
+    packets: u64,
+    /// Nanoseconds of the first and the last block.
+    span: Option<(u64, u64)>,
+}
+
+pub(super) struct Matroska {
+    tracks: Vec<Track>,
+    /// Nanoseconds of a tick.
+    scale: u64,
+    declared_ticks: Option<f64>,
+    cluster: u64,
+    /// Sizes of the packets of the block that is being walked over, the last one first, and its track.
+    packets: Vec<u32>,
+    number: u64,
+    has_unsupported: bool,
+}
+
+impl Default for Matroska {
+    fn default() -> Matroska {
+        let (tracks, packets, scale) = (Vec::new(), Vec::new(), 1_000_000);
+        Matroska { tracks, scale, declared_ticks: None, cluster: 0, packets, number: 0, has_unsupported: false }
+    }
+}
+
+impl Walk for Matroska {
+    fn step(&mut self, window: Window<'_>) -> Result<Step> {
+        if let Some(size) = self.packets.last().copied() {
+            return Ok(self.packet(window, size));
+        }
+        if window.bytes.len() < ELEMENT && !window.is_last {
+            return Ok(Step::Need(ELEMENT));
+        }
+        match Element::parse(window.bytes) {
+            Some(element) => self.element(window, element),
+            None => {
+                // Decoders, too, look for the next cluster.
+                let next = window.bytes.get(1..).and_then(|rest| memchr(0x1f, rest));
+                Ok(Step::Skip(next.map_or(window.bytes.len(), |n| n + 1) as u64))
+            }
+        }
+    }
+
+    fn finish(&self, _: u64) -> Result<Measured> {
+        let duration = self.tracks.iter().filter_map(Track::duration).max().unwrap_or_default();
+        let nanos = self.declared_ticks.filter(|ticks| (0.0..1e15).contains(ticks));
+        #[allow(clippy::cast_precision_loss)] // for comparison only
+        let declared = nanos.and_then(|ticks| Duration::try_from_secs_f64(ticks * self.scale as f64 / 1e9).ok());
+        match self.has_unsupported {
+            true => Err(NotMeasurable::UnsupportedCoding),
+            false if duration.is_zero() => Err(NotMeasurable::NoFrames),
+            false => Ok(Measured { duration, declared }),
+        }
+    }
+}
+
+/// The header of an element.
+struct Element {
+    id: u32,
+    head: usize,
+    /// `None` if it is not known.
+    size: Option<u64>,
+}
+
+impl Element {
+    fn parse(bytes: &[u8]) -> Option<Element> {
+        let id_length = bytes.first()?.leading_zeros() as usize + 1;
+        let id = bytes.get(..id_length).filter(|_| id_length <= 4)?;
+        let (size, length) = vint(&bytes[id_length..])?;
+        let is_unknown = size == (1 << (7 * length)) - 1;
+        let id = u32::try_from(big_endian(id)).ok()?;
+        Some(Element { id, head: id_length + length, size: (!is_unknown).then_some(size) })
+    }
+}
+
+/// A number of variable length, and its length.
+fn vint(bytes: &[u8]) -> Option<(u64, usize)> {
+    let length = bytes.first()?.leading_zeros() as usize + 1;
+    let whole = big_endian(bytes.get(..length).filter(|_| length <= 8)?);
+    Some((whole & ((1 << (7 * length)) - 1), length))
+}
+
+impl Matroska {
+    fn element(&mut self, window: Window<'_>, element: Element) -> Result<Step> {
+        let head = Step::Skip(element.head as u64);
+        match element.id {
+            SEGMENT | INFO | TRACKS | AUDIO | CLUSTER | BLOCK_GROUP => return Ok(head),
+            TRACK if self.tracks.len() >= MAX_STREAMS => return Err(NotMeasurable::TooManyStreams),
+            TRACK => {
+                self.tracks.push(Track::default());
+                return Ok(head);
+            }
+            _ => {}
+        }
+        let Some(size) = element.size else {
+            // Only a few may have no size, and all of them are entered.
+            return if element.id == EBML { Err(NotMeasurable::Broken) } else { Ok(Step::Skip(1)) };
+        };
+        let limit = match element.id {
+            BLOCK | SIMPLE_BLOCK => BLOCK_HEAD,
+            TIMESTAMP_SCALE | DURATION | TRACK_NUMBER | TRACK_TYPE | CODEC_ID | CODEC_PRIVATE | CONTENT_ENCODINGS
+            | SAMPLING_FREQUENCY | CLUSTER_TIMESTAMP => VALUE,
+            _ => return Ok(Step::Skip(size.saturating_add(element.head as u64))),
+        };
+        let wanted = element.head + usize::try_from(size).map_or(limit, |size| size.min(limit));
+        let content = match window.first(wanted) {
+            Some(whole) => &whole[element.head..],
+            // Of a block that ends early, as much counts as is there.
+            None if window.is_last => &window.bytes[element.head.min(window.bytes.len())..],
+            None => return Ok(Step::Need(wanted)),
+        };
+        if limit == BLOCK_HEAD {
+            let before_packets = self.block(content, size)?;
+            return Ok(Step::Skip((element.head + before_packets) as u64));
+        }
+        self.value(element.id, content);
+        Ok(Step::Skip(size.saturating_add(element.head as u64)))
+    }
+
+    fn value(&mut self, id: u32, content: &[u8]) {
+        let number = big_endian(content);
+        match id {
+            TIMESTAMP_SCALE => self.scale = number.clamp(1, 1_000_000_000_000),
+            DURATION => self.declared_ticks = float(content),
+            CLUSTER_TIMESTAMP => self.cluster = number.saturating_mul(self.scale),
+            _ => {}
+        }
+        let Some(track) = self.tracks.last_mut() else { return };
+        match id {
+            TRACK_NUMBER => track.number = number,
+            TRACK_TYPE => track.kind = number,
+            CODEC_ID => track.codec = content.to_vec(),
+            CODEC_PRIVATE => track.private = content.to_vec(),
+            CONTENT_ENCODINGS => track.is_encoded = true,
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // out of range becomes the limit
+            SAMPLING_FREQUENCY => track.rate = float(content).unwrap_or(0.0) as u32,
+            _ => {}
+        }
+    }
+
+    /// Reads the head of a block of `size` bytes. Returns how many bytes are before its first packet.
+    fn block(&mut self, content: &[u8], size: u64) -> Result<usize> {
+        let Some((number, length)) = vint(content) else { return Ok(content.len().max(1)) };
+        let Some(head) = content.get(length..length + 3) else { return Ok(content.len()) };
+        let ticks = i64::from(i16::from_be_bytes([head[0], head[1]]));
+        let offset = ticks.unsigned_abs().saturating_mul(self.scale);
+        let time = if ticks < 0 { self.cluster.saturating_sub(offset) } else { self.cluster.saturating_add(offset) };
+        let start = length + 3;
+        let (packets, sizes_length) = laced(&content[start..], head[2] >> 1 & 3, size.saturating_sub(start as u64))?;
+        self.packets = packets;
+        self.packets.reverse();
+        self.number = number;
+        let mut is_known = false;
+        for track in self.tracks.iter_mut().filter(|track| track.number == number) {
+            is_known = true;
+            self.has_unsupported |= !track.begin_block(time);
+        }
+        self.has_unsupported |= !is_known;
+        Ok(start + sizes_length)
+    }
+
+    fn packet(&mut self, window: Window<'_>, size: u32) -> Step {
+        let wanted = (size as usize).min(PACKET_START);
+        let start = match window.first(wanted) {
+            Some(start) => start,
+            None if window.is_last => window.bytes,
+            None => return Step::Need(wanted),
+        };
+        self.packets.pop();
+        for track in self.tracks.iter_mut().filter(|track| track.number == self.number) {
+            if let Some(coding) = track.coding {
+                track.packets += 1;
+                track.counted = track.counted.saturating_add(coding.play_time(start));
+            }
+        }
+        Step::Skip(u64::from(size))
+    }
+}
+
+/// A floating-point number of four or eight bytes.
+fn float(bytes: &[u8]) -> Option<f64> {
+    match bytes.len() {
+        4 => Some(f64::from(f32::from_be_bytes(bytes.try_into().ok()?))),
+        8 => Some(f64::from_be_bytes(bytes.try_into().ok()?)),
+        _ => None,
+    }
+}
+
+/// The sizes of the packets in a block of `size` bytes after its head (RFC 9559, 10.3), and how many bytes tell them.
+fn laced(bytes: &[u8], lacing: u8, size: u64) -> Result<(Vec<u32>, usize)> {
+    let broken = || NotMeasurable::Broken;
+    let narrow = |size: u64| u32::try_from(size).map_err(|_| broken());
+    if lacing == 0 {
+        return Ok((vec![narrow(size)?], 0));
+    }
+    let count = u64::from(*bytes.first().ok_or_else(broken)?) + 1;
+    if lacing == 2 {
+        return Ok((vec![narrow(size.saturating_sub(1) / count)?; usize::try_from(count).unwrap_or(0)], 1));
+    }
+    let (mut sizes, mut at, mut sum, mut last) = (Vec::new(), 1, 0u64, 0u64);
+    for index in 1..count {
+        if lacing == 1 {
+            last = 0;
+            loop {
+                let byte = *bytes.get(at).ok_or_else(broken)?;
+                at += 1;
+                last += u64::from(byte);
+                if byte < 255 {
+                    break;
+                }
+            }
+        } else {
+            let (number, length) = vint(bytes.get(at..).ok_or_else(broken)?).ok_or_else(broken)?;
+            at += length;
+            // All but the first are differences, around the middle of what their length can hold.
+            let middle = (1 << (7 * length - 1)) - 1;
+            last = if index == 1 { number } else { (last + number).checked_sub(middle).ok_or_else(broken)? };
+        }
+        narrow(last)?;
+        sum += last;
+        sizes.push(narrow(last)?);
+    }
+    sizes.push(narrow(size.checked_sub(sum + at as u64).ok_or_else(broken)?)?);
+    Ok((sizes, at))
+}
+
+impl Track {
+    /// Returns whether the track is either measured or no audio.
+    fn begin_block(&mut self, time: u64) -> bool {
+        if self.kind != AUDIO_TRACK {
+            return true;
+        }
+        if self.coding.is_none() && !self.is_encoded {
+            self.coding = self.identify();
+        }
+        let (first, last) = self.span.unwrap_or((time, time));
+        self.span = Some((first.min(time), last.max(time)));
+        self.coding.is_some()
+    }
+
+    fn identify(&self) -> Option<Coding> {
+        match self.codec.as_slice() {
+            b"A_OPUS" => Some(Coding::Opus),
+            // The first of three headers; two sizes of the others come before it, of any length.
+            b"A_VORBIS" => {
+                let at = memchr::memmem::find(&self.private, b"\x01vorbis")?;
+                Coding::vorbis(&self.private[at..])
+            }
+            b"A_FLAC" => StreamInfo::parse(self.private.get(8..)?).map(Coding::Flac),
+            b"A_MPEG/L1" | b"A_MPEG/L2" | b"A_MPEG/L3" => Some(Coding::Mpeg),
+            codec if codec.starts_with(b"A_AAC") => {
+                let by_track = (self.rate > 0).then_some(Coding::Constant { samples: 1024, rate: self.rate });
+                let mut config = self.private.clone();
+                let has_config = config.len() >= 2;
+                config.resize(config.len().max(5), 0);
+                if has_config { Coding::aac(&config) } else { by_track }
+            }
+            _ => None,
+        }
+    }
+
+    /// How long the track plays, if it is one of audio.
+    fn duration(&self) -> Option<Duration> {
+        let coding = self.coding?;
+        let (first, last) = self.span?;
+        let between = Duration::from_nanos(last - first);
+        // Time stamps are of the starts of blocks: the last packet is added.
+        let packets = u32::try_from(self.packets).unwrap_or(u32::MAX).max(1);
+        let stamped = between.saturating_add(self.counted / packets);
+        Some(coding.resolve(stamped, self.counted))
+    }
+}

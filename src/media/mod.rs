@@ -1,0 +1,286 @@
+//! Measures how long recordings play, from their bytes as they pass by.
+//!
+//! A [`Measurer`] is given a recording piece by piece and counts its frames; it holds at most [`MAX_WINDOW`] bytes and
+//! some small tables, however long the recording is. `symphonia` and other demultiplexers want a source that they can
+//! read from, and seek in, at their own pace: they would need a thread or the whole file for each upload. All that is
+//! wanted here is a sum of frame lengths, so each container has a small walker of its own.
+//!
+//! The sum decides what a stranger is charged, so nothing in the file that only claims a duration is trusted where the
+//! frames themselves can be counted. Where a decoder might play more or less, more is counted: encoder delay and
+//! padding, edit lists, gaps between time stamps, and streams that follow one another all count.
+
+mod flac;
+mod matroska;
+mod mp4;
+mod mpeg;
+mod ogg;
+mod packets;
+mod riff;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+/// Most bytes of a recording that are held: enough for the longest frame of AAC and the header behind it.
+pub const MAX_WINDOW: usize = 16 * 1024;
+
+/// Most streams or tracks of one recording.
+const MAX_STREAMS: usize = 128;
+
+/// Bytes that belong to no frame and are forgiven in any recording, besides a tenth of it.
+const FORGIVEN_JUNK: u64 = 64 * 1024;
+
+/// How long a recording plays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Measured {
+    /// By its frames.
+    pub duration: Duration,
+    /// By what its header claims, where it claims anything. Anyone can write there what they like.
+    pub declared: Option<Duration>,
+}
+
+/// Why the length of a recording cannot be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotMeasurable {
+    /// The first bytes are of no container that is measured.
+    #[error("the container is unknown")]
+    UnknownContainer,
+    /// The container holds audio in a coding that is not measured.
+    #[error("the coding of the audio is not supported")]
+    UnsupportedCoding,
+    /// The container breaks its own rules.
+    #[error("the container is broken")]
+    Broken,
+    /// There are no frames of audio.
+    #[error("there are no frames of audio")]
+    NoFrames,
+    /// Much of the recording belongs to no frame.
+    #[error("much of it belongs to no frame of audio")]
+    Junk,
+    /// There are more streams than are kept track of.
+    #[error("there are too many streams")]
+    TooManyStreams,
+}
+
+type Result<T> = std::result::Result<T, NotMeasurable>;
+
+/// What a walker sees: the recording's bytes from position `at` on, as far as they are known.
+#[derive(Clone, Copy)]
+struct Window<'a> {
+    bytes: &'a [u8],
+    at: u64,
+    /// No more bytes follow.
+    is_last: bool,
+}
+
+impl<'a> Window<'a> {
+    /// The first `n` bytes, or `None` if they are not there yet.
+    fn first(&self, n: usize) -> Option<&'a [u8]> {
+        self.bytes.get(..n)
+    }
+}
+
+/// What a walker wants next. To give the same result however the recording is cut, a walker decides by bytes that it
+/// has checked to be in the window.
+enum Step {
+    /// To see what follows so many bytes.
+    Skip(u64),
+    /// To see at least so many bytes from here on.
+    Need(usize),
+}
+
+/// Walks over the frames of one kind of container.
+trait Walk: Send {
+    fn step(&mut self, window: Window<'_>) -> Result<Step>;
+
+    /// The result for a recording of `size` bytes.
+    fn finish(&self, size: u64) -> Result<Measured>;
+}
+
+/// Measures a recording that passes by.
+pub struct Measurer {
+    walker: Option<Box<dyn Walk>>,
+    failure: Option<NotMeasurable>,
+    /// The bytes that the walker must see together.
+    window: Vec<u8>,
+    /// How many bytes of `window` the walker has left behind.
+    passed: usize,
+    /// How many bytes the walker wants to see at once.
+    needed: usize,
+    /// Bytes that are still to be skipped.
+    skip: u64,
+    /// Position of the walker.
+    at: u64,
+    size: u64,
+}
+
+impl Default for Measurer {
+    fn default() -> Measurer {
+        Measurer::new()
+    }
+}
+
+impl Measurer {
+    /// Nothing seen yet.
+    pub fn new() -> Measurer {
+        let window = Vec::new();
+        Measurer { walker: None, failure: None, window, passed: 0, needed: 0, skip: 0, at: 0, size: 0 }
+    }
+
+    /// Takes the next bytes of the recording.
+    pub fn push(&mut self, chunk: &[u8]) {
+        self.size += chunk.len() as u64;
+        let mut rest = chunk;
+        while self.failure.is_none() {
+            let skipped = usize::try_from(self.skip).map_or(rest.len(), |skip| skip.min(rest.len()));
+            self.skip -= skipped as u64;
+            self.at += skipped as u64;
+            rest = &rest[skipped..];
+            let held = self.window.len() - self.passed;
+            if held == 0 {
+                (self.passed, self.needed) = (0, 0);
+                self.window.clear();
+                if rest.is_empty() {
+                    return;
+                }
+                match self.step(rest, false) {
+                    Some(Step::Need(n)) => {
+                        self.needed = n.max(rest.len() + 1);
+                        self.window.extend_from_slice(rest);
+                        return;
+                    }
+                    Some(Step::Skip(n)) => self.skip = n,
+                    None => {}
+                }
+            } else {
+                let taken = self.needed.saturating_sub(held).min(rest.len());
+                self.window.extend_from_slice(&rest[..taken]);
+                rest = &rest[taken..];
+                if held + taken < self.needed {
+                    return;
+                }
+                self.step_in_window(false);
+            }
+        }
+    }
+
+    /// What has been found already to stand against measuring the recording: most that cannot be measured show it in
+    /// their first bytes.
+    pub fn failure(&self) -> Option<NotMeasurable> {
+        self.failure
+    }
+
+    /// The result, once all of the recording has passed.
+    ///
+    /// # Errors
+    /// Why it cannot be measured.
+    pub fn finish(mut self) -> Result<Measured> {
+        while self.failure.is_none() && self.passed < self.window.len() && self.step_in_window(true) {}
+        if let Some(failure) = self.failure {
+            return Err(failure);
+        }
+        self.walker.as_ref().ok_or(NotMeasurable::NoFrames)?.finish(self.size)
+    }
+
+    /// One step over bytes that are held. Returns whether there can be another.
+    fn step_in_window(&mut self, is_last: bool) -> bool {
+        let window = std::mem::take(&mut self.window);
+        let held = window.len() - self.passed;
+        let step = self.step(&window[self.passed..], is_last);
+        self.window = window;
+        match step {
+            Some(Step::Skip(n)) => {
+                let passed = usize::try_from(n).map_or(held, |n| n.min(held));
+                self.passed += passed;
+                self.at += passed as u64;
+                (self.skip, self.needed) = (n - passed as u64, 0);
+                if self.passed > MAX_WINDOW {
+                    self.window.drain(..std::mem::take(&mut self.passed));
+                }
+                true
+            }
+            Some(Step::Need(n)) => {
+                self.needed = n.max(held + 1);
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// Lets the walker take a step; `None` if the recording turns out not to be measurable.
+    fn step(&mut self, bytes: &[u8], is_last: bool) -> Option<Step> {
+        let window = Window { bytes, at: self.at, is_last };
+        let step = match &mut self.walker {
+            Some(walker) => walker.step(window),
+            None => recognize(window).map(|recognized| match recognized {
+                Recognized::Walker(walker) => {
+                    self.walker = Some(walker);
+                    Step::Skip(0)
+                }
+                Recognized::NotYet(step) => step,
+            }),
+        };
+        let step = step.and_then(|step| match step {
+            Step::Need(n) if n > MAX_WINDOW => Err(NotMeasurable::Broken),
+            step => Ok(step),
+        });
+        step.map_err(|failure| self.failure = Some(failure)).ok()
+    }
+}
+
+enum Recognized {
+    Walker(Box<dyn Walk>),
+    NotYet(Step),
+}
+
+/// Recognizes a container by its first bytes. Tags in front of it are skipped: any container may have some.
+fn recognize(window: Window<'_>) -> Result<Recognized> {
+    const LONGEST: usize = 12;
+    let Window { bytes, at, is_last } = window;
+    if bytes.len() < LONGEST && !is_last {
+        return Ok(Recognized::NotYet(Step::Need(LONGEST)));
+    }
+    let has = |from: usize, text: &[u8]| bytes.get(from..).is_some_and(|rest| rest.starts_with(text));
+    if let Some(length) = mpeg::id3_length(bytes) {
+        return Ok(Recognized::NotYet(Step::Skip(length)));
+    }
+    Ok(Recognized::Walker(if (has(0, b"RIFF") || has(0, b"RF64")) && has(8, b"WAVE") {
+        Box::new(riff::Riff::default())
+    } else if has(0, b"fLaC") {
+        Box::new(flac::NativeFlac::default())
+    } else if has(0, b"OggS") {
+        Box::new(ogg::Ogg::default())
+    } else if has(0, b"\x1aE\xdf\xa3") {
+        Box::new(matroska::Matroska::default())
+    } else if has(4, b"ftyp") {
+        Box::new(mp4::Mp4::default())
+    } else if at > 0 || mpeg::Frame::parse(bytes).is_some() {
+        Box::new(mpeg::Mpeg::default())
+    } else {
+        return Err(NotMeasurable::UnknownContainer);
+    }))
+}
+
+/// How long so many samples play; nothing if there is no rate.
+fn play_time(samples: u64, rate: u32) -> Duration {
+    let nanos = u128::from(samples) * 1_000_000_000 / u128::from(rate.max(1));
+    if rate == 0 { Duration::ZERO } else { u64::try_from(nanos).map_or(Duration::MAX, Duration::from_nanos) }
+}
+
+fn u16_le(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_le_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+}
+
+fn u32_le(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+/// A big-endian number of up to eight bytes.
+fn big_endian(bytes: &[u8]) -> u64 {
+    bytes.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
+/// The big-endian 32-bit number at a place.
+fn u32_be(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}

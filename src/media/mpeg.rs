@@ -1,0 +1,186 @@
+//! MPEG audio (MP3, ISO 11172-3 and 13818-3, and the unofficial MPEG 2.5) and AAC in ADTS (ISO 13818-7), which are bare
+//! sequences of frames.
+//!
+//! A frame counts if the one before it ends where it starts, or if another frame of its kind follows it.
+
+use std::time::Duration;
+
+use memchr::memchr;
+
+use super::{FORGIVEN_JUNK, Measured, NotMeasurable, Result, Step, Walk, Window, play_time, u32_be};
+
+/// Bytes of a frame's header that are looked at.
+const HEADER: usize = 7;
+/// Bytes of the first frame in which a table of contents may start.
+const CONTENTS: usize = 64;
+
+/// The header of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Frame {
+    pub(super) bytes: usize,
+    pub(super) samples: u32,
+    pub(super) rate: u32,
+    /// Version and layer.
+    kind: u8,
+    is_mono: bool,
+}
+
+impl Frame {
+    /// Reads the header at the start of `bytes`.
+    pub(super) fn parse(bytes: &[u8]) -> Option<Frame> {
+        let header = bytes.get(..HEADER)?;
+        if header[0] != 0xff || header[1] & 0xe0 != 0xe0 {
+            return None;
+        }
+        if header[1] & 0xf6 == 0xf0 { Frame::adts(header) } else { Frame::mpeg(header) }
+    }
+
+    fn adts(header: &[u8]) -> Option<Frame> {
+        let rate = aac_rate(header[2] >> 2 & 15)?;
+        let bytes = usize::from(header[3] & 3) << 11 | usize::from(header[4]) << 3 | usize::from(header[5] >> 5);
+        let samples = 1024 * (u32::from(header[6] & 3) + 1);
+        (bytes >= HEADER).then_some(Frame { bytes, samples, rate, kind: 0, is_mono: false })
+    }
+
+    fn mpeg(header: &[u8]) -> Option<Frame> {
+        const MPEG1: [[u32; 14]; 3] = [
+            [32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320],
+            [32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384],
+            [32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448],
+        ];
+        const MPEG2: [[u32; 14]; 2] = [
+            [8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160],
+            [32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256],
+        ];
+        let (version, layer) = (header[1] >> 3 & 3, header[1] >> 1 & 3);
+        let halvings = [Some(2), None, Some(1), Some(0)][usize::from(version)]?;
+        let rate = [44_100, 48_000, 32_000].get(usize::from(header[2] >> 2 & 3))? >> halvings;
+        // Layer III is 1, layer I is 3.
+        let row = usize::from(layer).checked_sub(1)?;
+        let rates = if halvings == 0 { &MPEG1[row] } else { &MPEG2[row / 2] };
+        let bit_rate = rates.get(usize::from(header[2] >> 4).checked_sub(1)?)? * 1000;
+        let padding = u32::from(header[2] >> 1 & 1);
+        let (samples, bytes) = match layer {
+            3 => (384, (12 * bit_rate / rate + padding) * 4),
+            1 if halvings > 0 => (576, 72 * bit_rate / rate + padding),
+            _ => (1152, 144 * bit_rate / rate + padding),
+        };
+        let bytes = usize::try_from(bytes).ok()?;
+        Some(Frame { bytes, samples, rate, kind: header[1] & 0x1e, is_mono: header[3] >> 6 == 3 })
+    }
+
+    fn is_like(&self, other: &Frame) -> bool {
+        (self.kind, self.rate) == (other.kind, other.rate)
+    }
+
+    /// How many frames follow by the table of contents that encoders write into a first frame without sound.
+    fn contents(&self, bytes: &[u8]) -> Option<Option<u32>> {
+        let side_info = match (self.samples == 1152, self.is_mono) {
+            (true, false) => 32,
+            (true, true) | (false, false) => 17,
+            (false, true) => 9,
+        };
+        let at = 4 + side_info;
+        match bytes.get(at..at + 4)? {
+            b"Xing" | b"Info" => Some(u32_be(bytes, at + 4).filter(|flags| flags & 1 == 1).and(u32_be(bytes, at + 8))),
+            _ if self.kind != 0 && bytes.get(36..40)? == b"VBRI" => Some(u32_be(bytes, 50)),
+            _ => None,
+        }
+    }
+}
+
+/// The sampling rate of an index, in ADTS and in MP4's configuration of AAC.
+pub(super) fn aac_rate(index: u8) -> Option<u32> {
+    const RATES: [u32; 13] =
+        [96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8000, 7350];
+    RATES.get(usize::from(index)).copied()
+}
+
+/// The length of the ID3v2 tag at the start of `bytes`.
+pub(super) fn id3_length(bytes: &[u8]) -> Option<u64> {
+    let head = bytes.get(..10).filter(|head| head.starts_with(b"ID3"))?;
+    let length = head[6..10].iter().fold(0, |length, byte| length << 7 | u64::from(byte & 0x7f));
+    let footer = if head[5] & 0x10 == 0 { 0 } else { 10 };
+    Some(10 + length + footer)
+}
+
+#[derive(Default)]
+pub(super) struct Mpeg {
+    /// Where the frame that was counted last ends.
+    end: Option<u64>,
+    duration: Duration,
+    declared: Option<Duration>,
+    junk: u64,
+    /// Up to here, bytes belong to a tag; they may be what they like.
+    tag_end: u64,
+}
+
+impl Walk for Mpeg {
+    fn step(&mut self, window: Window<'_>) -> Result<Step> {
+        let Window { bytes, at, is_last } = window;
+        if bytes.len() < 16 && !is_last {
+            return Ok(Step::Need(16));
+        }
+        self.see_tag(bytes, at);
+        let Some(frame) = Frame::parse(bytes) else {
+            let next = bytes.get(1..).and_then(|rest| memchr(0xff, rest)).map_or(bytes.len(), |n| n + 1);
+            // What is left must have been looked at from its first byte on, for there may be a tag.
+            return Ok(self.pass_over(at, if is_last { 1 } else { next.min(tag_distance(bytes)) }));
+        };
+        if self.end != Some(at) {
+            if bytes.len() < frame.bytes + HEADER && !is_last {
+                return Ok(Step::Need(frame.bytes + HEADER));
+            }
+            let following = bytes.get(frame.bytes..).filter(|rest| !rest.is_empty());
+            let is_followed = following.map(|rest| Frame::parse(rest).is_some_and(|next| next.is_like(&frame)));
+            if is_followed == Some(false) {
+                return Ok(self.pass_over(at, 1));
+            }
+        }
+        if self.end.is_none() && frame.kind != 0 {
+            let wanted = frame.bytes.min(CONTENTS);
+            if bytes.len() < wanted && !is_last {
+                return Ok(Step::Need(wanted));
+            }
+            if let Some(frames) = frame.contents(bytes) {
+                let samples = frames.map(|frames| u64::from(frames) * u64::from(frame.samples));
+                self.declared = samples.map(|samples| play_time(samples, frame.rate));
+                self.end = Some(at + frame.bytes as u64);
+                return Ok(Step::Skip(frame.bytes as u64));
+            }
+        }
+        self.end = Some(at + frame.bytes as u64);
+        self.duration = self.duration.saturating_add(play_time(u64::from(frame.samples), frame.rate));
+        Ok(Step::Skip(frame.bytes as u64))
+    }
+
+    fn finish(&self, size: u64) -> Result<Measured> {
+        match self.duration.is_zero() {
+            true => Err(NotMeasurable::NoFrames),
+            false if self.junk > size / 10 + FORGIVEN_JUNK => Err(NotMeasurable::Junk),
+            false => Ok(Measured { duration: self.duration, declared: self.declared }),
+        }
+    }
+}
+
+/// Bytes up to the next one at which a tag may start.
+fn tag_distance(bytes: &[u8]) -> usize {
+    bytes.get(1..).and_then(|rest| memchr::memchr2(b'I', b'A', rest)).map_or(bytes.len(), |n| n + 1)
+}
+
+impl Mpeg {
+    /// Tags between frames are no junk, but decoders do not all skip them, so frames in them still count.
+    fn see_tag(&mut self, bytes: &[u8], at: u64) {
+        let ape = bytes.get(..16).filter(|head| head.starts_with(b"APETAGEX"));
+        let ape = ape.and_then(|head| super::u32_le(head, 12)).map(|length| u64::from(length) + 32);
+        if let Some(length) = ape.or_else(|| id3_length(bytes)) {
+            self.tag_end = self.tag_end.max(at + length);
+        }
+    }
+
+    fn pass_over(&mut self, at: u64, bytes: usize) -> Step {
+        let end = at + bytes as u64;
+        self.junk += end - end.min(at.max(self.tag_end));
+        Step::Skip(bytes as u64)
+    }
+}

@@ -1,0 +1,224 @@
+//! Ogg (RFC 3533) with Opus (RFC 7845), Vorbis or FLAC.
+//!
+//! The packets of Opus and FLAC are counted. Granule positions, which a stranger writes, only shorten the end of an Opus
+//! stream by less than a packet's length; they decide for Vorbis, within limits. The streams of a file are added up,
+//! whether they are chained or multiplexed.
+
+use std::time::Duration;
+
+use memchr::memchr;
+
+use super::flac::StreamInfo;
+use super::packets::{Coding, PACKET_START};
+use super::{
+    FORGIVEN_JUNK, MAX_STREAMS, Measured, NotMeasurable, Result, Step, Walk, Window, play_time, u16_le, u32_le,
+};
+
+/// Bytes of a page's header before its table of segments.
+const PAGE_HEADER: usize = 27;
+/// Bytes of a stream's first packet that are looked at.
+const IDENTIFICATION: usize = 64;
+/// The rate of Opus's granule positions.
+const OPUS_RATE: u32 = 48_000;
+/// The longest packet of Opus.
+const OPUS_PACKET: Duration = Duration::from_millis(120);
+
+/// A logical stream.
+struct Stream {
+    serial: u32,
+    coding: Option<Coding>,
+    pre_skip: Duration,
+    /// What the packets hold so far.
+    counted: Duration,
+    packets: u64,
+    /// Samples per second of granule positions.
+    rate: u32,
+    /// The granule position at which the stream starts, and the last one.
+    granules: Option<(u64, u64)>,
+    is_out_of_order: bool,
+}
+
+/// A part of a page: a packet, or a piece of one.
+#[derive(Clone, Copy)]
+struct Piece {
+    bytes: u32,
+    is_packet_start: bool,
+}
+
+#[derive(Default)]
+pub(super) struct Ogg {
+    streams: Vec<Stream>,
+    pieces: Vec<Piece>,
+    next_piece: usize,
+    /// The stream of the page, and the granule position at its end.
+    stream: Option<usize>,
+    granule: u64,
+    is_first_page: bool,
+    has_unsupported: bool,
+    junk: u64,
+}
+
+impl Walk for Ogg {
+    fn step(&mut self, window: Window<'_>) -> Result<Step> {
+        match self.pieces.get(self.next_piece) {
+            Some(piece) => self.piece(window, *piece),
+            None => self.page(window),
+        }
+    }
+
+    fn finish(&self, size: u64) -> Result<Measured> {
+        let duration = self.streams.iter().fold(Duration::ZERO, |sum, stream| sum.saturating_add(stream.duration()));
+        match self.has_unsupported {
+            true => Err(NotMeasurable::UnsupportedCoding),
+            false if duration.is_zero() => Err(NotMeasurable::NoFrames),
+            false if self.junk > size / 10 + FORGIVEN_JUNK => Err(NotMeasurable::Junk),
+            false => Ok(Measured { duration, declared: self.declared() }),
+        }
+    }
+}
+
+impl Ogg {
+    fn page(&mut self, window: Window<'_>) -> Result<Step> {
+        let Some(head) = window.first(PAGE_HEADER) else { return Ok(Step::Need(PAGE_HEADER)) };
+        if !head.starts_with(b"OggS\0") {
+            let next = memchr(b'O', &window.bytes[1..]).map_or(window.bytes.len(), |n| n + 1);
+            self.junk += next as u64;
+            return Ok(Step::Skip(next as u64));
+        }
+        let header = PAGE_HEADER + usize::from(head[26]);
+        let Some(whole) = window.first(header) else { return Ok(Step::Need(header)) };
+        let (flags, serial) = (head[5], u32_le(head, 14).unwrap_or(0));
+        self.granule = head[6..14].iter().rev().fold(0, |granule, byte| granule << 8 | u64::from(*byte));
+        self.set_pieces(&whole[PAGE_HEADER..], flags & 1 == 1);
+        self.is_first_page = flags & 2 == 2;
+        if self.is_first_page {
+            if self.streams.len() >= MAX_STREAMS {
+                return Err(NotMeasurable::TooManyStreams);
+            }
+            self.streams.push(Stream::new(serial));
+        }
+        self.stream = self.streams.iter().rposition(|stream| stream.serial == serial);
+        if self.stream.is_none() {
+            self.junk += self.pieces.iter().map(|piece| u64::from(piece.bytes)).sum::<u64>();
+        }
+        if self.pieces.is_empty() {
+            self.end_page();
+        }
+        Ok(Step::Skip(header as u64))
+    }
+
+    /// Segments of 255 bytes are continued by the next one.
+    fn set_pieces(&mut self, segments: &[u8], is_continued: bool) {
+        self.pieces.clear();
+        self.next_piece = 0;
+        let (mut bytes, mut is_packet_start, mut is_open) = (0, !is_continued, false);
+        for segment in segments {
+            bytes += u32::from(*segment);
+            is_open = *segment == 255;
+            if !is_open {
+                self.pieces.push(Piece { bytes, is_packet_start });
+                (bytes, is_packet_start) = (0, true);
+            }
+        }
+        if is_open {
+            self.pieces.push(Piece { bytes, is_packet_start });
+        }
+    }
+
+    fn piece(&mut self, window: Window<'_>, piece: Piece) -> Result<Step> {
+        let wanted = (piece.bytes as usize).min(if self.is_first_page { IDENTIFICATION } else { PACKET_START });
+        let Some(start) = window.first(wanted) else { return Ok(Step::Need(wanted)) };
+        self.next_piece += 1;
+        if let Some(stream) =
+            self.stream.and_then(|index| self.streams.get_mut(index)).filter(|_| piece.is_packet_start)
+        {
+            stream.packets += 1;
+            if stream.packets == 1 {
+                self.has_unsupported |= !stream.identify(start);
+            } else if let Some(coding) = stream.coding {
+                // Opus's second packet holds comments.
+                let is_header = coding == Coding::Opus && stream.packets == 2;
+                let added = if is_header { Duration::ZERO } else { coding.play_time(start) };
+                stream.counted = stream.counted.saturating_add(added);
+            }
+        }
+        if self.next_piece == self.pieces.len() {
+            self.end_page();
+        }
+        Ok(Step::Skip(u64::from(piece.bytes)))
+    }
+
+    fn end_page(&mut self) {
+        // All bits are set where no packet ends on the page.
+        if self.granule != u64::MAX
+            && let Some(stream) = self.stream.and_then(|index| self.streams.get_mut(index))
+        {
+            stream.end_page(self.granule);
+        }
+    }
+
+    /// The granule positions say how long each stream is, but for Opus's pre-skip.
+    fn declared(&self) -> Option<Duration> {
+        let sum = self.streams.iter().fold(Duration::ZERO, |sum, stream| sum.saturating_add(stream.stamped()));
+        (!sum.is_zero()).then_some(sum)
+    }
+}
+
+impl Stream {
+    fn new(serial: u32) -> Stream {
+        let (coding, granules, pre_skip, counted) = (None, None, Duration::ZERO, Duration::ZERO);
+        Stream { serial, coding, pre_skip, counted, packets: 0, rate: 0, granules, is_out_of_order: false }
+    }
+
+    /// Reads the first packet. Returns whether the stream is either measured or no audio.
+    fn identify(&mut self, start: &[u8]) -> bool {
+        const NO_AUDIO: [&[u8]; 4] = [b"\x80theora", b"fishead\0", b"BBCD\0", b"OVP80"];
+        if start.starts_with(b"OpusHead") {
+            self.pre_skip = play_time(u64::from(u16_le(start, 10).unwrap_or(0)), OPUS_RATE);
+            (self.coding, self.rate) = (Some(Coding::Opus), OPUS_RATE);
+        } else if let Some(vorbis) = Coding::vorbis(start) {
+            self.coding = Some(vorbis);
+            self.rate = u32_le(start, 12).unwrap_or(0);
+        } else if start.starts_with(b"\x7fFLAC") {
+            let info = start.get(17..).and_then(StreamInfo::parse);
+            self.coding = info.map(Coding::Flac);
+        }
+        self.coding.is_some() || NO_AUDIO.iter().any(|magic| start.starts_with(magic))
+    }
+
+    fn end_page(&mut self, granule: u64) {
+        match &mut self.granules {
+            // Pages of headers have the position 0.
+            _ if self.counted.is_zero() => {}
+            None => {
+                // A stream that was cut out of a longer one starts late; otherwise the first page's packets end here.
+                let counted = u64::try_from(self.counted.as_nanos() * u128::from(self.rate) / 1_000_000_000);
+                self.granules = Some((granule.saturating_sub(counted.unwrap_or(u64::MAX)), granule));
+            }
+            Some((_, last)) => {
+                self.is_out_of_order |= granule < *last;
+                *last = granule;
+            }
+        }
+    }
+
+    fn stamped(&self) -> Duration {
+        self.granules.map_or(Duration::ZERO, |(first, last)| play_time(last.saturating_sub(first), self.rate))
+    }
+
+    fn duration(&self) -> Duration {
+        let stamped = self.stamped();
+        match self.coding {
+            None => Duration::ZERO,
+            // The last packet may be used in part.
+            Some(Coding::Opus) => {
+                let is_end_cut = !self.is_out_of_order && stamped.saturating_add(OPUS_PACKET) >= self.counted;
+                let played = if is_end_cut { stamped.min(self.counted) } else { self.counted };
+                played.saturating_sub(self.pre_skip)
+            }
+            Some(Coding::Vorbis { .. }) if self.is_out_of_order => self.counted,
+            Some(coding @ Coding::Vorbis { .. }) => coding.resolve(stamped, self.counted),
+            Some(_) => self.counted,
+        }
+    }
+}

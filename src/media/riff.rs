@@ -1,0 +1,125 @@
+//! WAV: RIFF, and RF64 for more than 4 GiB (EBU Tech 3306).
+//!
+//! The bytes of all `data` chunks count, by the bytes of a frame of samples and the sampling rate. The byte rate in the
+//! header is ignored. A `data` chunk of size 0 or 0xFFFFFFFF, as written by encoders that stream, reaches to the end.
+
+use std::time::Duration;
+
+use super::{Measured, NotMeasurable, Result, Step, Walk, Window, play_time, u16_le, u32_le};
+
+/// The size of a chunk that is not known.
+const UNKNOWN: u32 = u32::MAX;
+
+/// How samples are laid out.
+#[derive(Clone, Copy)]
+struct Format {
+    rate: u32,
+    block_bytes: u32,
+    block_samples: u32,
+}
+
+#[derive(Default)]
+pub(super) struct Riff {
+    format: Option<Format>,
+    /// Where the `data` chunks that have ended are, in all.
+    data_bytes: u64,
+    /// Where the last `data` chunk starts, and where it claims to end.
+    last_data: Option<(u64, u64)>,
+    /// The size of the `data` chunk by RF64's `ds64`.
+    long_size: Option<u64>,
+}
+
+impl Walk for Riff {
+    fn step(&mut self, window: Window<'_>) -> Result<Step> {
+        let Some(head) = window.first(8) else { return Ok(Step::Need(8)) };
+        let (name, size) = (&head[..4], u32_le(head, 4).unwrap_or(0));
+        if self.last_data.is_some() && !name.iter().all(|c| c.is_ascii_graphic() || *c == b' ') {
+            // This is no chunk, so the size of the data was wrong: what follows is taken for samples, too.
+            self.last_data = self.last_data.map(|(start, _)| (start, u64::MAX));
+            return Ok(Step::Skip(u64::MAX));
+        }
+        let content = window.at + 8;
+        match name {
+            // Its content is chunks. A file that was appended to another one also comes here.
+            b"RIFF" | b"RF64" => return Ok(Step::Skip(12)),
+            b"fmt " => {
+                let length = 8 + (size as usize).min(40);
+                let Some(chunk) = window.first(length) else { return Ok(Step::Need(length)) };
+                let format = Format::parse(&chunk[8..])?;
+                // Where there are several, the one that makes the recording longer counts.
+                let is_longer = self.format.is_none_or(|old| format.second_bytes() < old.second_bytes());
+                self.format = if is_longer { Some(format) } else { self.format };
+            }
+            b"ds64" => {
+                let Some(chunk) = window.first(24) else { return Ok(Step::Need(24)) };
+                self.long_size = Some(super::big_endian(&reversed(&chunk[16..24])));
+            }
+            b"data" => {
+                let known = match size {
+                    0 => None,
+                    UNKNOWN => self.long_size.filter(|size| *size > 0),
+                    size => Some(u64::from(size)),
+                };
+                let end = known.map_or(u64::MAX, |size| content.saturating_add(size));
+                if let Some((start, end)) = self.last_data.replace((content, end)) {
+                    self.data_bytes = self.data_bytes.saturating_add(end - start);
+                }
+                return Ok(Step::Skip(known.map_or(u64::MAX, |size| size.saturating_add(8 + size % 2))));
+            }
+            _ => {}
+        }
+        // A chunk of odd length is followed by one byte of padding.
+        Ok(Step::Skip(8 + u64::from(size) + u64::from(size % 2)))
+    }
+
+    fn finish(&self, size: u64) -> Result<Measured> {
+        let format = self.format.ok_or(NotMeasurable::Broken)?;
+        let (start, end) = self.last_data.ok_or(NotMeasurable::NoFrames)?;
+        let there = self.data_bytes + end.min(size).saturating_sub(start);
+        let declared = (end != u64::MAX).then(|| format.play_time(self.data_bytes.saturating_add(end - start)));
+        Ok(Measured { duration: format.play_time(there), declared })
+    }
+}
+
+fn reversed(bytes: &[u8]) -> Vec<u8> {
+    bytes.iter().rev().copied().collect()
+}
+
+impl Format {
+    /// Reads the content of a `fmt ` chunk.
+    fn parse(chunk: &[u8]) -> Result<Format> {
+        let field = |at| u16_le(chunk, at).map(u32::from).ok_or(NotMeasurable::Broken);
+        let (mut tag, channels, align, bits) = (field(0)?, field(2)?, field(12)?, field(14)?);
+        let rate = u32_le(chunk, 4).filter(|rate| *rate > 0).ok_or(NotMeasurable::Broken)?;
+        if tag == 0xfffe {
+            tag = field(24)?; // The first bytes of the sub-format's GUID.
+        }
+        let (block_bytes, block_samples) = match tag {
+            // PCM, floating point, A-law, µ-law. Decoders go by the bits of a sample or by the alignment; the smaller
+            // one makes the recording longer.
+            1 | 3 | 6 | 7 => {
+                let by_bits = channels * bits.div_ceil(8);
+                ([align, by_bits].into_iter().filter(|bytes| *bytes > 0).min().unwrap_or(0), 1)
+            }
+            // ADPCM by Microsoft and IMA: a header of each channel holds the first samples of a block.
+            2 if channels > 0 && align > 7 * channels => (align, (align - 7 * channels) * 2 / channels + 2),
+            0x11 if channels > 0 && align > 4 * channels => (align, (align - 4 * channels) * 2 / channels + 1),
+            0x31 => (65, 320), // GSM 06.10.
+            _ => return Err(NotMeasurable::UnsupportedCoding),
+        };
+        match channels > 0 && block_bytes > 0 {
+            true => Ok(Format { rate, block_bytes, block_samples }),
+            false => Err(NotMeasurable::Broken),
+        }
+    }
+
+    /// Bytes per second, for comparison.
+    fn second_bytes(&self) -> u64 {
+        u64::from(self.rate) * u64::from(self.block_bytes) / u64::from(self.block_samples)
+    }
+
+    fn play_time(&self, bytes: u64) -> Duration {
+        let blocks = bytes.div_ceil(u64::from(self.block_bytes));
+        play_time(blocks.saturating_mul(u64::from(self.block_samples)), self.rate)
+    }
+}
