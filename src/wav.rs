@@ -1,4 +1,4 @@
-//! WAV files (RIFF), as far as lengths go: how long one plays, and a header for samples.
+//! Writes WAV files (RIFF), and puts right the lengths in those of servers that stream. `media` measures them.
 
 /// Bytes of the header that [`file`] writes.
 const HEADER: usize = 44;
@@ -52,13 +52,6 @@ pub fn layout(start: &[u8]) -> Option<Layout> {
     }
 }
 
-/// How long a file of `size` bytes plays, in milliseconds, by its start.
-pub fn duration_millis(start: &[u8], size: u64) -> Option<i64> {
-    let layout = layout(start)?;
-    let bytes = u64::from(layout.length).min(size.saturating_sub(layout.data as u64));
-    i64::try_from(bytes * 1000 / u64::from(layout.rate)).ok()
-}
-
 /// Puts the true lengths into the header of a whole file, where a server that streamed it could not know them.
 pub fn correct_lengths(file: &mut [u8]) {
     let Some(layout) = layout(file) else { return };
@@ -75,21 +68,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_is_a_second() {
-        let second = file(24_000, 24, &vec![0; 72_000]);
-        assert_eq!(duration_millis(&second, second.len() as u64), Some(1000));
-        assert_eq!(duration_millis(&second[..100], 44 + 36_000), Some(500), "cut in the middle");
-        assert_eq!(duration_millis(&file(8000, 16, &[]), 44), Some(0));
-    }
-
-    #[test]
     fn other_chunks_may_come_first_and_lengths_may_be_unknown() {
         let mut streamed = file(8000, 16, &[1; 16]);
         streamed[4..8].copy_from_slice(&[0xff; 4]);
         streamed[40..44].copy_from_slice(&[0xff; 4]);
         streamed.splice(12..12, *b"LIST\x03\0\0\0abc\0");
-        let size = streamed.len() as u64;
-        assert_eq!(duration_millis(&streamed, size), Some(1));
         correct_lengths(&mut streamed);
         assert_eq!(layout(&streamed).unwrap().length, 16);
         assert_eq!(streamed[4..8], 64u32.to_le_bytes().map(|b| b)[..]);

@@ -169,18 +169,19 @@ impl AudioSource for FormUpload<'_> {
 }
 
 fn outcome(mut pending: PendingTranscription, model: String, options: &Options) -> Result<Outcome> {
-    let (bytes, transcript, duration_millis) = pending.read()?;
+    let (bytes, transcript, duration) = pending.read()?;
     drop(bytes);
     let transcript = transcript.ok_or_else(not_json)?;
     let response = if options.as_srt {
         // The older API sent the subtitles as a JSON string.
-        Response::json(200, &transcript.subtitles(SubtitleFormat::LegacySrt, duration_millis))
+        Response::json(200, &transcript.subtitles(SubtitleFormat::LegacySrt, duration.millis))
             .header("Content-Disposition", "attachment; filename=audio.srt")
     } else {
         let segments = if options.with_segments { transcript.segments() } else { Vec::new() };
         Response::json(200, &json!({"text": transcript.text, "segments": segments}))
     };
-    let units = transcription::units(duration_millis);
-    let usage = ModelUsage { model, units, estimated: false, latency_micros: pending.reply.latency_micros() };
+    let units = transcription::units(duration.millis);
+    let latency_micros = pending.reply.latency_micros();
+    let usage = ModelUsage { model, units, estimated: duration.estimated, latency_micros };
     Ok(Outcome::Reply(mark_demo(response, pending.reply.is_demo), usage))
 }

@@ -80,24 +80,25 @@ impl Options {
 
 fn outcome(mut pending: PendingTranscription, options: Options) -> Result<Outcome> {
     if pending.reply.media_type == sse::MEDIA_TYPE {
-        let counter = UsageCounter::new(ChargeBasis::Fixed(transcription::units(pending.duration_millis)), 0);
+        let counter = UsageCounter::new(ChargeBasis::Fixed(transcription::units(pending.duration.millis)), 0);
         return Ok(EventStream { reply: pending.reply, counter, hides_usage: false }.into_outcome(options.model));
     }
-    let (bytes, transcript, duration_millis) = pending.read()?;
+    let (bytes, transcript, duration) = pending.read()?;
     if !options.is_direct && transcript.is_none() {
         return Err(not_json());
     }
     let is_unchanged = options.is_direct || options.format == "verbose_json";
     let response = if let Some(transcript) = transcript.filter(|_| !is_unchanged) {
-        mark_demo(format(&transcript, &options.format, duration_millis), pending.reply.is_demo)
+        mark_demo(format(&transcript, &options.format, duration.millis), pending.reply.is_demo)
     } else {
         let mut response = response_typed_as(&pending.reply);
         response.content = Content::Bytes(bytes.into());
         response
     };
-    let units = transcription::units(duration_millis);
+    let units = transcription::units(duration.millis);
     let latency_micros = pending.reply.latency_micros();
-    Ok(Outcome::Reply(response, ModelUsage { model: options.model, units, estimated: false, latency_micros }))
+    let usage = ModelUsage { model: options.model, units, estimated: duration.estimated, latency_micros };
+    Ok(Outcome::Reply(response, usage))
 }
 
 fn format(transcript: &Transcript, format: &str, duration_millis: i64) -> Response {

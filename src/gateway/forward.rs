@@ -3,9 +3,15 @@
 use std::io::{self, Read};
 
 use crate::error::{Error, Result};
+use crate::media::{Measurer, NotMeasurable};
 
 use super::MAX_RECORDING;
-use super::audio_type;
+
+/// Bytes from the start of a recording that are examined before anything is sent.
+const PREFIX: usize = 4096;
+
+/// The message for a recording whose length cannot be measured, and which could therefore not be charged for exactly.
+const NOT_MEASURABLE: &str = "The recording's length cannot be measured; send WAV, MP3, FLAC, Ogg, WebM, MP4 or AAC";
 
 /// Names and values of form fields.
 pub type FormFields = Vec<(String, String)>;
@@ -31,8 +37,8 @@ pub struct ForwardedUpload<'a> {
     buffer: Vec<u8>,
     sent: usize,
     is_file_complete: bool,
-    /// The first bytes of the recording.
-    pub start: Vec<u8>,
+    /// Measures the recording as it passes.
+    measurer: Measurer,
     /// Bytes of the recording so far.
     pub size: u64,
     /// Why the upload could not be read. This takes precedence over what the model server replies to a part of it.
@@ -43,7 +49,7 @@ impl<'a> ForwardedUpload<'a> {
     /// Checks the first bytes of the recording and prepares a body of `leading` fields and the recording.
     ///
     /// # Errors
-    /// 400 for an empty file or one that is no audio file; 408 or 413 if it cannot be read.
+    /// 400 for an empty file or one whose start shows that its length cannot be measured; 408 or 413 if it cannot be read.
     pub fn new(
         source: &'a mut dyn AudioSource,
         file_name: &str,
@@ -51,8 +57,8 @@ impl<'a> ForwardedUpload<'a> {
         map_trailing: MapTrailing<'a>,
     ) -> Result<ForwardedUpload<'a>> {
         let mut start = Vec::new();
-        (&mut *source).take(audio_type::PREFIX as u64).read_to_end(&mut start).map_err(|e| upload_error(&e))?;
-        audio_type::check(&start)?;
+        (&mut *source).take(PREFIX as u64).read_to_end(&mut start).map_err(|e| upload_error(&e))?;
+        let measurer = measure_start(&start)?;
         let boundary = format!("textgen-{}", crate::accounts::random(32)?);
         let mut buffer = Vec::with_capacity(start.len() + 1024);
         for (name, value) in leading {
@@ -65,7 +71,7 @@ impl<'a> ForwardedUpload<'a> {
         buffer.extend_from_slice(head.as_bytes());
         buffer.extend_from_slice(&start);
         let (size, sent, is_file_complete, failure) = (start.len() as u64, 0, false, None);
-        Ok(ForwardedUpload { source, map_trailing, boundary, buffer, sent, is_file_complete, start, size, failure })
+        Ok(ForwardedUpload { source, map_trailing, boundary, buffer, sent, is_file_complete, measurer, size, failure })
     }
 
     /// The media type of the body.
@@ -76,6 +82,15 @@ impl<'a> ForwardedUpload<'a> {
     /// Whether all of the upload was read.
     pub fn is_complete(&self) -> bool {
         self.is_file_complete && self.failure.is_none()
+    }
+
+    /// How long the recording plays, in milliseconds, once all of it was read.
+    ///
+    /// # Errors
+    /// Why that cannot be measured.
+    pub(super) fn measured_millis(&mut self) -> std::result::Result<i64, NotMeasurable> {
+        let measured = std::mem::take(&mut self.measurer).finish()?;
+        Ok(i64::try_from((measured.duration.as_nanos() + 500_000) / 1_000_000).unwrap_or(i64::MAX))
     }
 
     fn read_next(&mut self, out: &mut [u8]) -> Result<usize> {
@@ -93,6 +108,7 @@ impl<'a> ForwardedUpload<'a> {
         if self.size > MAX_RECORDING {
             return Err(too_large());
         }
+        self.measurer.push(&out[..n]);
         if n > 0 || out.is_empty() {
             return Ok(n);
         }
@@ -110,6 +126,23 @@ impl<'a> ForwardedUpload<'a> {
         self.buffer.extend_from_slice(format!("--{}--\r\n", self.boundary).as_bytes());
         Ok(())
     }
+}
+
+/// Begins to measure a recording by its first bytes; all of them, if they are fewer than [`PREFIX`].
+fn measure_start(start: &[u8]) -> Result<Measurer> {
+    if start.is_empty() {
+        return Err(Error::bad("The audio file is empty"));
+    }
+    let begin = || {
+        let mut measurer = Measurer::new();
+        measurer.push(start);
+        measurer
+    };
+    let is_hopeless = match start.len() < PREFIX {
+        true => begin().finish().is_err(),
+        false => begin().failure().is_some(),
+    };
+    if is_hopeless { Err(Error::bad(NOT_MEASURABLE)) } else { Ok(begin()) }
 }
 
 impl Read for ForwardedUpload<'_> {

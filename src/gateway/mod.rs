@@ -4,9 +4,8 @@
 //! Every charged handler runs inside `charged`, which reads the body, and charges for the
 //! outcome (`charging`, `reply_stream`). `proxy` passes OpenAI's JSON routes through and `event_stream` their streams;
 //! `completion` asks a chat model for text with stop conditions; `speech` synthesizes; `upload`, `forward`,
-//! `audio_type` and `transcription` send recordings, and `transcript` formats the result. `usage_counter` counts tokens.
+//! `transcription` send recordings, and `transcript` formats the result. `usage_counter` counts tokens.
 
-pub mod audio_type;
 pub mod charged;
 mod charging;
 pub mod completion;

@@ -41,9 +41,7 @@ impl Transcript {
 
     /// The duration of the recording in milliseconds, if the model server tells it.
     pub fn duration_millis(&self) -> Option<i64> {
-        let last = self.segments.as_ref().and_then(|segments| segments.last()).map(|segment| &segment["end"]);
-        let seconds =
-            [self.duration.as_ref(), Some(&self.usage["seconds"]), last].into_iter().flatten().find_map(number);
+        let seconds = [self.duration.as_ref(), Some(&self.usage["seconds"])].into_iter().flatten().find_map(number);
         #[allow(clippy::cast_possible_truncation)] // in range, as just checked
         seconds.filter(|s| (0.0..1e9).contains(s)).map(|seconds| (seconds * 1000.0).round() as i64)
     }

@@ -6,14 +6,14 @@ use crate::blocking::block_in_place;
 use crate::engine::{Body, Engine, Reply, UpstreamRequest};
 use crate::error::{Error, Result};
 use crate::units::{Unit, Units};
-use crate::wav;
 
 use super::MAX_REPLY;
 use super::forward::ForwardedUpload;
 use super::transcript::Transcript;
 
-/// Bytes per second that are assumed where neither the model server nor the file tells the duration: 128 kbit/s.
-const ASSUMED_BYTE_RATE: u64 = 16_000;
+/// Bytes per second that are assumed where neither the model server nor the file tells the duration: 4 kbit/s, less than
+/// the codecs of speech in use need, so that a recording is hardly ever longer than is charged.
+const LEAST_BYTE_RATE: u64 = 500;
 
 /// The model server's path for transcription in the spoken language.
 pub const TRANSCRIBE: &str = "/v1/audio/transcriptions";
@@ -24,8 +24,17 @@ pub const TRANSLATE: &str = "/v1/audio/translations";
 pub struct PendingTranscription {
     /// The reply.
     pub reply: Reply,
-    /// The duration of the recording by its own header or, failing that, by its size; in milliseconds.
-    pub duration_millis: i64,
+    /// The duration of the recording by its frames or, failing that, the most that its size allows.
+    pub duration: AudioDuration,
+}
+
+/// How long a recording plays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AudioDuration {
+    /// In milliseconds.
+    pub millis: i64,
+    /// Whether that is only an upper bound, derived from the size of the file.
+    pub estimated: bool,
 }
 
 /// Sends a recording and returns as soon as the head of the reply has arrived. If `is_small`, the recording is buffered
@@ -57,26 +66,69 @@ pub fn send(
     if !upload.is_complete() {
         return Err(Error::Upstream(502, "The model server replied before the upload was complete"));
     }
-    let by_header = wav::duration_millis(&upload.start, upload.size);
-    let by_size = || i64::try_from(upload.size * 1000 / ASSUMED_BYTE_RATE).unwrap_or(i64::MAX);
-    Ok(PendingTranscription { reply, duration_millis: by_header.unwrap_or_else(by_size) })
+    let duration = match upload.measured_millis() {
+        Ok(millis) => AudioDuration { millis, estimated: false },
+        Err(e) => {
+            log::warn!("the length of a recording of {} bytes could not be measured: {e}", upload.size);
+            let millis = i64::try_from(upload.size * 1000 / LEAST_BYTE_RATE).unwrap_or(i64::MAX);
+            AudioDuration { millis, estimated: true }
+        }
+    };
+    Ok(PendingTranscription { reply, duration })
 }
 
 impl PendingTranscription {
-    /// Reads the body. Returns its bytes, the transcript if it is one in JSON, and the duration of the recording in
-    /// milliseconds: the model server's, or else the one that was derived from the file.
+    /// Reads the body. Returns its bytes, the transcript if it is one in JSON, and the duration to charge for.
     ///
     /// # Errors
     /// 502 for a reply that ends early.
-    pub fn read(&mut self) -> Result<(Vec<u8>, Option<Transcript>, i64)> {
+    pub fn read(&mut self) -> Result<(Vec<u8>, Option<Transcript>, AudioDuration)> {
         let bytes = block_in_place(|| self.reply.read_all(MAX_REPLY))??;
         let transcript = Transcript::parse(&bytes);
-        let duration = transcript.as_ref().and_then(Transcript::duration_millis).unwrap_or(self.duration_millis);
-        Ok((bytes, transcript, duration))
+        let reported = transcript.as_ref().and_then(Transcript::duration_millis);
+        Ok((bytes, transcript, self.duration.reconcile(reported)))
+    }
+}
+
+impl AudioDuration {
+    /// The duration to charge for: what the model server reports, unless it differs from what was measured by more than
+    /// a tenth; then the longer of the two. Without a report, this one.
+    fn reconcile(self, reported: Option<i64>) -> AudioDuration {
+        let Some(reported) = reported else { return self };
+        let longer = reported.max(self.millis);
+        let is_doubtful = !self.estimated && reported.abs_diff(self.millis) > longer.unsigned_abs() / 10;
+        if is_doubtful {
+            let measured = self.millis;
+            log::warn!("a model server reports {reported} ms for a recording that was measured as {measured} ms");
+        }
+        AudioDuration { millis: if is_doubtful { longer } else { reported }, estimated: false }
     }
 }
 
 /// What a recording of this duration, in milliseconds, is charged as.
 pub fn units(duration_millis: i64) -> Units {
     Units::of([(Unit::AudioMillis, duration_millis), (Unit::Requests, 1)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longer_duration_counts_where_two_disagree() {
+        let measured = AudioDuration { millis: 2000, estimated: false };
+        for (reported, millis) in [
+            (None, 2000),
+            (Some(2000), 2000),
+            (Some(1800), 1800),
+            (Some(1799), 2000),
+            (Some(0), 2000),
+            (Some(9000), 9000),
+        ] {
+            assert_eq!(measured.reconcile(reported), AudioDuration { millis, estimated: false }, "{reported:?}");
+        }
+        let bound = AudioDuration { millis: 99_000, estimated: true };
+        assert_eq!(bound.reconcile(Some(5)), AudioDuration { millis: 5, estimated: false });
+        assert_eq!(bound.reconcile(None), bound);
+    }
 }

@@ -152,7 +152,7 @@ impl NativeFlac {
         if head == b"fLaC" {
             return Ok(Step::Skip(4));
         }
-        if head[0] & 0x7f == 0 {
+        if matches!(head[0], 0 | 0x80) {
             let Some(block) = window.first(4 + 34) else { return Ok(Step::Need(4 + 34)) };
             self.info = StreamInfo::parse(&block[4..]).filter(|info| info.rate > 0);
         }

@@ -85,14 +85,12 @@ impl Walk for Matroska {
         if window.bytes.len() < ELEMENT && !window.is_last {
             return Ok(Step::Need(ELEMENT));
         }
-        match Element::parse(window.bytes) {
-            Some(element) => self.element(window, element),
-            None => {
-                // Decoders, too, look for the next cluster.
-                let next = window.bytes.get(1..).and_then(|rest| memchr(0x1f, rest));
-                Ok(Step::Skip(next.map_or(window.bytes.len(), |n| n + 1) as u64))
-            }
+        if let Some(element) = Element::parse(window.bytes) {
+            return self.element(window, element);
         }
+        // Decoders, too, look for the next cluster.
+        let next = window.bytes.get(1..).and_then(|rest| memchr(0x1f, rest));
+        Ok(Step::Skip(next.map_or(window.bytes.len(), |n| n + 1) as u64))
     }
 
     fn finish(&self, _: u64) -> Result<Measured> {

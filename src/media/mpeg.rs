@@ -73,8 +73,9 @@ impl Frame {
         (self.kind, self.rate) == (other.kind, other.rate)
     }
 
-    /// How many frames follow by the table of contents that encoders write into a first frame without sound.
-    fn contents(&self, bytes: &[u8]) -> Option<Option<u32>> {
+    /// How many frames follow by the table of contents that encoders write into a first frame without sound; 0 if it
+    /// does not tell. `None` for a frame of sound.
+    fn contents(&self, bytes: &[u8]) -> Option<u32> {
         let side_info = match (self.samples == 1152, self.is_mono) {
             (true, false) => 32,
             (true, true) | (false, false) => 17,
@@ -82,8 +83,9 @@ impl Frame {
         };
         let at = 4 + side_info;
         match bytes.get(at..at + 4)? {
-            b"Xing" | b"Info" => Some(u32_be(bytes, at + 4).filter(|flags| flags & 1 == 1).and(u32_be(bytes, at + 8))),
-            _ if self.kind != 0 && bytes.get(36..40)? == b"VBRI" => Some(u32_be(bytes, 50)),
+            b"Xing" | b"Info" if u32_be(bytes, at + 4)? & 1 == 1 => u32_be(bytes, at + 8),
+            b"Xing" | b"Info" => Some(0),
+            _ if bytes.get(36..40)? == b"VBRI" => u32_be(bytes, 50),
             _ => None,
         }
     }
@@ -143,8 +145,8 @@ impl Walk for Mpeg {
                 return Ok(Step::Need(wanted));
             }
             if let Some(frames) = frame.contents(bytes) {
-                let samples = frames.map(|frames| u64::from(frames) * u64::from(frame.samples));
-                self.declared = samples.map(|samples| play_time(samples, frame.rate));
+                let declared = play_time(u64::from(frames) * u64::from(frame.samples), frame.rate);
+                self.declared = Some(declared).filter(|_| frames > 0);
                 self.end = Some(at + frame.bytes as u64);
                 return Ok(Step::Skip(frame.bytes as u64));
             }

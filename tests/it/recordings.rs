@@ -173,7 +173,7 @@ fn a_large_recording_streams_through() {
     raw.write(&body[2 << 20..]);
     raw.until("Hello there.");
     assert!(memory(&server) < before + (8 << 20), "{before} {}", memory(&server));
-    assert_eq!(only_charge(&db, &server)["audio_millis"], 2000);
+    assert_eq!(only_charge(&db, &server)["audio_millis"], 2_621_440, "the model server's 2 s are not believed");
 }
 
 /// Resident memory in bytes.
@@ -205,7 +205,7 @@ fn a_transcript_can_be_streamed() {
     go.send(()).unwrap();
     assert!(raw.rest().contains("one two") && !raw.got.contains("error"), "{}", raw.got);
     assert!(upstream.only().text().contains("name=\"response_format\"\r\n\r\njson"));
-    assert_eq!(only_charge(&db, &server)["audio_millis"], 2000, "by the file's own header");
+    assert_eq!(only_charge(&db, &server)["audio_millis"], 2000, "by the file's own frames");
 }
 
 #[test]
@@ -337,4 +337,77 @@ fn disconnecting_during_an_upload_ends_the_upstream_call() {
     raw.leave();
     server.wait_until("the call to be ended", || *ended.lock().unwrap());
     assert_eq!(final_charges(&db, server), [] as [Value; 0]);
+}
+
+fn fixture(name: &str) -> Vec<u8> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/audio");
+    std::fs::read(format!("{folder}/{name}")).unwrap()
+}
+
+/// Transcribes a recording in a format, and returns what is charged: milliseconds, and whether they are an estimate.
+fn charge_for(reply: &Value, recording: &[u8], fields: &[(&str, &[u8])]) -> (i64, bool) {
+    let upstream = Upstream::constant(200, reply.clone());
+    let (db, server, user) = start(&upstream, &[]);
+    let mut all: Vec<(&str, &[u8])> = vec![("file*", recording)];
+    all.extend(fields);
+    post(&user.program(&server.audio), TRANSCRIPTIONS, &all).expect(200);
+    let charge = only_charge(&db, &server);
+    (charge["audio_millis"].as_i64().unwrap(), charge["estimated"].as_bool().unwrap())
+}
+
+#[test]
+fn recordings_are_charged_by_their_frames() {
+    let silent = json!({"text": "Hello."});
+    for (name, expected) in [
+        ("streamed.wav", 1000),
+        ("opus-6k.ogg", 3500),
+        ("mediarecorder.webm", 3500),
+        ("vbr.mp3", 2037),
+        ("moov-last.m4a", 2000),
+    ] {
+        let (millis, estimated) = charge_for(&silent, &fixture(name), &[("model", b"w")]);
+        assert!((expected..=expected + 60).contains(&millis) && !estimated, "{name}: {millis}");
+    }
+}
+
+#[test]
+fn the_longer_duration_is_charged_where_the_model_server_disagrees() {
+    let opus = fixture("opus-6k.ogg");
+    let says = |seconds: f64| json!({"text": "Hello.", "duration": seconds});
+    assert_eq!(charge_for(&says(3.6), &opus, &[]), (3600, false));
+    assert_eq!(charge_for(&says(7.0), &opus, &[]), (7000, false));
+    let (millis, _) = charge_for(&says(0.5), &opus, &[]);
+    assert!((3500..=3560).contains(&millis), "{millis}");
+    let usage = json!({"text": "Hello.", "usage": {"type": "duration", "seconds": 3.6}});
+    assert_eq!(charge_for(&usage, &opus, &[("model", b"gpt-x")]), (3600, false));
+}
+
+#[test]
+fn every_format_is_charged_alike() {
+    let upstream = Upstream::constant(200, json!({"text": "Hello.", "duration": 3.6}));
+    let (db, server, user) = start(&upstream, &[]);
+    let opus = fixture("opus-6k.webm");
+    let formats = [&b"json"[..], b"text", b"srt", b"vtt", b"verbose_json"];
+    for format in formats {
+        let fields: [(&str, &[u8]); 2] = [("file*", &opus), ("response_format", format)];
+        post(&user.program(&server.audio), TRANSCRIPTIONS, &fields).expect(200);
+    }
+    server.wait_until("the charges", || charges(&db).len() == formats.len());
+    assert!(charges(&db).iter().all(|charge| charge["audio_millis"] == 3600), "{:?}", charges(&db));
+}
+
+#[test]
+fn recordings_that_cannot_be_measured_are_refused_or_estimated() {
+    let upstream = Upstream::constant(200, heard());
+    let (_db, server, user) = start(&upstream, &[]);
+    let amr = [&b"#!AMR\n"[..], &[0; 9000]].concat();
+    let reply = post(&user.program(&server.audio), TRANSCRIPTIONS, &[("file*", &amr)]).expect(400);
+    let expected = "The recording's length cannot be measured; send WAV, MP3, FLAC, Ogg, WebM, MP4 or AAC";
+    assert_eq!(reply.json()["error"]["message"], expected);
+    assert!(upstream.seen().is_empty());
+    // An MP3 file that turns to garbage: at 500 bytes per second.
+    let garbage = [fixture("vbr.mp3"), vec![0x55; 191_983]].concat();
+    let millis = i64::try_from(garbage.len()).unwrap() * 2;
+    assert_eq!(charge_for(&json!({"text": "Hello."}), &garbage, &[]), (millis, true));
+    assert_eq!(charge_for(&json!({"text": "Hello.", "duration": 2.0}), &garbage, &[]), (2000, false));
 }

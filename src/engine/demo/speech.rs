@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::error::{Error, Result};
 use crate::http::multipart;
 use crate::http::parts::Parts;
+use crate::media::Measurer;
 use crate::wav;
 
 use super::Made;
@@ -26,18 +27,16 @@ pub(super) fn transcribe(media_type: &str, body: &mut dyn Read) -> Result<Made> 
     let (mut heard, mut format) = (None, String::new());
     while let Some(head) = parts.next_part().map_err(broken)? {
         if head.name == "file" {
-            let mut start = Vec::new();
-            (&mut parts).take(4096).read_to_end(&mut start).map_err(broken)?;
-            let rest = io::copy(&mut parts, &mut io::sink()).map_err(broken)?;
-            heard = Some((start, rest));
+            let mut measurer = Measurer::new();
+            let bytes = io::copy(&mut parts, &mut measurer).map_err(broken)?;
+            heard = Some((bytes, measurer.finish()));
         } else if head.name == "response_format" {
             (&mut parts).take(100).read_to_string(&mut format).map_err(broken)?;
         }
     }
-    let Some((start, rest)) = heard else { return Ok(Made::error(400, "file is required")) };
-    let bytes = start.len() as u64 + rest;
+    let Some((bytes, measured)) = heard else { return Ok(Made::error(400, "file is required")) };
     #[allow(clippy::cast_precision_loss)] // a length in seconds, of at most some hundred megabytes
-    let seconds = wav::duration_millis(&start, bytes).map_or(bytes as f64 / USUAL_RATE, |ms| ms as f64 / 1000.0);
+    let seconds = measured.map_or(bytes as f64 / USUAL_RATE, |measured| measured.duration.as_secs_f64());
     let text = format!("The demo engine heard {bytes} bytes of audio.");
     let whole = format == "verbose_json";
     let segment = json!({"id": 0, "seek": 0, "start": 0.0, "end": seconds, "text": text, "tokens": [], "temperature": 0.0,
