@@ -68,12 +68,15 @@ pub(super) struct Matroska {
     packets: Vec<u32>,
     number: u64,
     has_unsupported: bool,
+    /// Something was no element. Like decoders, the walker then looks for the next cluster.
+    is_lost: bool,
 }
 
 impl Default for Matroska {
     fn default() -> Matroska {
         let (tracks, packets, scale) = (Vec::new(), Vec::new(), 1_000_000);
-        Matroska { tracks, scale, declared_ticks: None, cluster: 0, packets, number: 0, has_unsupported: false }
+        let (has_unsupported, is_lost) = (false, false);
+        Matroska { tracks, scale, declared_ticks: None, cluster: 0, packets, number: 0, has_unsupported, is_lost }
     }
 }
 
@@ -85,10 +88,11 @@ impl Walk for Matroska {
         if window.bytes.len() < ELEMENT && !window.is_last {
             return Ok(Step::Need(ELEMENT));
         }
-        if let Some(element) = Element::parse(window.bytes) {
+        let element = Element::parse(window.bytes).filter(|element| !self.is_lost || element.id == CLUSTER);
+        self.is_lost = element.is_none();
+        if let Some(element) = element {
             return self.element(window, element);
         }
-        // Decoders, too, look for the next cluster.
         let next = window.bytes.get(1..).and_then(|rest| memchr(0x1f, rest));
         Ok(Step::Skip(next.map_or(window.bytes.len(), |n| n + 1) as u64))
     }
@@ -146,6 +150,7 @@ impl Matroska {
         }
         let Some(size) = element.size else {
             // Only a few may have no size, and all of them are entered.
+            self.is_lost = true;
             return if element.id == EBML { Err(NotMeasurable::Broken) } else { Ok(Step::Skip(1)) };
         };
         let limit = match element.id {
