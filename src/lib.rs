@@ -6,8 +6,9 @@
 
 pub mod blocking;
 pub mod http;
-pub mod media;
 pub mod wav;
+
+pub mod media;
 
 pub mod config;
 

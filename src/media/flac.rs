@@ -5,9 +5,7 @@
 
 use std::time::Duration;
 
-use memchr::memchr;
-
-use super::{Measured, NotMeasurable, Result, Step, Walk, Window, big_endian, play_time};
+use super::walk::{Measured, NotMeasurable, Result, Step, Walk, Window, big_endian, play_time};
 
 /// Most bytes of a frame's header.
 pub(super) const MAX_HEADER: usize = 16;
@@ -179,7 +177,8 @@ impl NativeFlac {
             self.duration = self.duration.saturating_add(header.play_time(&info));
             return Step::Skip(header.bytes as u64);
         }
-        let next = window.bytes.get(1..).and_then(|rest| memchr(0xff, rest)).map_or(window.bytes.len(), |n| n + 1);
+        let next =
+            window.bytes.get(1..).and_then(|rest| memchr::memchr(0xff, rest)).map_or(window.bytes.len(), |n| n + 1);
         Step::Skip(next as u64)
     }
 }

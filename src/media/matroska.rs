@@ -6,11 +6,9 @@
 
 use std::time::Duration;
 
-use memchr::memchr;
-
 use super::flac::StreamInfo;
 use super::packets::{Coding, PACKET_START};
-use super::{MAX_STREAMS, Measured, NotMeasurable, Result, Step, Walk, Window, big_endian};
+use super::walk::{MAX_STREAMS, Measured, NotMeasurable, Result, Step, Walk, Window, big_endian};
 
 /// Most bytes of an element's header: four of its name, eight of its size.
 const ELEMENT: usize = 12;
@@ -93,7 +91,7 @@ impl Walk for Matroska {
         if let Some(element) = element {
             return self.element(window, element);
         }
-        let next = window.bytes.get(1..).and_then(|rest| memchr(0x1f, rest));
+        let next = window.bytes.get(1..).and_then(|rest| memchr::memchr(0x1f, rest));
         Ok(Step::Skip(next.map_or(window.bytes.len(), |n| n + 1) as u64))
     }
 

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::packets::Coding;
-use super::{MAX_STREAMS, Measured, NotMeasurable, Result, Step, Walk, Window, big_endian, play_time, u32_be};
+use super::walk::{MAX_STREAMS, Measured, NotMeasurable, Result, Step, Walk, Window, big_endian, play_time, u32_be};
 
 /// Most bytes of a box that are looked at together.
 const VALUE: usize = 1024;

@@ -5,9 +5,7 @@
 
 use std::time::Duration;
 
-use memchr::memchr;
-
-use super::{FORGIVEN_JUNK, Measured, NotMeasurable, Result, Step, Walk, Window, play_time, u32_be};
+use super::walk::{FORGIVEN_JUNK, Measured, NotMeasurable, Result, Step, Walk, Window, play_time, u32_be};
 
 /// Bytes of a frame's header that are looked at.
 const HEADER: usize = 7;
@@ -125,7 +123,7 @@ impl Walk for Mpeg {
         }
         self.see_tag(bytes, at);
         let Some(frame) = Frame::parse(bytes) else {
-            let next = bytes.get(1..).and_then(|rest| memchr(0xff, rest)).map_or(bytes.len(), |n| n + 1);
+            let next = bytes.get(1..).and_then(|rest| memchr::memchr(0xff, rest)).map_or(bytes.len(), |n| n + 1);
             // What is left must have been looked at from its first byte on, for there may be a tag.
             return Ok(self.pass_over(at, if is_last { 1 } else { next.min(tag_distance(bytes)) }));
         };
@@ -174,7 +172,7 @@ impl Mpeg {
     /// Tags between frames are no junk, but decoders do not all skip them, so frames in them still count.
     fn see_tag(&mut self, bytes: &[u8], at: u64) {
         let ape = bytes.get(..16).filter(|head| head.starts_with(b"APETAGEX"));
-        let ape = ape.and_then(|head| super::u32_le(head, 12)).map(|length| u64::from(length) + 32);
+        let ape = ape.and_then(|head| super::walk::u32_le(head, 12)).map(|length| u64::from(length) + 32);
         if let Some(length) = ape.or_else(|| id3_length(bytes)) {
             self.tag_end = self.tag_end.max(at + length);
         }

@@ -6,11 +6,9 @@
 
 use std::time::Duration;
 
-use memchr::memchr;
-
 use super::flac::StreamInfo;
 use super::packets::{Coding, PACKET_START};
-use super::{
+use super::walk::{
     FORGIVEN_JUNK, MAX_STREAMS, Measured, NotMeasurable, Result, Step, Walk, Window, play_time, u16_le, u32_le,
 };
 
@@ -81,7 +79,7 @@ impl Ogg {
     fn page(&mut self, window: Window<'_>) -> Result<Step> {
         let Some(head) = window.first(PAGE_HEADER) else { return Ok(Step::Need(PAGE_HEADER)) };
         if !head.starts_with(b"OggS\0") {
-            let next = memchr(b'O', &window.bytes[1..]).map_or(window.bytes.len(), |n| n + 1);
+            let next = memchr::memchr(b'O', &window.bytes[1..]).map_or(window.bytes.len(), |n| n + 1);
             self.junk += next as u64;
             return Ok(Step::Skip(next as u64));
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::flac::{Header, StreamInfo};
 use super::mpeg::Frame;
-use super::{play_time, u32_le};
+use super::walk::{play_time, u32_le};
 
 /// How many bytes of a packet are looked at.
 pub(super) const PACKET_START: usize = 16;
@@ -34,7 +34,7 @@ impl Coding {
 
     /// Reads MP4's configuration of AAC (ISO 14496-3, 1.6.2.1).
     pub(super) fn aac(config: &[u8]) -> Option<Coding> {
-        let bits = super::big_endian(config.get(..5)?);
+        let bits = super::walk::big_endian(config.get(..5)?);
         // Five bits of the kind of AAC, eleven in all for the rarer kinds, and the index of the rate. With spectral band
         // replication, this is the lower rate, of which a packet always has 1024 samples.
         let shift = if bits >> 35 == 31 { 25 } else { 31 };

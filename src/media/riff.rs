@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Measured, NotMeasurable, Result, Step, Walk, Window, play_time, u16_le, u32_le};
+use super::walk::{Measured, NotMeasurable, Result, Step, Walk, Window, play_time, u16_le, u32_le};
 
 /// The size of a chunk that is not known.
 const UNKNOWN: u32 = u32::MAX;
@@ -52,7 +52,7 @@ impl Walk for Riff {
             }
             b"ds64" => {
                 let Some(chunk) = window.first(24) else { return Ok(Step::Need(24)) };
-                self.long_size = Some(super::big_endian(&reversed(&chunk[16..24])));
+                self.long_size = Some(super::walk::big_endian(&reversed(&chunk[16..24])));
             }
             b"data" => {
                 let known = match size {
