@@ -44,6 +44,8 @@ pub struct Completions {
     pub completions: Vec<Completion>,
     /// What they used.
     pub units: Units,
+    /// Whether that is an estimate, since the model server gave no numbers.
+    pub estimated: bool,
     /// How long the model server took, in microseconds.
     pub latency_micros: i64,
     /// Whether the demo engine made them.
@@ -83,7 +85,8 @@ pub fn complete(
     let Collector { completions, counter, .. } = collector;
     let (latency_micros, is_demo) = (reply.latency_micros(), reply.is_demo);
     let completions = completions.into_values().collect();
-    Ok(Completions { completions, units: counter.units(), latency_micros, is_demo })
+    let (units, estimated) = (counter.units(), counter.is_estimate());
+    Ok(Completions { completions, units, estimated, latency_micros, is_demo })
 }
 
 /// Collects completions from the chunks of a reply.

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::http::object::Object;
 use crate::http::response::Response;
 use crate::http::sse;
+use crate::protocol::failure;
 use crate::units::Units;
 
 use super::charged::Outcome;
@@ -64,6 +65,10 @@ impl EventStream {
                     let last = event.to_vec();
                     flush(out, &mut output)?;
                     return Ok(StreamEnd::Complete(last));
+                }
+                if let Some(message) = data.as_deref().and_then(failure::message) {
+                    flush(out, &mut output)?;
+                    return Ok(StreamEnd::Failed(disguised_failure(&message)));
                 }
                 match data {
                     Some(data) => is_finished |= self.pass_on(event, &data, &mut output),
@@ -129,6 +134,10 @@ impl ReplyStream for EventStream {
         is_charged.then(|| self.counter.units())
     }
 
+    fn is_estimate(&self) -> bool {
+        self.counter.is_estimate()
+    }
+
     fn latency_micros(&self) -> i64 {
         self.reply.latency_micros()
     }
@@ -165,6 +174,13 @@ pub fn is_event_stream(reply: &Reply) -> Result<bool> {
             Err(not_json())
         }
     }
+}
+
+/// 502: a model server sent an error as if it were a reply. Its words are for the log only, as they may tell of the
+/// server.
+pub fn disguised_failure(message: &str) -> Error {
+    log::warn!("a model server sent an error as a reply: {message}");
+    Error::Upstream(502, "The model server failed")
 }
 
 /// 502: a model server's reply is not JSON, as it should be.

@@ -6,11 +6,16 @@ use crate::engine::{Body, Engine, Reply, UpstreamRequest};
 use crate::error::{Error, Result};
 use crate::http::object::Object;
 use crate::http::{Content, Response};
+use crate::protocol::{failure, strict};
 
 use super::charged::{ModelUsage, Outcome, charged};
 use super::event_stream::{self, EventStream};
 use super::usage_counter::{ChargeBasis, Chunk, UsageCounter, estimate_json_tokens};
 use super::{MAX_JSON_BODY, MAX_REPLY, response_typed_as, validate_model};
+
+/// The fields that decide what a request costs.
+const CHARGED_FIELDS: [&str; 9] =
+    ["model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n", "messages", "prompt", "input"];
 
 /// A route that is passed on to a model server.
 pub struct ProxiedRoute {
@@ -37,9 +42,24 @@ pub fn proxy(
 ) -> Result<Response> {
     charged(call, caller, engine, MAX_JSON_BODY, |work| {
         let mut object = Object::parse(&work.body).map_err(Error::bad)?;
+        check_unambiguous(&work.body, &object)?;
         prepare(&mut object, work.segments)?;
         forward(engine, route, object)
     })
+}
+
+/// Refuses a body that the model server could read otherwise than textgen does: what is charged must be what is done.
+fn check_unambiguous(body: &[u8], object: &Object<'_>) -> Result<()> {
+    let body = std::str::from_utf8(body).map_err(|_| Error::bad("The body is not UTF-8"))?;
+    strict::check(body).map_err(Error::bad)?;
+    if let Some(name) = strict::confusable(object.names(), &CHARGED_FIELDS) {
+        let name: String = name.chars().take(100).collect();
+        return Err(Error::bad(format!("The field {name:?} is written in another case than the protocol has it")));
+    }
+    if object.has("stream") && object.read::<bool>("stream").is_none() {
+        return Err(Error::bad("stream must be true or false"));
+    }
+    Ok(())
 }
 
 fn forward(engine: &Engine, route: ProxiedRoute, mut object: Object<'_>) -> Result<Outcome> {
@@ -55,10 +75,14 @@ fn forward(engine: &Engine, route: ProxiedRoute, mut object: Object<'_>) -> Resu
         return Ok(EventStream { reply, counter, hides_usage }.into_outcome(model));
     }
     let bytes = engine.block_in_place(|| reply.read_all(MAX_REPLY))??;
-    let units = count(counter, &bytes)?.units();
+    if let Some(message) = failure::message(&bytes) {
+        return Err(event_stream::disguised_failure(&message));
+    }
+    let counter = count(counter, &bytes)?;
+    let (units, estimated) = (counter.units(), counter.is_estimate());
     let mut response = response_typed_as(&reply);
     response.content = Content::Bytes(bytes.into());
-    Ok(Outcome::Reply(response, ModelUsage { model, units, estimated: false, latency_micros: reply.latency_micros() }))
+    Ok(Outcome::Reply(response, ModelUsage { model, units, estimated, latency_micros: reply.latency_micros() }))
 }
 
 fn count(mut counter: UsageCounter, bytes: &[u8]) -> Result<UsageCounter> {

@@ -16,6 +16,11 @@ pub trait ReplyStream: Send {
     /// What is charged for a stream that ended like this; `None` for nothing.
     fn units(&self, end: &StreamEnd) -> Option<Units>;
 
+    /// Whether those units rest on an estimate, since the model server gave no numbers.
+    fn is_estimate(&self) -> bool {
+        false
+    }
+
     /// How long the model server has taken so far, in microseconds.
     fn latency_micros(&self) -> i64;
 
@@ -64,7 +69,7 @@ impl ChargedStream {
         let usage = self.stream.units(&end).map(|units| ModelUsage {
             model: std::mem::take(&mut self.model),
             units,
-            estimated: false,
+            estimated: self.stream.is_estimate(),
             latency_micros: self.stream.latency_micros(),
         });
         let charge = |usage: Option<ModelUsage>| usage.map_or(Ok(()), |usage| self.context.charge(usage));

@@ -6,6 +6,7 @@ use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
+use crate::protocol::usage::{Reported, Usage};
 use crate::units::{Unit, Units};
 
 /// Bytes per token that are assumed where tokens are not counted.
@@ -20,13 +21,6 @@ pub enum ChargeBasis {
     Embeddings,
     /// By these units, whatever the reply is.
     Fixed(Units),
-}
-
-/// The `usage` object of OpenAI's protocol.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-pub struct Usage {
-    prompt_tokens: Option<i64>,
-    completion_tokens: Option<i64>,
 }
 
 /// A chunk of a streamed completion, or a whole reply; only the fields that matter here.
@@ -94,7 +88,7 @@ impl Choice<'_> {
 pub struct UsageCounter {
     basis: ChargeBasis,
     prompt_estimate: usize,
-    usage: Option<Usage>,
+    reported: Reported,
     chunks: usize,
     bytes: usize,
 }
@@ -102,7 +96,7 @@ pub struct UsageCounter {
 impl UsageCounter {
     /// Nothing counted yet. `prompt_estimate` is the number of the prompt's tokens unless the model server reports it.
     pub fn new(basis: ChargeBasis, prompt_estimate: usize) -> UsageCounter {
-        UsageCounter { basis, prompt_estimate, usage: None, chunks: 0, bytes: 0 }
+        UsageCounter { basis, prompt_estimate, reported: Reported::default(), chunks: 0, bytes: 0 }
     }
 
     /// Counts a chunk, or a whole reply.
@@ -114,8 +108,11 @@ impl UsageCounter {
         if self.is_fixed() {
             self.chunks += 1;
         }
-        let usage = chunk.usage.and_then(|usage| serde_json::from_str::<Option<Usage>>(usage.get()).ok().flatten());
-        self.usage = usage.or(self.usage);
+        if let Some(usage) =
+            chunk.usage.and_then(|usage| serde_json::from_str::<Option<Usage>>(usage.get()).ok()).flatten()
+        {
+            self.reported.update(&usage);
+        }
     }
 
     /// Counts a chunk that could not be parsed.
@@ -125,7 +122,7 @@ impl UsageCounter {
 
     /// Whether nothing was made yet.
     pub fn is_empty(&self) -> bool {
-        self.chunks == 0 && self.usage.is_none()
+        self.chunks == 0 && self.reported == Reported::default()
     }
 
     /// Whether the charge does not depend on the reply.
@@ -133,19 +130,29 @@ impl UsageCounter {
         matches!(self.basis, ChargeBasis::Fixed(_))
     }
 
+    /// Whether [`UsageCounter::units`] rests on an estimate, since the model server has not reported all numbers.
+    pub fn is_estimate(&self) -> bool {
+        match self.basis {
+            ChargeBasis::Fixed(_) => false,
+            ChargeBasis::Embeddings => self.reported.input().is_none(),
+            ChargeBasis::Text => self.reported.input().is_none() || self.reported.output().is_none(),
+        }
+    }
+
     /// What was used. Without the model server's numbers, each chunk counts as a token, or more if it is long.
     pub fn units(&self) -> Units {
-        let usage = self.usage.unwrap_or_default();
-        let prompt = reported_or(usage.prompt_tokens, self.prompt_estimate);
+        let prompt = reported_or(self.reported.input(), self.prompt_estimate);
         match &self.basis {
             ChargeBasis::Fixed(units) => *units,
             ChargeBasis::Embeddings => Units::of([(Unit::EmbeddingTokens, prompt), (Unit::Requests, 1)]),
             ChargeBasis::Text => {
                 let estimate = self.chunks.max(estimate_tokens(self.bytes));
-                let completion_tokens = reported_or(usage.completion_tokens, estimate);
+                let (cached, cache_write) = (self.reported.cached(), self.reported.cache_write());
                 Units::of([
-                    (Unit::PromptTokens, prompt),
-                    (Unit::CompletionTokens, completion_tokens),
+                    (Unit::PromptTokens, prompt - cached - cache_write),
+                    (Unit::CachedInputTokens, cached),
+                    (Unit::CacheWriteTokens, cache_write),
+                    (Unit::CompletionTokens, reported_or(self.reported.output(), estimate)),
                     (Unit::Requests, 1),
                 ])
             }
@@ -154,7 +161,7 @@ impl UsageCounter {
 }
 
 fn reported_or(reported: Option<i64>, estimate: usize) -> i64 {
-    reported.map_or(i64::try_from(estimate).unwrap_or(i64::MAX), |n| n.max(0))
+    reported.unwrap_or_else(|| i64::try_from(estimate).unwrap_or(i64::MAX))
 }
 
 /// About how many tokens a text of this length, in bytes, has.

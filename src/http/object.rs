@@ -37,6 +37,11 @@ impl<'a> Object<'a> {
         self.get(name).is_some_and(|value| value.get() != "null")
     }
 
+    /// All names, in the order they were sent.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(name, _)| &**name)
+    }
+
     /// The value, if it is there and of this type.
     pub fn read<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
         serde_json::from_str(self.get(name)?.get()).ok()

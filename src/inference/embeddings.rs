@@ -56,8 +56,12 @@ pub(super) fn extract_features(call: &mut Call<'_>, caller: &Caller) -> Result<R
             counter.add(&chunk);
         }
         let response = Response::json(200, &vector.get(..max_features).unwrap_or(&vector));
-        let usage =
-            ModelUsage { model, units: counter.units(), estimated: false, latency_micros: reply.latency_micros() };
+        let usage = ModelUsage {
+            model,
+            units: counter.units(),
+            estimated: counter.is_estimate(),
+            latency_micros: reply.latency_micros(),
+        };
         Ok(Outcome::Reply(mark_demo(response, reply.is_demo), usage))
     })
 }

@@ -36,8 +36,8 @@ pub(super) fn one(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
         let params = Params::read(&Fields::parse_json(&work.body)?)?;
         let (model, generated) = engine.block_in_place(|| generate(engine, &params))??;
         let response = mark_demo(Response::json(200, &to_json(&generated)), generated.is_demo);
-        let (units, latency_micros) = (generated.units, generated.latency_micros);
-        Ok(Outcome::Reply(response, ModelUsage { model, units, estimated: false, latency_micros }))
+        let Completions { units, estimated, latency_micros, .. } = generated;
+        Ok(Outcome::Reply(response, ModelUsage { model, units, estimated, latency_micros }))
     })
 }
 
@@ -64,16 +64,17 @@ pub(super) fn bulk(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
 
 /// The sums for each model. Prompts were worked on at the same time, so of their latencies the longest counts.
 fn usage_by_model<'a>(all: impl Iterator<Item = &'a Generated>) -> Vec<ModelUsage> {
-    let mut sums: BTreeMap<&str, (Units, i64)> = BTreeMap::new();
+    let mut sums: BTreeMap<&str, (Units, bool, i64)> = BTreeMap::new();
     for (model, generated) in all {
-        let (units, latency) = sums.entry(model).or_default();
+        let (units, estimated, latency) = sums.entry(model).or_default();
         *units += &generated.units;
+        *estimated |= generated.estimated;
         *latency = (*latency).max(generated.latency_micros);
     }
-    let usage = |(model, (units, latency_micros)): (&str, _)| ModelUsage {
+    let usage = |(model, (units, estimated, latency_micros)): (&str, _)| ModelUsage {
         model: model.to_owned(),
         units,
-        estimated: false,
+        estimated,
         latency_micros,
     };
     sums.into_iter().map(usage).collect()
@@ -137,6 +138,7 @@ fn generate(engine: &Engine, params: &Params) -> Result<Generated> {
             Some(all) => {
                 all.units += &more.units;
                 all.units[Unit::Requests] = 1;
+                all.estimated |= more.estimated;
                 all.latency_micros += more.latency_micros;
                 all.completions.extend(more.completions);
             }

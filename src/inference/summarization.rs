@@ -36,7 +36,8 @@ pub(super) fn summarize(call: &mut Call<'_>, caller: &Caller) -> Result<Response
         let summary = reply.completions.first();
         let summary = summary.ok_or(Error::Upstream(502, "The model server sent an empty reply"))?;
         let response = Response::json(200, &json!({"generated_text": summary.text.trim()}));
-        let usage = ModelUsage { model, units: reply.units, estimated: false, latency_micros: reply.latency_micros };
+        let usage =
+            ModelUsage { model, units: reply.units, estimated: reply.estimated, latency_micros: reply.latency_micros };
         Ok(Outcome::Reply(mark_demo(response, reply.is_demo), usage))
     })
 }

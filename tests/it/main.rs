@@ -17,6 +17,7 @@ mod documents;
 mod documents_at_once;
 mod documents_limits;
 mod engines;
+mod exact_usage;
 mod exactness;
 mod failover;
 mod faults;

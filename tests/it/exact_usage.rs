@@ -1,0 +1,120 @@
+//! One request, one bill: what a request means and what it used is read as the model server reads and reports it.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Server, TestDb, Upstream, User, charges, only_charge};
+
+fn start(upstream: &Upstream) -> (TestDb, Server, User) {
+    let db = TestDb::new();
+    let server = Server::start_with(&db, &[("INFERENCE_URL", &upstream.url)]);
+    let user = server.sign_up("ann@example.com");
+    (db, server, user)
+}
+
+fn chat(stream: bool) -> Value {
+    json!({"model": "m", "stream": stream, "messages": [{"role": "user", "content": "Hello"}]})
+}
+
+#[test]
+fn bodies_that_could_be_read_in_two_ways_are_refused() {
+    let upstream = Upstream::constant(200, json!({"choices": []}));
+    let (db, server, user) = start(&upstream);
+    let messages = r#""messages":[{"role":"user","content":"Hello"}]"#;
+    for body in [
+        format!(r#"{{"model":"cheap","model":"dear",{messages}}}"#),
+        format!(r#"{{"model":"cheap","mod\u0065l":"dear",{messages}}}"#),
+        format!(r#"{{"model":"cheap","Model":"dear",{messages}}}"#),
+        format!(r#"{{"model":"m","MAX_TOKENS":9,{messages}}}"#),
+        format!(r#"{{"model":"m","stream":1,{messages}}}"#),
+        format!(r#"{{"model":"m","stream":"true",{messages}}}"#),
+        r#"{"model":"m","messages":[{"role":"user","content":"a","content":"b"}]}"#.to_owned(),
+        format!(r#"{{"model":"m",{messages},"x":{}{}}}"#, "[".repeat(10_000), "]".repeat(10_000)),
+    ] {
+        let client = user.program(&server.inference);
+        let reply = client.send("POST", "/v1/chat/completions", Some("application/json"), body.as_bytes()).expect(400);
+        assert_eq!(reply.json()["error"]["type"], "invalid_request_error", "{}", reply.text());
+    }
+    assert!(upstream.seen().is_empty() && charges(&db).is_empty());
+}
+
+#[test]
+fn an_error_sent_as_a_success_is_no_reply_and_costs_nothing() {
+    let upstream = Upstream::start(|seen, wire| {
+        if seen.json()["stream"] != true {
+            return wire.json(200, &json!({"error": {"message": "too long, sk-123", "code": 400}}));
+        }
+        wire.start("text/event-stream");
+        wire.event(r#"{"error":{"message":"too long, sk-123"}}"#);
+        wire.event("[DONE]");
+        wire.end();
+    });
+    let (db, server, user) = start(&upstream);
+    let client = user.program(&server.inference);
+    let reply = client.post("/v1/chat/completions", &chat(false)).expect(502);
+    assert!(!reply.text().contains("sk-123"), "{}", reply.text());
+    let reply = client.post("/v1/chat/completions", &chat(true)).expect(200);
+    assert!(reply.text().contains("server_error") && !reply.text().contains("[DONE]"), "{}", reply.text());
+    drop(server);
+    assert!(charges(&db).is_empty());
+}
+
+#[test]
+fn usage_is_counted_once_and_rightly_in_every_shape() {
+    let shapes = [
+        (json!({"prompt_tokens": 11.0, "completion_tokens": "7"}), (11, 0, 0, 7)),
+        (json!({"input_tokens": 11, "output_tokens": 7}), (11, 0, 0, 7)),
+        (
+            json!({"prompt_tokens": 11, "completion_tokens": 7, "prompt_tokens_details": {"cached_tokens": 4}}),
+            (7, 4, 0, 7),
+        ),
+        (
+            json!({"input_tokens": 3, "cache_read_input_tokens": 5, "cache_creation_input_tokens": 2, "output_tokens": 7}),
+            (3, 5, 2, 7),
+        ),
+        (
+            json!({"prompt_tokens": 11, "completion_tokens": 5, "total_tokens": 41,
+                "completion_tokens_details": {"reasoning_tokens": 25}}),
+            (11, 0, 0, 30),
+        ),
+    ];
+    for (usage, expected) in shapes {
+        let sent = usage.clone();
+        let upstream = Upstream::start(move |seen, wire| {
+            let choice =
+                json!({"index": 0, "finish_reason": "stop", "message": {"content": "Hi"}, "delta": {"content": "Hi"}});
+            let reply = json!({"choices": [choice], "usage": sent});
+            if seen.json()["stream"] == true {
+                wire.start("text/event-stream");
+                // In the middle of the stream, with choices, and twice: the latest numbers hold.
+                wire.event(r#"{"choices":[{"index":0,"delta":{"content":"H"}}],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#);
+                wire.event(&reply.to_string());
+                wire.event(&json!({"choices": [], "usage": sent}).to_string());
+                wire.event("[DONE]");
+                wire.end();
+            } else {
+                wire.json(200, &reply);
+            }
+        });
+        for stream in [false, true] {
+            let (db, server, user) = start(&upstream);
+            user.program(&server.inference).post("/v1/chat/completions", &chat(stream)).expect(200);
+            let charge = only_charge(&db, &server);
+            let column = |name: &str| charge[name].as_i64().unwrap();
+            let counted =
+                ["prompt_tokens", "cached_input_tokens", "cache_write_tokens", "completion_tokens"].map(column);
+            assert_eq!(counted, [expected.0, expected.1, expected.2, expected.3], "{usage}, stream: {stream}");
+            assert_eq!(charge["estimated"], false, "{usage}");
+        }
+    }
+}
+
+#[test]
+fn a_charge_without_reported_numbers_says_that_it_is_an_estimate() {
+    let upstream = Upstream::constant(200, json!({"choices": [{"index": 0, "message": {"content": "Hi there"}}]}));
+    let (db, server, user) = start(&upstream);
+    let client = user.program(&server.inference);
+    client.post("/v1/chat/completions", &chat(false)).expect(200);
+    assert_eq!(only_charge(&db, &server)["estimated"], true);
+    let usage = user.program(&server.web).get("/api/usage").expect(200).json();
+    assert_eq!(usage["usage"][0]["estimated"], 1, "{usage}");
+}
