@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 use crate::auth::{Caller, Via};
 use crate::call::Call;
 use crate::error::{Error, Result, Shape};
+use crate::hex;
 use crate::http::{Content, Response};
 use crate::units::Units;
 use crate::usage::{Charge, ChargeId, Meter, new_id};
@@ -146,9 +147,7 @@ impl ChargeContext {
             add_with_length(&mut hasher, part);
         }
         hasher.update(self.digest.value().unwrap_or_default());
-        ChargeId::ClientSupplied(
-            hasher.finalize().iter().fold("idem_".to_owned(), |text, byte| text + &format!("{byte:02x}")),
-        )
+        ChargeId::ClientSupplied(format!("idem_{}", hex::encode(&hasher.finalize())))
     }
 }
 

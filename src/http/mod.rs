@@ -1,8 +1,8 @@
 //! HTTP messages: requests, bodies, forms, and responses. Nothing here opens a socket or a database.
 //!
-//! [`Method`] and [`StatusCode`] are those of the `http` crate, which `ureq` uses too; names of headers are plain text,
-//! as the server writes them as they are. `tiny_http`, whose two enums served here before, is no dependency any more: its
-//! listener lets connections starve. Nor can its `raw_print` flush a response piece by piece, as streams need.
+//! [`Method`] and [`StatusCode`] come from the `http` crate, which `ureq` uses too. Header names are plain text, because
+//! the server sends them exactly as they are written here. `tiny_http` is no longer a dependency: its listener starves
+//! connections, and its `raw_print` cannot flush a response in pieces, as streams need.
 
 pub mod body;
 pub mod cookie;

@@ -6,6 +6,7 @@ use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
 use super::{Charge, ChargeId};
+use crate::hex;
 use crate::money::Cost;
 use crate::store::usage::charges::Event;
 
@@ -45,7 +46,7 @@ fn bounded_id(id: String) -> String {
         return id;
     }
     let digest = Sha256::digest(id.as_bytes());
-    digest.iter().fold("sha256:".to_owned(), |text, byte| text + &format!("{byte:02x}"))
+    format!("sha256:{}", hex::encode(&digest))
 }
 
 /// PostgreSQL's text holds no NUL.

@@ -17,6 +17,7 @@ use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
 
 use super::record::{self, MAGIC};
+use crate::hex;
 use crate::store::usage::charges::Event;
 
 /// How a journal's name ends.
@@ -240,7 +241,7 @@ impl Own {
 /// The part of a file's name that says whose charges are in it.
 pub(super) fn prefix(identity: &str) -> String {
     let digest = Sha256::digest(identity.as_bytes());
-    digest[..8].iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}")) + "-"
+    hex::encode(&digest[..8]) + "-"
 }
 
 /// A new file, locked, with space in it.

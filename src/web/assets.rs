@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::call::Call;
 use crate::error::{Error, Result};
+use crate::hex;
 use crate::http::{Request, Response};
 
 /// Every static file: its name, its media type and its content.
@@ -34,8 +35,7 @@ struct Asset {
 static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| FILES.iter().map(|file| asset(*file)).collect());
 
 fn asset((plain, media_type, bytes): (&'static str, &'static str, &'static [u8])) -> Asset {
-    let digest: String =
-        Sha256::digest(bytes).iter().take(DIGEST_BYTES).fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+    let digest: String = hex::encode(&Sha256::digest(bytes)[..DIGEST_BYTES]);
     let (stem, extension) = plain.rsplit_once('.').unwrap_or((plain, ""));
     let path = format!("/assets/{stem}.{digest}.{extension}");
     Asset { plain, path, content: Prepared::new(media_type, bytes) }

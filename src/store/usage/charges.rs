@@ -287,7 +287,7 @@ struct Totals<'e> {
 
 /// What the events with one key add up to. Sums saturate, so that a fault elsewhere never turns them negative.
 #[derive(Default)]
-struct DayTotal {
+struct DaySum {
     events: i64,
     estimated: i64,
     units: Units,
@@ -296,7 +296,7 @@ struct DayTotal {
 
 impl<'e> Totals<'e> {
     fn of(events: &[&'e Event]) -> Totals<'e> {
-        let mut days: BTreeMap<[&str; DAY_KEY.len()], DayTotal> = BTreeMap::new();
+        let mut days: BTreeMap<[&str; DAY_KEY.len()], DaySum> = BTreeMap::new();
         let mut users: BTreeMap<&str, Cost> = BTreeMap::new();
         for event in events {
             let key = [&*event.user_id, &*event.server, &*event.route, &*event.model, &*event.key_id];
