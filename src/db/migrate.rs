@@ -24,6 +24,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V14__ledger_ids", include_str!("../../sql/migrations/0014_ledger_ids.sql")),
     ("V15__emails_checked_once", include_str!("../../sql/migrations/0015_emails_checked_once.sql")),
     ("V16__exact_costs", include_str!("../../sql/migrations/0016_exact_costs.sql")),
+    ("V17__unit_defaults", include_str!("../../sql/migrations/0017_unit_defaults.sql")),
 ];
 
 /// The advisory lock that lets one process migrate while the others wait: "textgen" in ASCII.

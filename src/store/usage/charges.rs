@@ -3,12 +3,12 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 
 use serde::{Deserialize, Serialize};
 use time::{Date, OffsetDateTime};
 
-use super::columns::{self, comma_separated, unnest};
+use super::columns::{self, UnitSet, comma_separated, unnest};
 use crate::db::{Error, Executor, Param};
 use crate::money::Cost;
 use crate::units::{ByUnit, Units};
@@ -82,25 +82,25 @@ const TEXTS: [&str; 6] = ["id", "user_id", "key_id", "server", "route", "model"]
 /// What the rows of a day in `usage_daily` are told apart by.
 const DAY_KEY: [&str; 5] = ["user_id", "server", "route", "model", "key_id"];
 
-/// The ledger's columns, in the order of the parameters of [`Rows`].
-fn ledger_columns() -> Vec<&'static str> {
+/// The ledger's columns, with those of `units` only, in the order of the parameters of [`Rows`].
+fn ledger_columns(units: UnitSet) -> Vec<&'static str> {
     const OTHERS: [&str; 5] = ["cost_micros", "cost_picos", "latency_micros", "estimated", "created"];
-    TEXTS.into_iter().chain(columns::units()).chain(OTHERS).collect()
+    TEXTS.into_iter().chain(units.columns()).chain(OTHERS).collect()
 }
 
 /// What `usage_daily` counts beside the cost.
-fn counts() -> impl Iterator<Item = &'static str> {
-    ["events", "estimated"].into_iter().chain(columns::units())
+fn counts(units: UnitSet) -> impl Iterator<Item = &'static str> {
+    ["events", "estimated"].into_iter().chain(units.columns())
 }
 
 /// The columns of `usage_daily` but `day`, in the order of the parameters of [`Totals`].
-fn day_columns() -> Vec<&'static str> {
-    DAY_KEY.into_iter().chain(counts()).chain(["cost_micros", "cost_picos"]).collect()
+fn day_columns(units: UnitSet) -> Vec<&'static str> {
+    DAY_KEY.into_iter().chain(counts(units)).chain(["cost_micros", "cost_picos"]).collect()
 }
 
 /// Adds a new row of `usage_daily` to the one that is there. Picodollars carry over to micro-dollars.
-fn add_to_day() -> String {
-    let sums = counts().map(|column| format!("{column} = d.{column} + excluded.{column}"));
+fn add_to_day(units: UnitSet) -> String {
+    let sums = counts(units).map(|column| format!("{column} = d.{column} + excluded.{column}"));
     format!(
         "ON CONFLICT ON CONSTRAINT usage_daily_pkey DO UPDATE SET {},
             cost_micros = d.cost_micros + excluded.cost_micros + (d.cost_picos + excluded.cost_picos) / 1000000,
@@ -129,14 +129,15 @@ const FIRST_ROW_PARAMETER: usize = 3;
 /// [`charge`]'s statement. It sorts by bytes, as Rust does, whatever the collation of the database is. `id IN (SELECT …)`
 /// in the list of a SELECT is a look-up in a hash table, whatever the planner thinks of the sizes.
 static CHARGE: LazyLock<String> = LazyLock::new(|| {
-    let ledger = ledger_columns();
+    let ledger = ledger_columns(UnitSet::ALL);
     let given: Vec<&str> = ledger.iter().copied().chain(["client_supplied"]).collect();
     let given =
         given.iter().zip(unnest(FIRST_ROW_PARAMETER, &given)).map(|(column, array)| format!("{array} AS {column}"));
     let given = comma_separated(given);
     let values = comma_separated(ledger.iter().map(|column| or_null(column, column)));
     let ledger = comma_separated(ledger);
-    let (day_key, day_columns, add_to_day) = (comma_separated(DAY_KEY), comma_separated(day_columns()), add_to_day());
+    let (day_key, day_columns) = (comma_separated(DAY_KEY), comma_separated(day_columns(UnitSet::ALL)));
+    let add_to_day = add_to_day(UnitSet::ALL);
     let unit_sums = comma_separated(columns::units().map(|column| format!("sum({column})")));
     let day_order = comma_separated(DAY_KEY.map(|column| format!("{column} COLLATE \"C\"")));
     format!(
@@ -163,17 +164,22 @@ static CHARGE: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// [`charge_new`]'s statement. The parts that change rows stand in the same order as in [`CHARGE`]: PostgreSQL runs them
+/// [`charge_new`]'s statements, by the units that they write: most charges use few of them, and each column costs the
+/// database time. Columns that are left out are 0. The number of statements is bounded, and they are kept, as sessions
+/// know a prepared statement by the address of its text.
+static CHARGE_NEW: [OnceLock<String>; UnitSet::COUNT] = [const { OnceLock::new() }; UnitSet::COUNT];
+
+/// Composes the statement of [`CHARGE_NEW`]. The parts that change rows stand in the same order as in [`CHARGE`]: PostgreSQL runs them
 /// in an order of its own that depends on it, and all writers must lock rows in one order.
-static CHARGE_NEW: LazyLock<String> = LazyLock::new(|| {
-    let (ledger, day) = (ledger_columns(), day_columns());
+fn charge_new_statement(units: UnitSet) -> String {
+    let (ledger, day) = (ledger_columns(units), day_columns(units));
     let first_day_parameter = FIRST_ROW_PARAMETER + ledger.len();
     let owed_users = first_day_parameter + day.len();
     let (owed_micros, owed_picos) = (owed_users + 1, owed_users + 2);
     let rows = unnest(FIRST_ROW_PARAMETER, &ledger);
     let rows = comma_separated(ledger.iter().zip(rows).map(|(column, value)| or_null(column, &value)));
     let totals = comma_separated(unnest(first_day_parameter, &day));
-    let (ledger, day, add_to_day) = (comma_separated(ledger), comma_separated(day), add_to_day());
+    let (ledger, day, add_to_day) = (comma_separated(ledger), comma_separated(day), add_to_day(units));
     format!(
         "WITH daily AS (
             INSERT INTO usage_daily AS d (day, {day}) SELECT $2, {totals}
@@ -185,7 +191,7 @@ static CHARGE_NEW: LazyLock<String> = LazyLock::new(|| {
             WHERE u.id = owed.user_id)
         INSERT INTO usage_events ({ledger}) SELECT {rows}"
     )
-});
+}
 
 /// The value of a ledger's column: no key is NULL there.
 fn or_null(column: &str, value: &str) -> String {
@@ -206,7 +212,7 @@ pub fn charge(db: &mut impl Executor, day: Date, events: &[&Event]) -> Result<Ve
     let (month, rows) = (month_of(day), Rows::of(events));
     let client_supplied: Vec<bool> = events.iter().map(|event| event.client_supplied).collect();
     let mut params: Vec<&dyn Param> = vec![&month, &day];
-    params.extend(rows.params());
+    params.extend(rows.params(UnitSet::ALL));
     params.push(&client_supplied);
     db.query(&CHARGE, &params)?.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }
@@ -218,10 +224,12 @@ pub fn charge(db: &mut impl Executor, day: Date, events: &[&Event]) -> Result<Ve
 /// As [`charge`]; if one of them was charged before after all, nothing is charged.
 pub fn charge_new(db: &mut impl Executor, day: Date, events: &[&Event]) -> Result<(), Error> {
     let (month, rows, totals) = (month_of(day), Rows::of(events), Totals::of(events));
+    let units = UnitSet::used(events.iter().map(|event| &event.units));
     let mut params: Vec<&dyn Param> = vec![&month, &day];
-    params.extend(rows.params());
-    params.extend(totals.params());
-    db.execute(&CHARGE_NEW, &params).map(drop)
+    params.extend(rows.params(units));
+    params.extend(totals.params(units));
+    let statement = CHARGE_NEW[units.index()].get_or_init(|| charge_new_statement(units));
+    db.execute(statement, &params).map(drop)
 }
 
 fn month_of(day: Date) -> Date {
@@ -253,10 +261,10 @@ impl<'e> Rows<'e> {
     }
 
     /// In the order of [`ledger_columns`].
-    fn params(&self) -> impl Iterator<Item = &dyn Param> {
+    fn params(&self, units: UnitSet) -> impl Iterator<Item = &dyn Param> {
         let others: [&dyn Param; 5] =
             [&self.costs.micros, &self.costs.picos, &self.latencies, &self.estimated, &self.created];
-        params(&self.texts).chain(params(self.units.values())).chain(others)
+        params(&self.texts).chain(units.select(&self.units)).chain(others)
     }
 }
 
@@ -319,16 +327,23 @@ impl<'e> Totals<'e> {
     }
 
     /// In the order of [`day_columns`], then what users owe.
-    fn params(&self) -> impl Iterator<Item = &dyn Param> {
+    fn params(&self, units: UnitSet) -> impl Iterator<Item = &dyn Param> {
         let counts: [&dyn Param; 2] = [&self.events, &self.estimated];
         let others: [&dyn Param; 5] =
             [&self.costs.micros, &self.costs.picos, &self.owed_users, &self.owed_costs.micros, &self.owed_costs.picos];
-        params(&self.keys).chain(counts).chain(params(self.units.values())).chain(others)
+        params(&self.keys).chain(counts).chain(units.select(&self.units)).chain(others)
     }
 }
 
 fn params<P: Param>(columns: &[P]) -> impl Iterator<Item = &dyn Param> {
     columns.iter().map(|column| column as &dyn Param)
+}
+
+impl UnitSet {
+    /// The columns of these units.
+    fn select<P: Param>(self, columns: &ByUnit<P>) -> impl Iterator<Item = &dyn Param> {
+        columns.iter().filter(move |(unit, _)| self.contains(*unit)).map(|(_, column)| column as &dyn Param)
+    }
 }
 
 /// Makes every transaction durable that was committed before, on any connection. The connection used for this must be

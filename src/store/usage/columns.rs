@@ -16,6 +16,38 @@ pub(super) fn units() -> impl Iterator<Item = &'static str> {
     Unit::ALL.into_iter().map(Unit::column)
 }
 
+/// A set of units.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct UnitSet(usize);
+
+impl UnitSet {
+    /// How many sets there are.
+    pub(super) const COUNT: usize = 1 << Unit::COUNT;
+    /// All units.
+    pub(super) const ALL: UnitSet = UnitSet(UnitSet::COUNT - 1);
+
+    /// Those of which any of `amounts` has some.
+    pub(super) fn used<'u>(amounts: impl IntoIterator<Item = &'u Units>) -> UnitSet {
+        let used = |set, (unit, amount): (Unit, &i64)| if *amount == 0 { set } else { set | 1 << unit as usize };
+        UnitSet(amounts.into_iter().fold(0, |set, units| units.iter().fold(set, used)))
+    }
+
+    /// Its number, below [`UnitSet::COUNT`].
+    pub(super) fn index(self) -> usize {
+        self.0
+    }
+
+    /// Whether it has this unit.
+    pub(super) fn contains(self, unit: Unit) -> bool {
+        self.0 & 1 << unit as usize != 0
+    }
+
+    /// The columns of its units.
+    pub(super) fn columns(self) -> impl Iterator<Item = &'static str> {
+        Unit::ALL.into_iter().filter(move |unit| self.contains(*unit)).map(Unit::column)
+    }
+}
+
 /// The values of the columns [`units`], which begin at `first` in the row.
 pub(super) fn read_units(row: &Row, first: usize) -> Result<Units, Error> {
     ByUnit::try_from_fn(|unit| Ok(row.try_get(first + unit as usize)?))
