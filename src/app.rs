@@ -64,7 +64,7 @@ impl App {
             passwords: Passwords::new(Hasher::new(cores)?, Peppers::from(&config))?,
             throttle: Throttle::default(),
             meter,
-            engines: Engines::new(&config),
+            engines: Engines::new(&config)?,
             config,
             db,
             cache,

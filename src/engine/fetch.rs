@@ -49,7 +49,7 @@ impl Fetcher {
             .user_agent(concat!("textgen/", env!("CARGO_PKG_VERSION")))
             .build();
         let guard = Guard { usual: DefaultResolver::default(), allowed: allowed.to_vec() };
-        Fetcher(Agent::with_parts(config, connector(), guard))
+        Fetcher(Agent::with_parts(config, connector(TIMEOUT), guard))
     }
 
     /// Starts to get a file of at most `limit` bytes. Waits for the other side, so it is to be called in a

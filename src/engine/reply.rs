@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Relayed, Result};
 
-use super::load_balancer::InFlight;
+use super::health::InFlight;
 use super::transport;
 
 /// Most bytes of an error that are read.
@@ -28,10 +28,14 @@ pub struct Reply {
     pub content_type: String,
     /// Whether the demo engine made it.
     pub is_demo: bool,
-    pub(super) retry_after: Option<u64>,
+    pub(super) retry_after: Option<Duration>,
     pub(super) began: Instant,
     pub(super) body: Box<dyn Read + Send>,
     pub(super) in_flight: Option<InFlight>,
+    /// When all of it must have come; `None` for a stream, which may last.
+    pub(super) deadline: Option<Instant>,
+    /// How long the next piece of it may take.
+    pub(super) idle: Duration,
 }
 
 impl Reply {
@@ -54,7 +58,7 @@ impl Reply {
     /// As there.
     pub fn read_all(&mut self, limit: usize) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        let read = (&mut self.body).take(limit as u64 + 1).read_to_end(&mut bytes);
+        let read = self.by_ref().take(limit as u64 + 1).read_to_end(&mut bytes);
         match read {
             Ok(_) if bytes.len() <= limit => Ok(bytes),
             Ok(_) => Err(Error::Upstream(502, "The model server's reply is too long")),
@@ -68,9 +72,16 @@ impl Reply {
             return Error::ClientLeft;
         }
         if let Some(in_flight) = &self.in_flight {
-            in_flight.failed(e);
+            let (now, began) = (Instant::now(), in_flight.began());
+            let cool_down = in_flight.failed(None, now);
+            log::warn!(
+                "provider {} failed in the middle of a reply after {} ms and is left out for {} s: {e}",
+                in_flight.name(),
+                now.duration_since(began).as_millis(),
+                cool_down.as_secs()
+            );
         }
-        match is_timeout(e) {
+        match transport::is_timeout(e) {
             true => Error::Upstream(504, "The model server took too long"),
             false => Error::Upstream(502, "The model server ended its reply early"),
         }
@@ -88,26 +99,26 @@ impl Reply {
     pub fn successful(mut self) -> Result<Reply> {
         match self.status {
             200..=299 => Ok(self),
-            401 | 403 | 407 => {
-                log::error!("{} refuses this server's API key ({})", self.server(), self.status);
+            401..=403 | 407 => {
+                log::error!("provider {} refuses this server's API key ({})", self.server(), self.status);
                 Err(Error::Upstream(502, "The model server refused this server's credentials"))
             }
             400..=499 | 503 => Err(self.refusal()),
             status => {
-                log::warn!("{} answered {status}", self.server());
+                log::warn!("provider {} answered {status}", self.server());
                 Err(Error::Upstream(502, "The model server failed"))
             }
         }
     }
 
     fn server(&self) -> &str {
-        self.in_flight.as_ref().map_or("the demo engine", InFlight::base)
+        self.in_flight.as_ref().map_or("demo", InFlight::name)
     }
 
     /// Servers write `{"error": {"message"}}`, `{"error": text}`, `{"detail"}`, `{"message"}` or plain text.
     fn refusal(&mut self) -> Error {
         let mut bytes = Vec::new();
-        if let Err(e) = (&mut self.body).take(MAX_ERROR_BODY).read_to_end(&mut bytes) {
+        if let Err(e) = self.by_ref().take(MAX_ERROR_BODY).read_to_end(&mut bytes) {
             return self.broken(&e);
         }
         let body: Option<Value> = serde_json::from_slice(&bytes).ok();
@@ -119,17 +130,23 @@ impl Reply {
         let message = text.unwrap_or_else(|| format!("The model server refused the request ({})", self.status));
         let message = message.chars().filter(|c| !c.is_control()).take(MAX_ERROR_CHARS).collect();
         let body = body.filter(|body| body["error"]["message"].is_string());
-        Error::Relayed(Box::new(Relayed { status: self.status, body, message, retry_after: self.retry_after }))
+        Error::Relayed(Box::new(Relayed {
+            status: self.status,
+            body,
+            message,
+            retry_after: self.retry_after.map(whole_seconds),
+        }))
     }
 }
 
 impl Read for Reply {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        self.body.read(out)
+        let idle = Instant::now().checked_add(self.idle);
+        transport::until(transport::earlier(self.deadline, idle), || self.body.read(out))
     }
 }
 
-fn is_timeout(e: &io::Error) -> bool {
-    let inner = e.get_ref().and_then(|e| e.downcast_ref::<ureq::Error>());
-    e.kind() == io::ErrorKind::TimedOut || matches!(inner, Some(ureq::Error::Timeout(_)))
+/// Rounded up: whoever comes back after that must not be refused again.
+fn whole_seconds(time: Duration) -> u64 {
+    time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0))
 }

@@ -18,9 +18,9 @@ use crate::blocking;
 /// Bytes of a connection's buffer in each direction; there are as many connections as calls.
 const BUFFER: usize = 16 * 1024;
 
-/// Sockets without TLS or with it, as the address says.
-pub(super) fn connector() -> impl Connector {
-    ().chain(Sockets).chain(RustlsConnector::default())
+/// Sockets without TLS or with it, as the address says. `stall` is how long the other side may take to read more.
+pub(super) fn connector(stall: Duration) -> impl Connector {
+    ().chain(Sockets { stall }).chain(RustlsConnector::default())
 }
 
 /// The client has gone.
@@ -50,28 +50,70 @@ fn hang_up() -> PollFlags {
 
 thread_local! {
     static DEADLINE: Cell<Option<Instant>> = const { Cell::new(None) };
+    static ONLY_NEW: Cell<bool> = const { Cell::new(false) };
+    static CONNECTED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Sets a thread's variable, and sets it back when dropped.
+struct Set<T: Copy + 'static>(&'static std::thread::LocalKey<Cell<T>>, T);
+
+impl<T: Copy + 'static> Set<T> {
+    fn to(variable: &'static std::thread::LocalKey<Cell<T>>, value: T) -> Set<T> {
+        Set(variable, variable.replace(value))
+    }
+}
+
+impl<T: Copy + 'static> Drop for Set<T> {
+    fn drop(&mut self) {
+        self.0.set(self.1);
+    }
 }
 
 /// Runs `work`, in which waits for upstreams end at the latest after `time`.
 pub(super) fn with_deadline<R>(time: Duration, work: impl FnOnce() -> R) -> R {
-    struct Reset;
-    impl Drop for Reset {
-        fn drop(&mut self) {
-            DEADLINE.set(None);
-        }
-    }
-    let _reset = Reset;
-    DEADLINE.set(Some(Instant::now() + time));
+    until(Instant::now().checked_add(time), work)
+}
+
+/// Runs `work`, in which waits for upstreams end at this time, if there is one.
+pub(super) fn until<R>(deadline: Option<Instant>, work: impl FnOnce() -> R) -> R {
+    let _reset = Set::to(&DEADLINE, deadline);
     work()
 }
 
+/// Ends the waits of the current [`until`] at this time.
+pub(super) fn set_deadline(deadline: Option<Instant>) {
+    DEADLINE.set(deadline);
+}
+
+/// Runs `work`, in which each connection is a new one.
+pub(super) fn with_new_connection<R>(work: impl FnOnce() -> R) -> R {
+    let _reset = Set::to(&ONLY_NEW, true);
+    work()
+}
+
+/// Runs `work`, and tells whether it opened a connection; if not, it used one that was kept.
+pub(super) fn note_connecting<R>(work: impl FnOnce() -> R) -> (R, bool) {
+    let _reset = Set::to(&CONNECTED, false);
+    let result = work();
+    (result, CONNECTED.get())
+}
+
+/// Whether waiting took too long.
+pub(super) fn is_timeout(e: &io::Error) -> bool {
+    let inner = e.get_ref().and_then(|e| e.downcast_ref::<Error>());
+    e.kind() == io::ErrorKind::TimedOut || matches!(inner, Some(Error::Timeout(_)))
+}
+
 #[derive(Debug)]
-struct Sockets;
+struct Sockets {
+    stall: Duration,
+}
 
 impl Connector<()> for Sockets {
     type Out = Socket;
 
     fn connect(&self, details: &ConnectionDetails<'_>, _: Option<()>) -> Result<Option<Socket>, Error> {
+        CONNECTED.set(true);
         let mut last = Error::HostNotFound;
         let until = deadline(details.timeout);
         for address in &details.addrs {
@@ -79,7 +121,8 @@ impl Connector<()> for Sockets {
                 Ok(stream) => {
                     stream.set_nodelay(true)?;
                     stream.set_nonblocking(true)?;
-                    return Ok(Some(Socket { stream, buffers: LazyBuffers::new(BUFFER, BUFFER) }));
+                    let buffers = LazyBuffers::new(BUFFER, BUFFER);
+                    return Ok(Some(Socket { stream, buffers, stall: self.stall }));
                 }
                 Err(e) if e.kind() == io::ErrorKind::TimedOut => last = Error::Timeout(details.timeout.reason),
                 Err(e) => last = Error::Io(e),
@@ -102,6 +145,7 @@ fn connect(address: &SocketAddr, until: Option<Instant>) -> io::Result<TcpStream
 struct Socket {
     stream: TcpStream,
     buffers: LazyBuffers,
+    stall: Duration,
 }
 
 impl std::fmt::Debug for Socket {
@@ -123,7 +167,8 @@ impl Transport for Socket {
                 Ok(0) => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
                 Ok(n) => sent += n,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    wait(&self.stream, PollFlags::OUT, until, timeout)?;
+                    let stall = Instant::now().checked_add(self.stall);
+                    wait(&self.stream, PollFlags::OUT, earlier(until, stall), timeout)?;
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(e.into()),
@@ -151,6 +196,9 @@ impl Transport for Socket {
 
     /// Between two calls nothing comes: bytes or an end mean that it is of no more use.
     fn is_open(&mut self) -> bool {
+        if ONLY_NEW.get() {
+            return false;
+        }
         let read = (&self.stream).read(&mut [0]);
         matches!(read, Err(e) if e.kind() == io::ErrorKind::WouldBlock)
     }
@@ -158,9 +206,14 @@ impl Transport for Socket {
 
 fn deadline(timeout: NextTimeout) -> Option<Instant> {
     let own = (!timeout.after.is_not_happening()).then(|| Instant::now() + *timeout.after);
-    match (own, DEADLINE.get()) {
-        (Some(own), Some(other)) => Some(own.min(other)),
-        (own, other) => own.or(other),
+    earlier(own, DEADLINE.get())
+}
+
+/// The earlier of two times, where there are two.
+pub(super) fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
     }
 }
 

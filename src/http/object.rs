@@ -67,15 +67,23 @@ impl<'a> Object<'a> {
 
     /// The object as JSON.
     pub fn to_bytes(&self) -> Vec<u8> {
+        self.to_bytes_with(None, &[])
+    }
+
+    /// The object as JSON, with this text for its `model` (if it has one), and without the names in `omitted`.
+    pub fn to_bytes_with(&self, model: Option<&str>, omitted: &[&str]) -> Vec<u8> {
         let mut bytes = vec![b'{'];
-        for (name, value) in &self.0 {
+        for (name, value) in self.0.iter().filter(|(name, _)| !omitted.contains(&&**name)) {
             if bytes.len() > 1 {
                 bytes.push(b',');
             }
             // Writing a string to memory does not fail.
             let _ = serde_json::to_writer(&mut bytes, name);
             bytes.push(b':');
-            bytes.extend_from_slice(value.get().as_bytes());
+            match model.filter(|_| name == "model") {
+                Some(model) => drop(serde_json::to_writer(&mut bytes, model)),
+                None => bytes.extend_from_slice(value.get().as_bytes()),
+            }
         }
         bytes.push(b'}');
         bytes
@@ -126,6 +134,13 @@ mod tests {
         object.set("new", &"x");
         let expected = br#"{"a":1e400,"b":[1, 2.50],"c":"\ud800","stream":false,"new":"x"}"#;
         assert_eq!(object.to_bytes(), expected, "{}", String::from_utf8_lossy(&object.to_bytes()));
+    }
+
+    #[test]
+    fn another_model_may_be_written() {
+        let object = Object::parse(br#"{"a":{"model":1},"model":"x","b":2}"#).unwrap();
+        assert_eq!(object.to_bytes_with(Some("y\"z"), &["b"]), br#"{"a":{"model":1},"model":"y\"z"}"#);
+        assert_eq!(Object::parse(b"{}").unwrap().to_bytes_with(Some("y"), &["b"]), b"{}");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::error::{Error, Result};
 
 use super::reply::Reply;
-use super::{Body, UpstreamRequest};
+use super::request::{Body, UpstreamRequest};
 
 /// The name of its only model.
 pub const MODEL: &str = "demo";
@@ -28,7 +28,6 @@ const LARGEST: u64 = 64 * 1024 * 1024;
 pub(super) fn answer(request: UpstreamRequest<'_>) -> Result<Reply> {
     let began = Instant::now();
     let made = match (request.path, request.body) {
-        ("/v1/models", _) => Made::json(200, &json!({"object": "list", "data": [model()]})),
         ("/v1/audio/transcriptions" | "/v1/audio/translations", Body::Bytes(bytes)) => {
             speech::transcribe(request.media_type, &mut &*bytes)?
         }
@@ -49,6 +48,8 @@ pub(super) fn answer(request: UpstreamRequest<'_>) -> Result<Reply> {
         began,
         body: made.body,
         in_flight: None,
+        deadline: None,
+        idle: std::time::Duration::MAX,
     })
 }
 
@@ -65,7 +66,7 @@ fn by_path(path: &str, request: &Value) -> Made {
 fn bytes(body: Body<'_>) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     match body {
-        Body::None => {}
+        Body::Json(object) => bytes = object.to_bytes(),
         Body::Bytes(sent) => bytes.extend_from_slice(sent),
         Body::Stream(reader) => {
             reader.take(LARGEST).read_to_end(&mut bytes).map_err(|e| Error::Internal(e.to_string()))?;
@@ -74,8 +75,9 @@ fn bytes(body: Body<'_>) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn model() -> Value {
-    json!({"id": MODEL, "object": "model", "created": 0, "owned_by": "textgen"})
+/// Its list of models.
+pub(super) fn models() -> Vec<Value> {
+    vec![json!({"id": MODEL, "object": "model", "created": 0, "owned_by": "textgen"})]
 }
 
 /// A reply in the making.

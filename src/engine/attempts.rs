@@ -1,0 +1,270 @@
+//! One request: to the route that is picked, and to the next ones for as long as one fails before it has begun to answer.
+
+use std::cell::Cell;
+use std::io::{self, Read};
+use std::time::{Duration, Instant};
+
+use ureq::http::{HeaderMap, Response, header};
+
+use crate::error::{Error, Result};
+use crate::http::sse;
+
+use super::client::{Content, HttpClient, UNREACHABLE, failure, is_disconnect};
+use super::demo;
+use super::health::InFlight;
+use super::reply::Reply;
+use super::request::{Body, UpstreamRequest};
+use super::retry_after;
+use super::routes::{Pick, Route, Routes};
+use super::transport::{self, client_left};
+
+/// Most providers that may break off or answer with status 500 at one request. What so many cannot bear is in the
+/// request.
+const MAX_BROKEN: usize = 3;
+
+/// Sends a request to the best route, and to others if that one fails before it answers: on connection failure, on
+/// time-out, and on status 408, 429 and 5xx. Returns once the head of a reply arrives, whatever its status. If all
+/// routes fail, that is the reply which says most to the client, such as a 429 with its `Retry-After`. Waits for the
+/// provider, so it is to be called in [`block_in_place`](crate::blocking::block_in_place).
+///
+/// # Errors
+/// 503 when all routes have as many calls as they may have; 502 when no provider answers, 504 when none does in time; the
+/// client has left.
+pub fn send(routes: &Routes, request: UpstreamRequest<'_>) -> Result<Reply> {
+    let UpstreamRequest { path, media_type, body } = request;
+    let upload = UploadProgress::default();
+    let mut tracked;
+    let mut body = match body {
+        Body::Stream(reader) => {
+            tracked = TrackedReader { reader, progress: &upload };
+            Body::Stream(&mut tracked)
+        }
+        Body::Json(object) => Body::Json(object),
+        Body::Bytes(bytes) => Body::Bytes(bytes),
+    };
+    let (began, mut tried, mut broken, mut best) = (Instant::now(), Vec::new(), 0, None);
+    loop {
+        let (index, route, in_flight) = match routes.pick(&tried, Instant::now()) {
+            Pick::Route(index, route, in_flight) => (index, route, in_flight),
+            Pick::Full => return best.map_or(Err(Error::Busy), Failed::into_result),
+            Pick::None => return best.map_or(Err(Error::Upstream(502, UNREACHABLE)), Failed::into_result),
+        };
+        tried.push(index);
+        let Some(client) = route.provider.client() else {
+            return demo::answer(UpstreamRequest { path, media_type, body });
+        };
+        let total = client.timeouts().total;
+        upload.total.set(total);
+        // While an upload is read, the client decides how long it takes.
+        let deadline = if matches!(body, Body::Stream(_)) { None } else { began.checked_add(total) };
+        let outcome = transport::until(deadline, || post(client, route, path, media_type, &mut body));
+        let deadline = deadline.or(upload.ended_at.get().and_then(|at| at.checked_add(total)));
+        let is_late = deadline.is_some_and(|deadline| deadline <= Instant::now());
+        let failed = match outcome {
+            Ok(response) => {
+                let reply = reply(response, in_flight, client, deadline);
+                if is_answer(&reply) {
+                    return Ok(reply);
+                }
+                broken += usize::from(reply.status == 500);
+                Failed::Reply(Box::new(reply))
+            }
+            Err(_) if client_left() => return Err(Error::ClientLeft),
+            Err(_) if upload.is_broken.get() => return Err(Error::bad("The upload is incomplete or malformed")),
+            Err(e) => {
+                broken += usize::from(is_disconnect(&e));
+                note_error(&in_flight, &e, upload.is_under_way());
+                Failed::Error(if is_late { late() } else { failure(&e) })
+            }
+        };
+        let is_final = is_late || upload.is_touched.get() || broken >= MAX_BROKEN;
+        let failed = match best {
+            Some(best) if !failed.is_better_than(&best) => best,
+            _ => failed,
+        };
+        if is_final {
+            return failed.into_result();
+        }
+        best = Some(failed);
+    }
+}
+
+fn late() -> Error {
+    Error::Upstream(504, "The model server took too long")
+}
+
+/// One attempt. A connection that was kept may have ended just now; a new one tells.
+fn post(
+    client: &HttpClient,
+    route: &Route,
+    path: &str,
+    media_type: &str,
+    body: &mut Body<'_>,
+) -> std::result::Result<Response<ureq::Body>, ureq::Error> {
+    // Base addresses have it.
+    let path = path.strip_prefix("/v1").unwrap_or(path);
+    let bytes;
+    let mut content = match body {
+        Body::Json(object) => {
+            bytes = object.to_bytes_with(route.upstream_model.as_deref(), &[]);
+            Content::Bytes(&bytes)
+        }
+        Body::Bytes(bytes) => Content::Bytes(bytes),
+        // It cannot be sent twice.
+        Body::Stream(reader) => {
+            let mut content = Content::Stream(*reader);
+            return transport::with_new_connection(|| client.post(path, media_type, &mut content));
+        }
+    };
+    let (outcome, is_new) = transport::note_connecting(|| client.post(path, media_type, &mut content));
+    match outcome {
+        Err(e) if !is_new && is_disconnect(&e) && !client_left() => {
+            transport::with_new_connection(|| client.post(path, media_type, &mut content))
+        }
+        outcome => outcome,
+    }
+}
+
+fn reply(response: Response<ureq::Body>, in_flight: InFlight, client: &HttpClient, deadline: Option<Instant>) -> Reply {
+    let text = |headers: &HeaderMap, name| headers.get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
+    let content_type = text(response.headers(), header::CONTENT_TYPE).unwrap_or_default();
+    let media_type = content_type.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+    // Sound of unknown length is made while it is sent.
+    let is_live = media_type.starts_with("audio/") && !response.headers().contains_key(header::CONTENT_LENGTH);
+    let is_stream = media_type == sse::MEDIA_TYPE || is_live;
+    Reply {
+        status: response.status().as_u16(),
+        retry_after: retry_after::requested(response.headers(), time::OffsetDateTime::now_utc()),
+        media_type,
+        content_type,
+        is_demo: false,
+        began: in_flight.began(),
+        body: Box::new(response.into_body().into_reader()),
+        in_flight: Some(in_flight),
+        deadline: deadline.filter(|_| !is_stream),
+        idle: client.timeouts().idle,
+    }
+}
+
+/// Notes what a reply says of its provider. False if another provider may do better.
+fn is_answer(reply: &Reply) -> bool {
+    let Some(call) = &reply.in_flight else { return true };
+    let (status, now) = (reply.status, Instant::now());
+    let cool_down = match status {
+        401..=403 | 407 => {
+            log::error!("provider {} refuses this server's API key ({status})", call.name());
+            // The others may be refused for what they ask for.
+            matches!(status, 401 | 402).then(|| call.failed(reply.retry_after, now))
+        }
+        408 => None,
+        429 | 502..=504 | 529 => Some(call.failed(reply.retry_after, now)),
+        500.. => {
+            call.answered_500(now);
+            None
+        }
+        _ => {
+            call.succeeded();
+            return true;
+        }
+    };
+    log_failure(call, &format_args!("status {status}"), cool_down);
+    false
+}
+
+/// Notes that no reply came. What happens while an upload is under way may be the doing of its sender.
+fn note_error(call: &InFlight, e: &ureq::Error, is_upload_under_way: bool) {
+    let cool_down = if is_upload_under_way { None } else { Some(call.failed(None, Instant::now())) };
+    log_failure(call, e, cool_down);
+}
+
+fn log_failure(call: &InFlight, why: &dyn std::fmt::Display, cool_down: Option<Duration>) {
+    let millis = call.began().elapsed().as_millis();
+    match cool_down {
+        Some(time) => log::warn!(
+            "provider {} failed after {millis} ms and is left out for {:.1} s: {why}",
+            call.name(),
+            time.as_secs_f64()
+        ),
+        None => log::warn!("provider {} failed after {millis} ms: {why}", call.name()),
+    }
+}
+
+/// The outcome of an attempt that another one may better.
+enum Failed {
+    Reply(Box<Reply>),
+    Error(Error),
+}
+
+impl Failed {
+    /// How much it tells the client.
+    fn rank(&self) -> u8 {
+        match self {
+            Failed::Reply(reply) => match reply.status {
+                429 => 4,
+                503 => 3,
+                401..=403 | 407 => 0,
+                _ => 1,
+            },
+            Failed::Error(Error::Upstream(504, _)) => 2,
+            Failed::Error(_) => 1,
+        }
+    }
+
+    fn is_better_than(&self, other: &Failed) -> bool {
+        match (self, other) {
+            (Failed::Reply(one), Failed::Reply(other)) if one.status == other.status => {
+                one.retry_after.is_some_and(|one| other.retry_after.is_none_or(|other| one < other))
+            }
+            _ => self.rank() > other.rank(),
+        }
+    }
+
+    fn into_result(self) -> Result<Reply> {
+        match self {
+            Failed::Reply(reply) => Ok(*reply),
+            Failed::Error(e) => Err(e),
+        }
+    }
+}
+
+/// How far an upload has come.
+#[derive(Default)]
+struct UploadProgress {
+    /// Something of it was read, so that it cannot be sent again.
+    is_touched: Cell<bool>,
+    /// It could not be read.
+    is_broken: Cell<bool>,
+    /// When its end was read.
+    ended_at: Cell<Option<Instant>>,
+    /// How long the call may take from then on.
+    total: Cell<Duration>,
+}
+
+impl UploadProgress {
+    fn is_under_way(&self) -> bool {
+        self.is_touched.get() && self.ended_at.get().is_none()
+    }
+}
+
+struct TrackedReader<'a> {
+    reader: &'a mut dyn Read,
+    progress: &'a UploadProgress,
+}
+
+impl Read for TrackedReader<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let progress = self.progress;
+        progress.is_touched.set(true);
+        let read = self.reader.read(out);
+        match &read {
+            Ok(0) if !out.is_empty() => {
+                let now = Instant::now();
+                progress.ended_at.set(Some(now));
+                transport::set_deadline(now.checked_add(progress.total.get()));
+            }
+            Ok(_) => {}
+            Err(_) => progress.is_broken.set(true),
+        }
+        read
+    }
+}

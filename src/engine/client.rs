@@ -1,0 +1,196 @@
+//! Requests to one provider over HTTP.
+
+use std::io::{self, Read};
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+
+use ureq::config::Config;
+use ureq::http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, header};
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::NextTimeout;
+use ureq::{Agent, SendBody};
+
+use crate::error::{Error, Result};
+
+use super::spec::{ProviderSpec, Timeouts};
+use super::transport::{self, client_left, connector};
+
+/// Idle connections that are kept to one provider.
+const IDLE: usize = 256;
+/// How long an idle connection is kept; many servers end theirs after five seconds or more.
+const IDLE_TIME: std::time::Duration = std::time::Duration::from_secs(4);
+/// Maximum size of a list of models, in bytes.
+const MAX_MODEL_LIST: u64 = 4 * 1024 * 1024;
+
+/// The message for a provider without which nothing can be answered.
+pub(super) const UNREACHABLE: &str = "The model server cannot be reached";
+
+/// The connections to one provider, and what every request to it carries.
+pub(super) struct HttpClient {
+    agent: Agent,
+    base_url: String,
+    headers: HeaderMap,
+    timeouts: Timeouts,
+}
+
+/// The body of one request.
+pub(super) enum Content<'a> {
+    Bytes(&'a [u8]),
+    Stream(&'a mut dyn Read),
+}
+
+impl HttpClient {
+    /// # Errors
+    /// What is wrong with the specification.
+    pub(super) fn new(spec: &ProviderSpec) -> std::result::Result<HttpClient, String> {
+        let base_url = spec.base_url.trim_end_matches('/').to_owned();
+        let uri: Uri = base_url.parse().map_err(|_| "the address is not valid".to_owned())?;
+        if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none_or(str::is_empty) {
+            return Err("the address must start with http:// or https:// and name a host".to_owned());
+        }
+        let timeouts = spec.timeouts;
+        let mut config = Agent::config_builder()
+            .timeout_resolve(Some(timeouts.connect))
+            .timeout_connect(Some(timeouts.connect))
+            .timeout_recv_response(Some(timeouts.first_byte))
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            // The environment's proxies are for the internet; servers are mostly next door.
+            .proxy(None)
+            .max_idle_connections(IDLE)
+            .max_idle_connections_per_host(IDLE)
+            .max_idle_age(IDLE_TIME)
+            .user_agent(concat!("textgen/", env!("CARGO_PKG_VERSION")));
+        if let Some(file) = &spec.ca_file {
+            config = config.tls_config(TlsConfig::builder().root_certs(certificates(file)?).build());
+        }
+        let agent = Agent::with_parts(config.build(), connector(timeouts.idle), AddressResolver::default());
+        Ok(HttpClient { agent, base_url, headers: headers(spec)?, timeouts })
+    }
+
+    pub(super) fn timeouts(&self) -> &Timeouts {
+        &self.timeouts
+    }
+
+    /// Sends a `POST` and waits for the head of the response.
+    pub(super) fn post(
+        &self,
+        path: &str,
+        media_type: &str,
+        content: &mut Content<'_>,
+    ) -> std::result::Result<Response<ureq::Body>, ureq::Error> {
+        let request = self.request(path).method("POST").header(header::CONTENT_TYPE, media_type);
+        match content {
+            Content::Bytes(bytes) => self.agent.run(request.body(*bytes)?),
+            Content::Stream(reader) => self.agent.run(request.body(SendBody::from_reader(reader))?),
+        }
+    }
+
+    /// The provider's list of models; empty when it says that it has none.
+    ///
+    /// # Errors
+    /// 502 or 504 when it does not answer as it should; the client has left.
+    pub(super) fn models(&self) -> Result<Vec<u8>> {
+        transport::with_deadline(self.timeouts.first_byte.min(self.timeouts.total), || {
+            let response = self.agent.run(self.request("/models").body(()).map_err(|e| failure(&e.into()))?);
+            let response = response.map_err(|e| failure(&e))?;
+            match response.status().as_u16() {
+                200 => {}
+                400 | 404 | 405 | 501 => return Ok(Vec::new()),
+                _ => return Err(Error::Upstream(502, "The model server does not list its models")),
+            }
+            let mut bytes = Vec::new();
+            let read = response.into_body().into_reader().take(MAX_MODEL_LIST).read_to_end(&mut bytes);
+            read.map(|_| bytes).map_err(|e| failure(&ureq::Error::Io(e)))
+        })
+    }
+
+    fn request(&self, path: &str) -> ureq::http::request::Builder {
+        let mut request = Request::builder().uri(format!("{}{path}", self.base_url));
+        if let Some(headers) = request.headers_mut() {
+            headers.extend(self.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
+        }
+        request
+    }
+}
+
+fn headers(spec: &ProviderSpec) -> std::result::Result<HeaderMap, String> {
+    let mut headers = HeaderMap::new();
+    let value = |text: &str, what: &str| {
+        let mut value =
+            HeaderValue::from_str(text).map_err(|_| format!("{what} holds characters that no header may have"))?;
+        value.set_sensitive(true);
+        Ok::<_, String>(value)
+    };
+    if let Some(key) = &spec.api_key {
+        headers.insert(header::AUTHORIZATION, value(&format!("Bearer {}", key.reveal()), "the API key")?);
+    }
+    for (name, text) in &spec.headers {
+        let parsed = name.parse::<HeaderName>().map_err(|_| format!("{name} is no name of a header"))?;
+        headers.insert(parsed, value(text.reveal(), name)?);
+    }
+    Ok(headers)
+}
+
+fn certificates(file: &Path) -> std::result::Result<RootCerts, String> {
+    let pem = std::fs::read(file).map_err(|e| format!("{}: {e}", file.display()))?;
+    let mut certificates = Vec::new();
+    for item in parse_pem(&pem) {
+        if let PemItem::Certificate(certificate) = item.map_err(|e| format!("{}: {e}", file.display()))? {
+            certificates.push(certificate);
+        }
+    }
+    match certificates.is_empty() {
+        true => Err(format!("{} holds no certificate", file.display())),
+        false => Ok(RootCerts::new_with_certs(&certificates)),
+    }
+}
+
+/// What a failed request means to the client.
+pub(super) fn failure(e: &ureq::Error) -> Error {
+    match e {
+        _ if client_left() => Error::ClientLeft,
+        _ if is_timeout(e) => Error::Upstream(504, "The model server took too long"),
+        ureq::Error::Protocol(_) => Error::Upstream(502, "The model server answered nonsense"),
+        _ => Error::Upstream(502, UNREACHABLE),
+    }
+}
+
+/// Whether the provider took too long.
+fn is_timeout(e: &ureq::Error) -> bool {
+    match e {
+        ureq::Error::Timeout(reason) => *reason != ureq::Timeout::Connect,
+        ureq::Error::Io(e) => transport::is_timeout(e),
+        _ => false,
+    }
+}
+
+/// Whether the connection ended, as one that was kept idle may.
+pub(super) fn is_disconnect(e: &ureq::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(e, ureq::Error::Io(e)
+        if matches!(e.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof))
+}
+
+/// Resolves names. An IP address, which is what most servers have, is taken as it is; the usual resolver would start a
+/// thread for it.
+#[derive(Debug, Default)]
+struct AddressResolver(DefaultResolver);
+
+impl Resolver for AddressResolver {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        config: &Config,
+        timeout: NextTimeout,
+    ) -> std::result::Result<ResolvedSocketAddrs, ureq::Error> {
+        let host = uri.host().unwrap_or("").trim_matches(['[', ']']);
+        let Ok(ip) = host.parse::<IpAddr>() else { return self.0.resolve(uri, config, timeout) };
+        let usual = if uri.scheme_str() == Some("https") { 443 } else { 80 };
+        let mut addresses = self.empty();
+        addresses.push(SocketAddr::new(ip, uri.port_u16().unwrap_or(usual)));
+        Ok(addresses)
+    }
+}

@@ -1,0 +1,198 @@
+//! Whether a provider is fit to be called: its calls in flight, and the cool-down after a failure.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+/// Cool-down after the first failure. It doubles with each further consecutive failure.
+const MIN_COOL_DOWN: Duration = Duration::from_secs(1);
+/// Upper limit of a cool-down that doubles.
+const MAX_COOL_DOWN: Duration = Duration::from_secs(30);
+/// Upper limit of a cool-down that the provider asks for.
+const MAX_REQUESTED_COOL_DOWN: Duration = Duration::from_secs(3600);
+/// Consecutive replies with status 500 that count as a failure. A single one may be the fault of the request, and such a
+/// request must not make every provider look broken.
+const MAX_ERRORS: u32 = 3;
+
+/// The state of one provider, shared by all its calls.
+#[derive(Debug)]
+pub(super) struct Health {
+    name: String,
+    max_concurrent: u32,
+    in_flight: AtomicU32,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Consecutive failures; 0 while the provider is healthy.
+    failures: u32,
+    /// Consecutive replies with status 500.
+    errors: u32,
+    /// When it failed last.
+    failed_at: Option<Instant>,
+    /// End of the cool-down.
+    cooling_until: Option<Instant>,
+}
+
+/// A call in flight. It counts as one until it is dropped.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    health: Arc<Health>,
+    began: Instant,
+}
+
+impl Health {
+    /// That of a provider which has not been called yet.
+    pub(super) fn new(name: &str, max_concurrent: Option<u32>) -> Arc<Health> {
+        Arc::new(Health {
+            name: name.to_owned(),
+            max_concurrent: max_concurrent.unwrap_or(u32::MAX),
+            in_flight: AtomicU32::new(0),
+            state: Mutex::default(),
+        })
+    }
+
+    /// How many calls are in flight.
+    pub(super) fn in_flight(&self) -> u32 {
+        self.in_flight.load(Relaxed)
+    }
+
+    /// How long the cool-down still lasts; `None` when there is none.
+    pub(super) fn cool_down(&self, now: Instant) -> Option<Duration> {
+        let until = self.state.lock().cooling_until?;
+        until.checked_duration_since(now).filter(|left| !left.is_zero())
+    }
+
+    /// Begins a call, unless as many are in flight as the provider may have.
+    pub(super) fn begin(self: &Arc<Health>, now: Instant) -> Option<InFlight> {
+        let more = |calls| (calls < self.max_concurrent).then_some(calls + 1);
+        self.in_flight.fetch_update(Relaxed, Relaxed, more).ok()?;
+        let mut state = self.state.lock();
+        // Only one call tries a provider after its cool-down; the others avoid it until the outcome is known.
+        if state.failures > 0 && state.cooling_until.is_none_or(|until| until <= now) {
+            state.cooling_until = Some(now + cool_down(state.failures));
+        }
+        Some(InFlight { health: Arc::clone(self), began: now })
+    }
+}
+
+impl InFlight {
+    /// The provider's name.
+    pub(super) fn name(&self) -> &str {
+        &self.health.name
+    }
+
+    /// When the call began.
+    pub(super) fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// Ends the cool-down: the provider answered as it should. A call that began before the last failure proves nothing.
+    pub(super) fn succeeded(&self) {
+        let mut state = self.health.state.lock();
+        state.errors = 0;
+        if state.failures > 0 && state.failed_at.is_none_or(|at| at <= self.began) {
+            log::info!("provider {} works again", self.health.name);
+            *state = State::default();
+        }
+    }
+
+    /// Starts or extends the cool-down: the provider failed, or asked to be left alone for `wanted`. Returns how long it
+    /// lasts.
+    pub(super) fn failed(&self, wanted: Option<Duration>, now: Instant) -> Duration {
+        let mut state = self.health.state.lock();
+        state.failures = state.failures.saturating_add(1);
+        state.failed_at = Some(now);
+        let usual = cool_down(state.failures);
+        let length = wanted.map_or(usual, |wanted| wanted.min(MAX_REQUESTED_COOL_DOWN));
+        let until = now + length;
+        state.cooling_until = Some(state.cooling_until.map_or(until, |other| other.max(until)));
+        length
+    }
+
+    /// Notes a reply with status 500, of which several in a row are a failure.
+    pub(super) fn answered_500(&self, now: Instant) {
+        let mut state = self.health.state.lock();
+        state.errors += 1;
+        if state.errors >= MAX_ERRORS {
+            state.errors = 0;
+            drop(state);
+            self.failed(None, now);
+        }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.health.in_flight.fetch_sub(1, Relaxed);
+    }
+}
+
+fn cool_down(failures: u32) -> Duration {
+    MIN_COOL_DOWN.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(MAX_COOL_DOWN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn calls_at_once_are_bounded() {
+        let (health, now) = (Health::new("a", Some(2)), Instant::now());
+        let first = health.begin(now).unwrap();
+        let _second = health.begin(now).unwrap();
+        assert!(health.begin(now).is_none() && health.in_flight() == 2);
+        drop(first);
+        assert!(health.begin(now).is_some());
+        assert_eq!(health.in_flight(), 1);
+    }
+
+    #[test]
+    fn a_failure_starts_a_cool_down_after_which_one_call_tries() {
+        let (health, now) = (Health::new("a", None), Instant::now());
+        assert_eq!(health.begin(now).unwrap().failed(None, now), SECOND);
+        assert_eq!(health.cool_down(now), Some(SECOND));
+        let later = now + 2 * SECOND;
+        assert_eq!(health.cool_down(later), None);
+        let trial = health.begin(later).unwrap();
+        assert_eq!(health.cool_down(later), Some(SECOND), "others wait for the outcome");
+        trial.succeeded();
+        assert_eq!(health.cool_down(later), None);
+        assert_eq!(cool_down(1), MIN_COOL_DOWN);
+        assert_eq!(cool_down(u32::MAX), MAX_COOL_DOWN);
+    }
+
+    #[test]
+    fn the_provider_says_how_long() {
+        let (health, now) = (Health::new("a", None), Instant::now());
+        let old = health.begin(now).unwrap();
+        health.begin(now).unwrap().failed(Some(90 * SECOND), now + SECOND);
+        old.succeeded();
+        assert_eq!(health.cool_down(now + SECOND), Some(90 * SECOND), "an older call's success does not end it");
+        health.begin(now).unwrap().failed(None, now + SECOND);
+        assert_eq!(health.cool_down(now + SECOND), Some(90 * SECOND), "nor does another failure shorten it");
+        health.begin(now).unwrap().failed(Some(Duration::MAX), now + SECOND);
+        assert_eq!(health.cool_down(now + SECOND), Some(MAX_REQUESTED_COOL_DOWN));
+    }
+
+    #[test]
+    fn a_request_that_causes_errors_is_not_the_providers_failure_yet() {
+        let (health, now) = (Health::new("a", None), Instant::now());
+        for _ in 0..10 {
+            for _ in 1..MAX_ERRORS {
+                health.begin(now).unwrap().answered_500(now);
+            }
+            health.begin(now).unwrap().succeeded();
+        }
+        assert_eq!(health.cool_down(now), None);
+        for _ in 0..MAX_ERRORS {
+            health.begin(now).unwrap().answered_500(now);
+        }
+        assert!(health.cool_down(now).is_some());
+    }
+}
