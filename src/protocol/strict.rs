@@ -20,7 +20,7 @@ pub fn check(json: &str) -> Result<(), String> {
             b'{' | b'[' if open.len() == DEEPEST => {
                 return Err(format!("The body must not be nested deeper than {DEEPEST} levels"));
             }
-            b'{' => open.push(Open::Object(HashSet::new())),
+            b'{' => open.push(Open::Object(Names::default())),
             b'[' => open.push(Open::List),
             b'}' | b']' => drop(open.pop()),
             b'"' => {
@@ -79,7 +79,32 @@ enum Open<'a> {
     /// A list.
     List,
     /// An object, with its names so far.
-    Object(HashSet<Cow<'a, str>>),
+    Object(Names<'a>),
+}
+
+/// Most names that are compared one by one; beyond that, hashing is quicker.
+const FEW_NAMES: usize = 16;
+
+/// The names of an object so far.
+#[derive(Default)]
+struct Names<'a> {
+    few: Vec<Cow<'a, str>>,
+    /// Those after the first [`FEW_NAMES`].
+    more: HashSet<Cow<'a, str>>,
+}
+
+impl<'a> Names<'a> {
+    /// Adds a name; false if it is there already.
+    fn insert(&mut self, name: Cow<'a, str>) -> bool {
+        if self.few.contains(&name) {
+            return false;
+        }
+        if self.few.len() < FEW_NAMES {
+            self.few.push(name);
+            return true;
+        }
+        self.more.insert(name)
+    }
 }
 
 #[cfg(test)]
@@ -95,6 +120,13 @@ mod tests {
             r#"{"":1,"":2}"#,
         ] {
             assert!(check(json).unwrap_err().contains("twice"), "{json}");
+        }
+        let many = |last: usize| {
+            let names: Vec<String> = (0..100).chain([last]).map(|n| format!("\"{n}\":{n}")).collect();
+            format!("{{{}}}", names.join(","))
+        };
+        for (repeated, ok) in [(0, false), (15, false), (16, false), (99, false), (100, true)] {
+            assert_eq!(check(&many(repeated)).is_ok(), ok, "{repeated}");
         }
         for json in [
             r#"{"a":{"a":1},"b":[{"a":1},{"a":2}],"A":null,"c":"\ud83d\ude00","d":1e400,"e":true,

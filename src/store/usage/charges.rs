@@ -11,7 +11,7 @@ use time::{Date, OffsetDateTime};
 use super::columns::{self, UnitSet, comma_separated, unnest};
 use crate::db::{Error, Executor, Param};
 use crate::money::Cost;
-use crate::units::{ByUnit, Units};
+use crate::units::{ByUnit, Unit, Units};
 
 /// A row of the ledger. Serialised, it is a record of the journal, which newer versions must be able to read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -209,7 +209,7 @@ fn or_null(column: &str, value: &str) -> String {
 /// # Errors
 /// See [`Error`]. After [`Error::Unavailable`] the charges may have been made: the same call finds out.
 pub fn charge(db: &mut impl Executor, day: Date, events: &[&Event]) -> Result<Vec<String>, Error> {
-    let (month, rows) = (month_of(day), Rows::of(events));
+    let (month, rows) = (month_of(day), Rows::of(events, UnitSet::ALL));
     let client_supplied: Vec<bool> = events.iter().map(|event| event.client_supplied).collect();
     let mut params: Vec<&dyn Param> = vec![&month, &day];
     params.extend(rows.params(UnitSet::ALL));
@@ -223,8 +223,8 @@ pub fn charge(db: &mut impl Executor, day: Date, events: &[&Event]) -> Result<Ve
 /// # Errors
 /// As [`charge`]; if one of them was charged before after all, nothing is charged.
 pub fn charge_new(db: &mut impl Executor, day: Date, events: &[&Event]) -> Result<(), Error> {
-    let (month, rows, totals) = (month_of(day), Rows::of(events), Totals::of(events));
     let units = UnitSet::used(events.iter().map(|event| &event.units));
+    let (month, rows, totals) = (month_of(day), Rows::of(events, units), Totals::of(events, units));
     let mut params: Vec<&dyn Param> = vec![&month, &day];
     params.extend(rows.params(units));
     params.extend(totals.params(units));
@@ -247,12 +247,12 @@ struct Rows<'e> {
 }
 
 impl<'e> Rows<'e> {
-    fn of(events: &[&'e Event]) -> Rows<'e> {
+    fn of(events: &[&'e Event], units: UnitSet) -> Rows<'e> {
         const VALUES: [fn(&Event) -> &str; TEXTS.len()] =
             [|e| &e.id, |e| &e.user_id, |e| &e.key_id, |e| &e.server, |e| &e.route, |e| &e.model];
         Rows {
             texts: VALUES.map(|value| events.iter().map(|event| value(event)).collect()),
-            units: ByUnit::from_fn(|unit| events.iter().map(|event| event.units[unit]).collect()),
+            units: units.collect(|unit| events.iter().map(|event| event.units[unit]).collect()),
             costs: events.iter().map(|event| event.cost()).collect(),
             latencies: events.iter().map(|event| event.latency_micros).collect(),
             estimated: events.iter().map(|event| event.estimated).collect(),
@@ -303,7 +303,7 @@ struct DaySum {
 }
 
 impl<'e> Totals<'e> {
-    fn of(events: &[&'e Event]) -> Totals<'e> {
+    fn of(events: &[&'e Event], units: UnitSet) -> Totals<'e> {
         let mut days: BTreeMap<[&str; DAY_KEY.len()], DaySum> = BTreeMap::new();
         let mut users: BTreeMap<&str, Cost> = BTreeMap::new();
         for event in events {
@@ -319,7 +319,7 @@ impl<'e> Totals<'e> {
             keys: std::array::from_fn(|n| days.keys().map(|key| key[n]).collect()),
             events: days.values().map(|total| total.events).collect(),
             estimated: days.values().map(|total| total.estimated).collect(),
-            units: ByUnit::from_fn(|unit| days.values().map(|total| total.units[unit]).collect()),
+            units: units.collect(|unit| days.values().map(|total| total.units[unit]).collect()),
             costs: days.values().map(|total| total.cost).collect(),
             owed_users: users.keys().copied().collect(),
             owed_costs: users.into_values().collect(),
@@ -340,6 +340,11 @@ fn params<P: Param>(columns: &[P]) -> impl Iterator<Item = &dyn Param> {
 }
 
 impl UnitSet {
+    /// The column that `make` returns for each of these units, and none for the others.
+    fn collect(self, mut make: impl FnMut(Unit) -> Vec<i64>) -> ByUnit<Vec<i64>> {
+        ByUnit::from_fn(|unit| if self.contains(unit) { make(unit) } else { Vec::new() })
+    }
+
     /// The columns of these units.
     fn select<P: Param>(self, columns: &ByUnit<P>) -> impl Iterator<Item = &dyn Param> {
         columns.iter().filter(move |(unit, _)| self.contains(*unit)).map(|(_, column)| column as &dyn Param)
