@@ -1,5 +1,6 @@
 //! The log: lines on standard error, buffered for a moment so that requests do not wait for its reader.
 
+use std::cell::RefCell;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::thread;
@@ -18,6 +19,30 @@ const WRITE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Maximum size of the buffer. When it is full, the thread that logs writes it out.
 const MAX_BUFFER: usize = 1024 * 1024;
+
+thread_local! {
+    static REQUEST_ID: RefCell<Option<Arc<str>>> = const { RefCell::new(None) };
+}
+
+/// The id of the request that this thread works on, if it is known.
+pub fn request_id() -> Option<Arc<str>> {
+    REQUEST_ID.with_borrow(Clone::clone)
+}
+
+/// Sets the [`request_id`] of this thread until the result is dropped.
+pub fn set_request_id(id: Option<Arc<str>>) -> RequestIdGuard {
+    RequestIdGuard(REQUEST_ID.replace(id))
+}
+
+/// Restores the previous id when dropped; see [`set_request_id`].
+#[must_use]
+pub struct RequestIdGuard(Option<Arc<str>>);
+
+impl Drop for RequestIdGuard {
+    fn drop(&mut self) {
+        REQUEST_ID.set(self.0.take());
+    }
+}
 
 /// Starts logging to standard error.
 ///

@@ -162,7 +162,20 @@ pub struct Config {
     #[arg(long, env, default_value = "5", value_parser = seconds(1..=3600), help_heading = MODELS)]
     pub upstream_connect_timeout: Duration,
 
-    /// Timeout for a whole call to a model server, reply included, in seconds
+    /// Timeout from the end of a request to a model server to the first byte of its reply, in seconds; another server is
+    /// tried then. 0 = UPSTREAM_TIMEOUT
+    #[arg(long, env, default_value = "0", value_parser = seconds(0..=86_400), help_heading = MODELS)]
+    pub upstream_first_byte_timeout: Duration,
+
+    /// Timeout between two pieces of a model server's reply, in seconds
+    #[arg(long, env, default_value = "300", value_parser = seconds(1..=86_400), help_heading = MODELS)]
+    pub upstream_idle_timeout: Duration,
+
+    /// Calls that one model server may have at once; further ones go to others, or get a 503. 0 = no limit
+    #[arg(long, env, default_value = "0", value_parser = number(0_u32..=1_000_000), help_heading = MODELS)]
+    pub upstream_max_concurrent: u32,
+
+    /// Timeout for a whole call to a model server, reply included, in seconds. A streamed reply may take longer
     #[arg(long, env, default_value = "600", value_parser = seconds(1..=86_400), help_heading = MODELS)]
     pub upstream_timeout: Duration,
 

@@ -15,6 +15,7 @@ use crate::call::{Call, Role};
 use crate::db;
 use crate::error::{Error, Shape};
 use crate::http::{Method, Request, Response};
+use crate::logging;
 use crate::operation::{self, Found, Operation, Router};
 use crate::server;
 use crate::web;
@@ -38,6 +39,7 @@ fn answer(
 ) -> Response {
     let began = Instant::now();
     let id = ids.of(request);
+    let _id = logging::set_request_id(Some(id.as_str().into()));
     let (outcome, shape, user_id) = dispatch(app, role, router, request);
     let mut response = outcome.unwrap_or_else(|e| {
         if e.is_fault() {

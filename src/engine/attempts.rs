@@ -1,18 +1,21 @@
 //! One request: to the route that is picked, and to the next ones for as long as one fails before it has begun to answer.
 
 use std::cell::Cell;
+use std::fmt::Display;
 use std::io::{self, Read};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ureq::http::{HeaderMap, Response, header};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Relayed, Result};
 use crate::http::sse;
+use crate::logging;
 
 use super::client::{Content, HttpClient, UNREACHABLE, failure, is_disconnect};
 use super::demo;
 use super::health::InFlight;
-use super::reply::Reply;
+use super::reply::{Reply, whole_seconds};
 use super::request::{Body, UpstreamRequest};
 use super::retry_after;
 use super::routes::{Pick, Route, Routes};
@@ -42,10 +45,12 @@ pub fn send(routes: &Routes, request: UpstreamRequest<'_>) -> Result<Reply> {
         Body::Json(object) => Body::Json(object),
         Body::Bytes(bytes) => Body::Bytes(bytes),
     };
+    let request_id = logging::request_id();
     let (began, mut tried, mut broken, mut best) = (Instant::now(), Vec::new(), 0, None);
     loop {
         let (index, route, in_flight) = match routes.pick(&tried, Instant::now()) {
             Pick::Route(index, route, in_flight) => (index, route, in_flight),
+            Pick::Closed(left) => return best.map_or_else(|| Err(wait(left)), Failed::into_result),
             Pick::Full => return best.map_or(Err(Error::Busy), Failed::into_result),
             Pick::None => return best.map_or(Err(Error::Upstream(502, UNREACHABLE)), Failed::into_result),
         };
@@ -57,12 +62,13 @@ pub fn send(routes: &Routes, request: UpstreamRequest<'_>) -> Result<Reply> {
         upload.total.set(total);
         // While an upload is read, the client decides how long it takes.
         let deadline = if matches!(body, Body::Stream(_)) { None } else { began.checked_add(total) };
-        let outcome = transport::until(deadline, || post(client, route, path, media_type, &mut body));
+        let outcome =
+            transport::until(deadline, || post(client, route, path, media_type, request_id.as_deref(), &mut body));
         let deadline = deadline.or(upload.ended_at.get().and_then(|at| at.checked_add(total)));
         let is_late = deadline.is_some_and(|deadline| deadline <= Instant::now());
         let failed = match outcome {
             Ok(response) => {
-                let reply = reply(response, in_flight, client, deadline);
+                let reply = reply(response, in_flight, client, deadline, request_id.clone());
                 if is_answer(&reply) {
                     return Ok(reply);
                 }
@@ -73,7 +79,7 @@ pub fn send(routes: &Routes, request: UpstreamRequest<'_>) -> Result<Reply> {
             Err(_) if upload.is_broken.get() => return Err(Error::bad("The upload is incomplete or malformed")),
             Err(e) => {
                 broken += usize::from(is_disconnect(&e));
-                note_error(&in_flight, &e, upload.is_under_way());
+                note_error(&in_flight, &e, upload.is_under_way(), request_id.as_deref());
                 Failed::Error(if is_late { late() } else { failure(&e) })
             }
         };
@@ -89,6 +95,12 @@ pub fn send(routes: &Routes, request: UpstreamRequest<'_>) -> Result<Reply> {
     }
 }
 
+/// What a client is told while the providers want to be left alone.
+fn wait(time: Duration) -> Error {
+    let message = "The model server has too many requests, try again later".to_owned();
+    Error::Relayed(Box::new(Relayed { status: 429, body: None, message, retry_after: Some(whole_seconds(time)) }))
+}
+
 fn late() -> Error {
     Error::Upstream(504, "The model server took too long")
 }
@@ -99,6 +111,7 @@ fn post(
     route: &Route,
     path: &str,
     media_type: &str,
+    request_id: Option<&str>,
     body: &mut Body<'_>,
 ) -> std::result::Result<Response<ureq::Body>, ureq::Error> {
     // Base addresses have it.
@@ -113,19 +126,25 @@ fn post(
         // It cannot be sent twice.
         Body::Stream(reader) => {
             let mut content = Content::Stream(*reader);
-            return transport::with_new_connection(|| client.post(path, media_type, &mut content));
+            return transport::with_new_connection(|| client.post(path, media_type, request_id, &mut content));
         }
     };
-    let (outcome, is_new) = transport::note_connecting(|| client.post(path, media_type, &mut content));
+    let (outcome, is_new) = transport::note_connecting(|| client.post(path, media_type, request_id, &mut content));
     match outcome {
         Err(e) if !is_new && is_disconnect(&e) && !client_left() => {
-            transport::with_new_connection(|| client.post(path, media_type, &mut content))
+            transport::with_new_connection(|| client.post(path, media_type, request_id, &mut content))
         }
         outcome => outcome,
     }
 }
 
-fn reply(response: Response<ureq::Body>, in_flight: InFlight, client: &HttpClient, deadline: Option<Instant>) -> Reply {
+fn reply(
+    response: Response<ureq::Body>,
+    in_flight: InFlight,
+    client: &HttpClient,
+    deadline: Option<Instant>,
+    request_id: Option<Arc<str>>,
+) -> Reply {
     let text = |headers: &HeaderMap, name| headers.get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
     let content_type = text(response.headers(), header::CONTENT_TYPE).unwrap_or_default();
     let media_type = content_type.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
@@ -143,6 +162,7 @@ fn reply(response: Response<ureq::Body>, in_flight: InFlight, client: &HttpClien
         in_flight: Some(in_flight),
         deadline: deadline.filter(|_| !is_stream),
         idle: client.timeouts().idle,
+        request_id,
     }
 }
 
@@ -167,25 +187,21 @@ fn is_answer(reply: &Reply) -> bool {
             return true;
         }
     };
-    log_failure(call, &format_args!("status {status}"), cool_down);
+    log_failure(call, &format_args!("status {status}"), cool_down, reply.request_id.as_deref());
     false
 }
 
 /// Notes that no reply came. What happens while an upload is under way may be the doing of its sender.
-fn note_error(call: &InFlight, e: &ureq::Error, is_upload_under_way: bool) {
+fn note_error(call: &InFlight, e: &ureq::Error, is_upload_under_way: bool, request_id: Option<&str>) {
     let cool_down = if is_upload_under_way { None } else { Some(call.failed(None, Instant::now())) };
-    log_failure(call, e, cool_down);
+    log_failure(call, e, cool_down, request_id);
 }
 
-fn log_failure(call: &InFlight, why: &dyn std::fmt::Display, cool_down: Option<Duration>) {
-    let millis = call.began().elapsed().as_millis();
-    match cool_down {
-        Some(time) => log::warn!(
-            "provider {} failed after {millis} ms and is left out for {:.1} s: {why}",
-            call.name(),
-            time.as_secs_f64()
-        ),
-        None => log::warn!("provider {} failed after {millis} ms: {why}", call.name()),
+fn log_failure(call: &InFlight, why: &dyn Display, cool_down: Option<Duration>, request_id: Option<&str>) {
+    let (name, millis, id) = (call.name(), call.began().elapsed().as_millis(), request_id.unwrap_or("-"));
+    match cool_down.map(|time| time.as_secs_f64()) {
+        Some(s) => log::warn!("provider {name} failed after {millis} ms: {why}; left out for {s:.1} s (request {id})"),
+        None => log::warn!("provider {name} failed after {millis} ms: {why} (request {id})"),
     }
 }
 

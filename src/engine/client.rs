@@ -79,9 +79,13 @@ impl HttpClient {
         &self,
         path: &str,
         media_type: &str,
+        request_id: Option<&str>,
         content: &mut Content<'_>,
     ) -> std::result::Result<Response<ureq::Body>, ureq::Error> {
-        let request = self.request(path).method("POST").header(header::CONTENT_TYPE, media_type);
+        let mut request = self.request(path).method("POST").header(header::CONTENT_TYPE, media_type);
+        if let Some(id) = request_id {
+            request = request.header("X-Request-Id", id);
+        }
         match content {
             Content::Bytes(bytes) => self.agent.run(request.body(*bytes)?),
             Content::Stream(reader) => self.agent.run(request.body(SendBody::from_reader(reader))?),

@@ -15,6 +15,11 @@ const MAX_REQUESTED_COOL_DOWN: Duration = Duration::from_secs(3600);
 /// Consecutive replies with status 500 that count as a failure. A single one may be the fault of the request, and such a
 /// request must not make every provider look broken.
 const MAX_ERRORS: u32 = 3;
+/// Consecutive requests to wait after which a provider is no longer asked when there is no other. A single one may be
+/// about one large request.
+const MAX_REFUSALS: u32 = 3;
+/// How often such a provider is asked all the same.
+const TRIAL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The state of one provider, shared by all its calls.
 #[derive(Debug)]
@@ -31,8 +36,12 @@ struct State {
     failures: u32,
     /// Consecutive replies with status 500.
     errors: u32,
+    /// Consecutive failures of which it said when to come back.
+    refusals: u32,
     /// When it failed last.
     failed_at: Option<Instant>,
+    /// When a call last began.
+    called_at: Option<Instant>,
     /// End of the cool-down.
     cooling_until: Option<Instant>,
 }
@@ -66,11 +75,21 @@ impl Health {
         until.checked_duration_since(now).filter(|left| !left.is_zero())
     }
 
+    /// How long the provider wants to be left alone, if it has said so again and again. Until then, a call a second tries
+    /// whether it still does.
+    pub(super) fn is_closed(&self, now: Instant) -> Option<Duration> {
+        let state = self.state.lock();
+        let left = state.cooling_until?.checked_duration_since(now).filter(|left| !left.is_zero())?;
+        let is_recent = state.called_at.is_some_and(|at| now.duration_since(at) < TRIAL_INTERVAL);
+        (state.refusals >= MAX_REFUSALS && is_recent).then_some(left)
+    }
+
     /// Begins a call, unless as many are in flight as the provider may have.
     pub(super) fn begin(self: &Arc<Health>, now: Instant) -> Option<InFlight> {
         let more = |calls| (calls < self.max_concurrent).then_some(calls + 1);
         self.in_flight.fetch_update(Relaxed, Relaxed, more).ok()?;
         let mut state = self.state.lock();
+        state.called_at = Some(now);
         // Only one call tries a provider after its cool-down; the others avoid it until the outcome is known.
         if state.failures > 0 && state.cooling_until.is_none_or(|until| until <= now) {
             state.cooling_until = Some(now + cool_down(state.failures));
@@ -93,7 +112,7 @@ impl InFlight {
     /// Ends the cool-down: the provider answered as it should. A call that began before the last failure proves nothing.
     pub(super) fn succeeded(&self) {
         let mut state = self.health.state.lock();
-        state.errors = 0;
+        (state.errors, state.refusals) = (0, 0);
         if state.failures > 0 && state.failed_at.is_none_or(|at| at <= self.began) {
             log::info!("provider {} works again", self.health.name);
             *state = State::default();
@@ -105,6 +124,7 @@ impl InFlight {
     pub(super) fn failed(&self, wanted: Option<Duration>, now: Instant) -> Duration {
         let mut state = self.health.state.lock();
         state.failures = state.failures.saturating_add(1);
+        state.refusals = if wanted.is_some() { state.refusals.saturating_add(1) } else { 0 };
         state.failed_at = Some(now);
         let usual = cool_down(state.failures);
         let length = wanted.map_or(usual, |wanted| wanted.min(MAX_REQUESTED_COOL_DOWN));
@@ -178,6 +198,27 @@ mod tests {
         assert_eq!(health.cool_down(now + SECOND), Some(90 * SECOND), "nor does another failure shorten it");
         health.begin(now).unwrap().failed(Some(Duration::MAX), now + SECOND);
         assert_eq!(health.cool_down(now + SECOND), Some(MAX_REQUESTED_COOL_DOWN));
+    }
+
+    #[test]
+    fn a_provider_that_keeps_asking_for_a_pause_gets_one() {
+        let (health, now) = (Health::new("a", None), Instant::now());
+        for _ in 1..MAX_REFUSALS {
+            health.begin(now).unwrap().failed(Some(9 * SECOND), now);
+            assert_eq!(health.is_closed(now), None, "it may be about one request");
+        }
+        health.begin(now).unwrap().failed(Some(9 * SECOND), now);
+        assert_eq!(health.is_closed(now), Some(9 * SECOND));
+        let later = now + TRIAL_INTERVAL;
+        assert_eq!(health.is_closed(later), None, "one call tries");
+        let trial = health.begin(later).unwrap();
+        assert_eq!(health.is_closed(later), Some(8 * SECOND));
+        trial.succeeded();
+        assert_eq!((health.is_closed(later), health.cool_down(later)), (None, None));
+        for _ in 0..2 * MAX_REFUSALS {
+            health.begin(now).unwrap().failed(None, now);
+        }
+        assert_eq!(health.is_closed(now), None, "it has not asked for it");
     }
 
     #[test]

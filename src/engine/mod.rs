@@ -21,6 +21,7 @@ mod spec;
 mod transport;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -88,17 +89,31 @@ fn routes(config: &Config, engine: &EngineConfig) -> std::result::Result<Vec<Rou
     }
     let timeouts = Timeouts {
         connect: config.upstream_connect_timeout,
-        first_byte: config.upstream_timeout,
+        first_byte: match config.upstream_first_byte_timeout {
+            Duration::ZERO => config.upstream_timeout,
+            time => time,
+        },
+        idle: config.upstream_idle_timeout,
         total: config.upstream_timeout,
-        ..Timeouts::default()
     };
     let route = |url: &String| {
-        let mut spec = ProviderSpec::new(url, format!("{url}/v1"));
+        let mut spec = ProviderSpec::new(url, base_url(url));
         spec.api_key = engine.api_key.clone().map(Hidden::new);
         spec.timeouts = timeouts;
+        spec.max_concurrent = Some(config.upstream_max_concurrent).filter(|most| *most > 0);
         Ok(Route::to(Provider::new(spec).map_err(|e| format!("{}: {e}", engine.variable))?))
     };
     engine.urls.iter().map(route).collect()
+}
+
+/// The base address of a configured server. One that names a version, such as `…/v1beta/openai`, is taken as it is;
+/// `/v1` is appended to others.
+fn base_url(url: &str) -> String {
+    let path = url.split_once("://").and_then(|(_, rest)| rest.split_once('/')).map_or("", |(_, path)| path);
+    let is_version = |part: &str| {
+        part.strip_prefix('v').is_some_and(|number| number.starts_with(|first: char| first.is_ascii_digit()))
+    };
+    if path.split('/').any(is_version) { url.to_owned() } else { format!("{url}/v1") }
 }
 
 impl Engine {
@@ -161,5 +176,23 @@ impl Engine {
             }
         }
         Err(last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_in_an_address_is_kept() {
+        for (url, base) in [
+            ("http://127.0.0.1:8000", "http://127.0.0.1:8000/v1"),
+            ("https://h/openai", "https://h/openai/v1"),
+            ("https://h/v1beta/openai", "https://h/v1beta/openai"),
+            ("https://h/api/v4", "https://h/api/v4"),
+            ("https://v2.example.com/vision", "https://v2.example.com/vision/v1"),
+        ] {
+            assert_eq!(base_url(url), base);
+        }
     }
 }

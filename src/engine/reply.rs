@@ -1,6 +1,7 @@
 //! What a model server answered: the head, and a body that is still on its way.
 
 use std::io::{self, Read};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -36,6 +37,8 @@ pub struct Reply {
     pub(super) deadline: Option<Instant>,
     /// How long the next piece of it may take.
     pub(super) idle: Duration,
+    /// The id of the request that it answers, for the log.
+    pub(super) request_id: Option<Arc<str>>,
 }
 
 impl Reply {
@@ -72,14 +75,9 @@ impl Reply {
             return Error::ClientLeft;
         }
         if let Some(in_flight) = &self.in_flight {
-            let (now, began) = (Instant::now(), in_flight.began());
-            let cool_down = in_flight.failed(None, now);
-            log::warn!(
-                "provider {} failed in the middle of a reply after {} ms and is left out for {} s: {e}",
-                in_flight.name(),
-                now.duration_since(began).as_millis(),
-                cool_down.as_secs()
-            );
+            let (millis, id) = (in_flight.began().elapsed().as_millis(), self.request_id.as_deref().unwrap_or("-"));
+            in_flight.failed(None, Instant::now());
+            log::warn!("provider {} failed in its reply after {millis} ms: {e} (request {id})", in_flight.name());
         }
         match transport::is_timeout(e) {
             true => Error::Upstream(504, "The model server took too long"),
@@ -147,6 +145,6 @@ impl Read for Reply {
 }
 
 /// Rounded up: whoever comes back after that must not be refused again.
-fn whole_seconds(time: Duration) -> u64 {
+pub(super) fn whole_seconds(time: Duration) -> u64 {
     time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0))
 }

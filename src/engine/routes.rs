@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::health::InFlight;
 use super::provider::Provider;
@@ -36,6 +36,8 @@ pub(super) enum Pick<'r> {
     Route(usize, &'r Route, InFlight),
     /// The routes that are left have as many calls in flight as they may have.
     Full,
+    /// The providers that are left have said, again and again, that they want to be left alone for this long.
+    Closed(Duration),
     /// All routes were tried.
     None,
 }
@@ -76,25 +78,33 @@ impl Routes {
 
     /// Begins a call on a route that is not among the `tried` ones: of those that are not cooling down, the first by
     /// priority; of several, the one with the fewest calls in flight for its weight; of several, by turns and weight. If
-    /// all are cooling down, the one whose cool-down ends first, because refusing the call would help nobody.
+    /// all are cooling down, the one whose cool-down ends first, because refusing the call would help nobody; unless it keeps
+    /// asking for a pause.
     pub(super) fn pick(&self, tried: &[usize], now: Instant) -> Pick<'_> {
-        if let [route] = &self.routes[..] {
-            return match (tried, route.provider.health().begin(now)) {
-                ([], Some(in_flight)) => Pick::Route(0, route, in_flight),
-                ([], None) => Pick::Full,
-                _ => Pick::None,
-            };
+        if let ([_], []) = (&self.routes[..], tried) {
+            return self.begin(0, now);
         }
         let mut left: Vec<usize> = (0..self.routes.len()).filter(|i| !tried.contains(i)).collect();
-        let is_any_left = !left.is_empty();
+        let mut outcome = Pick::None;
         while let Some(index) = self.best(&left, now) {
-            let route = &self.routes[index];
-            match route.provider.health().begin(now) {
-                Some(in_flight) => return Pick::Route(index, route, in_flight),
-                None => left.retain(|i| *i != index),
+            left.retain(|i| *i != index);
+            match (self.begin(index, now), &outcome) {
+                (pick @ Pick::Route(..), _) => return pick,
+                (Pick::Closed(one), Pick::Closed(other)) => outcome = Pick::Closed(one.min(*other)),
+                (Pick::Full, Pick::Closed(_)) => {}
+                (pick, _) => outcome = pick,
             }
         }
-        if is_any_left { Pick::Full } else { Pick::None }
+        outcome
+    }
+
+    fn begin(&self, index: usize, now: Instant) -> Pick<'_> {
+        let route = &self.routes[index];
+        let health = route.provider.health();
+        if let Some(left) = health.is_closed(now) {
+            return Pick::Closed(left);
+        }
+        health.begin(now).map_or(Pick::Full, |in_flight| Pick::Route(index, route, in_flight))
     }
 
     fn best(&self, left: &[usize], now: Instant) -> Option<usize> {
@@ -125,8 +135,6 @@ impl Routes {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::super::spec::ProviderSpec;
     use super::*;
 
@@ -143,7 +151,7 @@ mod tests {
     fn pick(routes: &Routes, tried: &[usize], now: Instant) -> Option<(usize, InFlight)> {
         match routes.pick(tried, now) {
             Pick::Route(index, _, in_flight) => Some((index, in_flight)),
-            Pick::Full | Pick::None => None,
+            _ => None,
         }
     }
 

@@ -19,6 +19,7 @@ use crate::gateway::usage_counter::estimate_tokens;
 use crate::gateway::{MAX_JSON_BODY, mark_demo, validate_model};
 use crate::http::Response;
 use crate::http::form::{FORM_LIMIT, Fields};
+use crate::logging;
 use crate::units::{Unit, Units};
 
 /// Prompts of one request that are worked on at the same time.
@@ -91,10 +92,11 @@ fn parse_bulk(bytes: &[u8]) -> Result<Vec<Params>> {
 
 /// Works on several prompts at the same time. After a failure, no further prompt is started.
 fn generate_all(engine: &Engine, params: &[Params]) -> Vec<Result<Generated>> {
-    let (next, client) = (AtomicUsize::new(0), blocking::client());
+    let (next, client, request_id) = (AtomicUsize::new(0), blocking::client(), logging::request_id());
     let results: Mutex<BTreeMap<usize, Result<Generated>>> = Mutex::default();
     let work = || {
         let _client = blocking::set_client(client.clone());
+        let _id = logging::set_request_id(request_id.clone());
         loop {
             let index = next.fetch_add(1, Relaxed);
             let Some(params) = params.get(index) else { return };

@@ -43,6 +43,7 @@ mod replies;
 mod retention;
 mod revocation;
 mod round_trips;
+mod routing;
 mod sessions;
 mod signup;
 mod smoke;

@@ -50,6 +50,7 @@ pub(super) fn answer(request: UpstreamRequest<'_>) -> Result<Reply> {
         in_flight: None,
         deadline: None,
         idle: std::time::Duration::MAX,
+        request_id: None,
     })
 }
 
