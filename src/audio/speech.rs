@@ -44,7 +44,7 @@ pub(super) fn speak(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
         let mut object = Object::parse(&work.body).map_err(Error::bad)?;
         let input: String = object.read("input").ok_or(Error::bad("input is required and must be a string"))?;
         let model = model_or_default(engine, &mut object)?;
-        let reply = speech::request(engine, &object.to_bytes())?;
+        let reply = speech::request(engine, &object)?;
         let response = response_typed_as(&reply);
         Ok(Outcome::Stream(response, model, Box::new(AudioStream { reply, units: speech::units(&input) })))
     })

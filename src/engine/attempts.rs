@@ -1,8 +1,6 @@
 //! One request: to the route that is picked, and to the next ones for as long as one fails before it has begun to answer.
 
-use std::cell::Cell;
 use std::fmt::Display;
-use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,14 +10,16 @@ use crate::error::{Error, Relayed, Result};
 use crate::http::sse;
 use crate::logging;
 
-use super::client::{Content, HttpClient, UNREACHABLE, failure, is_disconnect};
+use super::attempt::{Attempt, ReplyBody};
+use super::client::{HttpClient, UNREACHABLE, failure, is_disconnect};
 use super::demo;
 use super::health::InFlight;
 use super::reply::{Reply, whole_seconds};
 use super::request::{Body, UpstreamRequest};
 use super::retry_after;
-use super::routes::{Pick, Route, Routes};
+use super::routes::{Pick, Routes};
 use super::transport::{self, client_left};
+use super::upload::{TrackedForm, UploadProgress};
 
 /// Most providers that may break off or answer with status 500 at one request. What so many cannot bear is in the
 /// request.
@@ -38,12 +38,12 @@ pub fn send(routes: &Routes, request: UpstreamRequest<'_>) -> Result<Reply> {
     let upload = UploadProgress::default();
     let mut tracked;
     let mut body = match body {
-        Body::Stream(reader) => {
-            tracked = TrackedReader { reader, progress: &upload };
+        Body::Stream(form) => {
+            tracked = TrackedForm { form, progress: &upload };
             Body::Stream(&mut tracked)
         }
         Body::Json(object) => Body::Json(object),
-        Body::Bytes(bytes) => Body::Bytes(bytes),
+        Body::Form(form) => Body::Form(form),
     };
     let request_id = logging::request_id();
     let (began, mut tried, mut broken, mut best) = (Instant::now(), Vec::new(), 0, None);
@@ -62,8 +62,8 @@ pub fn send(routes: &Routes, request: UpstreamRequest<'_>) -> Result<Reply> {
         upload.total.set(total);
         // While an upload is read, the client decides how long it takes.
         let deadline = if matches!(body, Body::Stream(_)) { None } else { began.checked_add(total) };
-        let outcome =
-            transport::until(deadline, || post(client, route, path, media_type, request_id.as_deref(), &mut body));
+        let attempt = Attempt { client, route, path, media_type, request_id: request_id.as_deref() };
+        let outcome = transport::until(deadline, || attempt.send(&mut body));
         let deadline = deadline.or(upload.ended_at.get().and_then(|at| at.checked_add(total)));
         let is_late = deadline.is_some_and(|deadline| deadline <= Instant::now());
         let failed = match outcome {
@@ -105,41 +105,8 @@ fn late() -> Error {
     Error::Upstream(504, "The model server took too long")
 }
 
-/// One attempt. A connection that was kept may have ended just now; a new one tells.
-fn post(
-    client: &HttpClient,
-    route: &Route,
-    path: &str,
-    media_type: &str,
-    request_id: Option<&str>,
-    body: &mut Body<'_>,
-) -> std::result::Result<Response<ureq::Body>, ureq::Error> {
-    // Base addresses have it.
-    let path = path.strip_prefix("/v1").unwrap_or(path);
-    let bytes;
-    let mut content = match body {
-        Body::Json(object) => {
-            bytes = object.to_bytes_with(route.upstream_model.as_deref(), &[]);
-            Content::Bytes(&bytes)
-        }
-        Body::Bytes(bytes) => Content::Bytes(bytes),
-        // It cannot be sent twice.
-        Body::Stream(reader) => {
-            let mut content = Content::Stream(*reader);
-            return transport::with_new_connection(|| client.post(path, media_type, request_id, &mut content));
-        }
-    };
-    let (outcome, is_new) = transport::note_connecting(|| client.post(path, media_type, request_id, &mut content));
-    match outcome {
-        Err(e) if !is_new && is_disconnect(&e) && !client_left() => {
-            transport::with_new_connection(|| client.post(path, media_type, request_id, &mut content))
-        }
-        outcome => outcome,
-    }
-}
-
 fn reply(
-    response: Response<ureq::Body>,
+    response: Response<ReplyBody>,
     in_flight: InFlight,
     client: &HttpClient,
     deadline: Option<Instant>,
@@ -158,7 +125,7 @@ fn reply(
         content_type,
         is_demo: false,
         began: in_flight.began(),
-        body: Box::new(response.into_body().into_reader()),
+        body: response.into_body(),
         in_flight: Some(in_flight),
         deadline: deadline.filter(|_| !is_stream),
         idle: client.timeouts().idle,
@@ -177,7 +144,8 @@ fn is_answer(reply: &Reply) -> bool {
             matches!(status, 401 | 402).then(|| call.failed(reply.retry_after, now))
         }
         408 => None,
-        429 | 502..=504 | 529 => Some(call.failed(reply.retry_after, now)),
+        429 => Some(call.refused(reply.retry_after, now)),
+        502..=504 | 529 => Some(call.failed(reply.retry_after, now)),
         500.. => {
             call.answered_500(now);
             None
@@ -240,47 +208,5 @@ impl Failed {
             Failed::Reply(reply) => Ok(*reply),
             Failed::Error(e) => Err(e),
         }
-    }
-}
-
-/// How far an upload has come.
-#[derive(Default)]
-struct UploadProgress {
-    /// Something of it was read, so that it cannot be sent again.
-    is_touched: Cell<bool>,
-    /// It could not be read.
-    is_broken: Cell<bool>,
-    /// When its end was read.
-    ended_at: Cell<Option<Instant>>,
-    /// How long the call may take from then on.
-    total: Cell<Duration>,
-}
-
-impl UploadProgress {
-    fn is_under_way(&self) -> bool {
-        self.is_touched.get() && self.ended_at.get().is_none()
-    }
-}
-
-struct TrackedReader<'a> {
-    reader: &'a mut dyn Read,
-    progress: &'a UploadProgress,
-}
-
-impl Read for TrackedReader<'_> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let progress = self.progress;
-        progress.is_touched.set(true);
-        let read = self.reader.read(out);
-        match &read {
-            Ok(0) if !out.is_empty() => {
-                let now = Instant::now();
-                progress.ended_at.set(Some(now));
-                transport::set_deadline(now.checked_add(progress.total.get()));
-            }
-            Ok(_) => {}
-            Err(_) => progress.is_broken.set(true),
-        }
-        read
     }
 }

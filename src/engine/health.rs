@@ -15,8 +15,8 @@ const MAX_REQUESTED_COOL_DOWN: Duration = Duration::from_secs(3600);
 /// Consecutive replies with status 500 that count as a failure. A single one may be the fault of the request, and such a
 /// request must not make every provider look broken.
 const MAX_ERRORS: u32 = 3;
-/// Consecutive requests to wait after which a provider is no longer asked when there is no other. A single one may be
-/// about one large request.
+/// Consecutive refusals after which a provider is no longer asked when there is no other. One may be about a
+/// single large request.
 const MAX_REFUSALS: u32 = 3;
 /// How often such a provider is asked all the same.
 const TRIAL_INTERVAL: Duration = Duration::from_secs(1);
@@ -36,7 +36,7 @@ struct State {
     failures: u32,
     /// Consecutive replies with status 500.
     errors: u32,
-    /// Consecutive failures of which it said when to come back.
+    /// Consecutive refusals with the time to come back at.
     refusals: u32,
     /// When it failed last.
     failed_at: Option<Instant>,
@@ -124,13 +124,21 @@ impl InFlight {
     pub(super) fn failed(&self, wanted: Option<Duration>, now: Instant) -> Duration {
         let mut state = self.health.state.lock();
         state.failures = state.failures.saturating_add(1);
-        state.refusals = if wanted.is_some() { state.refusals.saturating_add(1) } else { 0 };
         state.failed_at = Some(now);
         let usual = cool_down(state.failures);
         let length = wanted.map_or(usual, |wanted| wanted.min(MAX_REQUESTED_COOL_DOWN));
         let until = now + length;
         state.cooling_until = Some(state.cooling_until.map_or(until, |other| other.max(until)));
         length
+    }
+
+    /// [`InFlight::failed`], for a provider that is asked too often.
+    pub(super) fn refused(&self, wanted: Option<Duration>, now: Instant) -> Duration {
+        if wanted.is_some() {
+            let mut state = self.health.state.lock();
+            state.refusals = state.refusals.saturating_add(1);
+        }
+        self.failed(wanted, now)
     }
 
     /// Notes a reply with status 500, of which several in a row are a failure.
@@ -204,10 +212,10 @@ mod tests {
     fn a_provider_that_keeps_asking_for_a_pause_gets_one() {
         let (health, now) = (Health::new("a", None), Instant::now());
         for _ in 1..MAX_REFUSALS {
-            health.begin(now).unwrap().failed(Some(9 * SECOND), now);
+            health.begin(now).unwrap().refused(Some(9 * SECOND), now);
             assert_eq!(health.is_closed(now), None, "it may be about one request");
         }
-        health.begin(now).unwrap().failed(Some(9 * SECOND), now);
+        health.begin(now).unwrap().refused(Some(9 * SECOND), now);
         assert_eq!(health.is_closed(now), Some(9 * SECOND));
         let later = now + TRIAL_INTERVAL;
         assert_eq!(health.is_closed(later), None, "one call tries");
@@ -216,7 +224,7 @@ mod tests {
         trial.succeeded();
         assert_eq!((health.is_closed(later), health.cool_down(later)), (None, None));
         for _ in 0..2 * MAX_REFUSALS {
-            health.begin(now).unwrap().failed(None, now);
+            health.begin(now).unwrap().refused(None, now);
         }
         assert_eq!(health.is_closed(now), None, "it has not asked for it");
     }

@@ -2,16 +2,19 @@
 //! machine.
 //!
 //! `spec` says what a provider is, `provider` keeps its connections (`client`) and its `health`. `routes` picks one for a
-//! call, `attempts` makes the call and tries others, through the sockets of `transport`; `reply` is what comes back. `fetch`
+//! call, `attempts` tries it and then others, each with an `attempt` through the sockets of `transport`; `reply` is what
+//! comes back. `refused` remembers what a provider does not know. `fetch`
 //! downloads a client's `audio_url`, and `address` keeps it from reaching the internal network.
 
 pub mod address;
+mod attempt;
 mod attempts;
 mod client;
 mod demo;
 pub mod fetch;
 mod health;
 mod provider;
+mod refused;
 mod reply;
 mod request;
 mod retry_after;
@@ -19,6 +22,7 @@ mod routes;
 
 mod spec;
 mod transport;
+mod upload;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +37,7 @@ pub use demo::MODEL as DEMO_MODEL;
 pub use fetch::Fetcher;
 pub use provider::Provider;
 pub use reply::Reply;
-pub use request::{Body, UpstreamRequest};
+pub use request::{Body, Extensions, Form, StreamedForm, UpstreamRequest, Variant};
 pub use routes::{Route, Routes};
 pub use spec::{Hidden, Protocol, Protocols, ProviderSpec, Timeouts};
 pub(crate) use transport::client_left;

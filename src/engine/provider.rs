@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use super::client::HttpClient;
 use super::demo;
 use super::health::Health;
+use super::refused::Refused;
 use super::spec::ProviderSpec;
 
 /// How long a list of models is used before it is asked for again.
@@ -26,6 +27,7 @@ pub struct Provider {
     health: Arc<Health>,
     client: Option<HttpClient>,
     models: Mutex<Option<ModelList>>,
+    refused: Refused,
 }
 
 #[derive(Clone)]
@@ -51,7 +53,7 @@ impl Provider {
 
     fn with(spec: ProviderSpec, client: Option<HttpClient>) -> Arc<Provider> {
         let health = Health::new(&spec.name, spec.max_concurrent);
-        Arc::new(Provider { spec, health, client, models: Mutex::default() })
+        Arc::new(Provider { spec, health, client, models: Mutex::default(), refused: Refused::default() })
     }
 
     /// What it was made from.
@@ -67,6 +69,11 @@ impl Provider {
     /// What calls it; the demo engine has none.
     pub(super) fn client(&self) -> Option<&HttpClient> {
         self.client.as_ref()
+    }
+
+    /// What it has refused before.
+    pub(super) fn refused(&self) -> &Refused {
+        &self.refused
     }
 
     pub(super) fn health(&self) -> &Arc<Health> {

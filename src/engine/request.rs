@@ -1,12 +1,13 @@
 //! What providers are asked.
 
+use std::fmt;
 use std::io::Read;
 
 use crate::http::object::Object;
 
 /// A request to a provider.
 pub struct UpstreamRequest<'a> {
-    /// The path behind a provider's base address, such as `/chat/completions`.
+    /// The path, from the `/v1` on that a provider's base address stands for, such as `/v1/chat/completions`.
     pub path: &'static str,
     /// The body's media type.
     pub media_type: &'a str,
@@ -16,10 +17,121 @@ pub struct UpstreamRequest<'a> {
 
 /// The body of an [`UpstreamRequest`].
 pub enum Body<'a> {
-    /// A JSON object; its `model` is replaced by the name that the provider knows the model by.
+    /// A JSON object.
     Json(&'a Object<'a>),
-    /// In memory, so it can be sent again to another provider.
-    Bytes(&'a [u8]),
-    /// Read while it is sent. After the first read, no other provider can be tried.
-    Stream(&'a mut dyn Read),
+    /// A form in memory.
+    Form(&'a mut dyn Form),
+    /// A form that is read while it is sent. After the first read, no other provider can be tried.
+    Stream(&'a mut dyn StreamedForm),
+}
+
+/// A form that can be sent several times.
+pub trait Form {
+    /// What of [`Extensions`] it makes use of.
+    fn extensions(&self) -> Extensions;
+
+    /// The form as this provider is to get it.
+    fn to_bytes(&mut self, variant: &Variant<'_>) -> &[u8];
+}
+
+/// A form that is composed while it is read.
+pub trait StreamedForm: Read {
+    /// What of [`Extensions`] it makes use of, as far as it was read.
+    fn extensions(&self) -> Extensions;
+
+    /// Says which provider reads it from now on.
+    fn set_variant(&mut self, variant: &Variant<'_>);
+}
+
+/// How a request differs from provider to provider.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Variant<'a> {
+    /// The provider's name of the model; `None` leaves the one in the request.
+    pub model: Option<&'a str>,
+    /// What the provider does not know.
+    pub without: Extensions,
+}
+
+/// A set of things that OpenAI's servers know and others may refuse. A request is sent without them then.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extensions {
+    /// The field `stream_options`, which asks for the usage of a stream.
+    pub stream_options: bool,
+    /// The format `verbose_json` of a transcript, with its segments and duration; `json` is asked for in its place.
+    pub verbose_json: bool,
+}
+
+impl Extensions {
+    /// Those that the text of an error names.
+    pub(super) fn named_in(text: &[u8]) -> Extensions {
+        let names = |name: &str| memchr::memmem::find(text, name.as_bytes()).is_some();
+        Extensions {
+            stream_options: names("stream_options"),
+            verbose_json: names("verbose_json") || names("response_format"),
+        }
+    }
+
+    /// Those of either set.
+    pub(super) fn or(self, other: Extensions) -> Extensions {
+        Extensions {
+            stream_options: self.stream_options || other.stream_options,
+            verbose_json: self.verbose_json || other.verbose_json,
+        }
+    }
+
+    /// Whether there is none.
+    pub(super) fn is_empty(self) -> bool {
+        self == Extensions::default()
+    }
+
+    /// Those of both sets.
+    pub(super) fn and(self, other: Extensions) -> Extensions {
+        Extensions {
+            stream_options: self.stream_options && other.stream_options,
+            verbose_json: self.verbose_json && other.verbose_json,
+        }
+    }
+}
+
+impl fmt::Display for Extensions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = [(self.stream_options, "stream_options"), (self.verbose_json, "verbose_json")];
+        let names: Vec<_> = names.into_iter().filter(|(is_in, _)| *is_in).map(|(_, name)| name).collect();
+        f.write_str(&names.join(" and "))
+    }
+}
+
+impl Variant<'_> {
+    /// The value of a form's field for this provider.
+    pub fn field<'v>(&'v self, name: &str, value: &'v str) -> &'v str {
+        match (name, value) {
+            ("model", value) => self.model.unwrap_or(value),
+            ("response_format", "verbose_json") if self.without.verbose_json => "json",
+            (_, value) => value,
+        }
+    }
+}
+
+impl Body<'_> {
+    /// What of [`Extensions`] it makes use of and can be sent without. Options that the client has written are not among
+    /// them: if those are refused, the provider may well know the field.
+    pub(super) fn extensions(&self) -> Extensions {
+        match self {
+            Body::Json(object) => {
+                let options = object.read::<serde_json::Value>("stream_options");
+                let is_ours = options.is_some_and(|options| options == serde_json::json!({"include_usage": true}));
+                Extensions { stream_options: is_ours, verbose_json: false }
+            }
+            Body::Form(form) => form.extensions(),
+            Body::Stream(form) => form.extensions(),
+        }
+    }
+
+    /// The model that it names, as far as that is known before it is sent.
+    pub(super) fn model(&self) -> String {
+        match self {
+            Body::Json(object) => object.read("model").unwrap_or_default(),
+            Body::Form(_) | Body::Stream(_) => String::new(),
+        }
+    }
 }

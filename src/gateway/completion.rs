@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::engine::{Body, Engine, Reply, UpstreamRequest};
 use crate::error::{Error, Result};
+use crate::http::object::Object;
 use crate::http::sse;
 use crate::units::Units;
 
@@ -66,12 +67,9 @@ pub fn complete(
     let mut request = request.clone();
     request.insert("stream".to_owned(), true.into());
     request.insert("stream_options".to_owned(), serde_json::json!({"include_usage": true}));
-    let body = Value::Object(request).to_string();
-    let ask = UpstreamRequest {
-        path: "/v1/chat/completions",
-        media_type: "application/json",
-        body: Body::Bytes(body.as_bytes()),
-    };
+    let object = Object::of(&Value::Object(request));
+    let ask =
+        UpstreamRequest { path: "/v1/chat/completions", media_type: "application/json", body: Body::Json(&object) };
     let mut reply = engine.send(ask)?.successful()?;
     let counter = UsageCounter::new(ChargeBasis::Text, prompt_estimate);
     let mut collector = Collector { stop, completions: BTreeMap::new(), counter };

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read};
 
+use crate::engine::{Extensions, Form, StreamedForm, Variant};
 use crate::error::{Error, Result};
 use crate::media::{Measurer, NotMeasurable};
 
@@ -37,6 +38,11 @@ pub struct ForwardedUpload<'a> {
     buffer: Vec<u8>,
     sent: usize,
     is_file_complete: bool,
+    /// The fields behind the recording.
+    trailing: FormFields,
+    /// The provider's name of the model, and what it does not know.
+    model: Option<String>,
+    without: Extensions,
     /// Measures the recording as it passes.
     measurer: Measurer,
     /// Bytes of the recording so far.
@@ -70,8 +76,20 @@ impl<'a> ForwardedUpload<'a> {
         );
         buffer.extend_from_slice(head.as_bytes());
         buffer.extend_from_slice(&start);
-        let (size, sent, is_file_complete, failure) = (start.len() as u64, 0, false, None);
-        Ok(ForwardedUpload { source, map_trailing, boundary, buffer, sent, is_file_complete, measurer, size, failure })
+        Ok(ForwardedUpload {
+            source,
+            map_trailing,
+            boundary,
+            buffer,
+            sent: 0,
+            is_file_complete: false,
+            trailing: FormFields::new(),
+            model: None,
+            without: Extensions::default(),
+            measurer,
+            size: start.len() as u64,
+            failure: None,
+        })
     }
 
     /// The media type of the body.
@@ -119,12 +137,57 @@ impl<'a> ForwardedUpload<'a> {
     fn end_file(&mut self) -> Result<()> {
         self.is_file_complete = true;
         let trailing = self.source.trailing_fields()?;
-        (self.buffer, self.sent) = (b"\r\n".to_vec(), 0);
-        for (name, value) in (self.map_trailing)(trailing)? {
-            write_field(&mut self.buffer, &self.boundary, &name, &value);
-        }
-        self.buffer.extend_from_slice(format!("--{}--\r\n", self.boundary).as_bytes());
+        self.trailing = (self.map_trailing)(trailing)?;
+        (self.buffer, self.sent) = (Vec::new(), 0);
+        let variant = Variant { model: self.model.as_deref(), without: self.without };
+        write_end(&mut self.buffer, &self.boundary, &self.trailing, &variant);
         Ok(())
+    }
+
+    /// Reads all of it, so that it can be sent several times.
+    ///
+    /// # Errors
+    /// What is wrong with the upload.
+    pub(super) fn buffered(&mut self) -> Result<BufferedUpload> {
+        let mut bytes = Vec::new();
+        if let Err(e) = self.read_to_end(&mut bytes) {
+            return Err(self.failure.take().unwrap_or(Error::bad(e.to_string())));
+        }
+        // What is left in the buffer is what was read last: the end.
+        let file_end = bytes.len() - self.buffer.len();
+        let (boundary, trailing) = (self.boundary.clone(), std::mem::take(&mut self.trailing));
+        Ok(BufferedUpload { bytes, file_end, boundary, trailing })
+    }
+}
+
+/// A [`ForwardedUpload`] in memory.
+pub(super) struct BufferedUpload {
+    bytes: Vec<u8>,
+    /// Where the recording ends in `bytes`.
+    file_end: usize,
+    boundary: String,
+    trailing: FormFields,
+}
+
+impl Form for BufferedUpload {
+    fn extensions(&self) -> Extensions {
+        extensions(&self.trailing)
+    }
+
+    fn to_bytes(&mut self, variant: &Variant<'_>) -> &[u8] {
+        self.bytes.truncate(self.file_end);
+        write_end(&mut self.bytes, &self.boundary, &self.trailing, variant);
+        &self.bytes
+    }
+}
+
+impl StreamedForm for ForwardedUpload<'_> {
+    fn extensions(&self) -> Extensions {
+        extensions(&self.trailing)
+    }
+
+    fn set_variant(&mut self, variant: &Variant<'_>) {
+        (self.model, self.without) = (variant.model.map(str::to_owned), variant.without);
     }
 }
 
@@ -171,6 +234,20 @@ pub(super) fn upload_error(e: &io::Error) -> Error {
 
 fn too_large() -> Error {
     Error::TooLarge(usize::try_from(MAX_RECORDING).unwrap_or(usize::MAX))
+}
+
+fn extensions(fields: &FormFields) -> Extensions {
+    let is_verbose = |(name, value): &(String, String)| name == "response_format" && value == "verbose_json";
+    Extensions { stream_options: false, verbose_json: fields.iter().any(is_verbose) }
+}
+
+/// Writes what follows a recording.
+fn write_end(to: &mut Vec<u8>, boundary: &str, fields: &FormFields, variant: &Variant<'_>) {
+    to.extend_from_slice(b"\r\n");
+    for (name, value) in fields {
+        write_field(to, boundary, name, variant.field(name, value));
+    }
+    to.extend_from_slice(format!("--{boundary}--\r\n").as_bytes());
 }
 
 fn write_field(to: &mut Vec<u8>, boundary: &str, name: &str, value: &str) {

@@ -68,8 +68,7 @@ fn forward(engine: &Engine, route: ProxiedRoute, mut object: Object<'_>) -> Resu
     let hides_usage = wants_stream && request_usage(&mut object);
     let prompt_estimate = object.get(route.prompt_field).map_or(0, estimate_json_tokens);
     let counter = UsageCounter::new(route.basis, prompt_estimate);
-    let body = object.to_bytes();
-    let ask = UpstreamRequest { path: route.upstream_path, media_type: "application/json", body: Body::Bytes(&body) };
+    let ask = UpstreamRequest { path: route.upstream_path, media_type: "application/json", body: Body::Json(&object) };
     let mut reply = engine.block_in_place(|| engine.send(ask).and_then(Reply::successful))??;
     if event_stream::is_event_stream(&reply)? {
         return Ok(EventStream { reply, counter, hides_usage }.into_outcome(model));

@@ -5,6 +5,7 @@ use serde_json::Value;
 use crate::blocking::block_in_place;
 use crate::engine::{Body, Engine, Reply, UpstreamRequest};
 use crate::error::{Error, Result};
+use crate::http::object::Object;
 use crate::units::{Unit, Units};
 
 use super::MAX_REPLY;
@@ -16,8 +17,8 @@ pub const SPEECH: &str = "/v1/audio/speech";
 ///
 /// # Errors
 /// Those of [`Engine::send`]; the model server's refusal.
-pub fn request(engine: &Engine, body: &[u8]) -> Result<Reply> {
-    let ask = UpstreamRequest { path: SPEECH, media_type: "application/json", body: Body::Bytes(body) };
+pub fn request(engine: &Engine, object: &Object<'_>) -> Result<Reply> {
+    let ask = UpstreamRequest { path: SPEECH, media_type: "application/json", body: Body::Json(object) };
     block_in_place(|| engine.send(ask).and_then(Reply::successful))?
 }
 
@@ -27,7 +28,7 @@ pub fn request(engine: &Engine, body: &[u8]) -> Result<Reply> {
 /// Those of [`request`]; 502 for a reply that ends early or is too long.
 pub fn synthesize(engine: &Engine, request: &Value) -> Result<(Reply, Vec<u8>)> {
     block_in_place(|| {
-        let mut reply = self::request(engine, request.to_string().as_bytes())?;
+        let mut reply = self::request(engine, &Object::of(request))?;
         let audio = reply.read_all(MAX_REPLY)?;
         Ok::<_, Error>((reply, audio))
     })?

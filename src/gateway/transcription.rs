@@ -1,7 +1,5 @@
 //! Asks a model server to transcribe a recording.
 
-use std::io::Read;
-
 use crate::blocking::block_in_place;
 use crate::engine::{Body, Engine, Reply, UpstreamRequest};
 use crate::error::{Error, Result};
@@ -50,13 +48,10 @@ pub fn send(
     is_small: bool,
 ) -> Result<PendingTranscription> {
     let media_type = upload.media_type();
-    let mut buffer = Vec::new();
-    let body = match is_small {
-        true => match upload.read_to_end(&mut buffer) {
-            Ok(_) => Body::Bytes(&buffer),
-            Err(e) => return Err(upload.failure.unwrap_or(Error::bad(e.to_string()))),
-        },
-        false => Body::Stream(&mut upload),
+    let mut buffered = if is_small { Some(upload.buffered()?) } else { None };
+    let body = match &mut buffered {
+        Some(buffered) => Body::Form(buffered),
+        None => Body::Stream(&mut upload),
     };
     let reply = block_in_place(|| engine.send(UpstreamRequest { path, media_type: &media_type, body }))?;
     if let Some(failure) = upload.failure.take() {

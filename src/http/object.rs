@@ -27,6 +27,15 @@ impl<'a> Object<'a> {
         })
     }
 
+    /// The object that this value is; an empty one if it is none.
+    pub fn of(value: &serde_json::Value) -> Object<'static> {
+        let pair = |(name, value): (&String, &serde_json::Value)| {
+            let value = serde_json::value::to_raw_value(value).ok()?;
+            Some((Cow::Owned(name.clone()), Cow::Owned(value)))
+        };
+        Object(value.as_object().into_iter().flatten().filter_map(pair).collect())
+    }
+
     /// The value as it was sent, if the name is there.
     pub fn get(&self, name: &str) -> Option<&RawValue> {
         self.0.iter().find(|(n, _)| n == name).map(|(_, value)| &**value)
@@ -134,6 +143,13 @@ mod tests {
         object.set("new", &"x");
         let expected = br#"{"a":1e400,"b":[1, 2.50],"c":"\ud800","stream":false,"new":"x"}"#;
         assert_eq!(object.to_bytes(), expected, "{}", String::from_utf8_lossy(&object.to_bytes()));
+    }
+
+    #[test]
+    fn values_become_an_object() {
+        let values = serde_json::json!({"model": "x", "n": {"a": [1]}});
+        let object = Object::of(&values);
+        assert_eq!(serde_json::from_slice::<serde_json::Value>(&object.to_bytes()).unwrap(), values);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Embeddings: OpenAI's route, and the older one.
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::auth::Caller;
 use crate::call::Call;
@@ -13,6 +13,7 @@ use crate::gateway::usage_counter::{ChargeBasis, Chunk, UsageCounter, estimate_t
 use crate::gateway::{MAX_REPLY, mark_demo, validate_model};
 use crate::http::Response;
 use crate::http::form::{FORM_LIMIT, Fields};
+use crate::http::object::Object;
 
 const EMBEDDINGS: &str = "/v1/embeddings";
 
@@ -42,9 +43,11 @@ pub(super) fn extract_features(call: &mut Call<'_>, caller: &Caller) -> Result<R
             None => DEFAULT_FEATURES,
         };
         let model = validate_model(engine.default_model())?;
-        let request = json!({"model": model, "input": text, "encoding_format": "float"}).to_string();
-        let ask =
-            UpstreamRequest { path: EMBEDDINGS, media_type: "application/json", body: Body::Bytes(request.as_bytes()) };
+        let mut object = Object::default();
+        object.set("model", &model);
+        object.set("input", &text);
+        object.set("encoding_format", &"float");
+        let ask = UpstreamRequest { path: EMBEDDINGS, media_type: "application/json", body: Body::Json(&object) };
         let (reply, bytes) = engine.block_in_place(|| {
             let mut reply = engine.send(ask)?.successful()?;
             let bytes = reply.read_all(MAX_REPLY)?;

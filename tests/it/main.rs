@@ -19,6 +19,7 @@ mod documents_limits;
 mod engines;
 mod exact_usage;
 mod exactness;
+mod extensions;
 mod failover;
 mod faults;
 mod frozen;

@@ -10,16 +10,13 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 use super::reply::Reply;
-use super::request::{Body, UpstreamRequest};
+use super::request::{Body, UpstreamRequest, Variant};
 
 /// The name of its only model.
 pub const MODEL: &str = "demo";
-
-/// Largest JSON body it reads, in bytes; the routes have limits of their own.
-const LARGEST: u64 = 64 * 1024 * 1024;
 
 /// Answers a call.
 ///
@@ -28,13 +25,9 @@ const LARGEST: u64 = 64 * 1024 * 1024;
 pub(super) fn answer(request: UpstreamRequest<'_>) -> Result<Reply> {
     let began = Instant::now();
     let made = match (request.path, request.body) {
-        ("/v1/audio/transcriptions" | "/v1/audio/translations", Body::Bytes(bytes)) => {
-            speech::transcribe(request.media_type, &mut &*bytes)?
-        }
-        ("/v1/audio/transcriptions" | "/v1/audio/translations", Body::Stream(reader)) => {
-            speech::transcribe(request.media_type, reader)?
-        }
-        (path, body) => match serde_json::from_slice(&bytes(body)?) {
+        (_, Body::Form(form)) => speech::transcribe(request.media_type, &mut form.to_bytes(&Variant::default()))?,
+        (_, Body::Stream(form)) => speech::transcribe(request.media_type, form)?,
+        (path, Body::Json(object)) => match serde_json::from_slice(&object.to_bytes()) {
             Ok(request) => by_path(path, &request),
             Err(e) => Made::error(400, &format!("The body is not valid JSON: {e}")),
         },
@@ -62,18 +55,6 @@ fn by_path(path: &str, request: &Value) -> Made {
         "/v1/audio/speech" => speech::speak(request),
         _ => Made::error(404, "The demo engine does not know this path"),
     }
-}
-
-fn bytes(body: Body<'_>) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    match body {
-        Body::Json(object) => bytes = object.to_bytes(),
-        Body::Bytes(sent) => bytes.extend_from_slice(sent),
-        Body::Stream(reader) => {
-            reader.take(LARGEST).read_to_end(&mut bytes).map_err(|e| Error::Internal(e.to_string()))?;
-        }
-    }
-    Ok(bytes)
 }
 
 /// Its list of models.

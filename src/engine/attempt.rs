@@ -1,0 +1,108 @@
+//! One attempt to get a request answered by one provider.
+
+use std::io::{Cursor, Read};
+use std::time::Instant;
+
+use ureq::http::Response;
+
+use super::client::{Content, HttpClient, is_disconnect};
+use super::refused::{CONFIRMED, SUSPECTED};
+use super::request::{Body, Extensions, Variant};
+use super::routes::Route;
+use super::transport::{self, client_left};
+
+/// Most bytes of an error that are searched for what it is about.
+const MAX_ERROR_BODY: u64 = 64 * 1024;
+
+/// The body of a reply, still on its way.
+pub(super) type ReplyBody = Box<dyn Read + Send>;
+
+type Outcome = std::result::Result<Response<ReplyBody>, ureq::Error>;
+
+pub(super) struct Attempt<'a> {
+    pub(super) client: &'a HttpClient,
+    pub(super) route: &'a Route,
+    pub(super) path: &'a str,
+    pub(super) media_type: &'a str,
+    pub(super) request_id: Option<&'a str>,
+}
+
+impl Attempt<'_> {
+    /// Sends the request as this provider is to get it. If it refuses an extension, it is asked again without; once that
+    /// has helped, it is not asked with it again. An upload that was read while it was sent cannot be sent again; the
+    /// next one goes without.
+    pub(super) fn send(&self, body: &mut Body<'_>) -> Outcome {
+        let model = self.route.upstream_model.as_deref();
+        let refused = self.route.provider.refused();
+        let key = |body: &Body<'_>| model.map_or_else(|| body.model(), str::to_owned);
+        let without = refused.get(|| key(body), Instant::now());
+        let first = self.post(&Variant { model, without }, body)?;
+        if !matches!(first.status().as_u16(), 400 | 422) {
+            return Ok(first);
+        }
+        let used = body.extensions();
+        if used.is_empty() {
+            return Ok(first);
+        }
+        let (first, named) = named_extensions(first);
+        let named = named.and(used);
+        if named.is_empty() {
+            return Ok(first);
+        }
+        let (name, without, now) = (&self.route.provider.spec().name, without.or(named), Instant::now());
+        if let Body::Stream(_) = body {
+            log::info!("provider {name} seems to refuse {named}, which it is not sent for a while");
+            refused.insert(&key(body), without, now + SUSPECTED);
+            return Ok(first);
+        }
+        let second = self.post(&Variant { model, without }, body)?;
+        if second.status().is_success() {
+            log::info!("provider {name} refuses {named}, which it is not sent again");
+            refused.insert(&key(body), without, now + CONFIRMED);
+        }
+        Ok(second)
+    }
+
+    /// A connection that was kept may have ended just now; a new one tells.
+    fn post(&self, variant: &Variant<'_>, body: &mut Body<'_>) -> Outcome {
+        let json;
+        let mut content = match body {
+            Body::Json(object) => {
+                let omitted: &[&str] = if variant.without.stream_options { &["stream_options"] } else { &[] };
+                json = object.to_bytes_with(variant.model, omitted);
+                Content::Bytes(&json)
+            }
+            Body::Form(form) => Content::Bytes(form.to_bytes(variant)),
+            // It cannot be sent twice.
+            Body::Stream(form) => {
+                form.set_variant(variant);
+                let mut content = Content::Stream(form);
+                return transport::with_new_connection(|| self.post_content(&mut content));
+            }
+        };
+        let (outcome, is_new) = transport::note_connecting(|| self.post_content(&mut content));
+        match outcome {
+            Err(e) if !is_new && is_disconnect(&e) && !client_left() => {
+                transport::with_new_connection(|| self.post_content(&mut content))
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn post_content(&self, content: &mut Content<'_>) -> Outcome {
+        // Base addresses have it.
+        let path = self.path.strip_prefix("/v1").unwrap_or(self.path);
+        let response = self.client.post(path, self.media_type, self.request_id, content)?;
+        Ok(response.map(|body| Box::new(body.into_reader()) as ReplyBody))
+    }
+}
+
+/// Which extensions the text of an error names. What was read of it is put back.
+fn named_extensions(response: Response<ReplyBody>) -> (Response<ReplyBody>, Extensions) {
+    let (head, mut body) = response.into_parts();
+    let mut text = Vec::new();
+    // If it breaks off, whoever reads on gets to know.
+    let _ = body.by_ref().take(MAX_ERROR_BODY).read_to_end(&mut text);
+    let named = Extensions::named_in(&text);
+    (Response::from_parts(head, Box::new(Cursor::new(text).chain(body))), named)
+}

@@ -1,0 +1,65 @@
+//! What a provider has refused before, so that it is not sent again.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::request::Extensions;
+
+/// After this time, a provider is asked once more: it may have been updated.
+pub(super) const CONFIRMED: Duration = Duration::from_secs(3600);
+/// The same, where it is not known whether the provider would have answered without.
+pub(super) const SUSPECTED: Duration = Duration::from_secs(300);
+/// Most models that are remembered.
+const MAX_MODELS: usize = 1000;
+
+/// The extensions that a provider refuses, by model.
+#[derive(Debug, Default)]
+pub(super) struct Refused {
+    /// Spares the usual provider, which refuses nothing, the lock.
+    is_any: AtomicBool,
+    by_model: Mutex<HashMap<String, (Extensions, Instant)>>,
+}
+
+impl Refused {
+    /// What is refused for the model that `model` names.
+    pub(super) fn get<M: AsRef<str>>(&self, model: impl FnOnce() -> M, now: Instant) -> Extensions {
+        if !self.is_any.load(Relaxed) {
+            return Extensions::default();
+        }
+        let by_model = self.by_model.lock();
+        let known = by_model.get(model().as_ref()).filter(|(_, until)| now < *until);
+        known.map(|(extensions, _)| *extensions).unwrap_or_default()
+    }
+
+    /// Remembers until that time what is refused for a model.
+    pub(super) fn insert(&self, model: &str, extensions: Extensions, until: Instant) {
+        let mut by_model = self.by_model.lock();
+        if by_model.len() >= MAX_MODELS && !by_model.contains_key(model) {
+            by_model.clear();
+        }
+        by_model.insert(model.to_owned(), (extensions, until));
+        self.is_any.store(true, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_remembered_for_its_model_and_a_while() {
+        let (refused, now) = (Refused::default(), Instant::now());
+        let extensions = Extensions { stream_options: true, verbose_json: false };
+        refused.insert("a", extensions, now + CONFIRMED);
+        assert_eq!(refused.get(|| "a", now), extensions);
+        assert_eq!(refused.get(|| "b", now), Extensions::default());
+        assert_eq!(refused.get(|| "a", now + CONFIRMED), Extensions::default());
+        for n in 0..3 * MAX_MODELS {
+            refused.insert(&n.to_string(), extensions, now + SUSPECTED);
+        }
+        assert!(refused.by_model.lock().len() <= MAX_MODELS);
+    }
+}

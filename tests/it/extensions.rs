@@ -1,0 +1,112 @@
+//! Model servers that refuse what not every server knows, and uploads that fail on the client's side.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Raw, ReceivedRequest, ReplyWriter, Server, TestDb, Upstream, final_charges, only_charge};
+use crate::recordings::{heard, multipart, start, wav};
+
+const CHAT: &str = "/v1/chat/completions";
+const TRANSCRIPTIONS: &str = "/v1/audio/transcriptions";
+const FORM: &str = "multipart/form-data; boundary=bnd";
+
+fn streamed() -> Value {
+    json!({"model": "m", "messages": [{"role": "user", "content": "four words of it"}], "stream": true})
+}
+
+fn strict_chat(seen: &ReceivedRequest, wire: &mut ReplyWriter) {
+    if !seen.json()["stream_options"].is_null() {
+        return wire.json(422, &json!({"detail": [{"loc": ["body", "stream_options"], "msg": "extra fields"}]}));
+    }
+    wire.start("text/event-stream");
+    wire.word("one");
+    wire.word(" two");
+    wire.event("[DONE]");
+    wire.end();
+}
+
+#[test]
+fn stream_options_are_left_out_for_a_server_that_refuses_them() {
+    let upstream = Upstream::start(strict_chat);
+    let db = TestDb::new();
+    let server = Server::start_with(&db, &[("INFERENCE_URL", &upstream.url)]);
+    let user = server.sign_up("ann@example.com");
+    let ask = |body: &Value| {
+        let mut raw = Raw::post(&server.inference, &user.secret, CHAT, body);
+        raw.rest().to_owned()
+    };
+    // What a client writes there may be refused for a reason of its own, and changes nothing for others.
+    let mut own = streamed();
+    own["stream_options"] = json!({"nonsense": 1});
+    let mut raw = Raw::post(&server.inference, &user.secret, CHAT, &own);
+    raw.until("extra fields");
+    assert_eq!(upstream.seen().len(), 1);
+    for calls in [3, 4, 5] {
+        assert!(ask(&streamed()).contains("[DONE]"));
+        assert_eq!(upstream.seen().len(), calls, "asked twice only once");
+    }
+    let charges = final_charges(&db, server);
+    assert_eq!(charges.len(), 3);
+    for charge in charges {
+        assert_eq!((&charge["completion_tokens"], &charge["estimated"]), (&json!(2), &json!(true)), "{charge}");
+        assert!(charge["prompt_tokens"].as_i64() >= Some(4));
+    }
+}
+
+#[test]
+fn plain_json_is_asked_for_where_verbose_json_is_refused() {
+    let upstream = Upstream::start(|seen, wire| match seen.text().contains("\r\n\r\nverbose_json\r\n") {
+        true => wire.json(400, &json!({"error": {"message": "response_format 'verbose_json' is not supported"}})),
+        false => wire.json(200, &json!({"text": "Hello there."})),
+    });
+    let (db, server, user) = start(&upstream, &[("TRANSCRIBE_MODEL", "w")]);
+    let client = user.program(&server.audio);
+    let post = |fields: &[(&str, &[u8])]| client.send("POST", TRANSCRIPTIONS, Some(FORM), &multipart(fields));
+    let wav = wav();
+    assert_eq!(post(&[("file*", &wav)]).expect(200).json(), json!({"text": "Hello there."}));
+    assert_eq!(upstream.seen().len(), 2);
+    let srt = post(&[("file*", &wav), ("response_format", b"srt")]).expect(200);
+    assert_eq!(srt.text(), "1\n00:00:00,000 --> 00:00:02,000\nHello there.\n\n");
+    assert_eq!(upstream.seen().len(), 3, "it is remembered");
+    assert!(upstream.seen()[2].text().contains("name=\"response_format\"\r\n\r\njson\r\n"));
+    let charges = final_charges(&db, server);
+    assert_eq!(charges.iter().map(|charge| charge["audio_millis"].clone()).collect::<Vec<_>>(), [2000, 2000]);
+}
+
+#[test]
+fn a_format_that_the_client_has_wrong_teaches_nothing() {
+    let upstream = Upstream::start(|seen, wire| match seen.text().contains("\r\n\r\nodd\r\n") {
+        true => wire.json(400, &json!({"error": {"message": "response_format must be json or verbose_json"}})),
+        false => wire.json(200, &heard()),
+    });
+    let (_db, server, user) = start(&upstream, &[("TRANSCRIBE_MODEL", "w")]);
+    let client = user.program(&server.audio);
+    let wav = wav();
+    let odd = multipart(&[("file*", &wav), ("response_format", b"odd")]);
+    client.send("POST", TRANSCRIPTIONS, Some(FORM), &odd).expect(400);
+    client.send("POST", TRANSCRIPTIONS, Some(FORM), &multipart(&[("file*", &wav)])).expect(200);
+    assert_eq!(upstream.seen().len(), 2);
+    assert!(upstream.seen()[1].text().contains("verbose_json"));
+}
+
+#[test]
+fn an_upload_that_fails_is_not_held_against_the_server() {
+    let upstream = Upstream::constant(200, heard());
+    let (db, server, user) = start(&upstream, &[("TRANSCRIBE_MODEL", "w")]);
+    let large = textgen::wav::file(8000, 16, &vec![0; 4 << 20]);
+    let whole = multipart(&[("file*", &large)]);
+    for _ in 0..3 {
+        // The client leaves in the middle.
+        let mut raw = Raw::head(&server.audio, &user.secret, TRANSCRIPTIONS, FORM, whole.len());
+        raw.write(&whole[..3 << 20]);
+        raw.leave();
+        // The client sends a form that has no end.
+        let client = user.program(&server.audio);
+        client.send("POST", TRANSCRIPTIONS, Some(FORM), &whole[..3 << 20]).expect(400);
+        // Fields are wrong behind the recording.
+        let wrong = multipart(&[("file*", &large), ("model", b"a\nb")]);
+        client.send("POST", TRANSCRIPTIONS, Some(FORM), &wrong).expect(400);
+    }
+    user.program(&server.audio).send("POST", TRANSCRIPTIONS, Some(FORM), &whole).expect(200);
+    assert_eq!(only_charge(&db, &server)["audio_millis"], 262_144);
+    assert!(!server.log().contains("provider"), "{}", server.log());
+}
