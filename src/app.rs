@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
+use serde_json::Value;
+
 use crate::auth::password::{Passwords, Peppers};
 use crate::auth::revocation::{CHANNEL, Revocations};
 use crate::auth::{Cache, Hasher, LastUsed, Resolver, Throttle};
@@ -35,6 +37,8 @@ pub struct App {
     pub meter: Arc<Meter>,
     /// Reads documents, several requests in one query.
     pub documents: Batcher<Document>,
+    /// The OpenAPI document of all servers.
+    pub api_document: OnceLock<Value>,
     /// The listen addresses of this process's servers, by server name.
     pub addresses: OnceLock<Vec<(&'static str, SocketAddr)>>,
     last_used: Arc<LastUsed>,
@@ -69,6 +73,7 @@ impl App {
             db,
             cache,
             documents: Batcher::new(cores),
+            api_document: OnceLock::new(),
             addresses: OnceLock::new(),
             last_used,
             migration_database,

@@ -1,20 +1,32 @@
 //! The operations that every server has.
 
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::auth::Caller;
 use crate::call::{Call, Role};
 use crate::error::{Error, Result};
 use crate::http::Response;
+use crate::operation::Group::{Accounts, Health};
 use crate::operation::Handler::{Authenticated, Public};
-use crate::operation::{Operation, get};
+use crate::operation::{Operation, get, summary};
+use crate::store::User;
 
 /// Those operations.
 pub fn operations() -> Vec<Operation> {
     vec![
-        get("/api/current-user", Authenticated(current_user)).on(&Role::ALL),
-        get("/liveness_check", Public(liveness)).on(&Role::ALL).without_database(),
-        get("/readyz", Public(readiness)).on(&Role::ALL).without_database(),
+        get("/api/current-user", Authenticated(current_user))
+            .on(&Role::ALL)
+            .described(summary(Accounts, "The caller").reply::<User>()),
+        get("/liveness_check", Public(liveness))
+            .on(&Role::ALL)
+            .without_database()
+            .described(summary(Health, "Whether the process runs").reply::<Liveness>()),
+        get("/readyz", Public(readiness)).on(&Role::ALL).without_database().described(
+            summary(Health, "Whether the process is ready to serve")
+                .reply::<Readiness>()
+                .status(503, "Not ready; the reply says why"),
+        ),
     ]
 }
 
@@ -24,9 +36,38 @@ fn current_user(_: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     Ok(Response::with_body(200, "application/json", json.to_vec()))
 }
 
+#[derive(Serialize, JsonSchema)]
+struct Liveness {
+    /// Always `ok`.
+    status: &'static str,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Readiness {
+    /// `ready` or `unavailable`.
+    status: &'static str,
+    /// Why it is unavailable.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    /// Whether revocations are received as they happen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    listening: Option<bool>,
+    journal: JournalStatus,
+}
+
+/// Charges that are not in the database yet.
+#[derive(Serialize, JsonSchema)]
+struct JournalStatus {
+    bytes: u64,
+    max_bytes: u64,
+    charges: u64,
+    /// Whether more charges can be recorded.
+    has_room: bool,
+}
+
 /// The process runs. Asks nothing of anything else.
 fn liveness(_: &mut Call<'_>) -> Result<Response> {
-    Ok(Response::json(200, &json!({"status": "ok"})))
+    Ok(Response::json(200, &Liveness { status: "ok" }))
 }
 
 /// The process can do its work: the schema is there and the database answers. Also how full the journal of charges is.
@@ -42,20 +83,16 @@ fn readiness(call: &mut Call<'_>) -> Result<Response> {
         Some("the database does not answer")
     };
     let charges = app.meter.stats();
-    let journal = json!({
-        "bytes": charges.journal_bytes,
-        "max_bytes": charges.journal_max_bytes,
-        "charges": charges.journal_charges,
-        "has_room": charges.has_journal_room,
-    });
-    Ok(match reason {
-        None => {
-            let listening = app.cache.is_subscribed();
-            Response::json(200, &json!({"status": "ready", "listening": listening, "journal": journal}))
-        }
-        Some(reason) => {
-            let body = json!({"status": "unavailable", "reason": reason, "journal": journal});
-            Response::json(503, &body).header("Retry-After", "1")
-        }
-    })
+    let journal = JournalStatus {
+        bytes: charges.journal_bytes,
+        max_bytes: charges.journal_max_bytes,
+        charges: charges.journal_charges,
+        has_room: charges.has_journal_room,
+    };
+    if reason.is_some() {
+        let body = Readiness { status: "unavailable", reason, listening: None, journal };
+        return Ok(Response::json(503, &body).header("Retry-After", "1"));
+    }
+    let listening = Some(app.cache.is_subscribed());
+    Ok(Response::json(200, &Readiness { status: "ready", reason, listening, journal }))
 }

@@ -27,6 +27,7 @@ pub fn run(config: Config, roles: &[Role]) -> Result<(), String> {
     let app = App::new(config, &name)?;
     let mut server = Server::new(settings(&app.config)).map_err(|e| e.to_string())?;
     let addresses = listen(&mut server, &app, roles)?;
+    let _ = app.api_document.set(crate::openapi::document(crate::api::operations()));
     let _ = app.addresses.set(addresses.iter().map(|(role, address)| (role.name(), *address)).collect());
     let handle = server.handle();
     on_signal(move || handle.stop())?;

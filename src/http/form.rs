@@ -47,6 +47,80 @@ pub enum FieldType {
     StringList,
 }
 
+/// A type that a field of a request can have.
+pub trait FromField<'f>: Sized {
+    /// Whether the field must be there.
+    const IS_REQUIRED: bool;
+
+    /// Takes the field from those that were sent.
+    ///
+    /// # Errors
+    /// It is missing or has another type.
+    fn from_field(fields: &'f Fields, name: &'static str) -> Result<Self, FieldError>;
+}
+
+impl<'f> FromField<'f> for &'f str {
+    const IS_REQUIRED: bool = true;
+
+    fn from_field(fields: &'f Fields, name: &'static str) -> Result<&'f str, FieldError> {
+        fields.text(name)
+    }
+}
+
+impl<'f> FromField<'f> for Option<&'f str> {
+    const IS_REQUIRED: bool = false;
+
+    fn from_field(fields: &'f Fields, name: &'static str) -> Result<Option<&'f str>, FieldError> {
+        fields.optional_text(name)
+    }
+}
+
+impl FromField<'_> for Option<i64> {
+    const IS_REQUIRED: bool = false;
+
+    fn from_field(fields: &Fields, name: &'static str) -> Result<Option<i64>, FieldError> {
+        fields.optional_integer(name)
+    }
+}
+
+impl FromField<'_> for Option<bool> {
+    const IS_REQUIRED: bool = false;
+
+    fn from_field(fields: &Fields, name: &'static str) -> Result<Option<bool>, FieldError> {
+        fields.optional_bool(name)
+    }
+}
+
+/// Declares the fields that a request takes, as a struct with the function `read` and a schema. Its doc comments are the
+/// words of the API reference.
+macro_rules! request_fields {
+    (
+        $(#[$attribute:meta])*
+        $visibility:vis struct $name:ident<$lifetime:lifetime> {
+            $($(#[$field_attribute:meta])* $field:ident: $type:ty,)+
+        }
+    ) => {
+        $(#[$attribute])*
+        #[derive(schemars::JsonSchema)]
+        $visibility struct $name<$lifetime> {
+            $($(#[$field_attribute])* $field: $type,)+
+        }
+
+        impl<$lifetime> $name<$lifetime> {
+            /// Takes them from those that were sent.
+            fn read(
+                fields: &$lifetime $crate::http::form::Fields,
+            ) -> ::std::result::Result<Self, $crate::http::form::FieldError> {
+                let all = [$((stringify!($field), <$type as $crate::http::form::FromField<$lifetime>>::IS_REQUIRED)),+];
+                let required = all.into_iter().filter_map(|(name, is_required)| is_required.then_some(name));
+                fields.require(&required.collect::<Vec<&'static str>>())?;
+                Ok($name { $($field: $crate::http::form::FromField::from_field(fields, stringify!($field))?,)+ })
+            }
+        }
+    };
+}
+pub(crate) use request_fields;
+
 impl fmt::Display for FieldType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

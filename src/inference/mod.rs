@@ -4,30 +4,75 @@ mod embeddings;
 mod generate;
 mod openai;
 mod params;
+mod schema;
 mod summarization;
 
 use crate::call::Role::{Inference, Web};
 use crate::error::Shape::OpenAi;
 use crate::gateway::{INVALID_API_KEY, INVALID_SECRET};
+use crate::operation::Group::Text;
 use crate::operation::Handler::Authenticated;
-use crate::operation::{Operation, get, post};
+use crate::operation::{Operation, get, post, summary};
+
+use schema::{
+    Chat, Completion, EmbeddingInput, Embeddings, FeatureInput, Generate, Generated, Model, ModelList, Prompt,
+    Summarize, Summary,
+};
+
+/// The words of a 502 and of a 504 of operations that are not charged.
+const FAILED: &str = "The model server failed";
+const TIMED_OUT: &str = "The model server did not answer in time";
 
 /// Its operations, beside those that every server has.
 pub fn operations() -> Vec<Operation> {
+    let completion = |words| summary(Text, words).reply::<Completion>().reply_as::<String>("text/event-stream");
     let openai = [
         // The playground calls these two on the web server, where the browser sends its cookie.
-        post("/v1/chat/completions", Authenticated(openai::chat)).on(&[Web, Inference]),
-        get("/v1/models", Authenticated(openai::models)).on(&[Web, Inference]),
-        post("/v1/completions", Authenticated(openai::complete)).on(&[Inference]),
-        post("/v1/engines/{name}/completions", Authenticated(openai::complete_by_engine)).on(&[Inference]),
-        post("/v1/embeddings", Authenticated(embeddings::embed)).on(&[Inference]),
-        get("/v1/models/{name}", Authenticated(openai::model)).on(&[Inference]),
+        post("/v1/chat/completions", Authenticated(openai::chat)).on(&[Web, Inference]).described(
+            completion("Answer a chat, whole or as a stream, in OpenAI's protocol").json::<Chat>().calls_model(),
+        ),
+        get("/v1/models", Authenticated(openai::models))
+            .on(&[Web, Inference])
+            .described(summary(Text, "The models").reply::<ModelList>().status(502, FAILED).status(504, TIMED_OUT)),
+        post("/v1/completions", Authenticated(openai::complete))
+            .on(&[Inference])
+            .described(completion("Continue a text, in OpenAI's protocol").json::<Prompt>().calls_model()),
+        post("/v1/engines/{name}/completions", Authenticated(openai::complete_by_engine))
+            .on(&[Inference])
+            .described(completion("Same as /v1/completions, for older clients").json::<Prompt>().calls_model()),
+        post("/v1/embeddings", Authenticated(embeddings::embed)).on(&[Inference]).described(
+            summary(Text, "Turn texts into vectors, in OpenAI's protocol")
+                .json::<EmbeddingInput>()
+                .reply::<Embeddings>()
+                .calls_model(),
+        ),
+        get("/v1/models/{name}", Authenticated(openai::model)).on(&[Inference]).described(
+            summary(Text, "One model")
+                .reply::<Model>()
+                .status(404, "There is no such model")
+                .status(502, FAILED)
+                .status(504, TIMED_OUT),
+        ),
     ];
     let older = [
-        post("/api/v1/generate", Authenticated(generate::one)).on(&[Inference]),
-        post("/api/v1/generate-bulk", Authenticated(generate::bulk)).on(&[Inference]),
-        post("/api/v1/feature-extraction", Authenticated(embeddings::extract_features)).on(&[Inference]),
-        post("/api/v1/summarization", Authenticated(summarization::summarize)).on(&[Inference]),
+        post("/api/v1/generate", Authenticated(generate::one)).on(&[Inference]).described(
+            summary(Text, "Continue a text, for older clients")
+                .json::<Generate>()
+                .reply::<Vec<Generated>>()
+                .calls_model(),
+        ),
+        post("/api/v1/generate-bulk", Authenticated(generate::bulk)).on(&[Inference]).described(
+            summary(Text, "Continue many texts: a list of what /api/v1/generate takes")
+                .json::<Vec<Generate>>()
+                .reply::<Vec<Vec<Generated>>>()
+                .calls_model(),
+        ),
+        post("/api/v1/feature-extraction", Authenticated(embeddings::extract_features)).on(&[Inference]).described(
+            summary(Text, "Turn a text into a vector").json::<FeatureInput>().reply::<Vec<f64>>().calls_model(),
+        ),
+        post("/api/v1/summarization", Authenticated(summarization::summarize))
+            .on(&[Inference])
+            .described(summary(Text, "Summarize a text").json::<Summarize>().reply::<Summary>().calls_model()),
     ];
     let openai = openai.into_iter().map(|operation| operation.errors(OpenAi).unauthorized(INVALID_API_KEY));
     openai.chain(older.into_iter().map(|operation| operation.unauthorized(INVALID_SECRET))).collect()

@@ -2,9 +2,10 @@
 //!
 //! An [`Operation`] joins a method and a path with the handler that answers, the servers that have it, who may call it,
 //! and the shape of its errors. The handler's signature decides whether the caller is authenticated: one that takes a
-//! [`Caller`] only ever runs with one. The router of each server is built from the same list.
+//! [`Caller`] only ever runs with one. The router of each server and the OpenAPI document are built from the same list.
 
 mod access;
+mod description;
 mod router;
 
 use crate::auth::Caller;
@@ -12,6 +13,7 @@ use crate::call::{Call, Role};
 use crate::error::{NOT_AUTHENTICATED, Result, Shape};
 use crate::http::{Method, Response};
 
+pub use description::{Content, Description, Encoding, Group, SchemaOf, summary};
 pub use router::{Found, Router};
 
 /// What answers a request, and what it must know of the caller.
@@ -54,6 +56,8 @@ pub struct Operation {
     pub works_without_database: bool,
     /// The path under which its charges are recorded.
     pub charged_as: &'static str,
+    /// What the API reference says about it; nothing for pages and their forms.
+    pub description: Option<Description>,
 }
 
 /// `GET path`.
@@ -77,6 +81,7 @@ fn operation(method: Method, path: &'static str, handler: Handler) -> Operation 
         errors: Shape::Detail,
         works_without_database: false,
         charged_as: path,
+        description: None,
     }
 }
 
@@ -115,6 +120,12 @@ impl Operation {
     #[must_use]
     pub fn without_database(self) -> Operation {
         Operation { works_without_database: true, ..self }
+    }
+
+    /// Describes it in the API reference.
+    #[must_use]
+    pub fn described(self, description: Description) -> Operation {
+        Operation { description: Some(description), ..self }
     }
 
     /// Records its charges under the path of another operation.

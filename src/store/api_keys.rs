@@ -1,5 +1,6 @@
 //! Table `api_keys`: the secrets that programs send.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use time::OffsetDateTime;
 
@@ -9,7 +10,7 @@ use crate::db::{Error, Executor};
 
 record! {
     /// A key as its owner sees it.
-    #[derive(Clone, Debug, Serialize)]
+    #[derive(Clone, Debug, Serialize, JsonSchema)]
     pub struct ApiKey {
         /// Identifies the key; not secret.
         pub id: String = "id",
@@ -21,12 +22,15 @@ record! {
         pub is_default: bool = "is_default",
         /// When the key was created.
         #[serde(serialize_with = "super::timestamp::serialize_zulu")]
+        #[schemars(with = "String", extend("format" = "date-time"))]
         pub created: OffsetDateTime = "created",
         /// When it was last used, to the minute.
         #[serde(serialize_with = "super::timestamp::serialize_zulu_option")]
+        #[schemars(with = "Option<String>", extend("format" = "date-time"))]
         pub last_used: Option<OffsetDateTime> = "last_used",
         /// When it stops working.
         #[serde(serialize_with = "super::timestamp::serialize_zulu_option")]
+        #[schemars(with = "Option<String>", extend("format" = "date-time"))]
         pub expires: Option<OffsetDateTime> = "expires",
         /// After a rotation, while this key still works: the id of the new key.
         pub replaced_by: Option<String> = "replaced_by",

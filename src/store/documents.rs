@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use postgres::Row;
+use schemars::JsonSchema;
 use serde::Serialize;
 use time::OffsetDateTime;
 
@@ -11,21 +12,24 @@ use crate::db::{Error, Executor};
 
 record! {
     /// A document, and the document object of the API: its fields are serialised in this order.
-    #[derive(Clone, Debug, Serialize)]
+    #[derive(Clone, Debug, Serialize, JsonSchema)]
+    #[schemars(transform = content_is_optional)]
     pub struct Document {
         /// Random id: whoever knows that of a public document can read it.
         pub id: String = "id",
         /// Title.
         pub title: String = "title",
-        /// Text.
+        /// Text. Lists leave it out if content=false.
         pub content: Option<String> = "content",
         /// Id of the owner.
         pub user_id: String = "user_id",
-        /// When the document was created.
+        /// When the document was created: ISO 8601 in UTC, without a zone.
         #[serde(serialize_with = "super::timestamp::serialize_naive")]
+        #[schemars(with = "String")]
         pub created_at: OffsetDateTime = "created",
-        /// When it was last saved.
+        /// When it was last saved: ISO 8601 in UTC, without a zone.
         #[serde(serialize_with = "super::timestamp::serialize_naive")]
+        #[schemars(with = "String")]
         pub updated_at: OffsetDateTime = "updated",
         /// Whether anyone who has the id may read it.
         pub is_public: bool = "is_public",
@@ -34,6 +38,12 @@ record! {
     }
 }
 pub(super) use columns;
+
+fn content_is_optional(schema: &mut schemars::Schema) {
+    if let Some(required) = schema.get_mut("required").and_then(serde_json::Value::as_array_mut) {
+        required.retain(|name| name != "content");
+    }
+}
 
 /// The document with this id, whoever owns it.
 ///

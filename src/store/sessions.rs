@@ -1,5 +1,6 @@
 //! Table `sessions`: browsers that are signed in.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use time::OffsetDateTime;
 
@@ -9,18 +10,22 @@ use crate::db::{Error, Executor};
 
 record! {
     /// A session as its owner sees it.
-    #[derive(Clone, Debug, Serialize)]
+    #[derive(Clone, Debug, Serialize, JsonSchema)]
+    #[schemars(rename = "Session")]
     pub struct BrowserSession {
         /// Identifies the session; not secret.
         pub id: String = "id",
         /// When the user signed in.
         #[serde(serialize_with = "super::timestamp::serialize_zulu")]
+        #[schemars(with = "String", extend("format" = "date-time"))]
         pub created: OffsetDateTime = "created",
         /// When the session was last used, to the minute.
         #[serde(serialize_with = "super::timestamp::serialize_zulu")]
+        #[schemars(with = "String", extend("format" = "date-time"))]
         pub last_seen: OffsetDateTime = "last_seen",
         /// When it ends unless it is used.
         #[serde(serialize_with = "super::timestamp::serialize_zulu")]
+        #[schemars(with = "String", extend("format" = "date-time"))]
         pub expires: OffsetDateTime = "expires",
         /// IP address at sign-in.
         pub address: String = "address",

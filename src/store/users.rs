@@ -1,5 +1,6 @@
 //! Table `users`.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use time::OffsetDateTime;
 
@@ -9,7 +10,7 @@ use crate::db::{Error, Executor};
 record! {
     /// An account, and the user object of the API: its fields are serialised in this order. The columns are those of
     /// `users AS u`.
-    #[derive(Clone, Serialize)]
+    #[derive(Clone, Serialize, JsonSchema)]
     pub struct User {
         /// Sixteen letters and digits, or an id of an older system.
         pub id: String = "u.id",
@@ -27,18 +28,20 @@ record! {
         pub stripe_id: Option<String> = "u.stripe_id",
         /// Visible prefix of the default key. The whole secret only in the reply to sign-up.
         pub secret: String = "u.secret",
-        /// Credits left.
+        /// Credits left, in cents.
         pub free_credits: i32 = "u.free_credits",
         /// Charges since the month began (UTC), in micro-dollars.
         pub charges_monthly: i64 = "CASE WHEN u.charges_month >= date_trunc('month', now() AT TIME ZONE 'UTC')::date \
             THEN u.charges_monthly ELSE 0 END",
         /// Number of instances that the user hosts.
         pub num_self_hosted_instances: i32 = "u.num_self_hosted_instances",
-        /// When the account was created.
+        /// When the account was created: ISO 8601 in UTC, without a zone.
         #[serde(serialize_with = "super::timestamp::serialize_naive")]
+        #[schemars(with = "String")]
         pub created: OffsetDateTime = "u.created",
-        /// When the account was last changed.
+        /// When the account was last changed: ISO 8601 in UTC, without a zone.
         #[serde(serialize_with = "super::timestamp::serialize_naive")]
+        #[schemars(with = "String")]
         pub updated: OffsetDateTime = "u.updated",
         /// Whether the user may manage other accounts. Not part of the user object.
         #[serde(skip)]

@@ -4,9 +4,12 @@ use std::borrow::Cow;
 use std::fmt;
 use std::ops::{AddAssign, Index, IndexMut};
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use serde_json::{Map, Value, json};
 
 use super::{Display, MAX_UNITS, Unit};
 
@@ -145,6 +148,27 @@ impl<'de> Deserialize<'de> for Units {
             }
         }
         deserializer.deserialize_map(Fields)
+    }
+}
+
+/// An object with a field for each unit.
+impl JsonSchema for Units {
+    fn schema_name() -> Cow<'static, str> {
+        "Units".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let properties = Unit::ALL.map(|unit| {
+            let schema = json!({"type": "integer", "description": unit.description()});
+            (unit.column().to_owned(), schema)
+        });
+        let required = Unit::ALL.map(Unit::column);
+        let properties: Map<String, Value> = properties.into_iter().collect();
+        json_schema!({"type": "object", "properties": properties, "required": required})
+    }
+
+    fn inline_schema() -> bool {
+        true
     }
 }
 

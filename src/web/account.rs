@@ -1,44 +1,105 @@
 //! The caller's own account.
 
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::json;
 use time::{Duration, OffsetDateTime};
 
-use super::{Answer, attempt, fields};
+use super::{Answer, Message, attempt, fields};
 use crate::auth::password::Passwords;
 use crate::auth::{Caller, Via};
 use crate::call::Call;
 use crate::error::{Error, NOT_AUTHENTICATED, Result};
+use crate::http::form::request_fields;
 use crate::http::{Response, cookie};
-use crate::store::{sessions, users};
+use crate::operation::Group::Accounts;
+use crate::operation::Handler::{Authenticated, Optional};
+use crate::operation::{Operation, get, post, summary};
+use crate::store::{User, sessions, users};
 
 /// How long after signing in the account can be deleted without the password.
 const FRESH: Duration = Duration::minutes(15);
 
+/// The operations of this file.
+pub(super) fn operations() -> Vec<Operation> {
+    const TOO_MANY: (u16, &str) = (429, "Too many attempts; see Retry-After");
+    vec![
+        post("/api/get-user", Authenticated(fresh_user))
+            .described(summary(Accounts, "The caller, read from the database").reply::<User>()),
+        post("/api/get-user/stripe-usage", Authenticated(fresh_user))
+            .described(summary(Accounts, "Same as /api/get-user").reply::<User>()),
+        get("/api/subscription-status", Optional(subscription_status))
+            .described(summary(Accounts, "Whether the caller has a subscription").reply::<Subscription<'_>>()),
+        post("/api/change-password", Authenticated(change_password)).described(
+            summary(Accounts, "Change the password and end all other sessions")
+                .fields::<ChangePassword<'_>>()
+                .reply::<PasswordChanged>()
+                .status(409, "The password was changed in the meantime")
+                .status(TOO_MANY.0, TOO_MANY.1),
+        ),
+        post("/api/delete-account", Authenticated(delete)).described(
+            summary(Accounts, "Delete the account with its documents, keys and sessions")
+                .fields::<DeleteAccount<'_>>()
+                .reply::<Message>()
+                .status(TOO_MANY.0, TOO_MANY.1),
+        ),
+    ]
+}
+
+request_fields! {
+    /// What a change of password takes.
+    struct ChangePassword<'f> {
+        current_password: &'f str,
+        /// 8 to 1,024 characters.
+        new_password: &'f str,
+    }
+}
+
+request_fields! {
+    /// What the deletion of an account takes.
+    struct DeleteAccount<'f> {
+        /// Required unless the session is younger than 15 minutes.
+        password: Option<&'f str>,
+    }
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Subscription<'u> {
+    is_subscribed: bool,
+    /// Whether there is a caller.
+    authenticated: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_email: Option<&'u str>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct PasswordChanged {
+    message: &'static str,
+    sessions_ended: u64,
+}
+
 /// `POST /api/get-user` and `/api/get-user/stripe-usage`: the user object, read from the database and not the cache.
-pub(super) fn fresh_user(call: &mut Call<'_>, caller: &Caller) -> Answer {
+fn fresh_user(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let user = users::by_id(&mut call.app.db.session()?, &caller.user.id)?;
     Ok(Response::json(200, &user.ok_or(Error::Unauthorized(NOT_AUTHENTICATED))?))
 }
 
 /// `GET /api/subscription-status`: 200 for everyone, signed in or not.
-pub(super) fn subscription_status(_: &mut Call<'_>, caller: Option<&Caller>) -> Answer {
-    let body = match caller {
-        None => json!({"is_subscribed": false, "authenticated": false}),
-        Some(caller) => json!({
-            "is_subscribed": caller.user.is_subscribed,
-            "authenticated": true,
-            "user_email": caller.user.email,
-        }),
+fn subscription_status(_: &mut Call<'_>, caller: Option<&Caller>) -> Answer {
+    let body = Subscription {
+        is_subscribed: caller.is_some_and(|caller| caller.user.is_subscribed),
+        authenticated: caller.is_some(),
+        user_email: caller.map(|caller| caller.user.email.as_str()),
     };
     Ok(Response::json(200, &body))
 }
 
 /// `POST /api/change-password` with `current_password` and `new_password`: ends every other session.
-pub(super) fn change_password(call: &mut Call<'_>, caller: &Caller) -> Answer {
+fn change_password(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = fields(call)?;
-    fields.require(&["current_password", "new_password"])?;
-    let ended = replace_password(call, caller, fields.text("current_password")?, fields.text("new_password")?)?;
-    Ok(Response::json(200, &json!({"message": "Password changed", "sessions_ended": ended})))
+    let ChangePassword { current_password, new_password } = ChangePassword::read(&fields)?;
+    let sessions_ended = replace_password(call, caller, current_password, new_password)?;
+    Ok(Response::json(200, &PasswordChanged { message: "Password changed", sessions_ended }))
 }
 
 /// Changes the caller's password and ends all other sessions; returns how many.
@@ -59,10 +120,10 @@ pub(super) fn replace_password(call: &Call<'_>, caller: &Caller, current: &str, 
 
 /// `POST /api/delete-account`, with `password` unless the session is new. Documents, keys and sessions are deleted with
 /// the account.
-pub(super) fn delete(call: &mut Call<'_>, caller: &Caller) -> Answer {
+fn delete(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = fields(call)?;
-    remove(call, caller, fields.optional_text("password")?)?;
-    Ok(Response::json(200, &json!({"message": "Account deleted successfully"}))
+    remove(call, caller, DeleteAccount::read(&fields)?.password)?;
+    Ok(Response::json(200, &Message { message: "Account deleted successfully" })
         .header("Set-Cookie", cookie::clear(call.app.config.is_https())))
 }
 

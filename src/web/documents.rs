@@ -1,5 +1,7 @@
 //! The API of documents.
 
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{Answer, cursor};
@@ -9,7 +11,10 @@ use crate::call::Call;
 use crate::db;
 use crate::error::{Error, Result};
 use crate::http::Response;
-use crate::http::form::Fields;
+use crate::http::form::{Fields, request_fields};
+use crate::operation::Group::Documents;
+use crate::operation::Handler::{Authenticated, Optional};
+use crate::operation::{Operation, get, post, summary};
 use crate::store::deleted_documents;
 use crate::store::documents::{self, Change, Document};
 
@@ -38,8 +43,128 @@ pub(super) const AUTHENTICATION_REQUIRED: &str = "Authentication required";
 pub(super) const NOT_FOUND: &str = "Document not found";
 const ID_REQUIRED: &str = "Document ID is required";
 
+/// The operations of this file.
+pub(super) fn operations() -> Vec<Operation> {
+    const NONE: &str = "No document of the caller has this id";
+    let saves = |words| {
+        summary(Documents, words)
+            .json::<SaveDocument<'_>>()
+            .reply::<SavedDocument<'_>>()
+            .status(404, NONE)
+            .status(409, "The document was changed in the meantime; the reply has the saved one")
+    };
+    let changes = |words| summary(Documents, words).fields::<DocumentId<'_>>().status(404, NONE);
+    vec![
+        get("/api/docs/list", Authenticated(list)).described(
+            summary(Documents, "The caller's documents, newest first")
+                .query::<ListDocuments>()
+                .reply::<DocumentList>()
+                .status(400, "limit or after is invalid"),
+        ),
+        get("/api/docs/get", Optional(get_one)).described(
+            summary(Documents, "A document of the caller, or a public one")
+                .query::<DocumentId<'_>>()
+                .reply::<Document>()
+                .status(400, "The id is missing")
+                .status(401, "The credential is invalid")
+                .status(404, "The document does not exist, or not for this caller"),
+        ),
+        post("/api/docs/save", Authenticated(save))
+            .described(saves("Create a document, or save one; fields that are left out stay as they are")),
+        post("/api/docs/autosave", Authenticated(autosave)).described(saves("Same as /api/docs/save")),
+        post("/api/docs/publish", Authenticated(publish)).described(
+            summary(Documents, "Make a document public or private")
+                .fields::<PublishDocument<'_>>()
+                .reply::<PublishedDocument<'_>>()
+                .status(404, NONE),
+        ),
+        post("/api/docs/delete", Authenticated(delete))
+            .described(changes("Delete a document").reply::<ChangedDocument<'_>>()),
+        post("/api/docs/restore", Authenticated(restore)).described(
+            changes("Restore a document that was deleted in the last 30 days").reply::<ChangedDocument<'_>>(),
+        ),
+    ]
+}
+
+/// The parameters of the list.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "describes the query")]
+struct ListDocuments {
+    /// 1 to 1000.
+    limit: Option<i64>,
+    /// The `next` of the page before.
+    after: Option<String>,
+    /// `false` leaves out the contents.
+    content: Option<bool>,
+}
+
+request_fields! {
+    /// Which document.
+    struct DocumentId<'f> {
+        #[schemars(required)]
+        id: Option<&'f str>,
+    }
+}
+
+request_fields! {
+    /// What a save takes.
+    struct SaveDocument<'f> {
+        /// Without an id, a document is created.
+        id: Option<&'f str>,
+        title: Option<&'f str>,
+        /// At most 8 MiB.
+        content: Option<&'f str>,
+        /// Save only if this is still the document's version.
+        version: Option<i64>,
+    }
+}
+
+request_fields! {
+    /// What publishing takes.
+    struct PublishDocument<'f> {
+        #[schemars(required)]
+        id: Option<&'f str>,
+        /// `false` makes the document private again; true by default.
+        is_public: Option<bool>,
+    }
+}
+
+#[derive(Serialize, JsonSchema)]
+struct DocumentList {
+    documents: Vec<Document>,
+    /// The `after` of the next page.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct SavedDocument<'a> {
+    id: &'a str,
+    /// Always true.
+    success: bool,
+    message: &'a str,
+    version: i64,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct ChangedDocument<'a> {
+    id: &'a str,
+    /// Always true.
+    success: bool,
+    message: &'a str,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct PublishedDocument<'a> {
+    id: &'a str,
+    /// Always true.
+    success: bool,
+    is_public: bool,
+    version: i64,
+}
+
 /// `GET /api/docs/list?limit=&after=&content=false`: newest first, with `next` if there are more.
-pub(super) fn list(call: &mut Call<'_>, caller: &Caller) -> Answer {
+fn list(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let limit = match call.request.query("limit") {
         Some(text) => {
             text.parse().ok().filter(|n| (1..=PAGE).contains(n)).ok_or(Error::bad("limit must be from 1 to 1000"))?
@@ -62,24 +187,18 @@ fn as_page(mut page: Vec<Document>, limit: i64, with_content: bool) -> Result<Va
     let more = i64::try_from(page.len()).unwrap_or(i64::MAX) > limit || i64::try_from(bytes).unwrap_or(0) > PAGE_BYTES;
     page.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
     let next = page.last().filter(|_| more).map(|last| cursor::write(last.created_at, &last.id));
-    let documents = page.into_iter().map(|document| {
-        let mut value = serde_json::to_value(document).map_err(|e| Error::Internal(e.to_string()))?;
-        if let Value::Object(fields) = &mut value
-            && !with_content
-        {
-            fields.shift_remove("content");
+    let mut body =
+        serde_json::to_value(DocumentList { documents: page, next }).map_err(|e| Error::Internal(e.to_string()))?;
+    if !with_content {
+        for document in body["documents"].as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+            document.shift_remove("content");
         }
-        Ok(value)
-    });
-    let mut body = json!({"documents": documents.collect::<Result<Vec<_>>>()?});
-    if let Some(next) = next {
-        body["next"] = Value::String(next);
     }
     Ok(body)
 }
 
 /// `GET /api/docs/get?id=`: the caller's own document or a public one; 404 for any other.
-pub(super) fn get(call: &mut Call<'_>, caller: Option<&Caller>) -> Answer {
+fn get_one(call: &mut Call<'_>, caller: Option<&Caller>) -> Answer {
     let id = call.request.query("id").filter(|id| !id.is_empty()).ok_or(Error::bad(ID_REQUIRED))?;
     // PostgreSQL rejects NUL, and no id contains it.
     let found = if id.contains('\0') {
@@ -97,29 +216,29 @@ pub(super) fn get(call: &mut Call<'_>, caller: Option<&Caller>) -> Answer {
 }
 
 /// `POST /api/docs/save`.
-pub(super) fn save(call: &mut Call<'_>, caller: &Caller) -> Answer {
+fn save(call: &mut Call<'_>, caller: &Caller) -> Answer {
     write(call, caller, "Document saved successfully")
 }
 
 /// `POST /api/docs/autosave`.
-pub(super) fn autosave(call: &mut Call<'_>, caller: &Caller) -> Answer {
+fn autosave(call: &mut Call<'_>, caller: &Caller) -> Answer {
     write(call, caller, "Document autosaved")
 }
 
 fn write(call: &mut Call<'_>, caller: &Caller, message: &str) -> Answer {
     let fields = Fields::read_json(call.request, LARGEST_BODY)?;
-    let id = fields.optional_text("id")?.filter(|id| !id.is_empty());
-    let title = fields.optional_text("title")?.map(checked_title).transpose()?;
+    let SaveDocument { id, title, content, version } = SaveDocument::read(&fields)?;
+    let id = id.filter(|id| !id.is_empty());
+    let title = title.map(checked_title).transpose()?;
     let content = match fields.has("content") {
-        true => Some(fields.optional_text("content")?.map(checked_content).transpose()?),
+        true => Some(content.map(checked_content).transpose()?),
         false => None,
     };
-    let version = fields.optional_integer("version")?;
     let (id, version) = match id {
         Some(id) => (id.to_owned(), update(call, id, &caller.user.id, Change { title, content, version })?),
         None => insert(call, &caller.user.id, title.unwrap_or(UNTITLED), content.unwrap_or(Some("")))?,
     };
-    Ok(Response::json(200, &json!({"id": id, "success": true, "message": message, "version": version})))
+    Ok(Response::json(200, &SavedDocument { id: &id, success: true, message, version }))
 }
 
 /// Creates a document; returns its id and version.
@@ -154,39 +273,44 @@ pub(super) fn update(call: &Call<'_>, id: &str, user_id: &str, change: Change<'_
 }
 
 /// `POST /api/docs/delete` with `id`.
-pub(super) fn delete(call: &mut Call<'_>, caller: &Caller) -> Answer {
+fn delete(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = super::fields(call)?;
     let id = required_id(&fields)?;
     match documents::delete(&mut call.app.db.session()?, id, &caller.user.id)? {
-        true => Ok(Response::json(200, &json!({"id": id, "success": true, "message": "Document deleted"}))),
+        true => Ok(Response::json(200, &ChangedDocument { id, success: true, message: "Document deleted" })),
         false => Err(Error::NotFound(NOT_FOUND)),
     }
 }
 
 /// `POST /api/docs/restore` with `id`: restores a document that was deleted in the last 30 days.
-pub(super) fn restore(call: &mut Call<'_>, caller: &Caller) -> Answer {
+fn restore(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = super::fields(call)?;
     let id = required_id(&fields)?;
     match deleted_documents::restore(&mut call.app.db.session()?, id, &caller.user.id)? {
-        true => Ok(Response::json(200, &json!({"id": id, "success": true, "message": "Document restored"}))),
+        true => Ok(Response::json(200, &ChangedDocument { id, success: true, message: "Document restored" })),
         false => Err(Error::NotFound(NOT_FOUND)),
     }
 }
 
 /// `POST /api/docs/publish` with `id` and optionally `is_public: false`.
-pub(super) fn publish(call: &mut Call<'_>, caller: &Caller) -> Answer {
+fn publish(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = super::fields(call)?;
     if fields.is_null("is_public") {
         return Err(Error::bad("is_public must be true or false"));
     }
-    let (id, public) = (required_id(&fields)?, fields.optional_bool("is_public")?.unwrap_or(true));
-    let version = documents::set_public(&mut call.app.db.session()?, id, &caller.user.id, public)?;
+    let PublishDocument { id, is_public } = PublishDocument::read(&fields)?;
+    let (id, is_public) = (not_empty(id)?, is_public.unwrap_or(true));
+    let version = documents::set_public(&mut call.app.db.session()?, id, &caller.user.id, is_public)?;
     let version = version.ok_or(Error::NotFound(NOT_FOUND))?;
-    Ok(Response::json(200, &json!({"id": id, "success": true, "is_public": public, "version": version})))
+    Ok(Response::json(200, &PublishedDocument { id, success: true, is_public, version }))
 }
 
 fn required_id(fields: &Fields) -> Result<&str> {
-    fields.optional_text("id")?.filter(|id| !id.is_empty()).ok_or(Error::bad(ID_REQUIRED))
+    not_empty(DocumentId::read(fields)?.id)
+}
+
+fn not_empty(id: Option<&str>) -> Result<&str> {
+    id.filter(|id| !id.is_empty()).ok_or(Error::bad(ID_REQUIRED))
 }
 
 pub(super) fn checked_title(title: &str) -> Result<&str> {

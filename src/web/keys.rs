@@ -1,7 +1,7 @@
 //! API keys.
 
+use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::json;
 use time::OffsetDateTime;
 
 use super::{Answer, fields};
@@ -11,6 +11,10 @@ use crate::call::Call;
 use crate::db::Transaction;
 use crate::error::{Error, Result};
 use crate::http::Response;
+use crate::http::form::request_fields;
+use crate::operation::Group::Keys;
+use crate::operation::Handler::Authenticated;
+use crate::operation::{Operation, get, post, summary};
 use crate::store::{ApiKey, api_keys, timestamp};
 
 /// The most characters of a key's name.
@@ -19,30 +23,118 @@ const LONGEST_NAME: usize = 100;
 /// The longest that a rotated key can keep working, in seconds: 30 days.
 const LONGEST_GRACE: i64 = 30 * 86_400;
 
+/// The operations of this file.
+pub(super) fn operations() -> Vec<Operation> {
+    const NO_KEY: &str = "No active key has this id";
+    vec![
+        get("/api/keys", Authenticated(list)).described(summary(Keys, "Active keys, newest first").reply::<KeyList>()),
+        post("/api/keys", Authenticated(create)).described(
+            summary(Keys, "Create a key")
+                .fields::<CreateKey<'_>>()
+                .reply::<NewKey<'_>>()
+                .status(409, "The account has as many keys as it may have"),
+        ),
+        post("/api/keys/rename", Authenticated(rename)).described(
+            summary(Keys, "Rename a key").fields::<RenameKey<'_>>().reply::<RenamedKey<'_>>().status(404, NO_KEY),
+        ),
+        post("/api/keys/rotate", Authenticated(rotate)).described(
+            summary(Keys, "Replace a key with a new one")
+                .fields::<RotateKey<'_>>()
+                .reply::<NewKey<'_>>()
+                .status(404, "No active key has this id, or it was replaced already")
+                .status(409, "The account has as many keys as it may have"),
+        ),
+        post("/api/keys/revoke", Authenticated(revoke)).described(
+            summary(Keys, "Revoke a key, on every server at once")
+                .fields::<RevokeKey<'_>>()
+                .reply::<RevokedKey<'_>>()
+                .status(404, NO_KEY),
+        ),
+    ]
+}
+
+request_fields! {
+    /// What the creation of a key takes.
+    struct CreateKey<'f> {
+        /// At most 100 characters.
+        name: &'f str,
+        /// When it stops working.
+        #[schemars(extend("format" = "date-time"))]
+        expires: Option<&'f str>,
+    }
+}
+
+request_fields! {
+    /// What renaming a key takes.
+    struct RenameKey<'f> {
+        id: &'f str,
+        /// At most 100 characters.
+        name: &'f str,
+    }
+}
+
+request_fields! {
+    /// What the rotation of a key takes.
+    struct RotateKey<'f> {
+        id: &'f str,
+        /// For how long the old secret keeps working, at most 30 days; 0 by default.
+        grace_seconds: Option<i64>,
+    }
+}
+
+request_fields! {
+    /// What the revocation of a key takes.
+    struct RevokeKey<'f> {
+        id: &'f str,
+    }
+}
+
+#[derive(Serialize, JsonSchema)]
+struct KeyList {
+    keys: Vec<ApiKey>,
+}
+
 /// A new key, in the only reply that holds its secret.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct NewKey<'a> {
     id: &'a str,
     name: &'a str,
     prefix: &'a str,
+    /// Shown here and never again.
     secret: &'a str,
     #[serde(serialize_with = "timestamp::serialize_zulu")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
     created: OffsetDateTime,
     #[serde(serialize_with = "timestamp::serialize_zulu_option")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     expires: Option<OffsetDateTime>,
 }
 
+#[derive(Serialize, JsonSchema)]
+struct RenamedKey<'a> {
+    id: &'a str,
+    name: &'a str,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct RevokedKey<'a> {
+    id: &'a str,
+    /// Always true.
+    revoked: bool,
+}
+
 /// `GET /api/keys`: the active keys, newest first.
-pub(super) fn list(call: &mut Call<'_>, caller: &Caller) -> Answer {
+fn list(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let keys = api_keys::of_user(&mut call.app.db.session()?, &caller.user.id)?;
-    Ok(Response::json(200, &json!({"keys": keys})))
+    Ok(Response::json(200, &KeyList { keys }))
 }
 
 /// `POST /api/keys` with `name` and optionally `expires`.
-pub(super) fn create(call: &mut Call<'_>, caller: &Caller) -> Answer {
+fn create(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = fields(call)?;
-    let name = checked_name(fields.text("name")?)?;
-    let expires = fields.optional_text("expires")?.filter(|text| !text.is_empty()).map(expiry).transpose()?;
+    let CreateKey { name, expires } = CreateKey::read(&fields)?;
+    let name = checked_name(name)?;
+    let expires = expires.filter(|text| !text.is_empty()).map(expiry).transpose()?;
     let (key, secret) = create_for(call, &caller.user.id, name, expires)?;
     Ok(shown_once(&key, &secret))
 }
@@ -68,10 +160,10 @@ pub(super) fn in_transaction<T>(call: &Call<'_>, work: impl FnOnce(&mut Transact
 
 /// `POST /api/keys/rotate` with `id` and optionally `grace_seconds`, for which the old secret still works. Of several
 /// concurrent rotations of one key, only the first succeeds; the others get a 404.
-pub(super) fn rotate(call: &mut Call<'_>, caller: &Caller) -> Answer {
+fn rotate(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = fields(call)?;
-    let (id, grace) = (fields.text("id")?, fields.optional_integer("grace_seconds")?.unwrap_or(0));
-    let (key, secret) = rotate_for(call, &caller.user.id, id, grace)?;
+    let RotateKey { id, grace_seconds } = RotateKey::read(&fields)?;
+    let (key, secret) = rotate_for(call, &caller.user.id, id, grace_seconds.unwrap_or(0))?;
     Ok(shown_once(&key, &secret))
 }
 
@@ -86,11 +178,11 @@ pub(super) fn rotate_for(call: &Call<'_>, user_id: &str, id: &str, grace: i64) -
 }
 
 /// `POST /api/keys/rename` with `id` and `name`.
-pub(super) fn rename(call: &mut Call<'_>, caller: &Caller) -> Answer {
+fn rename(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = fields(call)?;
-    let (id, name) = (fields.text("id")?, fields.text("name")?);
+    let RenameKey { id, name } = RenameKey::read(&fields)?;
     let name = rename_for(call, &caller.user.id, id, name)?;
-    Ok(Response::json(200, &json!({"id": id, "name": name})))
+    Ok(Response::json(200, &RenamedKey { id, name }))
 }
 
 /// Renames a user's key; returns the name as it is stored.
@@ -103,11 +195,11 @@ pub(super) fn rename_for<'n>(call: &Call<'_>, user_id: &str, id: &str, name: &'n
 }
 
 /// `POST /api/keys/revoke` with `id`: the secret stops working, on every server.
-pub(super) fn revoke(call: &mut Call<'_>, caller: &Caller) -> Answer {
+fn revoke(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = fields(call)?;
-    let id = fields.text("id")?;
+    let RevokeKey { id } = RevokeKey::read(&fields)?;
     revoke_for(call, &caller.user.id, id)?;
-    Ok(Response::json(200, &json!({"id": id, "revoked": true})))
+    Ok(Response::json(200, &RevokedKey { id, revoked: true }))
 }
 
 /// Revokes a user's key.

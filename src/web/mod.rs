@@ -13,47 +13,25 @@ mod sessions;
 mod sign_in;
 mod usage;
 
+use schemars::JsonSchema;
+use serde::Serialize;
+
 use crate::app::App;
 use crate::call::{Call, Role};
 use crate::error::{Error, Result, Shape};
 use crate::gateway::speech::SPEECH;
 use crate::http::{Request, Response};
 use crate::operation::Handler::{Authenticated, Optional, Public};
-use crate::operation::{Operation, get, post};
+use crate::operation::{Group, Operation, get, post, summary};
 
 /// Its operations, beside those that every server has.
 pub fn operations() -> Vec<Operation> {
-    let documents = [
-        get("/api/docs/list", Authenticated(documents::list)),
-        get("/api/docs/get", Optional(documents::get)),
-        post("/api/docs/save", Authenticated(documents::save)),
-        post("/api/docs/autosave", Authenticated(documents::autosave)),
-        post("/api/docs/delete", Authenticated(documents::delete)),
-        post("/api/docs/publish", Authenticated(documents::publish)),
-        post("/api/docs/restore", Authenticated(documents::restore)),
-    ];
+    let apis = [sign_in::operations(), account::operations(), keys::operations(), sessions::operations()];
+    let documents = documents::operations().into_iter();
     let documents =
         documents.map(|operation| operation.errors(Shape::Error).unauthorized(documents::AUTHENTICATION_REQUIRED));
-    let others = [
-        post("/api/signup", Public(sign_in::signup)),
-        post("/api/login", Public(sign_in::login)),
-        post("/api/logout", Public(sign_in::logout)),
-        get("/logout", Public(sign_in::logout_page)),
-        post("/api/get-user", Authenticated(account::fresh_user)),
-        post("/api/get-user/stripe-usage", Authenticated(account::fresh_user)),
-        get("/api/subscription-status", Optional(account::subscription_status)),
-        post("/api/change-password", Authenticated(account::change_password)),
-        post("/api/delete-account", Authenticated(account::delete)),
-        get("/api/sessions", Authenticated(sessions::list)),
-        post("/api/sessions/revoke", Authenticated(sessions::revoke)),
-        get("/api/keys", Authenticated(keys::list)),
-        post("/api/keys", Authenticated(keys::create)),
-        post("/api/keys/rename", Authenticated(keys::rename)),
-        post("/api/keys/rotate", Authenticated(keys::rotate)),
-        post("/api/keys/revoke", Authenticated(keys::revoke)),
-        get("/api/usage", Authenticated(usage::usage)),
-    ];
-    others.into_iter().chain(documents).chain(page_operations()).map(|operation| operation.on(&[Role::Web])).collect()
+    let all = apis.into_iter().flatten().chain(documents).chain([usage::operation()]).chain(page_operations());
+    all.map(|operation| operation.on(&[Role::Web])).collect()
 }
 
 fn page_operations() -> Vec<Operation> {
@@ -62,7 +40,9 @@ fn page_operations() -> Vec<Operation> {
     vec![
         // The documentation must be available during an outage.
         get("/docs", Optional(reference::show)).without_database(),
-        get("/openapi.json", Public(reference::openapi)).without_database(),
+        get("/openapi.json", Public(reference::openapi))
+            .without_database()
+            .described(summary(Group::Health, "This document").reply::<reference::OpenApi>()),
         get("/assets/{name}", Public(assets::serve)).without_database(),
         get("/", Optional(welcome::home)),
         get("/signup", Public(welcome::signup)),
@@ -115,6 +95,12 @@ pub(crate) fn as_page(app: &App, request: &mut Request, e: &Error, reply: Respon
 
 /// The result of a handler.
 type Answer = Result<Response>;
+
+/// A reply that only says that something was done.
+#[derive(Serialize, JsonSchema)]
+struct Message {
+    message: &'static str,
+}
 
 /// Reads the fields of a small body. The caller was authenticated before, so the body of an anonymous request is never
 /// read where a caller is needed.

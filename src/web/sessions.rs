@@ -1,34 +1,82 @@
 //! The sessions of the caller: the browsers that are signed in.
 
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::{Answer, fields};
 use crate::auth::Caller;
 use crate::call::Call;
 use crate::error::{Error, Result};
 use crate::http::Response;
-use crate::store::sessions;
+use crate::http::form::request_fields;
+use crate::operation::Group::Sessions;
+use crate::operation::Handler::Authenticated;
+use crate::operation::{Operation, get, post, summary};
+use crate::store::sessions::{self, BrowserSession};
+
+/// The operations of this file.
+pub(super) fn operations() -> Vec<Operation> {
+    vec![
+        get("/api/sessions", Authenticated(list))
+            .described(summary(Sessions, "Active sessions, newest first").reply::<SessionList>()),
+        post("/api/sessions/revoke", Authenticated(revoke)).described(
+            summary(Sessions, "End one session, or all others")
+                .fields::<RevokeSessions<'_>>()
+                .reply::<RevokedSessions>()
+                .status(404, "No session has this id"),
+        ),
+    ]
+}
+
+request_fields! {
+    /// Which sessions to end.
+    struct RevokeSessions<'f> {
+        id: Option<&'f str>,
+        /// Instead of an id: all sessions but the caller's own.
+        others: Option<bool>,
+    }
+}
+
+#[derive(Serialize, JsonSchema)]
+struct SessionList {
+    sessions: Vec<ListedSession>,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(inline)]
+struct ListedSession {
+    #[serde(flatten)]
+    session: BrowserSession,
+    /// Whether it is the caller's own.
+    current: bool,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct RevokedSessions {
+    /// How many ended.
+    revoked: u64,
+}
 
 /// `GET /api/sessions`: newest first; `current` marks the caller's own.
-pub(super) fn list(call: &mut Call<'_>, caller: &Caller) -> Answer {
+fn list(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let found = sessions::of_user(&mut call.app.db.session()?, &caller.user.id)?;
-    let listed = found.iter().map(|session| {
-        let mut value = serde_json::to_value(session).unwrap_or_default();
-        value["current"] = Value::Bool(caller.session_id() == Some(&session.id));
-        value
+    let listed = found.into_iter().map(|session| {
+        let current = caller.session_id() == Some(&session.id);
+        ListedSession { session, current }
     });
-    Ok(Response::json(200, &json!({"sessions": listed.collect::<Vec<_>>()})))
+    Ok(Response::json(200, &SessionList { sessions: listed.collect() }))
 }
 
 /// `POST /api/sessions/revoke` with `id`, or with `others: true` for all but the caller's own.
-pub(super) fn revoke(call: &mut Call<'_>, caller: &Caller) -> Answer {
+fn revoke(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = fields(call)?;
-    let which = match (fields.optional_text("id")?, fields.optional_bool("others")?.unwrap_or(false)) {
+    let RevokeSessions { id, others } = RevokeSessions::read(&fields)?;
+    let which = match (id, others.unwrap_or(false)) {
         (Some(id), false) => Which::One(id),
         (None, true) => Which::Others,
         _ => return Err(Error::bad("Send either id or others: true")),
     };
-    Ok(Response::json(200, &json!({"revoked": end(call, caller, which)?})))
+    Ok(Response::json(200, &RevokedSessions { revoked: end(call, caller, which)? }))
 }
 
 /// The sessions to end.

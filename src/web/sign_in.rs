@@ -1,17 +1,20 @@
 //! Signing up, in and out.
 
-use serde_json::json;
 use time::{Duration, OffsetDateTime};
 
 use super::pages::{encoded, is_local_path, welcome};
-use super::{Answer, attempt, fields};
+use super::{Answer, Message, attempt, fields};
 use crate::accounts::{self, email, new_id, new_session_token};
 use crate::auth::password::Passwords;
 use crate::auth::{Digest, Secret};
 use crate::call::Call;
 use crate::db;
 use crate::error::{Error, Result};
+use crate::http::form::request_fields;
 use crate::http::{Method, Response, cookie};
+use crate::operation::Group::Accounts;
+use crate::operation::Handler::Public;
+use crate::operation::{Operation, get, post, summary};
 use crate::store::{User, sessions, users};
 
 /// Where a form leads that names no `next`.
@@ -23,8 +26,34 @@ const USER_AGENT_LENGTH: usize = 200;
 /// How often a log-in checks the password again because the account changed in the meantime.
 const CHECKS: usize = 3;
 
+/// The operations of this file.
+pub(super) fn operations() -> Vec<Operation> {
+    let form = |words| {
+        summary(Accounts, words)
+            .fields::<Credentials<'_>>()
+            .reply::<User>()
+            .shows_form_again()
+            .status(303, "For a form: to next, or back to the form with an error")
+            .status(429, "Too many attempts; see Retry-After")
+            .status(403, CROSS_SITE)
+    };
+    vec![
+        post("/api/signup", Public(signup)).described(form("Create an account, or log in to an existing one")),
+        post("/api/login", Public(login)).described(form("Log in")),
+        post("/api/logout", Public(logout)).described(
+            summary(Accounts, "Log out: end the session, on every server")
+                .reply::<Message>()
+                .status(303, "For a browser: to the home page")
+                .status(403, CROSS_SITE),
+        ),
+        get("/logout", Public(logout_page)),
+    ]
+}
+
+const CROSS_SITE: &str = "Sent by another site's page, or the account is suspended";
+
 /// `POST /api/signup`: creates an account, or signs in if the address has one and the password is right.
-pub(super) fn signup(call: &mut Call<'_>) -> Answer {
+fn signup(call: &mut Call<'_>) -> Answer {
     call.check_same_site()?;
     let form = read_form(call)?;
     let outcome = match form.is_confirmed {
@@ -35,7 +64,7 @@ pub(super) fn signup(call: &mut Call<'_>) -> Answer {
 }
 
 /// `POST /api/login`.
-pub(super) fn login(call: &mut Call<'_>) -> Answer {
+fn login(call: &mut Call<'_>) -> Answer {
     call.check_same_site()?;
     let form = read_form(call)?;
     let outcome = sign_in(call, &form.email, &form.password);
@@ -45,8 +74,22 @@ pub(super) fn login(call: &mut Call<'_>) -> Answer {
 /// An account and the `Set-Cookie` of its new session.
 type SignedIn = (User, String);
 
-/// The fields of both forms.
-struct Credentials {
+request_fields! {
+    /// The fields of both forms.
+    struct Credentials<'f> {
+        /// E-mail address.
+        email: &'f str,
+        /// 8 to 1,024 characters.
+        password: &'f str,
+        /// The password again, in a form that asks for it twice.
+        password_confirm: Option<&'f str>,
+        /// A local path to go to, for a form.
+        next: Option<&'f str>,
+    }
+}
+
+/// What was entered in either form.
+struct Form {
     email: String,
     password: String,
     /// False only if the form has a second password field and the two differ.
@@ -54,13 +97,15 @@ struct Credentials {
     next: Option<String>,
 }
 
-fn read_form(call: &mut Call<'_>) -> Result<Credentials> {
+fn read_form(call: &mut Call<'_>) -> Result<Form> {
     let fields = fields(call)?;
-    fields.require(&["email", "password"])?;
-    let (email, password) = (email::normalise(fields.text("email")?), fields.text("password")?.to_owned());
-    let is_confirmed = fields.optional_text("password_confirm")?.is_none_or(|confirmed| confirmed == password);
-    let next = fields.optional_text("next")?.filter(|next| is_local_path(next)).map(str::to_owned);
-    Ok(Credentials { email, password, is_confirmed, next })
+    let Credentials { email, password, password_confirm, next } = Credentials::read(&fields)?;
+    Ok(Form {
+        email: email::normalise(email),
+        password: password.to_owned(),
+        is_confirmed: password_confirm.is_none_or(|confirmed| confirmed == password),
+        next: next.filter(|next| is_local_path(next)).map(str::to_owned),
+    })
 }
 
 fn register(call: &Call<'_>, email: &str, password: &str) -> Result<SignedIn> {
@@ -184,18 +229,18 @@ fn redirected(form: welcome::Form, e: &Error) -> String {
 }
 
 /// `POST /api/logout`: ends the session, on every server.
-pub(super) fn logout(call: &mut Call<'_>) -> Answer {
+fn logout(call: &mut Call<'_>) -> Answer {
     call.check_same_site()?;
     let accepts_page = call.request.header("accept").is_some_and(|accept| accept.contains("text/html"));
     let reply = match accepts_page && !call.wants_json() {
         true => Response::see_other("/"),
-        false => Response::json(200, &json!({"message": "Logged out successfully"})),
+        false => Response::json(200, &Message { message: "Logged out successfully" }),
     };
     end_session(call, reply)
 }
 
 /// `GET /logout`. The cookie is `SameSite=Lax`, so another site's image or frame cannot call it. `HEAD` ends nothing.
-pub(super) fn logout_page(call: &mut Call<'_>) -> Answer {
+fn logout_page(call: &mut Call<'_>) -> Answer {
     let reply = Response::see_other("/");
     if *call.request.method() == Method::HEAD { Ok(reply) } else { end_session(call, reply) }
 }

@@ -1,5 +1,6 @@
 //! The API of usage.
 
+use schemars::JsonSchema;
 use serde_json::json;
 use time::macros::format_description;
 use time::{Date, Duration, OffsetDateTime};
@@ -10,7 +11,10 @@ use crate::call::Call;
 use crate::error::{Error, Result};
 use crate::http::Response;
 use crate::money::Cost;
+use crate::operation::Handler::Authenticated;
+use crate::operation::{Group, Operation, get, summary};
 use crate::store::usage::sums::{GroupBy, Sum, sums};
+use crate::units::Units;
 
 /// The most days that one reply covers.
 const MOST_DAYS: i64 = 3660;
@@ -18,9 +22,63 @@ const MOST_DAYS: i64 = 3660;
 /// The most groups in one reply: more than there can be days, and more than anyone has models or keys.
 const MOST_GROUPS: i64 = 10_000;
 
+/// `GET /api/usage`.
+pub(super) fn operation() -> Operation {
+    get("/api/usage", Authenticated(usage)).described(
+        summary(Group::Usage, "What was used and what it cost, by day, model, key or route")
+            .query::<UsageQuery>()
+            .reply::<Usage>()
+            .status(400, "A day or by is invalid"),
+    )
+}
+
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "describes the query")]
+struct UsageQuery {
+    /// The first day (UTC), such as 2026-11-01; the first of the month by default.
+    from: Option<String>,
+    /// The last day; today by default.
+    to: Option<String>,
+    /// day, model, key or route; day by default.
+    by: Option<String>,
+}
+
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "describes the reply")]
+struct Usage {
+    from: String,
+    to: String,
+    by: String,
+    /// Total cost, in micro-dollars.
+    cost_micros: i64,
+    usage: Vec<UsageSum>,
+}
+
+/// Charges with the same day, model, key or route, whichever was asked for.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "describes the reply")]
+struct UsageSum {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    day: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<String>,
+    /// null for charges without a key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    route: Option<String>,
+    charges: i64,
+    #[serde(flatten)]
+    units: Units,
+    /// Cost, in micro-dollars.
+    cost_micros: i64,
+    /// How many of the charges rest on an estimate.
+    estimated: i64,
+}
+
 /// `GET /api/usage?from=&to=&by=day|model|key|route`: days are in UTC and both included. By default, this
 /// month until today, by day. Days, models, keys and routes without charges are left out.
-pub(super) fn usage(call: &mut Call<'_>, caller: &Caller) -> Answer {
+fn usage(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let (from, to) = range(call)?;
     let (by, key) = grouping(call.request.query("by").as_deref())?;
     let sums = sums(&mut call.app.db.session()?, &caller.user.id, (from, to), by, MOST_GROUPS)?;

@@ -1,14 +1,15 @@
 //! `/docs` and `/openapi.json`: the description of the API, for people and for programs.
 
-use std::sync::LazyLock;
+use std::sync::OnceLock;
 
 use askama::Template;
-use serde_json::Value;
+use schemars::JsonSchema;
+use serde_json::{Map, Value};
 
 use super::{Frame, text_of};
 use crate::auth::Caller;
 use crate::call::Call;
-use crate::openapi;
+use crate::error::{Error, Result};
 use crate::web::Answer;
 use crate::web::assets::{self, Prepared};
 
@@ -48,18 +49,32 @@ struct Parameter {
 /// What means the same everywhere and is said once, above.
 const EVERYWHERE: [&str; 9] = ["200", "400", "401", "408", "413", "422", "502", "503", "504"];
 
+/// The OpenAPI document.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "describes what `openapi::document` returns")]
+pub(in crate::web) struct OpenApi {
+    openapi: String,
+    info: Map<String, Value>,
+    paths: Map<String, Value>,
+}
+
 /// `GET /openapi.json`.
 pub(in crate::web) fn openapi(call: &mut Call<'_>) -> Answer {
-    static PREPARED: LazyLock<Prepared> =
-        LazyLock::new(|| Prepared::new("application/json", openapi::document().to_string().into_bytes()));
-    Ok(PREPARED.reply(call.request))
+    static PREPARED: OnceLock<Prepared> = OnceLock::new();
+    let document = document(call)?;
+    let prepared = PREPARED.get_or_init(|| Prepared::new("application/json", document.to_string().into_bytes()));
+    Ok(prepared.reply(call.request))
 }
 
 /// `GET /docs`.
 pub(in crate::web) fn show(call: &mut Call<'_>, caller: Option<&Caller>) -> Answer {
     let web = super::web_address(call);
-    let reference = Reference { frame: Frame::new(caller, "docs"), groups: groups(openapi::document()), web };
+    let reference = Reference { frame: Frame::new(caller, "docs"), groups: groups(document(call)?), web };
     Ok(assets::compressed(call.request, "text/html; charset=utf-8", text_of(&reference)?))
+}
+
+fn document<'a>(call: &Call<'a>) -> Result<&'a Value> {
+    call.app.api_document.get().ok_or_else(|| Error::Internal("the API document was not set".to_owned()))
 }
 
 fn groups(document: &Value) -> Vec<Group> {
@@ -104,7 +119,7 @@ fn access(security: &Value) -> &'static str {
 fn parameters(operation: &Value) -> Vec<Parameter> {
     let query = operation["parameters"].as_array().into_iter().flatten().map(|parameter| Parameter {
         name: text(&parameter["name"]),
-        kind: kind(&parameter["schema"]),
+        kind: kind(&parameter["schema"]).trim_end_matches(" or null").to_owned(),
         is_required: parameter["required"] == true,
         words: text(&parameter["description"]),
     });
@@ -112,7 +127,7 @@ fn parameters(operation: &Value) -> Vec<Parameter> {
     let schema = content.and_then(|content| content.values().next()).map_or(&Value::Null, |media| &media["schema"]);
     let fields = schema["properties"].as_object().into_iter().flatten().map(|(name, field)| Parameter {
         name: name.clone(),
-        kind: kind(field),
+        kind: kind(field).trim_end_matches(" or null").to_owned(),
         is_required: schema["required"].as_array().is_some_and(|required| required.iter().any(|r| r == name)),
         words: text(&field["description"]),
     });

@@ -1,0 +1,127 @@
+//! Bodies as the API reference describes them. What a model server takes and sends is passed on, with fields that are not
+//! described here too.
+#![expect(dead_code, reason = "only the schemas of these types are used")]
+
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+/// A text or a list of texts.
+#[derive(JsonSchema)]
+#[schemars(untagged, inline)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<Value>),
+}
+
+/// A chat, in OpenAI's protocol.
+#[derive(JsonSchema)]
+pub(super) struct Chat {
+    /// Each with role and content.
+    messages: Vec<Map<String, Value>>,
+    model: Option<String>,
+    max_tokens: Option<i64>,
+    temperature: Option<f64>,
+    top_p: Option<f64>,
+    stop: Option<OneOrMany>,
+    /// Reply with server-sent events, of which the last is `data: [DONE]`.
+    stream: Option<bool>,
+    stream_options: Option<Map<String, Value>>,
+}
+
+/// A text to continue, in OpenAI's protocol.
+#[derive(JsonSchema)]
+pub(super) struct Prompt {
+    /// A text, or a list of them.
+    prompt: OneOrMany,
+    model: Option<String>,
+    /// Default: 100.
+    max_tokens: Option<i64>,
+    temperature: Option<f64>,
+    top_p: Option<f64>,
+    stop: Option<OneOrMany>,
+    stream: Option<bool>,
+}
+
+/// Texts to embed, in OpenAI's protocol.
+#[derive(JsonSchema)]
+pub(super) struct EmbeddingInput {
+    /// A text, or a list of them.
+    input: OneOrMany,
+    model: Option<String>,
+    encoding_format: Option<String>,
+}
+
+/// What a model server replies, in OpenAI's protocol.
+#[derive(JsonSchema)]
+pub(super) struct Completion {}
+
+/// Vectors, in OpenAI's protocol.
+#[derive(JsonSchema)]
+pub(super) struct Embeddings {}
+
+/// A model, in OpenAI's protocol.
+#[derive(JsonSchema)]
+pub(super) struct Model {}
+
+/// Models, in OpenAI's protocol.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct ModelList {
+    object: String,
+    #[schemars(with = "Vec<Model>")]
+    data: Vec<Value>,
+}
+
+/// A text to continue.
+#[derive(JsonSchema)]
+pub(super) struct Generate {
+    text: String,
+    /// 1 to 128.
+    number_of_results: Option<i64>,
+    /// In tokens; default: 100.
+    max_length: Option<i64>,
+    min_length: Option<i64>,
+    max_sentences: Option<i64>,
+    min_probability: Option<f64>,
+    /// A text, or a list of them.
+    stop_sequences: Option<OneOrMany>,
+    top_p: Option<f64>,
+    top_k: Option<i64>,
+    temperature: Option<f64>,
+    repetition_penalty: Option<f64>,
+    seed: Option<i64>,
+    model: Option<String>,
+    system_message: Option<String>,
+    enable_thinking: Option<bool>,
+}
+
+/// A completion of a text.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Generated {
+    generated_text: String,
+    /// The stop sequence, `max_sentences`, `max_length` or `stop`.
+    stop_reason: String,
+    thinking_content: Option<String>,
+}
+
+/// A text to turn into a vector.
+#[derive(JsonSchema)]
+pub(super) struct FeatureInput {
+    text: String,
+    /// Default: 256; null for all.
+    num_features: Option<i64>,
+}
+
+/// A text to summarize.
+#[derive(JsonSchema)]
+pub(super) struct Summarize {
+    text: String,
+    /// In tokens.
+    max_length: Option<i64>,
+}
+
+/// A summary.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Summary {
+    generated_text: String,
+}

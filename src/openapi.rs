@@ -1,0 +1,254 @@
+//! The OpenAPI 3.1 document of the three servers, derived from the list of operations.
+
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, SchemaGenerator};
+use serde_json::{Map, Value, json};
+
+use crate::call::Role;
+use crate::error::Shape;
+use crate::operation::{Content, Description, Encoding, Group, Handler, Operation, SchemaOf};
+use crate::store::Document;
+
+/// The document.
+pub fn document(operations: &[Operation]) -> Value {
+    let mut schemas = Schemas::new();
+    let mut paths = Map::new();
+    let described = || operations.iter().filter_map(|operation| Some((operation, operation.description.as_ref()?)));
+    for (operation, description) in described() {
+        let entry = paths.entry(operation.path).or_insert_with(|| json!({}));
+        entry[method(operation)] = schemas.operation(operation, description);
+    }
+    let is_used = |group: &Group| described().any(|(_, description)| description.group == *group);
+    let tags = Group::ALL.into_iter().filter(is_used).map(Group::words);
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "textgen",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "Accounts, API keys, documents and exact usage metering for AI API servers. For each \
+                operation, x-servers lists which of the three servers (web, inference, audio) have it; all share one \
+                database.",
+            "license": {"name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0"},
+        },
+        "servers": [{"url": "/", "description": "The web server that sent this document"}],
+        "tags": tags.map(|(name, words)| json!({"name": name, "description": words})).collect::<Vec<_>>(),
+        "paths": paths,
+        "components": {
+            "securitySchemes": {
+                "secret": {"type": "apiKey", "in": "header", "name": "secret", "description": "The secret of a key"},
+                "bearer": {"type": "http", "scheme": "bearer", "description": "The secret of a key"},
+                "session": {"type": "apiKey", "in": "cookie", "name": "session_secret",
+                    "description": "A browser session, on the web server"},
+            },
+            "schemas": schemas.definitions(),
+        },
+    })
+}
+
+fn method(operation: &Operation) -> String {
+    operation.method.as_str().to_ascii_lowercase()
+}
+
+/// Collects the schemas that operations refer to.
+struct Schemas {
+    /// Of what is sent to the servers: fields with a default are optional.
+    requests: SchemaGenerator,
+    /// Of what the servers send.
+    replies: SchemaGenerator,
+}
+
+impl Schemas {
+    fn new() -> Schemas {
+        let settings = SchemaSettings::draft2020_12().with(|settings| {
+            settings.definitions_path = "/components/schemas".into();
+            settings.meta_schema = None;
+        });
+        Schemas { requests: settings.clone().into_generator(), replies: settings.for_serialize().into_generator() }
+    }
+
+    fn definitions(mut self) -> Map<String, Value> {
+        let mut all = self.requests.take_definitions(true);
+        all.extend(self.replies.take_definitions(true));
+        all
+    }
+
+    fn operation(&mut self, operation: &Operation, description: &Description) -> Value {
+        let responses = statuses(operation, description).into_iter().map(|(status, words)| {
+            let mut response = json!({"description": words});
+            match status {
+                200 => response["content"] = self.contents(&description.replies),
+                101 | 300..400 => {}
+                _ => response["content"] = self.contents(&errors(operation, description, status)),
+            }
+            (status.to_string(), response)
+        });
+        let responses: Map<String, Value> = responses.collect();
+        let mut value = json!({
+            "tags": [description.group.words().0],
+            "summary": description.summary,
+            "operationId": operation_id(&method(operation), operation.path),
+            "x-servers": operation.servers.iter().map(|role| role.name()).collect::<Vec<_>>(),
+            "security": security(operation),
+            "responses": responses,
+        });
+        let parameters = self.parameters(operation, description);
+        if !parameters.is_empty() {
+            value["parameters"] = Value::Array(parameters);
+        }
+        if let Some((encoding, schema)) = description.body {
+            value["requestBody"] = self.request_body(encoding, schema);
+        }
+        value
+    }
+
+    fn contents(&mut self, contents: &[Content]) -> Value {
+        let schema = |content: &Content| (content.schema)(&mut self.replies);
+        let contents: Vec<(&str, schemars::Schema)> =
+            contents.iter().map(|content| content.media_type).zip(contents.iter().map(schema)).collect();
+        contents.into_iter().map(|(media_type, schema)| (media_type.to_owned(), json!({"schema": schema}))).collect()
+    }
+
+    /// Those in the path, then those in the query.
+    fn parameters(&mut self, operation: &Operation, description: &Description) -> Vec<Value> {
+        let segments = operation.path.split('/');
+        let in_path = segments.filter_map(|segment| segment.strip_prefix('{')?.strip_suffix('}'));
+        let mut parameters: Vec<Value> = in_path
+            .map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}))
+            .collect();
+        let query = description.query.map(|schema| schema(&mut self.requests).to_value()).unwrap_or_default();
+        for (name, schema) in query["properties"].as_object().into_iter().flatten() {
+            let required = is_required(&query, name);
+            let mut schema = schema.clone();
+            let words = schema.as_object_mut().and_then(|schema| schema.remove("description"));
+            parameters.push(json!({
+                "name": name,
+                "in": "query",
+                "required": required,
+                "description": words.unwrap_or_default(),
+                "schema": schema,
+            }));
+        }
+        parameters
+    }
+
+    fn request_body(&mut self, encoding: Encoding, schema: SchemaOf) -> Value {
+        let schema = schema(&mut self.requests).to_value();
+        let media_types: &[&str] = match encoding {
+            Encoding::Fields => &["application/x-www-form-urlencoded", "application/json", "multipart/form-data"],
+            Encoding::Json => &["application/json"],
+            Encoding::Multipart => &["multipart/form-data"],
+        };
+        let required = schema["type"] != "object" || schema.get("required").is_some();
+        let content = media_types.iter().map(|media_type| ((*media_type).to_owned(), json!({"schema": schema})));
+        json!({"required": required, "content": content.collect::<Map<_, _>>()})
+    }
+}
+
+/// Whether an object must have this property.
+fn is_required(schema: &Value, name: &str) -> bool {
+    schema["required"].as_array().is_some_and(|required| required.iter().any(|r| r == name))
+}
+
+fn security(operation: &Operation) -> Value {
+    match operation.handler {
+        Handler::Public(_) => json!([]),
+        Handler::Optional(_) => json!([{}, {"secret": []}, {"bearer": []}, {"session": []}]),
+        Handler::Authenticated(_) if operation.servers.contains(&Role::Web) => {
+            json!([{"secret": []}, {"bearer": []}, {"session": []}])
+        }
+        Handler::Authenticated(_) => json!([{"secret": []}, {"bearer": []}]),
+    }
+}
+
+/// Every status that an operation may end with, in ascending order, and what it means.
+fn statuses(operation: &Operation, description: &Description) -> Vec<(u16, &'static str)> {
+    let mut statuses = vec![(200, "Success")];
+    if description.body.is_some() {
+        statuses.extend([
+            (400, "Invalid request; the message says why"),
+            (408, "The body was not received in time"),
+            (413, "The body is too large"),
+            (422, "Fields are missing or have the wrong type"),
+        ]);
+    }
+    if matches!(operation.handler, Handler::Authenticated(_)) {
+        statuses.extend([(401, "The credential is missing or invalid"), (403, "Not permitted")]);
+    }
+    if description.calls_model {
+        statuses.extend([
+            (502, "The model server failed"),
+            (503, "No model server is configured for this, or textgen is busy; see Retry-After"),
+            (504, "The model server did not answer in time"),
+        ]);
+    } else if !operation.works_without_database {
+        statuses.push((503, "Busy, or the database is unavailable; see Retry-After"));
+    }
+    for (status, words) in &description.statuses {
+        statuses.retain(|(known, _)| known != status);
+        statuses.push((*status, words));
+    }
+    statuses.sort_unstable_by_key(|(status, _)| *status);
+    statuses
+}
+
+/// What an error with this status contains.
+fn errors(operation: &Operation, description: &Description, status: u16) -> Vec<Content> {
+    let schema: SchemaOf = match operation.errors {
+        Shape::Detail => SchemaGenerator::subschema_for::<Error>,
+        Shape::Error => SchemaGenerator::subschema_for::<DocumentError>,
+        Shape::OpenAi => SchemaGenerator::subschema_for::<OpenAiError>,
+    };
+    let mut contents = vec![Content { media_type: "application/json", schema }];
+    if description.shows_form_again && matches!(status, 429 | 503) {
+        contents.push(Content { media_type: "text/html", schema: SchemaGenerator::subschema_for::<String> });
+    }
+    contents
+}
+
+/// The error of most operations.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "describes what `error::Error::reply` writes")]
+struct Error {
+    /// What is wrong; for a 422, a list of the fields that are.
+    detail: Detail,
+}
+
+#[derive(JsonSchema)]
+#[schemars(untagged, inline)]
+#[expect(dead_code, reason = "describes what `error::Error::reply` writes")]
+enum Detail {
+    Message(String),
+    Fields(Vec<Map<String, Value>>),
+}
+
+/// The error of operations on documents.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "describes what `error::Error::reply` writes")]
+struct DocumentError {
+    error: String,
+    /// The saved document, where another save came first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    document: Option<Document>,
+}
+
+/// The error of OpenAI's API.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "describes what `error::Error::openai` writes")]
+struct OpenAiError {
+    error: OpenAiErrorObject,
+}
+
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "describes what `error::Error::openai` writes")]
+struct OpenAiErrorObject {
+    message: String,
+    r#type: String,
+    param: Option<String>,
+    code: Value,
+}
+
+/// `post_api_keys_rotate`.
+fn operation_id(method: &str, path: &str) -> String {
+    let words = path.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    words.fold(method.to_owned(), |id, word| format!("{id}_{word}"))
+}
