@@ -71,8 +71,9 @@ impl Purpose {
             Arg::new(flag.clone()).long(flag.replace('_', "-")).env(variable).value_name(variable).help(help)
         };
         let urls = format!(
-            "Model servers for {task} that speak OpenAI's protocol, comma-separated. The least busy one is used, and one \
-             that fails is skipped for a while. If not set, such requests get a 503"
+            "Model servers for {task} that speak OpenAI's protocol, comma-separated, with or without `/v1`; \
+             an address that names another version, such as `…/v1beta/openai`, is taken as it is. The least busy one is \
+             used, and one that fails is skipped for a while. If not set, such requests get a 503"
         );
         [
             arg(url, urls).default_value("").value_parser(plain(engine_urls)),

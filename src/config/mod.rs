@@ -158,6 +158,11 @@ pub struct Config {
     #[command(flatten, next_help_heading = MODELS)]
     pub engines: EngineConfigs,
 
+    /// File with the certificates (PEM) that those of `https://` model servers are checked against, in place of the public
+    /// authorities
+    #[arg(long, env, value_parser = plain(path), help_heading = MODELS)]
+    pub upstream_ca_file: Option<PathBuf>,
+
     /// Timeout for connecting to a model server, in seconds
     #[arg(long, env, default_value = "5", value_parser = seconds(1..=3600), help_heading = MODELS)]
     pub upstream_connect_timeout: Duration,

@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn tells_the_internet_from_the_rest() {
-        for inner in [
+        for private in [
             "0.0.0.0",
             "0.1.2.3",
             "10.0.0.1",
@@ -92,9 +92,9 @@ mod tests {
             "fec0::1",
             "ff02::1",
         ] {
-            assert!(!is_public(inner.parse().unwrap()), "{inner}");
+            assert!(!is_public(private.parse().unwrap()), "{private}");
         }
-        for outer in [
+        for public in [
             "1.1.1.1",
             "100.63.255.255",
             "100.128.0.1",
@@ -109,7 +109,7 @@ mod tests {
             "2606:4700::1111",
             "2a00::1",
         ] {
-            assert!(is_public(outer.parse().unwrap()), "{outer}");
+            assert!(is_public(public.parse().unwrap()), "{public}");
         }
     }
 }

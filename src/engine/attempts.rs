@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use log::Level;
 use ureq::http::{HeaderMap, Response, header};
 
 use crate::error::{Error, Relayed, Result};
@@ -63,7 +64,7 @@ pub fn send(routes: &Routes, request: UpstreamRequest<'_>) -> Result<Reply> {
         // While an upload is read, the client decides how long it takes.
         let deadline = if matches!(body, Body::Stream(_)) { None } else { began.checked_add(total) };
         let attempt = Attempt { client, route, path, media_type, request_id: request_id.as_deref() };
-        let outcome = transport::until(deadline, || attempt.send(&mut body));
+        let outcome = transport::with_deadline_at(deadline, || attempt.send(&mut body));
         let deadline = deadline.or(upload.ended_at.get().and_then(|at| at.checked_add(total)));
         let is_late = deadline.is_some_and(|deadline| deadline <= Instant::now());
         let failed = match outcome {
@@ -138,14 +139,10 @@ fn is_answer(reply: &Reply) -> bool {
     let Some(call) = &reply.in_flight else { return true };
     let (status, now) = (reply.status, Instant::now());
     let cool_down = match status {
-        401..=403 | 407 => {
-            log::error!("provider {} refuses this server's API key ({status})", call.name());
-            // The others may be refused for what they ask for.
-            matches!(status, 401 | 402).then(|| call.failed(reply.retry_after, now))
-        }
-        408 => None,
+        // These may be about what is asked for.
+        403 | 407 | 408 => None,
         429 => Some(call.refused(reply.retry_after, now)),
-        502..=504 | 529 => Some(call.failed(reply.retry_after, now)),
+        401 | 402 | 502..=504 | 529 => Some(call.failed(reply.retry_after, now)),
         500.. => {
             call.answered_500(now);
             None
@@ -155,22 +152,30 @@ fn is_answer(reply: &Reply) -> bool {
             return true;
         }
     };
-    log_failure(call, &format_args!("status {status}"), cool_down, reply.request_id.as_deref());
+    let request_id = reply.request_id.as_deref();
+    let (level, why) = match is_credential(status) {
+        true => (Level::Error, ", the API key is refused"),
+        false => (Level::Warn, ""),
+    };
+    log_failure(level, call, &format_args!("status {status}{why}"), cool_down, request_id);
     false
+}
+
+/// Whether a status is about the key that this server sent. Clients have no part in that.
+fn is_credential(status: u16) -> bool {
+    matches!(status, 401..=403 | 407)
 }
 
 /// Notes that no reply came. What happens while an upload is under way may be the doing of its sender.
 fn note_error(call: &InFlight, e: &ureq::Error, is_upload_under_way: bool, request_id: Option<&str>) {
     let cool_down = if is_upload_under_way { None } else { Some(call.failed(None, Instant::now())) };
-    log_failure(call, e, cool_down, request_id);
+    log_failure(Level::Warn, call, e, cool_down, request_id);
 }
 
-fn log_failure(call: &InFlight, why: &dyn Display, cool_down: Option<Duration>, request_id: Option<&str>) {
-    let (name, millis, id) = (call.name(), call.began().elapsed().as_millis(), request_id.unwrap_or("-"));
-    match cool_down.map(|time| time.as_secs_f64()) {
-        Some(s) => log::warn!("provider {name} failed after {millis} ms: {why}; left out for {s:.1} s (request {id})"),
-        None => log::warn!("provider {name} failed after {millis} ms: {why} (request {id})"),
-    }
+fn log_failure(level: Level, call: &InFlight, why: &dyn Display, cool_down: Option<Duration>, id: Option<&str>) {
+    let (name, millis, id) = (call.name(), call.began().elapsed().as_millis(), id.unwrap_or("-"));
+    let left_out = cool_down.map_or_else(String::new, |time| format!("; left out for {:.1} s", time.as_secs_f64()));
+    log::log!(level, "provider {name} failed after {millis} ms: {why}{left_out} (request {id})");
 }
 
 /// The outcome of an attempt that another one may better.
@@ -186,7 +191,7 @@ impl Failed {
             Failed::Reply(reply) => match reply.status {
                 429 => 4,
                 503 => 3,
-                401..=403 | 407 => 0,
+                status if is_credential(status) => 0,
                 _ => 1,
             },
             Failed::Error(Error::Upstream(504, _)) => 2,

@@ -32,7 +32,7 @@ pub struct Fetcher(Agent);
 /// A file on its way. Reading it fails past the limit.
 pub struct Download {
     body: BodyReader<'static>,
-    left: u64,
+    remaining: u64,
 }
 
 impl Fetcher {
@@ -48,8 +48,8 @@ impl Fetcher {
             .max_idle_connections(0)
             .user_agent(concat!("textgen/", env!("CARGO_PKG_VERSION")))
             .build();
-        let guard = Guard { usual: DefaultResolver::default(), allowed: allowed.to_vec() };
-        Fetcher(Agent::with_parts(config, connector(TIMEOUT), guard))
+        let resolver = PublicResolver { resolver: DefaultResolver::default(), allowed: allowed.to_vec() };
+        Fetcher(Agent::with_parts(config, connector(TIMEOUT), resolver))
     }
 
     /// Starts to get a file of at most `limit` bytes. Waits for the other side, so it is to be called in a
@@ -67,15 +67,15 @@ impl Fetcher {
         if body.content_length().is_some_and(|length| length > limit) {
             return Err(too_large(limit));
         }
-        Ok(Download { body: body.into_reader(), left: limit })
+        Ok(Download { body: body.into_reader(), remaining: limit })
     }
 }
 
 impl Read for Download {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let n = self.body.read(out)?;
-        match self.left.checked_sub(n as u64) {
-            Some(left) => self.left = left,
+        match self.remaining.checked_sub(n as u64) {
+            Some(remaining) => self.remaining = remaining,
             None => return Err(io::Error::new(io::ErrorKind::FileTooLarge, "audio_url points to too large a file")),
         }
         Ok(n)
@@ -87,8 +87,8 @@ fn too_large(limit: u64) -> Error {
 }
 
 fn checked(url: &str) -> Result<Uri> {
-    let sane = url.len() <= MAX_URL_LENGTH && url.bytes().all(|b| b.is_ascii_graphic());
-    let uri = url.trim().parse::<Uri>().ok().filter(|_| sane);
+    let is_plain = url.len() <= MAX_URL_LENGTH && url.bytes().all(|b| b.is_ascii_graphic());
+    let uri = url.trim().parse::<Uri>().ok().filter(|_| is_plain);
     let uri = uri.ok_or(Error::bad("audio_url is not a valid address"))?;
     if !matches!(uri.scheme_str(), Some("http" | "https")) {
         return Err(Error::bad("audio_url must start with http:// or https://"));
@@ -117,31 +117,31 @@ fn refusal(e: &ureq::Error) -> Error {
 #[error("not a public address")]
 struct NotPublic;
 
-/// Resolves names, and lets nothing through that is not public.
+/// Resolves names to public and allowed addresses only.
 #[derive(Debug)]
-struct Guard {
-    usual: DefaultResolver,
+struct PublicResolver {
+    resolver: DefaultResolver,
     allowed: Vec<IpNet>,
 }
 
-impl Resolver for Guard {
+impl Resolver for PublicResolver {
     fn resolve(
         &self,
         uri: &Uri,
         config: &Config,
         timeout: NextTimeout,
     ) -> std::result::Result<ResolvedSocketAddrs, ureq::Error> {
-        let found = self.usual.resolve(uri, config, timeout)?;
-        let mut fit = self.empty();
-        for address in found.iter().filter(|address| self.is_fit(address)) {
-            fit.push(*address);
+        let resolved = self.resolver.resolve(uri, config, timeout)?;
+        let mut allowed = self.empty();
+        for address in resolved.iter().filter(|address| self.is_allowed(address)) {
+            allowed.push(*address);
         }
-        if fit.is_empty() { Err(ureq::Error::Other(Box::new(NotPublic))) } else { Ok(fit) }
+        if allowed.is_empty() { Err(ureq::Error::Other(Box::new(NotPublic))) } else { Ok(allowed) }
     }
 }
 
-impl Guard {
-    fn is_fit(&self, address: &SocketAddr) -> bool {
+impl PublicResolver {
+    fn is_allowed(&self, address: &SocketAddr) -> bool {
         let ip = address.ip();
         is_public(ip) || self.allowed.iter().any(|net| net.contains(&ip.to_canonical()))
     }

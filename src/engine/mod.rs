@@ -103,6 +103,7 @@ fn routes(config: &Config, engine: &EngineConfig) -> std::result::Result<Vec<Rou
     let route = |url: &String| {
         let mut spec = ProviderSpec::new(url, base_url(url));
         spec.api_key = engine.api_key.clone().map(Hidden::new);
+        spec.ca_file.clone_from(&config.upstream_ca_file);
         spec.timeouts = timeouts;
         spec.max_concurrent = Some(config.upstream_max_concurrent).filter(|most| *most > 0);
         Ok(Route::to(Provider::new(spec).map_err(|e| format!("{}: {e}", engine.variable))?))

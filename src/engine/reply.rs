@@ -97,20 +97,10 @@ impl Reply {
     pub fn successful(mut self) -> Result<Reply> {
         match self.status {
             200..=299 => Ok(self),
-            401..=403 | 407 => {
-                log::error!("provider {} refuses this server's API key ({})", self.server(), self.status);
-                Err(Error::Upstream(502, "The model server refused this server's credentials"))
-            }
+            401..=403 | 407 => Err(Error::Upstream(502, "The model server refused this server's credentials")),
             400..=499 | 503 => Err(self.refusal()),
-            status => {
-                log::warn!("provider {} answered {status}", self.server());
-                Err(Error::Upstream(502, "The model server failed"))
-            }
+            _ => Err(Error::Upstream(502, "The model server failed")),
         }
-    }
-
-    fn server(&self) -> &str {
-        self.in_flight.as_ref().map_or("demo", InFlight::name)
     }
 
     /// Servers write `{"error": {"message"}}`, `{"error": text}`, `{"detail"}`, `{"message"}` or plain text.
@@ -140,7 +130,7 @@ impl Reply {
 impl Read for Reply {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let idle = Instant::now().checked_add(self.idle);
-        transport::until(transport::earlier(self.deadline, idle), || self.body.read(out))
+        transport::with_deadline_at(transport::earlier(self.deadline, idle), || self.body.read(out))
     }
 }
 

@@ -55,15 +55,15 @@ thread_local! {
 }
 
 /// Sets a thread's variable, and sets it back when dropped.
-struct Set<T: Copy + 'static>(&'static std::thread::LocalKey<Cell<T>>, T);
+struct ResetOnDrop<T: Copy + 'static>(&'static std::thread::LocalKey<Cell<T>>, T);
 
-impl<T: Copy + 'static> Set<T> {
-    fn to(variable: &'static std::thread::LocalKey<Cell<T>>, value: T) -> Set<T> {
-        Set(variable, variable.replace(value))
+impl<T: Copy + 'static> ResetOnDrop<T> {
+    fn set(variable: &'static std::thread::LocalKey<Cell<T>>, value: T) -> ResetOnDrop<T> {
+        ResetOnDrop(variable, variable.replace(value))
     }
 }
 
-impl<T: Copy + 'static> Drop for Set<T> {
+impl<T: Copy + 'static> Drop for ResetOnDrop<T> {
     fn drop(&mut self) {
         self.0.set(self.1);
     }
@@ -71,29 +71,29 @@ impl<T: Copy + 'static> Drop for Set<T> {
 
 /// Runs `work`, in which waits for upstreams end at the latest after `time`.
 pub(super) fn with_deadline<R>(time: Duration, work: impl FnOnce() -> R) -> R {
-    until(Instant::now().checked_add(time), work)
+    with_deadline_at(Instant::now().checked_add(time), work)
 }
 
 /// Runs `work`, in which waits for upstreams end at this time, if there is one.
-pub(super) fn until<R>(deadline: Option<Instant>, work: impl FnOnce() -> R) -> R {
-    let _reset = Set::to(&DEADLINE, deadline);
+pub(super) fn with_deadline_at<R>(deadline: Option<Instant>, work: impl FnOnce() -> R) -> R {
+    let _reset = ResetOnDrop::set(&DEADLINE, deadline);
     work()
 }
 
-/// Ends the waits of the current [`until`] at this time.
+/// Ends the waits of the current [`with_deadline_at`] at this time.
 pub(super) fn set_deadline(deadline: Option<Instant>) {
     DEADLINE.set(deadline);
 }
 
 /// Runs `work`, in which each connection is a new one.
 pub(super) fn with_new_connection<R>(work: impl FnOnce() -> R) -> R {
-    let _reset = Set::to(&ONLY_NEW, true);
+    let _reset = ResetOnDrop::set(&ONLY_NEW, true);
     work()
 }
 
 /// Runs `work`, and tells whether it opened a connection; if not, it used one that was kept.
 pub(super) fn note_connecting<R>(work: impl FnOnce() -> R) -> (R, bool) {
-    let _reset = Set::to(&CONNECTED, false);
+    let _reset = ResetOnDrop::set(&CONNECTED, false);
     let result = work();
     (result, CONNECTED.get())
 }

@@ -50,4 +50,5 @@ mod signup;
 mod smoke;
 mod streams;
 mod throttle;
+mod tls;
 mod usage;

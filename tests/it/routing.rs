@@ -130,7 +130,7 @@ fn a_refused_key_is_our_problem() {
         client.post(CHAT, &chat("m")).expect(200);
     }
     let log = server.log();
-    assert!(log.contains("ERROR") && log.contains("API key (401)"), "{log}");
+    assert!(log.contains("ERROR") && log.contains("401, the API key is refused"), "{log}");
     let (_db, _server, _, client) = start(&[&refuses, &unpaid], &[]);
     for _ in 0..3 {
         let reply = client.post(CHAT, &chat("m")).expect(502);

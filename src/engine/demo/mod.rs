@@ -29,7 +29,7 @@ pub(super) fn answer(request: UpstreamRequest<'_>) -> Result<Reply> {
         (_, Body::Stream(form)) => speech::transcribe(request.media_type, form)?,
         (path, Body::Json(object)) => match serde_json::from_slice(&object.to_bytes()) {
             Ok(request) => by_path(path, &request),
-            Err(e) => Made::error(400, &format!("The body is not valid JSON: {e}")),
+            Err(e) => DemoReply::error(400, &format!("The body is not valid JSON: {e}")),
         },
     };
     Ok(Reply {
@@ -47,13 +47,13 @@ pub(super) fn answer(request: UpstreamRequest<'_>) -> Result<Reply> {
     })
 }
 
-fn by_path(path: &str, request: &Value) -> Made {
+fn by_path(path: &str, request: &Value) -> DemoReply {
     match path {
         "/v1/chat/completions" => text::chat(request),
         "/v1/completions" => text::complete(request),
         "/v1/embeddings" => vectors::embed(request),
         "/v1/audio/speech" => speech::speak(request),
-        _ => Made::error(404, "The demo engine does not know this path"),
+        _ => DemoReply::error(404, "The demo engine does not know this path"),
     }
 }
 
@@ -62,38 +62,42 @@ pub(super) fn models() -> Vec<Value> {
     vec![json!({"id": MODEL, "object": "model", "created": 0, "owned_by": "textgen"})]
 }
 
-/// A reply in the making.
-struct Made {
+/// What it answers.
+struct DemoReply {
     status: u16,
     media_type: &'static str,
     body: Box<dyn Read + Send>,
 }
 
-impl Made {
-    fn json(status: u16, value: &Value) -> Made {
-        Made::bytes(status, "application/json", value.to_string().into_bytes())
+impl DemoReply {
+    fn json(status: u16, value: &Value) -> DemoReply {
+        DemoReply::bytes(status, "application/json", value.to_string().into_bytes())
     }
 
-    fn error(status: u16, text: &str) -> Made {
-        Made::json(
+    fn error(status: u16, text: &str) -> DemoReply {
+        DemoReply::json(
             status,
             &json!({"error": {"message": text, "type": "invalid_request_error", "param": null, "code": null}}),
         )
     }
 
-    fn bytes(status: u16, media_type: &'static str, bytes: Vec<u8>) -> Made {
-        Made { status, media_type, body: Box::new(Cursor::new(bytes)) }
+    fn bytes(status: u16, media_type: &'static str, bytes: Vec<u8>) -> DemoReply {
+        DemoReply { status, media_type, body: Box::new(Cursor::new(bytes)) }
     }
 
-    fn events(events: Vec<String>) -> Made {
-        Made { status: 200, media_type: crate::http::sse::MEDIA_TYPE, body: Box::new(Pieces(events.into_iter())) }
+    fn events(events: Vec<String>) -> DemoReply {
+        DemoReply {
+            status: 200,
+            media_type: crate::http::sse::MEDIA_TYPE,
+            body: Box::new(EventBody(events.into_iter())),
+        }
     }
 }
 
 /// Gives one event a read, as a model server does.
-struct Pieces(std::vec::IntoIter<String>);
+struct EventBody(std::vec::IntoIter<String>);
 
-impl Read for Pieces {
+impl Read for EventBody {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let Some(event) = self.0.as_slice().first() else { return Ok(0) };
         let event = format!("data: {event}\n\n");

@@ -10,7 +10,7 @@ use crate::http::parts::Parts;
 use crate::media::Measurer;
 use crate::wav;
 
-use super::Made;
+use super::DemoReply;
 
 /// Sound of one character, in samples: a twentieth of a second.
 const SAMPLES: usize = 24_000 / 20;
@@ -20,7 +20,7 @@ const MOST_CHARACTERS: usize = 10_000;
 const USUAL_RATE: f64 = 16_000.0;
 
 /// Hears a file.
-pub(super) fn transcribe(media_type: &str, body: &mut dyn Read) -> Result<Made> {
+pub(super) fn transcribe(media_type: &str, body: &mut dyn Read) -> Result<DemoReply> {
     let boundary = multipart::boundary(media_type).ok_or(Error::bad("multipart without a boundary"))?;
     let mut parts = Parts::new(body, &boundary);
     let broken = |e: io::Error| Error::bad(format!("The body is incomplete or malformed: {e}"));
@@ -34,7 +34,7 @@ pub(super) fn transcribe(media_type: &str, body: &mut dyn Read) -> Result<Made> 
             (&mut parts).take(100).read_to_string(&mut format).map_err(broken)?;
         }
     }
-    let Some((bytes, measured)) = heard else { return Ok(Made::error(400, "file is required")) };
+    let Some((bytes, measured)) = heard else { return Ok(DemoReply::error(400, "file is required")) };
     #[allow(clippy::cast_precision_loss)] // a length in seconds, of at most some hundred megabytes
     let seconds = measured.map_or(bytes as f64 / USUAL_RATE, |measured| measured.duration.as_secs_f64());
     let text = format!("The demo engine heard {bytes} bytes of audio.");
@@ -42,23 +42,23 @@ pub(super) fn transcribe(media_type: &str, body: &mut dyn Read) -> Result<Made> 
     let segment = json!({"id": 0, "seek": 0, "start": 0.0, "end": seconds, "text": text, "tokens": [], "temperature": 0.0,
         "avg_logprob": 0.0, "compression_ratio": 1.0, "no_speech_prob": 0.0});
     Ok(match whole {
-        true => Made::json(
+        true => DemoReply::json(
             200,
             &json!({"task": "transcribe", "language": "english", "duration": seconds, "text": text, "segments": [segment]}),
         ),
-        false => Made::json(200, &json!({"text": text, "usage": {"type": "duration", "seconds": seconds}})),
+        false => DemoReply::json(200, &json!({"text": text, "usage": {"type": "duration", "seconds": seconds}})),
     })
 }
 
 /// Hums a text, as WAV or as bare samples.
-pub(super) fn speak(request: &Value) -> Made {
-    let Some(text) = request["input"].as_str() else { return Made::error(400, "input is required") };
+pub(super) fn speak(request: &Value) -> DemoReply {
+    let Some(text) = request["input"].as_str() else { return DemoReply::error(400, "input is required") };
     let count = text.chars().count().min(MOST_CHARACTERS) * SAMPLES;
     // A triangle of some 220 Hz: 109 samples a turn.
     let sample = |i: usize| i16::try_from(((i % 109) * 300).abs_diff(54 * 300)).unwrap_or(0) - 8000;
     let samples: Vec<u8> = (0..count).flat_map(|i| sample(i).to_le_bytes()).collect();
     match request["response_format"].as_str() {
-        Some("pcm") => Made::bytes(200, "audio/pcm", samples),
-        _ => Made::bytes(200, "audio/wav", wav::file(24_000, 16, &samples)),
+        Some("pcm") => DemoReply::bytes(200, "audio/pcm", samples),
+        _ => DemoReply::bytes(200, "audio/wav", wav::file(24_000, 16, &samples)),
     }
 }

@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use super::Made;
+use super::DemoReply;
 
 /// Most words of the prompt that are repeated.
 const REPEATED: usize = 200;
@@ -59,9 +59,9 @@ impl<'a> Wish<'a> {
 }
 
 /// Answers a chat.
-pub(super) fn chat(request: &Value) -> Made {
+pub(super) fn chat(request: &Value) -> DemoReply {
     let Some(messages) = request["messages"].as_array() else {
-        return Made::error(400, "messages is required");
+        return DemoReply::error(400, "messages is required");
     };
     let last = messages.iter().rev().find(|m| m["role"] == "user").or(messages.last());
     let wish = Wish::new(request, last.map_or_else(String::new, |m| text_of(&m["content"])));
@@ -79,11 +79,11 @@ pub(super) fn chat(request: &Value) -> Made {
 }
 
 /// Continues a prompt, or each of several.
-pub(super) fn complete(request: &Value) -> Made {
+pub(super) fn complete(request: &Value) -> DemoReply {
     let prompt = match &request["prompt"] {
         Value::String(one) => one.clone(),
         Value::Array(several) => several.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "),
-        _ => return Made::error(400, "prompt is required"),
+        _ => return DemoReply::error(400, "prompt is required"),
     };
     let wish = Wish::new(request, prompt);
     let choice = |index, text: &str, finish: Value| json!({"text": text, "index": index, "logprobs": null, "finish_reason": finish});
@@ -99,11 +99,11 @@ pub(super) fn complete(request: &Value) -> Made {
     })
 }
 
-fn whole(wish: &Wish<'_>, object: &str, id: &str, choice: impl Fn(u64) -> Value) -> Made {
+fn whole(wish: &Wish<'_>, object: &str, id: &str, choice: impl Fn(u64) -> Value) -> DemoReply {
     let mut reply = wish.head(id, object);
     reply["choices"] = (0..wish.choices()).map(choice).collect();
     reply["usage"] = wish.usage();
-    Made::json(200, &reply)
+    DemoReply::json(200, &reply)
 }
 
 enum Place<'a> {
@@ -112,7 +112,7 @@ enum Place<'a> {
     End,
 }
 
-fn stream(wish: &Wish<'_>, object: &str, id: &str, piece: impl Fn(u64, Place<'_>) -> Option<Value>) -> Made {
+fn stream(wish: &Wish<'_>, object: &str, id: &str, piece: impl Fn(u64, Place<'_>) -> Option<Value>) -> DemoReply {
     let head = wish.head(id, object);
     let with = |choices: Value| {
         let mut event = head.clone();
@@ -137,7 +137,7 @@ fn stream(wish: &Wish<'_>, object: &str, id: &str, piece: impl Fn(u64, Place<'_>
         events.push(event.to_string());
     }
     events.push("[DONE]".to_owned());
-    Made::events(events)
+    DemoReply::events(events)
 }
 
 fn is_json_wanted(request: &Value) -> bool {

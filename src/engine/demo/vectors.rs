@@ -5,7 +5,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::Made;
+use super::DemoReply;
 
 /// Numbers in a vector.
 const DIMENSIONS: usize = 768;
@@ -13,14 +13,14 @@ const DIMENSIONS: usize = 768;
 const MOST_DIMENSIONS: u64 = 4096;
 
 /// One vector for each text of `input`.
-pub(super) fn embed(request: &Value) -> Made {
+pub(super) fn embed(request: &Value) -> DemoReply {
     let texts: Vec<String> = match &request["input"] {
         Value::String(one) => vec![one.clone()],
         Value::Array(several) if several.iter().all(Value::is_u64) => vec![request["input"].to_string()],
         Value::Array(several) => {
             several.iter().map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned)).collect()
         }
-        _ => return Made::error(400, "input is required"),
+        _ => return DemoReply::error(400, "input is required"),
     };
     let wanted = request["dimensions"].as_u64().filter(|n| (1..=MOST_DIMENSIONS).contains(n));
     let dimensions = wanted.and_then(|n| usize::try_from(n).ok()).unwrap_or(DIMENSIONS);
@@ -35,7 +35,7 @@ pub(super) fn embed(request: &Value) -> Made {
     });
     let tokens: usize = texts.iter().map(|text| text.split_whitespace().count()).sum();
     let model = request["model"].as_str().unwrap_or(super::MODEL);
-    Made::json(
+    DemoReply::json(
         200,
         &json!({"object": "list", "data": data.collect::<Vec<_>>(), "model": model,
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}),
