@@ -1,9 +1,9 @@
-//! Writes WAV files (RIFF), and puts right the lengths in those of servers that stream. `media` measures them.
+//! Writes WAV files (RIFF), and corrects the lengths in those of servers that stream. `media` measures recordings.
 
 /// Bytes of the header that [`file`] writes.
 const HEADER: usize = 44;
 
-/// A file of one channel of such samples.
+/// A WAV file with one channel of these samples.
 pub fn file(samples_a_second: u32, bits: u16, samples: &[u8]) -> Vec<u8> {
     let length = u32::try_from(samples.len()).unwrap_or(u32::MAX);
     let block = bits / 8;
@@ -21,18 +21,18 @@ pub fn file(samples_a_second: u32, bits: u16, samples: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Where the samples are, and how many bytes of them make a second.
+/// The position of the samples, and their bytes per second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// Where the samples start.
+    /// Start of the samples, in bytes.
     pub data: usize,
-    /// How many bytes of them the header says there are; servers that stream write a very large number.
+    /// Their length in bytes according to the header; servers that stream write a very large number.
     pub length: u32,
-    /// Bytes of a second.
+    /// Bytes per second.
     pub rate: u32,
 }
 
-/// Reads the header at the `start` of a file. `None` when this is no WAV file, or its header is not whole.
+/// Reads the header at the `start` of a file. `None` if this is not a WAV file, or its header is incomplete.
 pub fn layout(start: &[u8]) -> Option<Layout> {
     if !(start.starts_with(b"RIFF") && start.get(8..12)? == b"WAVE") {
         return None;
@@ -47,12 +47,12 @@ pub fn layout(start: &[u8]) -> Option<Layout> {
             b"data" => return Some(Layout { data: content, length, rate: rate.filter(|rate| *rate > 0)? }),
             _ => {}
         }
-        // A chunk of odd length is followed by one byte of nothing.
+        // A chunk of odd length is followed by a padding byte.
         at = content.checked_add(usize::try_from(length).ok()?)?.checked_add(usize::try_from(length % 2).ok()?)?;
     }
 }
 
-/// Puts the true lengths into the header of a whole file, where a server that streamed it could not know them.
+/// Corrects the lengths in the header of a complete file: a server that streamed it did not know them.
 pub fn correct_lengths(file: &mut [u8]) {
     let Some(layout) = layout(file) else { return };
     let there = u32::try_from(file.len() - layout.data).unwrap_or(u32::MAX);

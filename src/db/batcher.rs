@@ -1,5 +1,5 @@
-//! Reads by key that are asked for at the same moment, done together: whoever comes while enough reads are under way
-//! waits, and the next read brings what all of them want. Nobody waits for company: a read alone goes at once.
+//! Combines concurrent reads by key into one query. While enough reads are running, further ones wait, and the next query
+//! reads the keys of all that wait. A read is never delayed to wait for others.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,13 +9,13 @@ use parking_lot::Mutex;
 
 use crate::blocking;
 
-/// Keys of one read, at most: what one waits for, another's large value delays.
+/// Maximum number of keys of one query. A request waits for the values of all keys of its query, some of them large.
 const MAX_KEYS: usize = 8;
 
 /// Reads of values `V` by key.
 pub struct Batcher<V> {
     state: Mutex<State<V>>,
-    /// Reads under way at most, before others join.
+    /// Number of concurrent reads from which on further ones are combined.
     most_reads: usize,
 }
 
@@ -29,7 +29,7 @@ struct Waiter<V> {
     slot: Arc<Slot<V>>,
 }
 
-/// Where one that waits finds what came of it.
+/// Holds the outcome for one waiting request.
 struct Slot<V> {
     outcome: Mutex<Option<Outcome<V>>>,
     thread: Thread,
@@ -37,9 +37,9 @@ struct Slot<V> {
 
 enum Outcome<V> {
     Found(Option<V>),
-    /// It is to read for these too.
+    /// The request must read these keys, among them its own.
     Lead(Vec<Waiter<V>>),
-    /// The read failed: everybody for themselves.
+    /// The query failed: each request reads its own key.
     Alone,
 }
 
@@ -51,12 +51,12 @@ impl<V> Slot<V> {
 }
 
 impl<V: Clone> Batcher<V> {
-    /// `most_reads` at once, each of one key while they suffice.
+    /// At most `most_reads` concurrent queries; each reads one key while they suffice.
     pub fn new(most_reads: usize) -> Batcher<V> {
         Batcher { state: Mutex::new(State { reads: 0, waiting: Vec::new() }), most_reads: most_reads.max(1) }
     }
 
-    /// The value of this key. `read` is given the keys to read at once, each once, and returns what there is by key.
+    /// The value of this key. `read` gets the distinct keys of one query, and returns the values that exist, by key.
     ///
     /// # Errors
     /// Those of `read`.
@@ -81,7 +81,7 @@ impl<V: Clone> Batcher<V> {
         Ok(found.remove(key))
     }
 
-    /// Begins a read; or, while there are enough, says where to wait.
+    /// Begins a read, or joins the queue if enough are running.
     fn begin(&self, key: &str) -> Result<(), Arc<Slot<V>>> {
         let mut state = self.state.lock();
         if state.reads < self.most_reads {
@@ -104,7 +104,7 @@ fn wait<V>(slot: &Slot<V>) -> Outcome<V> {
     }
 }
 
-/// A read under way. However it ends, those who wait for it hear of that, and others have their turn.
+/// A running read. However it ends, the requests that wait for it are notified, and the next read can start.
 struct Turn<'t, V> {
     batcher: &'t Batcher<V>,
     followers: Vec<Waiter<V>>,
@@ -112,7 +112,7 @@ struct Turn<'t, V> {
 }
 
 impl<V> Turn<'_, V> {
-    /// Lets those who have come meanwhile read next.
+    /// Starts the next read for the requests that are waiting.
     fn start_next(&mut self) {
         if std::mem::replace(&mut self.is_over, true) {
             return;
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn everybody_gets_what_they_asked_for_by_few_reads() {
+    fn each_request_gets_its_value_with_few_queries() {
         let (batcher, reads, start) = (Batcher::new(1), AtomicUsize::new(0), Barrier::new(16));
         let read = |keys: &[&str]| {
             assert!(keys.len() <= MAX_KEYS && keys.is_sorted());
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_read_that_fails_or_panics_leaves_the_others_to_themselves() {
+    fn after_a_read_that_fails_or_panics_each_request_reads_by_itself() {
         let (batcher, start) = (Batcher::new(1), Barrier::new(8));
         thread::scope(|scope| {
             for t in 0..8 {

@@ -1,4 +1,4 @@
-//! One connection with the statements it has prepared, and how the pool makes and judges it.
+//! A connection with its prepared statements, and how the pool creates and checks connections.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,42 +10,42 @@ use postgres::{Client, SimpleQueryMessage, Statement};
 
 use super::error::describe;
 use super::watchdog::{self, Watchdog};
-use super::{Health, SILENCE, STATEMENT_TIMEOUT};
+use super::{Health, RESPONSE_TIMEOUT, STATEMENT_TIMEOUT};
 
-/// How long a connection that is closed may take over it.
+/// How long closing a connection may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// A connection, and what is known of it.
+/// A connection of the pool.
 pub struct Connection {
     pub(super) client: Client,
-    pub(super) known: Known,
+    pub(super) state: ConnectionState,
     losses_seen: u64,
     wants_read_write: bool,
 }
 
-/// What is known of a connection.
-pub(super) struct Known {
-    /// Prepared statements by the address of their SQL, which is a constant of the program. `None` behind a pooler that
-    /// gives every transaction another connection: there, nothing can be prepared.
+/// What is remembered about a connection.
+pub(super) struct ConnectionState {
+    /// Prepared statements, by the address of their SQL, which is never freed. `None` behind a pooler in transaction mode,
+    /// where statements cannot be prepared.
     statements: Option<HashMap<(usize, usize), Statement>>,
     /// It must not be used again.
     broken: bool,
     watchdog: Arc<Watchdog>,
-    /// How long the server may say nothing over a question.
+    /// How long the server may take to send the next bytes of a response.
     timeout: Duration,
 }
 
-impl Known {
+impl ConnectionState {
     fn key(sql: &'static str) -> (usize, usize) {
         (sql.as_ptr() as usize, sql.len())
     }
 
-    /// A question is about to be asked.
+    /// Starts the watchdog before a request to the server.
     pub(super) fn arm(&self) {
         self.watchdog.arm(self.timeout);
     }
 
-    /// The same, for when this is dropped.
+    /// Does the same when the result is dropped.
     pub(super) fn arm_on_drop(&self) -> ArmOnDrop {
         ArmOnDrop(self.watchdog.clone(), self.timeout)
     }
@@ -57,29 +57,29 @@ impl Known {
         prepare: impl FnOnce() -> Result<Statement, postgres::Error>,
     ) -> Result<Option<Statement>, postgres::Error> {
         let Some(statements) = &mut self.statements else { return Ok(None) };
-        if let Some(statement) = statements.get(&Known::key(sql)) {
+        if let Some(statement) = statements.get(&ConnectionState::key(sql)) {
             return Ok(Some(statement.clone()));
         }
         let statement = prepare()?;
-        statements.insert(Known::key(sql), statement.clone());
+        statements.insert(ConnectionState::key(sql), statement.clone());
         Ok(Some(statement))
     }
 
-    /// Draws the lesson of a fault: forgets a statement whose table may have been altered under it, and the whole
-    /// connection where its server has become read-only: another host may be the one to write to.
+    /// Discards what an error shows to be outdated: the prepared statement if its table was altered, and the whole
+    /// connection if the server has become read-only, as another host may be the primary now.
     pub(super) fn invalidate(&mut self, sql: &'static str, e: &postgres::Error) {
-        // A cached plan must not change its result type; a statement is unknown to the server.
+        // "cached plan must not change result type"; the server does not know the prepared statement.
         const STALE: [SqlState; 2] = [SqlState::FEATURE_NOT_SUPPORTED, SqlState::INVALID_SQL_STATEMENT_NAME];
         let Some(code) = e.code() else { return };
         if *code == SqlState::READ_ONLY_SQL_TRANSACTION {
             self.broken = true;
         } else if let Some(statements) = self.statements.as_mut().filter(|_| STALE.contains(code)) {
-            statements.remove(&Known::key(sql));
+            statements.remove(&ConnectionState::key(sql));
         }
     }
 }
 
-/// Says that a question is about to be asked, when it is dropped.
+/// Starts the watchdog when it is dropped.
 pub(super) struct ArmOnDrop(Arc<Watchdog>, Duration);
 
 impl Drop for ArmOnDrop {
@@ -89,32 +89,33 @@ impl Drop for ArmOnDrop {
 }
 
 impl Connection {
-    /// Whether a loss came since this connection was made or last looked at.
+    /// Whether connections were lost since this one was made or last checked.
     pub(super) fn made_before(&self, losses: u64) -> bool {
         self.losses_seen < losses
     }
 
-    /// Asks the server; a connection that does not answer, or cannot write where that is wanted, is never used again.
+    /// Checks that the server responds, and that it accepts writes if that is required. If not, the connection is not used
+    /// again.
     pub(super) fn still_works(&mut self, timeout: Duration) -> bool {
-        self.known.watchdog.arm(timeout);
+        self.state.watchdog.arm(timeout);
         let answered = self.client.simple_query("");
-        self.known.broken = answered.is_err() || (self.wants_read_write && self.is_read_only());
-        let works = !self.known.broken;
+        self.state.broken = answered.is_err() || (self.wants_read_write && self.is_read_only());
+        let works = !self.state.broken;
         if !works {
             self.forget();
         }
         works
     }
 
-    /// It is not used again, and closed without a word.
+    /// Discards the connection: it is not used again, and closed without notice to the server.
     pub(super) fn forget(&mut self) {
-        self.known.broken = true;
-        self.known.watchdog.abort();
+        self.state.broken = true;
+        self.state.watchdog.abort();
     }
 
-    /// From now on the server may say nothing for so long.
+    /// Sets how long the server may take to send the next bytes of a response.
     pub(super) fn set_timeout(&mut self, timeout: Duration) {
-        self.known.timeout = timeout;
+        self.state.timeout = timeout;
     }
 
     fn is_read_only(&mut self) -> bool {
@@ -126,14 +127,14 @@ impl Connection {
 
     pub(super) fn mark_checked(&mut self, losses: u64) {
         self.losses_seen = losses;
-        self.known.timeout = SILENCE;
+        self.state.timeout = RESPONSE_TIMEOUT;
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        // The driver says farewell, and waits until that is heard.
-        self.known.watchdog.arm(CLOSE_TIMEOUT);
+        // The driver sends a message to close the connection and waits until it is sent.
+        self.state.watchdog.arm(CLOSE_TIMEOUT);
     }
 }
 
@@ -146,8 +147,8 @@ pub struct ConnectionManager {
 }
 
 impl ConnectionManager {
-    /// `prepares` is false behind a pooler in transaction mode. Such a one takes no options either: there, the timeout
-    /// of statements is the role's.
+    /// `prepares` is false behind a pooler in transaction mode. Such a pooler accepts no options either, so the statement
+    /// timeout is that of the database role.
     pub(super) fn new(mut config: postgres::Config, prepares: bool, health: Arc<Health>) -> ConnectionManager {
         if prepares {
             let options = format!("-c statement_timeout={}", STATEMENT_TIMEOUT.as_millis());
@@ -165,12 +166,12 @@ impl r2d2::ManageConnection for ConnectionManager {
 
     fn connect(&self) -> Result<Connection, postgres::Error> {
         let losses_seen = self.health.losses();
-        match watchdog::connect(&self.config, self.health.silences()) {
+        match watchdog::connect(&self.config, self.health.timeouts()) {
             Ok((client, watchdog)) => {
                 self.health.connected();
                 let statements = self.prepares.then(HashMap::new);
-                let known = Known { statements, broken: false, watchdog, timeout: SILENCE };
-                Ok(Connection { client, known, losses_seen, wants_read_write: self.wants_read_write })
+                let state = ConnectionState { statements, broken: false, watchdog, timeout: RESPONSE_TIMEOUT };
+                Ok(Connection { client, state, losses_seen, wants_read_write: self.wants_read_write })
             }
             Err(e) => {
                 self.health.cannot_connect(&describe(&e));
@@ -180,11 +181,11 @@ impl r2d2::ManageConnection for ConnectionManager {
     }
 
     fn is_valid(&self, connection: &mut Connection) -> Result<(), postgres::Error> {
-        connection.known.watchdog.arm(SILENCE);
+        connection.state.watchdog.arm(RESPONSE_TIMEOUT);
         connection.client.simple_query("").map(drop)
     }
 
     fn has_broken(&self, connection: &mut Connection) -> bool {
-        connection.client.is_closed() || connection.known.broken
+        connection.client.is_closed() || connection.state.broken
     }
 }

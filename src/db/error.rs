@@ -1,32 +1,32 @@
-//! What can go wrong with the database, sorted by what a request can do about it.
+//! Errors of the database, classified by what a request can do about them.
 
 use postgres::error::SqlState;
 
-/// A fault of the database, or of what was asked of it.
+/// An error of the database, or of the statement.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It is away, shutting down, read-only, out of connections or of disk, or too slow: later may be better.
+    /// The database is unreachable, shutting down, read-only, out of connections or disk, or too slow: retry later.
     #[error("the database is unavailable: {0}")]
     Unavailable(String),
     /// All connections are in use.
     #[error("no database connection is free")]
     Busy,
-    /// A unique constraint of this name forbids it.
+    /// It violates the unique constraint with this name.
     #[error("unique constraint {0} violated")]
     Unique(String),
-    /// A foreign key of this name forbids it.
+    /// It violates the foreign key with this name.
     #[error("foreign key {0} violated")]
     ForeignKey(String),
-    /// A value does not fit where it was to go.
+    /// A value is out of the range of its column.
     #[error("a value does not fit: {0}")]
     Value(String),
-    /// Anything else: a fault of ours.
+    /// Anything else: a bug.
     #[error("database error: {0}")]
     Other(String),
 }
 
 impl Error {
-    /// Whether the same may work later, without any change.
+    /// Whether the same request may succeed later.
     pub fn is_outage(&self) -> bool {
         matches!(self, Error::Unavailable(_) | Error::Busy)
     }
@@ -66,7 +66,7 @@ pub(super) fn is_io(e: &postgres::Error) -> bool {
     e.source().is_some_and(<dyn std::error::Error>::is::<std::io::Error>)
 }
 
-/// Faults of the moment (PostgreSQL's Appendix A): by class, or by themselves.
+/// Transient errors (PostgreSQL, Appendix A), by class or by code.
 fn is_transient(code: &SqlState) -> bool {
     const CLASSES: [&str; 6] = [
         "08", // connection exception
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn faults_of_the_moment_are_told_from_faults_of_ours() {
+    fn transient_errors_are_told_from_bugs() {
         for code in ["08006", "40001", "40P01", "53100", "53300", "57014", "57P01", "57P03", "58030", "25006"] {
             assert!(is_transient(&SqlState::from_code(code)), "{code}");
         }

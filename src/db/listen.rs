@@ -1,4 +1,4 @@
-//! Hears what other programs change: `LISTEN` on a connection of its own.
+//! Receives notifications about what other processes change: `LISTEN` on a connection of its own.
 
 use std::sync::Arc;
 use std::thread;
@@ -8,22 +8,22 @@ use fallible_iterator::FallibleIterator;
 use postgres::Client;
 
 use super::error::describe;
-use super::watchdog::{self, Silences, Watchdog, is_silence};
+use super::watchdog::{self, TimeoutCounter, Watchdog, is_response_timeout};
 
-/// How long the line may be silent before it is tested, and how long the test may take. Together they bound how late
-/// a loss is noticed.
+/// How long no notification may arrive before the connection is tested, and how long the test may take. Together they
+/// bound how late the loss of the connection is noticed.
 const HEARTBEAT: Duration = Duration::from_millis(800);
 
 /// The longest pause between two attempts to reconnect.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Who wants to hear. All are called on the listening thread and must not block.
+/// A receiver of notifications. Its functions are called on the listening thread and must not block.
 pub trait Listener: Send + 'static {
-    /// Notifications arrive from now on; anything may have been missed before.
+    /// Notifications arrive from now on; earlier ones may have been missed.
     fn connected(&self);
     /// One arrived.
     fn notified(&self, payload: &str);
-    /// None arrive from now on, until [`Listener::connected`]. `silently` if the server just says nothing.
+    /// None arrive until [`Listener::connected`] is called again. `silently` if the server stopped responding.
     fn lost(&self, reason: &str, silently: bool);
     /// Whether to end.
     fn stopped(&self) -> bool;
@@ -45,10 +45,10 @@ fn run(config: &postgres::Config, channel: &str, listener: &impl Listener) {
                 listener.connected();
                 pause = Duration::from_millis(50);
                 let failure = follow(&mut client, &watchdog, listener);
-                listener.lost(&describe(&failure), is_silence(&failure));
+                listener.lost(&describe(&failure), is_response_timeout(&failure));
                 watchdog.abort();
             }
-            Err(e) => listener.lost(&describe(&e), is_silence(&e)),
+            Err(e) => listener.lost(&describe(&e), is_response_timeout(&e)),
         }
         thread::sleep(pause);
         pause = (pause * 2).min(LONGEST_PAUSE);
@@ -56,7 +56,7 @@ fn run(config: &postgres::Config, channel: &str, listener: &impl Listener) {
 }
 
 fn connect(config: &postgres::Config, channel: &str) -> Result<(Client, Arc<Watchdog>), postgres::Error> {
-    let (mut client, watchdog) = watchdog::connect(config, &Silences::default())?;
+    let (mut client, watchdog) = watchdog::connect(config, &TimeoutCounter::default())?;
     watchdog.arm(watchdog::CONNECT_TIMEOUT);
     client.batch_execute(&format!("LISTEN {channel}"))?;
     Ok((client, watchdog))
@@ -74,7 +74,7 @@ fn follow(client: &mut Client, watchdog: &Watchdog, listener: &impl Listener) ->
     }
 }
 
-/// Passes on what arrives, until the line is silent.
+/// Passes on what arrives, until nothing has arrived for a while.
 fn pass_on(client: &mut Client, listener: &impl Listener) -> Result<(), postgres::Error> {
     let mut notifications = client.notifications();
     let mut arriving = notifications.timeout_iter(HEARTBEAT);

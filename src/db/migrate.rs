@@ -1,12 +1,12 @@
-//! Brings the schema up to date, one process at a time.
+//! Applies migrations, one process at a time.
 
 use postgres::Client;
 use refinery::{Migration, Runner};
 
-use super::watchdog::{self, Silences};
-use super::{Error, SILENCE};
+use super::watchdog::{self, TimeoutCounter};
+use super::{Error, RESPONSE_TIMEOUT};
 
-/// Every migration there ever was, in order; the name says the number. They are never edited once released.
+/// All migrations in order; the name begins with the number. They are never edited once released.
 const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__users", include_str!("../../sql/migrations/0001_users.sql")),
     ("V2__documents", include_str!("../../sql/migrations/0002_documents.sql")),
@@ -30,18 +30,18 @@ const MIGRATIONS: &[(&str, &str)] = &[
 /// The advisory lock that lets one process migrate while the others wait: "textgen" in ASCII.
 const LOCK: i64 = 0x0074_6578_7467_656e;
 
-/// Applies what is missing, on a connection of its own without a statement timeout; the number of migrations applied.
+/// Applies the missing migrations, on a connection without a statement timeout, and returns their number.
 ///
 /// # Errors
-/// The database is away, or a migration failed: nothing of that one is kept.
+/// The database is unavailable, or a migration failed and was rolled back.
 pub fn migrate(config: &postgres::Config) -> Result<usize, Error> {
-    let (mut client, watchdog) = watchdog::connect(&without_timeouts(config), &Silences::default())?;
-    watchdog.arm(SILENCE);
-    // Looked at without a lock or a write, so that a server starts on a database that is read-only just now.
+    let (mut client, watchdog) = watchdog::connect(&without_timeouts(config), &TimeoutCounter::default())?;
+    watchdog.arm(RESPONSE_TIMEOUT);
+    // Checked without a lock or a write, so that a server can start on a read-only database.
     if is_current(&mut client)? {
         return Ok(0);
     }
-    // A migration, or the wait for another process's, may take long.
+    // A migration may take long, also that of another process.
     watchdog.disarm();
     client.execute("SELECT pg_advisory_lock($1)", &[&LOCK])?;
     let report = runner()?.run(&mut client).map_err(|e| failed(&e))?;
@@ -49,7 +49,7 @@ pub fn migrate(config: &postgres::Config) -> Result<usize, Error> {
     Ok(report.applied_migrations().len())
 }
 
-/// Without the time-outs that the address, the role or the database may set for requests.
+/// The configuration without the time-outs that the URL, the role or the database may set for requests.
 fn without_timeouts(config: &postgres::Config) -> postgres::Config {
     let mut config = config.clone();
     let options = format!("{} -c statement_timeout=0 -c lock_timeout=0", config.get_options().unwrap_or(""));
@@ -69,7 +69,7 @@ fn is_current(client: &mut Client) -> Result<bool, Error> {
 fn runner() -> Result<Runner, Error> {
     let migrations = MIGRATIONS.iter().map(|(name, sql)| Migration::unapplied(name, sql));
     let migrations: Vec<Migration> = migrations.collect::<Result<_, _>>().map_err(|e| failed(&e))?;
-    // A newer binary may have been here: its migrations are additions that an older one can live with.
+    // A newer binary may have migrated the database: an older one works with its additions.
     Ok(Runner::new(&migrations).set_abort_missing(false))
 }
 

@@ -23,7 +23,7 @@ pub use param::Param;
 pub use session::{Executor, Session, Transaction};
 
 use crate::blocking;
-use watchdog::Silences;
+use watchdog::TimeoutCounter;
 
 /// How long a request waits for a connection before it is refused.
 pub const CHECKOUT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -31,8 +31,9 @@ pub const CHECKOUT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long one statement may run.
 pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long the server may say nothing over a statement: it ends those that take too long by itself, and would say so.
-pub const SILENCE: Duration = Duration::from_secs(11);
+/// How long the server may send nothing while a statement runs. It is longer than the statement timeout, after which the
+/// server itself reports an error.
+pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(11);
 
 /// How long an attempt to connect may take, up to the first byte.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -40,10 +41,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Requests that may wait for a connection, per connection of the pool; further ones are refused at once.
 const WAITERS_PER_CONNECTION: usize = 8;
 
-/// How long a connection from before a loss may take to show that it lives.
+/// How long the check of a connection may take after another was lost.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The way to the database: hands out sessions, and knows whether it can.
+/// The connection pool, and whether the database is available.
 #[derive(Clone)]
 pub struct Database {
     pool: r2d2::Pool<ConnectionManager>,
@@ -51,16 +52,16 @@ pub struct Database {
     size: usize,
 }
 
-/// What is known of the database's state, shared with the pool's own threads.
+/// Whether the database is available, shared with the threads of the pool.
 pub(crate) struct Health {
-    /// Counts the losses: a connection made before the newest one is looked at before it is used.
+    /// The number of lost connections. A connection that was made before the latest loss is checked before it is used.
     losses: AtomicU64,
-    /// Counts the times at which nothing was heard: a statement that waits already waits no longer for long.
-    silences: Silences,
-    /// Why the database is not to be had, while it is not.
+    /// The number of time-outs. Each shortens the time-outs of the statements that are running.
+    timeouts: TimeoutCounter,
+    /// Why the database is unavailable, while it is.
     down: Mutex<Option<Down>>,
     waiting: AtomicUsize,
-    /// Whether the schema is known to be there.
+    /// Whether the schema is known to be up to date.
     open: AtomicBool,
 }
 
@@ -69,14 +70,14 @@ struct Down {
     logged: Instant,
 }
 
-/// How often a database that stays away is spoken of in the log.
+/// How often it is logged that the database is still unavailable.
 const LOG_EVERY: Duration = Duration::from_secs(5);
 
 impl Health {
     fn new() -> Health {
         Health {
             losses: AtomicU64::new(0),
-            silences: Silences::default(),
+            timeouts: TimeoutCounter::default(),
             down: Mutex::new(None),
             waiting: AtomicUsize::new(0),
             open: AtomicBool::new(false),
@@ -87,20 +88,20 @@ impl Health {
         self.losses.load(Ordering::Acquire)
     }
 
-    /// A connection was lost: the others may be dead too.
+    /// A connection was lost, so the others may be lost too.
     pub(crate) fn connection_lost(&self) {
         self.losses.fetch_add(1, Ordering::AcqRel);
     }
 
-    fn silences(&self) -> &Silences {
-        &self.silences
+    fn timeouts(&self) -> &TimeoutCounter {
+        &self.timeouts
     }
 
-    /// Nothing was heard: until a connection shows that it lives, nobody waits for new ones.
-    pub(crate) fn silent(&self) {
-        self.silences.fetch_add(1, Ordering::AcqRel);
+    /// The server did not respond. Until a connection works, requests do not wait for a new one.
+    pub(crate) fn timed_out(&self) {
+        self.timeouts.fetch_add(1, Ordering::AcqRel);
         self.connection_lost();
-        self.cannot_connect("it says nothing");
+        self.cannot_connect("the database does not respond");
     }
 
     pub(crate) fn connected(&self) {
@@ -124,8 +125,8 @@ impl Health {
 }
 
 impl Database {
-    /// A pool of `size` connections, made in the background; the database need not be there yet. `prepares` is false
-    /// where a pooler stands in front that gives every transaction another connection.
+    /// A pool of `size` connections, which are made in the background; the database may be unavailable. `prepares` is false
+    /// behind a pooler in transaction mode.
     pub fn new(config: postgres::Config, prepares: bool, size: u32) -> Database {
         let health = Arc::new(Health::new());
         let manager = ConnectionManager::new(config, prepares, health.clone());
@@ -139,12 +140,12 @@ impl Database {
         Database { pool, health, size: size as usize }
     }
 
-    /// The schema is there: sessions may be had from now on.
+    /// The schema is up to date: sessions may be checked out from now on.
     pub fn open(&self) {
         self.health.open.store(true, Ordering::Release);
     }
 
-    /// Whether the schema is known to be there.
+    /// Whether the schema is known to be up to date.
     pub fn is_open(&self) -> bool {
         self.health.open.load(Ordering::Acquire)
     }
@@ -152,7 +153,7 @@ impl Database {
     /// Checks a connection out; it goes back when the session is dropped, and with it what was not committed.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when the database is away, [`Error::Busy`] when all connections stay in use for
+    /// [`Error::Unavailable`] when the database is unavailable, [`Error::Busy`] when all connections stay in use for
     /// [`CHECKOUT_TIMEOUT`] or too many requests wait for one already.
     pub fn session(&self) -> Result<Session, Error> {
         if !self.is_open() {
@@ -176,10 +177,10 @@ impl Database {
         Err(Error::Unavailable("every connection was lost".to_owned()))
     }
 
-    /// Closes what nobody uses and was made before a loss: one of them was found to hear nothing, and to wait for each
-    /// would take long.
+    /// Closes the idle connections that were made before a loss: one of them did not respond, and checking each would take
+    /// long.
     fn forget_idle(&self) {
-        self.health.silent();
+        self.health.timed_out();
         for _ in 0..self.size {
             match self.pool.try_get() {
                 Some(mut pooled) if pooled.made_before(self.health.losses()) => pooled.forget(),
@@ -203,10 +204,10 @@ impl Database {
         }
     }
 
-    /// Asks the database for a sign of life.
+    /// Checks that the database responds.
     ///
     /// # Errors
-    /// As [`Database::session`], and those of the question.
+    /// As [`Database::session`]; those of the statement.
     pub fn ping(&self) -> Result<(), Error> {
         self.session()?.query_one("SELECT 1", &[]).map(drop)
     }
@@ -233,23 +234,23 @@ impl Database {
         }
     }
 
-    /// Tells that a connection was seen to break, so that the others are looked at before they are used; or, `silently`,
-    /// that nothing was heard over it.
+    /// Reports that a connection was lost, so that the others are checked before they are used; or, if `silently`, that the
+    /// server did not respond on it.
     pub fn connection_lost(&self, silently: bool) {
-        if silently { self.health.silent() } else { self.health.connection_lost() }
+        if silently { self.health.timed_out() } else { self.health.connection_lost() }
     }
 }
 
 /// How busy a pool is.
 #[derive(Clone, Copy, Debug)]
 pub struct PoolState {
-    /// Connections there are.
+    /// Connections.
     pub made: u32,
-    /// Those that nobody uses.
+    /// Idle connections.
     pub idle: u32,
-    /// The most there may be.
+    /// Maximum number of connections.
     pub most: u32,
-    /// Requests that wait for one.
+    /// Requests that wait for a connection.
     pub waiting: usize,
 }
 
@@ -259,7 +260,7 @@ impl fmt::Debug for Database {
     }
 }
 
-/// One request among those that wait for a connection.
+/// A request that waits for a connection; counted until it is dropped.
 struct Waiting<'h>(&'h AtomicUsize);
 
 impl<'h> Waiting<'h> {
@@ -275,10 +276,10 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// The settings of a connection, from a URL or key-value string as libpq reads them.
+/// The settings of a connection, from a URL or a key-value string in libpq's syntax.
 ///
 /// # Errors
-/// The string is not understood; the text holds no part of it, as it may hold a password.
+/// The string is invalid. The message contains no part of it, as it may contain a password.
 pub fn config(url: &str, application_name: &str) -> Result<postgres::Config, String> {
     let mut config: postgres::Config = url.parse().map_err(|e: postgres::Error| describe_parse(&e))?;
     config

@@ -1,14 +1,14 @@
-//! The values a statement may be given, each with its PostgreSQL type.
+//! Parameters of statements, each with its PostgreSQL type.
 
 use postgres::types::{ToSql, Type};
 use time::{Date, OffsetDateTime};
 
-/// A value for a statement. That it knows its type lets a statement be prepared, or sent unprepared, without asking
-/// the server what it expects.
+/// A parameter of a statement. As its type is known, a statement can be prepared or sent without asking the server for the
+/// types of its parameters.
 pub trait Param: ToSql + Sync {
     /// The type it is sent as.
     fn postgres_type(&self) -> Type;
-    /// The value as the driver wants it.
+    /// The value, as the driver takes it.
     fn as_sql(&self) -> &(dyn ToSql + Sync);
 }
 

@@ -1,4 +1,4 @@
-//! A connection for the time of one piece of work, and transactions on it.
+//! A connection that is checked out for one piece of work, and transactions on it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,24 +7,24 @@ use postgres::error::SqlState;
 use postgres::types::{ToSql, Type};
 use postgres::{GenericClient, Row};
 
-use super::connection::{ArmOnDrop, Known};
+use super::connection::{ArmOnDrop, ConnectionState};
 use super::error::is_io;
-use super::watchdog::is_silence;
+use super::watchdog::is_response_timeout;
 use super::{Connection, ConnectionManager, Error, Health, Param};
 use crate::blocking;
 
 /// Runs statements: a session, or a transaction on one. `store` functions take either.
 ///
 /// Each statement is prepared once per connection, so a call is one round trip; behind a pooler that allows no prepared
-/// statements it is sent whole, still in one round trip.
+/// statements its SQL is sent each time, still in one round trip.
 pub trait Executor {
-    /// All rows.
+    /// Runs a statement and returns all rows.
     ///
     /// # Errors
     /// See [`Error`].
     fn query(&mut self, sql: &'static str, params: &[&dyn Param]) -> Result<Vec<Row>, Error>;
 
-    /// Runs it; the number of rows it touched.
+    /// Runs a statement and returns the number of rows that it changed.
     ///
     /// # Errors
     /// See [`Error`].
@@ -59,7 +59,8 @@ impl Session {
         Session { connection, health }
     }
 
-    /// From now on, a database that says nothing for so long counts as away; else that is [`SILENCE`](super::SILENCE).
+    /// Sets how long the database may take to send the next bytes of a response before it counts as unavailable. The
+    /// default is [`RESPONSE_TIMEOUT`](super::RESPONSE_TIMEOUT).
     pub fn set_timeout(&mut self, timeout: Duration) {
         self.connection.set_timeout(timeout);
     }
@@ -70,70 +71,70 @@ impl Session {
     /// See [`Error`].
     pub fn transaction(&mut self) -> Result<Transaction<'_>, Error> {
         blocking::note_short_wait();
-        let Connection { client, known, .. } = &mut *self.connection;
-        known.arm();
+        let Connection { client, state, .. } = &mut *self.connection;
+        state.arm();
         match client.transaction() {
-            Ok(inner) => Ok(Transaction { _rollback: known.arm_on_drop(), inner, known, health: &self.health }),
-            Err(e) => Err(classify(&self.health, known, "BEGIN", e)),
+            Ok(inner) => Ok(Transaction { _rollback: state.arm_on_drop(), inner, state, health: &self.health }),
+            Err(e) => Err(classify(&self.health, state, "BEGIN", e)),
         }
     }
 }
 
 impl Executor for Session {
     fn query(&mut self, sql: &'static str, params: &[&dyn Param]) -> Result<Vec<Row>, Error> {
-        let Connection { client, known, .. } = &mut *self.connection;
-        query(client, known, sql, params).map_err(|e| classify(&self.health, known, sql, e))
+        let Connection { client, state, .. } = &mut *self.connection;
+        query(client, state, sql, params).map_err(|e| classify(&self.health, state, sql, e))
     }
 
     fn execute(&mut self, sql: &'static str, params: &[&dyn Param]) -> Result<u64, Error> {
-        let Connection { client, known, .. } = &mut *self.connection;
-        execute(client, known, sql, params).map_err(|e| classify(&self.health, known, sql, e))
+        let Connection { client, state, .. } = &mut *self.connection;
+        execute(client, state, sql, params).map_err(|e| classify(&self.health, state, sql, e))
     }
 }
 
 /// A transaction on a session; rolled back unless committed.
 pub struct Transaction<'s> {
-    /// Stands first, so that it is dropped before what is rolled back.
+    /// The first field, so that the watchdog runs when the transaction is rolled back by dropping the second.
     _rollback: ArmOnDrop,
     inner: postgres::Transaction<'s>,
-    known: &'s mut Known,
+    state: &'s mut ConnectionState,
     health: &'s Health,
 }
 
 impl Transaction<'_> {
-    /// Makes everything done in it last.
+    /// Commits it.
     ///
     /// # Errors
-    /// See [`Error`]. When the connection broke meanwhile, whether it was committed is not known.
+    /// See [`Error`]. If the connection broke, it is unknown whether the transaction was committed.
     pub fn commit(self) -> Result<(), Error> {
         blocking::note_short_wait();
-        let Transaction { inner, known, health, _rollback } = self;
-        known.arm();
-        inner.commit().map_err(|e| classify(health, known, "COMMIT", e))
+        let Transaction { inner, state, health, _rollback } = self;
+        state.arm();
+        inner.commit().map_err(|e| classify(health, state, "COMMIT", e))
     }
 }
 
 impl Executor for Transaction<'_> {
     fn query(&mut self, sql: &'static str, params: &[&dyn Param]) -> Result<Vec<Row>, Error> {
-        let Transaction { inner, known, health, .. } = self;
-        query(inner, known, sql, params).map_err(|e| classify(health, known, sql, e))
+        let Transaction { inner, state, health, .. } = self;
+        query(inner, state, sql, params).map_err(|e| classify(health, state, sql, e))
     }
 
     fn execute(&mut self, sql: &'static str, params: &[&dyn Param]) -> Result<u64, Error> {
-        let Transaction { inner, known, health, .. } = self;
-        execute(inner, known, sql, params).map_err(|e| classify(health, known, sql, e))
+        let Transaction { inner, state, health, .. } = self;
+        execute(inner, state, sql, params).map_err(|e| classify(health, state, sql, e))
     }
 }
 
 fn query(
     client: &mut impl GenericClient,
-    known: &mut Known,
+    state: &mut ConnectionState,
     sql: &'static str,
     params: &[&dyn Param],
 ) -> Result<Vec<Row>, postgres::Error> {
     blocking::note_short_wait();
-    known.arm();
-    match known.statement(sql, || client.prepare_typed(sql, &types(params)))? {
+    state.arm();
+    match state.statement(sql, || client.prepare_typed(sql, &types(params)))? {
         Some(prepared) => client.query(&prepared, &values(params)),
         None => client.query_typed(sql, &typed(params)),
     }
@@ -141,13 +142,13 @@ fn query(
 
 fn execute(
     client: &mut impl GenericClient,
-    known: &mut Known,
+    state: &mut ConnectionState,
     sql: &'static str,
     params: &[&dyn Param],
 ) -> Result<u64, postgres::Error> {
     blocking::note_short_wait();
-    known.arm();
-    match known.statement(sql, || client.prepare_typed(sql, &types(params)))? {
+    state.arm();
+    match state.statement(sql, || client.prepare_typed(sql, &types(params)))? {
         Some(prepared) => client.execute(&prepared, &values(params)),
         None => client.execute_typed(sql, &typed(params)),
     }
@@ -165,16 +166,16 @@ fn typed<'p>(params: &[&'p dyn Param]) -> Vec<(&'p (dyn ToSql + Sync), Type)> {
     params.iter().map(|p| (p.as_sql(), p.postgres_type())).collect()
 }
 
-/// Sorts a fault, and draws its lessons: where the connection was lost, the others may have gone with it.
-fn classify(health: &Health, known: &mut Known, sql: &'static str, e: postgres::Error) -> Error {
+/// Classifies an error. If the connection was lost, the other connections are checked before they are used again.
+fn classify(health: &Health, state: &mut ConnectionState, sql: &'static str, e: postgres::Error) -> Error {
     // 57P01 to 57P03: the server is shutting down, crashed or starting.
-    let dying = e.code().is_some_and(|code| code.code().starts_with("57P"));
+    let is_shut_down = e.code().is_some_and(|code| code.code().starts_with("57P"));
     let demoted = e.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION);
-    if is_silence(&e) {
-        health.silent();
-    } else if e.is_closed() || is_io(&e) || dying || demoted {
+    if is_response_timeout(&e) {
+        health.timed_out();
+    } else if e.is_closed() || is_io(&e) || is_shut_down || demoted {
         health.connection_lost();
     }
-    known.invalidate(sql, &e);
+    state.invalidate(sql, &e);
     Error::from(e)
 }

@@ -1,8 +1,8 @@
-//! A watchdog for a database connection: it fails the connection when the server stays silent for too long.
+//! A watchdog for a database connection: it fails the connection if the server sends nothing for too long.
 //!
-//! The driver waits for an answer for ever, and TCP notices only a machine that is gone: not a server or a proxy that
-//! hangs, whose kernel goes on confirming what it is sent. But the driver lets a TLS library stand between itself and
-//! the socket. What stands there here encrypts nothing and watches the clock.
+//! The driver waits for a response without a time-out, and TCP detects only a machine that is gone, not a server or proxy
+//! that hangs, as its kernel still acknowledges what is sent. The driver can be given a TLS library that wraps its socket.
+//! This one does not encrypt; it adds a time-out to the socket.
 
 use std::future::{Future, Ready, ready};
 use std::io;
@@ -24,60 +24,60 @@ use tokio::time::{Sleep, sleep};
 /// How long the server may be silent while a connection is established.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long one that waits may go on once another connection was found to hear nothing.
+/// The time-out of a response once another connection to the same database has timed out.
 const SUSPECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How often a waiting connection checks its deadline.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Counts how often the server was found to say nothing: shared by the lines to one database.
-pub(super) type Silences = Arc<AtomicU64>;
+/// Counts time-outs. It is shared by all connections to one database.
+pub(super) type TimeoutCounter = Arc<AtomicU64>;
 
 /// The watchdog of one connection, shared by its session and its stream.
 pub(super) struct Watchdog {
-    wait: Mutex<Option<Wait>>,
+    pending: Mutex<Option<PendingResponse>>,
     aborted: AtomicBool,
-    silences: Silences,
+    timeouts: TimeoutCounter,
 }
 
-/// Something was asked, or is about to be.
-struct Wait {
-    /// When it was asked, or when the last piece of the answer came.
+/// A response that the server has to send.
+struct PendingResponse {
+    /// When the request was sent, or when the last bytes of the response were received.
     since: Instant,
     limit: Duration,
-    silences: u64,
+    timeouts: u64,
 }
 
 /// Connects. The watchdog is left armed with [`CONNECT_TIMEOUT`].
 ///
 /// # Errors
-/// The driver's; where the server said nothing, see [`is_silence`].
+/// Those of the driver; for a time-out, [`is_response_timeout`] is true.
 pub(super) fn connect(
     config: &postgres::Config,
-    silences: &Silences,
+    timeouts: &TimeoutCounter,
 ) -> Result<(Client, Arc<Watchdog>), postgres::Error> {
     let watchdog =
-        Arc::new(Watchdog { wait: Mutex::new(None), aborted: AtomicBool::new(false), silences: silences.clone() });
-    let client = match watched(config) {
-        Some(config) => PostgresConnectionManager::new(config, Watch(watchdog.clone())).connect()?,
+        Arc::new(Watchdog { pending: Mutex::new(None), aborted: AtomicBool::new(false), timeouts: timeouts.clone() });
+    let client = match with_watchdog(config) {
+        Some(config) => PostgresConnectionManager::new(config, WatchdogConnector(watchdog.clone())).connect()?,
         None => PostgresConnectionManager::new(config.clone(), NoTls).connect()?,
     };
     Ok((client, watchdog))
 }
 
-/// Whether the fault is that nothing was heard.
-pub(super) fn is_silence(e: &postgres::Error) -> bool {
+/// Whether the error is that the server sent nothing in time.
+pub(super) fn is_response_timeout(e: &postgres::Error) -> bool {
     use std::error::Error as _;
     let fault = e.source().and_then(|source| source.downcast_ref::<io::Error>());
     fault.is_some_and(|fault| fault.kind() == io::ErrorKind::TimedOut)
 }
 
-/// The settings by which the driver puts a [`Watched`] in between. `None` where it would not: on a Unix socket, whose
-/// other end is on this machine; and where true TLS is wanted, which there is none of: the driver is to say so.
-fn watched(config: &postgres::Config) -> Option<postgres::Config> {
+/// The settings with which the driver wraps its socket in a [`WatchedStream`]. `None` for a Unix socket, which the driver
+/// does not wrap, and for `sslmode=require`, which is not supported: the driver then reports that.
+fn with_watchdog(config: &postgres::Config) -> Option<postgres::Config> {
     let mut config = config.clone();
     if config.get_hosts().is_empty() {
-        // A host that is given by its number only has no name, without which the driver does nothing of the kind.
+        // The driver wraps the socket only if the host has a name.
         for address in config.get_hostaddrs().to_vec() {
             config.host(&address.to_string());
         }
@@ -86,7 +86,7 @@ fn watched(config: &postgres::Config) -> Option<postgres::Config> {
     if !has_names || config.get_ssl_mode() == SslMode::Require {
         return None;
     }
-    // Direct: nothing is said to the server before the stream is put in between, nor by it.
+    // Direct: the driver negotiates nothing with the server before it wraps the socket.
     config.ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
     Some(config)
 }
@@ -94,13 +94,13 @@ fn watched(config: &postgres::Config) -> Option<postgres::Config> {
 impl Watchdog {
     /// Arms it before a request: the connection fails when the server sends nothing for `limit`.
     pub(super) fn arm(&self, limit: Duration) {
-        let silences = self.silences.load(Ordering::Acquire);
-        *self.wait.lock() = Some(Wait { since: Instant::now(), limit, silences });
+        let timeouts = self.timeouts.load(Ordering::Acquire);
+        *self.pending.lock() = Some(PendingResponse { since: Instant::now(), limit, timeouts });
     }
 
     /// Disarms it: no response is due, so silence is normal.
     pub(super) fn disarm(&self) {
-        *self.wait.lock() = None;
+        *self.pending.lock() = None;
     }
 
     /// Fails the connection now, so that neither its next use nor its drop waits.
@@ -108,63 +108,63 @@ impl Watchdog {
         self.aborted.store(true, Ordering::Release);
     }
 
-    fn moved(&self) {
-        if let Some(wait) = &mut *self.wait.lock() {
+    fn progressed(&self) {
+        if let Some(wait) = &mut *self.pending.lock() {
             wait.since = Instant::now();
         }
     }
 
-    /// Why it is broken, if it is; else whether something is waited for.
+    /// Whether a response is pending; an error if the connection must not be used further.
     fn state(&self) -> Result<bool, io::Error> {
         if self.aborted.load(Ordering::Acquire) {
             return Err(io::Error::from(io::ErrorKind::ConnectionAborted));
         }
-        let wait = self.wait.lock();
+        let wait = self.pending.lock();
         let Some(wait) = &*wait else { return Ok(false) };
-        let is_suspect = self.silences.load(Ordering::Acquire) > wait.silences;
+        let is_suspect = self.timeouts.load(Ordering::Acquire) > wait.timeouts;
         let limit = if is_suspect { wait.limit.min(SUSPECT_TIMEOUT) } else { wait.limit };
         match wait.since.elapsed() >= limit {
-            true => Err(io::Error::new(io::ErrorKind::TimedOut, "the database says nothing")),
+            true => Err(io::Error::new(io::ErrorKind::TimedOut, "the database does not respond")),
             false => Ok(true),
         }
     }
 }
 
-/// Puts the stream in between.
+/// Wraps the sockets of the driver.
 #[derive(Clone)]
-struct Watch(Arc<Watchdog>);
+struct WatchdogConnector(Arc<Watchdog>);
 
-impl MakeTlsConnect<Socket> for Watch {
-    type Stream = Watched;
-    type TlsConnect = Watch;
+impl MakeTlsConnect<Socket> for WatchdogConnector {
+    type Stream = WatchedStream;
+    type TlsConnect = WatchdogConnector;
     type Error = io::Error;
 
     /// Called for each host that is tried.
-    fn make_tls_connect(&mut self, _: &str) -> io::Result<Watch> {
+    fn make_tls_connect(&mut self, _: &str) -> io::Result<WatchdogConnector> {
         self.0.arm(CONNECT_TIMEOUT);
-        Ok(Watch(self.0.clone()))
+        Ok(WatchdogConnector(self.0.clone()))
     }
 }
 
-impl TlsConnect<Socket> for Watch {
-    type Stream = Watched;
+impl TlsConnect<Socket> for WatchdogConnector {
+    type Stream = WatchedStream;
     type Error = io::Error;
-    type Future = Ready<io::Result<Watched>>;
+    type Future = Ready<io::Result<WatchedStream>>;
 
     fn connect(self, socket: Socket) -> Self::Future {
-        ready(Ok(Watched { socket, watchdog: self.0, alarm: None }))
+        ready(Ok(WatchedStream { socket, watchdog: self.0, timer: None }))
     }
 }
 
-/// A socket that is left when nothing comes.
-struct Watched {
+/// A socket that fails when the server sends nothing for too long.
+struct WatchedStream {
     socket: Socket,
     watchdog: Arc<Watchdog>,
-    alarm: Option<Pin<Box<Sleep>>>,
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl Watched {
-    /// What to do instead of waiting for the socket: wait for that and for the clock.
+impl WatchedStream {
+    /// Waits for the socket and for the time-out.
     fn wait<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         loop {
             match self.watchdog.state() {
@@ -172,15 +172,15 @@ impl Watched {
                 Ok(false) => return Poll::Pending,
                 Ok(true) => {}
             }
-            let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep(TICK)));
-            if alarm.as_mut().poll(cx).is_pending() {
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(TICK)));
+            if timer.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
-            alarm.as_mut().reset(tokio::time::Instant::now() + TICK);
+            timer.as_mut().reset(tokio::time::Instant::now() + TICK);
         }
     }
 
-    fn is_cut(&self) -> io::Result<()> {
+    fn check_not_aborted(&self) -> io::Result<()> {
         match self.watchdog.aborted.load(Ordering::Acquire) {
             true => Err(io::Error::from(io::ErrorKind::ConnectionAborted)),
             false => Ok(()),
@@ -188,26 +188,26 @@ impl Watched {
     }
 }
 
-impl AsyncRead for Watched {
+impl AsyncRead for WatchedStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.is_cut()?;
+        self.check_not_aborted()?;
         match Pin::new(&mut self.socket).poll_read(cx, buf) {
             Poll::Pending => self.wait(cx),
             done @ Poll::Ready(_) => {
-                self.watchdog.moved();
+                self.watchdog.progressed();
                 done
             }
         }
     }
 }
 
-impl AsyncWrite for Watched {
+impl AsyncWrite for WatchedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.is_cut()?;
+        self.check_not_aborted()?;
         match Pin::new(&mut self.socket).poll_write(cx, bytes) {
             Poll::Pending => self.wait(cx),
             done @ Poll::Ready(_) => {
-                self.watchdog.moved();
+                self.watchdog.progressed();
                 done
             }
         }
@@ -228,7 +228,7 @@ impl AsyncWrite for Watched {
     }
 }
 
-impl TlsStream for Watched {
+impl TlsStream for WatchedStream {
     fn channel_binding(&self) -> ChannelBinding {
         ChannelBinding::none()
     }
@@ -239,8 +239,8 @@ mod tests {
     use super::*;
     use std::net::TcpListener;
 
-    /// A server that accepts, and never says a word.
-    fn mute() -> (TcpListener, postgres::Config) {
+    /// A server that accepts connections and sends nothing.
+    fn unresponsive_server() -> (TcpListener, postgres::Config) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut config = postgres::Config::new();
         config.user("u").host("127.0.0.1").port(listener.local_addr().unwrap().port());
@@ -248,26 +248,27 @@ mod tests {
     }
 
     #[test]
-    fn a_greeting_that_never_comes_is_not_waited_for() {
-        let (_listener, config) = mute();
+    fn connecting_to_an_unresponsive_server_times_out() {
+        let (_listener, config) = unresponsive_server();
         let began = Instant::now();
-        let failure = connect(&config, &Silences::default()).map(drop).unwrap_err();
-        assert!(is_silence(&failure) && began.elapsed() >= CONNECT_TIMEOUT, "{failure:?}");
+        let failure = connect(&config, &TimeoutCounter::default()).map(drop).unwrap_err();
+        assert!(is_response_timeout(&failure) && began.elapsed() >= CONNECT_TIMEOUT, "{failure:?}");
     }
 
     #[test]
-    fn addresses_count_as_names_and_sockets_of_this_machine_are_left_alone() {
-        let watched = |text: &str| watched(&text.parse().unwrap());
-        assert!(watched("host=h user=u").is_some());
-        assert_eq!(watched("hostaddr=127.0.0.1 user=u").unwrap().get_hosts(), [Host::Tcp("127.0.0.1".to_owned())]);
-        assert!(watched("host=/tmp user=u").is_none());
-        assert!(watched("host=h user=u sslmode=require").is_none());
+    fn tcp_sockets_are_wrapped_and_unix_sockets_are_not() {
+        let configured = |text: &str| with_watchdog(&text.parse().unwrap());
+        assert!(configured("host=h user=u").is_some());
+        assert_eq!(configured("hostaddr=127.0.0.1 user=u").unwrap().get_hosts(), [Host::Tcp("127.0.0.1".to_owned())]);
+        assert!(configured("host=/tmp user=u").is_none());
+        assert!(configured("host=h user=u sslmode=require").is_none());
     }
 
     #[test]
-    fn a_line_is_overdue_only_while_something_is_asked() {
-        let silences = Silences::default();
-        let watchdog = Watchdog { wait: Mutex::new(None), aborted: AtomicBool::new(false), silences: silences.clone() };
+    fn the_time_out_applies_only_while_a_response_is_pending() {
+        let timeouts = TimeoutCounter::default();
+        let watchdog =
+            Watchdog { pending: Mutex::new(None), aborted: AtomicBool::new(false), timeouts: timeouts.clone() };
         assert!(!watchdog.state().unwrap());
         watchdog.arm(Duration::from_secs(60));
         assert!(watchdog.state().unwrap());
@@ -280,17 +281,18 @@ mod tests {
     }
 
     #[test]
-    fn a_silence_elsewhere_makes_waits_shorter() {
-        let silences = Silences::default();
-        let watchdog = Watchdog { wait: Mutex::new(None), aborted: AtomicBool::new(false), silences: silences.clone() };
+    fn a_time_out_of_another_connection_shortens_the_time_out() {
+        let timeouts = TimeoutCounter::default();
+        let watchdog =
+            Watchdog { pending: Mutex::new(None), aborted: AtomicBool::new(false), timeouts: timeouts.clone() };
         let long_ago = Instant::now().checked_sub(SUSPECT_TIMEOUT).unwrap();
         watchdog.arm(Duration::from_secs(60));
-        watchdog.wait.lock().as_mut().unwrap().since = long_ago;
+        watchdog.pending.lock().as_mut().unwrap().since = long_ago;
         assert!(watchdog.state().unwrap());
-        silences.fetch_add(1, Ordering::Release);
+        timeouts.fetch_add(1, Ordering::Release);
         assert_eq!(watchdog.state().unwrap_err().kind(), io::ErrorKind::TimedOut);
         watchdog.arm(Duration::from_secs(60));
-        watchdog.wait.lock().as_mut().unwrap().since = long_ago;
-        assert!(watchdog.state().unwrap(), "what is asked later is not suspect");
+        watchdog.pending.lock().as_mut().unwrap().since = long_ago;
+        assert!(watchdog.state().unwrap(), "later requests get the full time-out");
     }
 }

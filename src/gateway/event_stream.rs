@@ -54,7 +54,7 @@ impl EventStream {
                 Err(e) => return Ok(StreamEnd::Failed(self.reply.broken(&e))),
             };
             if n == 0 {
-                return Ok(self.end_without_done(is_finished, events.is_cut()));
+                return Ok(self.end_without_done(is_finished, events.is_incomplete()));
             }
             if events.push(&buffer[..n]).is_err() {
                 return Ok(StreamEnd::Failed(Error::Upstream(502, "The model server sent an event that is too long")));

@@ -1,9 +1,9 @@
-//! The body of a request, as the handler sees it: bytes already here, and a source for those still to come.
+//! The body of a request: the bytes that were received already, and a source of the rest.
 
 use std::fmt;
 use std::io::{self, Read};
 
-/// A body to read, in order, once. The server has buffered what was small and reads the rest on demand.
+/// A body, which can be read once. The server buffers small bodies, and reads large ones on demand.
 #[derive(Default)]
 pub struct Body {
     buffered: Vec<u8>,
@@ -12,13 +12,13 @@ pub struct Body {
     declared: Option<u64>,
 }
 
-/// Why a body could not be had.
+/// Why a body could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
     /// It is longer than the limit, in bytes.
     #[error("the body is larger than {0} bytes")]
     TooLarge(usize),
-    /// It did not come in time.
+    /// It was not received in time.
     #[error("the body did not arrive in time")]
     Timeout,
     /// It ended early or was framed wrongly.
@@ -36,19 +36,19 @@ impl From<io::Error> for BodyError {
 }
 
 impl Body {
-    /// A body that is wholly here.
+    /// A body that was received completely.
     pub fn from_bytes(buffered: Vec<u8>) -> Body {
         let declared = Some(buffered.len() as u64);
         Body { buffered, read: 0, rest: None, declared }
     }
 
-    /// A body of which `buffered` is here and `rest` yields what follows, by blocking reads; `declared` is the whole
-    /// length in bytes, if the client said it.
+    /// A body of which `buffered` was received; `rest` reads what follows, and blocks. `declared` is the total length in
+    /// bytes, if the client sent it.
     pub fn streamed(buffered: Vec<u8>, rest: Box<dyn Read + Send>, declared: Option<u64>) -> Body {
         Body { buffered, read: 0, rest: Some(rest), declared }
     }
 
-    /// The whole length in bytes, where it is known beforehand.
+    /// The total length in bytes, if it is known in advance.
     pub fn declared_length(&self) -> Option<u64> {
         self.declared
     }
@@ -58,10 +58,10 @@ impl Body {
         self.rest.is_none()
     }
 
-    /// Takes the whole body into memory.
+    /// Reads the whole body into memory.
     ///
     /// # Errors
-    /// [`BodyError::TooLarge`] past `limit` bytes, before reading where the length was declared.
+    /// [`BodyError::TooLarge`] if it has more than `limit` bytes; before anything is read if the length was declared.
     pub fn into_bytes(&mut self, limit: usize) -> Result<Vec<u8>, BodyError> {
         if self.declared.is_some_and(|n| n > limit as u64) {
             return Err(BodyError::TooLarge(limit));
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn joins_what_is_here_and_what_follows() {
+    fn joins_the_received_part_and_the_rest() {
         let mut body = Body::streamed(b"ab".to_vec(), Box::new(&b"cd"[..]), None);
         let mut one = [0; 1];
         assert_eq!(body.read(&mut one).unwrap(), 1);

@@ -1,25 +1,25 @@
-//! Cookies, read from a request and made for a reply: the session's, and one that carries a new secret to the next page.
+//! Reads and writes cookies: that of the session, and one that takes a new secret to the page that shows it.
 
 use cookie::{Cookie, SameSite, time::Duration};
 
 use super::Request;
 
-/// The cookie that carries a session.
+/// The session cookie.
 pub const SESSION: &str = "session_secret";
 
-/// The cookie that carries a secret from the form that made it to the page that shows it.
+/// The cookie that takes a new secret from the request that created it to the page that shows it.
 pub const NEW_SECRET: &str = "new_secret";
 
-/// Where that page is.
+/// The path of that page.
 const NEW_SECRET_PATH: &str = "/account";
 
-/// How long a browser may take from the one to the other.
+/// How long that cookie is valid.
 const NEW_SECRET_AGE: Duration = Duration::minutes(1);
 
 /// How long a browser keeps the session cookie after it was last renewed.
 pub const SESSION_DAYS: i64 = 30;
 
-/// The value of the first cookie of this name that is not empty, its surrounding quotes taken off.
+/// The value of the first cookie with this name that is not empty, without surrounding quotes.
 pub fn read<'r>(request: &'r Request, name: &str) -> Option<&'r str> {
     let lines = request.head.headers().filter(|(n, _)| n.eq_ignore_ascii_case("cookie"));
     lines
@@ -31,17 +31,17 @@ pub fn read<'r>(request: &'r Request, name: &str) -> Option<&'r str> {
         .find(|value| !value.is_empty())
 }
 
-/// The `Set-Cookie` value that hands out a session; `secure` where the site is reached by https.
+/// The `Set-Cookie` value that sets the session cookie; `secure` if the site is served over https.
 pub fn session(token: &str, secure: bool) -> String {
     build(token, secure, Duration::days(SESSION_DAYS))
 }
 
-/// The `Set-Cookie` value that takes the session cookie away.
+/// The `Set-Cookie` value that deletes the session cookie.
 pub fn clear(secure: bool) -> String {
     build("", secure, Duration::ZERO)
 }
 
-/// The `Set-Cookie` value that carries a new secret to the page that shows it once; `None` takes it away.
+/// The `Set-Cookie` value that takes a new secret to the page that shows it once; `None` deletes the cookie.
 pub fn new_secret(secret: Option<&str>, secure: bool) -> String {
     let age = if secret.is_some() { NEW_SECRET_AGE } else { Duration::ZERO };
     Cookie::build((NEW_SECRET, secret.unwrap_or("")))
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn makes_the_attributes_a_browser_needs() {
+    fn sets_the_attributes() {
         let text = session("ts_1", false);
         assert_eq!(text, "session_secret=ts_1; HttpOnly; SameSite=Lax; Path=/; Max-Age=2592000");
         assert!(session("ts_1", true).contains("; Secure"));
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_among_others() {
+    fn reads_one_of_several() {
         let mut request = Request::default();
         request.head.parse(b"GET / HTTP/1.1\r\nHost: h\r\nCookie: a=b; session_secret=\"\"\r\nCookie: session_secret=\"ts_9\"\r\n\r\n").unwrap();
         assert_eq!(read(&request, SESSION), Some("ts_9"));

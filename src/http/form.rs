@@ -1,4 +1,4 @@
-//! The fields of a form or of a JSON object, whichever a client sent.
+//! The fields of a form or of a JSON object, whichever the client sent.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -8,26 +8,26 @@ use serde_json::{Map, Value};
 use super::parts::Parts;
 use super::{BodyError, Request, multipart};
 
-/// Largest body of fields, in bytes.
+/// Maximum size of a body with fields, in bytes.
 pub const FORM_LIMIT: usize = 1024 * 1024;
 
-/// Named values. Those of a form are text; those of a JSON object have its types.
+/// Named values: text in a form, any type in a JSON object.
 #[derive(Default)]
 pub struct Fields(Map<String, Value>);
 
-/// Why a body gave no fields, or a field not what was asked of it.
+/// Why fields could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum FieldError {
     /// The body could not be read.
     #[error(transparent)]
     Body(#[from] BodyError),
-    /// It is none of form, multipart and JSON object, or breaks its own rules.
+    /// The body is not a form, a multipart form or a JSON object, or is malformed.
     #[error("{0}")]
     Malformed(String),
     /// These required fields are missing.
     #[error("fields are missing")]
     Missing(Vec<&'static str>),
-    /// A field has another type than it must: its name, and the type it must have.
+    /// A field has the wrong type: its name, and the expected type.
     #[error("{0} must be {1}")]
     Type(&'static str, FieldType),
 }
@@ -41,7 +41,7 @@ pub enum FieldType {
     Integer,
     /// Any number.
     Number,
-    /// A truth value.
+    /// A boolean.
     Boolean,
     /// A list of texts.
     StringList,
@@ -134,12 +134,12 @@ impl fmt::Display for FieldType {
 }
 
 impl Fields {
-    /// Reads a request's body as its media type says: `application/json`, `multipart/form-data`, or (also when nothing
-    /// is said) `application/x-www-form-urlencoded`. An empty body has no fields. Of a name that comes twice, the last
-    /// value holds. Files in a multipart body are passed over.
+    /// Reads a request's body by its media type: `application/json`, `multipart/form-data`, or (also by default)
+    /// `application/x-www-form-urlencoded`. An empty body has no fields. If a name occurs twice, the last value counts.
+    /// Files in a multipart body are ignored.
     ///
     /// # Errors
-    /// See [`FieldError`]. Text with NUL, which PostgreSQL cannot keep, is malformed.
+    /// See [`FieldError`]. Text with NUL, which PostgreSQL cannot store, is malformed.
     pub fn read(request: &mut Request, limit: usize) -> Result<Fields, FieldError> {
         let bytes = request.body.into_bytes(limit)?;
         Fields::parse(request, &bytes)
@@ -185,7 +185,7 @@ impl Fields {
         Fields(object)
     }
 
-    /// A field as it is; `None` also for `null`.
+    /// The value of a field; `None` also for `null`.
     pub fn get(&self, name: &str) -> Option<&Value> {
         self.0.get(name).filter(|value| !value.is_null())
     }
@@ -193,21 +193,21 @@ impl Fields {
     /// A number that may be missing or `null`.
     ///
     /// # Errors
-    /// There, and no number.
+    /// It is not a number.
     pub fn optional_number(&self, name: &'static str) -> Result<Option<f64>, FieldError> {
         self.get(name).map(|value| value.as_f64().ok_or(FieldError::Type(name, FieldType::Number))).transpose()
     }
 
-    /// Fails unless every one of these is there.
+    /// Fails unless all of these fields are present.
     ///
     /// # Errors
-    /// [`FieldError::Missing`] with all that are not.
+    /// [`FieldError::Missing`] with those that are missing.
     pub fn require(&self, names: &[&'static str]) -> Result<(), FieldError> {
         let missing: Vec<_> = names.iter().copied().filter(|n| !self.0.contains_key(*n)).collect();
         if missing.is_empty() { Ok(()) } else { Err(FieldError::Missing(missing)) }
     }
 
-    /// Whether a field is there, `null` included.
+    /// Whether a field is present, even if it is `null`.
     pub fn has(&self, name: &str) -> bool {
         self.0.contains_key(name)
     }
@@ -224,7 +224,7 @@ impl Fields {
     /// A text that may be missing or `null`.
     ///
     /// # Errors
-    /// There, and neither text nor `null`.
+    /// It is not text.
     pub fn optional_text(&self, name: &'static str) -> Result<Option<&str>, FieldError> {
         match self.0.get(name) {
             None | Some(Value::Null) => Ok(None),
@@ -236,7 +236,7 @@ impl Fields {
     /// A whole number that may be missing or `null`; digits in a form.
     ///
     /// # Errors
-    /// There, and no whole number of 64 bits.
+    /// It is not a whole number of 64 bits.
     pub fn optional_integer(&self, name: &'static str) -> Result<Option<i64>, FieldError> {
         let number = match self.0.get(name) {
             None | Some(Value::Null) => return Ok(None),
@@ -247,15 +247,15 @@ impl Fields {
         number.map(Some).ok_or(FieldError::Type(name, FieldType::Integer))
     }
 
-    /// Whether the field is there and says nothing.
+    /// Whether the field is `null`.
     pub fn is_null(&self, name: &str) -> bool {
         self.0.get(name).is_some_and(Value::is_null)
     }
 
-    /// A truth value that may be missing or `null`; in a form `true`, `on` or `1` and their opposites.
+    /// A boolean that may be missing or `null`; in a form `true`, `on`, `1` or `yes`, and `false`, `off`, `0` or `no`.
     ///
     /// # Errors
-    /// There, and neither.
+    /// It is not a boolean.
     pub fn optional_bool(&self, name: &'static str) -> Result<Option<bool>, FieldError> {
         match self.0.get(name) {
             None | Some(Value::Null) => Ok(None),
@@ -299,7 +299,7 @@ fn from_form(bytes: &[u8]) -> Result<Map<String, Value>, FieldError> {
     Ok(fields)
 }
 
-/// `form_urlencoded` would turn bytes that are not UTF-8 into U+FFFD, and two passwords into one.
+/// The crate `form_urlencoded` would replace invalid UTF-8 by U+FFFD, which would make different passwords equal.
 fn unescape(part: &[u8]) -> Result<String, FieldError> {
     let spaced: Vec<u8> = part.iter().map(|b| if *b == b'+' { b' ' } else { *b }).collect();
     text(percent_encoding::percent_decode(&spaced).collect())
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_form_multipart_and_json_say_the_same() {
+    fn forms_multipart_forms_and_json_are_read_alike() {
         let parts = "--b\r\nContent-Disposition: form-data; name=\"email\"\r\n\r\na+b@x\r\n--b--\r\n";
         for (media_type, body) in [
             ("application/x-www-form-urlencoded; charset=utf-8", "email=a%2Bb%40x&password="),
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_not_text() {
+    fn refuses_invalid_text() {
         let json = "application/json";
         let form = "application/x-www-form-urlencoded";
         for (media_type, body) in [

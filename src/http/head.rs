@@ -1,4 +1,4 @@
-//! Parsing of a request's head (RFC 9112), strict wherever a second reader of the same bytes could disagree.
+//! Parses the head of a request (RFC 9112). It is strict wherever another parser could read the same bytes differently.
 
 use std::fmt;
 use std::ops::Range;
@@ -20,7 +20,7 @@ pub enum Framing {
     Chunked,
 }
 
-/// The head of a request: one copy of its bytes, and where in them each part lies.
+/// The head of a request: a copy of its bytes, and the position of each part.
 ///
 /// A connection parses every request into the same `Head`, so a request costs no allocation here.
 #[derive(Clone)]
@@ -48,21 +48,21 @@ impl Span {
     }
 }
 
-/// What a look at the bytes received so far found.
+/// The result of parsing the bytes that were received so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parsed {
-    /// The head ends later.
+    /// The head is incomplete.
     Partial,
-    /// The head is whole and takes this many bytes; the body starts behind them.
+    /// The head is complete and has this many bytes; the body follows.
     Complete(usize),
 }
 
-/// A head that is refused. The connection cannot be used further.
+/// Why a head was refused. The connection cannot be used further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeadError {
     /// The status of the refusal: 400, 417, 431 or 505.
     pub status: StatusCode,
-    /// What is wrong, in words fit for the client.
+    /// What is wrong, as a message for the client.
     pub reason: &'static str,
 }
 
@@ -101,9 +101,9 @@ impl Default for Head {
 }
 
 impl Head {
-    /// Parses the head at the start of `buffer` into `self`, whose former content is gone.
+    /// Parses the head at the start of `buffer` into `self`, and replaces what `self` held.
     ///
-    /// On [`Parsed::Partial`] `self` is unspecified. Whether the head is too long is the caller's to say.
+    /// After [`Parsed::Partial`] the content of `self` is unspecified. The caller limits the length of the head.
     ///
     /// # Errors
     /// A head that is malformed, ambiguous or not HTTP/1.x.
@@ -134,7 +134,7 @@ impl Head {
         self.headers.clear();
         self.headers.extend(request.headers.iter().map(|h| {
             let value = h.value.trim_ascii();
-            // An empty value may be a slice of nothing in particular.
+            // An empty value need not point into the buffer.
             let value = if value.is_empty() { Span { start: 0, end: 0 } } else { span(value) };
             (span(h.name.as_bytes()), value)
         }));
@@ -166,7 +166,7 @@ impl Head {
         let (mut length, mut chunked, mut hosts, mut expects) = (None, false, 0, false);
         let (mut close, mut keep) = (false, false);
         for (name, value) in self.headers() {
-            // The length of a name tells most headers apart without a look at it.
+            // Comparing the length first skips most headers quickly.
             match name.len() {
                 4 if name.eq_ignore_ascii_case("host") => {
                     hosts += 1;
@@ -227,22 +227,22 @@ impl Head {
         self.text(self.path)
     }
 
-    /// What stands behind the `?`, still encoded; `None` without a `?`.
+    /// The part after the `?`, still encoded; `None` without a `?`.
     pub fn query(&self) -> Option<&str> {
         self.query.map(|at| self.text(at))
     }
 
-    /// All header lines in the order they came; values are bytes, trimmed, of any encoding.
+    /// All header lines in the order in which they were sent; values are trimmed bytes in any encoding.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.headers.iter().map(|(name, value)| (self.text(*name), self.bytes.get(value.range()).unwrap_or(&[])))
     }
 
-    /// The first header of this name, in whatever case it came.
+    /// The first header with this name, in any case.
     pub fn header_bytes(&self, name: &str) -> Option<&[u8]> {
         self.headers().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
-    /// The first header of this name, if it is UTF-8.
+    /// The first header with this name, if it is UTF-8.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.header_bytes(name).and_then(|value| std::str::from_utf8(value).ok())
     }
@@ -252,12 +252,12 @@ impl Head {
         self.framing
     }
 
-    /// Whether the client said HTTP/1.0.
+    /// Whether the request is HTTP/1.0.
     pub fn is_http_10(&self) -> bool {
         self.minor == 0
     }
 
-    /// Whether the client lets the connection serve a further request.
+    /// Whether the connection stays open for further requests.
     pub fn keep_alive(&self) -> bool {
         self.keep_alive
     }
@@ -268,7 +268,7 @@ impl Head {
     }
 }
 
-/// The target and the names of headers only: a value may be a secret.
+/// Shows the target and the names of headers, but no values, as they may be secret.
 impl fmt::Debug for Head {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<&str> = self.headers().map(|(name, _)| name).collect();
@@ -296,7 +296,7 @@ fn refusal(e: httparse::Error) -> HeadError {
     }
 }
 
-/// httparse takes a bare LF for a line's end (RFC 9112 section 2.2 lets it); a proxy before us may not.
+/// httparse accepts a bare LF as the end of a line (RFC 9112, section 2.2, permits it); a proxy in front may not.
 fn lines_end_in_crlf(head: &[u8]) -> Result<(), HeadError> {
     let mut returns = memchr::memchr_iter(b'\r', head);
     for feed in memchr::memchr_iter(b'\n', head) {
@@ -307,14 +307,14 @@ fn lines_end_in_crlf(head: &[u8]) -> Result<(), HeadError> {
     if returns.next().is_some() { Err(bad("lines must end in CRLF")) } else { Ok(()) }
 }
 
-/// Digits only: no sign, no list, no blank (RFC 9112 section 6.3 lets a list of equal numbers pass; we do not).
+/// Digits only: no sign, list or space. RFC 9112, section 6.3, permits a list of equal numbers; this does not.
 fn content_length(value: &[u8]) -> Result<u64, HeadError> {
     let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
     let number = std::str::from_utf8(value).ok().filter(|_| digits).and_then(|v| v.parse().ok());
     number.ok_or(bad("malformed Content-Length"))
 }
 
-/// `uri-host [":" port]` as RFC 9110 section 7.2 has it, or empty; a comma or a path would let two readers disagree.
+/// `uri-host [":" port]` (RFC 9110, section 7.2) or empty. Other parsers might read a comma or a path differently.
 fn check_host(value: &[u8]) -> Result<(), HeadError> {
     let fits = |b: &u8| b.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+;=".contains(b);
     if value.len() <= 255 && value.iter().all(fits) { Ok(()) } else { Err(bad("malformed Host")) }
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_two_readers_could_read_differently() {
+    fn refuses_ambiguous_heads() {
         for lines in [
             "Content-Length: 1\r\nTransfer-Encoding: chunked",
             "Content-Length: 1\r\nContent-Length: 1",
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn knows_when_a_connection_goes_on() {
+    fn keep_alive_follows_version_and_header() {
         assert!(!parse("GET / HTTP/1.0\r\n\r\n").unwrap().keep_alive());
         assert!(parse("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").unwrap().keep_alive());
         assert!(!parse("GET / HTTP/1.1\r\nHost: h\r\nConnection: x, Close\r\n\r\n").unwrap().keep_alive());
@@ -409,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_that_ends_later_is_partial() {
+    fn an_incomplete_head_is_partial() {
         let whole = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
         for n in 0..whole.len() {
             assert_eq!(Head::default().parse(&whole.as_bytes()[..n]), Ok(Parsed::Partial), "{n}");

@@ -1,11 +1,11 @@
-//! What the header lines of `multipart/form-data` (RFC 7578) say. [`parts`](super::parts) reads the body itself.
+//! Parses the headers of the parts of `multipart/form-data` (RFC 7578). [`parts`](super::parts) reads the body itself.
 
 /// The headers of a part.
 #[derive(Debug, PartialEq, Eq)]
 pub struct PartHead {
     /// The field's name.
     pub name: String,
-    /// The file's name as the client sent it, if the part is a file. Not fit for use as a path.
+    /// The file's name as the client sent it, if the part is a file. Not safe for use as a path.
     pub file_name: Option<String>,
     /// The part's own `Content-Type`, with its parameters.
     pub media_type: Option<String>,
@@ -19,7 +19,7 @@ pub fn boundary(content_type: &str) -> Option<String> {
 /// Reads the headers of a part, without the empty line that ends them.
 ///
 /// # Errors
-/// What is wrong with them, in words fit for the client.
+/// What is wrong with them, as a message for the client.
 pub fn part_head(head: &[u8]) -> Result<PartHead, &'static str> {
     let head = std::str::from_utf8(head).map_err(|_| "the headers of a part are not UTF-8")?;
     let header = |wanted: &str| {

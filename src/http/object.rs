@@ -1,4 +1,4 @@
-//! A JSON object whose values stay as they were sent: what is not touched is passed on byte for byte.
+//! A JSON object that keeps its values as they were sent: those that are not changed are passed on byte for byte.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,11 +7,11 @@ use serde::de::{DeserializeOwned, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
-/// Most names an object may have at its top.
+/// Maximum number of names at the top level.
 const MOST_NAMES: usize = 1000;
 
-/// The object, in the order it was sent. Of a name that comes twice, the last value holds, and goes on alone: whoever
-/// reads the object next must not read another one.
+/// The object, in the order in which it was sent. If a name occurs twice, only the last value is kept and passed on, so
+/// that the next reader cannot choose another one.
 #[derive(Debug, Default)]
 pub struct Object<'a>(Vec<(Cow<'a, str>, Cow<'a, RawValue>)>);
 
@@ -19,7 +19,7 @@ impl<'a> Object<'a> {
     /// Parses one.
     ///
     /// # Errors
-    /// What is wrong with it, in words fit for the client.
+    /// What is wrong with it, as a message for the client.
     pub fn parse(bytes: &'a [u8]) -> Result<Object<'a>, String> {
         serde_json::from_slice(bytes).map_err(|e| match e.classify() {
             serde_json::error::Category::Data => format!("The body must be a JSON object: {e}"),
@@ -27,7 +27,7 @@ impl<'a> Object<'a> {
         })
     }
 
-    /// The object that this value is; an empty one if it is none.
+    /// This value as an object; empty if it is not an object.
     pub fn of(value: &serde_json::Value) -> Object<'static> {
         let pair = |(name, value): (&String, &serde_json::Value)| {
             let value = serde_json::value::to_raw_value(value).ok()?;
@@ -36,40 +36,40 @@ impl<'a> Object<'a> {
         Object(value.as_object().into_iter().flatten().filter_map(pair).collect())
     }
 
-    /// The value as it was sent, if the name is there.
+    /// The value as it was sent, if the name is present.
     pub fn get(&self, name: &str) -> Option<&RawValue> {
         self.0.iter().find(|(n, _)| n == name).map(|(_, value)| &**value)
     }
 
-    /// Whether the name is there with a value that is not `null`.
+    /// Whether the name is present with a value other than `null`.
     pub fn has(&self, name: &str) -> bool {
         self.get(name).is_some_and(|value| value.get() != "null")
     }
 
-    /// All names, in the order they were sent.
+    /// All names, in the order in which they were sent.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|(name, _)| &**name)
     }
 
-    /// The value, if it is there and of this type.
+    /// The value, if it is present and has this type.
     pub fn read<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
         serde_json::from_str(self.get(name)?.get()).ok()
     }
 
-    /// Puts a value in the place of the one of this name, or at the end. A value that cannot be serialised is left out.
+    /// Replaces the value with this name, or appends it. A value that cannot be serialised is left out.
     pub fn set(&mut self, name: &'static str, value: &impl Serialize) {
         let Ok(value) = serde_json::value::to_raw_value(value) else { return };
         self.put(Cow::Borrowed(name), Cow::Owned(value));
     }
 
-    /// [`Object::set`], unless the name is there with a value that is not `null`.
+    /// [`Object::set`], unless the name is present with a value other than `null`.
     pub fn set_default(&mut self, name: &'static str, value: &impl Serialize) {
         if !self.has(name) {
             self.set(name, value);
         }
     }
 
-    /// Takes a name out.
+    /// Removes a name.
     pub fn remove(&mut self, name: &str) {
         self.0.retain(|(n, _)| n != name);
     }
@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_touched_stays_as_it_was() {
+    fn values_that_are_not_changed_keep_their_bytes() {
         let sent = br#"{"a" : 1e400, "b":[1, 2.50], "c":"\ud800", "stream":true}"#;
         let mut object = Object::parse(sent).unwrap();
         object.set("stream", &false);
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_name_that_comes_twice_one_value_goes_on() {
+    fn of_duplicate_names_the_last_value_is_kept() {
         let object = Object::parse(br#"{"model":"cheap","x":null,"mod\u0065l":"dear"}"#).unwrap();
         assert_eq!(object.read::<String>("model").unwrap(), "dear");
         assert_eq!(object.to_bytes(), br#"{"model":"dear","x":null}"#);
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_object() {
+    fn refuses_what_is_not_an_object() {
         for bytes in [&b""[..], b"[1]", b"{", b"{}x", b"\xff", br#"{"a":}"#] {
             assert!(Object::parse(bytes).is_err(), "{}", String::from_utf8_lossy(bytes));
         }

@@ -17,9 +17,9 @@ pub struct Parts<R> {
     source: R,
     finder: memchr::memmem::Finder<'static>,
     buffer: Vec<u8>,
-    /// Where in `buffer` the bytes start that were not consumed yet.
+    /// Start of the bytes in `buffer` that were not consumed yet.
     start: usize,
-    /// How many of those are known to be content.
+    /// How many of them are known to be content.
     content: usize,
     position: Position,
 }
@@ -43,10 +43,10 @@ impl<R: Read> Parts<R> {
         Parts { source, finder, buffer: b"\r\n".to_vec(), start: 0, content: 0, position: Position::Preamble }
     }
 
-    /// Goes to the next part, skipping what was not read of the present one; `None` after the last.
+    /// Goes to the next part, and skips what was not read of the current one; `None` after the last.
     ///
     /// # Errors
-    /// Those of the source; `InvalidData` for a malformed body, with a message fit for the client.
+    /// Those of the source; `InvalidData` for a malformed body, with a message for the client.
     pub fn next_part(&mut self) -> io::Result<Option<PartHead>> {
         let mut skipped = [0; 4096];
         if self.position == Position::Preamble {
@@ -150,13 +150,13 @@ impl<R: Read> Read for Parts<R> {
     }
 }
 
-/// What the bytes after the text of a delimiter make of it.
+/// What the bytes after the text of a delimiter show it to be.
 enum Tail {
-    /// A delimiter, which ends after this many bytes more; and whether it is the last.
+    /// A delimiter that ends after this many more bytes; and whether it is the last.
     Delimiter(usize, bool),
     /// Content.
     Other,
-    /// Not known before more is read.
+    /// Unknown until more is read.
     Unknown,
 }
 

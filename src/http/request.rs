@@ -1,17 +1,17 @@
-//! A request as handlers see it.
+//! A request, as handlers get it.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::{Body, Head, Method};
 
-/// One request: its head, its body, and who is at the other end of the socket.
+/// A request: its head, its body and its peer.
 #[derive(Debug)]
 pub struct Request {
     /// Method, target and headers.
     pub head: Head,
-    /// What follows the head.
+    /// The body.
     pub body: Body,
-    /// The socket's other end: a proxy, where there is one.
+    /// The peer's address: that of a proxy if there is one.
     pub peer: SocketAddr,
 }
 
@@ -36,18 +36,18 @@ impl Request {
         self.head.path()
     }
 
-    /// The first header of this name, if it is UTF-8.
+    /// The first header with this name, if it is UTF-8.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.head.header(name)
     }
 
-    /// The first value of this name in the query string, decoded; bytes that are not UTF-8 become U+FFFD.
+    /// The first value with this name in the query string, decoded; invalid UTF-8 becomes U+FFFD.
     pub fn query(&self, name: &str) -> Option<String> {
         let query = self.head.query()?;
         form_urlencoded::parse(query.as_bytes()).find(|(n, _)| n == name).map(|(_, value)| value.into_owned())
     }
 
-    /// The media type of the body, lower-cased, without parameters; empty when none was sent.
+    /// The media type of the body, lower-cased, without parameters; empty if none was sent.
     pub fn media_type(&self) -> String {
         let value = self.header("content-type").unwrap_or("");
         value.split(';').next().unwrap_or("").trim().to_ascii_lowercase()

@@ -1,4 +1,4 @@
-//! A reply as handlers make it.
+//! A response, as handlers return it.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,36 +10,36 @@ use serde::Serialize;
 
 use super::{Deferred, StatusCode};
 
-/// How long [`Response::wait`] blocks at most.
+/// How long [`Response::wait`] may block.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Writes a body piece by piece; each `write` call it makes reaches the client at once.
+/// Writes a body in pieces; each call of `write` is sent to the client at once.
 pub type StreamFn = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send>;
 
-/// The body of a reply.
+/// The body of a response.
 #[derive(Default)]
 pub enum Content {
-    /// None at all.
+    /// None.
     #[default]
     Empty,
     /// Bytes in memory.
     Bytes(Cow<'static, [u8]>),
-    /// So many bytes, read from elsewhere.
+    /// This many bytes, read from a source.
     Reader(Box<dyn Read + Send>, u64),
-    /// A body of unknown length, written as it comes into being.
+    /// A body of unknown length, sent while it is written.
     Stream(StreamFn),
 }
 
-/// A reply: status, headers, body. `Content-Length`, `Transfer-Encoding`, `Connection` and `Date` are the server's.
+/// A response: status, headers and body. `Content-Length`, `Transfer-Encoding`, `Connection` and `Date` are the server's.
 #[derive(Debug)]
 pub struct Response {
     /// The status.
     pub status: StatusCode,
-    /// Header lines in the order they are sent.
+    /// Header lines in the order in which they are sent.
     pub headers: Vec<(&'static str, Cow<'static, str>)>,
     /// The body.
     pub content: Content,
-    /// End the connection behind this reply.
+    /// Whether to close the connection after this response.
     pub close: bool,
     /// What must happen before any byte of it is sent.
     pub deferred: Option<Deferred<Response>>,
@@ -53,7 +53,7 @@ impl Response {
         Response { status, headers, content, close: false, deferred: None }
     }
 
-    /// A reply with a body of this media type.
+    /// A response with a body of this media type.
     pub fn with_body(status: u16, media_type: &'static str, bytes: impl Into<Cow<'static, [u8]>>) -> Response {
         let mut response = Response::new(status);
         response.headers.push(("Content-Type", Cow::Borrowed(media_type)));
@@ -61,7 +61,7 @@ impl Response {
         response
     }
 
-    /// A JSON reply. A value that cannot be serialised (a map with keys that are no strings) becomes a 500.
+    /// A JSON response. A value that cannot be serialised (a map whose keys are not strings) becomes a 500.
     pub fn json(status: u16, value: &impl Serialize) -> Response {
         let mut bytes = Vec::with_capacity(512);
         match serde_json::to_writer(&mut bytes, value) {
@@ -70,7 +70,7 @@ impl Response {
         }
     }
 
-    /// An error as most routes send it: `{"detail": text}`.
+    /// An error in the shape of most routes: `{"detail": text}`.
     pub fn detail(status: u16, text: &str) -> Response {
         Response::json(status, &serde_json::json!({ "detail": text }))
     }
@@ -80,19 +80,19 @@ impl Response {
         Response::with_body(status, "text/html; charset=utf-8", page.into_bytes())
     }
 
-    /// 303: see this address with GET.
+    /// 303 to this address.
     pub fn see_other(location: impl Into<Cow<'static, str>>) -> Response {
         Response::new(303).header("Location", location)
     }
 
-    /// A body of unknown length, written as it comes into being.
+    /// A body of unknown length, sent while it is written.
     pub fn stream(media_type: &'static str, write: StreamFn) -> Response {
         let mut response = Response::new(200).header("Content-Type", media_type);
         response.content = Content::Stream(write);
         response
     }
 
-    /// Adds a header. Control characters would let a value start a line of its own: such a header is left out.
+    /// Adds a header. It is left out if the value has control characters, which could begin another header line.
     #[must_use]
     pub fn header(mut self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Response {
         let value = value.into();
@@ -104,7 +104,7 @@ impl Response {
         self
     }
 
-    /// The first header of this name.
+    /// The first header with this name.
     pub fn get_header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_ref())
     }
@@ -118,13 +118,13 @@ impl Response {
         let completion = deferred.start(Box::new(move || {
             let _ = notifier.send(());
         }));
-        // After a time-out, or if the notifier was dropped, `complete` decides by what it knows.
+        // After a time-out, or if the notifier was dropped, `complete` decides what to send.
         let _ = notified.recv_timeout(WAIT_TIMEOUT);
         completion.complete(self)
     }
 }
 
-/// The length, never the bytes.
+/// Shows the length of a body, never its bytes.
 impl fmt::Debug for Content {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

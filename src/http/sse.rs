@@ -1,29 +1,29 @@
-//! Server-sent events (HTML Living Standard, section 9.2), found in a stream of bytes and passed on as they came.
+//! Splits a stream of bytes into server-sent events (HTML Living Standard, section 9.2), which are passed on unchanged.
 
 use std::borrow::Cow;
 
 /// The media type.
 pub const MEDIA_TYPE: &str = "text/event-stream";
 
-/// Longest event in bytes; one more is not waited for.
-pub const LONGEST: usize = 8 * 1024 * 1024;
+/// Maximum length of an event, in bytes.
+pub const MAX_EVENT: usize = 8 * 1024 * 1024;
 
-/// Bytes that came, cut into events.
+/// Splits received bytes into events.
 #[derive(Debug, Default)]
 pub struct Events {
     bytes: Vec<u8>,
     start: usize,
-    /// Up to here no end of an event was found.
+    /// No event ends before this position.
     looked: usize,
 }
 
-/// An event is longer than [`LONGEST`].
+/// An event is longer than [`MAX_EVENT`].
 #[derive(Debug, thiserror::Error)]
 #[error("an event is too long")]
 pub struct TooLong;
 
 impl Events {
-    /// Takes bytes in.
+    /// Adds received bytes.
     ///
     /// # Errors
     /// [`TooLong`].
@@ -32,12 +32,12 @@ impl Events {
         self.looked -= self.start;
         self.start = 0;
         self.bytes.extend_from_slice(bytes);
-        if self.bytes.len() > LONGEST { Err(TooLong) } else { Ok(()) }
+        if self.bytes.len() > MAX_EVENT { Err(TooLong) } else { Ok(()) }
     }
 
-    /// The next whole event with the blank line that ends it.
+    /// The next complete event, with the blank line that ends it.
     pub fn take(&mut self) -> Option<&[u8]> {
-        // An end may have begun in the last three bytes that were looked at.
+        // The end of an event may begin in the last three bytes that were examined.
         let from = self.looked.saturating_sub(3).max(self.start);
         let Some(length) = end_of_event(&self.bytes[from..]) else {
             self.looked = self.bytes.len();
@@ -49,13 +49,13 @@ impl Events {
         Some(&self.bytes[event])
     }
 
-    /// Whether an event has begun and not ended.
-    pub fn is_cut(&self) -> bool {
+    /// Whether there is an incomplete event.
+    pub fn is_incomplete(&self) -> bool {
         self.bytes[self.start..].iter().any(|b| !b.is_ascii_whitespace())
     }
 }
 
-/// Where the first blank line ends.
+/// The position after the first blank line.
 fn end_of_event(bytes: &[u8]) -> Option<usize> {
     memchr::memchr2_iter(b'\n', b'\r', bytes).find_map(|at| {
         let rest = &bytes[at..];
@@ -66,7 +66,7 @@ fn end_of_event(bytes: &[u8]) -> Option<usize> {
     })
 }
 
-/// What an event carries: its `data` lines, joined; `None` for a comment or an event without any.
+/// The data of an event: its `data` lines, joined; `None` for a comment or an event without data.
 pub fn data(event: &[u8]) -> Option<Cow<'_, [u8]>> {
     let mut found: Option<Cow<'_, [u8]>> = None;
     for line in event.split(|b| matches!(b, b'\n' | b'\r')) {
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cuts_wherever_the_bytes_were_torn() {
+    fn events_are_found_however_the_bytes_are_split() {
         let stream = b"data: a\n\n: note\r\n\r\nevent: x\r\ndata:b\r\ndata\r\n\r\ndata: c\n\n";
         for piece in 1..stream.len() {
             let mut events = Events::default();
@@ -107,15 +107,15 @@ mod tests {
             assert_eq!(found.concat(), stream, "{piece}");
             let data: Vec<_> = found.iter().map(|e| data(e).map(Cow::into_owned)).collect();
             assert_eq!(data, [Some(b"a".to_vec()), None, Some(b"b\n".to_vec()), Some(b"c".to_vec())], "{piece}");
-            assert!(!events.is_cut());
+            assert!(!events.is_incomplete());
         }
     }
 
     #[test]
-    fn knows_an_event_that_was_cut_off() {
+    fn an_event_without_an_end_is_incomplete() {
         let mut events = Events::default();
         events.push(b"data: a\n\ndata: {").unwrap();
-        assert!(events.take().is_some() && events.take().is_none() && events.is_cut());
-        assert!(events.push(&vec![b'x'; LONGEST]).is_err());
+        assert!(events.take().is_some() && events.take().is_none() && events.is_incomplete());
+        assert!(events.push(&vec![b'x'; MAX_EVENT]).is_err());
     }
 }

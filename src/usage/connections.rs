@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use crate::db::{self, Database, Session};
 
-/// How long the database may say nothing over charges before they go to the journal. Whether it takes them all the same
-/// does not matter: the ids tell.
-const SILENCE_LIMIT: Duration = Duration::from_secs(2);
+/// How long the database may take to respond before charges go to the journal. Whether it commits them nevertheless
+/// does not matter: the ids prevent charging twice.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The ways to the database for a meter.
 pub struct Connections {
@@ -67,6 +67,6 @@ impl Connections {
 
 fn interactive(db: &Database) -> Result<Session, db::Error> {
     let mut session = db.session()?;
-    session.set_timeout(SILENCE_LIMIT);
+    session.set_timeout(RESPONSE_TIMEOUT);
     Ok(session)
 }

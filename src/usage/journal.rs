@@ -1,9 +1,9 @@
-//! The journal: a file of this process's own that takes charges while the database is away.
+//! The journal: a file of this process that takes charges while the database is unavailable.
 //!
-//! It is locked for as long as the process lives; a file that nobody holds was left by a process that died, and
-//! whoever finds it brings it to the database (`recovery`). Its name begins with a digest of the database's identity,
-//! so that servers of different databases may share a folder. Space is written ahead, so that what was let in while
-//! there was room finds room. Bringing a record twice does no harm, as the database drops what it has.
+//! It is locked while the process lives. A file without a lock was left by a process that died; any process that finds it
+//! replays it (`recovery`). Its name begins with a digest of the database's identity, so that servers of different
+//! databases may share a folder. Space is allocated in advance, so that the charges of requests that were admitted fit.
+//! Records may be replayed twice: the database ignores charges that it has.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -20,16 +20,16 @@ use super::record::{self, MAGIC};
 use crate::hex;
 use crate::store::usage::charges::Event;
 
-/// How a journal's name ends.
+/// The suffix of a journal's name.
 pub(super) const SUFFIX: &str = ".journal";
 
-/// By how much the file grows; also its least size.
+/// The file grows in steps of this many bytes; also its minimum size.
 const STEP: u64 = 1 << 20;
 
-/// Space that must be left for work to be let in: the charges of all requests that may be at work already.
+/// Bytes that must be free for requests to be admitted: enough for the charges of all requests that may be running.
 const HEADROOM: u64 = 256 << 10;
 
-/// Most bytes that are read at once.
+/// Maximum number of bytes that are read at once.
 const READ: u64 = 256 << 10;
 
 /// This process's journal.
@@ -51,15 +51,15 @@ struct State {
 struct Own {
     file: Arc<File>,
     path: PathBuf,
-    /// Where the next record goes.
+    /// The position of the next record.
     end: u64,
-    /// To where space was written ahead.
+    /// The end of the allocated space.
     capacity: u64,
-    /// Up to where the records are in the database.
+    /// The end of the records that were replayed.
     done: u64,
 }
 
-/// Records that wait to be brought to the database.
+/// Records to replay.
 pub(super) struct Portion {
     pub(super) events: Vec<Event>,
     file: Arc<File>,
@@ -67,7 +67,7 @@ pub(super) struct Portion {
 }
 
 impl Journal {
-    /// In `folder`, which is made when it is first needed; at most `most_bytes` long.
+    /// A journal in `folder`, which is created when it is first needed; at most `most_bytes` long.
     pub(super) fn new(folder: PathBuf, most_bytes: u64) -> Journal {
         Journal {
             folder,
@@ -84,22 +84,22 @@ impl Journal {
         &self.folder
     }
 
-    /// Whether new work may count on it.
+    /// Whether it has room for the charges of further requests.
     pub(super) fn has_room(&self) -> bool {
         self.has_room.load(Ordering::Acquire)
     }
 
-    /// How many bytes it holds, and how many charges.
+    /// Its size in bytes, and the number of its charges.
     pub(super) fn size(&self) -> (u64, u64) {
         (self.bytes.load(Ordering::Relaxed), self.records.load(Ordering::Relaxed))
     }
 
-    /// How many bytes it may hold.
+    /// Its maximum size in bytes.
     pub(super) fn most_bytes(&self) -> u64 {
         self.most_bytes
     }
 
-    /// Makes the file if it is not there, and space in it if it lacks.
+    /// Creates the file if it does not exist, and allocates space in it if needed.
     ///
     /// # Errors
     /// The folder cannot be written to, or the disk is full.
@@ -114,10 +114,10 @@ impl Journal {
         grown
     }
 
-    /// Adds charges; they are on the disk when it returns. They are all kept, or none is.
+    /// Adds charges, all or none of them; they are on the disk when it returns.
     ///
     /// # Errors
-    /// It is not open, full, or the disk is.
+    /// The journal is not open, or it or the disk is full.
     pub(super) fn append<'e>(&self, events: impl Iterator<Item = &'e Event>) -> io::Result<()> {
         let mut bytes = Vec::new();
         let mut count = 0;
@@ -126,11 +126,11 @@ impl Journal {
             count += 1;
         }
         let mut state = self.state.lock();
-        let own = state.own.as_mut().ok_or_else(|| io::Error::other("there is none"))?;
-        // What does not grow may still have room for this.
+        let own = state.own.as_mut().ok_or_else(|| io::Error::other("the journal is not open"))?;
+        // Even if it cannot grow, it may have room for this.
         let grown = own.make_room(bytes.len() as u64, self.most_bytes);
         if own.end + bytes.len() as u64 > own.capacity {
-            return Err(grown.err().unwrap_or_else(|| io::Error::other("it is full")));
+            return Err(grown.err().unwrap_or_else(|| io::Error::other("the journal is full")));
         }
         let written = own.file.write_all_at(&bytes, own.end).and_then(|()| own.file.sync_data());
         match &written {
@@ -138,14 +138,14 @@ impl Journal {
                 own.end += bytes.len() as u64;
                 self.records.fetch_add(count, Ordering::Relaxed);
             }
-            // What the disk holds now is not known: the file is left to recovery, which looks.
+            // It is unknown what was written: recovery will read the file.
             Err(_) => state.own = None,
         }
         self.note(&state);
         written
     }
 
-    /// The oldest records that are not in the database; `None` when all are, or there is no file.
+    /// The oldest records that were not replayed; `None` if all were, or there is no file.
     ///
     /// # Errors
     /// The file cannot be read, or a record in it is damaged.
@@ -167,10 +167,10 @@ impl Journal {
         }
     }
 
-    /// The records of a portion are in the database. When all are, the file is emptied.
+    /// Marks the records of a portion as replayed. When all are, the file is emptied.
     ///
     /// # Errors
-    /// It cannot be emptied; its records will be brought again, which does no harm.
+    /// The file cannot be emptied. Its records will be replayed again, which does no harm.
     pub(super) fn done(&self, portion: &Portion) -> io::Result<()> {
         let mut state = self.state.lock();
         let Some(own) = state.own.as_mut().filter(|own| Arc::ptr_eq(&own.file, &portion.file)) else {
@@ -186,14 +186,14 @@ impl Journal {
         emptied
     }
 
-    /// Lets the file go: recovery finds what is in it.
+    /// Unlocks the file, so that recovery replays it.
     pub(super) fn abandon(&self) {
         let mut state = self.state.lock();
         state.own = None;
         self.note(&state);
     }
 
-    /// Ends: an empty file is removed, any other is left to the next process.
+    /// Closes the journal: an empty file is removed, any other is left for the next process.
     pub(super) fn close(&self) {
         let mut state = self.state.lock();
         if let Some(own) = state.own.take().filter(|own| own.done == own.end)
@@ -204,7 +204,7 @@ impl Journal {
         self.note(&state);
     }
 
-    /// Brings what others see up to date.
+    /// Updates the sizes that are read without the lock.
     fn note(&self, state: &State) {
         let own = state.own.as_ref();
         self.has_room.store(own.is_some_and(|own| own.capacity - own.end >= HEADROOM), Ordering::Release);
@@ -216,7 +216,7 @@ impl Journal {
 }
 
 impl Own {
-    /// Writes space ahead, so that `coming` bytes and the headroom fit; the file never gets longer than `most_bytes`.
+    /// Allocates space for `coming` bytes and the headroom; the file never gets longer than `most_bytes`.
     fn make_room(&mut self, coming: u64, most_bytes: u64) -> io::Result<()> {
         let wanted = (self.end + coming + HEADROOM).next_multiple_of(STEP).min(most_bytes);
         if wanted > self.capacity {
@@ -227,7 +227,7 @@ impl Own {
         Ok(())
     }
 
-    /// Forgets every record. Their bytes go, too, or a crash would show old ones behind new ones.
+    /// Removes all records. Their bytes are overwritten, as otherwise old ones would follow new ones after a crash.
     fn empty(&mut self) -> io::Result<()> {
         let start = MAGIC.len() as u64;
         self.file.set_len(STEP)?;
@@ -238,13 +238,13 @@ impl Own {
     }
 }
 
-/// The part of a file's name that says whose charges are in it.
+/// The part of a file's name that identifies the database.
 pub(super) fn prefix(identity: &str) -> String {
     let digest = Sha256::digest(identity.as_bytes());
     hex::encode(&digest[..8]) + "-"
 }
 
-/// A new file, locked, with space in it.
+/// Creates a file, locks it and allocates space.
 fn create(folder: &Path, prefix: &str) -> io::Result<Own> {
     fs::create_dir_all(folder)?;
     let path = folder.join(format!("{prefix}{}{SUFFIX}", super::new_id()));
@@ -252,7 +252,7 @@ fn create(folder: &Path, prefix: &str) -> io::Result<Own> {
     flock(&file, FlockOperation::NonBlockingLockExclusive)?;
     let filled = write_zeros(&file, 0, STEP).and_then(|()| file.write_all_at(MAGIC, 0)).and_then(|()| file.sync_all());
     if let Err(e) = filled.and_then(|()| File::open(folder)?.sync_all()) {
-        // Nobody else needs what is left of it; recovery would remove it, too.
+        // It is empty; recovery would remove it too.
         let _ = fs::remove_file(&path);
         return Err(e);
     }

@@ -1,4 +1,4 @@
-//! Where charges wait for the writer, and their requests for the outcome.
+//! The queue of charges for the writer, and the tickets on which their requests wait for the outcome.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -10,18 +10,18 @@ use super::Receipt;
 use crate::http::Notifier;
 use crate::store::usage::charges::Event;
 
-/// The longest a request waits: for a writer that is at it with a statement at its limit, then for its own, and for
-/// a journal on a slow disk. Longer than that takes only a database that hangs without a word.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a request waits for its charge: enough for a running statement that times out, for that of the charge, and for
+/// a journal on a slow disk.
+const CHARGE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Neither the database nor the journal took the charge.
+/// Neither the database nor the journal accepted the charge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Refused;
 
-/// What became of a charge.
+/// The outcome of a charge.
 pub(super) type Outcome = Result<Receipt, Refused>;
 
-/// The charges that wait.
+/// The charges that wait for the writer.
 #[derive(Default)]
 pub(super) struct Queue {
     waiting: Mutex<Waiting>,
@@ -34,13 +34,13 @@ struct Waiting {
     stopped: bool,
 }
 
-/// A charge that waits. Dropped without an outcome, it was refused, so that no request waits for ever.
+/// A charge in the queue. If it is dropped without an outcome, it counts as refused, so that no request waits forever.
 pub(super) struct Pending {
     pub(super) event: Event,
     ticket: Arc<Ticket>,
 }
 
-/// What a request waits on, or is told by.
+/// Where a request waits for its outcome, or is notified of it.
 #[derive(Default)]
 pub(super) struct Ticket {
     state: Mutex<State>,
@@ -61,7 +61,7 @@ impl Queue {
         ticket.wait()
     }
 
-    /// Queues a charge. The signal is given once the ticket has its outcome.
+    /// Queues a charge. `signal` is called once the ticket has its outcome.
     pub(super) fn charge_later(&self, event: Event, ticket: Arc<Ticket>, signal: Notifier) {
         ticket.state.lock().signal = Some(signal);
         self.push(event, ticket);
@@ -71,7 +71,7 @@ impl Queue {
         let pending = Pending { event, ticket };
         let mut waiting = self.waiting.lock();
         if waiting.stopped {
-            // Not under the lock: the end of it refuses it.
+            // Dropped outside the lock, which refuses the charge.
             drop(waiting);
             return drop(pending);
         }
@@ -83,7 +83,7 @@ impl Queue {
         }
     }
 
-    /// All that wait, at most `most`, once there are any; `None` after the end.
+    /// Blocks until charges are queued, and takes at most `most`; `None` once the queue is stopped and empty.
     pub(super) fn take(&self, most: usize) -> Option<Vec<Pending>> {
         let mut waiting = self.waiting.lock();
         while waiting.charges.is_empty() {
@@ -100,19 +100,19 @@ impl Queue {
         Some(std::mem::replace(&mut waiting.charges, rest))
     }
 
-    /// How many wait.
+    /// The number of queued charges.
     pub(super) fn len(&self) -> usize {
         self.waiting.lock().charges.len()
     }
 
-    /// No charge is taken in any more; those that wait still come out.
+    /// Accepts no more charges; those in the queue can still be taken.
     pub(super) fn stop(&self) {
         self.waiting.lock().stopped = true;
         self.arrival.notify_all();
     }
 }
 
-/// Runs `work`. If it panics, the charges it holds are dropped and so refused, and the thread goes on.
+/// Runs `work`. If it panics, the charges that it holds are dropped and thus refused, and the thread continues.
 pub(super) fn isolate_panics(work: impl FnOnce()) {
     if catch_unwind(AssertUnwindSafe(work)).is_err() {
         log::error!("writing charges panicked: some were refused");
@@ -120,12 +120,12 @@ pub(super) fn isolate_panics(work: impl FnOnce()) {
 }
 
 impl Pending {
-    /// Whether nobody waits any more, as it took too long: such a charge is not to be made.
+    /// Whether its request has timed out: such a charge must not be made.
     pub(super) fn is_given_up(&self) -> bool {
         self.ticket.state.lock().outcome.is_some()
     }
 
-    /// Lets the request go on.
+    /// Lets the request continue.
     pub(super) fn finish(&self, outcome: Outcome) {
         self.ticket.set(outcome);
     }
@@ -138,7 +138,7 @@ impl Drop for Pending {
 }
 
 impl Ticket {
-    /// The first outcome stays.
+    /// Sets the outcome, unless there is one already.
     fn set(&self, outcome: Outcome) {
         let mut state = self.state.lock();
         if state.outcome.is_some() {
@@ -155,14 +155,14 @@ impl Ticket {
         }
     }
 
-    /// The outcome; refused from now on if there is none yet.
+    /// The outcome; if there is none yet, the charge is refused.
     pub(super) fn outcome(&self) -> Outcome {
         *self.state.lock().outcome.get_or_insert(Err(Refused))
     }
 
     fn wait(&self) -> Outcome {
         let mut state = self.state.lock();
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + CHARGE_TIMEOUT;
         while state.outcome.is_none() {
             if self.arrival.wait_until(&mut state, end).timed_out() {
                 break;
@@ -178,7 +178,7 @@ mod tests {
     use crate::usage::record::tests::event;
 
     #[test]
-    fn everyone_gets_an_outcome() {
+    fn every_request_gets_an_outcome() {
         let queue = Arc::new(Queue::default());
         let threads: Vec<_> = (0..10)
             .map(|n| {

@@ -1,4 +1,4 @@
-//! Journals that dead processes left: finding them, and reading what is whole in them.
+//! Finds the journals of dead processes and reads their complete records.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
@@ -10,24 +10,24 @@ use super::journal::SUFFIX;
 use super::record::{self, LONGEST_RECORD, MAGIC};
 use crate::store::usage::charges::Event;
 
-/// How much is read at once.
+/// Bytes that are read at once.
 const WINDOW: usize = 4 * LONGEST_RECORD;
 
-/// A journal that nobody writes to, held so that nobody else brings it to the database.
+/// The journal of a dead process, locked so that no other process replays it.
 pub(super) struct Orphan {
     file: File,
     path: PathBuf,
     window: Vec<u8>,
     at: usize,
     is_at_end: bool,
-    /// Bytes that belong to no whole record, since the last one that does.
+    /// Bytes since the last complete record that are not part of one.
     torn: usize,
-    /// The same, but between whole records: something damaged the file. A torn end is none of it: a process that died
-    /// while it wrote had not told anybody yet.
+    /// Such bytes between complete records: the file was damaged. An incomplete record at the end does not count: the
+    /// process died while writing it, before any request was answered.
     damaged: usize,
 }
 
-/// The journals in `folder` whose names begin with `prefix` and whose processes are gone. No folder, no journals.
+/// The journals of dead processes in `folder` whose names begin with `prefix`. Empty if there is no folder.
 ///
 /// # Errors
 /// The folder cannot be read.
@@ -68,7 +68,7 @@ fn journals(folder: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 impl Orphan {
-    /// Takes a journal over, unless its process lives or another has taken it.
+    /// Locks a journal, unless its process lives or another process has locked it.
     fn adopt(path: PathBuf) -> io::Result<Option<Orphan>> {
         let mut file = match OpenOptions::new().read(true).write(true).open(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -86,18 +86,18 @@ impl Orphan {
         Ok(Some(Orphan { file, path, window: Vec::new(), at: 0, is_at_end: false, torn: 0, damaged: 0 }))
     }
 
-    /// Where it is.
+    /// Its path.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Bytes that something damaged between whole records.
+    /// The number of damaged bytes between complete records.
     #[cfg(test)]
     pub(super) fn damaged(&self) -> usize {
         self.damaged
     }
 
-    /// The next whole records, at most `most`; none at the end.
+    /// The next complete records, at most `most`; empty at the end.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -134,10 +134,10 @@ impl Orphan {
         Ok(())
     }
 
-    /// Its records are in the database: the file goes, unless it is damaged; then it is kept under another name.
+    /// Removes the file after its records were replayed. If it is damaged, it is kept under another name.
     ///
     /// # Errors
-    /// The file cannot be removed; it will be brought again, which does no harm.
+    /// The file cannot be removed. It will be replayed again, which does no harm.
     pub(super) fn finish(self) -> io::Result<()> {
         if self.damaged == 0 {
             return fs::remove_file(&self.path);

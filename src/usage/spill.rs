@@ -1,5 +1,5 @@
-//! What becomes of charges after an attempt to commit them: the requests that wait are answered, or the charges are tried
-//! again or written to the journal.
+//! Handles charges after an attempt to commit them: answers the requests that wait for them, retries them, or writes them
+//! to the journal.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use super::state::Shared;
 use crate::db;
 use crate::store::usage::charges::Event;
 
-/// Charges that the journal takes all or none of. This many fit into the headroom that is kept for work under way.
+/// Charges that are written to the journal together. This many fit into the headroom for running requests.
 const JOURNAL_BATCH: usize = 200;
 
 /// After a failure that took longer than this, charges go to the journal without a retry: requests are waiting.

@@ -19,19 +19,19 @@ pub(super) struct Shared {
     pub(super) queue: Queue,
     /// This process's journal.
     pub(super) journal: Journal,
-    /// What was done since the process started.
+    /// Counters since the process started.
     pub(super) counters: Counters,
-    /// The price list as it was last read; `None` before the first time.
+    /// The prices as they were last read; `None` before the first time.
     pub(super) prices: RwLock<Option<Arc<Prices>>>,
-    /// How many months of the ledger are kept beside the current one; 0 for all.
+    /// How many months of the ledger are kept in addition to the current one; 0 for all.
     pub(super) kept_months: AtomicI32,
-    /// Whether the last thing asked of the database succeeded.
+    /// Whether the last statement succeeded.
     available: AtomicBool,
     stopped: Mutex<bool>,
     shutdown: Condvar,
 }
 
-/// What was done since the process started; see [`Stats`](super::Stats).
+/// Counters since the process started; see [`Stats`](super::Stats).
 #[derive(Default)]
 pub(super) struct Counters {
     pub(super) committed: AtomicU64,
@@ -72,7 +72,7 @@ impl Counters {
 }
 
 impl Shared {
-    /// Nothing happens yet.
+    /// The state before any thread was started.
     pub(super) fn new(db: Connections, journal: Journal) -> Shared {
         Shared {
             db,
@@ -87,7 +87,7 @@ impl Shared {
         }
     }
 
-    /// Whether the last thing asked of the database succeeded.
+    /// Whether the last statement succeeded.
     pub(super) fn is_available(&self) -> bool {
         self.available.load(Ordering::Acquire)
     }
@@ -96,7 +96,7 @@ impl Shared {
         self.available.store(available, Ordering::Release);
     }
 
-    /// Takes no more charges, and wakes the maintenance thread so that it ends.
+    /// Accepts no more charges, and wakes the maintenance thread so that it ends.
     pub(super) fn shut_down(&self) {
         self.queue.stop();
         *self.stopped.lock() = true;

@@ -221,7 +221,10 @@ fn a_failing_model_server_is_skipped_and_retried_later() {
         client.post("/v1/chat/completions", &chat()).expect(200);
     }
     assert_eq!(works.seen().len(), 12);
-    assert!(unable.seen().len() <= 4 && dying.seen().len() <= 4, "left out once they failed");
+    assert!(
+        unable.seen().len() <= 4 && dying.seen().len() <= 4,
+        "servers that failed are not called again during their cool-down"
+    );
     server.wait_until("the charges", || charges(&db).len() == 12);
     // The first server starts again at the same address.
     let back = TcpListener::bind(closed_url.strip_prefix("http://").unwrap()).unwrap();

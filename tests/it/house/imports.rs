@@ -154,7 +154,8 @@ impl Module {
             }
             match import.name {
                 None => self.globs.push(import.path),
-                Some(name) if name == "_" || import.path == [name.clone()] => {}
+                // `use memchr::memchr` names an item of another crate.
+                Some(name) if name == "_" || import.path.first() == Some(&name) => {}
                 Some(name) => drop(self.names.insert(name, Name::Import(import.path))),
             }
         }

@@ -201,3 +201,19 @@ fn nothing_is_unwrapped() {
         }
     }
 }
+
+#[test]
+fn an_import_named_like_its_crate_is_not_a_circle() {
+    let file = |text: &str| text.to_owned();
+    let files = BTreeMap::from([
+        ("lib.rs".to_owned(), file("mod a; mod b;")),
+        (
+            "a.rs".to_owned(),
+            file("use memchr::memchr; use crate::b::g; pub fn f() { memchr(); memchr::memchr2(); g(); }"),
+        ),
+        ("b.rs".to_owned(), file("pub fn g() {}")),
+    ]);
+    let graph = imports::graph(&files);
+    assert_eq!(graph["a.rs"], BTreeSet::from(["b.rs".to_owned()]));
+    assert_eq!(imports::circles(&graph), [[""; 0]; 0]);
+}
