@@ -25,7 +25,7 @@ pub fn operations() -> Vec<Operation> {
         get("/readyz", Public(readiness)).on(&Role::ALL).without_database().described(
             summary(Health, "Whether the process is ready to serve")
                 .reply::<Readiness>()
-                .status(503, "Not ready; the reply says why"),
+                .status_with::<Readiness>(503, "Not ready; the reply says why"),
         ),
     ]
 }

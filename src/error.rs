@@ -1,6 +1,8 @@
 //! Everything that can end a request early. One table, [`Error::public`], gives the status, the code and the message of
 //! each error; the reply in every shape is made from it.
 
+mod shape;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
@@ -11,6 +13,9 @@ use crate::blocking;
 use crate::db;
 use crate::http::form::{FieldError, FieldType};
 use crate::http::{BodyError, Response};
+
+pub use shape::{Conflicting, Shape};
+use shape::{Detail, DetailBody, ErrorBody, OpenAiBody, OpenAiError};
 
 /// The result of a handler.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -56,8 +61,8 @@ pub enum Error {
     MethodNotAllowed(String),
     /// The body did not arrive in time.
     RequestTimeout,
-    /// The request conflicts with the current state; the members of the object are added to the reply.
-    Conflict(&'static str, Value),
+    /// The request conflicts with the current state.
+    Conflict(&'static str, Conflicting),
     /// The body has more bytes than this.
     TooLarge(usize),
     /// Too many failed attempts; the next one is allowed after this time.
@@ -99,18 +104,6 @@ pub struct Public {
     pub code: &'static str,
     /// A sentence for people.
     pub message: Cow<'static, str>,
-}
-
-/// The shape of an error's body.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Shape {
-    /// `{"detail": ...}`: most routes.
-    #[default]
-    Detail,
-    /// `{"error": ...}`: the documents.
-    Error,
-    /// `{"error": {"message", "type", "param", "code"}}`: what OpenAI's clients expect.
-    OpenAi,
 }
 
 impl Error {
@@ -191,25 +184,16 @@ impl Error {
 
     /// The reply.
     pub fn reply(&self, shape: Shape) -> Response {
-        let key = match shape {
-            Shape::Detail => "detail",
-            Shape::Error | Shape::OpenAi => "error",
-        };
         let Public { status, message, .. } = self.public();
-        let mut response = match self {
-            Error::Relayed(relayed) if shape == Shape::OpenAi && relayed.body.is_some() => {
-                Response::json(status, &relayed.body)
+        let more = if let Error::Conflict(_, more) = self { Some(more) } else { None };
+        let mut response = match (shape, self) {
+            (Shape::OpenAi, Error::Relayed(relayed)) if relayed.body.is_some() => Response::json(status, &relayed.body),
+            (Shape::OpenAi, _) => Response::json(status, &self.openai()),
+            (Shape::Detail, Error::InvalidFields(issues)) => {
+                Response::json(status, &DetailBody { detail: Detail::Fields(issues), more })
             }
-            _ if shape == Shape::OpenAi => Response::json(status, &self.openai()),
-            Error::InvalidFields(issues) if shape == Shape::Detail => {
-                Response::json(status, &json!({ "detail": issues }))
-            }
-            Error::Conflict(_, Value::Object(more)) => {
-                let mut body = serde_json::Map::from_iter([(key.to_owned(), json!(message))]);
-                body.extend(more.clone());
-                Response::json(status, &body)
-            }
-            _ => Response::json(status, &json!({ key: message })),
+            (Shape::Detail, _) => Response::json(status, &DetailBody { detail: Detail::Message(&message), more }),
+            (Shape::Error, _) => Response::json(status, &ErrorBody { error: &message, more }),
         };
         if let Some(seconds) = self.retry_after() {
             response = response.header("Retry-After", seconds.to_string());
@@ -241,7 +225,7 @@ impl Error {
             }
             _ => (message, None),
         };
-        json!({"error": {"message": message, "type": kind, "param": param, "code": code}})
+        json!(OpenAiBody { error: OpenAiError { message, r#type: kind, param, code } })
     }
 }
 
@@ -372,8 +356,8 @@ mod tests {
 
     #[test]
     fn a_conflict_adds_the_current_state() {
-        let e = Error::Conflict("Changed in the meantime", json!({"document": {"version": 2}}));
-        assert_eq!(body(&e, Shape::Error), json!({"error": "Changed in the meantime", "document": {"version": 2}}));
+        let e = Error::Conflict("Too many", Conflicting { limit: Some(2), document: None });
+        assert_eq!(body(&e, Shape::Error), json!({"error": "Too many", "limit": 2}));
     }
 
     #[test]

@@ -1,13 +1,11 @@
 //! The OpenAPI 3.1 document of the three servers, derived from the list of operations.
 
+use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
-use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
 use crate::call::Role;
-use crate::error::Shape;
-use crate::operation::{Content, Description, Encoding, Group, Handler, Operation, SchemaOf};
-use crate::store::Document;
+use crate::operation::{Content, Description, Encoding, Group, Handler, Operation, SchemaOf, Status};
 
 /// The document.
 pub fn document(operations: &[Operation]) -> Value {
@@ -40,7 +38,7 @@ pub fn document(operations: &[Operation]) -> Value {
                 "session": {"type": "apiKey", "in": "cookie", "name": "session_secret",
                     "description": "A browser session, on the web server"},
             },
-            "schemas": schemas.definitions(),
+            "schemas": schemas.replies.take_definitions(true),
         },
     })
 }
@@ -51,7 +49,8 @@ fn method(operation: &Operation) -> String {
 
 /// Collects the schemas that operations refer to.
 struct Schemas {
-    /// Of what is sent to the servers: fields with a default are optional.
+    /// Of what is sent to the servers: fields with a default are optional. They stand where they are used, as a type may
+    /// have another schema in replies.
     requests: SchemaGenerator,
     /// Of what the servers send.
     replies: SchemaGenerator,
@@ -63,24 +62,19 @@ impl Schemas {
             settings.definitions_path = "/components/schemas".into();
             settings.meta_schema = None;
         });
-        Schemas { requests: settings.clone().into_generator(), replies: settings.for_serialize().into_generator() }
-    }
-
-    fn definitions(mut self) -> Map<String, Value> {
-        let mut all = self.requests.take_definitions(true);
-        all.extend(self.replies.take_definitions(true));
-        all
+        let requests = settings.clone().with(|settings| settings.inline_subschemas = true).into_generator();
+        Schemas { requests, replies: settings.for_serialize().into_generator() }
     }
 
     fn operation(&mut self, operation: &Operation, description: &Description) -> Value {
-        let responses = statuses(operation, description).into_iter().map(|(status, words)| {
-            let mut response = json!({"description": words});
-            match status {
+        let responses = statuses(operation, description).into_iter().map(|status| {
+            let mut response = json!({"description": status.words});
+            match status.status {
                 200 => response["content"] = self.contents(&description.replies),
                 101 | 300..400 => {}
-                _ => response["content"] = self.contents(&errors(operation, description, status)),
+                _ => response["content"] = self.error(operation, description, status),
             }
-            (status.to_string(), response)
+            (status.status.to_string(), response)
         });
         let responses: Map<String, Value> = responses.collect();
         let mut value = json!({
@@ -106,6 +100,18 @@ impl Schemas {
         let contents: Vec<(&str, schemars::Schema)> =
             contents.iter().map(|content| content.media_type).zip(contents.iter().map(schema)).collect();
         contents.into_iter().map(|(media_type, schema)| (media_type.to_owned(), json!({"schema": schema}))).collect()
+    }
+
+    fn error(&mut self, operation: &Operation, description: &Description, status: Status) -> Value {
+        let schema = match status.schema {
+            Some(schema) => schema(&mut self.replies),
+            None => operation.errors.schema(&mut self.replies),
+        };
+        let mut contents = json!({"application/json": {"schema": schema}});
+        if description.shows_form_again && matches!(status.status, 429 | 503) {
+            contents["text/html"] = json!({"schema": {"type": "string"}});
+        }
+        contents
     }
 
     /// Those in the path, then those in the query.
@@ -161,7 +167,7 @@ fn security(operation: &Operation) -> Value {
 }
 
 /// Every status that an operation may end with, in ascending order, and what it means.
-fn statuses(operation: &Operation, description: &Description) -> Vec<(u16, &'static str)> {
+fn statuses(operation: &Operation, description: &Description) -> Vec<Status> {
     let mut statuses = vec![(200, "Success")];
     if description.body.is_some() {
         statuses.extend([
@@ -183,68 +189,12 @@ fn statuses(operation: &Operation, description: &Description) -> Vec<(u16, &'sta
     } else if !operation.works_without_database {
         statuses.push((503, "Busy, or the database is unavailable; see Retry-After"));
     }
-    for (status, words) in &description.statuses {
-        statuses.retain(|(known, _)| known != status);
-        statuses.push((*status, words));
-    }
-    statuses.sort_unstable_by_key(|(status, _)| *status);
-    statuses
-}
-
-/// What an error with this status contains.
-fn errors(operation: &Operation, description: &Description, status: u16) -> Vec<Content> {
-    let schema: SchemaOf = match operation.errors {
-        Shape::Detail => SchemaGenerator::subschema_for::<Error>,
-        Shape::Error => SchemaGenerator::subschema_for::<DocumentError>,
-        Shape::OpenAi => SchemaGenerator::subschema_for::<OpenAiError>,
-    };
-    let mut contents = vec![Content { media_type: "application/json", schema }];
-    if description.shows_form_again && matches!(status, 429 | 503) {
-        contents.push(Content { media_type: "text/html", schema: SchemaGenerator::subschema_for::<String> });
-    }
-    contents
-}
-
-/// The error of most operations.
-#[derive(JsonSchema)]
-#[expect(dead_code, reason = "describes what `error::Error::reply` writes")]
-struct Error {
-    /// What is wrong; for a 422, a list of the fields that are.
-    detail: Detail,
-}
-
-#[derive(JsonSchema)]
-#[schemars(untagged, inline)]
-#[expect(dead_code, reason = "describes what `error::Error::reply` writes")]
-enum Detail {
-    Message(String),
-    Fields(Vec<Map<String, Value>>),
-}
-
-/// The error of operations on documents.
-#[derive(JsonSchema)]
-#[expect(dead_code, reason = "describes what `error::Error::reply` writes")]
-struct DocumentError {
-    error: String,
-    /// The saved document, where another save came first.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    document: Option<Document>,
-}
-
-/// The error of OpenAI's API.
-#[derive(JsonSchema)]
-#[expect(dead_code, reason = "describes what `error::Error::openai` writes")]
-struct OpenAiError {
-    error: OpenAiErrorObject,
-}
-
-#[derive(JsonSchema)]
-#[expect(dead_code, reason = "describes what `error::Error::openai` writes")]
-struct OpenAiErrorObject {
-    message: String,
-    r#type: String,
-    param: Option<String>,
-    code: Value,
+    let is_own = |status: u16| description.statuses.iter().any(|own| own.status == status);
+    let common = statuses.into_iter().filter(|(status, _)| !is_own(*status));
+    let common = common.map(|(status, words)| Status { status, words, schema: None });
+    let mut all: Vec<Status> = common.chain(description.statuses.iter().copied()).collect();
+    all.sort_unstable_by_key(|status| status.status);
+    all
 }
 
 /// `post_api_keys_rotate`.

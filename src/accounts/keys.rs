@@ -1,12 +1,11 @@
 //! Creating, rotating and revoking API keys.
 
-use serde_json::json;
 use time::OffsetDateTime;
 
 use super::{new_id, no_randomness};
 use crate::auth::Secret;
 use crate::db::Executor;
-use crate::error::{Error, NOT_AUTHENTICATED, Result};
+use crate::error::{Conflicting, Error, NOT_AUTHENTICATED, Result};
 use crate::store::{ApiKey, api_keys, users};
 
 /// Maximum number of working keys per account.
@@ -37,7 +36,10 @@ fn lock_account(db: &mut impl Executor, user_id: &str) -> Result<()> {
 
 fn check_count(db: &mut impl Executor, user_id: &str) -> Result<()> {
     match api_keys::count(db, user_id)? >= MAX_KEYS {
-        true => Err(Error::Conflict("Too many keys: revoke one first", json!({"limit": MAX_KEYS}))),
+        true => {
+            let limit = Conflicting { limit: Some(MAX_KEYS), ..Conflicting::default() };
+            Err(Error::Conflict("Too many keys: revoke one first", limit))
+        }
         false => Ok(()),
     }
 }

@@ -76,6 +76,17 @@ pub struct Content {
     pub schema: SchemaOf,
 }
 
+/// A status that an operation may end with.
+#[derive(Clone, Copy)]
+pub struct Status {
+    /// The status.
+    pub status: u16,
+    /// When it is sent.
+    pub words: &'static str,
+    /// The schema of its JSON, where that is not the operation's error.
+    pub schema: Option<SchemaOf>,
+}
+
 /// The description of an operation.
 #[derive(Clone)]
 pub struct Description {
@@ -89,8 +100,8 @@ pub struct Description {
     pub body: Option<(Encoding, SchemaOf)>,
     /// What a reply of 200 contains; several where the request chooses.
     pub replies: Vec<Content>,
-    /// Other statuses beside those that follow from the operation, and when they are sent.
-    pub statuses: Vec<(u16, &'static str)>,
+    /// Statuses beside those that follow from the operation, or with other words.
+    pub statuses: Vec<Status>,
     /// Whether it calls a model server, and is charged.
     pub calls_model: bool,
     /// Whether a browser gets its form again, as a page, if the request is throttled or the servers are busy.
@@ -152,7 +163,14 @@ impl Description {
     /// May also end with this status. The words replace those that the status has elsewhere.
     #[must_use]
     pub fn status(mut self, status: u16, words: &'static str) -> Description {
-        self.statuses.push((status, words));
+        self.statuses.push(Status { status, words, schema: None });
+        self
+    }
+
+    /// May also end with this status and a `T` as JSON, where that is no error.
+    #[must_use]
+    pub fn status_with<T: JsonSchema>(mut self, status: u16, words: &'static str) -> Description {
+        self.statuses.push(Status { status, words, schema: Some(SchemaGenerator::subschema_for::<T>) });
         self
     }
 

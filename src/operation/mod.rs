@@ -13,7 +13,7 @@ use crate::call::{Call, Role};
 use crate::error::{NOT_AUTHENTICATED, Result, Shape};
 use crate::http::{Method, Response};
 
-pub use description::{Content, Description, Encoding, Group, SchemaOf, summary};
+pub use description::{Content, Description, Encoding, Group, SchemaOf, Status, summary};
 pub use router::{Found, Router};
 
 /// What answers a request, and what it must know of the caller.

@@ -2,14 +2,13 @@
 
 use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::json;
 use time::{Duration, OffsetDateTime};
 
 use super::{Answer, Message, attempt, fields};
 use crate::auth::password::Passwords;
 use crate::auth::{Caller, Via};
 use crate::call::Call;
-use crate::error::{Error, NOT_AUTHENTICATED, Result};
+use crate::error::{Conflicting, Error, NOT_AUTHENTICATED, Result};
 use crate::http::form::request_fields;
 use crate::http::{Response, cookie};
 use crate::operation::Group::Accounts;
@@ -110,7 +109,7 @@ pub(super) fn replace_password(call: &Call<'_>, caller: &Caller, current: &str, 
     let mut session = call.app.db.session()?;
     let mut transaction = session.transaction()?;
     if !users::replace_password_hash(&mut transaction, &caller.user.id, &old_hash, &new_hash)? {
-        return Err(Error::Conflict("The password was changed in the meantime", json!({})));
+        return Err(Error::Conflict("The password was changed in the meantime", Conflicting::default()));
     }
     let ended = sessions::delete_others(&mut transaction, &caller.user.id, caller.session_id().unwrap_or(""))?;
     transaction.commit()?;

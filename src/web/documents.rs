@@ -2,14 +2,14 @@
 
 use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{Answer, cursor};
 use crate::accounts::random;
 use crate::auth::Caller;
 use crate::call::Call;
 use crate::db;
-use crate::error::{Error, Result};
+use crate::error::{Conflicting, Error, Result};
 use crate::http::Response;
 use crate::http::form::{Fields, request_fields};
 use crate::operation::Group::Documents;
@@ -265,7 +265,8 @@ pub(super) fn update(call: &Call<'_>, id: &str, user_id: &str, change: Change<'_
             // It was restored between the two statements. Without a version there can be no conflict: try again.
             Some(_) if change.version.is_none() => {}
             Some(document) => {
-                return Err(Error::Conflict("The document was changed in the meantime", json!({"document": document})));
+                let saved = Conflicting { document: Some(Box::new(document)), ..Conflicting::default() };
+                return Err(Error::Conflict("The document was changed in the meantime", saved));
             }
         }
     }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
+use textgen::api::operations;
+use textgen::operation::Handler;
 
 use crate::harness::{Client, PASSWORD, Reply, Server, TestDb, User};
 
@@ -97,6 +99,7 @@ fn every_operation_answers_as_described() {
                     check_reply(&document, operation, &send(&client, method, path, &json!({})), path);
                     continue;
                 }
+                check_request(&document, operation, &body, path);
                 let at = format!("{}{query}", path.replace("{name}", "demo"));
                 let reply = send(&client, method, &at, &body);
                 let what = format!("{method} {path} on {}", name.as_str().unwrap());
@@ -107,6 +110,84 @@ fn every_operation_answers_as_described() {
         }
     }
     assert!(called > 30, "only {called} calls");
+}
+
+#[test]
+fn the_document_and_the_list_of_operations_agree() {
+    let document = textgen::openapi::document(operations());
+    let mut described = 0;
+    for operation in operations() {
+        let name = format!("{} {}", operation.method, operation.path);
+        let entry = &document["paths"][operation.path][operation.method.as_str().to_lowercase()];
+        assert_eq!(entry.is_object(), operation.description.is_some(), "{name}");
+        let Some(description) = &operation.description else { continue };
+        described += 1;
+        let servers: Vec<&str> = operation.servers.iter().map(|role| role.name()).collect();
+        assert_eq!(entry["x-servers"], json!(servers), "{name}");
+        assert_eq!(entry.get("requestBody").is_some(), description.body.is_some(), "{name}");
+        let security = entry["security"].as_array().unwrap();
+        let (is_public, is_optional) = (security.is_empty(), security.contains(&json!({})));
+        match operation.handler {
+            Handler::Public(_) => assert!(is_public, "{name}"),
+            Handler::Optional(_) => assert!(is_optional, "{name}"),
+            Handler::Authenticated(_) => {
+                assert!(!is_public && !is_optional, "{name}");
+                assert!(entry["responses"].get("401").is_some(), "{name}");
+            }
+        }
+        assert!(!entry["responses"]["200"]["content"].as_object().unwrap().is_empty(), "{name}");
+        let parameters = entry["parameters"].as_array().into_iter().flatten();
+        let in_path = parameters.filter(|parameter| parameter["in"] == "path").count();
+        assert_eq!(in_path, operation.path.matches('{').count(), "{name}");
+    }
+    let paths = document["paths"].as_object().unwrap();
+    let entries: usize = paths.values().map(|methods| methods.as_object().unwrap().len()).sum();
+    assert_eq!(entries, described, "each entry is an operation");
+    let tags: Vec<&Value> = document["tags"].as_array().unwrap().iter().map(|tag| &tag["name"]).collect();
+    for entry in paths.values().flat_map(|methods| methods.as_object().unwrap().values()) {
+        assert!(tags.contains(&&entry["tags"][0]), "{entry}");
+    }
+}
+
+#[test]
+fn errors_are_as_described() {
+    let db = TestDb::new();
+    let server = Server::start(&db);
+    let user = server.sign_up("ann@example.com");
+    let document = textgen::openapi::document(operations());
+    let operation = |path: &str| &document["paths"][path]["post"];
+
+    let conflict = |reply: &Reply, path: &str| {
+        assert_eq!(reply.status, 409, "{path}: {}", reply.text());
+        check_reply(&document, operation(path), reply, path);
+    };
+    let saved = user.browser.post("/api/docs/save", &json!({"title": "T"})).expect(200).json();
+    let save = json!({"id": saved["id"], "title": "U", "version": 99});
+    conflict(&user.browser.post("/api/docs/save", &save), "/api/docs/save");
+    db.run(
+        "INSERT INTO api_keys (id, user_id, name, prefix, digest)
+         SELECT 'key_' || n, (SELECT id FROM users), 'n', '', sha256(n::text::bytea) FROM generate_series(1, 99) n",
+    );
+    conflict(&user.browser.post("/api/keys", &json!({"name": "n"})), "/api/keys");
+    let rotate = json!({"id": "key_1", "grace_seconds": 60});
+    conflict(&user.browser.post("/api/keys/rotate", &rotate), "/api/keys/rotate");
+
+    let invalid = user.browser.post("/api/keys", &json!({})).expect(422);
+    check_reply(&document, operation("/api/keys"), &invalid, "/api/keys");
+    // A browser that guesses gets the form again, as a page.
+    let guess = || server.web.anonymous().form("/api/login", &[("email", "ann@example.com"), ("password", "a guess")]);
+    let refused = (0..100).map(|_| guess()).find(|reply| reply.status == 429).unwrap();
+    assert!(refused.header("content-type").unwrap().starts_with("text/html"));
+    check_reply(&document, operation("/api/login"), &refused, "/api/login");
+    check_reply(&document, operation("/api/logout"), &server.web.anonymous().post("/api/logout", &json!({})), "logout");
+}
+
+/// Checks that what the tests send successfully is what the document says can be sent.
+fn check_request(document: &Value, operation: &Value, body: &Value, what: &str) {
+    let schema = &operation["requestBody"]["content"]["application/json"]["schema"];
+    if schema.is_object() {
+        check(document, schema, body, what);
+    }
 }
 
 /// Calls without a credential or with a malformed body are refused with a described error.
@@ -139,10 +220,7 @@ fn check(document: &Value, schema: &Value, value: &Value, place: &str) {
         return check(document, schema, value, place);
     }
     if let Some(choices) = schema["anyOf"].as_array() {
-        let fits = |choice: &Value| {
-            choice.get("$ref").is_some() || choice["type"].as_str().is_some_and(|kind| is_of(value, kind))
-        };
-        assert!(choices.iter().any(fits), "{place} is {value}");
+        assert!(choices.iter().any(|choice| may_fit(choice, value)), "{place} is {value}");
         return;
     }
     match &schema["type"] {
@@ -167,6 +245,12 @@ fn check(document: &Value, schema: &Value, value: &Value, place: &str) {
     for item in value.as_array().into_iter().flatten().take(3) {
         check(document, &schema["items"], item, &format!("{place}[]"));
     }
+}
+
+/// Whether the value is of the type that the schema says.
+fn may_fit(schema: &Value, value: &Value) -> bool {
+    let nested = schema["anyOf"].as_array().is_some_and(|choices| choices.iter().any(|choice| may_fit(choice, value)));
+    nested || schema.get("$ref").is_some() || schema["type"].as_str().is_some_and(|kind| is_of(value, kind))
 }
 
 fn is_of(value: &Value, kind: &str) -> bool {

@@ -170,6 +170,9 @@ fn kind(schema: &Value) -> String {
             }
         }
         Value::String(name) => name.clone(),
+        Value::Array(names) if schema["format"] == "date-time" => {
+            names.iter().map(text).collect::<Vec<_>>().join(" or ").replace("string", "string (RFC 3339)")
+        }
         Value::Array(names) => names.iter().map(text).collect::<Vec<_>>().join(" or "),
         _ => "any".to_owned(),
     }

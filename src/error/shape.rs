@@ -1,0 +1,90 @@
+//! The bodies of errors, as they are sent and as the API reference describes them.
+
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::store::Document;
+
+/// The shape of an error's body.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Shape {
+    /// `{"detail": ...}`: most routes.
+    #[default]
+    Detail,
+    /// `{"error": ...}`: the documents.
+    Error,
+    /// `{"error": {"message", "type", "param", "code"}}`: what OpenAI's clients expect.
+    OpenAi,
+}
+
+impl Shape {
+    /// The schema of the bodies of this shape.
+    pub fn schema(self, generator: &mut SchemaGenerator) -> Schema {
+        match self {
+            Shape::Detail => generator.subschema_for::<DetailBody<'_>>(),
+            Shape::Error => generator.subschema_for::<ErrorBody<'_>>(),
+            Shape::OpenAi => generator.subschema_for::<OpenAiBody<'_>>(),
+        }
+    }
+}
+
+/// The error of most operations.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Error")]
+pub(super) struct DetailBody<'e> {
+    pub(super) detail: Detail<'e>,
+    #[serde(flatten)]
+    pub(super) more: Option<&'e Conflicting>,
+}
+
+/// What is wrong; for a 422, a list of the fields that are.
+#[derive(Serialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub(super) enum Detail<'e> {
+    Message(&'e str),
+    #[schemars(with = "Vec<serde_json::Map<String, Value>>")]
+    Fields(&'e [Value]),
+}
+
+/// The error of operations on documents.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "DocumentError")]
+pub(super) struct ErrorBody<'e> {
+    pub(super) error: &'e str,
+    #[serde(flatten)]
+    pub(super) more: Option<&'e Conflicting>,
+}
+
+/// What the error of a conflict adds to its message.
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
+pub struct Conflicting {
+    /// How many there may be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<i64>,
+    /// The saved document, where another save came first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub document: Option<Box<Document>>,
+}
+
+/// The error of OpenAI's API. A model server's own error may lack fields, or have others.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "OpenAiError")]
+pub(super) struct OpenAiBody<'e> {
+    pub(super) error: OpenAiError<'e>,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(inline, extend("required" = ["message"]))]
+pub(super) struct OpenAiError<'e> {
+    pub(super) message: Cow<'e, str>,
+    pub(super) r#type: &'static str,
+    /// The field that is wrong.
+    pub(super) param: Option<&'e str>,
+    /// Given where programs act on it. Some model servers send a number.
+    #[schemars(with = "Value")]
+    pub(super) code: Option<&'static str>,
+}
