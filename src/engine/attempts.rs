@@ -12,7 +12,7 @@ use crate::http::sse;
 use crate::logging;
 
 use super::attempt::{Attempt, ReplyBody};
-use super::client::{HttpClient, UNREACHABLE, failure, is_disconnect};
+use super::client::{HttpClient, UNREACHABLE, failure, is_disconnect, is_shortage};
 use super::demo;
 use super::health::InFlight;
 use super::reply::{Reply, whole_seconds};
@@ -139,14 +139,15 @@ fn is_answer(reply: &Reply) -> bool {
     let Some(call) = &reply.in_flight else { return true };
     let (status, now) = (reply.status, Instant::now());
     let cool_down = match status {
-        // These may be about what is asked for.
-        403 | 407 | 408 => None,
         429 => Some(call.refused(reply.retry_after, now)),
-        401 | 402 | 502..=504 | 529 => Some(call.failed(reply.retry_after, now)),
-        500.. => {
+        // The last ones are those of proxies in front of a provider.
+        401 | 402 | 502..=504 | 520..=530 => Some(call.failed(reply.retry_after, now)),
+        500 => {
             call.answered_500(now);
             None
         }
+        // It may be about what is asked for: another thing it may well do.
+        403 | 407 | 408 | 501.. => None,
         _ => {
             call.succeeded();
             return true;
@@ -166,9 +167,11 @@ fn is_credential(status: u16) -> bool {
     matches!(status, 401..=403 | 407)
 }
 
-/// Notes that no reply came. What happens while an upload is under way may be the doing of its sender.
+/// Notes that no reply came. What happens while an upload is under way may be the doing of its sender, and that this
+/// process has no more sockets is nobody's else.
 fn note_error(call: &InFlight, e: &ureq::Error, is_upload_under_way: bool, request_id: Option<&str>) {
-    let cool_down = if is_upload_under_way { None } else { Some(call.failed(None, Instant::now())) };
+    let is_innocent = is_upload_under_way || is_shortage(e);
+    let cool_down = if is_innocent { None } else { Some(call.failed(None, Instant::now())) };
     log_failure(Level::Warn, call, e, cool_down, request_id);
 }
 

@@ -30,6 +30,8 @@ pub(super) const UNREACHABLE: &str = "The model server cannot be reached";
 pub(super) struct HttpClient {
     agent: Agent,
     base_url: String,
+    /// What follows the path, such as `?api-version=…`; mostly nothing.
+    query: String,
     headers: HeaderMap,
     timeouts: Timeouts,
 }
@@ -44,11 +46,7 @@ impl HttpClient {
     /// # Errors
     /// What is wrong with the specification.
     pub(super) fn new(spec: &ProviderSpec) -> std::result::Result<HttpClient, String> {
-        let base_url = spec.base_url.trim_end_matches('/').to_owned();
-        let uri: Uri = base_url.parse().map_err(|_| "the address is not valid".to_owned())?;
-        if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none_or(str::is_empty) {
-            return Err("the address must start with http:// or https:// and name a host".to_owned());
-        }
+        let (base_url, query) = address(&spec.base_url)?;
         let timeouts = spec.timeouts;
         let mut config = Agent::config_builder()
             .timeout_resolve(Some(timeouts.connect))
@@ -67,7 +65,7 @@ impl HttpClient {
             config = config.tls_config(TlsConfig::builder().root_certs(certificates(file)?).build());
         }
         let agent = Agent::with_parts(config.build(), connector(timeouts.idle), AddressResolver::default());
-        Ok(HttpClient { agent, base_url, headers: headers(spec)?, timeouts })
+        Ok(HttpClient { agent, base_url, query, headers: headers(spec)?, timeouts })
     }
 
     pub(super) fn timeouts(&self) -> &Timeouts {
@@ -112,13 +110,30 @@ impl HttpClient {
     }
 
     fn request(&self, path: &str) -> ureq::http::request::Builder {
-        let mut request = Request::builder().uri(format!("{}{path}", self.base_url));
+        let mut request = Request::builder().uri([&self.base_url, path, &self.query].concat());
         if let Some(headers) = request.headers_mut() {
             headers.extend(self.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
         }
         request
     }
 }
+
+/// The parts of a base address that stand before and behind the path of a request.
+fn address(base_url: &str) -> std::result::Result<(String, String), String> {
+    let uri: Uri = base_url.parse().map_err(|_| "the address is not valid".to_owned())?;
+    if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none_or(str::is_empty) {
+        return Err("the address must start with http:// or https:// and name a host".to_owned());
+    }
+    if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        return Err("the address must not hold a user name or a password, which headers can".to_owned());
+    }
+    let (before, query) = base_url.split_at(base_url.find('?').unwrap_or(base_url.len()));
+    Ok((before.trim_end_matches('/').to_owned(), query.to_owned()))
+}
+
+/// Headers that say where a request ends, or what is done with the connection.
+const FRAMING: [HeaderName; 5] =
+    [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION, header::EXPECT, header::UPGRADE];
 
 fn headers(spec: &ProviderSpec) -> std::result::Result<HeaderMap, String> {
     let mut headers = HeaderMap::new();
@@ -133,6 +148,9 @@ fn headers(spec: &ProviderSpec) -> std::result::Result<HeaderMap, String> {
     }
     for (name, text) in &spec.headers {
         let parsed = name.parse::<HeaderName>().map_err(|_| format!("{name} is no name of a header"))?;
+        if FRAMING.contains(&parsed) {
+            return Err(format!("the header {name} cannot be set"));
+        }
         headers.insert(parsed, value(text.reveal(), name)?);
     }
     Ok(headers)
@@ -178,6 +196,13 @@ pub(super) fn is_disconnect(e: &ureq::Error) -> bool {
         if matches!(e.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof))
 }
 
+/// Whether this process or machine has run out of something.
+pub(super) fn is_shortage(e: &ureq::Error) -> bool {
+    use rustix::io::Errno;
+    let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::ADDRNOTAVAIL];
+    matches!(e, ureq::Error::Io(e) if shortages.iter().any(|errno| e.raw_os_error() == Some(errno.raw_os_error())))
+}
+
 /// Resolves names. An IP address, which is what most servers have, is taken as it is; the usual resolver would start a
 /// thread for it.
 #[derive(Debug, Default)]
@@ -196,5 +221,55 @@ impl Resolver for AddressResolver {
         let mut addresses = self.empty();
         addresses.push(SocketAddr::new(ip, uri.port_u16().unwrap_or(usual)));
         Ok(addresses)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::spec::Hidden;
+    use super::*;
+
+    #[test]
+    fn a_path_is_appended_to_the_address() {
+        let url = |base: &str| {
+            let client = HttpClient::new(&ProviderSpec::new("a", base)).unwrap();
+            client.request("/chat/completions").body(()).unwrap().uri().to_string()
+        };
+        assert_eq!(url("http://h:1/v1"), "http://h:1/v1/chat/completions");
+        assert_eq!(url("https://h/v1beta/openai/"), "https://h/v1beta/openai/chat/completions");
+        assert_eq!(url("https://h"), "https://h/chat/completions");
+        assert_eq!(url("https://h/d?api-version=1"), "https://h/d/chat/completions?api-version=1");
+    }
+
+    #[test]
+    fn what_cannot_be_called_is_refused_without_a_secret_in_the_message() {
+        let problem = |change: &dyn Fn(&mut ProviderSpec)| {
+            let mut spec = ProviderSpec::new("a", "http://h/v1");
+            change(&mut spec);
+            let problem = HttpClient::new(&spec).err().expect("it is refused");
+            assert!(!problem.contains("hunter2"), "{problem}");
+        };
+        for base in ["", "h:1", "ftp://h", "http://", "http:///v1", "http://u:hunter2@h/", "http://a b/"] {
+            problem(&|spec| base.clone_into(&mut spec.base_url));
+        }
+        problem(&|spec| spec.api_key = Some(Hidden::new("hunter2\n")));
+        problem(&|spec| spec.headers = vec![("X-Key".into(), Hidden::new("hunter2\r\nHost: x"))]);
+        problem(&|spec| spec.headers = vec![("a b".into(), Hidden::new("x"))]);
+        problem(&|spec| spec.headers = vec![("Content-Length".into(), Hidden::new("3"))]);
+        problem(&|spec| spec.ca_file = Some("/nowhere/ca.pem".into()));
+    }
+
+    #[test]
+    fn headers_are_sent_and_may_replace_the_key() {
+        let mut spec = ProviderSpec::new("a", "http://h/v1");
+        spec.api_key = Some(Hidden::new("one"));
+        let header = |spec: &ProviderSpec, name: &str| {
+            let request = HttpClient::new(spec).unwrap().request("/x").body(()).unwrap();
+            request.headers().get(name).map(|value| value.to_str().unwrap().to_owned())
+        };
+        assert_eq!(header(&spec, "authorization").as_deref(), Some("Bearer one"));
+        spec.headers = vec![("Authorization".into(), Hidden::new("Basic x")), ("X-Team".into(), Hidden::new("y"))];
+        assert_eq!(header(&spec, "authorization").as_deref(), Some("Basic x"));
+        assert_eq!(header(&spec, "x-team").as_deref(), Some("y"));
     }
 }

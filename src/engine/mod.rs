@@ -19,6 +19,8 @@ mod reply;
 mod request;
 mod retry_after;
 mod routes;
+#[cfg(test)]
+mod routes_tests;
 
 mod spec;
 mod transport;

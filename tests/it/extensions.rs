@@ -110,3 +110,24 @@ fn an_upload_that_fails_is_not_held_against_the_server() {
     assert_eq!(only_charge(&db, &server)["audio_millis"], 262_144);
     assert!(!server.log().contains("provider"), "{}", server.log());
 }
+
+#[test]
+fn an_upload_goes_to_another_server_while_nothing_of_it_was_read() {
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let unreachable = format!("http://{}", closed.local_addr().unwrap());
+    drop(closed);
+    let works = Upstream::constant(200, heard());
+    let urls = format!("{unreachable},{}", works.url);
+    let (_db, server, user) = start(&works, &[("TRANSCRIBE_MODEL", "w"), ("TRANSCRIBE_URL", &urls)]);
+    let large = textgen::wav::file(8000, 16, &vec![0; 4 << 20]);
+    let body = multipart(&[("file*", &large)]);
+    server.wait_until("the other server to be tried first", || {
+        user.program(&server.audio).send("POST", TRANSCRIPTIONS, Some(FORM), &body).expect(200);
+        server.log().contains(&format!("provider {unreachable} failed"))
+    });
+    let received = works.seen();
+    assert!(
+        received.iter().all(|seen| seen.body.windows(large.len()).any(|piece| piece == large)),
+        "the file is whole"
+    );
+}

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -48,24 +48,25 @@ fn seen(upstreams: &[&Upstream]) -> Vec<usize> {
 
 #[test]
 fn a_server_is_left_alone_for_as_long_as_it_asks() {
-    for header in ["Retry-After: 2", "Retry-After: 1.5", "retry-after-ms: 1500"] {
-        let calls = AtomicUsize::new(0);
-        let asks = Upstream::start(move |_, wire| match calls.fetch_add(1, Ordering::Relaxed) {
-            0 => busy(wire, header),
-            _ => wire.reply(200, "application/json", ANSWER),
+    for (header, millis) in [("Retry-After: 2", 2000), ("Retry-After: 1.5", 1500), ("retry-after-ms: 1700", 1700)] {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let times = asked.clone();
+        let asks = Upstream::start(move |_, wire| {
+            let mut times = times.lock().unwrap();
+            times.push(Instant::now());
+            match times.len() {
+                1 => busy(wire, header),
+                _ => wire.reply(200, "application/json", ANSWER),
+            }
         });
         let other = works();
         let (_db, server, _, client) = start(&[&asks, &other], &[]);
-        server.wait_until("the server to refuse", || {
+        server.wait_until("the server to be asked again", || {
             client.post(CHAT, &chat("m")).expect(200);
-            !asks.seen().is_empty()
+            asked.lock().unwrap().len() > 1
         });
-        let began = Instant::now();
-        server.wait_until("it to be asked again", || {
-            client.post(CHAT, &chat("m")).expect(200);
-            asks.seen().len() > 1
-        });
-        assert!(began.elapsed() > Duration::from_millis(1300), "{header}: {:?}", began.elapsed());
+        let asked = asked.lock().unwrap();
+        assert!(asked[1] - asked[0] >= Duration::from_millis(millis), "{header}: {:?}", asked[1] - asked[0]);
     }
 }
 
@@ -108,6 +109,31 @@ fn what_one_request_causes_is_not_held_against_the_servers() {
     }
     assert!(!server.log().contains("left out"), "{}", server.log());
     assert_eq!(final_charges(&db, server).len(), 20);
+}
+
+#[test]
+fn what_no_server_could_read_reaches_none() {
+    let make = || Upstream::start(|_, wire| wire.die());
+    let (one, two) = (make(), make());
+    let (_db, server, _, client) = start(&[&one, &two], &[]);
+    let deep = format!(r#"{{"model":"m","messages":{}{}}}"#, "[".repeat(10_000), "]".repeat(10_000));
+    client.send("POST", CHAT, Some("application/json"), deep.as_bytes()).expect(400);
+    assert_eq!(seen(&[&one, &two]), [0, 0]);
+    assert!(!server.log().contains("provider"), "{}", server.log());
+}
+
+#[test]
+fn a_call_that_a_server_does_not_have_is_no_failure() {
+    let upstream = Upstream::start(|seen, wire| match seen.path.as_str() {
+        CHAT => wire.reply(200, "application/json", ANSWER),
+        _ => wire.json(501, &json!({"error": {"message": "not implemented"}})),
+    });
+    let (_db, server, _, client) = start(&[&upstream], &[]);
+    for _ in 0..5 {
+        client.post("/v1/completions", &json!({"prompt": "a", "model": "m"})).expect(502);
+    }
+    client.post(CHAT, &chat("m")).expect(200);
+    assert!(!server.log().contains("left out"), "{}", server.log());
 }
 
 #[test]
