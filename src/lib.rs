@@ -29,6 +29,7 @@ pub mod logging;
 pub mod error;
 
 pub mod auth;
+pub mod limits;
 pub mod usage;
 
 pub mod accounts;

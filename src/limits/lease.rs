@@ -1,0 +1,272 @@
+//! What one process holds of one budget.
+
+use super::{Micros, Picos};
+
+/// How often the measure of recent use is halved.
+const HALF_LIFE: Micros = 1_000_000;
+
+/// How often a process asks for more than it needs at once. Near the limit there is none, and asking again is in vain.
+const PAUSE: Micros = 100_000;
+
+/// A lease that was not used for so long is handed back.
+const IDLE: Micros = 2_000_000;
+
+/// What a process holds of one budget: what the database granted, less what was handed back or charged. The three sums
+/// only ever grow, so that a message which is lost, late or repeated does no harm: the larger number counts.
+#[derive(Clone, Debug, Default)]
+pub struct Lease {
+    granted: Picos,
+    returned: Picos,
+    /// What the database is known to have taken back.
+    return_known: Picos,
+    settled: Picos,
+    /// Set aside for requests that run.
+    reserved: Picos,
+    window_starts: Micros,
+    recent: Picos,
+    recent_since: Micros,
+    last_used: Micros,
+    last_asked: Micros,
+    recall: Recall,
+}
+
+/// Whether the database wants back what is not used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Recall {
+    #[default]
+    None,
+    /// What is known of has been handed back. There may be more: the answer with a grant may have been lost. So the
+    /// database is asked.
+    Asking,
+    /// The database has answered.
+    Answered,
+}
+
+/// What a process asks of the database for one budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ask {
+    /// The sum of all grants that it needs: less than this is of no use, unless `partial`.
+    pub at_least: Picos,
+    /// The sum of all grants that it would like to have, so that it need not ask again soon.
+    pub at_most: Picos,
+    /// The sum of all that it has handed back.
+    pub returned: Picos,
+    /// Whether it also takes less than `at_least`: all there is.
+    pub partial: bool,
+}
+
+/// What the database answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// The sum of all grants.
+    pub granted: Picos,
+    /// The sum of all that was handed back.
+    pub returned: Picos,
+    /// When the budget's window began, by the database's clock.
+    pub window_starts: Micros,
+    /// Whether there was less than was needed. What other processes do not use is being asked back.
+    pub is_short: bool,
+}
+
+/// What is set aside for one request, in each of the leases that it was [`reserve`]d in.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Reservation {
+    worst: Picos,
+}
+
+impl Reservation {
+    /// The most that the request may cost.
+    pub fn worst(&self) -> Picos {
+        self.worst
+    }
+}
+
+/// Sets the most that a request may cost aside in all of these leases (its account's and its key's), or in none of them if
+/// one of them has less.
+pub fn reserve(leases: &mut [&mut Lease], worst: Picos, now: Micros) -> Option<Reservation> {
+    if leases.iter().any(|lease| lease.free() < worst) {
+        return None;
+    }
+    for lease in leases {
+        lease.note_use(worst, now);
+        lease.reserved += worst;
+    }
+    Some(Reservation { worst })
+}
+
+impl Lease {
+    /// What can be set aside without asking the database. Below zero only if a charge was higher than its reservation.
+    pub fn free(&self) -> Picos {
+        self.granted - self.returned - self.settled - self.reserved
+    }
+
+    /// The request was charged: call it with the same reservation for each of its leases.
+    pub fn settle(&mut self, reservation: &Reservation, cost: Picos) {
+        self.reserved -= reservation.worst;
+        self.settled += cost;
+    }
+
+    /// The request was not charged: call it with the same reservation for each of its leases.
+    pub fn release(&mut self, reservation: &Reservation) {
+        self.reserved -= reservation.worst;
+    }
+
+    /// The earliest time that a charge may bear. What was granted in one window must not be charged to the one before, as
+    /// would happen if this machine's clock were behind the database's.
+    pub fn earliest_charge(&self) -> Micros {
+        self.window_starts
+    }
+
+    /// What to ask of the database now, if anything. `needed` is what the first request that waits may cost, `more` what
+    /// the others may; both are 0 if none waits.
+    pub fn ask(&mut self, needed: Picos, more: Picos, partial: bool, now: Micros) -> Option<Ask> {
+        self.fade(now);
+        if self.recall == Recall::Answered {
+            self.recall = Recall::None;
+            if needed == 0 {
+                self.return_free();
+            }
+        }
+        let free = self.free();
+        let missing = (needed - free).max(0);
+        let reserve = if now - self.last_used < IDLE { self.recent } else { 0 };
+        let is_low = missing > 0 || (free < reserve / 2 && now - self.last_asked >= PAUSE);
+        let is_due = is_low || self.returned > self.return_known || self.recall == Recall::Asking;
+        let comfort = if is_low { (needed + more + reserve - free - missing).max(0) } else { 0 };
+        if is_low {
+            self.last_asked = now;
+        }
+        let at_least = self.granted + missing;
+        is_due.then_some(Ask { at_least, at_most: at_least + comfort, returned: self.returned, partial })
+    }
+
+    /// Hands back what was not used for some time.
+    pub fn return_if_idle(&mut self, now: Micros) {
+        if now - self.last_used >= IDLE {
+            self.return_free();
+        }
+    }
+
+    /// Another process lacks what this one does not use, or the limit has changed: hands back all that is not set aside.
+    /// [`Lease::ask`] tells the database.
+    pub fn recall(&mut self) {
+        self.return_free();
+        self.recall = Recall::Asking;
+    }
+
+    fn return_free(&mut self) {
+        self.returned += self.free().max(0);
+    }
+
+    /// The database has answered, perhaps to an earlier question.
+    pub fn receive(&mut self, grant: &Grant) {
+        self.granted = self.granted.max(grant.granted);
+        self.return_known = self.return_known.max(grant.returned);
+        self.window_starts = self.window_starts.max(grant.window_starts);
+        if self.recall == Recall::Asking {
+            self.recall = Recall::Answered;
+        }
+    }
+
+    fn note_use(&mut self, worst: Picos, now: Micros) {
+        self.fade(now);
+        self.recent += worst;
+        self.last_used = now;
+    }
+
+    /// Halves the measure of use for each second that has passed.
+    fn fade(&mut self, now: Micros) {
+        let halvings = ((now - self.recent_since) / HALF_LIFE).clamp(0, 100);
+        if halvings > 0 {
+            self.recent >>= halvings;
+            self.recent_since = now;
+        }
+        // A clock that was set back must not keep a lease busy, or from fading.
+        self.recent_since = self.recent_since.min(now);
+        self.last_used = self.last_used.min(now);
+        self.last_asked = self.last_asked.min(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Micros = 1_000_000;
+
+    fn grant(granted: Picos) -> Grant {
+        Grant { granted, returned: 0, window_starts: 0, is_short: false }
+    }
+
+    #[test]
+    fn what_is_set_aside_cannot_be_set_aside_again() {
+        let mut lease = Lease::default();
+        lease.receive(&grant(100));
+        let first = reserve(&mut [&mut lease], 60, 0).unwrap();
+        assert_eq!(reserve(&mut [&mut lease], 41, 0), None);
+        lease.settle(&first, 35);
+        assert_eq!(lease.free(), 65);
+        let second = reserve(&mut [&mut lease], 65, 0).unwrap();
+        lease.release(&second);
+        assert_eq!(lease.free(), 65);
+    }
+
+    #[test]
+    fn a_refusal_by_one_lease_leaves_the_other_untouched() {
+        let (mut account, mut key) = (Lease::default(), Lease::default());
+        account.receive(&grant(100));
+        key.receive(&grant(10));
+        assert_eq!(reserve(&mut [&mut account, &mut key], 11, 0), None);
+        assert_eq!((account.free(), key.free()), (100, 10));
+    }
+
+    #[test]
+    fn repeated_and_late_answers_count_once() {
+        let mut lease = Lease::default();
+        for granted in [100, 50, 100] {
+            lease.receive(&grant(granted));
+        }
+        assert_eq!(lease.free(), 100);
+    }
+
+    #[test]
+    fn an_idle_lease_goes_back_but_for_what_runs() {
+        let mut lease = Lease::default();
+        lease.receive(&grant(100));
+        let running = reserve(&mut [&mut lease], 30, 0).unwrap();
+        lease.return_if_idle(SECOND);
+        assert_eq!(lease.free(), 70);
+        lease.return_if_idle(3 * SECOND);
+        assert_eq!(lease.free(), 0);
+        assert_eq!(lease.ask(0, 0, false, 3 * SECOND).unwrap().returned, 70);
+        lease.release(&running);
+        assert_eq!(lease.free(), 30);
+    }
+
+    #[test]
+    fn it_asks_for_what_is_lacking_and_for_as_much_as_was_used_lately() {
+        let mut lease = Lease::default();
+        assert_eq!(lease.ask(0, 0, false, 0), None);
+        let ask = lease.ask(10, 5, false, 0).unwrap();
+        assert_eq!((ask.at_least, ask.at_most), (10, 15));
+        lease.receive(&grant(100));
+        for _ in 0..9 {
+            let reservation = reserve(&mut [&mut lease], 10, 0).unwrap();
+            lease.settle(&reservation, 10);
+        }
+        assert_eq!(lease.ask(0, 0, false, PAUSE - 1), None);
+        let ask = lease.ask(0, 0, false, PAUSE).unwrap();
+        assert_eq!((ask.at_least, ask.at_most), (100, 180));
+    }
+
+    #[test]
+    fn a_recall_finds_a_grant_whose_answer_was_lost() {
+        let mut lease = Lease::default();
+        lease.recall();
+        assert_eq!(lease.ask(0, 0, false, 0).unwrap().returned, 0);
+        lease.receive(&grant(100));
+        assert_eq!(lease.ask(0, 0, false, 0).unwrap().returned, 100);
+        lease.receive(&Grant { returned: 100, ..grant(100) });
+        assert_eq!(lease.ask(0, 0, false, 0), None);
+    }
+}

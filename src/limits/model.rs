@@ -1,0 +1,135 @@
+//! What the database keeps of one budget, and what each message does to it. The simulation runs it.
+
+use std::collections::BTreeMap;
+
+use super::{Ask, Grant, Micros, Picos};
+
+/// What is free is granted beyond what is needed only up to this share, so that leases get smaller as the limit comes near.
+const SHARE: Picos = 4;
+
+/// A budget. In its current window and all later ones, what was spent and what is leased are together at most the limit,
+/// unless the limit was lowered; then nothing more is leased until they are.
+#[derive(Clone, Debug, Default)]
+pub struct Budget {
+    /// The most that may be spent in a window.
+    pub limit: Picos,
+    /// What processes hold and have not charged.
+    leased: Picos,
+    /// What was charged, by the start of the window.
+    spent: BTreeMap<Micros, Picos>,
+    leases: BTreeMap<u64, Sums>,
+}
+
+/// The sums of one process's lease.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sums {
+    granted: Picos,
+    returned: Picos,
+    settled: Picos,
+    /// The newest window in which it asked. If the database's clock is set back, what was granted in a window must still
+    /// not be charged to the one before.
+    window: Micros,
+}
+
+impl Sums {
+    fn outstanding(self) -> Picos {
+        self.granted - self.returned - self.settled
+    }
+}
+
+/// A process charges more than it holds: its leases have ended. The charge must be made again as one of a process that is
+/// gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended;
+
+impl Budget {
+    /// A budget of which nothing was used.
+    pub fn new(limit: Picos) -> Budget {
+        Budget { limit, ..Budget::default() }
+    }
+
+    /// What was charged in the window that starts then.
+    pub fn spent(&self, window: Micros) -> Picos {
+        self.spent.get(&window).copied().unwrap_or(0)
+    }
+
+    /// What processes hold.
+    pub fn leased(&self) -> Picos {
+        self.leased
+    }
+
+    /// What no process holds and nobody has spent, in the window that starts then and all later ones: a machine whose clock
+    /// is ahead may have charged to the next one already.
+    pub fn free(&self, window: Micros) -> Picos {
+        let most_spent = self.spent.range(window..).map(|(_, spent)| *spent).max().unwrap_or(0);
+        self.limit - self.leased - most_spent
+    }
+
+    /// A process that is known asks for a grant or hands something back, while the window that starts at `window` runs by
+    /// the database's clock.
+    pub fn ask(&mut self, holder: u64, window: Micros, ask: &Ask) -> Grant {
+        let before = self.leases.get(&holder).copied().unwrap_or_default();
+        let newly_returned = (ask.returned - before.returned).max(0);
+        self.leased -= newly_returned;
+        let free = self.free(window).max(0);
+        let needed = (ask.at_least - before.granted).max(0);
+        let comfort = (ask.at_most - before.granted).max(0) - needed;
+        let is_short = needed > free;
+        let granted = match (is_short, ask.partial) {
+            (false, _) => needed + comfort.min((free - needed) / SHARE),
+            (true, true) => free,
+            (true, false) => 0,
+        };
+        self.leased += granted;
+        let sums = self.leases.entry(holder).or_default();
+        sums.granted += granted;
+        sums.returned += newly_returned;
+        sums.window = sums.window.max(window);
+        Grant { granted: sums.granted, returned: sums.returned, window_starts: sums.window, is_short }
+    }
+
+    /// A new charge of a process, in the window that starts at `window` by the time that the charge bears. In the same
+    /// transaction its row in the ledger is made, so a charge that comes again settles nothing.
+    ///
+    /// # Errors
+    /// [`Ended`]: the process does not hold so much, and `is_first_try`. A charge that comes from a journal is always made.
+    pub fn settle(&mut self, holder: u64, window: Micros, cost: Picos, is_first_try: bool) -> Result<(), Ended> {
+        let outstanding = self.leases.get(&holder).map_or(0, |sums| sums.outstanding());
+        if is_first_try && outstanding < cost {
+            return Err(Ended);
+        }
+        let covered = cost.min(outstanding);
+        if let Some(sums) = self.leases.get_mut(&holder) {
+            sums.settled += covered;
+        }
+        self.leased -= covered;
+        *self.spent.entry(window).or_default() += cost;
+        Ok(())
+    }
+
+    /// A process is gone, and all that was in its journal has been charged.
+    pub fn end(&mut self, holder: u64) {
+        if let Some(sums) = self.leases.remove(&holder) {
+            self.leased -= sums.outstanding();
+        }
+    }
+
+    /// Makes a message count again that came before, for the simulation: what was handed back, or a grant.
+    #[cfg(test)]
+    pub(super) fn tamper(&self, holder: u64, ask: &mut Ask, is_return: bool) {
+        let sums = self.leases.get(&holder).copied().unwrap_or_default();
+        if is_return {
+            ask.returned += sums.returned;
+            return;
+        }
+        let repeated = (sums.granted - ask.at_least).max(0);
+        ask.at_least += repeated + 1;
+        ask.at_most += repeated + 1;
+    }
+
+    /// Whether the sums are right.
+    pub fn is_consistent(&self) -> bool {
+        let outstanding = self.leases.values().map(|sums| sums.outstanding());
+        self.leases.values().all(|sums| sums.outstanding() >= 0) && outstanding.sum::<Picos>() == self.leased
+    }
+}

@@ -1,0 +1,56 @@
+//! What happened in a schedule.
+
+/// How often each thing happened.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counters {
+    pub(super) charged: u64,
+    pub(super) released: u64,
+    pub(super) shortened: u64,
+    pub(super) refused: u64,
+    pub(super) journaled: u64,
+    pub(super) replayed: u64,
+    pub(super) crashes: u64,
+    pub(super) ended: u64,
+    pub(super) lost: u64,
+    pub(super) repeated: u64,
+    pub(super) recalls: u64,
+    pub(super) windows: u64,
+}
+
+impl Counters {
+    fn all(&self) -> [u64; 12] {
+        [
+            self.charged,
+            self.released,
+            self.shortened,
+            self.refused,
+            self.journaled,
+            self.replayed,
+            self.crashes,
+            self.ended,
+            self.lost,
+            self.repeated,
+            self.recalls,
+            self.windows,
+        ]
+    }
+
+    pub(super) fn all_happened(&self) -> bool {
+        self.all().iter().all(|count| *count > 0)
+    }
+
+    pub(super) fn add(&mut self, more: &Counters) {
+        self.charged += more.charged;
+        self.released += more.released;
+        self.shortened += more.shortened;
+        self.refused += more.refused;
+        self.journaled += more.journaled;
+        self.replayed += more.replayed;
+        self.crashes += more.crashes;
+        self.ended += more.ended;
+        self.lost += more.lost;
+        self.repeated += more.repeated;
+        self.recalls += more.recalls;
+        self.windows += more.windows;
+    }
+}

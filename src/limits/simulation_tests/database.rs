@@ -1,0 +1,113 @@
+//! The database of a schedule: budgets and the ledger.
+
+use super::super::model::Budget;
+use super::super::{Ask, Picos};
+use super::messages::{Answer, Fault, ToDatabase};
+use super::process::Charge;
+use super::world::{PROCESSES, RECALL_PAUSE, World};
+
+impl World {
+    /// Tells all processes but the one that asks that they shall hand back what they do not use.
+    pub(super) fn recall(&mut self, budget: usize, asking: Option<u64>) {
+        if asking.is_some() && self.now - self.recalled[budget] < RECALL_PAUSE {
+            return;
+        }
+        self.recalled[budget] = self.now;
+        self.counters.recalls += 1;
+        for slot in 0..PROCESSES {
+            if let Some(holder) = self.processes[slot].as_ref().map(|process| process.holder)
+                && asking != Some(holder)
+            {
+                self.answer(slot, holder, Answer::Recall(budget));
+            }
+        }
+    }
+
+    pub(super) fn at_database(&mut self, slot: usize, holder: u64, message: ToDatabase) -> Result<(), String> {
+        if !self.is_database_up {
+            return Ok(());
+        }
+        match message {
+            ToDatabase::Register => {
+                // A message of a dead process may come after its leases have ended, which is remembered.
+                if !self.ended.contains(&holder) {
+                    self.holders.insert(holder);
+                    self.answer(slot, holder, Answer::Registered);
+                }
+            }
+            ToDatabase::Ask(budget, ask) => self.grant(slot, holder, budget, ask)?,
+            ToDatabase::Charge(charge) => {
+                let is_made = self.charge(holder, charge, self.fault != Fault::NoFence)?;
+                if is_made {
+                    self.answer(slot, holder, Answer::Charged(charge.id));
+                }
+            }
+            ToDatabase::Replay(of, charges) => {
+                for charge in &charges {
+                    self.charge(of, *charge, false)?;
+                }
+                let ids = charges.iter().map(|charge| charge.id).collect();
+                self.answer(slot, holder, Answer::Replayed(of, ids));
+            }
+            ToDatabase::End(of) => {
+                self.holders.remove(&of);
+                self.ended.insert(of);
+                self.budgets.iter_mut().for_each(|budget| budget.end(of));
+                self.answer(slot, holder, Answer::Ended(of));
+            }
+        }
+        match self.budgets.iter().all(Budget::is_consistent) {
+            true => Ok(()),
+            false => Err(format!("the sums are wrong: {:?}", self.budgets)),
+        }
+    }
+
+    pub(super) fn grant(&mut self, slot: usize, holder: u64, budget: usize, mut ask: Ask) -> Result<(), String> {
+        if !self.holders.contains(&holder) {
+            return Ok(());
+        }
+        let window = World::window(budget, self.now + self.database_clock_ahead);
+        let book = &mut self.budgets[budget];
+        if self.fault == Fault::ReturnTwice || self.fault == Fault::GrantTwice {
+            book.tamper(holder, &mut ask, self.fault == Fault::ReturnTwice);
+        }
+        let leased = book.leased();
+        let grant = book.ask(holder, window, &ask);
+        if book.leased() > leased && book.free(window) < 0 {
+            return Err(format!("more is leased than there is: {book:?}"));
+        }
+        if grant.is_short && self.fault != Fault::NoRecall {
+            self.recall(budget, Some(holder));
+        }
+        self.answer(slot, holder, Answer::Granted(budget, grant));
+        Ok(())
+    }
+
+    /// Whether the charge is in the ledger now.
+    pub(super) fn charge(&mut self, holder: u64, charge: Charge, is_first_try: bool) -> Result<bool, String> {
+        if self.ledger.contains_key(&charge.id) {
+            return Ok(true);
+        }
+        let before = self.budgets.clone();
+        for budget in charge.budgets() {
+            let window = World::window(budget, charge.created);
+            if self.budgets[budget].settle(holder, window, charge.cost, is_first_try).is_err() {
+                self.budgets = before; // the transaction is rolled back
+                return Ok(false);
+            }
+        }
+        self.ledger.insert(charge.id, charge);
+        for budget in charge.budgets() {
+            let window = World::window(budget, charge.created);
+            let in_window = self
+                .ledger
+                .values()
+                .filter(|other| other.budgets().contains(&budget) && World::window(budget, other.created) == window);
+            let sum: Picos = in_window.map(|charge| charge.cost).sum();
+            if sum > self.highest[budget] {
+                return Err(format!("budget {budget} was passed: {sum} of {}", self.highest[budget]));
+            }
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,55 @@
+//! What processes and the database say to each other, and the mistakes that can be planted.
+
+use super::super::{Ask, Grant};
+use super::process::Charge;
+
+/// A mistake in the protocol, made on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    None,
+    /// A dead process's leases end before its journal was charged.
+    ForgetJournal,
+    /// What is handed back counts again when the message is repeated.
+    ReturnTwice,
+    /// A charge bears the time of a clock that is behind the database's.
+    TrustClock,
+    /// A charge that a dead process had sent is made after its leases have ended.
+    NoFence,
+    /// A grant that was asked for again is given again.
+    GrantTwice,
+    /// Processes do not hand back what others lack.
+    NoRecall,
+    /// A request that was not charged keeps what was set aside for it.
+    KeepReservation,
+}
+
+impl Fault {
+    pub(super) const PLANTED: [Fault; 7] = [
+        Fault::ForgetJournal,
+        Fault::ReturnTwice,
+        Fault::TrustClock,
+        Fault::NoFence,
+        Fault::GrantTwice,
+        Fault::NoRecall,
+        Fault::KeepReservation,
+    ];
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum ToDatabase {
+    Register,
+    Ask(usize, Ask),
+    Charge(Charge),
+    Replay(u64, Vec<Charge>),
+    End(u64),
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Answer {
+    Registered,
+    Granted(usize, Grant),
+    Charged(u64),
+    Ended(u64),
+    Replayed(u64, Vec<u64>),
+    Recall(usize),
+}
