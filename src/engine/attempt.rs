@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use ureq::http::Response;
 
-use super::client::{Content, HttpClient, is_disconnect};
+use super::client::{Connections, Content, HttpClient, is_disconnect};
 use super::refused::{CONFIRMED, SUSPECTED};
 use super::request::{Body, Extensions, Variant};
 use super::routes::Route;
@@ -76,23 +76,22 @@ impl Attempt<'_> {
             // It cannot be sent twice.
             Body::Stream(form) => {
                 form.set_variant(variant);
-                let mut content = Content::Stream(form);
-                return transport::with_new_connection(|| self.post_content(&mut content));
+                return self.post_content(Connections::New, &mut Content::Stream(form));
             }
         };
-        let (outcome, is_new) = transport::note_connecting(|| self.post_content(&mut content));
+        let (outcome, is_new) = transport::note_connecting(|| self.post_content(Connections::Kept, &mut content));
         match outcome {
             Err(e) if !is_new && is_disconnect(&e) && !client_left() => {
-                transport::with_new_connection(|| self.post_content(&mut content))
+                self.post_content(Connections::New, &mut content)
             }
             outcome => outcome,
         }
     }
 
-    fn post_content(&self, content: &mut Content<'_>) -> Outcome {
+    fn post_content(&self, connections: Connections, content: &mut Content<'_>) -> Outcome {
         // Base addresses have it.
         let path = self.path.strip_prefix("/v1").unwrap_or(self.path);
-        let response = self.client.post(path, self.media_type, self.request_id, content)?;
+        let response = self.client.post(connections, path, self.media_type, self.request_id, content)?;
         Ok(response.map(|body| Box::new(body.into_reader()) as ReplyBody))
     }
 }

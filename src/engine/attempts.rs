@@ -51,7 +51,7 @@ pub fn send(routes: &Routes, request: UpstreamRequest<'_>) -> Result<Reply> {
     loop {
         let (index, route, in_flight) = match routes.pick(&tried, Instant::now()) {
             Pick::Route(index, route, in_flight) => (index, route, in_flight),
-            Pick::Closed(left) => return best.map_or_else(|| Err(wait(left)), Failed::into_result),
+            Pick::Closed(left) => return best.map_or_else(|| Err(too_many_requests(left)), Failed::into_result),
             Pick::Full => return best.map_or(Err(Error::Busy), Failed::into_result),
             Pick::None => return best.map_or(Err(Error::Upstream(502, UNREACHABLE)), Failed::into_result),
         };
@@ -97,7 +97,7 @@ pub fn send(routes: &Routes, request: UpstreamRequest<'_>) -> Result<Reply> {
 }
 
 /// What a client is told while the providers want to be left alone.
-fn wait(time: Duration) -> Error {
+fn too_many_requests(time: Duration) -> Error {
     let message = "The model server has too many requests, try again later".to_owned();
     Error::Relayed(Box::new(Relayed { status: 429, body: None, message, retry_after: Some(whole_seconds(time)) }))
 }

@@ -28,12 +28,23 @@ pub(super) const UNREACHABLE: &str = "The model server cannot be reached";
 
 /// The connections to one provider, and what every request to it carries.
 pub(super) struct HttpClient {
-    agent: Agent,
+    kept: Agent,
+    /// Keeps no connections, nor uses any of those that are kept.
+    new: Agent,
     base_url: String,
     /// What follows the path, such as `?api-version=…`; mostly nothing.
     query: String,
     headers: HeaderMap,
     timeouts: Timeouts,
+}
+
+/// Which connections a request may use.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Connections {
+    /// One that was kept, if there is any.
+    Kept,
+    /// Only a new one.
+    New,
 }
 
 /// The body of one request.
@@ -48,24 +59,29 @@ impl HttpClient {
     pub(super) fn new(spec: &ProviderSpec) -> std::result::Result<HttpClient, String> {
         let (base_url, query) = address(&spec.base_url)?;
         let timeouts = spec.timeouts;
-        let mut config = Agent::config_builder()
-            .timeout_resolve(Some(timeouts.connect))
-            .timeout_connect(Some(timeouts.connect))
-            .timeout_recv_response(Some(timeouts.first_byte))
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            // The environment's proxies are for the internet; servers are mostly next door.
-            .proxy(None)
-            .max_idle_connections(IDLE)
-            .max_idle_connections_per_host(IDLE)
-            .max_idle_age(IDLE_TIME)
-            .user_agent(concat!("textgen/", env!("CARGO_PKG_VERSION")));
-        if let Some(file) = &spec.ca_file {
-            config = config.tls_config(TlsConfig::builder().root_certs(certificates(file)?).build());
-        }
-        let agent = Agent::with_parts(config.build(), connector(timeouts.idle), AddressResolver::default());
-        Ok(HttpClient { agent, base_url, query, headers: headers(spec)?, timeouts })
+        let tls = match &spec.ca_file {
+            Some(file) => TlsConfig::builder().root_certs(certificates(file)?).build(),
+            None => TlsConfig::default(),
+        };
+        let config = |idle| {
+            Agent::config_builder()
+                .timeout_resolve(Some(timeouts.connect))
+                .timeout_connect(Some(timeouts.connect))
+                .timeout_recv_response(Some(timeouts.first_byte))
+                .http_status_as_error(false)
+                .max_redirects(0)
+                .max_redirects_will_error(false)
+                // The environment's proxies are for the internet; servers are mostly next door.
+                .proxy(None)
+                .max_idle_connections_per_host(IDLE)
+                .max_idle_age(IDLE_TIME)
+                .user_agent(concat!("textgen/", env!("CARGO_PKG_VERSION")))
+                .tls_config(tls.clone())
+                .max_idle_connections(idle)
+                .build()
+        };
+        let agent = |idle| Agent::with_parts(config(idle), connector(timeouts.idle), AddressResolver::default());
+        Ok(HttpClient { kept: agent(IDLE), new: agent(0), base_url, query, headers: headers(spec)?, timeouts })
     }
 
     pub(super) fn timeouts(&self) -> &Timeouts {
@@ -75,6 +91,7 @@ impl HttpClient {
     /// Sends a `POST` and waits for the head of the response.
     pub(super) fn post(
         &self,
+        connections: Connections,
         path: &str,
         media_type: &str,
         request_id: Option<&str>,
@@ -84,9 +101,13 @@ impl HttpClient {
         if let Some(id) = request_id {
             request = request.header("X-Request-Id", id);
         }
+        let agent = match connections {
+            Connections::Kept => &self.kept,
+            Connections::New => &self.new,
+        };
         match content {
-            Content::Bytes(bytes) => self.agent.run(request.body(*bytes)?),
-            Content::Stream(reader) => self.agent.run(request.body(SendBody::from_reader(reader))?),
+            Content::Bytes(bytes) => agent.run(request.body(*bytes)?),
+            Content::Stream(reader) => agent.run(request.body(SendBody::from_reader(reader))?),
         }
     }
 
@@ -96,7 +117,7 @@ impl HttpClient {
     /// 502 or 504 when it does not answer as it should; the client has left.
     pub(super) fn models(&self) -> Result<Vec<u8>> {
         transport::with_deadline(self.timeouts.first_byte.min(self.timeouts.total), || {
-            let response = self.agent.run(self.request("/models").body(()).map_err(|e| failure(&e.into()))?);
+            let response = self.kept.run(self.request("/models").body(()).map_err(|e| failure(&e.into()))?);
             let response = response.map_err(|e| failure(&e))?;
             match response.status().as_u16() {
                 200 => {}

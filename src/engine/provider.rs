@@ -86,13 +86,17 @@ impl Provider {
     /// # Errors
     /// 502 or 504 when it does not answer and never has; the client has left.
     pub fn models(&self) -> Result<Arc<Vec<Value>>> {
+        self.models_at(Instant::now())
+    }
+
+    fn models_at(&self, now: Instant) -> Result<Arc<Vec<Value>>> {
         let Some(client) = &self.client else { return Ok(Arc::new(demo::models())) };
         let last = self.models.lock().clone();
-        if let Some(last) = last.as_ref().filter(|last| Instant::now() < last.fresh_until) {
+        if let Some(last) = last.as_ref().filter(|last| now < last.fresh_until) {
             return Ok(Arc::clone(&last.models));
         }
         let keep = |models: Arc<Vec<Value>>, ttl| {
-            let list = ModelList { models: Arc::clone(&models), fresh_until: Instant::now() + ttl };
+            let list = ModelList { models: Arc::clone(&models), fresh_until: now + ttl };
             *self.models.lock() = Some(list);
             models
         };
@@ -121,4 +125,48 @@ fn parse(bytes: &[u8]) -> Vec<Value> {
         data: Vec<Value>,
     }
     serde_json::from_slice::<List>(bytes).map_or_else(|_| Vec::new(), |list| list.data)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// Answers one request with this list of models, and is not there any more then.
+    fn list_once(body: &'static str) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/v1", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            drop(listener);
+            let mut head = BufReader::new(stream.try_clone().unwrap()).lines();
+            assert_eq!(head.next().unwrap().unwrap(), "GET /v1/models HTTP/1.1");
+            while !head.next().unwrap().unwrap().is_empty() {}
+            let length = body.len();
+            write!(&stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}").unwrap();
+        });
+        url
+    }
+
+    #[test]
+    fn the_last_list_of_models_is_used_while_there_is_no_other() {
+        let provider = Provider::new(ProviderSpec::new("a", list_once(r#"{"data":[{"id":"m"}]}"#))).unwrap();
+        let now = Instant::now();
+        let is_known = |models: Result<Arc<Vec<Value>>>| models.unwrap()[0]["id"] == "m";
+        assert!(is_known(provider.models_at(now)));
+        assert!(is_known(provider.models_at(now + MODELS_TTL / 2)), "cached");
+        assert!(is_known(provider.models_at(now + 2 * MODELS_TTL)), "stale");
+        assert!(is_known(provider.models_at(now + 100 * MODELS_TTL)), "still");
+    }
+
+    #[test]
+    fn without_a_list_there_are_no_models_and_without_a_server_an_error() {
+        let provider = Provider::new(ProviderSpec::new("a", list_once("<html>"))).unwrap();
+        let now = Instant::now();
+        assert!(provider.models_at(now).unwrap().is_empty());
+        let provider = Provider::new(ProviderSpec::new("b", "http://127.0.0.1:1/v1")).unwrap();
+        assert_eq!(provider.models_at(now).unwrap_err().status(), 502);
+    }
 }

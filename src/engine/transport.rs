@@ -50,7 +50,6 @@ fn hang_up() -> PollFlags {
 
 thread_local! {
     static DEADLINE: Cell<Option<Instant>> = const { Cell::new(None) };
-    static ONLY_NEW: Cell<bool> = const { Cell::new(false) };
     static CONNECTED: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -83,12 +82,6 @@ pub(super) fn with_deadline_at<R>(deadline: Option<Instant>, work: impl FnOnce()
 /// Ends the waits of the current [`with_deadline_at`] at this time.
 pub(super) fn set_deadline(deadline: Option<Instant>) {
     DEADLINE.set(deadline);
-}
-
-/// Runs `work`, in which each connection is a new one.
-pub(super) fn with_new_connection<R>(work: impl FnOnce() -> R) -> R {
-    let _reset = ResetOnDrop::set(&ONLY_NEW, true);
-    work()
 }
 
 /// Runs `work`, and tells whether it opened a connection; if not, it used one that was kept.
@@ -196,9 +189,6 @@ impl Transport for Socket {
 
     /// Between two calls nothing comes: bytes or an end mean that it is of no more use.
     fn is_open(&mut self) -> bool {
-        if ONLY_NEW.get() {
-            return false;
-        }
         let read = (&self.stream).read(&mut [0]);
         matches!(read, Err(e) if e.kind() == io::ErrorKind::WouldBlock)
     }

@@ -1,5 +1,10 @@
 //! Model servers that refuse what not every server knows, and uploads that fail on the client's side.
 
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
 use serde_json::{Value, json};
 
 use crate::harness::{Raw, ReceivedRequest, ReplyWriter, Server, TestDb, Upstream, final_charges, only_charge};
@@ -130,4 +135,26 @@ fn an_upload_goes_to_another_server_while_nothing_of_it_was_read() {
         received.iter().all(|seen| seen.body.windows(large.len()).any(|piece| piece == large)),
         "the file is whole"
     );
+}
+
+#[test]
+fn an_upload_that_was_read_is_not_sent_to_another_server() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let connections = Arc::new(AtomicUsize::new(0));
+    let counter = connections.clone();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            counter.fetch_add(1, Ordering::Relaxed);
+            // Reads a part of the upload, and breaks off.
+            let _ = stream.read_exact(&mut vec![0; 500_000]);
+        }
+    });
+    let unused = Upstream::constant(200, heard());
+    let urls = format!("{url},{url},{url}");
+    let (db, server, user) = start(&unused, &[("TRANSCRIBE_MODEL", "w"), ("TRANSCRIBE_URL", &urls)]);
+    let body = multipart(&[("file*", &textgen::wav::file(8000, 16, &vec![0; 4 << 20]))]);
+    user.program(&server.audio).send("POST", TRANSCRIPTIONS, Some(FORM), &body).expect(502);
+    assert_eq!(connections.load(Ordering::Relaxed), 1);
+    assert_eq!(final_charges(&db, server), [] as [Value; 0]);
 }
