@@ -36,6 +36,8 @@ pub mod accounts;
 
 pub mod engine;
 
+pub mod catalogue;
+
 pub mod background;
 
 pub mod app;

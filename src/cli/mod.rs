@@ -1,6 +1,7 @@
 //! The command line.
 
 mod check_sharing;
+mod models;
 mod price;
 mod user;
 
@@ -14,6 +15,7 @@ use crate::config::{self, Config};
 use crate::db::{self, Database, migrate};
 use crate::error::Error;
 
+pub use models::{ModelsCommand, ProviderCommand};
 pub use price::PriceCommand;
 pub use user::UserCommand;
 
@@ -53,6 +55,12 @@ pub enum Command {
     /// Manage accounts: list, create, rotate-secret, suspend, restore, promote, demote, delete
     #[command(subcommand)]
     User(UserCommand),
+    /// Manage the catalogue of models: apply, export, list
+    #[command(subcommand)]
+    Models(ModelsCommand),
+    /// Show the providers of models: list
+    #[command(subcommand)]
+    Provider(ProviderCommand),
     /// Manage prices: list, set
     #[command(subcommand)]
     Price(PriceCommand),
@@ -126,6 +134,8 @@ pub fn run(command: &Command, config: &Config) -> Result<String, Failure> {
         Command::Migrate => migrate(config),
         Command::CheckSharing { rounds } => check_sharing::run(config, *rounds),
         Command::User(command) => user::run(command, config),
+        Command::Models(command) => models::run(command, config),
+        Command::Provider(command) => models::run_provider(command, config),
         Command::Price(command) => price::run(command, config),
     }
 }

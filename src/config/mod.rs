@@ -14,12 +14,12 @@ use clap::{ArgAction, Args, Command};
 use log::LevelFilter;
 
 use parse::{
-    address, boolean, database_url, networks, number, or_automatic, origins, plain, public_url, seconds, secret, text,
-    use_postgres,
+    address, boolean, database_url, encryption_key, networks, number, or_automatic, origins, plain, public_url,
+    seconds, secret, text, use_postgres,
 };
 
 pub use engines::{EngineConfig, EngineConfigs};
-pub use parse::{Networks, OrAutomatic, Urls};
+pub use parse::{EncryptionKey, Networks, OrAutomatic, Urls};
 
 const DATABASE: &str = "Database";
 const ADDRESSES: &str = "Addresses";
@@ -183,6 +183,11 @@ pub struct Config {
     /// Timeout for a whole call to a model server, reply included, in seconds. A streamed reply may take longer
     #[arg(long, env, default_value = "600", value_parser = seconds(1..=86_400), help_heading = MODELS)]
     pub upstream_timeout: Duration,
+
+    /// Key that seals providers' API keys in the database: 32 random bytes in base64, such as `openssl rand -base64 32`
+    /// prints. Needed only where the catalogue holds a key itself, and the same on every server
+    #[arg(long, env, hide_env_values = true, value_parser = secret(encryption_key), help_heading = MODELS)]
+    pub encryption_key: Option<EncryptionKey>,
 
     /// Private networks that `audio_url` may reach, comma-separated. Every user can read what these networks serve:
     /// leave it empty on a public service

@@ -1,12 +1,14 @@
 //! Parsers for the settings' values. Their errors say what was expected.
 
 use std::ffi::OsStr;
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
 use clap::{Arg, Command, Error};
@@ -165,6 +167,37 @@ fn engine_url(value: &str) -> Result<String, String> {
         true => Ok(base.to_owned()),
         false => Err("expected URLs such as http://127.0.0.1:8000, without a user name".to_owned()),
     }
+}
+
+/// A key for AES-256-GCM.
+#[derive(Clone)]
+pub struct EncryptionKey([u8; 32]);
+
+impl EncryptionKey {
+    /// The key, for the one place that encrypts.
+    pub fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl From<[u8; 32]> for EncryptionKey {
+    fn from(bytes: [u8; 32]) -> EncryptionKey {
+        EncryptionKey(bytes)
+    }
+}
+
+impl fmt::Debug for EncryptionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(hidden)")
+    }
+}
+
+/// 32 bytes in base64.
+pub(super) fn encryption_key(value: &str) -> Result<EncryptionKey, String> {
+    let bytes = BASE64.decode(value.trim()).ok().and_then(|bytes| bytes.try_into().ok());
+    bytes
+        .map(EncryptionKey)
+        .ok_or_else(|| "expected 32 bytes in base64, as `openssl rand -base64 32` prints".to_owned())
 }
 
 /// A key that fits into an `Authorization` header.

@@ -56,6 +56,7 @@ fn secrets_are_hidden_in_help() {
         let name = arg.get_id().as_str();
         let is_secret = name.ends_with("_pepper")
             || name.ends_with("_api_key")
+            || name == "encryption_key"
             || name.starts_with("database_") && name.ends_with("_url");
         assert_eq!(arg.is_hide_env_values_set(), is_secret, "{name}");
     }
@@ -96,6 +97,8 @@ fn secrets_are_never_shown() {
     }
     let text = problem("SPEECH_API_KEY", "hunter 2");
     assert!(text.starts_with("error: SPEECH_API_KEY: ") && !text.contains("hunter"), "{text}");
+    let text = problem("ENCRYPTION_KEY", "hunter2");
+    assert!(text.starts_with("error: ENCRYPTION_KEY: ") && !text.contains("hunter2"), "{text}");
     let config = read(&[("DATABASE_URL", "postgresql://u:hunter2@h/d"), ("PASSWORD_PEPPER", "hunter2")]).unwrap();
     assert!(!format!("{config:?}").contains("hunter2"));
 }

@@ -25,6 +25,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V15__emails_checked_once", include_str!("../../sql/migrations/0015_emails_checked_once.sql")),
     ("V16__exact_costs", include_str!("../../sql/migrations/0016_exact_costs.sql")),
     ("V17__unit_defaults", include_str!("../../sql/migrations/0017_unit_defaults.sql")),
+    ("V18__catalogue", include_str!("../../sql/migrations/0018_catalogue.sql")),
 ];
 
 /// The advisory lock that lets one process migrate while the others wait: "textgen" in ASCII.

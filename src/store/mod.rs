@@ -2,6 +2,7 @@
 
 pub mod api_keys;
 pub mod audit;
+pub mod catalogue;
 pub mod deleted_documents;
 pub mod directory;
 pub mod documents;

@@ -9,6 +9,7 @@ mod admin;
 mod bad_input;
 mod bouncer;
 mod browsing;
+mod catalogue;
 mod chaos;
 mod credentials;
 mod crowds;

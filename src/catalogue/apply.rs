@@ -1,0 +1,197 @@
+//! Stores a catalogue, and writes out the one that is stored.
+
+use std::collections::{BTreeMap, HashMap};
+
+use time::OffsetDateTime;
+
+use crate::db::{self, Session};
+use crate::engine::Protocol;
+use crate::money::format_price;
+use crate::store::catalogue::{self as store, CatalogueRows, ProviderRow, StoredKey};
+use crate::store::prices::{self, DatedPrice, Price};
+use crate::units::{ByUnit, Unit};
+
+use super::entries::{CatalogueFile, KeyEntry, ModelEntry, ProviderEntry, RouteEntry};
+use super::seal::Sealer;
+use super::validate::{NewPrice, validate};
+
+/// What [`apply`] has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// How many models there are now.
+    pub models: usize,
+    /// How many providers there are now.
+    pub providers: usize,
+    /// Whether anything but prices is another than before.
+    pub changed: bool,
+    /// How many prices are.
+    pub prices: usize,
+}
+
+/// Why a catalogue was not stored; nothing was changed then.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// It is wrong; in words for the operator.
+    #[error("{0}")]
+    Invalid(String),
+    /// The database failed.
+    #[error(transparent)]
+    Database(#[from] db::Error),
+}
+
+/// Puts a file's catalogue in the place of the stored one, in one transaction. A price that is another than the one that
+/// applies gets a new row, from now on or from the file's date; what was charged is never charged anew. `sealer` is asked
+/// for only if there is an API key to be sealed.
+///
+/// # Errors
+/// See [`ApplyError`].
+pub fn apply(
+    session: &mut Session,
+    file: CatalogueFile,
+    sealer: impl FnOnce() -> Result<Sealer, String>,
+) -> Result<Applied, ApplyError> {
+    let validated = validate(file).map_err(|problems| ApplyError::Invalid(problems.to_string()))?;
+    let mut transaction = session.transaction()?;
+    store::lock(&mut transaction)?;
+    let stored = store::read(&mut transaction)?;
+    let mut providers = provider_rows(validated.providers, &stored.providers, sealer).map_err(ApplyError::Invalid)?;
+    providers.sort_by(|a, b| a.name.cmp(&b.name));
+    let (models, new_prices): (Vec<_>, Vec<_>) = validated.models.into_iter().unzip();
+    let rows = CatalogueRows { providers, models };
+    let changed = rows != stored;
+    if changed {
+        store::replace(&mut transaction, &rows)?;
+    }
+    let existing = prices::all(&mut transaction)?;
+    let mut changed_prices = 0;
+    for (model, new) in rows.models.iter().zip(new_prices) {
+        if let Some(new) = new.filter(|new| !applies(&existing, &model.name, new)) {
+            prices::set(&mut transaction, &model.name, &ByUnit::from_fn(|unit| Some(new.price.0[unit])), new.from)?;
+            changed_prices += 1;
+        }
+    }
+    transaction.commit()?;
+    Ok(Applied { models: rows.models.len(), providers: rows.providers.len(), changed, prices: changed_prices })
+}
+
+/// Whether the price that applies at the time from which a new one is to apply is the same.
+fn applies(existing: &[DatedPrice], model: &str, new: &NewPrice) -> bool {
+    let now = OffsetDateTime::now_utc();
+    price_at(existing, model, new.from.map_or(now, |from| from.max(now))).is_some_and(|price| *price == new.price)
+}
+
+/// A model's own price at a time.
+fn price_at<'p>(prices: &'p [DatedPrice], model: &str, at: OffsetDateTime) -> Option<&'p Price> {
+    let own = prices.iter().filter(|price| price.model == model && price.valid_from <= at);
+    own.max_by_key(|price| price.valid_from).map(|price| &price.price)
+}
+
+fn provider_rows(
+    providers: Vec<ProviderEntry>,
+    stored: &[ProviderRow],
+    sealer: impl FnOnce() -> Result<Sealer, String>,
+) -> Result<Vec<ProviderRow>, String> {
+    let has_literals = providers.iter().any(|provider| matches!(provider.api_key, KeyEntry::Literal(_)));
+    let sealer = if has_literals { Some(sealer()?) } else { None };
+    let stored: HashMap<&str, &StoredKey> = stored.iter().map(|row| (row.name.as_str(), &row.api_key)).collect();
+    let row = |entry: ProviderEntry| {
+        let api_key = stored_key(&entry, stored.get(entry.name.as_str()).copied(), sealer.as_ref())
+            .map_err(|e| format!("provider {:?}: api_key: {e}", entry.name))?;
+        let all = || Protocol::ALL.map(|protocol| protocol.name().to_owned()).to_vec();
+        Ok(ProviderRow {
+            api_key,
+            name: entry.name,
+            base_url: entry.base_url,
+            protocols: entry.protocols.unwrap_or_else(all),
+            headers: entry.headers.into_iter().collect(),
+            ca_file: entry.ca_file,
+            connect_timeout_ms: entry.connect_timeout_ms,
+            first_byte_timeout_ms: entry.first_byte_timeout_ms,
+            idle_timeout_ms: entry.idle_timeout_ms,
+            total_timeout_ms: entry.total_timeout_ms,
+            max_concurrent: entry.max_concurrent,
+        })
+    };
+    providers.into_iter().map(row).collect()
+}
+
+fn stored_key(entry: &ProviderEntry, stored: Option<&StoredKey>, sealer: Option<&Sealer>) -> Result<StoredKey, String> {
+    match (&entry.api_key, stored, sealer) {
+        (KeyEntry::None, ..) => Ok(StoredKey::None),
+        (KeyEntry::Variable(name), ..) => Ok(StoredKey::Variable(name.clone())),
+        (KeyEntry::Stored, Some(StoredKey::Sealed(sealed)), _) => Ok(StoredKey::Sealed(sealed.clone())),
+        (KeyEntry::Stored, ..) => {
+            Err("it says \"sealed\", but no key is stored for a provider of this name".to_owned())
+        }
+        (KeyEntry::Literal(key), stored, Some(sealer)) => {
+            // The same key is not sealed anew, as that would look like a change.
+            if let Some(StoredKey::Sealed(sealed)) = stored
+                && sealer.open(&entry.name, sealed).is_ok_and(|known| known == *key)
+            {
+                return Ok(StoredKey::Sealed(sealed.clone()));
+            }
+            sealer.seal(&entry.name, key).map(StoredKey::Sealed)
+        }
+        (KeyEntry::Literal(_), _, None) => Err("it cannot be sealed".to_owned()),
+    }
+}
+
+/// The stored catalogue as a file, with the prices that apply now. API keys are shown as `sealed`. To apply it changes
+/// nothing.
+///
+/// # Errors
+/// See [`db::Error`].
+pub fn export(session: &mut Session) -> Result<CatalogueFile, db::Error> {
+    let mut transaction = session.transaction()?;
+    let rows = store::read(&mut transaction)?;
+    let prices = prices::all(&mut transaction)?;
+    let now = OffsetDateTime::now_utc();
+    let models = rows.models.into_iter().map(|model| ModelEntry {
+        price: price_at(&prices, &model.name, now).map(price_entry),
+        price_from: None,
+        route: model
+            .routes
+            .into_iter()
+            .map(|route| RouteEntry {
+                model: Some(route.upstream_model).filter(|name| *name != model.name),
+                provider: route.provider,
+                weight: route.weight,
+                priority: route.priority,
+            })
+            .collect(),
+        name: model.name,
+        aliases: model.aliases,
+        max_output_tokens: model.max_output_tokens,
+    });
+    let model = models.collect();
+    Ok(CatalogueFile { provider: rows.providers.into_iter().map(provider_entry).collect(), model })
+}
+
+fn provider_entry(row: ProviderRow) -> ProviderEntry {
+    ProviderEntry {
+        name: row.name,
+        base_url: row.base_url,
+        api_key: match row.api_key {
+            StoredKey::None => KeyEntry::None,
+            StoredKey::Variable(name) => KeyEntry::Variable(name),
+            StoredKey::Sealed(_) => KeyEntry::Stored,
+        },
+        protocols: Some(row.protocols),
+        ca_file: row.ca_file,
+        connect_timeout_ms: row.connect_timeout_ms,
+        first_byte_timeout_ms: row.first_byte_timeout_ms,
+        idle_timeout_ms: row.idle_timeout_ms,
+        total_timeout_ms: row.total_timeout_ms,
+        max_concurrent: row.max_concurrent,
+        headers: row.headers.into_iter().collect(),
+    }
+}
+
+/// Every unit whose price is not what the file means by leaving it out.
+fn price_entry(price: &Price) -> BTreeMap<String, String> {
+    let implied = |unit: Unit| unit.price_fallback().map_or(0, |fallback| price.0[fallback]);
+    let shown = price.0.iter().filter(|(unit, number)| **number != implied(*unit));
+    shown
+        .map(|(unit, number)| (unit.catalogue_price().to_owned(), format_price(*number, unit.catalogue_digits())))
+        .collect()
+}
