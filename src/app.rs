@@ -8,12 +8,13 @@ use std::thread;
 use serde_json::Value;
 
 use crate::auth::password::{Passwords, Peppers};
-use crate::auth::revocation::{CHANNEL, Revocations};
+use crate::auth::revocation::Revocations;
 use crate::auth::{Cache, Hasher, LastUsed, Resolver, Throttle};
 use crate::background;
 use crate::config::Config;
 use crate::db::{self, Batcher, Database, listen};
 use crate::engine::Engines;
+use crate::notifications::{CHANNELS, Notifications};
 use crate::store::Document;
 use crate::usage::{Connections, Meter};
 
@@ -106,7 +107,8 @@ impl App {
             stopped: self.stopped.clone(),
             is_loss_logged: AtomicBool::new(false),
         };
-        listen::spawn(self.listen_database.clone(), CHANNEL, revocations).map_err(|e| e.to_string())
+        let notifications = Notifications { revocations, meter: self.meter.clone() };
+        listen::spawn(self.listen_database.clone(), CHANNELS, notifications).map_err(|e| e.to_string())
     }
 
     /// Stops the background threads, and writes what they have not written yet.

@@ -39,6 +39,7 @@ pub mod engine;
 pub mod catalogue;
 
 pub mod background;
+pub mod notifications;
 
 pub mod app;
 

@@ -32,7 +32,7 @@ impl listen::Listener for Revocations {
         self.cache.subscribed();
     }
 
-    fn notified(&self, user_id: &str) {
+    fn notified(&self, _: &str, user_id: &str) {
         match user_id {
             ALL_USERS => self.cache.revoke_all(),
             _ => self.cache.revoke(user_id),

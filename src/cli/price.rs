@@ -16,7 +16,7 @@ use crate::units::{ByUnit, Unit};
 pub enum PriceCommand {
     /// List the price of each model, in micro-dollars (a millionth of a dollar)
     List,
-    /// Change a model's price; what is not named stays, for a new model as `default` has it. Servers follow within seconds
+    /// Change a model's price; what is not named stays, for a new model as `default` has it. Servers follow at once
     Set(SetArguments),
 }
 

@@ -21,26 +21,30 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 pub trait Listener: Send + 'static {
     /// Notifications arrive from now on; earlier ones may have been missed.
     fn connected(&self);
-    /// One arrived.
-    fn notified(&self, payload: &str);
+    /// One arrived on this channel.
+    fn notified(&self, channel: &str, payload: &str);
     /// None arrive until [`Listener::connected`] is called again. `silently` if the server stopped responding.
     fn lost(&self, reason: &str, silently: bool);
     /// Whether to end.
     fn stopped(&self) -> bool;
 }
 
-/// Listens on `channel` until the listener says to stop, reconnecting as often as needed.
+/// Listens on these channels, over one connection, until the listener says to stop, reconnecting as often as needed.
 ///
 /// # Errors
 /// The thread could not be started.
-pub fn spawn(config: postgres::Config, channel: &'static str, listener: impl Listener) -> std::io::Result<()> {
-    thread::Builder::new().name("listen".to_owned()).spawn(move || run(&config, channel, &listener)).map(drop)
+pub fn spawn(
+    config: postgres::Config,
+    channels: &'static [&'static str],
+    listener: impl Listener,
+) -> std::io::Result<()> {
+    thread::Builder::new().name("listen".to_owned()).spawn(move || run(&config, channels, &listener)).map(drop)
 }
 
-fn run(config: &postgres::Config, channel: &str, listener: &impl Listener) {
+fn run(config: &postgres::Config, channels: &[&str], listener: &impl Listener) {
     let mut pause = Duration::from_millis(50);
     while !listener.stopped() {
-        match connect(config, channel) {
+        match connect(config, channels) {
             Ok((mut client, watchdog)) => {
                 listener.connected();
                 pause = Duration::from_millis(50);
@@ -55,10 +59,11 @@ fn run(config: &postgres::Config, channel: &str, listener: &impl Listener) {
     }
 }
 
-fn connect(config: &postgres::Config, channel: &str) -> Result<(Client, Arc<Watchdog>), postgres::Error> {
+fn connect(config: &postgres::Config, channels: &[&str]) -> Result<(Client, Arc<Watchdog>), postgres::Error> {
     let (mut client, watchdog) = watchdog::connect(config, &TimeoutCounter::default())?;
     watchdog.arm(watchdog::CONNECT_TIMEOUT);
-    client.batch_execute(&format!("LISTEN {channel}"))?;
+    let statements: Vec<String> = channels.iter().map(|channel| format!("LISTEN {channel}")).collect();
+    client.batch_execute(&statements.join("; "))?;
     Ok((client, watchdog))
 }
 
@@ -79,7 +84,7 @@ fn pass_on(client: &mut Client, listener: &impl Listener) -> Result<(), postgres
     let mut notifications = client.notifications();
     let mut arriving = notifications.timeout_iter(HEARTBEAT);
     while let Some(notification) = arriving.next()? {
-        listener.notified(notification.payload());
+        listener.notified(notification.channel(), notification.payload());
     }
     Ok(())
 }

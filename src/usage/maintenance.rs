@@ -42,6 +42,8 @@ pub(super) fn run(shared: &Shared) {
     while !shared.sleep_until_shutdown(pause) {
         pause = INTERVAL;
         if !shared.db.is_open() {
+            // They are read in any case once it is; left as it is, this would keep the thread awake.
+            shared.take_prices_changed();
             continue;
         }
         let failure = match maintenance.run(shared) {
@@ -69,9 +71,12 @@ impl Maintenance {
     fn run(&mut self, shared: &Shared) -> std::result::Result<(), replay::Failure> {
         let is_due = |at: Option<Instant>, every| at.is_none_or(|at: Instant| at.elapsed() >= every);
         let refresh = is_due(self.refreshed, REFRESH_EVERY);
-        if refresh || !shared.is_available() {
+        // Asked first: what changes from here on is read again.
+        if shared.take_prices_changed() || refresh || !shared.is_available() {
             self.refresh(shared)?;
-            self.refreshed = Some(Instant::now());
+            if refresh {
+                self.refreshed = Some(Instant::now());
+            }
         }
         // Without a journal, charging works for as long as the database does.
         let prepared = if refresh { shared.journal.prepare(&self.prefix) } else { Ok(()) };

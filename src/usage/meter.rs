@@ -91,6 +91,11 @@ impl Meter {
         self.shared.db.open();
     }
 
+    /// The prices in the database have changed: has them read at once. Otherwise they are read every two seconds.
+    pub fn prices_changed(&self) {
+        self.shared.prices_changed();
+    }
+
     /// Checks that work may begin: that its charge can be recorded, in the database or in the journal.
     ///
     /// # Errors

@@ -27,8 +27,17 @@ pub(super) struct Shared {
     pub(super) kept_months: AtomicI32,
     /// Whether the last statement succeeded.
     available: AtomicBool,
-    stopped: Mutex<bool>,
-    shutdown: Condvar,
+    wakening: Mutex<Wakening>,
+    wakened: Condvar,
+}
+
+/// Why the maintenance thread is to wake up.
+#[derive(Default)]
+struct Wakening {
+    /// The meter is shutting down.
+    stopped: bool,
+    /// The prices have changed.
+    prices_changed: bool,
 }
 
 /// Counters since the process started; see [`Stats`](super::Stats).
@@ -82,8 +91,8 @@ impl Shared {
             prices: RwLock::new(None),
             kept_months: AtomicI32::new(0),
             available: AtomicBool::new(false),
-            stopped: Mutex::new(false),
-            shutdown: Condvar::new(),
+            wakening: Mutex::default(),
+            wakened: Condvar::new(),
         }
     }
 
@@ -99,16 +108,27 @@ impl Shared {
     /// Accepts no more charges, and wakes the maintenance thread so that it ends.
     pub(super) fn shut_down(&self) {
         self.queue.stop();
-        *self.stopped.lock() = true;
-        self.shutdown.notify_all();
+        self.wakening.lock().stopped = true;
+        self.wakened.notify_all();
     }
 
-    /// Sleeps for `pause`, or until shutdown. Returns whether the meter is shutting down.
+    /// Has the maintenance thread read the prices at once.
+    pub(super) fn prices_changed(&self) {
+        self.wakening.lock().prices_changed = true;
+        self.wakened.notify_all();
+    }
+
+    /// Whether the prices have changed since the last call.
+    pub(super) fn take_prices_changed(&self) -> bool {
+        std::mem::take(&mut self.wakening.lock().prices_changed)
+    }
+
+    /// Sleeps for `pause`, until shutdown, or until the prices change. Returns whether the meter is shutting down.
     pub(super) fn sleep_until_shutdown(&self, pause: Duration) -> bool {
-        let mut stopped = self.stopped.lock();
-        if !*stopped {
-            self.shutdown.wait_for(&mut stopped, pause);
+        let mut wakening = self.wakening.lock();
+        if !wakening.stopped && !wakening.prices_changed {
+            self.wakened.wait_for(&mut wakening, pause);
         }
-        *stopped
+        wakening.stopped
     }
 }

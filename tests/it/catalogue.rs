@@ -1,8 +1,11 @@
 //! `textgen models`: the catalogue's file, and what is stored of it.
 
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-use crate::harness::{Outcome, TestDb, run};
+use serde_json::json;
+
+use crate::harness::{Outcome, Server, TestDb, run};
 
 const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 const OTHER_KEY: &str = "YWJjZGVmMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODk=";
@@ -215,4 +218,35 @@ fn two_at_once_leave_one_of_the_two() {
     assert_eq!(db.count("SELECT count(*) FROM models"), 2);
     let mixed = "SELECT count(*) FROM models a, models b WHERE a.name LIKE '%gpt-x' AND b.name = 'yet another'";
     assert_eq!(db.count(mixed), 0);
+}
+
+#[test]
+fn a_changed_price_is_heard_of_by_every_server() {
+    let db = TestDb::new();
+    let servers = [Server::start_demo(&db, &[]), Server::start_demo(&db, &[])];
+    let user = servers[0].sign_up("ann@example.com");
+    let programs = servers.each_ref().map(|server| user.program(&server.inference));
+    for server in &servers {
+        server.wait_until("the listener", || server.web.anonymous().get("/readyz").json()["listening"] == json!(true));
+    }
+    let last_cost = "SELECT cost_micros FROM usage_events ORDER BY created DESC LIMIT 1";
+    let charged = |server: usize| {
+        programs[server].post("/v1/embeddings", &json!({"input": "a"})).expect(200);
+        db.count(last_cost)
+    };
+    let mut delays: Vec<Duration> = (1..=9_i64)
+        .map(|round| {
+            let price = (round * 1000).to_string();
+            let set = ["price", "set", "default", "--request", &price, "--embedding", "0"];
+            done(run(&set, &[("DATABASE_URL", &db.url())], ""));
+            let server = &servers[usize::try_from(round % 2).unwrap()];
+            let began = Instant::now();
+            server.wait_until("the price", || charged(usize::try_from(round % 2).unwrap()) == round * 1000);
+            began.elapsed()
+        })
+        .collect();
+    delays.sort();
+    println!("a price applied after {delays:?}");
+    // Prices are read every two seconds in any case, so half of these would take longer without the notification.
+    assert!(delays[delays.len() / 2] < Duration::from_millis(750), "{delays:?}");
 }

@@ -1,0 +1,42 @@
+//! What a process is told of by the database, over one connection: revocations, and changes of the catalogue and of prices.
+
+use std::sync::Arc;
+
+use crate::auth::revocation::{self, Revocations};
+use crate::catalogue;
+use crate::db::listen::Listener;
+use crate::usage::Meter;
+
+/// The channels that are listened on.
+pub const CHANNELS: &[&str] = &[revocation::CHANNEL, catalogue::CHANNEL];
+
+/// Hands each notification to whom it concerns.
+pub struct Notifications {
+    /// Drops cached callers.
+    pub revocations: Revocations,
+    /// Reads the prices anew.
+    pub meter: Arc<Meter>,
+}
+
+impl Listener for Notifications {
+    fn connected(&self) {
+        self.revocations.connected();
+        // Changes may have been missed while nobody listened.
+        self.meter.prices_changed();
+    }
+
+    fn notified(&self, channel: &str, payload: &str) {
+        match channel {
+            catalogue::CHANNEL => self.meter.prices_changed(),
+            _ => self.revocations.notified(channel, payload),
+        }
+    }
+
+    fn lost(&self, reason: &str, silently: bool) {
+        self.revocations.lost(reason, silently);
+    }
+
+    fn stopped(&self) -> bool {
+        self.revocations.stopped()
+    }
+}
