@@ -1,9 +1,15 @@
 //! What usage is counted in. Each unit is declared once, here; the ledger's SQL, the journal, prices, `textgen price`,
 //! `/api/usage`, its OpenAPI schema, the pages and the CSV download are all derived from the declaration.
 //!
-//! To add a unit, add an entry to [`units!`](self) below and a migration that adds its column to `usage_events` and
-//! `usage_daily` (`bigint NOT NULL DEFAULT 0`) and its price to `prices` (like the columns in `0016_exact_costs.sql`).
-//! Functions of earlier migrations name no units. Journals written before the change read as 0 of the new unit.
+//! To add a unit, add an entry to [`units!`](self) below and a migration like this one. Nothing else lists the units. What
+//! was recorded before, in the database or in a journal, counts as 0 of the new unit.
+//!
+//! ```sql
+//! ALTER TABLE usage_events ADD COLUMN video_millis bigint NOT NULL DEFAULT 0;
+//! ALTER TABLE usage_daily ADD COLUMN video_millis bigint NOT NULL DEFAULT 0;
+//! ALTER TABLE prices ADD COLUMN video_per_second bigint NOT NULL DEFAULT 0
+//!     CHECK (video_per_second BETWEEN 0 AND 1000000000000);
+//! ```
 
 mod by_unit;
 
@@ -25,7 +31,7 @@ enum Display {
     Count(&'static str, &'static str),
 }
 
-/// Everything there is to know about a unit.
+/// Everything there is to know about a unit. The methods of [`Unit`] with the names of the fields say what they are.
 struct Declaration {
     column: &'static str,
     csv_column: &'static str,

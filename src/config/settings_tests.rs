@@ -125,10 +125,10 @@ fn addresses_may_be_short() {
     }
 }
 
-/// `BLESS=1 cargo test readme` rewrites the tables.
+/// `BLESS=1 cargo test --lib readme` rewrites the tables.
 #[test]
 fn the_readme_shows_the_settings_as_declared() {
-    const BEGIN: &str = "<!-- settings: written by `BLESS=1 cargo test readme` -->\n";
+    const BEGIN: &str = "<!-- settings: written by `BLESS=1 cargo test --lib readme` -->\n";
     const END: &str = "\n<!-- end of settings -->";
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
     let readme = std::fs::read_to_string(path).unwrap();
@@ -138,5 +138,8 @@ fn the_readme_shows_the_settings_as_declared() {
     if std::env::var_os("BLESS").is_some() {
         return std::fs::write(path, format!("{before}{BEGIN}{declared}{END}{after}")).unwrap();
     }
-    assert_eq!(shown, declared, "run `BLESS=1 cargo test readme`");
+    assert!(
+        shown == declared,
+        "the README's tables of settings are out of date: run `BLESS=1 cargo test --lib readme`"
+    );
 }

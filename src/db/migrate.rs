@@ -6,27 +6,8 @@ use refinery::{Migration, Runner};
 use super::watchdog::{self, TimeoutCounter};
 use super::{Error, RESPONSE_TIMEOUT};
 
-/// All migrations in order; the name begins with the number. They are never edited once released.
-const MIGRATIONS: &[(&str, &str)] = &[
-    ("V1__users", include_str!("../../sql/migrations/0001_users.sql")),
-    ("V2__documents", include_str!("../../sql/migrations/0002_documents.sql")),
-    ("V3__sessions", include_str!("../../sql/migrations/0003_sessions.sql")),
-    ("V4__api_keys", include_str!("../../sql/migrations/0004_api_keys.sql")),
-    ("V5__notify", include_str!("../../sql/migrations/0005_notify.sql")),
-    ("V6__standing", include_str!("../../sql/migrations/0006_standing.sql")),
-    ("V7__usage", include_str!("../../sql/migrations/0007_usage.sql")),
-    ("V8__audit", include_str!("../../sql/migrations/0008_audit.sql")),
-    ("V9__deleted_documents", include_str!("../../sql/migrations/0009_deleted_documents.sql")),
-    ("V10__retention", include_str!("../../sql/migrations/0010_retention.sql")),
-    ("V11__known_networks", include_str!("../../sql/migrations/0011_known_networks.sql")),
-    ("V12__usage_days", include_str!("../../sql/migrations/0012_usage_days.sql")),
-    ("V13__charges_stay_silent", include_str!("../../sql/migrations/0013_charges_stay_silent.sql")),
-    ("V14__ledger_ids", include_str!("../../sql/migrations/0014_ledger_ids.sql")),
-    ("V15__emails_checked_once", include_str!("../../sql/migrations/0015_emails_checked_once.sql")),
-    ("V16__exact_costs", include_str!("../../sql/migrations/0016_exact_costs.sql")),
-    ("V17__unit_defaults", include_str!("../../sql/migrations/0017_unit_defaults.sql")),
-    ("V18__catalogue", include_str!("../../sql/migrations/0018_catalogue.sql")),
-];
+/// The name and SQL of each file in `sql/migrations`, in order, as `build.rs` lists them. The name begins with the number.
+const MIGRATIONS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/migrations.rs"));
 
 /// The advisory lock that lets one process migrate while the others wait: "textgen" in ASCII.
 const LOCK: i64 = 0x0074_6578_7467_656e;
@@ -94,16 +75,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_file_is_a_migration_and_in_order() {
-        let folder = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/sql/migrations")).unwrap();
-        let mut files: Vec<String> = folder.map(|f| f.unwrap().file_name().into_string().unwrap()).collect();
-        files.sort();
-        let listed = MIGRATIONS.iter().enumerate().map(|(n, (name, _))| {
-            let (number, name) = name.strip_prefix('V').unwrap().split_once("__").unwrap();
-            assert_eq!(number, (n + 1).to_string());
-            format!("{:04}_{name}.sql", n + 1)
-        });
-        assert_eq!(files, listed.collect::<Vec<_>>());
+    fn migrations_are_named_as_the_databases_know_them() {
+        let names: Vec<&str> = MIGRATIONS.iter().map(|(name, _)| *name).collect();
+        assert_eq!((names[0], names[9], names[16]), ("V1__users", "V10__retention", "V17__unit_defaults"));
         assert!(runner().is_ok());
     }
 }
