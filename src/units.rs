@@ -21,7 +21,7 @@ pub const MAX_UNITS: i64 = 1_000_000_000_000;
 /// How pages describe the use of a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Display {
-    /// Not at all.
+    /// It is not shown.
     Hidden,
     /// Added to the other units shown as tokens.
     Tokens,
@@ -236,7 +236,7 @@ impl Unit {
         self.declaration().price_heading
     }
 
-    /// What its price is for, in English.
+    /// A description of what its price applies to, in English.
     pub const fn price_description(self) -> &'static str {
         self.declaration().price_description
     }
@@ -246,12 +246,12 @@ impl Unit {
         self.declaration().catalogue_price
     }
 
-    /// How many digits behind the point its price in the catalogue, in US dollars, can have.
+    /// Maximum number of decimal places of its price in the catalogue, which is in US dollars.
     pub const fn catalogue_digits(self) -> u32 {
         self.declaration().catalogue_digits
     }
 
-    /// The unit whose price applies where the catalogue names none for this one.
+    /// The unit whose price applies if the catalogue has no price for this one.
     pub const fn price_fallback(self) -> Option<Unit> {
         self.declaration().price_fallback
     }

@@ -1,16 +1,16 @@
-//! FLAC (RFC 9639), by itself and in other containers.
+//! FLAC (RFC 9639), native and in other containers.
 //!
-//! The frames are counted, whatever number of samples the file declares. A frame does not tell its length, so headers
-//! are searched for; each has a checksum.
+//! Frames are counted; the declared number of samples is ignored. A frame header does not contain the length of the
+//! frame, so the next header is searched for, and recognized by its checksum.
 
 use std::time::Duration;
 
 use super::walk::{Measured, NotMeasurable, Result, Step, Walk, Window, big_endian, play_time};
 
-/// Most bytes of a frame's header.
+/// Maximum length of a frame header, in bytes.
 pub(super) const MAX_HEADER: usize = 16;
 
-/// What STREAMINFO says of all frames.
+/// The part of STREAMINFO that is used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct StreamInfo {
     rate: u32,
@@ -19,7 +19,7 @@ pub(super) struct StreamInfo {
 }
 
 impl StreamInfo {
-    /// Reads the content of a STREAMINFO block.
+    /// Parses the content of a STREAMINFO block.
     pub(super) fn parse(block: &[u8]) -> Option<StreamInfo> {
         let packed = big_endian(block.get(10..18)?);
         let rate = u32::try_from(packed >> 44).ok()?;
@@ -28,20 +28,21 @@ impl StreamInfo {
     }
 }
 
-/// The header of a frame.
+/// A frame header.
 #[derive(Clone, Copy)]
 pub(super) struct Header {
     samples: u32,
-    /// 0 for that of the stream.
+    /// 0 if it is in STREAMINFO.
     rate: u32,
     channels: u8,
-    /// Of the frame, or of its first sample.
+    /// The number of the frame or, with variable block sizes, of its first sample.
     number: u64,
+    /// Length of the header.
     bytes: usize,
 }
 
 impl Header {
-    /// Reads the header at the start of `bytes`, and checks its checksum.
+    /// Parses the header at the start of `bytes`; `None` if its checksum is wrong.
     pub(super) fn parse(bytes: &[u8]) -> Option<Header> {
         let start = bytes.get(..5)?;
         if start[0] != 0xff || start[1] & 0xfe != 0xf8 || start[3] & 1 == 1 {
@@ -84,7 +85,7 @@ impl Header {
         })
     }
 
-    /// How long the frame plays in such a stream.
+    /// The duration of the frame.
     pub(super) fn play_time(&self, info: &StreamInfo) -> Duration {
         play_time(u64::from(self.samples), if self.rate == 0 { info.rate } else { self.rate })
     }
@@ -94,7 +95,7 @@ impl Header {
     }
 }
 
-/// A number coded like a character in UTF-8, but with up to 36 bits; and how many bytes it takes.
+/// A number in the encoding of UTF-8, extended to 36 bits, and its length in bytes.
 fn coded_number(bytes: &[u8]) -> Option<(u64, usize)> {
     let first = *bytes.first()?;
     let length = match first.leading_ones() {
@@ -112,12 +113,14 @@ fn coded_number(bytes: &[u8]) -> Option<(u64, usize)> {
     Some((number, length))
 }
 
+/// CRC-8 with the polynomial x^8 + x^2 + x + 1.
 fn crc8(bytes: &[u8]) -> u8 {
     bytes
         .iter()
         .fold(0, |crc, byte| (0..8).fold(crc ^ byte, |crc, _| if crc & 0x80 == 0 { crc << 1 } else { crc << 1 ^ 0x07 }))
 }
 
+/// A FLAC file: metadata blocks, then frames.
 #[derive(Default)]
 pub(super) struct NativeFlac {
     info: Option<StreamInfo>,
@@ -170,7 +173,8 @@ impl NativeFlac {
             self.last
                 .is_some_and(|last| [1, u64::from(last.samples)].contains(&header.number.wrapping_sub(last.number)))
         };
-        // Chance makes a header with a right checksum in every few megabytes, but hardly one that fits, too.
+        // Every few megabytes, audio data looks like a header with a correct checksum by chance; it hardly ever matches
+        // the stream as well.
         let header = Header::parse(window.bytes).filter(|header| header.fits(&info) || follows(header));
         if let Some(header) = header {
             self.last = Some(header);

@@ -1,8 +1,9 @@
-//! Matroska (RFC 9559) and WebM, as files and as browsers' `MediaRecorder` streams them, without sizes or a duration.
+//! Matroska (RFC 9559) and WebM: files, and streams as written by the `MediaRecorder` of browsers, without sizes or a
+//! duration.
 //!
-//! A track plays as long as the time stamps of its blocks span, or as long as its packets together if that is longer;
-//! the longest track of audio counts. Elements are walked over flat: those that hold others are entered, and where they
-//! end does not matter.
+//! The duration of a track is the span of its timestamps or the sum of its packets, whichever is longer. The result is
+//! that of the longest audio track. The tree of elements is read as a flat sequence: the children of a master element
+//! follow its header, and its end is ignored.
 
 use std::time::Duration;
 
@@ -10,12 +11,12 @@ use super::flac::StreamInfo;
 use super::packets::{Coding, PACKET_START};
 use super::walk::{MAX_STREAMS, Measured, NotMeasurable, Result, Step, Walk, Window, big_endian};
 
-/// Most bytes of an element's header: four of its name, eight of its size.
-const ELEMENT: usize = 12;
-/// Most bytes that are looked at of a value.
-const VALUE: usize = 128;
-/// Most bytes of a block before its first packet: up to 255 sizes of packets are there.
-const BLOCK_HEAD: usize = 4096;
+/// Maximum length of an element's header: four bytes for the id, eight for the size.
+const ELEMENT_HEADER: usize = 12;
+/// How many bytes of a value are used at most.
+const MAX_VALUE: usize = 128;
+/// How many bytes of a block are read to find its first packet: the sizes of up to 255 packets precede it.
+const BLOCK_HEADER: usize = 4096;
 
 const EBML: u32 = 0x1a45_dfa3;
 const SEGMENT: u32 = 0x1853_8067;
@@ -37,7 +38,7 @@ const BLOCK_GROUP: u32 = 0xa0;
 const BLOCK: u32 = 0xa1;
 const SIMPLE_BLOCK: u32 = 0xa3;
 
-/// The type of tracks of audio.
+/// The value of [`TRACK_TYPE`] for audio.
 const AUDIO_TRACK: u64 = 2;
 
 #[derive(Default)]
@@ -48,33 +49,36 @@ struct Track {
     private: Vec<u8>,
     rate: u32,
     is_encoded: bool,
-    /// Known once its first block comes.
+    /// Set when the first block arrives; `None` if the codec is not supported.
     coding: Option<Coding>,
+    /// The sum of the durations of the packets.
     counted: Duration,
     packets: u64,
-    /// Nanoseconds of the first and the last block.
+    /// The timestamps of the earliest and the latest block, in nanoseconds.
     span: Option<(u64, u64)>,
 }
 
 pub(super) struct Matroska {
     tracks: Vec<Track>,
-    /// Nanoseconds of a tick.
+    /// Nanoseconds per tick of a timestamp.
     scale: u64,
     declared_ticks: Option<f64>,
+    /// The timestamp of the current cluster, in nanoseconds.
     cluster: u64,
-    /// Sizes of the packets of the block that is being walked over, the last one first, and its track.
+    /// Sizes of the packets of the current block that are still to come, in reverse order.
     packets: Vec<u32>,
+    /// The track number of the current block.
     number: u64,
     has_unsupported: bool,
-    /// Something was no element. Like decoders, the walker then looks for the next cluster.
-    is_lost: bool,
+    /// An invalid element was found. Like decoders, the walker then searches for the next cluster.
+    is_resyncing: bool,
 }
 
 impl Default for Matroska {
     fn default() -> Matroska {
         let (tracks, packets, scale) = (Vec::new(), Vec::new(), 1_000_000);
-        let (has_unsupported, is_lost) = (false, false);
-        Matroska { tracks, scale, declared_ticks: None, cluster: 0, packets, number: 0, has_unsupported, is_lost }
+        let (has_unsupported, is_resyncing) = (false, false);
+        Matroska { tracks, scale, declared_ticks: None, cluster: 0, packets, number: 0, has_unsupported, is_resyncing }
     }
 }
 
@@ -83,11 +87,11 @@ impl Walk for Matroska {
         if let Some(size) = self.packets.last().copied() {
             return Ok(self.packet(window, size));
         }
-        if window.bytes.len() < ELEMENT && !window.is_last {
-            return Ok(Step::Need(ELEMENT));
+        if window.bytes.len() < ELEMENT_HEADER && !window.is_last {
+            return Ok(Step::Need(ELEMENT_HEADER));
         }
-        let element = Element::parse(window.bytes).filter(|element| !self.is_lost || element.id == CLUSTER);
-        self.is_lost = element.is_none();
+        let element = Element::parse(window.bytes).filter(|element| !self.is_resyncing || element.id == CLUSTER);
+        self.is_resyncing = element.is_none();
         if let Some(element) = element {
             return self.element(window, element);
         }
@@ -108,11 +112,12 @@ impl Walk for Matroska {
     }
 }
 
-/// The header of an element.
+/// An element's header.
 struct Element {
     id: u32,
+    /// Length of the header.
     head: usize,
-    /// `None` if it is not known.
+    /// Length of the content; `None` if it is unknown.
     size: Option<u64>,
 }
 
@@ -127,7 +132,7 @@ impl Element {
     }
 }
 
-/// A number of variable length, and its length.
+/// A variable-size integer (RFC 8794, section 4), and its length in bytes.
 fn vint(bytes: &[u8]) -> Option<(u64, usize)> {
     let length = bytes.first()?.leading_zeros() as usize + 1;
     let whole = big_endian(bytes.get(..length).filter(|_| length <= 8)?);
@@ -147,24 +152,24 @@ impl Matroska {
             _ => {}
         }
         let Some(size) = element.size else {
-            // Only a few may have no size, and all of them are entered.
-            self.is_lost = true;
+            // Only some master elements may have an unknown size, and those were handled above.
+            self.is_resyncing = true;
             return if element.id == EBML { Err(NotMeasurable::Broken) } else { Ok(Step::Skip(1)) };
         };
         let limit = match element.id {
-            BLOCK | SIMPLE_BLOCK => BLOCK_HEAD,
+            BLOCK | SIMPLE_BLOCK => BLOCK_HEADER,
             TIMESTAMP_SCALE | DURATION | TRACK_NUMBER | TRACK_TYPE | CODEC_ID | CODEC_PRIVATE | CONTENT_ENCODINGS
-            | SAMPLING_FREQUENCY | CLUSTER_TIMESTAMP => VALUE,
+            | SAMPLING_FREQUENCY | CLUSTER_TIMESTAMP => MAX_VALUE,
             _ => return Ok(Step::Skip(size.saturating_add(element.head as u64))),
         };
         let wanted = element.head + usize::try_from(size).map_or(limit, |size| size.min(limit));
         let content = match window.first(wanted) {
             Some(whole) => &whole[element.head..],
-            // Of a block that ends early, as much counts as is there.
+            // The recording ends within this element: what is there counts.
             None if window.is_last => &window.bytes[element.head.min(window.bytes.len())..],
             None => return Ok(Step::Need(wanted)),
         };
-        if limit == BLOCK_HEAD {
+        if limit == BLOCK_HEADER {
             let before_packets = self.block(content, size)?;
             return Ok(Step::Skip((element.head + before_packets) as u64));
         }
@@ -187,13 +192,13 @@ impl Matroska {
             CODEC_ID => track.codec = content.to_vec(),
             CODEC_PRIVATE => track.private = content.to_vec(),
             CONTENT_ENCODINGS => track.is_encoded = true,
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // out of range becomes the limit
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // saturates
             SAMPLING_FREQUENCY => track.rate = float(content).unwrap_or(0.0) as u32,
             _ => {}
         }
     }
 
-    /// Reads the head of a block of `size` bytes. Returns how many bytes are before its first packet.
+    /// Parses the header of a block of `size` bytes. Returns the position of the first packet in it.
     fn block(&mut self, content: &[u8], size: u64) -> Result<usize> {
         let Some((number, length)) = vint(content) else { return Ok(content.len().max(1)) };
         let Some(head) = content.get(length..length + 3) else { return Ok(content.len()) };
@@ -201,7 +206,8 @@ impl Matroska {
         let offset = ticks.unsigned_abs().saturating_mul(self.scale);
         let time = if ticks < 0 { self.cluster.saturating_sub(offset) } else { self.cluster.saturating_add(offset) };
         let start = length + 3;
-        let (packets, sizes_length) = laced(&content[start..], head[2] >> 1 & 3, size.saturating_sub(start as u64))?;
+        let (packets, sizes_length) =
+            laced_sizes(&content[start..], head[2] >> 1 & 3, size.saturating_sub(start as u64))?;
         self.packets = packets;
         self.packets.reverse();
         self.number = number;
@@ -232,7 +238,7 @@ impl Matroska {
     }
 }
 
-/// A floating-point number of four or eight bytes.
+/// A floating-point number of four or eight bytes; `None` if it has another length.
 fn float(bytes: &[u8]) -> Option<f64> {
     match bytes.len() {
         4 => Some(f64::from(f32::from_be_bytes(bytes.try_into().ok()?))),
@@ -241,8 +247,9 @@ fn float(bytes: &[u8]) -> Option<f64> {
     }
 }
 
-/// The sizes of the packets in a block of `size` bytes after its head (RFC 9559, 10.3), and how many bytes tell them.
-fn laced(bytes: &[u8], lacing: u8, size: u64) -> Result<(Vec<u32>, usize)> {
+/// The sizes of the packets in a block (RFC 9559, 10.3), and the length of the field that contains these sizes. `size`
+/// is the length of the block after its header.
+fn laced_sizes(bytes: &[u8], lacing: u8, size: u64) -> Result<(Vec<u32>, usize)> {
     let broken = || NotMeasurable::Broken;
     let narrow = |size: u64| u32::try_from(size).map_err(|_| broken());
     if lacing == 0 {
@@ -267,7 +274,7 @@ fn laced(bytes: &[u8], lacing: u8, size: u64) -> Result<(Vec<u32>, usize)> {
         } else {
             let (number, length) = vint(bytes.get(at..).ok_or_else(broken)?).ok_or_else(broken)?;
             at += length;
-            // All but the first are differences, around the middle of what their length can hold.
+            // All but the first are signed differences, stored with an offset that depends on their length.
             let middle = (1 << (7 * length - 1)) - 1;
             last = if index == 1 { number } else { (last + number).checked_sub(middle).ok_or_else(broken)? };
         }
@@ -280,7 +287,7 @@ fn laced(bytes: &[u8], lacing: u8, size: u64) -> Result<(Vec<u32>, usize)> {
 }
 
 impl Track {
-    /// Returns whether the track is either measured or no audio.
+    /// Notes the timestamp of a block. Returns false if this is an audio track with an unsupported codec.
     fn begin_block(&mut self, time: u64) -> bool {
         if self.kind != AUDIO_TRACK {
             return true;
@@ -296,7 +303,7 @@ impl Track {
     fn identify(&self) -> Option<Coding> {
         match self.codec.as_slice() {
             b"A_OPUS" => Some(Coding::Opus),
-            // The first of three headers; two sizes of the others come before it, of any length.
+            // The identification header is the first of three; before it are two lengths of variable size.
             b"A_VORBIS" => {
                 let at = memchr::memmem::find(&self.private, b"\x01vorbis")?;
                 Coding::vorbis(&self.private[at..])
@@ -314,12 +321,12 @@ impl Track {
         }
     }
 
-    /// How long the track plays, if it is one of audio.
+    /// The duration of the track; `None` if it has no audio.
     fn duration(&self) -> Option<Duration> {
         let coding = self.coding?;
         let (first, last) = self.span?;
         let between = Duration::from_nanos(last - first);
-        // Time stamps are of the starts of blocks: the last packet is added.
+        // Timestamps are those of the start of a block, so an average packet is added for the last one.
         let packets = u32::try_from(self.packets).unwrap_or(u32::MAX).max(1);
         let stamped = between.saturating_add(self.counted / packets);
         Some(coding.resolve(stamped, self.counted))

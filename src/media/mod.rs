@@ -1,13 +1,13 @@
-//! Measures how long recordings play, from their bytes as they pass by.
+//! Measures the duration of audio recordings while they are being received.
 //!
-//! A [`Measurer`] is given a recording piece by piece and counts its frames; it holds at most [`MAX_WINDOW`] bytes and
-//! some small tables, however long the recording is. `symphonia` and other demultiplexers want a source that they can
-//! read from, and seek in, at their own pace: they would need a thread or the whole file for each upload. All that is
-//! wanted here is a sum of frame lengths, so each container has a small walker of its own.
+//! A [`Measurer`] is given a recording piece by piece and adds up the durations of its frames. It buffers at most a few
+//! times [`MAX_WINDOW`] bytes and some small tables, however long the recording is. `symphonia` and other demuxers read
+//! and seek in a source by themselves, so each upload would need a thread or the whole file in memory. Only the sum of
+//! frame durations is needed here, so each container format has a small push parser, its walker.
 //!
-//! The sum decides what a stranger is charged, so nothing in the file that only claims a duration is trusted where the
-//! frames themselves can be counted. Where a decoder might play more or less, more is counted: encoder delay and
-//! padding, edit lists, gaps between time stamps, and streams that follow one another all count.
+//! Clients are charged by the result, so a duration that the file declares is not trusted where frames can be counted.
+//! Where decoders may disagree, the longer duration is used: encoder delay and padding, parts hidden by edit lists,
+//! gaps between timestamps, and chained streams all count.
 
 mod flac;
 mod matroska;
@@ -26,23 +26,25 @@ use std::io;
 pub use walk::{Measured, NotMeasurable};
 use walk::{Result, Step, Walk, Window};
 
-/// Most bytes of a recording that are held: enough for the longest frame of AAC and the header behind it.
+/// The most bytes that a walker may ask to see at once: enough for the longest AAC frame and the header that follows
+/// it.
 pub const MAX_WINDOW: usize = 16 * 1024;
 
-/// Measures a recording that passes by.
+/// Measures one recording.
 pub struct Measurer {
     walker: Option<Box<dyn Walk>>,
     failure: Option<NotMeasurable>,
-    /// The bytes that the walker must see together.
+    /// Buffered bytes that the walker must see at once.
     window: Vec<u8>,
-    /// How many bytes of `window` the walker has left behind.
+    /// How many bytes of `window` the walker has consumed.
     passed: usize,
-    /// How many bytes the walker wants to see at once.
+    /// How many bytes the walker has asked to see at once.
     needed: usize,
-    /// Bytes that are still to be skipped.
+    /// How many of the next bytes are to be skipped.
     skip: u64,
-    /// Position of the walker.
+    /// Position of the walker in the recording, in bytes.
     at: u64,
+    /// Bytes received so far.
     size: u64,
 }
 
@@ -53,13 +55,13 @@ impl Default for Measurer {
 }
 
 impl Measurer {
-    /// Nothing seen yet.
+    /// A measurer that has received nothing yet.
     pub fn new() -> Measurer {
         let window = Vec::new();
         Measurer { walker: None, failure: None, window, passed: 0, needed: 0, skip: 0, at: 0, size: 0 }
     }
 
-    /// Takes the next bytes of the recording.
+    /// Processes the next bytes of the recording.
     pub fn push(&mut self, chunk: &[u8]) {
         self.size += chunk.len() as u64;
         let mut rest = chunk;
@@ -96,16 +98,15 @@ impl Measurer {
         }
     }
 
-    /// What has been found already to stand against measuring the recording: most that cannot be measured show it in
-    /// their first bytes.
+    /// Why the recording cannot be measured, if that is known already: usually, the first bytes show it.
     pub fn failure(&self) -> Option<NotMeasurable> {
         self.failure
     }
 
-    /// The result, once all of the recording has passed.
+    /// The result, to be called at the end of the recording.
     ///
     /// # Errors
-    /// Why it cannot be measured.
+    /// The recording cannot be measured; the error says why.
     pub fn finish(mut self) -> Result<Measured> {
         while self.failure.is_none() && self.passed < self.window.len() && self.step_in_window(true) {}
         if let Some(failure) = self.failure {
@@ -114,7 +115,7 @@ impl Measurer {
         self.walker.as_ref().ok_or(NotMeasurable::NoFrames)?.finish(self.size)
     }
 
-    /// One step over bytes that are held. Returns whether there can be another.
+    /// Takes a step over buffered bytes. Returns whether another one may be possible.
     fn step_in_window(&mut self, is_last: bool) -> bool {
         let window = std::mem::take(&mut self.window);
         let held = window.len() - self.passed;
@@ -160,7 +161,7 @@ impl Measurer {
     }
 }
 
-/// Takes what is written; never fails.
+/// Measures everything that is written to it; writing never fails.
 impl io::Write for Measurer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.push(bytes);
@@ -172,12 +173,14 @@ impl io::Write for Measurer {
     }
 }
 
+/// The outcome of looking at the first bytes of a recording.
 enum Recognized {
     Walker(Box<dyn Walk>),
+    /// The format cannot be told before this step was taken.
     NotYet(Step),
 }
 
-/// Recognizes a container by its first bytes. Tags in front of it are skipped: any container may have some.
+/// Detects the container format by its first bytes. ID3 tags before it are skipped; they may precede any format.
 fn recognize(window: Window<'_>) -> Result<Recognized> {
     const LONGEST: usize = 12;
     let Window { bytes, at, is_last } = window;
@@ -199,6 +202,7 @@ fn recognize(window: Window<'_>) -> Result<Recognized> {
     } else if has(4, b"ftyp") {
         Box::new(mp4::Mp4::default())
     } else if at > 0 || mpeg::Frame::parse(bytes).is_some() {
+        // After a tag, the frames of an MP3 do not have to follow at once.
         Box::new(mpeg::Mpeg::default())
     } else {
         return Err(NotMeasurable::UnknownContainer);

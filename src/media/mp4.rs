@@ -1,15 +1,16 @@
-//! MP4 (ISO 14496-12), M4A and QuickTime, whole or in fragments.
+//! MP4 (ISO 14496-12), M4A and QuickTime, fragmented or not.
 //!
-//! A track plays as long as the durations of its samples (here: packets) add up to, or as long as their number says if
-//! that is longer. The longest track of audio counts; edit lists, which only hide parts, do not.
+//! What the standard calls a sample is a packet here. The duration of a track is the sum of the declared durations of
+//! its packets, or the number of packets times their duration in the codec, whichever is longer. The result is that of
+//! the longest audio track. Edit lists, which hide parts of a track, are ignored.
 
 use std::time::Duration;
 
 use super::packets::Coding;
 use super::walk::{MAX_STREAMS, Measured, NotMeasurable, Result, Step, Walk, Window, big_endian, play_time, u32_be};
 
-/// Most bytes of a box that are looked at together.
-const VALUE: usize = 1024;
+/// How many bytes of a box are used at most.
+const MAX_VALUE: usize = 1024;
 
 #[derive(Default)]
 struct Track {
@@ -17,23 +18,29 @@ struct Track {
     is_audio: bool,
     coding: Option<Coding>,
     timescale: u32,
+    /// The declared duration, in ticks of the timescale.
     declared: u64,
-    /// The sum of durations, and the number of packets: by the table, by the sizes, in fragments.
+    /// The sum of the packets' durations, in ticks.
     ticks: u64,
+    /// The number of packets according to the table of durations.
     timed: u64,
+    /// The number of packets according to the table of sizes.
     sized: u64,
+    /// The number of packets in fragments.
     in_fragments: u64,
+    /// The duration of packets in fragments that declare none, in ticks.
     default_ticks: u32,
 }
 
-/// A table that is being walked over.
+/// The table of durations that is being read.
 struct Table {
-    /// Entries to come, and bytes of each.
+    /// The number of entries still to come.
     left: u64,
+    /// Bytes per entry.
     width: u64,
-    /// Each entry is a number of packets and their duration, rather than one duration.
+    /// Each entry is a number of packets and their duration, not the duration of one packet.
     has_counts: bool,
-    /// Where the box ends.
+    /// Position of the end of the box.
     end: u64,
 }
 
@@ -41,7 +48,7 @@ struct Table {
 pub(super) struct Mp4 {
     tracks: Vec<Track>,
     table: Option<Table>,
-    /// The track of the fragment that is being walked over, and the duration of its packets.
+    /// The track of the current fragment, and the default duration of its packets.
     fragment: (u32, Option<u32>),
 }
 
@@ -57,9 +64,8 @@ impl Walk for Mp4 {
             let Some(long) = window.first(16) else { return Ok(Step::Need(16)) };
             (size, header) = (big_endian(&long[8..]), 16);
         } else if size == 0 {
-            size = u64::MAX; // To the end of the file.
+            size = u64::MAX; // The box extends to the end of the file.
         }
-        // QuickTime ends some lists of boxes by four bytes of zero, which reach to the end of the list.
         if size < header as u64 {
             return Err(NotMeasurable::Broken);
         }
@@ -78,7 +84,7 @@ impl Walk for Mp4 {
             b"tkhd" | b"mdhd" | b"hdlr" | b"stsd" | b"stts" | b"stsz" | b"stz2" | b"trex" | b"tfhd" | b"trun" => {}
             _ => return Ok(Step::Skip(size)),
         }
-        let wanted = usize::try_from(size).map_or(VALUE, |size| size.min(VALUE));
+        let wanted = usize::try_from(size).map_or(MAX_VALUE, |size| size.min(MAX_VALUE));
         let Some(whole) = window.first(wanted) else { return Ok(Step::Need(wanted)) };
         self.read(name, &whole[header..], window.at + header as u64, window.at.saturating_add(size))
             .ok_or(NotMeasurable::Broken)?;
@@ -103,7 +109,8 @@ impl Walk for Mp4 {
 }
 
 impl Mp4 {
-    /// Reads a box whose content starts with `content`, at the position `at`. `None` if it is too short.
+    /// Parses a box whose content starts with `content` at position `at`; the box ends at `end`. `None` if it is too
+    /// short.
     fn read(&mut self, name: [u8; 4], content: &[u8], at: u64, end: u64) -> Option<()> {
         let flags = u32_be(content, 0)?;
         let (is_long, flags) = (flags >> 24 == 1, flags & 0xff_ffff);
@@ -117,13 +124,13 @@ impl Mp4 {
                 let ticks = if flags & 8 == 0 { None } else { Some(u32_be(content, before)?) };
                 self.fragment = (u32_be(content, 4)?, ticks);
             }
-            b"trun" => self.run(content, flags, at, end)?,
+            b"trun" => self.track_run(content, flags, at, end)?,
             _ => self.describe(name, content, is_long, at, end)?,
         }
         Some(())
     }
 
-    /// Reads a box of the track that was begun last.
+    /// Parses a box that describes the current track, which is the last one.
     fn describe(&mut self, name: [u8; 4], content: &[u8], is_long: bool, at: u64, end: u64) -> Option<()> {
         let Some(track) = self.tracks.last_mut() else { return Some(()) };
         match &name {
@@ -147,8 +154,8 @@ impl Mp4 {
         Some(())
     }
 
-    /// Reads the head of a run of packets in a fragment.
-    fn run(&mut self, content: &[u8], flags: u32, at: u64, end: u64) -> Option<()> {
+    /// Parses the start of a track run (`trun`), which describes packets of a fragment.
+    fn track_run(&mut self, content: &[u8], flags: u32, at: u64, end: u64) -> Option<()> {
         let count = u64::from(u32_be(content, 4)?);
         let (id, ticks) = self.fragment;
         let has_ticks = flags & 0x100 != 0;
@@ -168,7 +175,7 @@ impl Mp4 {
         Some(())
     }
 
-    /// Walks over the entries of a table.
+    /// Reads the next entry of the table.
     fn entries(&mut self, window: Window<'_>) -> Step {
         let Some(table) = &mut self.table else { return Step::Skip(0) };
         if table.left == 0 {
@@ -199,7 +206,7 @@ impl Mp4 {
     }
 }
 
-/// The coding that a `stsd` box describes; `None` if there are several, or one that is not measured.
+/// The codec in an `stsd` box; `None` if there are several or if it is not supported.
 fn coding(content: &[u8]) -> Option<Coding> {
     let entry = content.get(8..).filter(|_| u32_be(content, 4) == Some(1))?;
     let config = |name: &[u8]| {
@@ -213,26 +220,26 @@ fn coding(content: &[u8]) -> Option<Coding> {
             None => None,
         },
         b"alac" => {
-            // The second box of this name; its content is version and flags, then the length of a packet.
+            // An inner box has the same name. It contains version and flags, then the number of samples per packet.
             let cookie = config(b"alac")?;
             let (samples, rate) = (u32_be(cookie, 4)?, u32_be(cookie, 24)?);
             (samples > 0 && rate > 0).then_some(Coding::Constant { samples, rate })
         }
-        // What a packet holds stands in the packet. By far most have 20 ms.
+        // The duration of an Opus packet is in the packet, which is not read here. Nearly all encoders use 20 ms.
         b"Opus" => Some(Coding::Constant { samples: 960, rate: 48_000 }),
         b".mp3" => (rate > 0).then_some(Coding::Constant { samples: 1152, rate }),
         _ => None,
     }
 }
 
-/// Reads the descriptors of an `esds` box (ISO 14496-1, 7.2.6) after its name.
+/// Parses the content of an `esds` box (ISO 14496-1, 7.2.6).
 fn esds(content: &[u8], rate: u32) -> Option<Coding> {
     let mut at = 4;
     let mut object_type = 0;
     loop {
         let tag = *content.get(at)?;
         at += 1;
-        // Seven bits a byte.
+        // The length of the descriptor, with seven bits per byte, is skipped.
         while content.get(at)? & 0x80 != 0 {
             at += 1;
         }

@@ -1,30 +1,31 @@
 //! MPEG audio (MP3, ISO 11172-3 and 13818-3, and the unofficial MPEG 2.5) and AAC in ADTS (ISO 13818-7), which are bare
 //! sequences of frames.
 //!
-//! A frame counts if the one before it ends where it starts, or if another frame of its kind follows it.
+//! A frame counts if it directly follows the previous one, or if another frame of the same kind follows it.
 
 use std::time::Duration;
 
 use super::walk::{FORGIVEN_JUNK, Measured, NotMeasurable, Result, Step, Walk, Window, play_time, u32_be};
 
-/// Bytes of a frame's header that are looked at.
+/// Length of the part of a frame header that is used, in bytes.
 const HEADER: usize = 7;
-/// Bytes of the first frame in which a table of contents may start.
-const CONTENTS: usize = 64;
+/// How many bytes of the first frame are needed to recognize a Xing or VBRI header.
+const VBR_HEADER: usize = 64;
 
-/// The header of a frame.
+/// A frame header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Frame {
+    /// Length of the frame.
     pub(super) bytes: usize,
     pub(super) samples: u32,
     pub(super) rate: u32,
-    /// Version and layer.
+    /// Version and layer; 0 for AAC.
     kind: u8,
     is_mono: bool,
 }
 
 impl Frame {
-    /// Reads the header at the start of `bytes`.
+    /// Parses the header at the start of `bytes`.
     pub(super) fn parse(bytes: &[u8]) -> Option<Frame> {
         let header = bytes.get(..HEADER)?;
         if header[0] != 0xff || header[1] & 0xe0 != 0xe0 {
@@ -53,7 +54,7 @@ impl Frame {
         let (version, layer) = (header[1] >> 3 & 3, header[1] >> 1 & 3);
         let halvings = [Some(2), None, Some(1), Some(0)][usize::from(version)]?;
         let rate = [44_100, 48_000, 32_000].get(usize::from(header[2] >> 2 & 3))? >> halvings;
-        // Layer III is 1, layer I is 3.
+        // Layer III is coded as 1, layer I as 3.
         let row = usize::from(layer).checked_sub(1)?;
         let rates = if halvings == 0 { &MPEG1[row] } else { &MPEG2[row / 2] };
         let bit_rate = rates.get(usize::from(header[2] >> 4).checked_sub(1)?)? * 1000;
@@ -71,9 +72,9 @@ impl Frame {
         (self.kind, self.rate) == (other.kind, other.rate)
     }
 
-    /// How many frames follow by the table of contents that encoders write into a first frame without sound; 0 if it
-    /// does not tell. `None` for a frame of sound.
-    fn contents(&self, bytes: &[u8]) -> Option<u32> {
+    /// The number of frames according to a Xing, Info or VBRI header, which encoders put in a silent first frame; 0 if
+    /// it is not in the header. `None` for an ordinary frame.
+    fn declared_frames(&self, bytes: &[u8]) -> Option<u32> {
         let side_info = match (self.samples == 1152, self.is_mono) {
             (true, false) => 32,
             (true, true) | (false, false) => 17,
@@ -89,14 +90,14 @@ impl Frame {
     }
 }
 
-/// The sampling rate of an index, in ADTS and in MP4's configuration of AAC.
+/// The sampling rate with this index, in ADTS and in an `AudioSpecificConfig`.
 pub(super) fn aac_rate(index: u8) -> Option<u32> {
     const RATES: [u32; 13] =
         [96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8000, 7350];
     RATES.get(usize::from(index)).copied()
 }
 
-/// The length of the ID3v2 tag at the start of `bytes`.
+/// The length of the ID3v2 tag at the start of `bytes`; `None` if there is no tag.
 pub(super) fn id3_length(bytes: &[u8]) -> Option<u64> {
     let head = bytes.get(..10).filter(|head| head.starts_with(b"ID3"))?;
     let length = head[6..10].iter().fold(0, |length, byte| length << 7 | u64::from(byte & 0x7f));
@@ -104,14 +105,15 @@ pub(super) fn id3_length(bytes: &[u8]) -> Option<u64> {
     Some(10 + length + footer)
 }
 
+/// A sequence of MPEG audio or ADTS frames, with tags between them.
 #[derive(Default)]
 pub(super) struct Mpeg {
-    /// Where the frame that was counted last ends.
+    /// Position of the end of the last frame that was counted.
     end: Option<u64>,
     duration: Duration,
     declared: Option<Duration>,
     junk: u64,
-    /// Up to here, bytes belong to a tag; they may be what they like.
+    /// Position of the end of the last tag; bytes before it are not junk.
     tag_end: u64,
 }
 
@@ -121,11 +123,11 @@ impl Walk for Mpeg {
         if bytes.len() < 16 && !is_last {
             return Ok(Step::Need(16));
         }
-        self.see_tag(bytes, at);
+        self.note_tag(bytes, at);
         let Some(frame) = Frame::parse(bytes) else {
             let next = bytes.get(1..).and_then(|rest| memchr::memchr(0xff, rest)).map_or(bytes.len(), |n| n + 1);
-            // What is left must have been looked at from its first byte on, for there may be a tag.
-            return Ok(self.pass_over(at, if is_last { 1 } else { next.min(tag_distance(bytes)) }));
+            // Every byte where a tag may start must become the start of a window.
+            return Ok(self.skip_junk(at, if is_last { 1 } else { next.min(tag_distance(bytes)) }));
         };
         if self.end != Some(at) {
             if bytes.len() < frame.bytes + HEADER && !is_last {
@@ -134,15 +136,15 @@ impl Walk for Mpeg {
             let following = bytes.get(frame.bytes..).filter(|rest| !rest.is_empty());
             let is_followed = following.map(|rest| Frame::parse(rest).is_some_and(|next| next.is_like(&frame)));
             if is_followed == Some(false) {
-                return Ok(self.pass_over(at, 1));
+                return Ok(self.skip_junk(at, 1));
             }
         }
         if self.end.is_none() && frame.kind != 0 {
-            let wanted = frame.bytes.min(CONTENTS);
+            let wanted = frame.bytes.min(VBR_HEADER);
             if bytes.len() < wanted && !is_last {
                 return Ok(Step::Need(wanted));
             }
-            if let Some(frames) = frame.contents(bytes) {
+            if let Some(frames) = frame.declared_frames(bytes) {
                 let declared = play_time(u64::from(frames) * u64::from(frame.samples), frame.rate);
                 self.declared = Some(declared).filter(|_| frames > 0);
                 self.end = Some(at + frame.bytes as u64);
@@ -163,14 +165,15 @@ impl Walk for Mpeg {
     }
 }
 
-/// Bytes up to the next one at which a tag may start.
+/// The distance to the next byte at which a tag may start.
 fn tag_distance(bytes: &[u8]) -> usize {
     bytes.get(1..).and_then(|rest| memchr::memchr2(b'I', b'A', rest)).map_or(bytes.len(), |n| n + 1)
 }
 
 impl Mpeg {
-    /// Tags between frames are no junk, but decoders do not all skip them, so frames in them still count.
-    fn see_tag(&mut self, bytes: &[u8], at: u64) {
+    /// Notes where a tag at this position ends. Tags are not junk, but some decoders do not skip them, so frames inside
+    /// still count.
+    fn note_tag(&mut self, bytes: &[u8], at: u64) {
         let ape = bytes.get(..16).filter(|head| head.starts_with(b"APETAGEX"));
         let ape = ape.and_then(|head| super::walk::u32_le(head, 12)).map(|length| u64::from(length) + 32);
         if let Some(length) = ape.or_else(|| id3_length(bytes)) {
@@ -178,7 +181,8 @@ impl Mpeg {
         }
     }
 
-    fn pass_over(&mut self, at: u64, bytes: usize) -> Step {
+    /// Skips bytes that belong to no frame.
+    fn skip_junk(&mut self, at: u64, bytes: usize) -> Step {
         let end = at + bytes as u64;
         self.junk += end - end.min(at.max(self.tag_end));
         Step::Skip(bytes as u64)

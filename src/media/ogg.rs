@@ -1,8 +1,8 @@
 //! Ogg (RFC 3533) with Opus (RFC 7845), Vorbis or FLAC.
 //!
-//! The packets of Opus and FLAC are counted. Granule positions, which a stranger writes, only shorten the end of an Opus
-//! stream by less than a packet's length; they decide for Vorbis, within limits. The streams of a file are added up,
-//! whether they are chained or multiplexed.
+//! For Opus and FLAC, the durations of the packets are added up. Granule positions are declared by the file: for Opus,
+//! they can only shorten the stream by less than one packet; for Vorbis, they determine the duration within limits. The
+//! durations of all streams in a file are added up, whether they are chained or multiplexed.
 
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use super::walk::{
     FORGIVEN_JUNK, MAX_STREAMS, Measured, NotMeasurable, Result, Step, Walk, Window, play_time, u16_le, u32_le,
 };
 
-/// Bytes of a page's header before its table of segments.
+/// Length of a page header before its segment table, in bytes.
 const PAGE_HEADER: usize = 27;
-/// Bytes of a stream's first packet that are looked at.
+/// How many bytes of the first packet of a stream are used.
 const IDENTIFICATION: usize = 64;
-/// The rate of Opus's granule positions.
+/// Granule positions per second in Opus.
 const OPUS_RATE: u32 = 48_000;
-/// The longest packet of Opus.
+/// The maximum duration of an Opus packet.
 const OPUS_PACKET: Duration = Duration::from_millis(120);
 
 /// A logical stream.
@@ -26,17 +26,17 @@ struct Stream {
     serial: u32,
     coding: Option<Coding>,
     pre_skip: Duration,
-    /// What the packets hold so far.
+    /// The sum of the durations of the packets so far.
     counted: Duration,
     packets: u64,
-    /// Samples per second of granule positions.
+    /// Granule positions per second.
     rate: u32,
-    /// The granule position at which the stream starts, and the last one.
+    /// The granule positions at which the stream starts and ends.
     granules: Option<(u64, u64)>,
     is_out_of_order: bool,
 }
 
-/// A part of a page: a packet, or a piece of one.
+/// A packet, or the part of it that is on one page.
 #[derive(Clone, Copy)]
 struct Piece {
     bytes: u32,
@@ -48,8 +48,9 @@ pub(super) struct Ogg {
     streams: Vec<Stream>,
     pieces: Vec<Piece>,
     next_piece: usize,
-    /// The stream of the page, and the granule position at its end.
+    /// The index of the stream that the current page belongs to.
     stream: Option<usize>,
+    /// The granule position at the end of the current page.
     granule: u64,
     is_first_page: bool,
     has_unsupported: bool,
@@ -105,7 +106,7 @@ impl Ogg {
         Ok(Step::Skip(header as u64))
     }
 
-    /// Segments of 255 bytes are continued by the next one.
+    /// Splits a page into packets. A segment of 255 bytes continues in the next segment.
     fn set_pieces(&mut self, segments: &[u8], is_continued: bool) {
         self.pieces.clear();
         self.next_piece = 0;
@@ -134,7 +135,7 @@ impl Ogg {
             if stream.packets == 1 {
                 self.has_unsupported |= !stream.identify(start);
             } else if let Some(coding) = stream.coding {
-                // Opus's second packet holds comments.
+                // The second packet of Opus contains comments, not audio.
                 let is_header = coding == Coding::Opus && stream.packets == 2;
                 let added = if is_header { Duration::ZERO } else { coding.play_time(start) };
                 stream.counted = stream.counted.saturating_add(added);
@@ -147,7 +148,7 @@ impl Ogg {
     }
 
     fn end_page(&mut self) {
-        // All bits are set where no packet ends on the page.
+        // All bits are set if no packet ends on the page.
         if self.granule != u64::MAX
             && let Some(stream) = self.stream.and_then(|index| self.streams.get_mut(index))
         {
@@ -155,7 +156,7 @@ impl Ogg {
         }
     }
 
-    /// The granule positions say how long each stream is, but for Opus's pre-skip.
+    /// The duration according to the granule positions, including the pre-skip of Opus.
     fn declared(&self) -> Option<Duration> {
         let sum = self.streams.iter().fold(Duration::ZERO, |sum, stream| sum.saturating_add(stream.stamped()));
         (!sum.is_zero()).then_some(sum)
@@ -168,7 +169,7 @@ impl Stream {
         Stream { serial, coding, pre_skip, counted, packets: 0, rate: 0, granules, is_out_of_order: false }
     }
 
-    /// Reads the first packet. Returns whether the stream is either measured or no audio.
+    /// Parses the first packet. Returns false if the codec is not supported; known video codecs are ignored.
     fn identify(&mut self, start: &[u8]) -> bool {
         const NO_AUDIO: [&[u8]; 4] = [b"\x80theora", b"fishead\0", b"BBCD\0", b"OVP80"];
         if start.starts_with(b"OpusHead") {
@@ -186,10 +187,10 @@ impl Stream {
 
     fn end_page(&mut self, granule: u64) {
         match &mut self.granules {
-            // Pages of headers have the position 0.
+            // Header pages have the position 0.
             _ if self.counted.is_zero() => {}
             None => {
-                // A stream that was cut out of a longer one starts late; otherwise the first page's packets end here.
+                // A stream that was cut out of a longer one does not start at 0.
                 let counted = u64::try_from(self.counted.as_nanos() * u128::from(self.rate) / 1_000_000_000);
                 self.granules = Some((granule.saturating_sub(counted.unwrap_or(u64::MAX)), granule));
             }
@@ -208,7 +209,7 @@ impl Stream {
         let stamped = self.stamped();
         match self.coding {
             None => Duration::ZERO,
-            // The last packet may be used in part.
+            // The end of the last packet may be trimmed.
             Some(Coding::Opus) => {
                 let is_end_cut = !self.is_out_of_order && stamped.saturating_add(OPUS_PACKET) >= self.counted;
                 let played = if is_end_cut { stamped.min(self.counted) } else { self.counted };

@@ -1,4 +1,4 @@
-//! Packets of audio in containers that tell where packets start: how long each plays, by its first bytes.
+//! The durations of audio packets, from their first bytes.
 
 use std::time::Duration;
 
@@ -6,37 +6,38 @@ use super::flac::{Header, StreamInfo};
 use super::mpeg::Frame;
 use super::walk::{play_time, u32_le};
 
-/// How many bytes of a packet are looked at.
+/// How many bytes of a packet are needed to determine its duration.
 pub(super) const PACKET_START: usize = 16;
 
-/// How audio is coded.
+/// A codec, with the parameters that determine the duration of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Coding {
     /// RFC 6716.
     Opus,
-    /// Its packets do not tell their lengths without its tables; a packet gives between 0 and `long_block / 2` samples.
+    /// The duration of a packet depends on the setup header, which is not parsed; a packet has between 0 and
+    /// `long_block / 2` samples.
     Vorbis { rate: u32, long_block: u32 },
     /// RFC 9639.
     Flac(StreamInfo),
-    /// MP3 and its relatives.
+    /// MPEG audio layers I, II and III.
     Mpeg,
-    /// A packet always gives the same number of samples: AAC, ALAC.
+    /// Every packet has the same number of samples, as in AAC and ALAC.
     Constant { samples: u32, rate: u32 },
 }
 
 impl Coding {
-    /// Reads Vorbis's identification header.
+    /// Parses the identification header of Vorbis.
     pub(super) fn vorbis(header: &[u8]) -> Option<Coding> {
         let rate = u32_le(header, 12).filter(|rate| *rate > 0 && header.starts_with(b"\x01vorbis"))?;
         let exponent = (header.get(28)? >> 4).clamp(6, 13);
         Some(Coding::Vorbis { rate, long_block: 1 << exponent })
     }
 
-    /// Reads MP4's configuration of AAC (ISO 14496-3, 1.6.2.1).
+    /// Parses an `AudioSpecificConfig` of AAC (ISO 14496-3, 1.6.2.1).
     pub(super) fn aac(config: &[u8]) -> Option<Coding> {
         let bits = super::walk::big_endian(config.get(..5)?);
-        // Five bits of the kind of AAC, eleven in all for the rarer kinds, and the index of the rate. With spectral band
-        // replication, this is the lower rate, of which a packet always has 1024 samples.
+        // The object type takes five bits, or eleven if escaped; then comes the index of the sampling rate. With
+        // spectral band replication, this is the lower rate, at which a packet always has 1024 samples.
         let shift = if bits >> 35 == 31 { 25 } else { 31 };
         let index = u8::try_from(bits >> shift & 15).ok()?;
         let explicit = u32::try_from(bits >> (shift - 24).min(7) & 0xff_ffff).ok()?;
@@ -44,7 +45,7 @@ impl Coding {
         rate.filter(|rate| *rate > 0).map(|rate| Coding::Constant { samples: 1024, rate })
     }
 
-    /// How long a packet plays at most, by its first [`PACKET_START`] bytes.
+    /// The maximum duration of a packet, from its first [`PACKET_START`] bytes.
     pub(super) fn play_time(&self, packet: &[u8]) -> Duration {
         match self {
             Coding::Opus => opus(packet),
@@ -60,17 +61,17 @@ impl Coding {
         }
     }
 
-    /// How long all packets play, between what time stamps say and the most that the packets can hold.
+    /// The duration of a stream, from its timestamps and the sum of the maximum durations of its packets.
     pub(super) fn resolve(&self, stamped: Duration, counted: Duration) -> Duration {
         match self {
-            // Ordinary files have a quarter to nearly all of what only long blocks would give.
+            // In ordinary files, the packets are between a quarter and nearly all of their maximum duration.
             Coding::Vorbis { .. } if stamped >= counted / 4 => stamped,
             _ => stamped.max(counted),
         }
     }
 }
 
-/// Most frames of a packet play 120 ms (RFC 6716, 3.1 and 3.2).
+/// The duration of an Opus packet, which is limited to 120 ms (RFC 6716, 3.1 and 3.2).
 fn opus(packet: &[u8]) -> Duration {
     const LONGEST: u64 = 120_000;
     let Some(toc) = packet.first() else { return Duration::ZERO };

@@ -1,16 +1,18 @@
 //! WAV: RIFF, and RF64 for more than 4 GiB (EBU Tech 3306).
 //!
-//! The bytes of all `data` chunks count, by the bytes of a frame of samples and the sampling rate. The byte rate in the
-//! header is ignored. A `data` chunk of size 0 or 0xFFFFFFFF, as written by encoders that stream, reaches to the end.
+//! The duration is the size of all `data` chunks, divided by the bytes per block and the sampling rate. The byte rate
+//! in the header is ignored. A `data` chunk of size 0 or 0xFFFFFFFF, as written by streaming encoders, extends to the
+//! end of the file.
 
 use std::time::Duration;
 
 use super::walk::{Measured, NotMeasurable, Result, Step, Walk, Window, play_time, u16_le, u32_le};
 
-/// The size of a chunk that is not known.
+/// The size of a chunk if it was unknown when the header was written.
 const UNKNOWN: u32 = u32::MAX;
 
-/// How samples are laid out.
+/// The format of the samples. A block is one sample of each channel or, for compressed formats, the smallest decodable
+/// unit.
 #[derive(Clone, Copy)]
 struct Format {
     rate: u32,
@@ -18,14 +20,15 @@ struct Format {
     block_samples: u32,
 }
 
+/// A sequence of RIFF chunks.
 #[derive(Default)]
 pub(super) struct Riff {
     format: Option<Format>,
-    /// Where the `data` chunks that have ended are, in all.
+    /// Total length of the `data` chunks before the last one.
     data_bytes: u64,
-    /// Where the last `data` chunk starts, and where it claims to end.
+    /// Positions of the start and the declared end of the last `data` chunk.
     last_data: Option<(u64, u64)>,
-    /// The size of the `data` chunk by RF64's `ds64`.
+    /// The size of the `data` chunk according to the `ds64` chunk of RF64.
     long_size: Option<u64>,
 }
 
@@ -34,19 +37,19 @@ impl Walk for Riff {
         let Some(head) = window.first(8) else { return Ok(Step::Need(8)) };
         let (name, size) = (&head[..4], u32_le(head, 4).unwrap_or(0));
         if self.last_data.is_some() && !name.iter().all(|c| c.is_ascii_graphic() || *c == b' ') {
-            // This is no chunk, so the size of the data was wrong: what follows is taken for samples, too.
+            // This is not a chunk, so the declared size of the data was wrong: the rest is counted as samples.
             self.last_data = self.last_data.map(|(start, _)| (start, u64::MAX));
             return Ok(Step::Skip(u64::MAX));
         }
         let content = window.at + 8;
         match name {
-            // Its content is chunks. A file that was appended to another one also comes here.
+            // The header of the file, or of another file that was appended to it: its content is a sequence of chunks.
             b"RIFF" | b"RF64" => return Ok(Step::Skip(12)),
             b"fmt " => {
                 let length = 8 + (size as usize).min(40);
                 let Some(chunk) = window.first(length) else { return Ok(Step::Need(length)) };
                 let format = Format::parse(&chunk[8..])?;
-                // Where there are several, the one that makes the recording longer counts.
+                // If there are several, the one that gives the longer duration counts.
                 let is_longer = self.format.is_none_or(|old| format.second_bytes() < old.second_bytes());
                 self.format = if is_longer { Some(format) } else { self.format };
             }
@@ -86,22 +89,22 @@ fn reversed(bytes: &[u8]) -> Vec<u8> {
 }
 
 impl Format {
-    /// Reads the content of a `fmt ` chunk.
+    /// Parses the content of a `fmt ` chunk.
     fn parse(chunk: &[u8]) -> Result<Format> {
         let field = |at| u16_le(chunk, at).map(u32::from).ok_or(NotMeasurable::Broken);
         let (mut tag, channels, align, bits) = (field(0)?, field(2)?, field(12)?, field(14)?);
         let rate = u32_le(chunk, 4).filter(|rate| *rate > 0).ok_or(NotMeasurable::Broken)?;
         if tag == 0xfffe {
-            tag = field(24)?; // The first bytes of the sub-format's GUID.
+            tag = field(24)?; // The first bytes of the sub-format GUID.
         }
         let (block_bytes, block_samples) = match tag {
-            // PCM, floating point, A-law, µ-law. Decoders go by the bits of a sample or by the alignment; the smaller
-            // one makes the recording longer.
+            // PCM, floating point, A-law, µ-law. Decoders use either the bits per sample or the block alignment; the
+            // smaller value gives the longer duration.
             1 | 3 | 6 | 7 => {
                 let by_bits = channels * bits.div_ceil(8);
                 ([align, by_bits].into_iter().filter(|bytes| *bytes > 0).min().unwrap_or(0), 1)
             }
-            // ADPCM by Microsoft and IMA: a header of each channel holds the first samples of a block.
+            // ADPCM by Microsoft and IMA: a block starts with a header per channel, which contains the first samples.
             2 if channels > 0 && align > 7 * channels => (align, (align - 7 * channels) * 2 / channels + 2),
             0x11 if channels > 0 && align > 4 * channels => (align, (align - 4 * channels) * 2 / channels + 1),
             0x31 => (65, 320), // GSM 06.10.
@@ -113,7 +116,7 @@ impl Format {
         }
     }
 
-    /// Bytes per second, for comparison.
+    /// Bytes per second, rounded: only used to compare formats.
     fn second_bytes(&self) -> u64 {
         u64::from(self.rate) * u64::from(self.block_bytes) / u64::from(self.block_samples)
     }

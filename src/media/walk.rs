@@ -1,81 +1,82 @@
-//! What the walkers over containers share: what they see, what they answer, and how numbers are read.
+//! The interface of the container parsers ("walkers"), and functions to read numbers.
 
 use std::time::Duration;
 
-/// Most streams or tracks of one recording.
+/// Maximum number of streams or tracks in a recording.
 pub(super) const MAX_STREAMS: usize = 128;
 
-/// Bytes that belong to no frame and are forgiven in any recording, besides a tenth of it.
+/// This many bytes, plus a tenth of the recording, may be outside frames before the recording is rejected as junk.
 pub(super) const FORGIVEN_JUNK: u64 = 64 * 1024;
 
-/// How long a recording plays.
+/// The duration of a recording.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Measured {
-    /// By its frames.
+    /// The duration of all frames.
     pub duration: Duration,
-    /// By what its header claims, where it claims anything. Anyone can write there what they like.
+    /// The duration that the header declares, if any. It is not trustworthy.
     pub declared: Option<Duration>,
 }
 
-/// Why the length of a recording cannot be told.
+/// Why a recording cannot be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotMeasurable {
-    /// The first bytes are of no container that is measured.
-    #[error("the container is unknown")]
+    /// The first bytes are not those of a supported container format.
+    #[error("unknown container format")]
     UnknownContainer,
-    /// The container holds audio in a coding that is not measured.
-    #[error("the coding of the audio is not supported")]
+    /// The audio in the container uses a codec that is not supported.
+    #[error("unsupported audio codec")]
     UnsupportedCoding,
-    /// The container breaks its own rules.
-    #[error("the container is broken")]
+    /// The container is malformed.
+    #[error("malformed container")]
     Broken,
-    /// There are no frames of audio.
-    #[error("there are no frames of audio")]
+    /// There is no audio frame.
+    #[error("no audio frames")]
     NoFrames,
-    /// Much of the recording belongs to no frame.
-    #[error("much of it belongs to no frame of audio")]
+    /// Too many bytes do not belong to a frame.
+    #[error("too much data outside audio frames")]
     Junk,
-    /// There are more streams than are kept track of.
-    #[error("there are too many streams")]
+    /// There are more than [`MAX_STREAMS`] streams or tracks.
+    #[error("too many streams")]
     TooManyStreams,
 }
 
 pub(super) type Result<T> = std::result::Result<T, NotMeasurable>;
 
-/// What a walker sees: the recording's bytes from position `at` on, as far as they are known.
+/// What a walker sees: the bytes of the recording from position `at`, as far as they have been received.
 #[derive(Clone, Copy)]
 pub(super) struct Window<'a> {
     pub(super) bytes: &'a [u8],
     pub(super) at: u64,
-    /// No more bytes follow.
+    /// This is the end of the recording.
     pub(super) is_last: bool,
 }
 
 impl<'a> Window<'a> {
-    /// The first `n` bytes, or `None` if they are not there yet.
+    /// The first `n` bytes; `None` if they have not been received yet.
     pub(super) fn first(&self, n: usize) -> Option<&'a [u8]> {
         self.bytes.get(..n)
     }
 }
 
-/// What a walker wants next. To give the same result however the recording is cut, a walker decides by bytes that it
-/// has checked to be in the window.
+/// What a walker does next. A walker may only depend on bytes that it has checked to be in the window; otherwise, the
+/// result would depend on how the recording is split.
 pub(super) enum Step {
-    /// To see what follows so many bytes.
+    /// Continue after this many bytes.
     Skip(u64),
-    /// To see at least so many bytes from here on.
+    /// Call again when at least this many bytes are in the window.
     Need(usize),
 }
 
-/// Walks over the frames of one kind of container.
+/// Parses one container format and adds up the durations of its frames.
 pub(super) trait Walk: Send {
+    /// Parses what is at the start of the window.
     fn step(&mut self, window: Window<'_>) -> Result<Step>;
 
     /// The result for a recording of `size` bytes.
     fn finish(&self, size: u64) -> Result<Measured>;
 }
 
-/// How long so many samples play; nothing if there is no rate.
+/// The duration of this many samples; zero if the rate is zero.
 pub(super) fn play_time(samples: u64, rate: u32) -> Duration {
     let nanos = u128::from(samples) * 1_000_000_000 / u128::from(rate.max(1));
     if rate == 0 { Duration::ZERO } else { u64::try_from(nanos).map_or(Duration::MAX, Duration::from_nanos) }
@@ -89,12 +90,12 @@ pub(super) fn u32_le(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
-/// A big-endian number of up to eight bytes.
+/// The big-endian number in these bytes, of which the first eight are used.
 pub(super) fn big_endian(bytes: &[u8]) -> u64 {
     bytes.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
-/// The big-endian 32-bit number at a place.
+/// The big-endian 32-bit number at this position.
 pub(super) fn u32_be(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }

@@ -1,13 +1,13 @@
-//! Errors that a model server sends as a success: status 200, or an event of a stream that began well.
+//! Errors that model servers send with status 200, or as an event in the middle of a stream.
 
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-/// Most characters of the words that are kept.
+/// Maximum length of an error message that is kept, in characters.
 const LONGEST: usize = 500;
 
-/// A reply or an event, as far as it matters here.
+/// The parts of a reply or an event that show whether it is an error.
 #[derive(Deserialize)]
 struct Shape<'a> {
     #[serde(default)]
@@ -22,10 +22,10 @@ struct Shape<'a> {
     data: Option<&'a RawValue>,
 }
 
-/// The words of the error that this JSON is, if it is one and no reply: `{"error": …}`, or `{"object": "error", …}` as
-/// vLLM has it.
+/// The error message, if this JSON is an error and not a reply: `{"error": …}`, or `{"object": "error", …}` as sent by
+/// vLLM.
 pub fn message(json: &[u8]) -> Option<String> {
-    // Nearly all replies and events are none: a look at the bytes tells.
+    // Nearly all replies and events are not errors, so a fast search comes before parsing.
     memchr::memmem::find(json, b"error")?;
     json.trim_ascii_start().strip_prefix(b"{")?;
     let Shape { error, object, message, choices, data } = serde_json::from_slice(json).ok()?;

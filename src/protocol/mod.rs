@@ -1,7 +1,7 @@
-//! The protocols that model servers speak, as far as textgen looks into them. Pure: no sockets, no database.
+//! The parts of the model servers' protocols that textgen parses. No I/O happens here.
 //!
-//! `usage` reads the numbers that a server reports, `failure` recognises errors that are sent as successes, and `strict`
-//! refuses bodies that two readers would read differently.
+//! `usage` reads the usage that a server reports, `failure` recognises errors with a success status, and `strict`
+//! refuses JSON that different parsers would interpret differently.
 
 pub mod failure;
 pub mod strict;

@@ -1,17 +1,17 @@
-//! Bodies that two readers would read differently. What is charged must be what is done, so a body that names a field
-//! twice, or nests deeper than some readers follow, is refused before it is sent on.
+//! Refuses JSON that different parsers would interpret differently: duplicate names, and nesting that is too deep for
+//! some parsers. Otherwise, the work done by a model server could differ from what is charged.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
 
-/// The deepest nesting: what serde_json itself reads.
+/// Maximum nesting depth: that of serde_json.
 const DEEPEST: usize = 127;
 
-/// Checks that no object in this JSON has a name twice, at any depth, and that it is not nested too deep. One pass, which
-/// keeps the names of the objects that are open. The syntax is not checked: whatever parses the JSON does that.
+/// Checks that no object in this JSON has duplicate names, at any depth, and that it is not nested too deeply. The
+/// syntax is not checked, as the JSON is parsed anyway.
 ///
 /// # Errors
-/// What is wrong with it, in words for the client.
+/// What is wrong with it, as a message for the client.
 pub fn check(json: &str) -> Result<(), String> {
     let mut open: Vec<Open<'_>> = Vec::new();
     let mut at = 0;
@@ -44,7 +44,7 @@ pub fn check(json: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Where the string that begins at `start` ends: behind its closing quote, or at the end of the text.
+/// The end of the string that starts at `start`: after its closing quote, or at the end of the text.
 fn string_end(json: &str, start: usize) -> usize {
     let bytes = json.as_bytes();
     let mut at = start + 1;
@@ -58,7 +58,7 @@ fn string_end(json: &str, start: usize) -> usize {
     json.len()
 }
 
-/// The text of a quoted string. One that stands for no text, such as half a surrogate pair, is taken as it is written.
+/// The text of a quoted string. An invalid string, such as half a surrogate pair, is returned as it is written.
 fn unescaped(quoted: &str) -> Cow<'_, str> {
     let plain = quoted.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(quoted);
     match plain.contains('\\') {
@@ -67,22 +67,21 @@ fn unescaped(quoted: &str) -> Cow<'_, str> {
     }
 }
 
-/// The first of these names that differs from one of `known` by the case of its letters only: some readers take it for
-/// that one.
+/// The first of these names that differs from one in `known` only by case: some parsers treat them as equal.
 pub fn confusable<'n>(names: impl IntoIterator<Item = &'n str>, known: &[&str]) -> Option<&'n str> {
     let is_confusable = |name: &&str| known.iter().any(|known| name.eq_ignore_ascii_case(known) && name != known);
     names.into_iter().find(is_confusable)
 }
 
-/// What is open at a place in the JSON.
+/// An array or object that has not been closed yet.
 enum Open<'a> {
-    /// A list.
+    /// An array.
     List,
     /// An object, with its names so far.
     Object(Names<'a>),
 }
 
-/// Most names that are compared one by one; beyond that, hashing is quicker.
+/// Up to this many names are compared one by one; beyond that, hashing is faster.
 const FEW_NAMES: usize = 16;
 
 /// The names of an object so far.
@@ -94,7 +93,7 @@ struct Names<'a> {
 }
 
 impl<'a> Names<'a> {
-    /// Adds a name; false if it is there already.
+    /// Adds a name; false if it is a duplicate.
     fn insert(&mut self, name: Cow<'a, str>) -> bool {
         if self.few.contains(&name) {
             return false;

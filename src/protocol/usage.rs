@@ -1,30 +1,31 @@
-//! The usage numbers that model servers report, in the shapes in which they do.
+//! Usage as reported by model servers, in the formats of several vendors.
 //!
-//! OpenAI counts cached input inside `prompt_tokens` (or `input_tokens`), Anthropic beside `input_tokens`. Reasoning is a
-//! part of `completion_tokens` as a rule; some servers report it beside them, which `total_tokens` shows. Numbers come as
-//! integers, as floats and as strings.
+//! OpenAI counts cached input inside `prompt_tokens` (or `input_tokens`), Anthropic beside `input_tokens`. Reasoning is
+//! a part of `completion_tokens` as a rule; some servers report it beside them, which `total_tokens` shows. Numbers
+//! come as integers, as floats and as strings.
 
 use serde::Deserialize;
 use serde_json::Value;
 
-/// The largest number that is believed; the ledger's own limit for one charge.
+/// Larger numbers are taken for errors. This is also the ledger's limit for one charge.
 const LARGEST: f64 = 1e12;
 
-/// What a server has reported so far. What it has not is `None`.
+/// The usage that a server has reported so far; `None` for what it has not reported.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reported {
     /// Tokens read, cached ones included.
     input: Option<i64>,
-    /// Of those, tokens that the server had cached.
+    /// Of those, tokens read from the server's cache.
     cached: Option<i64>,
-    /// Of those, tokens that it wrote to its cache.
+    /// Of those, tokens written to its cache.
     cache_write: Option<i64>,
     /// Tokens written, reasoning included.
     output: Option<i64>,
 }
 
 impl Reported {
-    /// Takes a newer report. A number that it lacks stays as it was: reports are cumulative, never added up.
+    /// Applies a newer report. Reports are cumulative, so its numbers replace the older ones; missing ones do not
+    /// change.
     pub fn update(&mut self, usage: &Usage) {
         let newer = usage.reported();
         self.input = newer.input.or(self.input);
@@ -54,7 +55,7 @@ impl Reported {
     }
 }
 
-/// The object `usage`, in any of its shapes. Fields of another type than expected are as good as missing.
+/// The object `usage`, in any of the formats. Fields with an unexpected type are treated as missing.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Usage {
@@ -99,15 +100,15 @@ impl Usage {
     }
 }
 
-/// The tokens written, reasoning included. Reasoning that is more than all output was reported beside it, and so was
-/// reasoning that only makes up the total together with it.
+/// The tokens written, including reasoning. Reasoning is added if it exceeds the output, or if the total is only
+/// reached with both together: then the server reports it separately.
 fn with_reasoning(input: Option<i64>, output: i64, reasoning: i64, total: Option<i64>) -> i64 {
     let both = output.saturating_add(reasoning);
     let makes_the_total = total.zip(input).is_some_and(|(total, input)| total.saturating_sub(input) >= both);
     if reasoning > output || makes_the_total { both } else { output }
 }
 
-/// A number that can be one: whole after rounding up, not negative, not absurd.
+/// A plausible number, rounded up: not negative, and not too large.
 fn number(value: &Value) -> Option<i64> {
     let number = match value {
         Value::Number(number) => number.as_f64()?,

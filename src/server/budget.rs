@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-/// The memory that one kind of data takes in all connections together. It only counts; whoever reserves memory compares
-/// the sum with its limit.
+/// Counts the memory that one kind of data takes in all connections together. The limit is enforced by those who
+/// reserve memory.
 #[derive(Default)]
 pub(super) struct Budget(AtomicUsize);
 
@@ -15,7 +15,7 @@ impl Budget {
     }
 }
 
-/// One user's part of a [`Budget`]; given back when dropped.
+/// A part of a [`Budget`], released when dropped.
 pub(super) struct Reservation {
     budget: Arc<Budget>,
     bytes: usize,

@@ -1,10 +1,10 @@
 //! A strict, incremental decoder of the chunked transfer coding (RFC 9112, section 7.1).
 
-/// Most hexadecimal digits of a chunk's size, so that it fits in 64 bits.
+/// Maximum number of hexadecimal digits of a chunk size, so that it fits in 64 bits.
 const MAX_SIZE_DIGITS: u8 = 15;
-/// Most bytes of a chunk's extensions, which are ignored.
+/// Maximum length of the extensions of a chunk, which are ignored, in bytes.
 const MAX_EXTENSION: u16 = 1024;
-/// Most bytes of the trailers, which are ignored.
+/// Maximum length of the trailers, which are ignored, in bytes.
 const MAX_TRAILERS: u16 = 8 * 1024;
 
 /// The state of the decoder between two pieces of input.
@@ -34,7 +34,7 @@ enum ChunkState {
     End,
 }
 
-/// The coding is broken: nothing that follows on the connection can be trusted.
+/// The coding is malformed. The connection cannot be used any more, as the start of the next request is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed chunked body")]
 pub struct Malformed;
@@ -44,7 +44,7 @@ impl Chunked {
     /// of the encoded body, at the end of the input, or when `body` has grown to `limit` bytes.
     ///
     /// # Errors
-    /// The coding is broken. What was appended must not be used.
+    /// The coding is malformed. The appended data must not be used.
     pub fn decode(&mut self, input: &[u8], body: &mut Vec<u8>, limit: usize) -> Result<usize, Malformed> {
         let mut used = 0;
         while let Some(rest) = input.get(used..).filter(|rest| !rest.is_empty() && self.state != ChunkState::End) {

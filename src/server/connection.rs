@@ -1,4 +1,4 @@
-//! What is remembered of a connection while no thread works on it: between two requests, or between two parts of one.
+//! The state of a connection between turns, while no thread works on it.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -19,12 +19,12 @@ use super::incoming::BodyAccumulator;
 use super::outgoing::{ClientCapabilities, Unsent};
 use super::sync::{CompletionFlag, Ownership};
 
-/// Makes a response of a request. It may panic (the client gets a 500) and it may block, inside
-/// [`block_in_place`](crate::blocking::block_in_place) if for long; where that fails with
+/// Answers requests. It may panic (the client gets a 500). It may block; if for long, then inside
+/// [`block_in_place`](crate::blocking::block_in_place); if that fails with
 /// [`Busy`](crate::blocking::Busy), the response should be a 503 with `Retry-After`.
 pub type Handler = Arc<dyn Fn(&mut Request) -> Response + Send + Sync>;
 
-/// What a connection waits for, and so what it means when its time is up.
+/// What a connection is waiting for, which determines what happens at its deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TimerKind {
     /// A request after the first.
@@ -43,13 +43,13 @@ pub(super) enum TimerKind {
 }
 
 impl TimerKind {
-    /// Whether no request is under way.
+    /// Whether no request is in progress.
     pub(super) fn is_idle(self) -> bool {
         matches!(self, TimerKind::NextRequest | TimerKind::FirstRequest)
     }
 }
 
-/// A client's connection. All but `state` may be used by any thread.
+/// A connection to a client. Any thread may use all fields except `state`.
 pub(super) struct Connection {
     pub(super) socket: TcpStream,
     pub(super) peer: SocketAddr,
@@ -60,32 +60,32 @@ pub(super) struct Connection {
     pub(super) ownership: Ownership,
     /// The client has closed its side. The owner must read until the end of the stream then, as no event will follow.
     hung_up: AtomicBool,
-    /// To be closed unless it is busy.
+    /// It is to be closed unless it is busy.
     eviction_requested: AtomicBool,
-    /// Whether the response that is deferred now can be completed.
+    /// Set when the deferred response can be completed.
     pub(super) completion: CompletionFlag,
     /// The deadline in milliseconds of the server's clock, times eight, plus the [`TimerKind`].
     timer: AtomicU64,
-    /// Locked by the owner only.
+    /// Only the owner locks it.
     pub(super) state: Mutex<ConnectionState>,
 }
 
-/// What one turn of a connection leaves for the next.
+/// The state that one turn of a connection leaves for the next.
 #[derive(Default)]
 pub(super) struct ConnectionState {
     pub(super) phase: Phase,
-    /// Bytes received and not used yet: the start of a head, or requests that must wait for an earlier one.
+    /// Bytes received but not processed yet: an incomplete head, or pipelined requests that wait for an earlier one.
     pub(super) received: Vec<u8>,
-    /// `received` has been parsed, and is the start of a head: parsing it again is pointless before more has come.
+    /// `received` is an incomplete head, and need not be parsed again before more bytes arrive.
     pub(super) is_partial_head: bool,
     pub(super) unsent: Unsent,
-    /// What to do when all of `unsent` is sent.
+    /// What to do when `unsent` has been sent.
     pub(super) after_response: AfterResponse,
-    /// The connection is registered for writability too.
+    /// The connection is registered for writability as well.
     pub(super) watches_writability: bool,
 }
 
-/// What is being received.
+/// What the connection receives next.
 #[derive(Default)]
 pub(super) enum Phase {
     /// A head, or nothing yet.
@@ -93,13 +93,13 @@ pub(super) enum Phase {
     Head,
     /// A body that is collected in memory.
     Body(Box<BodyAccumulator>),
-    /// Nothing before the deferred response is sent.
+    /// Nothing until the deferred response is sent.
     Deferred(Box<DeferredResponse>),
-    /// Nothing more: our side is closed, and what still comes is discarded until the client closes its own.
+    /// Nothing: our side is shut down, and bytes are discarded until the client closes its side.
     Linger { discarded: u64 },
 }
 
-/// A response that must not be sent yet, and what its request said about how to send it.
+/// A response that must not be sent yet, with what is needed to send it.
 pub(super) struct DeferredResponse {
     pub(super) completion: Completion<Response>,
     pub(super) response: Response,
@@ -117,7 +117,7 @@ pub(super) enum AfterResponse {
     KeepAlive,
     /// Close at once.
     Close,
-    /// Close once the client has read the response, which closing a socket with unread input could destroy.
+    /// Close after the client has read the response: closing a socket with unread input could destroy the response.
     Linger,
 }
 
@@ -149,7 +149,7 @@ impl AsFd for Connection {
 }
 
 impl Connection {
-    /// A connection that nobody owns. It must send its first request before `deadline`.
+    /// An unowned connection. Its first request must arrive before `deadline`.
     pub(super) fn new(
         socket: TcpStream,
         peer: SocketAddr,
@@ -213,7 +213,7 @@ impl Connection {
         (kind, timer >> 3)
     }
 
-    /// Makes the socket blocking, with these time-outs of one read and one write, or non-blocking.
+    /// Makes the socket blocking, with these timeouts for a read and a write, or non-blocking.
     pub(super) fn set_blocking(&self, timeouts: Option<(Duration, Duration)>) -> io::Result<()> {
         if let Some((read, write)) = timeouts {
             self.socket.set_read_timeout(Some(read))?;

@@ -1,4 +1,4 @@
-//! What a worker thread knows about itself: the slot it holds, if any, and the handler it is in.
+//! The state of a worker thread: the slot that it holds, if any, and whether it is in a handler.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::shared::Shared;
 pub(super) struct WorkerContext {
     shared: Arc<Shared>,
     slot: Cell<Option<usize>>,
-    /// Of the slot, as this thread last set or saw it.
+    /// The generation of the slot, as this thread last set or saw it.
     generation: Cell<u64>,
     in_handler: Cell<bool>,
     /// Responses to earlier requests of the connection whose handler runs. If that handler blocks, they are sent first.
@@ -37,7 +37,7 @@ impl WorkerContext {
         self.slot.set(Some(slot));
     }
 
-    /// The slot that the thread holds. In a handler it may have lost it without knowing it yet.
+    /// The slot that the thread holds. A thread in a handler may have lost its slot without having noticed.
     pub(super) fn slot(&self) -> Option<usize> {
         self.slot.get()
     }
@@ -58,7 +58,7 @@ impl WorkerContext {
         self.in_handler.set(true);
     }
 
-    /// The thread is back from a handler. If it has lost its slot meanwhile, it knows from now on.
+    /// The thread has returned from a handler. Notes whether it has lost its slot meanwhile.
     pub(super) fn leave_handler(&self) {
         if !self.in_handler.replace(false) {
             return;
@@ -77,13 +77,13 @@ impl WorkerContext {
         self.shared.pool.detached.fetch_sub(1, Relaxed);
     }
 
-    /// Brings the context back in order after a panic in the middle of a turn.
+    /// Resets the context after a panic in the middle of a turn.
     pub(super) fn recover(&self) {
         self.leave_handler();
         self.earlier_responses.take();
     }
 
-    /// Takes `responses` until [`WorkerContext::take_back_responses`], to send them if the handler blocks.
+    /// Keeps `responses` until [`WorkerContext::take_back_responses`], to send them if the handler blocks.
     pub(super) fn keep_responses(&self, connection: &Arc<Connection>, responses: &mut Vec<u8>) {
         self.earlier_responses.replace(Some((Arc::clone(connection), std::mem::take(responses))));
     }
@@ -97,7 +97,7 @@ impl WorkerContext {
 
     fn send_earlier_responses(&self) {
         if let Some((connection, responses)) = &mut *self.earlier_responses.borrow_mut() {
-            // An error will come up again when the rest is sent.
+            // An error will occur again when the rest is sent.
             if let Ok(sent) = outgoing::send(&connection.socket, responses, &[], 0) {
                 responses.drain(..sent);
             }
@@ -106,14 +106,14 @@ impl WorkerContext {
 }
 
 impl BlockingHooks for WorkerContext {
-    /// Gives the slot to another thread. This one finishes its turn without a slot.
+    /// Gives the slot to another thread. This thread finishes its turn without a slot.
     fn before_blocking(&self) -> Result<(), Busy> {
         self.send_earlier_responses();
         let (Some(slot), true) = (self.slot.get(), self.in_handler.get()) else {
             return Ok(());
         };
         let (pool, generation) = (&self.shared.pool, &self.shared.slots[slot].generation);
-        // A thread that has lost its slot is already counted, by the monitor.
+        // The monitor has already counted a thread that has lost its slot.
         let counted = usize::from(generation.current() != self.generation.get());
         if pool.detached.fetch_add(1, Relaxed) >= self.shared.settings.max_blocked + counted {
             pool.detached.fetch_sub(1, Relaxed);
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_outside_of_a_handler_leaves_the_generation_alone() {
+    fn a_panic_outside_a_handler_does_not_change_the_generation() {
         let context = context();
         context.recover();
         assert_eq!((context.slot(), slot(&context).generation.current()), (Some(0), 0));
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_has_lost_its_slot_is_not_refused_for_its_own_sake() {
+    fn a_thread_without_a_slot_does_not_count_against_itself() {
         let context = context();
         context.start_request();
         retake(&context);

@@ -29,15 +29,16 @@ impl Shared {
         self.evict(candidates.unwrap_or_default(), count)
     }
 
-    /// Cuts off an eighth of the clients that are slow to read their responses, those with the least time left first.
+    /// Closes an eighth of the connections whose clients are slow to read responses, those with the earliest deadline
+    /// first.
     pub(super) fn evict_slow_readers(&self) {
         let candidates = self.eviction_candidates(TimerKind::Write, u64::MAX);
         let eighth = candidates.len().div_ceil(8);
         let count = self.evict(candidates, eighth);
-        log::warn!("too much memory is held for slow clients: {count} connections are cut off");
+        log::warn!("unsent responses take too much memory: closing {count} connections of slow clients");
     }
 
-    /// The connections that wait for this, with their deadlines, none of which is later than `latest`.
+    /// The connections that wait for `wanted` and whose deadline is not later than `latest`, with their deadlines.
     fn eviction_candidates(&self, wanted: TimerKind, latest: u64) -> Vec<(u64, Arc<Connection>)> {
         let mut found = Vec::new();
         for slot in &self.slots {
@@ -51,7 +52,7 @@ impl Shared {
         found
     }
 
-    /// Has at most `count` of these closed, those with the least time left. Returns how many.
+    /// Has at most `count` of these closed, those with the earliest deadline. Returns how many.
     fn evict(&self, mut candidates: Vec<(u64, Arc<Connection>)>, count: usize) -> usize {
         let count = count.min(candidates.len());
         if count == 0 {

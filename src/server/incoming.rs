@@ -1,5 +1,4 @@
-//! Receiving: the bytes that a worker has read and not used yet, and bodies that are collected in memory without a
-//! thread waiting for them.
+//! Receiving: the read buffer of a worker, and request bodies that are collected in memory without a waiting thread.
 
 use std::io::{self, Read};
 use std::net::TcpStream;
@@ -12,11 +11,11 @@ use super::chunked::{Chunked, Malformed};
 use super::clock::millis;
 use super::settings::Settings;
 
-/// Most bytes received by one system call. What a client sends ahead of its turn stays in the kernel.
+/// Maximum number of bytes received by one system call. The rest stays in the socket's buffer until the next turn.
 const MAX_READ: usize = 32 * 1024;
 
-/// A worker's read buffer, of which `start..end` is received and not used yet. A connection whose request is incomplete
-/// keeps a copy of that part, so that an idle connection has no buffer at all.
+/// The read buffer of a worker; `start..end` is received but not processed yet. Between turns, a connection keeps a
+/// copy of that part, so that an idle connection has no buffer at all.
 pub(super) struct ReadBuffer {
     buffer: Vec<u8>,
     start: usize,
@@ -29,7 +28,7 @@ impl ReadBuffer {
         ReadBuffer { buffer: vec![0; (2 * max_head).max(32 * 1024)], start: 0, end: 0 }
     }
 
-    /// Replaces the contents by what a connection has left over, and empties that.
+    /// Replaces the contents by the unprocessed bytes of a connection, which are moved.
     pub(super) fn load(&mut self, left_over: &mut Vec<u8>) {
         (self.start, self.end) = (0, left_over.len());
         if self.end > 0 {
@@ -65,7 +64,7 @@ impl ReadBuffer {
     }
 
     /// Receives once. Returns the new bytes (none at the end of the stream), and whether the socket is probably empty
-    /// now: it gave less than there was room for.
+    /// now, as it returned less than there was room for.
     pub(super) fn fill(&mut self, mut socket: &TcpStream) -> io::Result<(&[u8], bool)> {
         if self.start > 0 {
             self.buffer.copy_within(self.start..self.end, 0);
@@ -77,7 +76,7 @@ impl ReadBuffer {
         Ok((&self.buffer[from..self.end], self.end < to))
     }
 
-    /// Receives once and discards it, and all that was there. Returns the number of bytes received.
+    /// Receives once, and discards these bytes and the contents of the buffer. Returns the number of bytes received.
     pub(super) fn discard(&mut self, mut socket: &TcpStream) -> io::Result<usize> {
         (self.start, self.end) = (0, 0);
         retry(|| socket.read(&mut self.buffer))
@@ -94,7 +93,7 @@ pub(super) fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T>
     }
 }
 
-/// Finds the data of a body in the input, and its end.
+/// Decodes the body of a request, and finds its end.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum BodyDecoder {
     /// This many bytes are still to come.
@@ -138,19 +137,19 @@ impl BodyDecoder {
 pub(super) struct BodyAccumulator {
     pub(super) request: Request,
     pub(super) decoder: BodyDecoder,
-    /// What has come so far.
+    /// The data received so far.
     pub(super) body: Vec<u8>,
     memory: Reservation,
-    /// When it began and when bytes last came, in milliseconds of the server's clock.
+    /// When the body began and when bytes last arrived, in milliseconds of the server's clock.
     started: u64,
     last: u64,
 }
 
-/// How much of a body has come.
+/// How much of a body has been received.
 pub(super) enum BodyProgress {
     Partial,
     Complete,
-    /// It is longer than may be collected.
+    /// It is too long to be collected in memory.
     TooLong,
 }
 

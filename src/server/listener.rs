@@ -20,7 +20,7 @@ use super::shared::Shared;
 /// Connections that the kernel may queue until they are accepted. It may allow fewer.
 const BACKLOG: i32 = 4096;
 const WAKER: Token = Token(usize::MAX);
-/// The pause after an `accept` that failed for lack of something that must be freed first.
+/// The pause after `accept` failed for lack of descriptors or memory.
 const RETRY_PAUSE: Duration = Duration::from_millis(2);
 
 /// Opens a listening socket. With `reuse_port`, several processes can listen at the same address.
@@ -63,7 +63,7 @@ pub(super) struct Acceptor {
 }
 
 impl Acceptor {
-    /// Starts to watch the listening sockets. Also returns what wakes the thread.
+    /// Starts to watch the listening sockets. Also returns a waker for the thread.
     pub(super) fn new(shared: Arc<Shared>, listeners: Vec<Listener>) -> io::Result<(Acceptor, Waker)> {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKER)?;
@@ -107,7 +107,7 @@ impl Acceptor {
                     self.next_slot = self.next_slot.wrapping_add(1);
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
-                // The client was gone before its turn, which says nothing about the next one.
+                // The client disconnected before it was accepted; the next one may still be there.
                 Err(e) if matches!(e.kind(), io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted) => {}
                 Err(e) => {
                     failures += 1;
@@ -125,11 +125,11 @@ impl Acceptor {
         }
     }
 
-    /// Waits until there is room for one more connection, and has idle ones closed to make it.
+    /// Waits until there is room for one more connection, and has idle ones closed to make room.
     fn make_room(&self) {
         let limit = self.shared.max_connections;
         while self.shared.open.load(Relaxed) >= limit && !self.shared.is_stopping() {
-            // Some of those found may have sent a request by now, and stay.
+            // Some of those may have received a request meanwhile, and stay open.
             let found = self.shared.evict_idle(1 + limit / 64);
             thread::sleep(if found > 0 { RETRY_PAUSE / 10 } else { RETRY_PAUSE * 10 });
         }

@@ -1,48 +1,49 @@
-//! The connection layer: sockets, threads, and HTTP/1.1 between them. It knows [`http`](crate::http) and one [`Handler`]
-//! for each listener, and nothing of what the handlers do.
+//! The connection layer: sockets, threads and HTTP/1.1. It only depends on [`http`](crate::http), and calls one
+//! [`Handler`] per listener.
 //!
-//! # Words
+//! # Terms
 //!
 //! - A *worker* is a thread that runs handlers. There are about as many running as there are cores.
 //! - A *slot* is the right to run. It has a readiness set (epoll or kqueue) with its share of the connections, and a
 //!   queue of those that are ready. One worker *holds* a slot at a time. There is one slot for each core, and some more
 //!   for *helpers*.
-//! - A *turn* is what a worker does with one connection before it goes on to the next: it reads what has come, calls the
-//!   handler for complete requests, and writes the responses. A connection is *owned* by the thread that runs it, or
+//! - A *turn* is what a worker does with one connection before it goes on to the next: it reads the available bytes,
+//!   calls the handler for complete requests, and writes the responses. A connection is *owned* by the thread that runs it, or
 //!   that has taken it from a queue to run it; while nothing happens on it, it is *unowned*.
 //! - A slot's *generation* is a number that changes whenever a handler starts or ends, and when the slot is taken away
-//!   from its holder. So a worker can tell whether it still holds its slot.
+//!   from its holder, so that a worker can tell whether it still holds its slot.
 //! - An *idle thread* is a worker without a slot that waits to be given one. It exits after a while.
 //! - A *detached* thread is in a handler without a slot, because the handler has blocked.
-//! - The *monitor* is the thread that looks after time: deadlines, blocked handlers, and the end of a stop.
-//! - A *deferred response* is ready, but must not be sent before something else has happened
-//!   ([`Deferred`](crate::http::Deferred)). No thread waits for that.
+//! - The *monitor* is the thread that handles deadlines, blocked handlers and shutdown.
+//! - A *deferred response* is complete but must not be sent before some event, such as a commit
+//!   ([`Deferred`](crate::http::Deferred)). No thread waits for that event.
 //!
 //! # Blocking
 //!
 //! Handlers are ordinary blocking code. One that is going to block for long says so with
 //! [`block_in_place`](crate::blocking::block_in_place): its slot goes to an idle or new thread, and its own thread
-//! finishes the turn without a slot and then becomes idle. A handler that does not say so loses its slot to the monitor
-//! a little later. Giving up the slot is too much for a short wait such as one database statement, which is only
-//! announced ([`note_short_wait`](crate::blocking::note_short_wait)); while many requests wait like that, helper slots
-//! come into use, which have no connections of their own and run what is ready on others. So a connection costs no
-//! thread, a slow request does not delay a quick one, and hardly more threads run than there are cores.
+//! finishes the turn without a slot and then becomes idle. The monitor takes the slot from a handler that does not
+//! announce it, a little later. Giving up the slot costs too much for a short wait such as one database statement,
+//! which is only announced ([`note_short_wait`](crate::blocking::note_short_wait)); while many requests wait like that,
+//! helper slots come into use, which have no connections of their own and run what is ready on others. So a connection
+//! costs no thread, a slow request does not delay a quick one, and hardly more threads run than there are cores.
 //!
-//! # The life of a connection
+//! # Life of a connection
 //!
 //! 1. The acceptor takes it from a listening socket and registers it with one of the slots (`listener`).
-//! 2. Bytes come. The slot's holder polls, becomes the connection's owner and queues it (`slot`). It is run by the
+//! 2. Bytes arrive. The slot's holder polls, becomes the connection's owner and queues it (`slot`). It is run by the
 //!    holder, or by another worker that has nothing to do (`scheduler`, `worker`).
-//! 3. The turn parses the head and collects the body (`turn`, `incoming`). If either is incomplete, what has come is kept
-//!    in the [`ConnectionState`](connection::ConnectionState), a deadline is set, and the connection is released.
+//! 3. The turn parses the head and collects the body (`turn`, `incoming`). If either is incomplete, the received
+//!    part is kept in the [`ConnectionState`](connection::ConnectionState), a deadline is set, and the connection is released.
 //! 4. The handler is called for a complete request, and its response is written (`respond`, `outgoing`). A body too
 //!    large for memory is read by the handler from the socket, and a response made piece by piece is written to it, while
-//!    the thread blocks (`stream`). A deferred response is put aside: its notifier schedules another turn, which
+//!    the thread blocks (`stream`). A deferred response is kept: its notifier schedules another turn, which
 //!    completes it.
-//! 5. What the client does not take at once is kept, and sent when the socket becomes writable. Requests that came in
-//!    the meantime wait until it is sent.
+//! 5. Data that the socket does not accept at once is kept, and sent when the socket becomes writable. Later requests
+//! on
+//!    the connection wait until it is sent.
 //! 6. The connection ends when the client or a response says so, at a deadline (the monitor schedules a turn, which
-//!    finds that it is late), when there are too many connections (`eviction`), or at a stop.
+//!    finds that it is late), when there are too many connections (`eviction`), or at shutdown.
 
 mod budget;
 mod chunked;
@@ -86,11 +87,11 @@ pub struct Server {
     listeners: Vec<Listener>,
 }
 
-/// Watches and stops a server, from any thread.
+/// Monitors and stops a server, from any thread.
 #[derive(Clone)]
 pub struct Handle(Arc<Shared>);
 
-/// What a server is doing.
+/// The state and counters of a server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Connections that are open now.
@@ -127,12 +128,12 @@ impl Server {
         Ok(address)
     }
 
-    /// A handle to watch and stop this server.
+    /// A handle to monitor and stop this server.
     pub fn handle(&self) -> Handle {
         Handle(Arc::clone(&self.shared))
     }
 
-    /// Serves until [`Handle::stop`] was called and all requests in flight are answered, or the time for that is over.
+    /// Serves until [`Handle::stop`] is called and all requests in flight are answered or time out.
     ///
     /// # Errors
     /// A thread could not be started or a listener could not be watched; nothing was served then.
@@ -162,7 +163,7 @@ impl Handle {
         }
     }
 
-    /// What the server is doing now.
+    /// The current state and counters.
     pub fn stats(&self) -> Stats {
         let shared = &self.0;
         Stats {

@@ -1,6 +1,6 @@
-//! The monitor: a thread that looks after the others, 20 times a second, or 200 times while they are busy. It refreshes
+//! The monitor: a thread that supervises the others, 20 times a second, or 200 times while they are busy. It refreshes
 //! the clock, takes slots away from handlers that block without announcing it, decides how many helpers are used, finds
-//! connections past their deadlines, and brings a stop to its end.
+//! connections past their deadlines, and completes a shutdown.
 
 use std::net::Shutdown;
 use std::sync::Arc;
@@ -16,9 +16,9 @@ use super::sync::is_in_handler;
 
 const BUSY_TICK: Duration = Duration::from_millis(5);
 const IDLE_TICK: Duration = Duration::from_millis(50);
-/// Milliseconds between two scans for expired deadlines, unless some time-out is so short that it needs more.
+/// Milliseconds between two scans for expired deadlines, unless a timeout is so short that it needs more.
 const MAX_SCAN_INTERVAL: u64 = 1000;
-/// How often, each a [`BUSY_TICK`] after the other, idle threads are told to exit at the end.
+/// How often idle threads are told to exit during a shutdown, once per [`BUSY_TICK`].
 const DISMISS_ROUNDS: u32 = 200;
 
 pub(super) struct Monitor {
@@ -98,7 +98,7 @@ impl Monitor {
     fn retake_slot(&self, slot: usize, generation: u64) {
         let (settings, pool) = (&self.shared.settings, &self.shared.pool);
         let limit = 2 * settings.max_blocked + settings.workers;
-        // Counted first: the handler's thread may be back, and count itself out, at once.
+        // Counted first, as the handler's thread may return and count itself out at once.
         if pool.detached.fetch_add(1, Relaxed) < limit && self.shared.slots[slot].generation.try_end_run(generation) {
             self.shared.assign_or_leave_vacant(slot);
         } else {
@@ -106,7 +106,7 @@ impl Monitor {
         }
     }
 
-    /// Uses as many helpers as fit the share of requests that wait for a short time.
+    /// Adapts the number of helpers to the share of requests that announce short waits.
     fn adjust_helpers(&mut self) {
         let slots = &self.shared.slots;
         let sum = |count: fn(&Slot) -> u64| slots.iter().map(count).sum::<u64>();
@@ -127,7 +127,7 @@ impl Monitor {
         self.shared.helpers.store(wanted, Relaxed);
     }
 
-    /// Has the unowned connections run that `condition` holds for.
+    /// Schedules the unowned connections for which `condition` holds.
     fn schedule_if(&self, condition: impl Fn(&Connection) -> bool) {
         let mut found: Vec<Arc<Connection>> = Vec::new();
         for slot in &self.shared.slots {
@@ -142,7 +142,7 @@ impl Monitor {
         }
     }
 
-    /// Moves a stop on. Returns true once the server has come to its end.
+    /// Continues a shutdown. Returns true once the server has stopped.
     fn has_stopped(&mut self) -> bool {
         if !self.shared.is_stopping() {
             return false;
@@ -169,7 +169,7 @@ impl Monitor {
         }
         self.shared.set_stage(Stage::Finished);
         for slot in &self.shared.slots {
-            // A `Handle` that is kept keeps the connections too, but their clients should know at once.
+            // An existing `Handle` keeps the connections alive, but their clients should be disconnected now.
             slot.for_each_connection(|connection| drop(connection.socket.shutdown(Shutdown::Both)));
         }
         self.shared.slots.iter().for_each(Slot::interrupt);

@@ -1,4 +1,4 @@
-//! Sending: the head of a response, and bytes that the client has not taken yet.
+//! Sending: the head of a response, and data that the socket has not accepted yet.
 
 use std::borrow::Cow;
 use std::io::{self, IoSlice, Write};
@@ -12,7 +12,7 @@ use super::clock::millis;
 use super::incoming::{deadline, retry};
 use super::settings::Settings;
 
-/// How the client can be answered, according to its request.
+/// What the client supports, according to its request.
 #[derive(Clone, Copy)]
 pub(super) struct ClientCapabilities {
     /// It wants the head only (`HEAD`).
@@ -28,7 +28,7 @@ impl ClientCapabilities {
     }
 }
 
-/// How the client learns where the body of a response ends.
+/// How the end of a response's body is indicated.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum ResponseFraming {
     Length(u64),
@@ -80,7 +80,7 @@ pub(super) fn write_head(
     out.extend_from_slice(b"\r\n\r\n");
 }
 
-/// False for headers that only the server may set, and for values that would start a line of their own.
+/// False for headers that only the server may set, and for values that contain line breaks.
 fn is_sendable(name: &str, value: &str) -> bool {
     let is_reserved = match name.len() {
         4 => name.eq_ignore_ascii_case("date"),
@@ -92,16 +92,16 @@ fn is_sendable(name: &str, value: &str) -> bool {
     !is_reserved && !name.is_empty() && memchr::memchr3(b'\r', b'\n', 0, value.as_bytes()).is_none()
 }
 
-/// What the socket has not taken yet: bytes of the output buffer, followed by a body that was never copied.
+/// Data that the socket has not accepted yet: bytes of the output buffer, followed by a body that was not copied.
 #[derive(Default)]
 pub(super) struct Unsent {
     bytes: Vec<u8>,
     body: Cow<'static, [u8]>,
-    /// Bytes of both together that are sent.
+    /// How many bytes of both together have been sent.
     sent: usize,
-    /// Bytes that the kernel's buffers took at once, which says nothing about how fast the client reads.
+    /// Bytes that went into the kernel's buffers at once: they say nothing about how fast the client reads.
     buffered: usize,
-    /// When it began and when bytes were last taken, in milliseconds of the server's clock.
+    /// When this began and when bytes were last accepted, in milliseconds of the server's clock.
     started: u64,
     last: u64,
     _memory: Option<Reservation>,
@@ -118,7 +118,7 @@ impl Unsent {
     ) -> Unsent {
         let mut memory = Reservation::new(budget);
         if let Cow::Owned(body) = &mut body {
-            // It may be kept for a while, and a vector that has grown often has twice the capacity it needs.
+            // It may be kept for a while, and a vector that has grown may have twice the capacity that it needs.
             body.shrink_to_fit();
             memory.resize(bytes.capacity() + body.capacity());
         }
@@ -129,7 +129,7 @@ impl Unsent {
         self.sent == self.bytes.len() + self.body.len()
     }
 
-    /// Sends what the socket takes. Returns true when nothing is left.
+    /// Sends as much as the socket accepts. Returns true when all is sent.
     pub(super) fn send(&mut self, socket: &TcpStream, now: u64) -> io::Result<bool> {
         let before = self.sent;
         self.sent = send(socket, &self.bytes, &self.body, before)?;
@@ -143,15 +143,15 @@ impl Unsent {
         Ok(is_done)
     }
 
-    /// When the client must have taken more, in milliseconds of the server's clock.
+    /// When the client must have read more, in milliseconds of the server's clock.
     pub(super) fn deadline(&self, settings: &Settings) -> u64 {
         let taken = self.sent - self.buffered;
         deadline(millis(settings.write_timeout), settings.min_rate, self.started, self.last, taken)
     }
 }
 
-/// Sends `head` and `body`, without the first `sent` bytes, until the socket takes no more. Returns how many bytes are
-/// sent in all.
+/// Sends `head` and `body`, without the first `sent` bytes, until the socket accepts no more. Returns how many bytes
+/// have been sent in total.
 pub(super) fn send(mut socket: &TcpStream, head: &[u8], body: &[u8], mut sent: usize) -> io::Result<usize> {
     while sent < head.len() + body.len() {
         let result = if sent >= head.len() {

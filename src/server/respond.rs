@@ -1,4 +1,4 @@
-//! One request: calls the handler, and turns its response into bytes.
+//! Handles one request: calls the handler, and writes its response.
 
 use std::borrow::Cow;
 use std::io::{self, Read};
@@ -20,7 +20,7 @@ use super::stream::{self, BlockingSocket, BodyWriter, StreamedBody, StreamedBody
 use super::turn::Step;
 use super::worker::Worker;
 
-/// A body of up to this many bytes is copied behind its head, so that both are sent by one system call.
+/// A body of up to this many bytes is copied into the output buffer, where the responses to pipelined requests collect.
 const MAX_COPIED: usize = 16 * 1024;
 
 /// A body that is produced while it is sent.
@@ -152,7 +152,7 @@ impl Worker {
         }
     }
 
-    /// Puts a response aside until its notifier is called. The thread is free for other connections meanwhile.
+    /// Keeps a response until its notifier is called. No thread waits for that.
     fn defer(
         &mut self,
         connection: &Arc<Connection>,
@@ -187,7 +187,7 @@ impl Worker {
         }
     }
 
-    /// Completes a deferred response, and writes what it has become.
+    /// Completes a deferred response, and writes the result.
     pub(super) fn complete(
         &mut self,
         connection: &Arc<Connection>,
@@ -245,13 +245,13 @@ impl Worker {
         outgoing::write_head(&mut self.output, response, framing, client, close, date);
         match close {
             false => AfterResponse::KeepAlive,
-            // A client that asked for the close sends nothing more, as a rule.
+            // A client that asked for the connection to be closed usually sends nothing more.
             true if !server_closes && self.input.is_empty() => AfterResponse::Close,
             true => AfterResponse::Linger,
         }
     }
 
-    /// Writes a response to a request that was not understood. It ends the connection.
+    /// Writes the response to a request that could not be parsed or received. The connection ends after it.
     pub(super) fn write_refusal(&mut self, response: &Response) {
         let client = ClientCapabilities { no_body: false, http_10: false, keep_alive: false };
         let Content::Bytes(bytes) = &response.content else { return };
@@ -259,8 +259,8 @@ impl Worker {
         self.output.extend_from_slice(bytes);
     }
 
-    /// Sends the output buffer and a body that is produced meanwhile. After an error the connection must be cut, so that
-    /// the client sees that the body is incomplete.
+    /// Sends the output buffer, and a body while it is produced. After an error, the connection must be closed at once,
+    /// so that the client sees that the body is incomplete.
     fn send_source(&mut self, connection: &Connection, framing: ResponseFraming, source: Source) -> io::Result<()> {
         let settings = &self.shared.settings;
         let _blocking = BlockingSocket::start(connection, settings)?;

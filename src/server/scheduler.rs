@@ -10,8 +10,8 @@ use super::connection::Connection;
 use super::shared::Shared;
 use super::slot::Slot;
 
-/// Turns after which a worker polls although its queue is not empty: connections that never run dry, and so go back to
-/// the queue after each turn, must not keep it from seeing others.
+/// A worker polls after this many turns even if its queue is not empty: busy connections, which go back to the queue
+/// after each turn, must not starve others.
 const POLL_INTERVAL: u32 = 64;
 
 impl Shared {
@@ -37,10 +37,10 @@ impl Shared {
         own.pop().or_else(|| if self.is_unused(slot) { None } else { self.steal(slot) })
     }
 
-    /// Takes a ready connection from another slot. If none is queued, polls for holders that do not get round to it:
+    /// Takes a ready connection from another slot. If none is queued, polls on behalf of holders that cannot do so now:
     /// those that are stalled, or all of them while helpers are in use, as many handlers are waiting then.
     fn steal(&self, thief: usize) -> Option<Arc<Connection>> {
-        // Each thief starts elsewhere, so that no slot's connections wait longer than others'.
+        // Each thief starts at another slot, so that no slot is at a disadvantage.
         let (workers, helpers) = self.slots.split_at(self.settings.workers);
         let start = thief % workers.len();
         let others = || (start..workers.len()).chain(0..start).filter(|n| *n != thief).map(|n| &workers[n]);
@@ -71,7 +71,7 @@ impl Shared {
         slot >= self.settings.workers + self.helpers.load(Relaxed)
     }
 
-    /// Has a helper run what is ready while the holder of `slot` waits for a short time.
+    /// Wakes a helper to run ready connections while the holder of `slot` waits for a short time.
     pub(super) fn call_helper(&self, slot: usize) {
         if self.helpers.load(Relaxed) > 0 && self.parked.any() {
             let has_ready = self.slots.iter().any(Slot::has_ready) || self.slots[slot].poll_for_holder() > 0;
@@ -97,7 +97,7 @@ impl Shared {
         &self.slots[..self.settings.workers + self.helpers.load(Relaxed)]
     }
 
-    /// Has a connection run, as if an event had come.
+    /// Schedules a connection as if it had an event.
     pub(super) fn schedule(&self, connection: &Arc<Connection>) {
         if connection.ownership.try_acquire() {
             self.queue(Arc::clone(connection));

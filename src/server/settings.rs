@@ -4,8 +4,8 @@ use std::num::NonZero;
 use std::thread;
 use std::time::Duration;
 
-/// Descriptors reserved for everything that is not a client's connection (the database, files, logs), beside one for
-/// each thread that may block, for example on an upstream.
+/// File descriptors reserved for everything except client connections (database, files, logs), in addition to one per
+/// thread that may block, for example on an upstream.
 const DESCRIPTOR_RESERVE: usize = 128;
 
 /// Limits and deadlines of a [`Server`](super::Server). The defaults are safe on the open internet.
@@ -13,11 +13,11 @@ const DESCRIPTOR_RESERVE: usize = 128;
 pub struct Settings {
     /// Threads that run at a time. Default: the number of cores.
     pub workers: usize,
-    /// Threads that may be inside [`block_in_place`](crate::blocking::block_in_place) at a time, beside those that run.
-    /// Beyond it, requests that would block are refused with 503. Default: 512.
+    /// Threads that may be inside [`block_in_place`](crate::blocking::block_in_place) at a time, besides those that
+    /// run. Beyond it, requests that would block are refused with 503. Default: 512.
     pub max_blocked: usize,
-    /// Open connections. Beyond it, the connections idle longest are closed. `None` derives it from the descriptor
-    /// limit. Default: `None`.
+    /// Maximum number of open connections. Beyond it, those idle longest are closed. `None` derives it from the
+    /// descriptor limit. Default: `None`.
     pub max_connections: Option<usize>,
     /// Largest head of a request in bytes; a larger one is refused with 431. Default: 16 KiB.
     pub max_head: usize,
@@ -27,31 +27,32 @@ pub struct Settings {
     /// Memory in bytes for incomplete request bodies, of all connections together. Beyond it, a request whose body does
     /// not come with its head is refused with 503. Default: 512 MiB.
     pub max_buffered_bodies: usize,
-    /// Memory in bytes for responses that clients have not read yet, of all connections together. Beyond it, the clients
-    /// with the least time left are cut off. The same amount again is for deferred responses; beyond it, a thread waits
-    /// for each. Default: 512 MiB.
+    /// Memory in bytes for responses that clients have not read yet, of all connections together. Beyond it, the
+    /// clients with the least time left are cut off. The same amount again is for deferred responses; beyond it, a
+    /// thread waits for each. Default: 512 MiB.
     pub max_unsent_total: usize,
     /// Largest request body in bytes; a larger one is refused with 413. Default: 104 MiB.
     pub max_body: u64,
-    /// From the first byte of a request's head to the last. Default: 10 s.
+    /// Maximum time from the first byte of a request's head to the last. Default: 10 s.
     pub head_timeout: Duration,
-    /// Longest pause within a request's body; on average it must also come at [`Settings::min_rate`]. Default: 30 s.
+    /// Longest pause within a request's body, which must also arrive at [`Settings::min_rate`] on average. Default: 30
+    /// s.
     pub body_timeout: Duration,
     /// How long a connection may be open without a request. Default: 60 s.
     pub idle_timeout: Duration,
-    /// Longest time in which a client takes nothing of a response; on average it must also take it at
-    /// [`Settings::min_rate`]. Default: 30 s.
+    /// Longest time during which a client reads nothing of a response, which it must also read at
+    /// [`Settings::min_rate`] on average. Default: 30 s.
     pub write_timeout: Duration,
-    /// Bytes per second that a body or response must move on average once the time-out's length has passed, so that
-    /// single bytes do not keep a connection open forever. Default: 1024.
+    /// Minimum average rate of a body or response in bytes per second, enforced once the timeout has passed since its
+    /// start, so that single bytes do not keep a connection open forever. Default: 1024.
     pub min_rate: u64,
-    /// How long a response may be deferred. It is completed as things stand then, and its connection is closed after it.
+    /// How long a response may be deferred. After that it is completed regardless, and its connection is closed.
     /// Default: 60 s.
     pub deferred_timeout: Duration,
-    /// How long a stop waits for requests in flight before it cuts them off. Default: 30 s.
+    /// How long a shutdown waits for requests in flight before it aborts them. Default: 30 s.
     pub stop_timeout: Duration,
-    /// How long after a stop began an idle connection may still send a request that was on its way. The response tells
-    /// the client to close. Default: 1 s.
+    /// How long after the start of a shutdown idle connections stay open, for requests that were already on their way.
+    /// The response tells the client to close. Default: 1 s.
     pub stop_idle_grace: Duration,
     /// How long a handler may run without having announced that it blocks before another thread takes over its slot.
     /// Default: 10 ms.

@@ -16,12 +16,12 @@ use super::slot::Slot;
 use super::sync::ParkedThreads;
 use super::thread_pool::ThreadPool;
 
-/// Helper slots for each worker slot. Measured on 2 cores: where statements of several requests are sent together, 4 do
-/// more than 2, and 6 a little more still; where each request sends its own, 2 to 4 do the same, and more do a little
-/// less.
+/// Helper slots for each worker slot. Measured on 2 cores: if the statements of several requests are batched,
+/// throughput grows from 2 to 4 and slightly to 6; if each request sends its own, it is the same for 2 to 4 and falls
+/// slightly beyond.
 const HELPERS_PER_WORKER: usize = 4;
 
-/// How far a server has come in its life.
+/// The phase of a server's life.
 #[derive(Clone, Copy)]
 pub(super) enum Stage {
     Running,

@@ -14,7 +14,7 @@ use super::connection::Connection;
 use super::sync::{Generation, LoadCounters, Parker, ReadyQueue};
 
 const WAKER: Token = Token(usize::MAX);
-/// Most events that one poll returns.
+/// Maximum number of events that one poll returns.
 const MAX_EVENTS: usize = 256;
 
 pub(super) struct Slot {
@@ -47,7 +47,7 @@ impl Slot {
         })
     }
 
-    /// Adds a connection, which `make` makes of its token. From now on its events are reported here.
+    /// Registers the connection that `make` returns for its token.
     pub(super) fn register(&self, make: impl FnOnce(usize) -> Connection) -> io::Result<()> {
         let connection = {
             let mut connections = self.connections.lock();
@@ -63,13 +63,13 @@ impl Slot {
         registered
     }
 
-    /// Reports writability too from now on, and at once if the socket is writable already.
+    /// Also reports writability from now on, and at once if the socket is already writable.
     pub(super) fn watch_writability(&self, connection: &Connection) -> io::Result<()> {
         let interest = Interest::READABLE | Interest::WRITABLE;
         self.registry.reregister(&mut SourceFd(&connection.fd()), Token(connection.token), interest)
     }
 
-    /// Removes a connection. It is closed when its last user drops it.
+    /// Removes a connection. It is closed when the last reference to it is dropped.
     pub(super) fn deregister(&self, connection: &Connection) {
         let _ = self.registry.deregister(&mut SourceFd(&connection.fd()));
         let _ = self.connections.lock().try_remove(connection.token);
@@ -109,15 +109,15 @@ impl Slot {
     }
 
     fn enqueue_ready(&self, (poll, events): &mut (Poll, Events), timeout: Option<Duration>) -> usize {
-        // The only possible error is an interruption by a signal; then it is as if no event had come.
+        // The only possible error is an interruption by a signal, which is treated like no event.
         if poll.poll(events, timeout).is_err() || events.is_empty() {
             return 0;
         }
         let connections = self.connections.lock();
         self.ready.append(|ready| {
             for event in &*events {
-                // The event may be about a connection that is closed by now, whose token another one has: a turn of
-                // that one finds nothing to do.
+                // The event may belong to a closed connection whose token was reused: the turn of the new one then has
+                // nothing to do.
                 if let Some(connection) = connections.get(event.token().0) {
                     if event.is_read_closed() {
                         connection.set_hung_up();
@@ -144,7 +144,7 @@ impl Slot {
         !self.ready.is_empty()
     }
 
-    /// Ends the holder's present or next [`Slot::poll`].
+    /// Interrupts the holder's current or next [`Slot::poll`].
     pub(super) fn interrupt(&self) {
         if let Err(e) = self.waker.wake() {
             log::error!("cannot wake a worker: {e}");

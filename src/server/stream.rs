@@ -1,6 +1,6 @@
-//! Streamed bodies: a request's, which its handler reads as it comes, and a response's, which is written as it is made.
-//! The thread blocks meanwhile, inside [`block_in_place`](crate::blocking::block_in_place), on a socket that is made
-//! blocking for that time.
+//! Streamed bodies: that of a request, which the handler reads while it arrives, and that of a response, which is sent
+//! while it is produced. Meanwhile the thread blocks, inside [`block_in_place`](crate::blocking::block_in_place), and
+//! the socket is in blocking mode.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use super::settings::Settings;
 /// Tells a client that waits for it to send its body (RFC 9110, section 10.1.1).
 pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// Most bytes moved by one system call, so that deadlines are checked now and then.
+/// Maximum number of bytes per system call, so that deadlines are checked regularly.
 const MAX_PIECE: usize = 64 * 1024;
 
 /// Makes a socket blocking until it is dropped.
@@ -31,13 +31,13 @@ impl BlockingSocket<'_> {
 impl Drop for BlockingSocket<'_> {
     fn drop(&mut self) {
         if self.0.set_blocking(None).is_err() {
-            // A socket that may block must never be run as one that does not.
+            // A socket in blocking mode would block a worker in a later turn.
             let _ = self.0.socket.shutdown(std::net::Shutdown::Both);
         }
     }
 }
 
-/// Ends a transfer whose client keeps the thread waiting for too long, in one call or on average.
+/// Aborts a transfer if the client is too slow, in one call or on average.
 struct MinRateTimer {
     timeout: Duration,
     min_rate: u64,
@@ -72,9 +72,9 @@ pub(super) struct StreamedBody {
     /// `None` once the request is over, even if the handler has kept the reader.
     connection: Option<Arc<Connection>>,
     decoder: BodyDecoder,
-    /// Received, not decoded.
+    /// Bytes received but not decoded yet.
     raw: Vec<u8>,
-    /// Decoded, not read.
+    /// Bytes decoded but not read yet.
     decoded: Vec<u8>,
     continue_due: bool,
     timer: MinRateTimer,
@@ -113,12 +113,12 @@ impl StreamedBody {
         }
     }
 
-    /// Whether the whole body has been received, if not read.
+    /// Whether the whole body has been received, even if the handler has not read it.
     pub(super) fn is_finished(&self) -> bool {
         !self.failed && self.decoder.is_finished()
     }
 
-    /// Ends it. Returns what was received beyond the body's end.
+    /// Closes the body. Returns the bytes received after its end.
     pub(super) fn close(&mut self) -> Vec<u8> {
         self.connection = None;
         std::mem::take(&mut self.raw)
@@ -174,7 +174,7 @@ impl StreamedBody {
     /// Waits for bytes; returns at least one, or an error.
     fn receive(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let Some(connection) = &self.connection else {
-            return Err(io::Error::other("the request is over"));
+            return Err(io::Error::other("the request has ended"));
         };
         let mut socket = &connection.socket;
         if std::mem::take(&mut self.continue_due) {
@@ -188,12 +188,12 @@ impl StreamedBody {
     }
 }
 
-/// Writes the body of a response. What one call writes is sent before it returns, as one chunk if the body is chunked.
+/// Writes the body of a response. Each call sends its data before it returns, as one chunk if the body is chunked.
 pub(super) struct BodyWriter<'a> {
     connection: &'a Connection,
     chunked: bool,
     timer: MinRateTimer,
-    /// The client has not taken a piece, or only a part of it: nothing more must be sent.
+    /// A write failed, perhaps after a part was sent: nothing more must be sent.
     pub(super) failed: bool,
 }
 

@@ -1,4 +1,4 @@
-//! One turn of a connection: receives what has come, answers the complete requests, and leaves the rest for later.
+//! One turn of a connection: receives the available bytes, answers complete requests, and keeps the rest for later.
 
 use std::borrow::Cow;
 use std::io;
@@ -15,25 +15,26 @@ use super::outgoing::{self, Unsent};
 use super::stream::CONTINUE;
 use super::worker::{Outcome, Worker};
 
-/// Most requests of a connection, or reads from it, in one turn.
+/// Maximum number of requests answered, or of reads, in one turn.
 const MAX_PER_TURN: u32 = 32;
 /// The output buffer is sent before the end of a turn once it has this many bytes.
 const SEND_THRESHOLD: usize = 64 * 1024;
-/// How long a client may take to read its last response and close, while the server runs and while it stops, and how
-/// much it may go on sending meanwhile.
+/// How long a client may take to read its last response and to close the connection.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
+/// The same while the server stops.
 const LINGER_TIMEOUT_STOPPING: Duration = Duration::from_secs(1);
+/// How much a client may send in that time.
 const MAX_LINGER_BYTES: u64 = 256 * 1024 * 1024;
 
-/// What came of a look at the received bytes.
+/// The outcome of processing received bytes.
 pub(super) enum Step {
-    /// More must come first.
+    /// More bytes are needed.
     Incomplete,
-    /// A request was answered or refused, at least into the output buffer.
+    /// A request was answered or refused; the response is sent or in the output buffer.
     Answered(AfterResponse),
     /// A request was answered, and its response is deferred.
     Deferred,
-    /// The connection is unusable.
+    /// The connection must be closed at once.
     Cut,
 }
 
@@ -75,10 +76,10 @@ impl Worker {
         self.receive(connection, state)
     }
 
-    /// Completes a deferred response, if there is one, then reads and answers requests until nothing more has come, or
-    /// others must have their turn.
+    /// Completes a deferred response, if there is one, then reads and answers requests until there is nothing to read
+    /// or it is the turn of other connections.
     fn receive(&mut self, connection: &Arc<Connection>, state: &mut ConnectionState) -> Outcome {
-        // Whether parsing may succeed: the start of a head is parsed again only once another line has ended.
+        // Whether parsing may succeed: an incomplete head is only parsed again when another line is complete.
         let mut is_promising = !state.is_partial_head;
         self.input.load(&mut state.received);
         let mut completed = state.take_deferred().map(|deferred| self.complete(connection, state, deferred));
@@ -131,7 +132,7 @@ impl Worker {
         }
     }
 
-    /// Goes on with the received bytes: parses a head, or collects a part of a body.
+    /// Processes received bytes: parses a head, or collects a part of a body.
     fn step(&mut self, connection: &Arc<Connection>, state: &mut ConnectionState) -> Step {
         if matches!(state.phase, Phase::Body(_)) {
             return self.feed_body(connection, state);
@@ -143,17 +144,17 @@ impl Worker {
                 self.input.consume(n);
                 self.start_body(connection, state)
             }
-            Ok(_) => self.refuse(431, "the head of the request is too large"),
+            Ok(_) => self.refuse(431, "request head too large"),
             Err(e) => self.refuse(e.status.as_u16(), e.reason),
         }
     }
 
-    /// Decides, after the head, how the body is received: it has come already, is collected, or is streamed.
+    /// Decides, after the head, how the body is received: it is already here, or it is collected, or streamed.
     fn start_body(&mut self, connection: &Arc<Connection>, state: &mut ConnectionState) -> Step {
         let settings = &self.shared.settings;
         let declared = match self.request.head.framing() {
             Framing::None => return self.serve(connection, state),
-            Framing::Length(n) if n > settings.max_body => return self.refuse(413, "the body is too large"),
+            Framing::Length(n) if n > settings.max_body => return self.refuse(413, "request body too large"),
             Framing::Length(n) => match usize::try_from(n) {
                 Ok(length) if length <= self.input.len().min(settings.max_buffered_body) => {
                     self.request.body = Body::from_bytes(self.input.bytes()[..length].to_vec());
@@ -185,7 +186,7 @@ impl Worker {
         let is_over_budget = self.shared.body_memory.used() > settings.max_buffered_bodies;
         if is_over_budget && !matches!(progress, Ok(BodyProgress::Complete)) {
             state.phase = Phase::Head;
-            return self.refuse(503, "too many requests are being received");
+            return self.refuse(503, "too many requests in progress");
         }
         match progress {
             Ok(BodyProgress::Partial) => Step::Incomplete,
@@ -204,7 +205,7 @@ impl Worker {
         }
     }
 
-    /// Answers a request that cannot be served, and ends the connection: what follows on it cannot be trusted.
+    /// Answers a request that cannot be served, and ends the connection, as the start of the next request is unknown.
     fn refuse(&mut self, status: u16, reason: &str) -> Step {
         self.request = Request::default();
         let mut response = Response::detail(status, reason);
@@ -221,11 +222,11 @@ impl Worker {
         }
         state.phase = Phase::Head;
         state.received = Vec::new();
-        self.refuse(408, "the request did not arrive in time");
+        self.refuse(408, "request timed out");
         self.finish(connection, state, AfterResponse::Linger)
     }
 
-    /// Sends the output buffer, followed by `body`. What the socket does not take stays with the connection.
+    /// Sends the output buffer, followed by `body`. What the socket does not accept is kept with the connection.
     pub(super) fn send(
         &mut self,
         connection: &Connection,
@@ -253,7 +254,7 @@ impl Worker {
         if self.output.len() < SEND_THRESHOLD { Ok(()) } else { self.send(connection, state, Cow::Borrowed(&[])) }
     }
 
-    /// Sends what there is, and leaves the connection until the next event, with the deadline that fits its state.
+    /// Sends the output buffer, and sets the deadline of the connection for the time until the next event.
     fn suspend(&mut self, connection: &Arc<Connection>, state: &mut ConnectionState, answered: u32) -> Outcome {
         let must_send = state.unsent.is_empty() && !self.output.is_empty();
         if must_send && self.send(connection, state, Cow::Borrowed(&[])).is_err() {
@@ -285,7 +286,7 @@ impl Worker {
         Outcome::Wait
     }
 
-    /// Sends what there is, then ends the connection as `after` says.
+    /// Sends the output buffer, then ends the connection according to `after`.
     fn finish(&mut self, connection: &Arc<Connection>, state: &mut ConnectionState, after: AfterResponse) -> Outcome {
         if state.unsent.is_empty() && self.send(connection, state, Cow::Borrowed(&[])).is_err() {
             return Outcome::Close;
@@ -302,7 +303,7 @@ impl Worker {
         if after == AfterResponse::Linger { self.linger(connection, state) } else { Outcome::Close }
     }
 
-    /// Closes our side, and lets the client close its own after it has read what was sent.
+    /// Shuts down our side, and gives the client time to read the response and close its side.
     fn linger(&mut self, connection: &Arc<Connection>, state: &mut ConnectionState) -> Outcome {
         if connection.socket.shutdown(Shutdown::Write).is_err() {
             return Outcome::Close;
@@ -314,7 +315,7 @@ impl Worker {
         self.drain(connection, state)
     }
 
-    /// Discards what still comes in on a lingering connection.
+    /// Discards bytes that a lingering connection receives.
     fn drain(&mut self, connection: &Arc<Connection>, state: &mut ConnectionState) -> Outcome {
         let Phase::Linger { discarded } = &mut state.phase else { return Outcome::Close };
         for _ in 0..MAX_PER_TURN {

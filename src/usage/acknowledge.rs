@@ -1,7 +1,7 @@
-//! Tells requests that their charges are committed, on a thread of its own while the writer works on the next batch.
+//! Notifies requests that their charges are committed, on a separate thread while the writer works on the next batch.
 //!
-//! On a slow disk the writer commits without waiting for it, so that rows which other processes charge too are not locked
-//! for so long; this thread then makes all those commits durable with one sync, and only then acknowledges them.
+//! On a slow disk the writer commits without waiting for it, so that rows which other processes charge too are not
+//! locked for so long; this thread then makes all those commits durable with one sync, and only then acknowledges them.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use crate::store::usage::charges;
 /// A disk that syncs in less than this is fast.
 const FAST_DISK: Duration = Duration::from_millis(2);
 
-/// Batches that are committed and whose requests have not been told.
+/// Committed batches whose requests have not been notified yet.
 #[derive(Default)]
 pub(super) struct Committed {
     batches: Mutex<Batches>,
@@ -50,7 +50,7 @@ impl Committed {
         self.arrival.notify_one();
     }
 
-    /// No batch comes any more.
+    /// Marks the end: no batch will be added.
     pub(super) fn end(&self) {
         self.batches.lock().writer_ended = true;
         self.arrival.notify_one();
@@ -61,7 +61,7 @@ impl Committed {
         self.is_disk_fast.load(Relaxed)
     }
 
-    /// Waits for batches and takes all there are; `None` after the end.
+    /// Waits for batches and takes all of them; `None` after the end.
     fn take(&self) -> Option<Vec<Batch>> {
         let mut batches = self.batches.lock();
         while batches.waiting.is_empty() && !batches.writer_ended {
@@ -71,8 +71,8 @@ impl Committed {
     }
 }
 
-/// The connection that makes commits durable. It is kept: while it works, the server has not crashed since it was opened,
-/// so nothing that was committed since then is lost.
+/// The connection that makes commits durable. It is kept open: as long as it works, the database has not crashed since
+/// it was opened, so no commit since then is lost.
 struct CrashSentinel {
     session: db::Session,
     since: Instant,

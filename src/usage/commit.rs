@@ -1,4 +1,4 @@
-//! Sends events to the database: which statement charges them, in which order, and what was charged before.
+//! Writes charges to the ledger: chooses the statement, orders the rows, and recognises duplicates.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -10,11 +10,11 @@ use crate::db;
 use crate::store::usage::charges::{self, EarlierCharge, Event};
 use crate::store::usage::days;
 
-/// Most charges of one transaction.
+/// Maximum number of charges per transaction.
 pub(super) const BATCH: usize = 1000;
 
-/// As [`commit`]; on return, charges that it found to be made already are durable as well. A transaction that changes
-/// nothing does not wait for the disk by itself.
+/// Like [`commit`], but earlier charges that turn out to be duplicates are durable on return as well: a transaction
+/// that changes nothing does not wait for the disk by itself.
 ///
 /// # Errors
 /// As [`commit`].
@@ -24,7 +24,7 @@ pub(super) fn commit_durably(session: &mut db::Session, events: &[&Event]) -> Re
     Ok(receipts)
 }
 
-/// As [`commit`], for events of which none was tried before.
+/// Like [`commit`], for events that were never tried before.
 ///
 /// # Errors
 /// As [`commit`].
@@ -54,8 +54,8 @@ pub(super) fn first(event: &Event) -> Receipt {
     Receipt { cost_micros: event.cost_micros, duplicate: false }
 }
 
-/// Charges these events in one transaction for each day (UTC) among them, so nearly always in one. Returns the receipts in
-/// the order of the events, and whether some were made already.
+/// Charges these events in one transaction per day (UTC), so nearly always in one. Returns the receipts in the order of
+/// the events, and whether some were duplicates.
 ///
 /// # Errors
 /// See [`db::Error`]. Some may have been charged; repeating the call charges only the others.
@@ -63,7 +63,7 @@ fn commit(session: &mut db::Session, events: &[&Event]) -> Result<(Vec<Receipt>,
     let mut receipts: Vec<Receipt> = events.iter().map(|event| first(event)).collect();
     let mut order: Vec<usize> = (0..events.len()).collect();
     order.sort_by(|a, b| compare(events[*a], events[*b]));
-    // Where an id occurs twice on one day: the index of the repetition, and of the first.
+    // For ids that occur twice on one day: the index of the repetition, and that of the first.
     let mut repetitions: Vec<(usize, usize)> = Vec::new();
     let mut duplicates: Vec<usize> = Vec::new();
     for day in order.chunk_by(|a, b| is_same_day(events[*a], events[*b])) {
@@ -89,8 +89,8 @@ fn commit(session: &mut db::Session, events: &[&Event]) -> Result<(Vec<Receipt>,
     Ok((receipts, !duplicates.is_empty()))
 }
 
-/// Sets the receipts of charges whose ids are in the ledger already: what the first one cost. One with the same time to
-/// the microsecond is this very charge, made by an attempt whose outcome was lost.
+/// Sets the receipts of charges whose ids are already in the ledger to the cost of the first charge. If even the time
+/// in microseconds is the same, it is the same charge, made by an attempt whose outcome was lost.
 fn look_up(
     session: &mut db::Session,
     events: &[&Event],
@@ -110,7 +110,7 @@ fn look_up(
     Ok(())
 }
 
-/// As [`charges::charge`]; if the day's total may be final already, it is computed again.
+/// Like [`charges::charge`]; if the day's total may be final already, it is recomputed.
 fn charge(session: &mut db::Session, day: Date, events: &[&Event]) -> Result<Vec<String>, db::Error> {
     match is_late(day) {
         true => days::charge_late(session, day, events),
@@ -118,7 +118,7 @@ fn charge(session: &mut db::Session, day: Date, events: &[&Event]) -> Result<Vec
     }
 }
 
-/// As [`charge`], for events that were never tried before.
+/// Like [`charge`], for events that were never tried before.
 fn charge_new(session: &mut db::Session, day: Date, events: &[&Event]) -> Result<(), db::Error> {
     match is_late(day) {
         true => days::charge_late(session, day, events).map(drop),
@@ -126,7 +126,8 @@ fn charge_new(session: &mut db::Session, day: Date, events: &[&Event]) -> Result
     }
 }
 
-/// Whether the day's total may be final. Those of today and yesterday are not, so nearly every charge is one statement.
+/// Whether the day's total may be final. The totals of today and yesterday never are, so nearly every charge takes one
+/// statement.
 fn is_late(day: Date) -> bool {
     OffsetDateTime::now_utc().date().previous_day().is_some_and(|yesterday| day < yesterday)
 }

@@ -1,4 +1,4 @@
-//! A meter's own connections: charges wait for no request that holds one, and no request waits for charges.
+//! The meter's own connections, so that charges and requests do not wait for each other's connections.
 
 use std::time::Duration;
 
@@ -8,25 +8,25 @@ use crate::db::{self, Database, Session};
 /// does not matter: the ids prevent charging twice.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The ways to the database for a meter.
+/// The database connections of a meter.
 pub struct Connections {
-    /// One connection whose commits return before they are durable, for a slow disk; a commit of
-    /// [`Connections::durable`] that begins later makes them so. No row stays locked while the disk syncs.
+    /// One connection with asynchronous commit, for slow disks, so that no row stays locked while the disk syncs. A
+    /// later commit on [`Connections::durable`] makes its commits durable.
     fast: Database,
-    /// Four connections: one for charges, one that makes fast commits durable, the others for charges that met a failure
-    /// and for the work in the background.
+    /// Four connections: one for charges, one to make asynchronous commits durable, the others for retried charges and
+    /// for maintenance.
     durable: Database,
 }
 
 impl Connections {
-    /// To the database of this URL, made in the background. `name` is what the database sees, such as
+    /// Connects to the database at this URL, in the background. `name` is the `application_name`, such as
     /// `textgen-web-charges`.
     ///
     /// # Errors
-    /// The URL is not understood.
+    /// The URL is invalid.
     pub fn new(url: &str, name: &str) -> Result<Connections, String> {
-        // One plan for the one statement, by the indexes: it does not depend on the values, and making one takes as
-        // long as following it. Only nested loops change the rows in the order that all writers keep to.
+        // Planning takes as long as executing, and the best plan does not depend on the values, so a generic plan is
+        // forced. Only nested loops update rows in the order on which all writers have agreed.
         const PLAN: &str = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_hashjoin=off \
             -c enable_mergejoin=off";
         let with = |size, options: &str| {
@@ -38,28 +38,28 @@ impl Connections {
         Ok(Connections { fast: with(1, "-c synchronous_commit=off")?, durable: with(4, "")? })
     }
 
-    /// A session on which requests wait.
+    /// A session for charges that requests are waiting for.
     pub(super) fn fast(&self) -> Result<Session, db::Error> {
         interactive(&self.fast)
     }
 
-    /// The same on one whose commits are durable.
+    /// Like [`Connections::urgent`], with durable commits.
     pub(super) fn durable(&self) -> Result<Session, db::Error> {
         interactive(&self.durable)
     }
 
-    /// A session for work that nobody waits for.
+    /// A session for work that no request is waiting for.
     pub(super) fn background(&self) -> Result<Session, db::Error> {
         self.durable.session()
     }
 
-    /// The tables are there.
+    /// Notes that the tables exist.
     pub(super) fn open(&self) {
         self.fast.open();
         self.durable.open();
     }
 
-    /// Whether they are.
+    /// Whether the tables exist.
     pub(super) fn is_open(&self) -> bool {
         self.durable.is_open()
     }

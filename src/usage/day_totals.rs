@@ -1,12 +1,13 @@
-//! The totals of each day, which pages show. They are recomputed in the background, soon after charges. Only a charge that
-//! is days late ever waits for them, for about a second.
+//! The daily totals, which pages show. They are recomputed in the background soon after charges. Only charges that
+//! arrive days late have to wait for that, for about a second.
 
 use std::time::{Duration, Instant};
 
 use super::state::Shared;
 use crate::store::usage::days;
 
-/// How often they are recomputed without new charges of this process: another one may have died before it did so.
+/// How often the totals are recomputed without new charges of this process: another process may have died before it
+/// did.
 const IDLE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The pause after a failure.
@@ -24,8 +25,8 @@ pub(super) struct DayTotals {
 }
 
 impl DayTotals {
-    /// Recomputes the totals if they are due. Takes about a second at most, unless a single day takes longer. If it fails,
-    /// that is logged, and pages go on showing the older totals.
+    /// Recomputes the totals if they are due. This takes about a second at most, unless a single day takes longer. A
+    /// failure is logged, and pages continue to show the older totals.
     pub(super) fn recompute_if_due(&mut self, shared: &Shared) {
         let sent = shared.counters.sent();
         let has_news = self.is_complete && sent != self.sent;

@@ -1,4 +1,4 @@
-//! From a charge to a row of the ledger.
+//! Converts a charge to a row of the ledger.
 
 use std::borrow::Cow;
 
@@ -10,15 +10,15 @@ use crate::hex;
 use crate::money::Cost;
 use crate::store::usage::charges::Event;
 
-/// Most bytes of an id; a longer one is replaced by its digest, as an index cannot hold it.
+/// Maximum length of an id in bytes; a longer one, which might not fit into an index, is replaced by its digest.
 const LONGEST_ID: usize = 200;
 
-/// Most characters of any other text, such as a model's name, which a client may have chosen.
+/// Maximum length in characters of all other text, such as a model's name, which the client may have chosen.
 const LONGEST_TEXT: usize = 200;
 
-/// The row, at this cost, charged `now`. Whatever the charge holds, the database can hold the row.
+/// The row for a charge with this cost, made `now`. The row can always be stored, whatever the charge contains.
 pub(super) fn from_charge(charge: Charge, cost: Cost, now: OffsetDateTime) -> Event {
-    // The database counts microseconds.
+    // The database stores microseconds.
     let created = now.replace_nanosecond(now.nanosecond() / 1000 * 1000).unwrap_or(now);
     let (id, client_supplied) = match charge.id {
         ChargeId::Generated(id) => (id, false),
@@ -49,7 +49,7 @@ fn bounded_id(id: String) -> String {
     format!("sha256:{}", hex::encode(&digest))
 }
 
-/// PostgreSQL's text holds no NUL.
+/// PostgreSQL's `text` cannot contain NUL.
 fn text(text: String) -> String {
     if text.len() <= LONGEST_TEXT && !text.contains('\0') {
         return text;

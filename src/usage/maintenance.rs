@@ -1,4 +1,4 @@
-//! The meter's work in the background: prices, journals, partitions of the ledger, daily totals.
+//! The meter's background tasks: prices, journals, partitions of the ledger, daily totals.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,27 +11,27 @@ use super::{journal, recovery, replay};
 use crate::db;
 use crate::store::{installation, prices, usage::partitions};
 
-/// How soon it is noticed that the database is back.
+/// How often the database is checked during an outage.
 const INTERVAL: Duration = Duration::from_millis(200);
 
-/// How often prices are read and the journals of dead processes looked for.
+/// How often prices are read, and journals of dead processes are looked for.
 const REFRESH_EVERY: Duration = Duration::from_secs(2);
 
-/// How often the ledger's partitions are made and dropped.
+/// How often partitions of the ledger are created and dropped.
 const PARTITIONS_EVERY: Duration = Duration::from_secs(3600);
 
-/// The pause after a failure that is no outage.
+/// The pause after a failure that is not an outage.
 const FAULT_PAUSE: Duration = Duration::from_secs(5);
 
-/// When each task was last done, and what was logged.
+/// When each task last ran, and what was logged.
 #[derive(Default)]
 struct Maintenance {
-    /// How the names of this database's journals begin; empty until the database's identity is known.
+    /// The prefix of the names of this database's journals; empty until the identity of the database is known.
     prefix: String,
     refreshed: Option<Instant>,
     partitioned: Option<Instant>,
     totals: DayTotals,
-    /// The failure that was logged last; empty for none.
+    /// The failure that was logged last; empty if there is none.
     logged: String,
 }
 
@@ -86,7 +86,7 @@ impl Maintenance {
         replay::replay_own(shared)?;
         if is_due(self.partitioned, PARTITIONS_EVERY) {
             self.partitioned = Some(Instant::now());
-            // Charges go to the default partition meanwhile, and old partitions take up space: nothing fails.
+            // Meanwhile, charges go to the default partition and old partitions take up space, but nothing fails.
             if let Err(e) = maintain_partitions(shared) {
                 log::warn!("cannot maintain the ledger's partitions, trying again in an hour: {e}");
             }
@@ -95,7 +95,7 @@ impl Maintenance {
         Ok(prepared?)
     }
 
-    /// Reads the database's identity and the prices, which also shows that the database works.
+    /// Reads the database's identity and the prices, and thereby checks that the database works.
     fn refresh(&mut self, shared: &Shared) -> std::result::Result<(), replay::Failure> {
         let mut session = shared.db.durable()?;
         if self.prefix.is_empty() {
@@ -112,7 +112,7 @@ impl Maintenance {
     }
 }
 
-/// Makes the ledger's next partitions, and drops those of months that are no longer kept.
+/// Creates the next partitions of the ledger, and drops those of months that are no longer kept.
 fn maintain_partitions(shared: &Shared) -> std::result::Result<(), db::Error> {
     let mut session = shared.db.background()?;
     partitions::make(&mut session)?;

@@ -1,4 +1,4 @@
-//! The meter: what handlers use to charge, and the threads behind it.
+//! The meter: the interface through which handlers charge, and its threads.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -44,15 +44,15 @@ pub struct Stats {
     pub journal_charges: u64,
     /// Charges that wait for the writer.
     pub waiting: usize,
-    /// Charges that went straight to the database.
+    /// Charges written directly to the database.
     pub committed: u64,
-    /// The transactions that this took.
+    /// The number of transactions for these.
     pub commits: u64,
-    /// Charges that went to the journal.
+    /// Charges written to the journal.
     pub journaled: u64,
     /// Charges that were replayed from a journal.
     pub replayed: u64,
-    /// Charges that had been made before.
+    /// Charges that were duplicates.
     pub duplicates: u64,
 }
 
@@ -86,26 +86,26 @@ impl Meter {
         Ok(())
     }
 
-    /// The schema is up to date: the database may be used from now on.
+    /// Notes that the schema is up to date: the database may be used from now on.
     pub fn open(&self) {
         self.shared.db.open();
     }
 
-    /// The prices in the database have changed: has them read at once. Otherwise they are read every two seconds.
+    /// Has prices read at once, as they have changed. Otherwise they are read every two seconds.
     pub fn prices_changed(&self) {
         self.shared.prices_changed();
     }
 
-    /// Checks that work may begin: that its charge can be recorded, in the database or in the journal.
+    /// Checks, before work begins, that its charge can be recorded in the database or in the journal.
     ///
     /// # Errors
-    /// 503: neither can take it, or the prices have not been read yet.
+    /// 503: neither can record it, or the prices have not been read yet.
     pub fn admit(&self) -> Result<()> {
         let can_be_taken = self.shared.is_available() || self.shared.journal.has_room();
         if can_be_taken && self.shared.prices.read().is_some() { Ok(()) } else { Err(Error::Busy) }
     }
 
-    /// Charges, and returns when the charge is durable: in the database, or in the journal while the database is down.
+    /// Charges, and returns when the charge is durable in the database or, while the database is down, in the journal.
     /// Blocks for as long as a commit takes.
     ///
     /// # Errors
@@ -116,8 +116,8 @@ impl Meter {
         blocking::block_in_place(|| self.shared.queue.charge(event))?.map_err(refused)
     }
 
-    /// As [`Meter::charge`], but without a thread that waits: defers a response until this charge is durable. If the
-    /// charge is refused, `instead` makes another response of the error and of the one that must not be sent.
+    /// Like [`Meter::charge`], but no thread waits: the response is deferred until the charge is durable. If the charge
+    /// is refused, `instead` makes another response from the error and the one that must not be sent.
     ///
     /// # Errors
     /// 503: the prices are not known yet.
@@ -145,7 +145,7 @@ impl Meter {
         Ok(event::from_charge(charge, cost, now))
     }
 
-    /// Its present state and counters.
+    /// The current state and counters.
     pub fn stats(&self) -> Stats {
         let Shared { journal, counters, queue, .. } = &*self.shared;
         let (journal_bytes, journal_charges) = journal.size();
@@ -165,8 +165,8 @@ impl Meter {
         }
     }
 
-    /// Refuses new charges, finishes those that wait, and ends the threads, within [`STOP_TIMEOUT`] even if the database
-    /// hangs. What is in the journal stays there for the next process.
+    /// Refuses new charges, finishes those in the queue, and ends the threads, within [`STOP_TIMEOUT`] even if the
+    /// database hangs. The next process replays what is left in the journal.
     pub fn stop(&self) {
         self.shared.shut_down();
         let threads = std::mem::take(&mut *self.threads.lock());

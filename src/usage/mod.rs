@@ -1,10 +1,10 @@
-//! Charges: what a request costs, and that it is charged exactly once whatever stops or races.
+//! Charges: what a request costs. It is charged exactly once, even across crashes, retries and outages.
 //!
 //! A handler calls [`Meter::admit`] before it does any work, and [`Meter::charge`] before the last byte of its reply;
-//! or it has the reply deferred until the charge is durable ([`Meter::charge_deferred`]). The `writer` thread commits the charges of
-//! all waiting requests in one transaction (group commit). While the database is down, charges go to the `journal`, a file
-//! that is synced before the reply ends. The `maintenance` thread replays journals when the database is back, also those of
-//! processes that died, and recomputes the totals of each day.
+//! or it has the reply deferred until the charge is durable ([`Meter::charge_deferred`]). The `writer` thread commits
+//! the charges of all waiting requests in one transaction (group commit). While the database is down, charges go to the
+//! `journal`, a file that is synced before the reply ends. The `maintenance` thread replays journals when the database
+//! is back, also those of processes that died, and recomputes the totals of each day.
 //!
 //! From the bottom up: `event` (a charge as a row of the ledger), `price`, `record` (an event as bytes), `journal` and
 //! `recovery` (files), `connections`, `queue`, `state` (what the threads share), `commit` (events to the database),
@@ -38,8 +38,8 @@ use crate::units::Units;
 pub enum ChargeId {
     /// Generated for this charge by [`new_id`]. This is the cheapest kind for the database.
     Generated(String),
-    /// Derived from an idempotency key, which a later charge may repeat: the first one is made, the others are duplicates.
-    /// It must include the user's id, or clients could block each other's charges.
+    /// Derived from an idempotency key, which a later charge may repeat: the first one is made, the others are
+    /// duplicates. It must include the user's id, or clients could block each other's charges.
     ClientSupplied(String),
 }
 
@@ -58,7 +58,7 @@ pub struct Charge {
     pub route: &'static str,
     /// The model that did the work.
     pub model: String,
-    /// What was used.
+    /// The amount used.
     pub units: Units,
     /// Whether `units` is an estimate, since the model server gave no numbers.
     pub estimated: bool,

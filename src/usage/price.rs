@@ -1,4 +1,4 @@
-//! What units cost.
+//! Prices.
 
 use std::collections::HashMap;
 
@@ -15,7 +15,7 @@ const MILLION: i128 = 1_000_000;
 pub struct Prices(HashMap<String, Vec<DatedPrice>>);
 
 impl Prices {
-    /// From the rows of the table.
+    /// A price list with these rows of the table.
     pub fn new(rows: Vec<DatedPrice>) -> Prices {
         let mut models: HashMap<String, Vec<DatedPrice>> = HashMap::new();
         for row in rows {
@@ -30,19 +30,19 @@ impl Prices {
         Prices(models)
     }
 
-    /// What these units of a model cost at this time.
+    /// The cost of these units of a model at this time.
     pub fn cost(&self, model: &str, units: &Units, at: OffsetDateTime) -> Cost {
         self.price(model, at).or_else(|| self.price(DEFAULT, at)).map_or(Cost::default(), |price| cost(price, units))
     }
 
-    /// The price of this very model at this time: the newest that is valid.
+    /// The price of the model at this time, without the default: the newest that is valid.
     pub fn price(&self, model: &str, at: OffsetDateTime) -> Option<&Price> {
         let prices = self.0.get(model)?;
         prices.iter().rev().find(|price| price.valid_from <= at).map(|price| &price.price)
     }
 }
 
-/// What these units cost, exactly.
+/// The exact cost of these units.
 pub fn cost(price: &Price, units: &Units) -> Cost {
     let units = units.clamped();
     let picos = units.iter().map(|(unit, &amount)| {

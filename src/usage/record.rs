@@ -2,13 +2,13 @@
 
 use crate::store::usage::charges::Event;
 
-/// What a journal begins with.
+/// The first bytes of a journal.
 pub(super) const MAGIC: &[u8; 16] = b"textgen charges1";
 
-/// Bytes before a payload.
+/// Length of a record's header: length and CRC.
 const PREFIX: usize = 8;
 
-/// Most bytes of a payload: an event's texts at their longest, each byte written as six.
+/// Maximum length of a payload: all texts of an event at their maximum, each byte escaped as six.
 const LONGEST: usize = 16 * 1024;
 
 /// The longest record.
@@ -17,7 +17,7 @@ pub(super) const LONGEST_RECORD: usize = PREFIX + LONGEST;
 /// Adds a record to `out`.
 ///
 /// # Errors
-/// The event cannot be written as JSON, or is too long: neither happens to one made of a charge.
+/// The event cannot be written as JSON, or is too long. Neither is possible for an event made from a charge.
 pub(super) fn write(event: &Event, out: &mut Vec<u8>) -> std::io::Result<()> {
     let start = out.len();
     out.extend_from_slice(&[0; PREFIX]);
@@ -31,7 +31,7 @@ pub(super) fn write(event: &Event, out: &mut Vec<u8>) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The record that `bytes` begin with, and its length; `None` when they begin with no whole one.
+/// The record at the start of `bytes`, and its length; `None` if there is no complete record.
 pub(super) fn read(bytes: &[u8]) -> Option<(Event, usize)> {
     let word = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
     let length = word(0)? as usize;

@@ -80,7 +80,7 @@ impl Orphan {
         let mut magic = Vec::new();
         (&mut file).take(MAGIC.len() as u64).read_to_end(&mut magic)?;
         if magic != MAGIC && magic.iter().any(|byte| *byte != 0) {
-            log::error!("{} is no journal of this version: it is left as it is", path.display());
+            log::error!("{} is not a journal of this version and is ignored", path.display());
             return Ok(None);
         }
         Ok(Some(Orphan { file, path, window: Vec::new(), at: 0, is_at_end: false, torn: 0, damaged: 0 }))
