@@ -8,8 +8,8 @@
 //!   queue of those that are ready. One worker *holds* a slot at a time. There is one slot for each core, and some more
 //!   for *helpers*.
 //! - A *turn* is what a worker does with one connection before it goes on to the next: it reads the available bytes,
-//!   calls the handler for complete requests, and writes the responses. A connection is *owned* by the thread that runs it, or
-//!   that has taken it from a queue to run it; while nothing happens on it, it is *unowned*.
+//!   calls the handler for complete requests, and writes the responses. A connection is *owned* by the thread that runs
+//!   it, or that has taken it from a queue to run it; while nothing happens on it, it is *unowned*.
 //! - A slot's *generation* is a number that changes whenever a handler starts or ends, and when the slot is taken away
 //!   from its holder, so that a worker can tell whether it still holds its slot.
 //! - An *idle thread* is a worker without a slot that waits to be given one. It exits after a while.
@@ -34,14 +34,14 @@
 //! 2. Bytes arrive. The slot's holder polls, becomes the connection's owner and queues it (`slot`). It is run by the
 //!    holder, or by another worker that has nothing to do (`scheduler`, `worker`).
 //! 3. The turn parses the head and collects the body (`turn`, `incoming`). If either is incomplete, the received
-//!    part is kept in the [`ConnectionState`](connection::ConnectionState), a deadline is set, and the connection is released.
+//!    part is kept in the [`ConnectionState`](connection::ConnectionState), a deadline is set, and the connection is
+//!    released.
 //! 4. The handler is called for a complete request, and its response is written (`respond`, `outgoing`). A body too
 //!    large for memory is read by the handler from the socket, and a response made piece by piece is written to it, while
 //!    the thread blocks (`stream`). A deferred response is kept: its notifier schedules another turn, which
 //!    completes it.
-//! 5. Data that the socket does not accept at once is kept, and sent when the socket becomes writable. Later requests
-//! on
-//!    the connection wait until it is sent.
+//! 5. Data that the socket does not accept at once is kept, and sent when the socket becomes writable. Later
+//!    requests on the connection wait until it is sent.
 //! 6. The connection ends when the client or a response says so, at a deadline (the monitor schedules a turn, which
 //!    finds that it is late), when there are too many connections (`eviction`), or at shutdown.
 

@@ -38,12 +38,12 @@ impl Connections {
         Ok(Connections { fast: with(1, "-c synchronous_commit=off")?, durable: with(4, "")? })
     }
 
-    /// A session for charges that requests are waiting for.
+    /// A session for charges that requests are waiting for, with asynchronous commits.
     pub(super) fn fast(&self) -> Result<Session, db::Error> {
         interactive(&self.fast)
     }
 
-    /// Like [`Connections::urgent`], with durable commits.
+    /// Like [`Connections::fast`], with durable commits.
     pub(super) fn durable(&self) -> Result<Session, db::Error> {
         interactive(&self.durable)
     }

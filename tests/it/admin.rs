@@ -29,7 +29,7 @@ fn total_usage_appears_seconds_after_a_charge() {
     let chat = serde_json::json!({"messages": [{"role": "user", "content": "Hello"}]});
     admin.program(&server.inference).post("/v1/chat/completions", &chat).expect(200);
     server.wait_until("today's", || page().contains("<td class=\"num\">1</td>"));
-    assert_eq!(page().matches("<tr><th scope=\"row\">").count(), 3, "days without a charge are left out");
+    assert_eq!(page().matches("<tr><th scope=\"row\">").count(), 3, "days without charges are not listed");
     // The page reads the totals alone.
     let mut client = db.connect();
     let mut lock = client.transaction().unwrap();
@@ -107,7 +107,7 @@ fn admin_actions_take_effect_at_once_and_are_audited() {
         "root@example.com end sessions",
         "command line suspend",
     ];
-    assert_eq!(actions, expected, "a refused action leaves no entry");
+    assert_eq!(actions, expected, "a refused action is not in the audit log");
     let page = open(&admin.browser, "/admin/audit").expect(200).text();
     assert!(page.contains("end sessions") && page.contains("command line"));
 }

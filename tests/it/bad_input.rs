@@ -13,7 +13,7 @@ fn send(client: &Client, path: &str, media_type: &str, body: &[u8]) -> Reply {
 }
 
 #[test]
-fn what_cannot_be_read_is_400() {
+fn malformed_bodies_are_400() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let web = server.web.anonymous();
@@ -88,7 +88,7 @@ fn the_last_value_of_a_repeated_name_wins() {
 }
 
 #[test]
-fn what_is_too_large_is_413() {
+fn oversized_bodies_are_413() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let user = server.sign_up("ann@x");

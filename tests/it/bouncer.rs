@@ -54,7 +54,7 @@ fn everything_works_through_a_pooler() {
     }
     let through = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
         AND application_name IN ('textgen-all', '')";
-    assert!(db.count(through) <= i64::from(CONNECTIONS) + 1, "more connections than the pooler may have");
+    assert!(db.count(through) <= i64::from(CONNECTIONS) + 1, "the pooler opened more connections than allowed");
 
     let programs = [&one, &two].map(|server| user.program(&server.inference));
     at_once(32, |n| {

@@ -307,7 +307,7 @@ fn run(seed: u64, rounds: usize) {
         }
     });
     let _held = site.told.hold();
-    assert!(site.told.charged() > rounds && site.told.saved() > rounds, "there was no load");
+    assert!(site.told.charged() > rounds && site.told.saved() > rounds, "no request was sent");
     for server in site.servers.read().unwrap().iter() {
         assert!(!server.log().contains("ERROR"), "{}", server.log());
     }

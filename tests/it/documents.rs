@@ -146,7 +146,7 @@ fn a_missing_document_cannot_be_changed() {
             expect_error(owner.post(&format!("/api/docs/{route}"), &body), 400, "Document ID is required");
         }
     }
-    assert_eq!(db.count("SELECT count(*) FROM documents"), 1, "nothing was made of an unknown id");
+    assert_eq!(db.count("SELECT count(*) FROM documents"), 1, "saving to an unknown id creates no document");
 
     let deleted = owner.post("/api/docs/delete", &json!({"id": id})).expect(200).json();
     assert_eq!(deleted, json!({"id": id, "success": true, "message": "Document deleted"}));
@@ -211,7 +211,7 @@ fn the_list_is_paged_newest_first() {
     made.reverse();
 
     let all = client.get("/api/docs/list").expect(200).json();
-    assert_eq!(keys(&all), ["documents"], "all of it is here");
+    assert_eq!(keys(&all), ["documents"], "the whole document is returned");
     assert_eq!(keys(&all["documents"][0]), DOCUMENT_KEYS);
     assert_eq!(ids(&all), made);
 

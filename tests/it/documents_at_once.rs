@@ -43,7 +43,11 @@ fn of_concurrent_saves_with_a_version_one_succeeds() {
         assert_eq!(document["content"], format!("{version} by {}", winners[0]));
         assert_eq!(document["version"], version + 1);
         for reply in replies.iter().filter(|reply| reply.status != 200) {
-            assert_eq!(reply.clone().expect(409).json()["document"], document, "the loser sees what won");
+            assert_eq!(
+                reply.clone().expect(409).json()["document"],
+                document,
+                "the refused save is shown the current document"
+            );
         }
     }
 }
@@ -59,9 +63,9 @@ fn concurrent_saves_without_a_version_all_succeed() {
         replies.iter().map(|reply| reply.clone().expect(200).json()["version"].as_i64().unwrap()).collect();
     let last = versions.iter().position(|v| *v == 65).unwrap();
     versions.sort_unstable();
-    assert_eq!(versions, (2..=65).collect::<Vec<_>>(), "each save has a version of its own");
+    assert_eq!(versions, (2..=65).collect::<Vec<_>>(), "each save has its own version");
     let document = client.get(&format!("/api/docs/get?id={id}")).expect(200).json();
-    assert_eq!(document["content"], format!("by {last}"), "the last one stands");
+    assert_eq!(document["content"], format!("by {last}"), "the last save is stored");
 }
 
 #[test]

@@ -176,5 +176,5 @@ fn a_list_of_large_documents_is_cut_into_smaller_pages() {
     assert_eq!(seen, ["doc_7", "doc_6", "doc_5", "doc_4", "doc_3", "doc_2", "doc_1"]);
     assert!(pages > 1);
     let bare = user.browser.get("/api/docs/list?content=false").expect(200).json();
-    assert_eq!(ids(&bare).len(), 7, "without contents there is nothing to divide");
+    assert_eq!(ids(&bare).len(), 7, "a list without contents is not cut");
 }

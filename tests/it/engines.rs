@@ -41,7 +41,7 @@ fn a_chat_is_passed_through_unchanged_and_charged() {
     let squeezed = |text: &str| text.replace(['\n', ' '], "");
     assert_eq!(squeezed(&seen.text()), squeezed(body), "untouched");
     assert_eq!(seen.header("authorization"), Some("Bearer theirs"));
-    assert!(!format!("{seen:?}").contains(&user.secret), "the client's secret stays here");
+    assert!(!format!("{seen:?}").contains(&user.secret), "the client's secret is not sent to the model server");
     let charge = only_charge(&db, &server);
     let expected = json!({"route": "/v1/chat/completions", "server": "inference", "model": "m", "prompt_tokens": 11,
         "completion_tokens": 7, "requests": 1, "user_id": user.id});
@@ -276,7 +276,7 @@ fn a_late_model_server_is_504_and_a_repeated_request_is_charged_once() {
     let upstream = Upstream::start(move |_, wire| {
         *calls.lock().unwrap() += 1;
         if *calls.lock().unwrap() > 3 {
-            assert!(wire.is_left_within(20), "the call is ended");
+            assert!(wire.is_left_within(20), "the upstream call is ended");
             return;
         }
         wire.reply(200, "application/json", ANSWER);
@@ -292,5 +292,5 @@ fn a_late_model_server_is_504_and_a_repeated_request_is_charged_once() {
     assert_eq!(reply.json()["error"]["type"], "server_error");
     let [first, second] = &final_charges(&db, server)[..] else { panic!("{:?}", charges(&db)) };
     assert!([first, second].iter().all(|charge| charge["id"].as_str().unwrap().starts_with("idem_")));
-    assert_ne!(first["id"], second["id"], "two requests with the same key");
+    assert_ne!(first["id"], second["id"], "both requests with the same key were sent upstream");
 }

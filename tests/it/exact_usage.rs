@@ -16,7 +16,7 @@ fn chat(stream: bool) -> Value {
 }
 
 #[test]
-fn bodies_that_could_be_read_in_two_ways_are_refused() {
+fn ambiguous_json_is_refused() {
     let upstream = Upstream::constant(200, json!({"choices": []}));
     let (db, server, user) = start(&upstream);
     let messages = r#""messages":[{"role":"user","content":"Hello"}]"#;
@@ -38,7 +38,7 @@ fn bodies_that_could_be_read_in_two_ways_are_refused() {
 }
 
 #[test]
-fn an_error_sent_as_a_success_is_no_reply_and_costs_nothing() {
+fn an_error_with_a_success_status_is_not_charged() {
     let upstream = Upstream::start(|seen, wire| {
         if seen.json()["stream"] != true {
             return wire.json(200, &json!({"error": {"message": "too long, sk-123", "code": 400}}));
@@ -59,7 +59,7 @@ fn an_error_sent_as_a_success_is_no_reply_and_costs_nothing() {
 }
 
 #[test]
-fn usage_is_counted_once_and_rightly_in_every_shape() {
+fn usage_is_read_correctly_in_every_format() {
     let shapes = [
         (json!({"prompt_tokens": 11.0, "completion_tokens": "7"}), (11, 0, 0, 7)),
         (json!({"input_tokens": 11, "output_tokens": 7}), (11, 0, 0, 7)),
@@ -109,7 +109,7 @@ fn usage_is_counted_once_and_rightly_in_every_shape() {
 }
 
 #[test]
-fn a_charge_without_reported_numbers_says_that_it_is_an_estimate() {
+fn a_charge_without_reported_usage_is_marked_as_an_estimate() {
     let upstream = Upstream::constant(200, json!({"choices": [{"index": 0, "message": {"content": "Hi there"}}]}));
     let (db, server, user) = start(&upstream);
     let client = user.program(&server.inference);

@@ -30,7 +30,7 @@ fn strict_chat(seen: &ReceivedRequest, wire: &mut ReplyWriter) {
 }
 
 #[test]
-fn stream_options_are_left_out_for_a_server_that_refuses_them() {
+fn stream_options_are_omitted_for_servers_that_refuse_them() {
     let upstream = Upstream::start(strict_chat);
     let db = TestDb::new();
     let server = Server::start_with(&db, &[("INFERENCE_URL", &upstream.url)]);
@@ -47,7 +47,7 @@ fn stream_options_are_left_out_for_a_server_that_refuses_them() {
     assert_eq!(upstream.seen().len(), 1);
     for calls in [3, 4, 5] {
         assert!(ask(&streamed()).contains("[DONE]"));
-        assert_eq!(upstream.seen().len(), calls, "asked twice only once");
+        assert_eq!(upstream.seen().len(), calls, "only the first request is retried");
     }
     let charges = final_charges(&db, server);
     assert_eq!(charges.len(), 3);
@@ -58,7 +58,7 @@ fn stream_options_are_left_out_for_a_server_that_refuses_them() {
 }
 
 #[test]
-fn plain_json_is_asked_for_where_verbose_json_is_refused() {
+fn json_is_requested_if_verbose_json_is_refused() {
     let upstream = Upstream::start(|seen, wire| match seen.text().contains("\r\n\r\nverbose_json\r\n") {
         true => wire.json(400, &json!({"error": {"message": "response_format 'verbose_json' is not supported"}})),
         false => wire.json(200, &json!({"text": "Hello there."})),
@@ -71,14 +71,14 @@ fn plain_json_is_asked_for_where_verbose_json_is_refused() {
     assert_eq!(upstream.seen().len(), 2);
     let srt = post(&[("file*", &wav), ("response_format", b"srt")]).expect(200);
     assert_eq!(srt.text(), "1\n00:00:00,000 --> 00:00:02,000\nHello there.\n\n");
-    assert_eq!(upstream.seen().len(), 3, "it is remembered");
+    assert_eq!(upstream.seen().len(), 3, "the retry is remembered");
     assert!(upstream.seen()[2].text().contains("name=\"response_format\"\r\n\r\njson\r\n"));
     let charges = final_charges(&db, server);
     assert_eq!(charges.iter().map(|charge| charge["audio_millis"].clone()).collect::<Vec<_>>(), [2000, 2000]);
 }
 
 #[test]
-fn a_format_that_the_client_has_wrong_teaches_nothing() {
+fn an_invalid_format_is_not_remembered_as_unsupported() {
     let upstream = Upstream::start(|seen, wire| match seen.text().contains("\r\n\r\nodd\r\n") {
         true => wire.json(400, &json!({"error": {"message": "response_format must be json or verbose_json"}})),
         false => wire.json(200, &heard()),
@@ -94,7 +94,7 @@ fn a_format_that_the_client_has_wrong_teaches_nothing() {
 }
 
 #[test]
-fn an_upload_that_fails_is_not_held_against_the_server() {
+fn a_failed_upload_does_not_count_against_the_server() {
     let upstream = Upstream::constant(200, heard());
     let (db, server, user) = start(&upstream, &[("TRANSCRIBE_MODEL", "w")]);
     let large = textgen::wav::file(8000, 16, &vec![0; 4 << 20]);

@@ -59,7 +59,7 @@ fn stop_sequences_and_sentence_limits_end_the_upstream_call() {
         for word in ["One. ", "Two. ", "Th", "ree. ", "Four. "] {
             wire.word(word);
         }
-        assert!(wire.is_left_within(20), "nothing more is made");
+        assert!(wire.is_left_within(20), "no further text is generated");
     });
     let client = user.program(&server.inference);
     let ask = |more: Value| {
@@ -118,7 +118,7 @@ fn bulk_generation_keeps_the_order_and_is_one_charge() {
     let before = upstream.seen().len();
     client.post("/api/v1/generate-bulk", &json!([{"text": "a"}, {"text": ""}])).expect(400);
     client.post("/api/v1/generate-bulk", &json!({"text": "a"})).expect(400);
-    assert_eq!(upstream.seen().len(), before, "nothing is begun");
+    assert_eq!(upstream.seen().len(), before, "no upstream call is started");
     assert_eq!(client.post("/api/v1/generate-bulk", &json!([{"text": "fail"}])).expect(400).json()["detail"], "no");
 }
 
@@ -145,5 +145,5 @@ fn disconnecting_from_a_bulk_request_ends_its_upstream_calls() {
     let raw = Raw::post(&server.inference, &user.secret, "/api/v1/generate-bulk", &body);
     assert!(!told.recv().unwrap() && !told.recv().unwrap());
     raw.leave();
-    assert!(told.recv().unwrap() && told.recv().unwrap(), "both calls are ended");
+    assert!(told.recv().unwrap() && told.recv().unwrap(), "both upstream calls are ended");
 }

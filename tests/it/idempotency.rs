@@ -49,7 +49,7 @@ fn a_translation_is_another_request_than_a_transcription() {
 }
 
 #[test]
-fn another_recording_behind_a_field_is_another_request() {
+fn another_recording_in_an_upload_is_another_request() {
     let (db, server, user) = start(&[]);
     let client = with_key(&user.program(&server.audio));
     let longer = textgen::wav::file(8000, 16, &vec![0; 48_000]);

@@ -128,7 +128,7 @@ fn each_role_runs_alone_and_all_can_start_on_an_empty_database() {
     let check = run(&["check-sharing"], &settings, "");
     assert_eq!((check.code, check.err.as_str()), (0, ""), "{check:?}");
     assert!(check.out.starts_with("ok"), "{}", check.out);
-    assert_eq!(db.count("SELECT count(*) FROM users"), 1, "it cleaned up behind itself");
+    assert_eq!(db.count("SELECT count(*) FROM users"), 1, "check-sharing deletes its test account");
 
     // An address that does not answer is reported.
     let gone = [settings[0], ("INFERENCE_ADDR", "127.0.0.1:1"), settings[2]];
@@ -140,6 +140,30 @@ fn each_role_runs_alone_and_all_can_start_on_an_empty_database() {
         process.signal(Signal::INT);
         assert_eq!(process.wait(), 0);
     }
+}
+
+#[test]
+fn a_process_has_the_documented_number_of_connections() {
+    let db = TestDb::new();
+    let server = Server::start_with(&db, &[("POOL_SIZE", "3")]);
+    let mut observer = db.connect();
+    let mut connections = || {
+        let sql = "SELECT application_name, count(*) FROM pg_stat_activity
+            WHERE datname = current_database() AND application_name LIKE 'textgen%' GROUP BY 1 ORDER BY 1";
+        let rows = observer.query(sql, &[]).unwrap();
+        rows.iter().map(|row| (row.get(0), row.get(1))).collect::<Vec<(String, i64)>>()
+    };
+    // POOL_SIZE, five for charges, one for notifications.
+    let documented =
+        [("textgen", 3), ("textgen-charges", 5), ("textgen-listen", 1)].map(|(name, n)| (name.to_owned(), n));
+    server.wait_until("all connections", || connections() == documented);
+    let clients: Vec<User> = (0..8).map(|n| server.sign_up(&format!("user{n}@example.com"))).collect();
+    thread::scope(|scope| {
+        for user in &clients {
+            scope.spawn(|| (0..20).for_each(|n| drop(save(&user.browser, &json!({"content": n.to_string()})))));
+        }
+    });
+    assert_eq!(connections(), documented);
 }
 
 #[test]
@@ -155,7 +179,7 @@ fn check_sharing_detects_two_databases() {
     let check = run(&["check-sharing"], &settings, "");
     assert_eq!((check.code, check.out.as_str(), check.err.lines().count()), (1, "", 1), "{check:?}");
     assert!(check.err.contains("audio does not know"), "{}", check.err);
-    assert_eq!(one.count("SELECT count(*) FROM users"), 0, "it cleaned up behind itself");
+    assert_eq!(one.count("SELECT count(*) FROM users"), 0, "check-sharing deletes its test account");
 }
 
 #[test]
@@ -171,7 +195,11 @@ fn check_sharing_detects_a_server_without_notifications() {
     let check = run(&["check-sharing"], &settings, "");
     assert_eq!((check.code, check.out.as_str(), check.err.lines().count()), (1, "", 1), "{check:?}");
     assert!(check.err.contains("audio does not see"), "{}", check.err);
-    assert_eq!(one.count("SELECT count(*) FROM users"), 0, "it cleaned up behind itself, by the newer secret");
+    assert_eq!(
+        one.count("SELECT count(*) FROM users"),
+        0,
+        "check-sharing deletes its test account, with the newer secret"
+    );
 }
 
 #[test]

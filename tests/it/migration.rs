@@ -80,7 +80,7 @@ fn text(db: &TestDb, sql: &str) -> String {
 fn old_rows_are_migrated() {
     let db = old_database();
     assert!(migrate(&db).contains("applied"));
-    assert_eq!(migrate(&db), "the database is up to date\n", "twice is once");
+    assert_eq!(migrate(&db), "the database is up to date\n", "applying migrations again changes nothing");
 
     let user = |id: &str| {
         text(

@@ -142,7 +142,7 @@ fn the_document_and_the_list_of_operations_agree() {
     }
     let paths = document["paths"].as_object().unwrap();
     let entries: usize = paths.values().map(|methods| methods.as_object().unwrap().len()).sum();
-    assert_eq!(entries, described, "each entry is an operation");
+    assert_eq!(entries, described, "an entry is not an operation");
     let tags: Vec<&Value> = document["tags"].as_array().unwrap().iter().map(|tag| &tag["name"]).collect();
     for entry in paths.values().flat_map(|methods| methods.as_object().unwrap().values()) {
         assert!(tags.contains(&&entry["tags"][0]), "{entry}");

@@ -62,7 +62,7 @@ fn an_account_is_created_changed_and_deleted() {
     for table in ["users", "documents", "api_keys", "sessions"] {
         assert_eq!(db.count(&format!("SELECT count(*) FROM {table}")), 0, "{table}");
     }
-    assert_eq!(done(user(&db, &["list"], "")).lines().count(), 1, "a head and nobody");
+    assert_eq!(done(user(&db, &["list"], "")).lines().count(), 1, "only the header line is printed");
 }
 
 #[test]

@@ -413,5 +413,5 @@ fn a_listener_that_cannot_connect_is_reported() {
     user.browser.get("/api/current-user").expect(200);
     db.run("DELETE FROM sessions");
     user.browser.get("/api/current-user").expect(401);
-    assert_eq!(server.log().matches("not receiving revocations").count(), 1, "once is enough");
+    assert_eq!(server.log().matches("not receiving revocations").count(), 1, "the failure is logged once");
 }

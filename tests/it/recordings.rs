@@ -61,7 +61,7 @@ fn a_recording_is_transcribed_and_charged_by_length() {
     assert_eq!(reply.expect(200).json(), json!({"text": " Hello there."}));
     let seen = upstream.only();
     assert_eq!(seen.path, TRANSCRIPTIONS);
-    assert!(seen.body.windows(wav.len()).any(|piece| piece == wav), "the file arrives whole");
+    assert!(seen.body.windows(wav.len()).any(|piece| piece == wav), "the model server received the complete file");
     let text = seen.text();
     for part in [
         "name=\"model\"\r\n\r\nw\r\n",
@@ -173,7 +173,11 @@ fn a_large_recording_streams_through() {
     raw.write(&body[2 << 20..]);
     raw.until("Hello there.");
     assert!(memory(&server) < before + (8 << 20), "{before} {}", memory(&server));
-    assert_eq!(only_charge(&db, &server)["audio_millis"], 2_621_440, "the model server's 2 s are not believed");
+    assert_eq!(
+        only_charge(&db, &server)["audio_millis"],
+        2_621_440,
+        "the duration that the model server reports is not used"
+    );
 }
 
 /// Resident memory in bytes.
@@ -205,7 +209,7 @@ fn a_transcript_can_be_streamed() {
     go.send(()).unwrap();
     assert!(raw.rest().contains("one two") && !raw.got.contains("error"), "{}", raw.got);
     assert!(upstream.only().text().contains("name=\"response_format\"\r\n\r\njson"));
-    assert_eq!(only_charge(&db, &server)["audio_millis"], 2000, "by the file's own frames");
+    assert_eq!(only_charge(&db, &server)["audio_millis"], 2000, "the duration is that of the file's frames");
 }
 
 #[test]

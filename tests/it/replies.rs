@@ -66,7 +66,7 @@ fn every_request_has_an_id() {
 }
 
 #[test]
-fn what_is_not_there_is_404_and_what_cannot_be_done_405() {
+fn unknown_paths_are_404_and_wrong_methods_405() {
     let db = TestDb::new();
     let server = Server::start(&db);
     for client in everywhere(&server) {

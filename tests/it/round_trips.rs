@@ -37,7 +37,7 @@ fn reading_a_document_as_a_cached_caller_takes_one_round_trip() {
         client.post("/api/docs/save", &json!({"id": id, "content": "more"})).expect(200);
         proxy.take_round_trips();
         client.post("/api/docs/save", &json!({"id": id, "content": "and more"})).expect(200);
-        assert_eq!(of_requests(proxy.take_round_trips()).len(), 1, "a save is one as well");
+        assert_eq!(of_requests(proxy.take_round_trips()).len(), 1, "a save takes one round trip");
     }
 }
 
@@ -52,7 +52,7 @@ fn a_cached_caller_needs_no_round_trip() {
     for client in programs.iter().chain([&user.browser]) {
         client.get("/api/current-user").expect(200);
     }
-    assert!(!of_requests(proxy.take_round_trips()).is_empty(), "the first look is counted");
+    assert!(!of_requests(proxy.take_round_trips()).is_empty(), "the first lookup takes one round trip");
     for _ in 0..50 {
         for client in programs.iter().chain([&user.browser]) {
             client.get("/api/current-user").expect(200);

@@ -97,7 +97,7 @@ fn completions_stream_too() {
     raw.until("one");
     go.send(()).unwrap();
     assert!(raw.rest().contains("[DONE]"));
-    assert_eq!(only_charge(&db, &server)["completion_tokens"], 2, "counted, as the server gives no numbers");
+    assert_eq!(only_charge(&db, &server)["completion_tokens"], 2, "tokens are counted if the server reports no usage");
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn disconnecting_ends_the_upstream_call_and_charges_what_was_generated() {
     let mut raw = Raw::post(&server.inference, &user.secret, CHAT, &streamed("m"));
     raw.until("three");
     raw.leave();
-    assert_eq!(told.recv_timeout(Duration::from_secs(25)), Ok(true), "the call is ended");
+    assert_eq!(told.recv_timeout(Duration::from_secs(25)), Ok(true), "the upstream call is ended");
     let charge = only_charge(&db, &server);
     assert_eq!((&charge["completion_tokens"], &charge["model"]), (&json!(3), &json!("m")));
     assert!(charge["prompt_tokens"].as_i64() >= Some(4));
@@ -129,9 +129,9 @@ fn disconnecting_before_the_first_byte_ends_the_upstream_call_and_charges_nothin
     let (db, server, user) = start(&upstream);
     for body in [streamed("m"), json!({"model": "m", "messages": []})] {
         let raw = Raw::post(&server.inference, &user.secret, CHAT, &body);
-        assert!(told.recv_timeout(Duration::from_secs(25)).unwrap(), "the call has begun");
+        assert!(told.recv_timeout(Duration::from_secs(25)).unwrap(), "the upstream call has begun");
         raw.leave();
-        assert_eq!(told.recv_timeout(Duration::from_secs(25)), Ok(true), "the call is ended");
+        assert_eq!(told.recv_timeout(Duration::from_secs(25)), Ok(true), "the upstream call is ended");
     }
     assert_eq!(final_charges(&db, server), [] as [Value; 0]);
 }

@@ -60,7 +60,7 @@ fn a_private_authority_is_trusted_only_if_it_is_named() {
 }
 
 #[test]
-fn a_file_without_certificates_is_a_mistake_at_the_start() {
+fn a_certificate_file_without_certificates_is_refused_at_start() {
     let empty = format!("{FOLDER}/server.key");
     for (file, problem) in [("/nowhere/ca.pem", "No such file"), (empty.as_str(), "holds no certificate")] {
         let settings = [

@@ -58,7 +58,7 @@ fn usage_is_reported_by_day_model_key_and_route() {
 }
 
 #[test]
-fn a_question_that_makes_no_sense_is_400() {
+fn invalid_parameters_are_400() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let user = server.sign_up("ann@example.com");
@@ -98,8 +98,8 @@ fn the_operator_sets_and_lists_prices() {
         (column("prompt_per_million"), column("completion_per_million"), column("per_request")),
         (3_000_000, 15_000_000, 7)
     );
-    assert_eq!(column("characters_per_million"), 15_000_000, "what was not named began as the default");
-    assert_eq!(column("cached_input_per_million"), 3_000_000, "cached input costs what other input does");
+    assert_eq!(column("characters_per_million"), 15_000_000, "units without a price get the default price");
+    assert_eq!(column("cached_input_per_million"), 3_000_000, "cached input costs the same as other input by default");
     let (code, text) = run(&["price", "set", "big", "--request", "9", "--from", "2100-01-01T00:00:00Z"]);
     assert!(code == Some(0) && text.contains("2100-01-01"), "{text}");
     let (_, text) = run(&["price", "list"]);

@@ -56,7 +56,7 @@ fn receipts(path: &Path) -> HashMap<String, i64> {
 }
 
 #[test]
-fn killed_processes_lose_no_charge_that_anyone_was_told_of() {
+fn killed_processes_lose_no_acknowledged_charge() {
     let (db, folder) = (TestDb::new(), Folder::new());
     make_users(&db, 3);
     set_price(&db);
@@ -90,7 +90,7 @@ fn killed_processes_lose_no_charge_that_anyone_was_told_of() {
 }
 
 #[test]
-fn a_journal_with_a_torn_end_is_brought_once() {
+fn a_journal_with_an_incomplete_last_record_is_replayed_once() {
     let (db, folder) = (TestDb::new(), Folder::new());
     make_users(&db, 3);
     set_price(&db);

@@ -18,7 +18,7 @@ const CHARGES: usize = 200;
 const USERS: usize = 7;
 
 #[test]
-fn many_threads_of_two_processes_agree_with_the_books() {
+fn totals_match_the_ledger_with_many_threads_in_two_processes() {
     let (db, folder) = (TestDb::new(), Folder::new());
     make_users(&db, USERS);
     set_price(&db);
@@ -46,11 +46,11 @@ fn many_threads_of_two_processes_agree_with_the_books() {
     }
     let charges = u64::try_from(THREADS * CHARGES).unwrap();
     assert_eq!(meters.iter().map(|m| m.stats().committed + m.stats().replayed).sum::<u64>(), charges);
-    assert!(meters.iter().map(|m| m.stats().commits).sum::<u64>() < charges, "many by one commit");
+    assert!(meters.iter().map(|m| m.stats().commits).sum::<u64>() < charges, "most charges share a commit");
 }
 
 #[test]
-fn writers_never_wait_for_each_other_in_a_circle() {
+fn concurrent_writers_do_not_deadlock() {
     let (db, folder) = (TestDb::with_linguistic_collation(), Folder::new());
     // Bytes and words put these ids into different orders.
     let user = |n: usize| format!("{}{n}", if n.is_multiple_of(2) { 'u' } else { 'V' });
@@ -86,7 +86,7 @@ fn writers_never_wait_for_each_other_in_a_circle() {
 }
 
 #[test]
-fn a_deferred_response_is_sent_once_its_charge_is_made() {
+fn a_deferred_response_is_sent_once_its_charge_is_durable() {
     let (db, folder) = (TestDb::new(), Folder::new());
     make_users(&db, 1);
     set_price(&db);
@@ -107,7 +107,7 @@ fn a_deferred_response_is_sent_once_its_charge_is_made() {
 }
 
 #[test]
-fn a_charge_that_is_repeated_is_made_once() {
+fn a_repeated_id_is_charged_once() {
     let (db, folder) = (TestDb::new(), Folder::new());
     make_users(&db, 2);
     set_price(&db);
@@ -133,11 +133,11 @@ fn a_charge_that_is_repeated_is_made_once() {
     assert_eq!((ledger(&db)["u0"].0, fresh.load(Ordering::Relaxed)), (100, 100));
     let first: i64 = db.count("SELECT cost_micros FROM usage_events WHERE id = 'u0:7'");
     let again = meters[0].charge(charge("u0:7", 0, 999)).unwrap();
-    assert_eq!(again, Receipt { cost_micros: first, duplicate: true }, "the receipt says what the first one cost");
+    assert_eq!(again, Receipt { cost_micros: first, duplicate: true }, "the receipt has the cost of the first charge");
 }
 
 #[test]
-fn a_user_who_is_gone_holds_nobody_up() {
+fn a_charge_of_a_deleted_user_does_not_block_others() {
     let (db, folder) = (TestDb::new(), Folder::new());
     make_users(&db, 3);
     set_price(&db);
@@ -157,13 +157,13 @@ fn a_user_who_is_gone_holds_nobody_up() {
     });
     assert_books_agree(&db);
     for user in ["u0", "u1", "u2"] {
-        assert_eq!(ledger(&db)[user], (100, 300), "the books outlive the account");
+        assert_eq!(ledger(&db)[user], (100, 300), "the ledger keeps charges of deleted accounts");
     }
     assert_eq!(meter.stats().journaled, 0);
 }
 
 #[test]
-fn the_total_of_the_month_begins_anew_by_itself() {
+fn the_monthly_total_restarts_each_month() {
     let (db, folder) = (TestDb::new(), Folder::new());
     make_users(&db, 1);
     set_price(&db);
@@ -175,7 +175,7 @@ fn the_total_of_the_month_begins_anew_by_itself() {
     meter.charge(charge("b", 0, 2)).unwrap();
     assert_eq!(total(), 42);
     db.run("UPDATE users SET charges_month = charges_month - interval '1 month'");
-    assert_eq!(total(), 0, "what was charged last month is not this month's");
+    assert_eq!(total(), 0, "last month's charges are not part of this month's total");
     meter.charge(charge("c", 0, 5)).unwrap();
     assert_eq!(total(), 5);
     // A charge of last month that comes late, as from a journal, is booked there and not here.
@@ -192,7 +192,7 @@ fn the_total_of_the_month_begins_anew_by_itself() {
 }
 
 #[test]
-fn partitions_are_made_ahead_and_take_over_what_came_before_them() {
+fn partitions_are_created_ahead_and_take_over_rows_of_the_default_partition() {
     let (db, folder) = (TestDb::new(), Folder::new());
     db.run(
         "DO $$ DECLARE p record; BEGIN
@@ -210,7 +210,7 @@ fn partitions_are_made_ahead_and_take_over_what_came_before_them() {
 }
 
 #[test]
-fn a_new_price_holds_soon_and_charges_tell_nobody() {
+fn a_new_price_applies_soon_and_charges_send_no_notifications() {
     let (db, folder) = (TestDb::new(), Folder::new());
     make_users(&db, 1);
     let meter = meter(&db.url(), &folder.0);

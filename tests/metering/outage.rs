@@ -23,7 +23,7 @@ impl Drop for End<'_> {
 }
 
 #[test]
-fn nothing_is_lost_or_doubled_while_the_database_comes_and_goes() {
+fn outages_lose_and_duplicate_no_charge() {
     let (db, folder) = (TestDb::new(), Folder::new());
     make_users(&db, 5);
     set_price(&db);
@@ -67,7 +67,7 @@ fn nothing_is_lost_or_doubled_while_the_database_comes_and_goes() {
         }
     });
     let told = told.into_inner().unwrap();
-    assert_eq!(refused.load(Ordering::Relaxed), 0, "the journal takes what the database cannot");
+    assert_eq!(refused.load(Ordering::Relaxed), 0, "charges go to the journal while the database is down");
     wait_until("the journal to be empty", || meter.stats().journal_charges == 0);
     assert_charged(&db, &told);
     assert_books_agree(&db);
@@ -77,12 +77,12 @@ fn nothing_is_lost_or_doubled_while_the_database_comes_and_goes() {
 }
 
 #[test]
-fn a_crash_of_the_database_loses_nothing_that_anyone_was_told_of() {
+fn a_crash_of_the_database_loses_no_acknowledged_charge() {
     crash(&[]);
 }
 
 #[test]
-fn a_crash_of_a_database_on_a_slow_disk_loses_nothing_either() {
+fn a_crash_of_a_database_on_a_slow_disk_loses_no_acknowledged_charge() {
     // Each sync waits for so many microseconds; commits are made durable by another transaction then.
     crash(&["ALTER SYSTEM SET commit_delay = 8000", "ALTER SYSTEM SET commit_siblings = 0", "SELECT pg_reload_conf()"]);
 }
@@ -139,7 +139,7 @@ fn crash(settings: &[&str]) {
 }
 
 #[test]
-fn a_commit_whose_outcome_is_lost_is_made_once() {
+fn a_commit_with_an_unknown_outcome_charges_once() {
     let (db, folder) = (TestDb::new(), Folder::new());
     make_users(&db, 1);
     set_price(&db);
@@ -153,7 +153,7 @@ fn a_commit_whose_outcome_is_lost_is_made_once() {
         let receipt = thread::scope(|scope| {
             let charging = scope.spawn(|| meter.charge(charge(id, 0, 11)).unwrap());
             wait_until("the commit", || db.count(&committed) == 1);
-            assert!(!charging.is_finished(), "it was told nothing yet");
+            assert!(!charging.is_finished(), "the request was answered before its charge was durable");
             proxy.cut();
             if !stays_away {
                 proxy.mend();

@@ -90,7 +90,7 @@ fn totals_follow_charges_within_seconds() {
 }
 
 #[test]
-fn a_late_charge_makes_its_days_total_right_again() {
+fn a_late_charge_corrects_the_total_of_its_day() {
     let (db, folder) = (TestDb::new(), Folder::new());
     make_users(&db, 2);
     charge_late(&pool(&db, 1), &event("first", 0, 30));
@@ -104,7 +104,7 @@ fn a_late_charge_makes_its_days_total_right_again() {
     let own = folder.journals().pop().unwrap();
     let left = leave_journal(&folder.0, &own, &event("late", 1, 30));
     wait_until("the journal of the dead", || !left.exists());
-    assert_ne!(events(), Some(1), "the old total went with the charge");
+    assert_ne!(events(), Some(1), "the late charge deleted the old total");
     wait_until("the new total", || events() == Some(2));
     assert_eq!(db.count(WRONG), 0);
     // Once more, as if the process had died before it could remove the journal: nothing is charged.
@@ -116,7 +116,7 @@ fn a_late_charge_makes_its_days_total_right_again() {
 }
 
 #[test]
-fn what_may_have_been_charged_in_a_dropped_month_is_put_aside() {
+fn late_charges_of_a_dropped_month_are_set_aside() {
     let (db, folder) = (TestDb::new(), Folder::new());
     make_users(&db, 2);
     db.run("SELECT textgen_drop_usage_before((now() - interval '2 months')::date)");
@@ -145,12 +145,12 @@ fn what_may_have_been_charged_in_a_dropped_month_is_put_aside() {
 }
 
 #[test]
-fn one_process_computes_at_a_time_and_none_too_often() {
+fn one_process_computes_totals_at_a_time_and_not_too_often() {
     let db = TestDb::new();
     let (mut one, mut other) = (db.connect(), db.connect());
     let mut first = one.transaction().unwrap();
-    assert_eq!(ask(&mut first), None, "all that was committed is in it");
-    assert_eq!(ask(&mut other), Some(2000), "another is at it");
+    assert_eq!(ask(&mut first), None, "the total contains all committed charges");
+    assert_eq!(ask(&mut other), Some(2000), "another process computes the totals");
     first.commit().unwrap();
     let computed = |client: &mut Client| -> OffsetDateTime {
         client.query_one("SELECT max(computed) FROM usage_days", &[]).unwrap().get(0)
@@ -158,7 +158,7 @@ fn one_process_computes_at_a_time_and_none_too_often() {
     let before = computed(&mut one);
     let wait = ask(&mut other).unwrap();
     assert!((1..=2000).contains(&wait), "{wait}");
-    assert_eq!(computed(&mut one), before, "it was too early");
+    assert_eq!(computed(&mut one), before, "the totals were recomputed too early");
     one.batch_execute("UPDATE usage_days SET took = '3 s'").unwrap();
     let wait = ask(&mut other).unwrap();
     assert!(wait > 250_000, "{wait}: what takes 6 seconds or more is not computed again for 50 times as long");
@@ -181,11 +181,11 @@ fn a_day_is_final_once_it_was_computed_after_its_end() {
         let row = row.unwrap();
         (row.get::<_, i64>(0), row.get::<_, i64>(1), row.get::<_, OffsetDateTime>(2))
     };
-    assert_eq!(db.count("SELECT count(*) FROM usage_days"), 7, "from the first charge until today");
+    assert_eq!(db.count("SELECT count(*) FROM usage_days"), 7, "there is a total for each day since the first charge");
     let (used, unused) = (day(&mut client, 6), day(&mut client, 5));
-    assert_eq!((used.0, used.1, unused.0, unused.1), (1, 1, 0, 0), "nobody used anything on the day after");
+    assert_eq!((used.0, used.1, unused.0, unused.1), (1, 1, 0, 0), "a day without charges has a total of zero");
     compute_all(&pool);
-    assert_eq!((day(&mut client, 6), day(&mut client, 5)), (used, unused), "they are not looked at again");
+    assert_eq!((day(&mut client, 6), day(&mut client, 5)), (used, unused), "final totals are not recomputed");
     // Computed before an hour after the end of the day that follows, they may lack charges.
     for (days, margin) in [(6, "00:59"), (5, "01:00")] {
         let sql = "UPDATE usage_days SET computed = (day + 2 + $2::text::interval) AT TIME ZONE 'UTC' WHERE day = $1";
@@ -193,12 +193,12 @@ fn a_day_is_final_once_it_was_computed_after_its_end() {
     }
     let unused = day(&mut client, 5);
     compute_all(&pool);
-    assert!(day(&mut client, 6).2 > used.2, "it was not final");
+    assert!(day(&mut client, 6).2 > used.2, "the total was not final");
     assert_eq!(day(&mut client, 5), unused, "it was final");
 }
 
 #[test]
-fn no_total_is_computed_while_a_late_charge_is_on_its_way() {
+fn no_total_is_computed_while_a_late_charge_is_being_committed() {
     let db = TestDb::new();
     let pool = pool(&db, 2);
     charge_late(&pool, &event("first", 0, 20));

@@ -187,7 +187,7 @@ impl Client {
 
     /// Asserts that the server closes the connection and sends nothing more.
     pub fn assert_closed(&mut self) {
-        assert_eq!(String::from_utf8_lossy(&self.rest()), "", "bytes before the end");
+        assert_eq!(String::from_utf8_lossy(&self.rest()), "", "unexpected bytes before the connection was closed");
     }
 
     fn receive(&mut self) -> bool {

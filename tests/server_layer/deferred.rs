@@ -64,7 +64,7 @@ fn notify(notifiers: &Notifiers) {
 
 fn assert_silent(client: &mut Client) {
     client.socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-    assert!(client.socket.read(&mut [0]).is_err(), "a byte came too early");
+    assert!(client.socket.read(&mut [0]).is_err(), "a response was sent before it was complete");
     client.socket.set_read_timeout(Some(LONG)).unwrap();
 }
 
@@ -184,7 +184,7 @@ fn a_stop_waits_for_the_response() {
 }
 
 #[test]
-fn responses_are_deferred_without_a_thread_only_up_to_a_limit_of_memory() {
+fn the_memory_of_deferred_responses_is_bounded() {
     let notifiers = Notifiers::default();
     let inner = Arc::clone(&notifiers);
     let limits = Settings { max_unsent_total: 1_000_000, max_blocked: 30, time_slice: LONG, ..settings() };

@@ -35,7 +35,7 @@ fn a_head_has_a_limit() {
 }
 
 #[test]
-fn the_oldest_idle_connections_make_room() {
+fn the_oldest_idle_connections_are_evicted() {
     let server = serve(Settings { max_connections: Some(20), ..settings() }, |_| Response::new(200));
     let mut clients = Vec::new();
     for _ in 0..200 {
@@ -64,7 +64,7 @@ fn a_burst_far_above_the_limit_is_answered() {
 }
 
 #[test]
-fn silent_connections_make_room_after_a_while() {
+fn connections_without_a_request_are_evicted_after_a_while() {
     // Their own deadline never comes.
     let limits = Settings { max_connections: Some(10), idle_timeout: 10 * LONG, ..settings() };
     let server = serve(limits, |_| Response::new(200));
@@ -73,7 +73,7 @@ fn silent_connections_make_room_after_a_while() {
 }
 
 #[test]
-fn slow_heads_make_room_where_nothing_is_idle() {
+fn slow_heads_are_evicted_if_nothing_is_idle() {
     // Their own deadline never comes.
     let limits = Settings { max_connections: Some(10), head_timeout: 10 * LONG, ..settings() };
     let server = serve(limits, |_| Response::new(200));
@@ -85,7 +85,7 @@ fn slow_heads_make_room_where_nothing_is_idle() {
 }
 
 #[test]
-fn bodies_take_only_so_much_memory() {
+fn the_memory_of_incomplete_bodies_is_bounded() {
     let server = serve(Settings { max_buffered_bodies: 100_000, ..settings() }, |_| Response::new(200));
     let mut clients: Vec<_> = (0..3).map(|_| server.connect()).collect();
     for client in &mut clients {
@@ -94,7 +94,7 @@ fn bodies_take_only_so_much_memory() {
     }
     let began = Instant::now();
     while !clients.iter().any(|client| client.socket.peek(&mut [0]).is_ok()) {
-        assert!(began.elapsed() < LONG, "none is refused");
+        assert!(began.elapsed() < LONG, "no connection is refused");
     }
     let mut refused = 0;
     for client in &mut clients {
@@ -169,7 +169,7 @@ fn a_passed_socket_is_served_and_running_out_of_descriptors_is_survived() {
 }
 
 #[test]
-fn clients_that_do_not_read_take_memory_only_up_to_a_limit() {
+fn the_memory_of_unread_responses_is_bounded() {
     const REPLY: usize = 20_000_000;
     let limit = Settings { max_unsent_total: 5 * REPLY, ..settings() };
     let server = serve(limit, |_| Response::with_body(200, "text/plain", vec![b'x'; REPLY]));
@@ -181,7 +181,10 @@ fn clients_that_do_not_read_take_memory_only_up_to_a_limit() {
     }
     server.until("most are cut", |stats| stats.open_connections <= 7);
     assert_eq!(server.connect().get("/").body.len(), REPLY, "a client that reads is served");
-    assert!(clients[0].try_reply(true).is_none_or(|reply| reply.body.len() < REPLY), "the oldest was cut");
+    assert!(
+        clients[0].try_reply(true).is_none_or(|reply| reply.body.len() < REPLY),
+        "the oldest connection was closed"
+    );
 }
 
 #[test]

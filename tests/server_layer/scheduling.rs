@@ -187,8 +187,8 @@ fn most_at_a_time(announce: bool, enough: usize) -> usize {
 
 #[test]
 fn helpers_run_while_many_requests_wait_for_a_short_time() {
-    assert_eq!(most_at_a_time(false, 2), 2, "only the workers");
-    assert_eq!(most_at_a_time(true, 10), 10, "the workers and four helpers for each");
+    assert_eq!(most_at_a_time(false, 2), 2, "helpers ran although no handler waited");
+    assert_eq!(most_at_a_time(true, 10), 10, "four helpers per worker are in use");
 }
 
 /// The clients' connections belong to both workers. One of these is in a handler until all clients have been answered

@@ -51,7 +51,7 @@ fn a_connection_has_one_owner_and_no_event_is_missed() {
         });
         let other = spawn(&shared, |shared| shared.event(1));
         let turns = shared.event(0) + other.join().unwrap();
-        assert_eq!(shared.turns.get(), turns, "two threads ran the connection at a time");
+        assert_eq!(shared.turns.get(), turns, "two threads ran the connection at the same time");
         assert!(shared.handled.iter().all(|handled| handled.get() > 0), "an event was missed");
         assert!(shared.ownership.is_unowned());
     });
@@ -113,7 +113,7 @@ fn a_deferred_response_is_sent_once_and_complete() {
             }
             seen = shared.ownership.events_seen();
             if shared.completion.is_set() {
-                assert_eq!(shared.result.load(Relaxed), 1, "completed without its result");
+                assert_eq!(shared.result.load(Relaxed), 1, "the response was completed before its result was there");
                 is_sent = true;
             }
             is_owner = !shared.ownership.release(seen);

@@ -46,7 +46,7 @@ fn a_slot_has_one_holder_and_its_counts_are_exact() {
         let monitor = spawn(&slot, |slot| {
             let before = slot.load.short_waits();
             let is_taken = slot.retake();
-            assert!(slot.load.short_waits() >= before + u64::from(is_taken), "a counter went down");
+            assert!(slot.load.short_waits() >= before + u64::from(is_taken), "the counter decreased");
             is_taken
         });
         let run = slot.start_request(slot.generation.current());

@@ -245,9 +245,9 @@ pub fn assert_books_agree(db: &TestDb) {
     );
     assert_eq!(db.count(&differ), 0, "the users' totals differ from the ledger");
     let events = db.count("SELECT count(*) FROM usage_events");
-    assert_eq!(db.count("SELECT count(DISTINCT id) FROM usage_events"), events, "a duplicate charge");
+    assert_eq!(db.count("SELECT count(DISTINCT id) FROM usage_events"), events, "a request was charged twice");
     // Ids supplied by clients are remembered for ever.
     let chosen = db.count("SELECT count(*) FROM usage_events WHERE id LIKE 'idem\\_%'");
     assert_eq!(db.count("SELECT count(*) FROM usage_events JOIN charge_ids USING (id, created)"), chosen);
-    assert_eq!(db.count("SELECT count(*) FROM charge_ids"), chosen, "an id without its charge");
+    assert_eq!(db.count("SELECT count(*) FROM charge_ids"), chosen, "an idempotency id has no charge in the ledger");
 }

@@ -359,7 +359,7 @@ fn uses(graph: &Graph, file: &str) -> Vec<String> {
 const LIB: (&str, &str) = ("lib.rs", "pub mod a; pub mod b; mod main_only;");
 
 #[test]
-fn paths_are_found_wherever_they_stand() {
+fn paths_are_found_everywhere() {
     for code in [
         "use crate::b::Thing;",
         "use crate::{b::{self, Thing}};",
@@ -388,7 +388,7 @@ fn paths_are_found_wherever_they_stand() {
 }
 
 #[test]
-fn what_is_no_use_is_not_taken_for_one() {
+fn text_that_resembles_an_import_is_ignored() {
     for code in [
         "// crate::b::make()",
         "/// See [`crate::b::make`].\nstruct S;",
@@ -406,7 +406,7 @@ fn what_is_no_use_is_not_taken_for_one() {
 }
 
 #[test]
-fn a_public_import_leads_to_the_file_that_defines() {
+fn a_reexport_leads_to_the_file_that_defines_the_item() {
     let graph = graph_of(&[
         LIB,
         ("a/mod.rs", "mod one; mod two; pub use one::One; pub use two::Two as Second;"),

@@ -92,7 +92,7 @@ fn imported_modules_are_found() {
 }
 
 #[test]
-fn imports_go_one_way() {
+fn modules_import_only_from_layers_above() {
     let files = files();
     let order = modules(&files["lib.rs"]);
     assert!(order.len() > 10 && ROLES.iter().all(|role| order.contains(&(*role).to_owned())), "{order:?}");
@@ -119,11 +119,11 @@ fn imports_go_one_way() {
 }
 
 #[test]
-fn no_files_use_each_other() {
+fn no_files_import_each_other_in_a_circle() {
     let graph = imports::graph(&files());
     let edges: usize = graph.values().map(BTreeSet::len).sum();
     assert!(edges > 300, "the check finds only {edges} uses");
-    assert_eq!(imports::circles(&graph), [[""; 0]; 0], "files that use each other");
+    assert_eq!(imports::circles(&graph), [[""; 0]; 0], "files import each other in a circle");
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn has_sql(code: &str) -> Option<&str> {
 }
 
 #[test]
-fn sql_stands_in_store_and_db_only() {
+fn sql_is_in_store_and_db_only() {
     let mut found = 0;
     for (file, text) in files() {
         let sql = has_sql(&text);
@@ -166,7 +166,7 @@ fn sql_stands_in_store_and_db_only() {
             assert_eq!(has_sql(&code(&text)), None, "{file}");
         }
     }
-    assert!(found > 4, "the check does not find SQL where it is");
+    assert!(found > 4, "this test no longer detects SQL");
 }
 
 /// The local files to which a Markdown text links.
@@ -176,7 +176,7 @@ fn links(text: &str) -> Vec<&str> {
 }
 
 #[test]
-fn links_in_documents_lead_to_files() {
+fn links_in_documentation_are_valid() {
     assert_eq!(links("[a](b/c.rs), ![d](e.png) [f](https://g) [h](#i) [j](k.md#l)"), ["b/c.rs", "e.png", "k.md"]);
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let docs = fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
@@ -192,7 +192,7 @@ fn links_in_documents_lead_to_files() {
 }
 
 #[test]
-fn nothing_is_unwrapped() {
+fn nothing_unwraps() {
     for (file, text) in files().into_iter().filter(|(file, _)| !file.ends_with("_tests.rs")) {
         for (n, line) in code(&text).lines().enumerate() {
             for call in [".unwrap()", ".expect(\"", ".unwrap_err()", "todo!(", "unimplemented!("] {
