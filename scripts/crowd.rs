@@ -1,12 +1,13 @@
 //! Opens many connections to a server and keeps them open: `crowd ADDRESS COUNT SECONDS KIND [MORE]`.
 //!
 //! The kinds: `idle` sends one request, reads the reply and then stays silent; `head` sends a byte of a head a second;
-//! `body` likewise a byte of a body; `deaf` asks for a path (MORE) again and again and never reads; `stream` asks for a
-//! streamed chat of a model (MORE) with the secret `$SECRET`, reads it as it comes, and then asks for the next.
+//! `body` likewise a byte of a body; `deaf` requests a path (MORE) repeatedly and never reads; `stream` requests a
+//! streamed chat with a model (MORE) using the secret `$SECRET`, reads it, and then requests the next one.
 //!
 //! Prints `ready` when all are open. Ends when the time is over, when all are closed, or on SIGTERM; streams are then
-//! read to their end. The last line says how many the server closed and how old those were in seconds, to the second:
-//! `closed N of COUNT first S last S`. For streams it says how many came whole: `whole N broken N`.
+//! read to their end. The last line shows how many connections the server closed, and the age in seconds of the first
+//! and the last of these: `closed N of COUNT first S last S`. For streams it shows how many were complete:
+//! `whole N broken N`.
 
 use std::env;
 use std::error::Error;
@@ -22,8 +23,8 @@ use socket2::{Domain, Socket, Type};
 /// Each tick handles a part of the connections: handling all at once would distort what is measured at the same time.
 const TICK: Duration = Duration::from_millis(20);
 
-/// The receive buffer and maximum segment size of a client that does not read. The server's kernel sizes its send buffer
-/// by the latter. Both are small, so that replies block at once and not after megabytes.
+/// The receive buffer and maximum segment size of a client that does not read. The server's kernel derives the size of
+/// its send buffer from the latter. Both are small, so that replies block at once and not after megabytes.
 const DEAF_BUFFER: usize = 4096;
 const DEAF_SEGMENT: u32 = 536;
 
@@ -63,7 +64,7 @@ impl Kind {
 }
 
 /// What all connections do.
-struct Habit {
+struct Behaviour {
     address: SocketAddr,
     kind: Kind,
     request: Vec<u8>,
@@ -79,7 +80,7 @@ struct Member {
 
 /// How connections ended.
 #[derive(Default)]
-struct Fates {
+struct Outcomes {
     closed: Vec<Duration>,
     whole: usize,
     broken: usize,
@@ -93,41 +94,41 @@ fn main() -> Result<(), Box<dyn Error>> {
     let asked_to_end = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(signal_hook::consts::SIGTERM, Arc::clone(&asked_to_end))?;
     rlimit::increase_nofile_limit(u64::MAX)?;
-    let habit = Habit::new(address, kind, more.first().map(String::as_str))?;
-    let mut crowd = (0..count.parse()?).map(|_| habit.join().map(Some)).collect::<Result<Vec<_>, _>>()?;
+    let behaviour = Behaviour::new(address, kind, more.first().map(String::as_str))?;
+    let mut crowd = (0..count.parse()?).map(|_| behaviour.join().map(Some)).collect::<Result<Vec<_>, _>>()?;
     println!("ready");
     let end = Instant::now() + Duration::from_secs(seconds.parse()?);
-    let mut fates = Fates::default();
+    let mut outcomes = Outcomes::default();
     let mut tick = 0;
     while Instant::now() < end && crowd.iter().any(Option::is_some) {
         let ending = asked_to_end.load(Ordering::Relaxed);
-        if ending && habit.kind != Kind::Stream {
+        if ending && behaviour.kind != Kind::Stream {
             break;
         }
-        if let Some(period) = habit.kind.period() {
+        if let Some(period) = behaviour.kind.period() {
             for member in crowd.iter_mut().skip(tick % period).step_by(period) {
-                habit.look_after(member, ending, &mut fates);
+                behaviour.advance(member, ending, &mut outcomes);
             }
         }
         thread::sleep(TICK);
         tick += 1;
     }
-    if habit.kind == Kind::Stream {
-        println!("whole {} broken {}", fates.whole, fates.broken + crowd.iter().flatten().count());
+    if behaviour.kind == Kind::Stream {
+        println!("whole {} broken {}", outcomes.whole, outcomes.broken + crowd.iter().flatten().count());
         return Ok(());
     }
-    if habit.kind == Kind::Idle {
+    if behaviour.kind == Kind::Idle {
         let gone = crowd.iter_mut().flatten().filter_map(|member| (!member.is_open()).then(|| member.opened.elapsed()));
-        fates.closed.extend(gone);
+        outcomes.closed.extend(gone);
     }
     let seconds = |age: Option<&Duration>| age.map_or(0.0, Duration::as_secs_f64);
-    let (first, last) = (seconds(fates.closed.iter().min()), seconds(fates.closed.iter().max()));
-    println!("closed {} of {count} first {first:.1} last {last:.1}", fates.closed.len());
+    let (first, last) = (seconds(outcomes.closed.iter().min()), seconds(outcomes.closed.iter().max()));
+    println!("closed {} of {count} first {first:.1} last {last:.1}", outcomes.closed.len());
     Ok(())
 }
 
-impl Habit {
-    fn new(address: &str, kind: &str, more: Option<&str>) -> Result<Habit, Box<dyn Error>> {
+impl Behaviour {
+    fn new(address: &str, kind: &str, more: Option<&str>) -> Result<Behaviour, Box<dyn Error>> {
         let kind = Kind::parse(kind).ok_or("the kinds are idle, head, body, deaf and stream")?;
         let path = more.unwrap_or("/liveness_check");
         let get = format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n");
@@ -148,10 +149,10 @@ impl Habit {
                 )
             }
         };
-        Ok(Habit { address: address.parse()?, kind, request: request.into_bytes() })
+        Ok(Behaviour { address: address.parse()?, kind, request: request.into_bytes() })
     }
 
-    /// One more of the crowd, which has begun.
+    /// Opens another connection and starts its activity.
     fn join(&self) -> Result<Member, Box<dyn Error>> {
         let socket = Socket::new(Domain::for_address(self.address), Type::STREAM, None)?;
         if self.kind == Kind::Deaf {
@@ -168,17 +169,17 @@ impl Habit {
         Ok(Member { socket, opened: Instant::now(), tail: Vec::new() })
     }
 
-    /// Does what is due; a member that the server has closed, or that is done, is gone afterwards.
-    fn look_after(&self, place: &mut Option<Member>, ending: bool, fates: &mut Fates) {
+    /// Performs the next action of a connection, and removes it once it is closed or finished.
+    fn advance(&self, place: &mut Option<Member>, ending: bool, outcomes: &mut Outcomes) {
         let Some(member) = place else { return };
         if self.kind == Kind::Stream {
-            let whole = match member.listen() {
+            let whole = match member.read_stream() {
                 Ok(false) => return,
                 Ok(true) => true,
                 Err(_) => false,
             };
-            fates.whole += usize::from(whole);
-            fates.broken += usize::from(!whole);
+            outcomes.whole += usize::from(whole);
+            outcomes.broken += usize::from(!whole);
             let goes_on = whole && !ending && member.socket.write_all(&self.request).is_ok();
             *place = place.take().filter(|_| goes_on);
             return;
@@ -192,14 +193,14 @@ impl Habit {
             Err(e) => e.kind() == ErrorKind::WouldBlock,
         };
         if !open {
-            fates.closed.push(member.opened.elapsed());
+            outcomes.closed.push(member.opened.elapsed());
             *place = None;
         }
     }
 }
 
 impl Member {
-    /// Whether the server has not ended its side.
+    /// Whether the server has not closed the connection.
     fn is_open(&mut self) -> bool {
         let mut bytes = [0; 4096];
         loop {
@@ -211,8 +212,8 @@ impl Member {
         }
     }
 
-    /// Reads what has come of a stream. Whether it is whole now; an error if it will never be.
-    fn listen(&mut self) -> io::Result<bool> {
+    /// Reads the available part of a stream. Returns whether it is complete; an error if it was cut off.
+    fn read_stream(&mut self) -> io::Result<bool> {
         let mut bytes = [0; 4096];
         loop {
             let n = match self.socket.read(&mut bytes) {

@@ -1,9 +1,9 @@
 //! Runs an operation at a fixed rate, however long each takes, and reports latencies:
 //!
-//! - `pace RATE THREADS SECONDS request URL SECRETS BODY` posts BODY, one keep-alive connection a thread, with the
-//!   secrets of a file (a line each) in turn;
-//! - `pace RATE THREADS SECONDS charge USERS JOURNAL` makes charges as requests do, and waits until each is durable: in
-//!   the database `$DATABASE_URL`, for the user ids of a file in turn.
+//! - `pace RATE THREADS SECONDS request URL SECRETS BODY` posts BODY over one keep-alive connection per thread,
+//!   with the secrets in a file (one per line) in turn;
+//! - `pace RATE THREADS SECONDS charge USERS JOURNAL` makes charges like requests do and waits until each is durable,
+//!   in the database `$DATABASE_URL`, for the user ids in a file in turn.
 //!
 //! Latencies are measured from when each operation was due, so that those delayed by a slow one count as slow too
 //! (no coordinated omission). Prints `P50 P90 P99 MAX ERRORS`, times in microseconds.
@@ -108,7 +108,7 @@ fn connect(address: &str) -> io::Result<TcpStream> {
     Ok(connection)
 }
 
-/// Sends a request and reads its reply, which must be a 200 that says its length.
+/// Sends a request and reads its reply, which must be a 200 with a `Content-Length`.
 fn exchange(connection: &mut TcpStream, request: &[u8]) -> io::Result<()> {
     connection.write_all(request)?;
     let (mut reply, mut bytes) = (Vec::new(), [0; 4096]);
@@ -123,7 +123,7 @@ fn exchange(connection: &mut TcpStream, request: &[u8]) -> io::Result<()> {
     }
 }
 
-/// The bytes of the whole reply, once its head is there.
+/// The length of the whole reply; `None` until its head is complete.
 fn length(reply: &[u8]) -> io::Result<Option<usize>> {
     let mut headers = [httparse::EMPTY_HEADER; 64];
     let mut head = httparse::Response::new(&mut headers);
@@ -136,7 +136,7 @@ fn length(reply: &[u8]) -> io::Result<Option<usize>> {
     }
 }
 
-/// Charges by one meter, which makes those of all threads durable together.
+/// Charges through one meter, so that charges of all threads share commits.
 fn charges(threads: usize, users: &str, journal: &str) -> Result<Vec<Work>, Failure> {
     let users = Arc::new(lines(users)?);
     let db = Connections::new(&env::var("DATABASE_URL")?, "pace")?;

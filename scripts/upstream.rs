@@ -1,8 +1,9 @@
-//! A model server that answers at once: `upstream [ADDRESS]`. Prints its address, `http://127.0.0.1:…`.
+//! A model server for benchmarks that answers immediately: `upstream [ADDRESS]`. Prints its address,
+//! `http://127.0.0.1:…`.
 //!
-//! It answers every `POST /v1/chat/completions` with the same words and usage. With `"stream": true` it sends a
-//! word an event: the model `chunks-N` as many as N, `chunks-N-every-MS` with a pause of so many milliseconds before
-//! each; any other model has 20 at once.
+//! It answers every `POST /v1/chat/completions` with the same text and usage. With `"stream": true` it sends one word
+//! per event: N events for the model `chunks-N`, with a pause of MS milliseconds before each for `chunks-N-every-MS`,
+//! and 20 without a pause for any other model.
 
 use std::env;
 use std::error::Error;
@@ -17,7 +18,7 @@ use textgen::http::response::StreamFn;
 use textgen::http::{Request, Response, sse};
 use textgen::server::{self, Handler, Server, Settings};
 
-/// The most streams at a time; each occupies a thread.
+/// Maximum number of concurrent streams; each occupies a thread.
 const STREAMS: usize = 4096;
 const LARGEST_BODY: usize = 1 << 20;
 
@@ -69,7 +70,7 @@ fn chat(request: &mut Request) -> Response {
     }
 }
 
-/// Writes the events, each at once.
+/// Writes the events one by one, without buffering.
 fn words(ask: &Ask) -> StreamFn {
     let (count, pause) = pace(&ask.model).unwrap_or((20, 0));
     let with_usage = ask.stream_options.include_usage;
@@ -92,11 +93,11 @@ fn words(ask: &Ask) -> StreamFn {
 
 fn send(out: &mut dyn Write, choices: fmt::Arguments<'_>, more: &str) -> io::Result<()> {
     let head = r#""id":"chatcmpl-1","object":"chat.completion.chunk","created":1700000000,"model":"bench""#;
-    // In one piece: each write is a chunk of its own.
+    // In one write, as each write becomes a separate chunk.
     out.write_all(format!("data: {{{head},\"choices\":{choices}{more}}}\n\n").as_bytes())
 }
 
-/// How many words, and the milliseconds before each.
+/// The number of words, and the pause before each in milliseconds.
 fn pace(model: &str) -> Option<(u64, u64)> {
     let numbers = model.strip_prefix("chunks-")?;
     match numbers.split_once("-every-") {
