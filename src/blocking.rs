@@ -70,6 +70,12 @@ pub fn client() -> Option<Client> {
     CLIENT.with_borrow(Clone::clone)
 }
 
+/// Runs `work` to its end even if the client disconnects meanwhile: what it waits for does not watch the client.
+pub fn unwatched<R>(work: impl FnOnce() -> R) -> R {
+    let _client = set_client(None);
+    work()
+}
+
 /// Restores the previous client when dropped; see [`set_client`].
 #[must_use]
 pub struct ClientGuard(Option<Client>);

@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use serde_json::json;
 
 use crate::auth::Caller;
+use crate::blocking::unwatched;
 use crate::call::Call;
 use crate::engine::{Reply, client_left};
 use crate::error::{Error, Result};
@@ -58,24 +59,33 @@ struct AudioStream {
 
 impl ReplyStream for AudioStream {
     /// Holds back the last byte, which waits for the charge.
-    fn copy(&mut self, out: &mut dyn Write) -> StreamEnd {
+    fn copy(&mut self, out: &mut dyn Write, cancel_on_disconnect: bool) -> StreamEnd {
         // The byte that is held back comes first in the buffer; the next piece is read behind it.
         let (mut buffer, mut held) = (vec![0; READ_SIZE + 1], 0);
         loop {
-            match self.reply.read(&mut buffer[held..]) {
+            let read = match cancel_on_disconnect {
+                true => self.reply.read(&mut buffer[held..]),
+                false => unwatched(|| self.reply.read(&mut buffer[held..])),
+            };
+            match read {
                 Ok(0) => {
                     buffer.truncate(held);
                     return StreamEnd::Complete(buffer);
                 }
                 Ok(n) => {
                     let last = held + n - 1;
-                    if let Err(e) = out.write_all(&buffer[..last]) {
+                    // Without `cancel_on_disconnect`, what the client does not take is discarded.
+                    if let Err(e) = out.write_all(&buffer[..last])
+                        && cancel_on_disconnect
+                    {
                         return StreamEnd::Disconnected(e);
                     }
                     buffer[0] = buffer[last];
                     held = 1;
                 }
-                Err(_) if client_left() => return StreamEnd::Disconnected(io::ErrorKind::ConnectionAborted.into()),
+                Err(_) if cancel_on_disconnect && client_left() => {
+                    return StreamEnd::Disconnected(io::ErrorKind::ConnectionAborted.into());
+                }
                 Err(e) => return StreamEnd::Failed(self.reply.broken(&e)),
             }
         }

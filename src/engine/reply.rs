@@ -85,6 +85,16 @@ impl Reply {
         }
     }
 
+    /// Reads as [`Read::read`] does, until this time at the latest.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read_before(&mut self, out: &mut [u8], end: Option<Instant>) -> io::Result<usize> {
+        let idle = Instant::now().checked_add(self.idle);
+        let end = transport::earlier(transport::earlier(self.deadline, idle), end);
+        transport::with_deadline_at(end, || self.body.read(out))
+    }
+
     /// Waits a moment for the end of a body of which nothing more is wanted, so that its connection can be used again.
     pub fn drain(&mut self) {
         let _ = transport::with_deadline(DRAIN_TIMEOUT, || self.body.read(&mut [0; 64]));
@@ -129,8 +139,7 @@ impl Reply {
 
 impl Read for Reply {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let idle = Instant::now().checked_add(self.idle);
-        transport::with_deadline_at(transport::earlier(self.deadline, idle), || self.body.read(out))
+        self.read_before(out, None)
     }
 }
 

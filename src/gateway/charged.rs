@@ -5,9 +5,10 @@
 //! until the charge is durable.
 
 use crate::auth::Caller;
+use crate::blocking::block_in_place;
 use crate::call::Call;
-use crate::engine::Engine;
-use crate::error::Result;
+use crate::engine::{Engine, client_left};
+use crate::error::{Error, Result};
 use crate::http::{Request, Response};
 
 use super::charging::ChargeContext;
@@ -25,6 +26,9 @@ pub struct Work<'a> {
     pub segments: &'a [String],
     /// The whole body.
     pub body: Vec<u8>,
+    /// Whether a client that disconnects while a reply is streamed, or made of a stream, ends the model's work. Replies
+    /// that come in one piece are made to their end in any case, as only then it is known what they used.
+    pub cancel_on_disconnect: bool,
     /// The digest of the request so far, for handlers that fetch more input for it.
     pub digest: &'a mut RequestDigest,
 }
@@ -65,8 +69,9 @@ pub fn charged(
     let mut context = begin(call, caller, engine)?;
     let body = call.request.body.into_bytes(max_body)?;
     context.digest.add(&body);
-    let digest = &mut context.digest;
-    let outcome = work(Work { request: call.request, segments: &call.segments, body, digest })?;
+    let ChargeContext { cancel_on_disconnect, digest, .. } = &mut context;
+    let (segments, cancel_on_disconnect) = (&call.segments[..], *cancel_on_disconnect);
+    let outcome = work(Work { request: call.request, segments, body, cancel_on_disconnect, digest })?;
     settle(context, outcome)
 }
 
@@ -106,6 +111,10 @@ fn settle(context: ChargeContext, outcome: Outcome) -> Result<Response> {
                 }
             }
             response
+        }
+        Outcome::Stream(_, model, stream) if client_left() => {
+            block_in_place(|| reply_stream::settle_for_nobody(context, model, stream))?;
+            Err(Error::ClientLeft)
         }
         Outcome::Stream(response, model, stream) => Ok(reply_stream::attach(response, context, model, stream)),
     }

@@ -44,6 +44,9 @@ pub(super) struct ChargeContext {
     route: &'static str,
     shape: Shape,
     idempotency_key: Option<String>,
+    /// Whether a client that disconnects ends the model's work, and pays for what was made. If not, the reply is made to
+    /// its end and charged in full.
+    pub(super) cancel_on_disconnect: bool,
     /// The digest of what was read of the request so far.
     pub(super) digest: RequestDigest,
 }
@@ -70,6 +73,7 @@ impl ChargeContext {
             server: call.role.name(),
             route: call.charged_as,
             shape: call.shape,
+            cancel_on_disconnect: true,
             digest: RequestDigest::new(call.request, idempotency_key.is_some()),
             idempotency_key,
         })

@@ -2,22 +2,21 @@
 //! server supports those. The reply is streamed, and the call is ended as soon as the rest is not needed.
 
 use std::collections::BTreeMap;
-use std::io::Read;
 
 use serde_json::{Map, Value};
 
+use crate::blocking::unwatched;
 use crate::engine::{Body, Engine, Reply, UpstreamRequest};
 use crate::error::{Error, Result};
 use crate::http::object::Object;
 use crate::http::sse;
+use crate::protocol::failure;
 use crate::units::Units;
 
 use super::MAX_REPLY;
-use super::event_stream::is_event_stream;
+use super::event_stream::{disguised_failure, is_event_stream};
+use super::live_reply::{LiveReader, Next};
 use super::usage_counter::{ChargeBasis, Choice, Chunk, UsageCounter};
-
-/// Bytes read at a time.
-const READ_SIZE: usize = 16 * 1024;
 
 /// What ends a completion, beside its length.
 #[derive(Clone, Debug, Default)]
@@ -51,32 +50,46 @@ pub struct Completions {
     pub latency_micros: i64,
     /// Whether the demo engine made them.
     pub is_demo: bool,
+    /// Whether the client disconnected, so that the model's work was ended. These are what it had made.
+    pub is_cut: bool,
 }
 
-/// Sends a chat `request`, without `stream`, and collects its completions. It blocks, so call it inside
+/// Sends a chat `request`, without `stream`, and collects its completions. With `cancel_on_disconnect`, a client that
+/// disconnects ends the model's work. It blocks, so call it inside
 /// [`block_in_place`](crate::blocking::block_in_place).
 ///
 /// # Errors
-/// Those of [`Engine::send`]; the model server's refusal; 502 for a reply that ends early.
+/// Those of [`Engine::send`]; the model server's refusal; 502 for a reply that ends early, or is an error; the client
+/// has disconnected before anything was made.
 pub fn complete(
     engine: &Engine,
     request: &Map<String, Value>,
     stop: &StopConditions,
     prompt_estimate: usize,
+    cancel_on_disconnect: bool,
 ) -> Result<Completions> {
     let mut request = request.clone();
+    let choices = request.get("n").and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok()).unwrap_or(1);
     request.insert("stream".to_owned(), true.into());
     request.insert("stream_options".to_owned(), serde_json::json!({"include_usage": true}));
     let object = Object::of(&Value::Object(request));
     let ask =
         UpstreamRequest { path: "/v1/chat/completions", media_type: "application/json", body: Body::Json(&object) };
-    let mut reply = engine.send(ask)?.successful()?;
-    let counter = UsageCounter::new(ChargeBasis::Text, prompt_estimate);
+    let send = || engine.send(ask)?.successful();
+    let mut reply = if cancel_on_disconnect { send() } else { unwatched(send) }?;
+    let counter = UsageCounter::new(ChargeBasis::Text, prompt_estimate).expecting(choices);
     let mut collector = Collector { stop, completions: BTreeMap::new(), counter };
+    let mut is_cut = false;
     if is_event_stream(&reply)? {
-        collector.read_stream(&mut reply)?;
+        is_cut = collector.read_stream(&mut reply, cancel_on_disconnect)?;
+        if is_cut && collector.counter.is_empty() {
+            return Err(Error::ClientLeft);
+        }
     } else {
-        let bytes = reply.read_all(MAX_REPLY)?;
+        let bytes = unwatched(|| reply.read_all(MAX_REPLY))?;
+        if let Some(message) = failure::message(&bytes) {
+            return Err(disguised_failure(&message));
+        }
         let chunk = serde_json::from_slice(&bytes);
         collector.add(&chunk.map_err(|_| Error::Upstream(502, "The model server sent an invalid reply"))?);
     }
@@ -84,7 +97,7 @@ pub fn complete(
     let (latency_micros, is_demo) = (reply.latency_micros(), reply.is_demo);
     let completions = completions.into_values().collect();
     let (units, estimated) = (counter.units(), counter.is_estimate());
-    Ok(Completions { completions, units, estimated, latency_micros, is_demo })
+    Ok(Completions { completions, units, estimated, latency_micros, is_demo, is_cut })
 }
 
 /// Collects completions from the chunks of a reply.
@@ -96,25 +109,27 @@ struct Collector<'a> {
 }
 
 impl Collector<'_> {
-    fn read_stream(&mut self, reply: &mut Reply) -> Result<()> {
+    /// Reads events until all of the completions have ended. True if it was ended since the client disconnected.
+    fn read_stream(&mut self, reply: &mut Reply, cancel_on_disconnect: bool) -> Result<bool> {
         let mut events = sse::Events::default();
-        let mut buffer = vec![0; READ_SIZE];
+        let mut reader = LiveReader::new(cancel_on_disconnect);
         loop {
-            let n = reply.read(&mut buffer).map_err(|e| reply.broken(&e))?;
-            if n == 0 {
-                return match self.are_all_ended() {
-                    true => Ok(()),
-                    false => Err(reply.broken(&std::io::ErrorKind::UnexpectedEof.into())),
-                };
-            }
-            events
-                .push(&buffer[..n])
-                .map_err(|_| Error::Upstream(502, "The model server sent an event that is too long"))?;
+            let pushed = match reader.next(reply, self.counter.is_finished()) {
+                Next::Bytes(bytes) => events.push(bytes),
+                Next::End if self.are_all_ended() => return Ok(false),
+                Next::End => return Err(reply.broken(&std::io::ErrorKind::UnexpectedEof.into())),
+                Next::ClientLeft => return Ok(true),
+                Next::Failed(e) => return Err(reply.broken(&e)),
+            };
+            pushed.map_err(|_| Error::Upstream(502, "The model server sent an event that is too long"))?;
             while let Some(event) = events.take() {
                 let Some(data) = sse::data(event) else { continue };
                 if &*data == b"[DONE]" {
                     reply.drain();
-                    return Ok(());
+                    return Ok(false);
+                }
+                if let Some(message) = failure::message(&data) {
+                    return Err(disguised_failure(&message));
                 }
                 match serde_json::from_slice(&data) {
                     Ok(chunk) => self.add(&chunk),
@@ -122,8 +137,8 @@ impl Collector<'_> {
                 }
             }
             // Dropping the reply ends the call, so that the model server stops generating.
-            if self.are_all_stopped_here() {
-                return Ok(());
+            if !self.counter.is_finished() && self.are_all_stopped_here() {
+                return Ok(false);
             }
         }
     }

@@ -1,9 +1,9 @@
 //! Streams of server-sent events. Each event is passed on as soon as it is complete, without the usage numbers unless the
 //! client asked for them; the last one is sent once the charge is durable.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 
-use crate::engine::{Reply, client_left};
+use crate::engine::Reply;
 use crate::error::{Error, Result};
 use crate::http::object::Object;
 use crate::http::response::Response;
@@ -12,12 +12,10 @@ use crate::protocol::failure;
 use crate::units::Units;
 
 use super::charged::Outcome;
+use super::live_reply::{LiveReader, Next};
 use super::mark_demo;
 use super::reply_stream::{ReplyStream, StreamEnd};
 use super::usage_counter::{Chunk, UsageCounter};
-
-/// Bytes read at a time.
-const READ_SIZE: usize = 16 * 1024;
 
 const DONE: &[u8] = b"[DONE]";
 
@@ -41,49 +39,55 @@ impl EventStream {
         Outcome::Stream(mark_demo(response, self.reply.is_demo), model, Box::new(self))
     }
 
-    /// Copies events until the model server ends the stream or fails. An error is the client's: it disconnected.
-    fn copy_events(&mut self, out: &mut dyn Write) -> io::Result<StreamEnd> {
+    /// Copies events until the model server ends the stream or fails, or the call is to be ended.
+    fn copy_events(&mut self, client: &mut Client<'_>, cancel_on_disconnect: bool) -> StreamEnd {
         let mut events = sse::Events::default();
-        let mut buffer = vec![0; READ_SIZE];
-        let mut output = Vec::with_capacity(READ_SIZE);
-        let mut is_finished = false;
+        let mut reader = LiveReader::new(cancel_on_disconnect);
         loop {
-            let n = match self.reply.read(&mut buffer) {
-                Ok(n) => n,
-                Err(_) if client_left() => return Err(io::ErrorKind::ConnectionAborted.into()),
-                Err(e) => return Ok(StreamEnd::Failed(self.reply.broken(&e))),
-            };
-            if n == 0 {
-                return Ok(self.end_without_done(is_finished, events.is_incomplete()));
-            }
-            if events.push(&buffer[..n]).is_err() {
-                return Ok(StreamEnd::Failed(Error::Upstream(502, "The model server sent an event that is too long")));
+            match reader.next(&mut self.reply, self.counter.is_finished()) {
+                Next::Bytes(bytes) => {
+                    if events.push(bytes).is_err() {
+                        return StreamEnd::Failed(Error::Upstream(
+                            502,
+                            "The model server sent an event that is too long",
+                        ));
+                    }
+                }
+                Next::End => return self.end_without_done(events.is_incomplete()),
+                Next::ClientLeft => return StreamEnd::Disconnected(io::ErrorKind::ConnectionAborted.into()),
+                Next::Failed(e) => return StreamEnd::Failed(self.reply.broken(&e)),
             }
             while let Some(event) = events.take() {
                 let data = sse::data(event);
                 if data.as_deref() == Some(DONE) {
                     let last = event.to_vec();
-                    flush(out, &mut output)?;
-                    return Ok(StreamEnd::Complete(last));
+                    client.flush();
+                    return StreamEnd::Complete(last);
                 }
                 if let Some(message) = data.as_deref().and_then(failure::message) {
-                    flush(out, &mut output)?;
-                    return Ok(StreamEnd::Failed(disguised_failure(&message)));
+                    client.flush();
+                    return StreamEnd::Failed(disguised_failure(&message));
                 }
                 match data {
-                    Some(data) => is_finished |= self.pass_on(event, &data, &mut output),
+                    Some(data) => self.pass_on(event, &data, &mut client.output),
                     // A comment keeps the connection alive.
-                    None => output.extend_from_slice(event),
+                    None => client.output.extend_from_slice(event),
                 }
             }
-            flush(out, &mut output)?;
+            client.flush();
+            if cancel_on_disconnect
+                && !self.counter.is_finished()
+                && let Some(e) = client.gone.take()
+            {
+                return StreamEnd::Disconnected(e);
+            }
         }
     }
 
     /// The stream ended without `[DONE]`. That is an error, unless all its choices were finished, or if it is a stream
     /// of transcripts, which ends like this.
-    fn end_without_done(&self, is_finished: bool, is_within_event: bool) -> StreamEnd {
-        match is_finished {
+    fn end_without_done(&self, is_within_event: bool) -> StreamEnd {
+        match self.counter.are_begun_choices_finished() {
             _ if is_within_event => StreamEnd::Failed(self.ended_early()),
             true => StreamEnd::Complete(b"data: [DONE]\n\n".to_vec()),
             false if self.counter.is_fixed() => StreamEnd::Complete(Vec::new()),
@@ -95,15 +99,14 @@ impl EventStream {
         self.reply.broken(&io::ErrorKind::UnexpectedEof.into())
     }
 
-    /// Counts an event and adds to `output` what the client gets of it. True if the event finishes a choice.
-    fn pass_on(&mut self, event: &[u8], data: &[u8], output: &mut Vec<u8>) -> bool {
+    /// Counts an event and adds to `output` what the client gets of it.
+    fn pass_on(&mut self, event: &[u8], data: &[u8], output: &mut Vec<u8>) {
         let Ok(chunk) = serde_json::from_slice::<Chunk<'_>>(data) else {
             self.counter.add_unparsed();
             output.extend_from_slice(event);
-            return false;
+            return;
         };
         self.counter.add(&chunk);
-        let finishes = chunk.choices.iter().any(|choice| choice.finish_reason.is_some());
         // Servers that were asked for usage numbers may send `"usage":null` until they have them.
         match self.hides_usage && memchr::memmem::find(data, b"\"usage\"").is_some() {
             false => output.extend_from_slice(event),
@@ -118,19 +121,46 @@ impl EventStream {
                 }
             }
         }
-        finishes
+    }
+}
+
+/// The client's side of a stream. Once the client has gone, what it is sent is discarded.
+struct Client<'a> {
+    out: &'a mut dyn Write,
+    /// What is not sent yet.
+    output: Vec<u8>,
+    /// How it went.
+    gone: Option<io::Error>,
+}
+
+impl Client<'_> {
+    fn flush(&mut self) {
+        if !self.output.is_empty() && self.gone.is_none() {
+            self.gone = self.out.write_all(&self.output).err();
+        }
+        self.output.clear();
     }
 }
 
 impl ReplyStream for EventStream {
-    fn copy(&mut self, out: &mut dyn Write) -> StreamEnd {
-        self.copy_events(out).unwrap_or_else(StreamEnd::Disconnected)
+    fn copy(&mut self, out: &mut dyn Write, cancel_on_disconnect: bool) -> StreamEnd {
+        let mut client = Client { out, output: Vec::new(), gone: None };
+        let end = self.copy_events(&mut client, cancel_on_disconnect);
+        match (end, client.gone) {
+            // Nobody got the whole reply, but the model has made it.
+            (StreamEnd::Complete(_), Some(e)) if cancel_on_disconnect => StreamEnd::Disconnected(e),
+            (end, _) => end,
+        }
     }
 
     /// A stream that completes without any event is charged for its prompt; one that fails or is cut before its first
-    /// event is not charged.
+    /// event is not charged, unless its charge does not depend on what is made.
     fn units(&self, end: &StreamEnd) -> Option<Units> {
-        let is_charged = matches!(end, StreamEnd::Complete(_)) || !self.counter.is_empty();
+        let is_charged = match end {
+            StreamEnd::Complete(_) => true,
+            StreamEnd::Disconnected(_) => self.counter.is_fixed() || !self.counter.is_empty(),
+            StreamEnd::Failed(_) => !self.counter.is_empty(),
+        };
         is_charged.then(|| self.counter.units())
     }
 
@@ -151,14 +181,6 @@ impl ReplyStream for EventStream {
     fn finish(&mut self) {
         self.reply.drain();
     }
-}
-
-fn flush(out: &mut dyn Write, output: &mut Vec<u8>) -> io::Result<()> {
-    if !output.is_empty() {
-        out.write_all(output)?;
-        output.clear();
-    }
-    Ok(())
 }
 
 /// Whether a reply is a stream of events; if not, it is JSON.

@@ -1,6 +1,9 @@
 //! OpenAI's JSON routes: the request is passed on unchanged but for what it lacks, and so is the reply.
 
+use serde_json::value::RawValue;
+
 use crate::auth::Caller;
+use crate::blocking::unwatched;
 use crate::call::Call;
 use crate::engine::{Body, Engine, Reply, UpstreamRequest};
 use crate::error::{Error, Result};
@@ -44,7 +47,7 @@ pub fn proxy(
         let mut object = Object::parse(&work.body).map_err(Error::bad)?;
         check_unambiguous(&work.body, &object)?;
         prepare(&mut object, work.segments)?;
-        forward(engine, route, object)
+        forward(engine, route, object, work.cancel_on_disconnect)
     })
 }
 
@@ -62,18 +65,26 @@ fn check_unambiguous(body: &[u8], object: &Object<'_>) -> Result<()> {
     Ok(())
 }
 
-fn forward(engine: &Engine, route: ProxiedRoute, mut object: Object<'_>) -> Result<Outcome> {
+fn forward(
+    engine: &Engine,
+    route: ProxiedRoute,
+    mut object: Object<'_>,
+    cancel_on_disconnect: bool,
+) -> Result<Outcome> {
     let model = model_or_default(engine, &mut object)?;
     let wants_stream = matches!(route.basis, ChargeBasis::Text) && object.read::<bool>("stream") == Some(true);
     let hides_usage = wants_stream && request_usage(&mut object);
     let prompt_estimate = object.get(route.prompt_field).map_or(0, estimate_json_tokens);
-    let counter = UsageCounter::new(route.basis, prompt_estimate);
+    let counter = UsageCounter::new(route.basis, prompt_estimate).expecting(choices(&object));
     let ask = UpstreamRequest { path: route.upstream_path, media_type: "application/json", body: Body::Json(&object) };
-    let mut reply = engine.block_in_place(|| engine.send(ask).and_then(Reply::successful))??;
+    let send = || engine.send(ask).and_then(Reply::successful);
+    // Only a stream tells, piece by piece, what was made. Of a reply in one piece nothing is known before its end.
+    let is_cancelled = wants_stream && cancel_on_disconnect;
+    let mut reply = engine.block_in_place(|| if is_cancelled { send() } else { unwatched(send) })??;
     if event_stream::is_event_stream(&reply)? {
         return Ok(EventStream { reply, counter, hides_usage }.into_outcome(model));
     }
-    let bytes = engine.block_in_place(|| reply.read_all(MAX_REPLY))??;
+    let bytes = engine.block_in_place(|| unwatched(|| reply.read_all(MAX_REPLY)))??;
     if let Some(message) = failure::message(&bytes) {
         return Err(event_stream::disguised_failure(&message));
     }
@@ -82,6 +93,18 @@ fn forward(engine: &Engine, route: ProxiedRoute, mut object: Object<'_>) -> Resu
     let mut response = response_typed_as(&reply);
     response.content = Content::Bytes(bytes.into());
     Ok(Outcome::Reply(response, ModelUsage { model, units, estimated, latency_micros: reply.latency_micros() }))
+}
+
+/// How many choices a request asks for.
+fn choices(object: &Object<'_>) -> usize {
+    let each = object.read::<usize>("n").unwrap_or(1);
+    let prompts = object.get("prompt").and_then(|prompt| serde_json::from_str::<Vec<&RawValue>>(prompt.get()).ok());
+    let prompts = match prompts {
+        // A list of numbers is one prompt.
+        Some(list) if list.first().is_some_and(|first| first.get().starts_with(['"', '['])) => list.len(),
+        _ => 1,
+    };
+    each.saturating_mul(prompts)
 }
 
 fn count(mut counter: UsageCounter, bytes: &[u8]) -> Result<UsageCounter> {

@@ -10,8 +10,9 @@ use super::charging::{ChargeContext, ModelUsage};
 
 /// A reply on its way from a model server to the client.
 pub trait ReplyStream: Send {
-    /// Copies the reply to the client until it ends, fails, or the client disconnects.
-    fn copy(&mut self, out: &mut dyn Write) -> StreamEnd;
+    /// Copies the reply to the client until it ends or fails. With `cancel_on_disconnect`, a client that disconnects while
+    /// the model is at work ends it too; without, it is read to its end and what the client does not take is discarded.
+    fn copy(&mut self, out: &mut dyn Write, cancel_on_disconnect: bool) -> StreamEnd;
 
     /// What is charged for a stream that ended like this; `None` for nothing.
     fn units(&self, end: &StreamEnd) -> Option<Units>;
@@ -56,6 +57,25 @@ pub(super) fn attach(
     response
 }
 
+/// Ends a stream whose client has disconnected before its first byte, and charges for it.
+pub(super) fn settle_for_nobody(context: ChargeContext, model: String, stream: Box<dyn ReplyStream>) {
+    // That nobody takes it is known.
+    let _ = ChargedStream { context, model, stream }.run(&mut Nobody);
+}
+
+/// A client that takes nothing.
+struct Nobody;
+
+impl Write for Nobody {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::ConnectionAborted.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 struct ChargedStream {
     context: ChargeContext,
     model: String,
@@ -65,16 +85,15 @@ struct ChargedStream {
 impl ChargedStream {
     /// Writes the content. An error closes the client's connection.
     fn run(mut self, out: &mut dyn Write) -> io::Result<()> {
-        let end = self.stream.copy(out);
+        let end = self.stream.copy(out, self.context.cancel_on_disconnect);
         let usage = self.stream.units(&end).map(|units| ModelUsage {
             model: std::mem::take(&mut self.model),
             units,
             estimated: self.stream.is_estimate(),
             latency_micros: self.stream.latency_micros(),
         });
-        let charge = |usage: Option<ModelUsage>| usage.map_or(Ok(()), |usage| self.context.charge(usage));
         match end {
-            StreamEnd::Complete(last) => match charge(usage) {
+            StreamEnd::Complete(last) => match usage.map_or(Ok(()), |usage| self.context.charge(usage)) {
                 Ok(()) => {
                     out.write_all(&last)?;
                     self.stream.finish();
@@ -83,13 +102,14 @@ impl ChargedStream {
                 Err(e) => self.stream.fail(out, e),
             },
             StreamEnd::Failed(e) => {
-                let e = charge(usage).err().unwrap_or(e);
-                self.stream.fail(out, e)
+                // A repetition of the request may get the whole reply, and is charged for that.
+                let charged = usage.map_or(Ok(()), |usage| self.context.charge_part(usage));
+                self.stream.fail(out, charged.err().unwrap_or(e))
             }
             StreamEnd::Disconnected(e) => {
-                // The client pays for what was made until it disconnected.
+                // The client pays for what was made until then; if the model had finished, that is all.
                 if let Some(Err(e)) = usage.map(|usage| self.context.charge_part(usage)) {
-                    log::error!("the part of a stream that a client received could not be charged: {e}");
+                    log::error!("what was made for a client that disconnected could not be charged: {e}");
                 }
                 Err(e)
             }

@@ -2,34 +2,49 @@
 
 use serde_json::Value;
 
-use crate::blocking::block_in_place;
+use crate::blocking::{block_in_place, unwatched};
 use crate::engine::{Body, Engine, Reply, UpstreamRequest};
 use crate::error::{Error, Result};
 use crate::http::object::Object;
+use crate::protocol::failure;
 use crate::units::{Unit, Units};
 
 use super::MAX_REPLY;
+use super::event_stream::disguised_failure;
 
 /// The path of speech synthesis, here and at model servers.
 pub const SPEECH: &str = "/v1/audio/speech";
 
-/// Sends a request for speech and returns as soon as the head of the reply has arrived.
+/// Most bytes of an error that are read.
+const MAX_ERROR: usize = 64 * 1024;
+
+/// Sends a request for speech and returns as soon as the head of the reply has arrived, even if the client has
+/// disconnected: many servers send it only once they have made all of the audio.
 ///
 /// # Errors
-/// Those of [`Engine::send`]; the model server's refusal.
+/// Those of [`Engine::send`]; the model server's refusal; 502 for JSON or text in place of audio.
 pub fn request(engine: &Engine, object: &Object<'_>) -> Result<Reply> {
     let ask = UpstreamRequest { path: SPEECH, media_type: "application/json", body: Body::Json(object) };
-    block_in_place(|| engine.send(ask).and_then(Reply::successful))?
+    block_in_place(|| {
+        unwatched(|| {
+            let mut reply = engine.send(ask)?.successful()?;
+            if reply.media_type == "application/json" || reply.media_type.starts_with("text/") {
+                let words = reply.read_all(MAX_ERROR).ok().and_then(|bytes| failure::message(&bytes));
+                return Err(disguised_failure(words.as_deref().unwrap_or("it is no audio")));
+            }
+            Ok(reply)
+        })
+    })?
 }
 
-/// Sends a request for speech. Returns the reply and all of its audio.
+/// Sends a request for speech. Returns the reply and all of its audio, even if the client has disconnected.
 ///
 /// # Errors
 /// Those of [`request`]; 502 for a reply that ends early or is too long.
 pub fn synthesize(engine: &Engine, request: &Value) -> Result<(Reply, Vec<u8>)> {
     block_in_place(|| {
         let mut reply = self::request(engine, &Object::of(request))?;
-        let audio = reply.read_all(MAX_REPLY)?;
+        let audio = unwatched(|| reply.read_all(MAX_REPLY))?;
         Ok::<_, Error>((reply, audio))
     })?
 }

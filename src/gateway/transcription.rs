@@ -1,11 +1,13 @@
 //! Asks a model server to transcribe a recording.
 
-use crate::blocking::block_in_place;
+use crate::blocking::{block_in_place, unwatched};
 use crate::engine::{Body, Engine, Reply, UpstreamRequest};
 use crate::error::{Error, Result};
+use crate::protocol::failure;
 use crate::units::{Unit, Units};
 
 use super::MAX_REPLY;
+use super::event_stream::disguised_failure;
 use super::forward::ForwardedUpload;
 use super::transcript::Transcript;
 
@@ -36,7 +38,8 @@ pub struct AudioDuration {
 }
 
 /// Sends a recording and returns as soon as the head of the reply has arrived. If `is_small`, the recording is buffered
-/// first, so that another server can be tried if the first one fails.
+/// first, so that another server can be tried if the first one fails. A client that disconnects once all of its upload
+/// was received does not end the call, as the recording is known then and charged.
 ///
 /// # Errors
 /// What is wrong with the upload; those of [`Engine::send`]; the model server's refusal; 502 if it replied before the
@@ -53,7 +56,7 @@ pub fn send(
         Some(buffered) => Body::Form(buffered),
         None => Body::Stream(&mut upload),
     };
-    let reply = block_in_place(|| engine.send(UpstreamRequest { path, media_type: &media_type, body }))?;
+    let reply = block_in_place(|| unwatched(|| engine.send(UpstreamRequest { path, media_type: &media_type, body })))?;
     if let Some(failure) = upload.failure.take() {
         return Err(failure);
     }
@@ -73,12 +76,16 @@ pub fn send(
 }
 
 impl PendingTranscription {
-    /// Reads the body. Returns its bytes, the transcript if it is one in JSON, and the duration to charge for.
+    /// Reads the body, even if the client has disconnected. Returns its bytes, the transcript if it is one in JSON, and
+    /// the duration to charge for.
     ///
     /// # Errors
-    /// 502 for a reply that ends early.
+    /// 502 for a reply that ends early, or is an error.
     pub fn read(&mut self) -> Result<(Vec<u8>, Option<Transcript>, AudioDuration)> {
-        let bytes = block_in_place(|| self.reply.read_all(MAX_REPLY))??;
+        let bytes = block_in_place(|| unwatched(|| self.reply.read_all(MAX_REPLY)))??;
+        if let Some(message) = failure::message(&bytes) {
+            return Err(disguised_failure(&message));
+        }
         let transcript = Transcript::parse(&bytes);
         let reported = transcript.as_ref().and_then(Transcript::duration_millis);
         Ok((bytes, transcript, self.duration.reconcile(reported)))

@@ -1,5 +1,6 @@
 //! Counts the tokens of a reply: the model server's own `usage` numbers, or an estimate where it sends none.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use serde::de::{MapAccess, SeqAccess, Visitor};
@@ -11,6 +12,9 @@ use crate::units::{Unit, Units};
 
 /// Bytes per token that are assumed where tokens are not counted.
 const BYTES_PER_TOKEN: usize = 4;
+
+/// Most choices of one reply that are told apart.
+const MAX_CHOICES: usize = 10_000;
 
 /// How a reply is charged.
 #[derive(Clone, Debug)]
@@ -71,6 +75,11 @@ pub struct Delta<'a> {
 }
 
 impl Choice<'_> {
+    /// Whether this is the last of the choice.
+    fn is_last(&self) -> bool {
+        self.finish_reason.as_ref().is_some_and(|reason| !reason.is_empty())
+    }
+
     /// How many bytes of text, reasoning and tool calls this adds.
     fn bytes(&self) -> usize {
         let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
@@ -91,19 +100,50 @@ pub struct UsageCounter {
     reported: Reported,
     chunks: usize,
     bytes: usize,
+    /// Pieces that came after the latest numbers.
+    unreported: usize,
+    /// How many choices were asked for.
+    expected_choices: usize,
+    /// Whether each choice that has begun has finished.
+    choices: HashMap<u64, bool>,
+    /// The model server has sent what comes behind all choices.
+    is_over: bool,
 }
 
 impl UsageCounter {
     /// Nothing counted yet. `prompt_estimate` is the number of the prompt's tokens unless the model server reports it.
     pub fn new(basis: ChargeBasis, prompt_estimate: usize) -> UsageCounter {
-        UsageCounter { basis, prompt_estimate, reported: Reported::default(), chunks: 0, bytes: 0 }
+        UsageCounter {
+            basis,
+            prompt_estimate,
+            reported: Reported::default(),
+            chunks: 0,
+            bytes: 0,
+            unreported: 0,
+            expected_choices: 1,
+            choices: HashMap::new(),
+            is_over: false,
+        }
+    }
+
+    /// Says how many choices were asked for, if that is not one.
+    #[must_use]
+    pub fn expecting(mut self, choices: usize) -> UsageCounter {
+        self.expected_choices = choices;
+        self
     }
 
     /// Counts a chunk, or a whole reply.
     pub fn add(&mut self, chunk: &Chunk<'_>) {
         for bytes in chunk.choices.iter().map(Choice::bytes).filter(|bytes| *bytes > 0) {
             self.chunks += 1;
+            self.unreported += 1;
             self.bytes += bytes;
+        }
+        for choice in &chunk.choices {
+            if self.choices.len() < MAX_CHOICES || self.choices.contains_key(&choice.index) {
+                *self.choices.entry(choice.index).or_default() |= choice.is_last();
+            }
         }
         if self.is_fixed() {
             self.chunks += 1;
@@ -112,12 +152,26 @@ impl UsageCounter {
             chunk.usage.and_then(|usage| serde_json::from_str::<Option<Usage>>(usage.get()).ok()).flatten()
         {
             self.reported.update(&usage);
+            self.unreported = 0;
+            self.is_over |= chunk.choices.is_empty() && !self.choices.is_empty() && self.reported.output().is_some();
         }
     }
 
     /// Counts a chunk that could not be parsed.
     pub fn add_unparsed(&mut self) {
         self.chunks += 1;
+        self.unreported += usize::from(!self.is_finished());
+    }
+
+    /// Whether the model has finished: all choices have, or numbers came on their own behind them.
+    pub fn is_finished(&self) -> bool {
+        let are_all_finished = || self.choices.values().all(|is_finished| *is_finished);
+        self.is_over || (self.choices.len() >= self.expected_choices.max(1) && are_all_finished())
+    }
+
+    /// Whether there are choices, and all that have begun have finished.
+    pub fn are_begun_choices_finished(&self) -> bool {
+        !self.choices.is_empty() && self.choices.values().all(|is_finished| *is_finished)
     }
 
     /// Whether nothing was made yet.
@@ -130,12 +184,15 @@ impl UsageCounter {
         matches!(self.basis, ChargeBasis::Fixed(_))
     }
 
-    /// Whether [`UsageCounter::units`] rests on an estimate, since the model server has not reported all numbers.
+    /// Whether [`UsageCounter::units`] rests on an estimate, since the model server has not reported all numbers, or has
+    /// made more since.
     pub fn is_estimate(&self) -> bool {
         match self.basis {
             ChargeBasis::Fixed(_) => false,
             ChargeBasis::Embeddings => self.reported.input().is_none(),
-            ChargeBasis::Text => self.reported.input().is_none() || self.reported.output().is_none(),
+            ChargeBasis::Text => {
+                self.reported.input().is_none() || self.reported.output().is_none() || self.unreported > 0
+            }
         }
     }
 
@@ -147,12 +204,15 @@ impl UsageCounter {
             ChargeBasis::Embeddings => Units::of([(Unit::EmbeddingTokens, prompt), (Unit::Requests, 1)]),
             ChargeBasis::Text => {
                 let estimate = self.chunks.max(estimate_tokens(self.bytes));
+                let output = reported_or(self.reported.output(), estimate);
+                // What was reported on the way does not cover what came behind it.
+                let output = if self.unreported > 0 { output.max(reported_or(None, estimate)) } else { output };
                 let (cached, cache_write) = (self.reported.cached(), self.reported.cache_write());
                 Units::of([
                     (Unit::PromptTokens, prompt - cached - cache_write),
                     (Unit::CachedInputTokens, cached),
                     (Unit::CacheWriteTokens, cache_write),
-                    (Unit::CompletionTokens, reported_or(self.reported.output(), estimate)),
+                    (Unit::CompletionTokens, output),
                     (Unit::Requests, 1),
                 ])
             }

@@ -4,16 +4,19 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::auth::Caller;
+use crate::blocking::unwatched;
 use crate::call::Call;
 use crate::engine::{Body, UpstreamRequest};
 use crate::error::{Error, Result};
 use crate::gateway::charged::{ModelUsage, Outcome, charged};
+use crate::gateway::event_stream::disguised_failure;
 use crate::gateway::proxy::{ProxiedRoute, proxy};
 use crate::gateway::usage_counter::{ChargeBasis, Chunk, UsageCounter, estimate_tokens};
 use crate::gateway::{MAX_REPLY, mark_demo, validate_model};
 use crate::http::Response;
 use crate::http::form::{FORM_LIMIT, Fields};
 use crate::http::object::Object;
+use crate::protocol::failure;
 
 const EMBEDDINGS: &str = "/v1/embeddings";
 
@@ -48,11 +51,15 @@ pub(super) fn extract_features(call: &mut Call<'_>, caller: &Caller) -> Result<R
         object.set("input", &text);
         object.set("encoding_format", &"float");
         let ask = UpstreamRequest { path: EMBEDDINGS, media_type: "application/json", body: Body::Json(&object) };
-        let (reply, bytes) = engine.block_in_place(|| {
+        let send = || {
             let mut reply = engine.send(ask)?.successful()?;
             let bytes = reply.read_all(MAX_REPLY)?;
             Ok::<_, Error>((reply, bytes))
-        })??;
+        };
+        let (reply, bytes) = engine.block_in_place(|| unwatched(send))??;
+        if let Some(message) = failure::message(&bytes) {
+            return Err(disguised_failure(&message));
+        }
         let vector = first_vector(&bytes).ok_or(Error::Upstream(502, "The model server's reply holds no vector"))?;
         let mut counter = UsageCounter::new(ChargeBasis::Embeddings, estimate_tokens(text.len()));
         if let Ok(chunk) = serde_json::from_slice::<Chunk<'_>>(&bytes) {

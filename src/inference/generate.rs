@@ -11,7 +11,7 @@ use super::params::{EXTENSIONS, Params};
 use crate::auth::Caller;
 use crate::blocking::{self, block_in_place};
 use crate::call::Call;
-use crate::engine::Engine;
+use crate::engine::{Engine, client_left};
 use crate::error::{Error, Result};
 use crate::gateway::charged::{ModelUsage, Outcome, charged};
 use crate::gateway::completion::{Completion, Completions, complete};
@@ -35,10 +35,15 @@ pub(super) fn one(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     let engine = &call.app.engines.inference;
     charged(call, caller, engine, FORM_LIMIT, |work| {
         let params = Params::read(&Fields::parse_json(&work.body)?)?;
-        let (model, generated) = engine.block_in_place(|| generate(engine, &params))??;
+        let cancel_on_disconnect = work.cancel_on_disconnect;
+        let (model, generated) = engine.block_in_place(|| generate(engine, &params, cancel_on_disconnect))??;
         let response = mark_demo(Response::json(200, &to_json(&generated)), generated.is_demo);
-        let Completions { units, estimated, latency_micros, .. } = generated;
-        Ok(Outcome::Reply(response, ModelUsage { model, units, estimated, latency_micros }))
+        let Completions { units, estimated, latency_micros, is_cut, .. } = generated;
+        let usage = ModelUsage { model, units, estimated, latency_micros };
+        Ok(match is_cut {
+            true => Outcome::PerModel(Err(Error::ClientLeft), vec![usage]),
+            false => Outcome::Reply(response, usage),
+        })
     })
 }
 
@@ -50,15 +55,20 @@ pub(super) fn bulk(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
         let params = parse_bulk(&work.body)?;
         let results = match params.is_empty() {
             true => Vec::new(),
-            false => block_in_place(|| generate_all(engine, &params))?,
+            false => block_in_place(|| generate_all(engine, &params, work.cancel_on_disconnect))?,
         };
-        // Successful prompts are charged even if another one failed.
+        // Successful prompts, and what was made of those that were cut, are charged even if another one failed.
         let usages = usage_by_model(results.iter().flatten());
-        let response = results.into_iter().collect::<Result<Vec<_>>>().map(|all| {
-            let is_demo = all.iter().any(|(_, generated)| generated.is_demo);
-            let json: Vec<_> = all.iter().map(|(_, generated)| to_json(generated)).collect();
-            mark_demo(Response::json(200, &json), is_demo)
-        });
+        let whole = |(model, generated): Generated| match generated.is_cut {
+            true => Err(Error::ClientLeft),
+            false => Ok((model, generated)),
+        };
+        let response =
+            results.into_iter().map(|result| result.and_then(whole)).collect::<Result<Vec<_>>>().map(|all| {
+                let is_demo = all.iter().any(|(_, generated)| generated.is_demo);
+                let json: Vec<_> = all.iter().map(|(_, generated)| to_json(generated)).collect();
+                mark_demo(Response::json(200, &json), is_demo)
+            });
         Ok(Outcome::PerModel(response, usages))
     })
 }
@@ -90,8 +100,9 @@ fn parse_bulk(bytes: &[u8]) -> Result<Vec<Params>> {
     list.into_iter().map(|object| Params::read(&Fields::of(object))).collect()
 }
 
-/// Works on several prompts at the same time. After a failure, no further prompt is started.
-fn generate_all(engine: &Engine, params: &[Params]) -> Vec<Result<Generated>> {
+/// Works on several prompts at the same time. After a failure, or once the client has disconnected, no further prompt is
+/// started.
+fn generate_all(engine: &Engine, params: &[Params], cancel_on_disconnect: bool) -> Vec<Result<Generated>> {
     let (next, client, request_id) = (AtomicUsize::new(0), blocking::client(), logging::request_id());
     let results: Mutex<BTreeMap<usize, Result<Generated>>> = Mutex::default();
     let work = || {
@@ -100,8 +111,11 @@ fn generate_all(engine: &Engine, params: &[Params]) -> Vec<Result<Generated>> {
         loop {
             let index = next.fetch_add(1, Relaxed);
             let Some(params) = params.get(index) else { return };
-            let result = generate(engine, params);
-            if result.is_err() {
+            let result = match cancel_on_disconnect && client_left() {
+                true => Err(Error::ClientLeft),
+                false => generate(engine, params, cancel_on_disconnect),
+            };
+            if !result.as_ref().is_ok_and(|(_, generated)| !generated.is_cut) {
                 next.store(PAST_THE_END, Relaxed);
             }
             results.lock().insert(index, result);
@@ -121,7 +135,7 @@ fn generate_all(engine: &Engine, params: &[Params]) -> Vec<Result<Generated>> {
 const PAST_THE_END: usize = usize::MAX / 2;
 
 /// Asks until there are as many completions as wanted, since some model servers make only one per request.
-fn generate(engine: &Engine, params: &Params) -> Result<Generated> {
+fn generate(engine: &Engine, params: &Params, cancel_on_disconnect: bool) -> Result<Generated> {
     let model = validate_model(params.model.clone().unwrap_or_else(|| engine.default_model()))?;
     let mut all: Option<Completions> = None;
     loop {
@@ -131,8 +145,14 @@ fn generate(engine: &Engine, params: &Params) -> Result<Generated> {
             all.completions.truncate(params.results);
             return Ok((model, all));
         }
-        let more = ask(engine, params, &model, wanted, count)?;
-        if more.completions.is_empty() {
+        let more = match (ask(engine, params, &model, wanted, count, cancel_on_disconnect), all.take()) {
+            (Err(Error::ClientLeft), Some(before)) => return Ok((model, Completions { is_cut: true, ..before })),
+            (more, before) => {
+                all = before;
+                more?
+            }
+        };
+        if more.completions.is_empty() && !more.is_cut {
             return Err(Error::Upstream(502, "The model server sent an empty reply"));
         }
         match &mut all {
@@ -141,14 +161,25 @@ fn generate(engine: &Engine, params: &Params) -> Result<Generated> {
                 all.units += &more.units;
                 all.units[Unit::Requests] = 1;
                 all.estimated |= more.estimated;
+                all.is_cut |= more.is_cut;
                 all.latency_micros += more.latency_micros;
                 all.completions.extend(more.completions);
             }
         }
+        if let Some(all) = all.take_if(|all| all.is_cut) {
+            return Ok((model, all));
+        }
     }
 }
 
-fn ask(engine: &Engine, params: &Params, model: &str, wanted: usize, count: usize) -> Result<Completions> {
+fn ask(
+    engine: &Engine,
+    params: &Params,
+    model: &str,
+    wanted: usize,
+    count: usize,
+    cancel_on_disconnect: bool,
+) -> Result<Completions> {
     let mut request = params.request.clone();
     request.insert("model".to_owned(), model.into());
     if wanted > 1 {
@@ -159,13 +190,13 @@ fn ask(engine: &Engine, params: &Params, model: &str, wanted: usize, count: usiz
         request.insert("seed".to_owned(), seed.wrapping_add(i64::try_from(count).unwrap_or(0)).into());
     }
     let estimate = estimate_tokens(params.text.len());
-    match complete(engine, &request, &params.stop, estimate) {
+    match complete(engine, &request, &params.stop, estimate, cancel_on_disconnect) {
         // Hosted APIs may refuse fields that they do not know: try again without those.
         Err(Error::Relayed(refusal))
             if matches!(refusal.status, 400 | 422) && EXTENSIONS.iter().any(|name| refusal.message.contains(name)) =>
         {
             request.retain(|name, _| !EXTENSIONS.contains(&name.as_str()));
-            complete(engine, &request, &params.stop, estimate)
+            complete(engine, &request, &params.stop, estimate, cancel_on_disconnect)
         }
         other => other,
     }

@@ -20,6 +20,7 @@ const INSTRUCTIONS: &str =
 pub(super) fn summarize(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     let engine = &call.app.engines.inference;
     charged(call, caller, engine, FORM_LIMIT, |work| {
+        let cancel_on_disconnect = work.cancel_on_disconnect;
         let fields = Fields::parse_json(&work.body)?;
         let text = fields.text("text")?;
         if text.is_empty() {
@@ -32,12 +33,17 @@ pub(super) fn summarize(call: &mut Call<'_>, caller: &Caller) -> Result<Response
         let model = validate_model(engine.default_model())?;
         let request = chat_request(&model, text, max_length);
         let estimate = estimate_tokens(INSTRUCTIONS.len() + text.len());
-        let reply = engine.block_in_place(|| complete(engine, &request, &StopConditions::default(), estimate))??;
+        let reply = engine.block_in_place(|| {
+            complete(engine, &request, &StopConditions::default(), estimate, cancel_on_disconnect)
+        })??;
+        let usage =
+            ModelUsage { model, units: reply.units, estimated: reply.estimated, latency_micros: reply.latency_micros };
+        if reply.is_cut {
+            return Ok(Outcome::PerModel(Err(Error::ClientLeft), vec![usage]));
+        }
         let summary = reply.completions.first();
         let summary = summary.ok_or(Error::Upstream(502, "The model server sent an empty reply"))?;
         let response = Response::json(200, &json!({"generated_text": summary.text.trim()}));
-        let usage =
-            ModelUsage { model, units: reply.units, estimated: reply.estimated, latency_micros: reply.latency_micros };
         Ok(Outcome::Reply(mark_demo(response, reply.is_demo), usage))
     })
 }

@@ -30,6 +30,7 @@ mod house;
 mod idempotency;
 mod kept_secret;
 mod keys;
+mod leaving;
 mod lifecycle;
 mod login;
 mod migration;

@@ -1,0 +1,82 @@
+//! Reads a reply while the model makes it. Until the model has finished, a client that disconnects ends the call. From then
+//! on the rest, which tells what was used, is read in any case.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use crate::blocking::unwatched;
+use crate::engine::{Reply, client_left};
+
+/// Bytes read at a time.
+const READ_SIZE: usize = 16 * 1024;
+/// How long the rest of a reply is waited for once the model has finished.
+const REST_TIME: Duration = Duration::from_secs(10);
+/// Most bytes of that rest.
+const REST_BYTES: usize = 1024 * 1024;
+
+/// Reads one reply.
+pub(super) struct LiveReader {
+    buffer: Vec<u8>,
+    cancel_on_disconnect: bool,
+    rest: Option<Rest>,
+}
+
+/// What may still come once the model has finished.
+struct Rest {
+    end: Option<Instant>,
+    bytes: usize,
+}
+
+/// What came next.
+pub(super) enum Next<'a> {
+    /// These bytes.
+    Bytes(&'a [u8]),
+    /// The end of the reply, or as much of it as is waited for once the model has finished.
+    End,
+    /// The client has disconnected, so the call is to be ended.
+    ClientLeft,
+    /// The model server failed.
+    Failed(io::Error),
+}
+
+impl LiveReader {
+    /// With `cancel_on_disconnect`, a client that disconnects while the model is at work ends the reply.
+    pub(super) fn new(cancel_on_disconnect: bool) -> LiveReader {
+        LiveReader { buffer: vec![0; READ_SIZE], cancel_on_disconnect, rest: None }
+    }
+
+    /// Waits for more. `is_finished` tells whether the model has finished.
+    pub(super) fn next(&mut self, reply: &mut Reply, is_finished: bool) -> Next<'_> {
+        let LiveReader { buffer, cancel_on_disconnect, rest } = self;
+        if !is_finished {
+            *rest = None;
+        } else if rest.is_none() {
+            *rest = Some(Rest { end: Instant::now().checked_add(REST_TIME), bytes: REST_BYTES });
+        }
+        if rest.as_ref().is_some_and(|rest| rest.bytes == 0) {
+            return Next::End;
+        }
+        let end = rest.as_ref().and_then(|rest| rest.end);
+        let is_watched = *cancel_on_disconnect && rest.is_none();
+        let read = match is_watched {
+            true => reply.read_before(buffer, end),
+            false => unwatched(|| reply.read_before(buffer, end)),
+        };
+        match (read, rest) {
+            (Ok(0), _) => Next::End,
+            (Ok(n), rest) => {
+                if let Some(rest) = rest {
+                    rest.bytes = rest.bytes.saturating_sub(n);
+                }
+                Next::Bytes(&buffer[..n])
+            }
+            // All of the text has come; only its usage has not.
+            (Err(e), Some(_)) => {
+                log::info!("a model server did not end its reply: {e}");
+                Next::End
+            }
+            (Err(_), None) if is_watched && client_left() => Next::ClientLeft,
+            (Err(e), None) => Next::Failed(e),
+        }
+    }
+}
