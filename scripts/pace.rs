@@ -168,6 +168,7 @@ fn charge(user: &str) -> Charge {
         units: Units::of([(Unit::PromptTokens, 9), (Unit::CompletionTokens, 4), (Unit::Requests, 1)]),
         estimated: false,
         latency_micros: 100,
+        keep: None,
     }
 }
 

@@ -16,7 +16,7 @@ use crate::db::{self, Batcher, Database, listen};
 use crate::engine::Engines;
 use crate::notifications::{CHANNELS, Notifications};
 use crate::store::Document;
-use crate::usage::{Connections, Meter};
+use crate::usage::{Claims, Connections, Meter};
 
 /// What request handlers use.
 pub struct App {
@@ -36,6 +36,8 @@ pub struct App {
     pub engines: Engines,
     /// Records charges.
     pub meter: Arc<Meter>,
+    /// Idempotency keys whose first request is running.
+    pub claims: Arc<Claims>,
     /// Reads documents, several requests in one query.
     pub documents: Batcher<Document>,
     /// The OpenAPI document of all servers.
@@ -64,11 +66,15 @@ impl App {
         let charges = Connections::new(config.direct_url(), &format!("{name}-charges"))?;
         let meter = Meter::new(charges, config.journal_dir.clone(), config.journal_max_bytes);
         meter.keep_months(config.usage_retention_months);
+        meter.keep_reply_bytes(config.idempotency_max_bytes);
+        let mut owner = [0; 8];
+        getrandom::fill(&mut owner).map_err(|e| e.to_string())?;
         Ok(Arc::new(App {
             resolver: Resolver::new(db.clone(), cache.clone(), last_used.clone(), config.auth_grace),
             passwords: Passwords::new(Hasher::new(cores)?, Peppers::from(&config))?,
             throttle: Throttle::default(),
             meter,
+            claims: Claims::new(db.clone(), i64::from_le_bytes(owner)),
             engines: Engines::new(&config)?,
             config,
             db,
@@ -100,6 +106,7 @@ impl App {
             }
         })?;
         spawn("background", |app| background::housekeeping(&app.db, &app.last_used, &app.stopped))?;
+        spawn("claims", |app| app.claims.run(&app.stopped, || app.meter.knows_kept_replies().is_ok()))?;
         self.meter.start()?;
         let revocations = Revocations {
             cache: self.cache.clone(),
@@ -108,7 +115,8 @@ impl App {
             is_loss_logged: AtomicBool::new(false),
         };
         let notifications = Notifications { revocations, meter: self.meter.clone() };
-        listen::spawn(self.listen_database.clone(), CHANNELS, notifications).map_err(|e| e.to_string())
+        let presence = self.claims.owner();
+        listen::spawn(self.listen_database.clone(), CHANNELS, presence, notifications).map_err(|e| e.to_string())
     }
 
     /// Stops the background threads, and writes what they have not written yet.

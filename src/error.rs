@@ -63,6 +63,12 @@ pub enum Error {
     RequestTimeout,
     /// The request conflicts with the current state.
     Conflict(&'static str, Conflicting),
+    /// The first request with this `Idempotency-Key` is still running.
+    KeyInUse,
+    /// The `Idempotency-Key` was used for another request.
+    KeyReused,
+    /// The request with this `Idempotency-Key` was charged, but its reply is not kept.
+    ReplyNotKept,
     /// The body has more bytes than this.
     TooLarge(usize),
     /// Too many failed attempts; the next one is allowed after this time.
@@ -135,6 +141,17 @@ impl Error {
             E::MethodNotAllowed(_) => (405, "method_not_allowed", "Method Not Allowed".into()),
             E::RequestTimeout => (408, "request_timeout", "The request did not arrive in time".into()),
             E::Conflict(text, _) => (409, "conflict", (*text).into()),
+            E::KeyInUse => {
+                (409, "idempotency_key_in_use", "A request with this Idempotency-Key is running, try again later".into())
+            }
+            E::ReplyNotKept => (
+                409,
+                "reply_not_kept",
+                "The request with this Idempotency-Key was charged, but its reply was too large to be kept, or made room for newer ones".into(),
+            ),
+            E::KeyReused => {
+                (422, "idempotency_key_reused", "This Idempotency-Key was used for another request".into())
+            }
             E::TooLarge(most) => {
                 (413, "request_too_large", format!("The body must not be larger than {most} bytes").into())
             }
@@ -172,6 +189,7 @@ impl Error {
             Error::TooManyAttempts(wait) => Some((wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)),
             Error::NotConfigured(_) => None,
             Error::Relayed(relayed) if relayed.retry_after.is_some() => relayed.retry_after,
+            Error::KeyInUse => Some(1),
             _ if self.status() == 503 => Some(1),
             _ => None,
         }

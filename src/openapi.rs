@@ -181,8 +181,11 @@ fn statuses(operation: &Operation, description: &Description) -> Vec<Status> {
         statuses.extend([(401, "The credential is missing or invalid"), (403, "Not permitted")]);
     }
     if description.calls_model {
+        statuses.retain(|(status, _)| *status != 422);
         statuses.extend([
+            (422, "Fields are missing or have the wrong type, or the Idempotency-Key was used for another request"),
             (502, "The model server failed"),
+            (409, "A request with this Idempotency-Key is running; see Retry-After. Or its reply could not be kept"),
             (503, "No model server is configured for this, or textgen is busy; see Retry-After"),
             (504, "The model server did not answer in time"),
         ]);

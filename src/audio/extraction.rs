@@ -10,7 +10,7 @@ use crate::call::Call;
 use crate::engine::Engine;
 use crate::engine::fetch::Download;
 use crate::error::{Error, Result};
-use crate::gateway::charged::{ModelUsage, Outcome, UploadWork, charged, charged_upload};
+use crate::gateway::charged::{ModelUsage, Outcome, UploadWork, charged_download, charged_upload};
 use crate::gateway::event_stream::not_json;
 use crate::gateway::forward::{AudioSource, FormFields, ForwardedUpload};
 use crate::gateway::transcript::SubtitleFormat;
@@ -29,18 +29,19 @@ const TRANSLATE_FIELD: &str = "translate_to_english";
 pub(super) fn from_url(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     let engines = &call.app.engines;
     let engine = &engines.transcribe;
-    charged(call, caller, engine, FORM_LIMIT, |work| {
-        let fields = Fields::parse_json(&work.body)?;
+    let read = |body: &[u8]| {
+        let fields = Fields::parse_json(body)?;
         let url = fields.optional_text("audio_url")?.filter(|url| !url.is_empty()).ok_or(Error::bad(NO_RECORDING))?;
         let translates = fields.optional_bool(TRANSLATE_FIELD)?.unwrap_or(false);
         let with_segments = fields.optional_bool("include_segments")?.unwrap_or(true);
         let options = Options::new(fields.optional_text("output_filetype")?, with_segments)?;
-        let download = block_in_place(|| engines.fetcher.get(url, MAX_RECORDING))??;
+        Ok((url.to_owned(), translates, options))
+    };
+    let fetch = |(url, ..): &(String, bool, Options)| block_in_place(|| engines.fetcher.get(url, MAX_RECORDING))?;
+    charged_download(call, caller, engine, FORM_LIMIT, read, fetch, |(_, translates, options), source| {
         let model = validate_model(engine.default_model())?;
-        // The recording is part of the digest: if the URL points to another one later, that is another request.
-        let mut source = DigestedSource::new(download, work.digest);
         let pending = block_in_place(|| {
-            let upload = ForwardedUpload::new(&mut source, "audio", &[], Box::new(|_| Ok(upstream_fields(&model))))?;
+            let upload = ForwardedUpload::new(source, "audio", &[], Box::new(|_| Ok(upstream_fields(&model))))?;
             transcription::send(engine, upstream_path(translates), upload, false)
         })??;
         outcome(pending, model, &options)

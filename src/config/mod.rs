@@ -154,6 +154,11 @@ pub struct Config {
     #[arg(long, env, default_value = "0", value_parser = number(0..=1200), help_heading = CHARGES)]
     pub usage_retention_months: i32,
 
+    /// Bytes of replies that are kept for each account for 24 hours, for requests repeated with the same
+    /// `Idempotency-Key`, at least 1048576; the oldest make room
+    #[arg(long, env, default_value = "67108864", value_parser = number(1_u64 << 20..=1 << 40), help_heading = CHARGES)]
+    pub idempotency_max_bytes: u64,
+
     /// The model servers.
     #[command(flatten, next_help_heading = MODELS)]
     pub engines: EngineConfigs,

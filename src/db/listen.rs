@@ -29,26 +29,29 @@ pub trait Listener: Send + 'static {
     fn stopped(&self) -> bool;
 }
 
-/// Listens on these channels, over one connection, until the listener says to stop, reconnecting as often as needed.
+/// Listens on these channels, over one connection, until the listener says to stop, reconnecting as often as needed. While
+/// it is connected, it holds the advisory lock `presence`, by which other processes see that this one lives.
 ///
 /// # Errors
 /// The thread could not be started.
 pub fn spawn(
     config: postgres::Config,
     channels: &'static [&'static str],
+    presence: i64,
     listener: impl Listener,
 ) -> std::io::Result<()> {
-    thread::Builder::new().name("listen".to_owned()).spawn(move || run(&config, channels, &listener)).map(drop)
+    let run = move || run(&config, channels, presence, &listener);
+    thread::Builder::new().name("listen".to_owned()).spawn(run).map(drop)
 }
 
-fn run(config: &postgres::Config, channels: &[&str], listener: &impl Listener) {
+fn run(config: &postgres::Config, channels: &[&str], presence: i64, listener: &impl Listener) {
     let mut pause = Duration::from_millis(50);
     while !listener.stopped() {
-        match connect(config, channels) {
+        match connect(config, channels, presence) {
             Ok((mut client, watchdog)) => {
                 listener.connected();
                 pause = Duration::from_millis(50);
-                let failure = follow(&mut client, &watchdog, listener);
+                let failure = follow(&mut client, &watchdog, presence, listener);
                 listener.lost(&describe(&failure), is_response_timeout(&failure));
                 watchdog.abort();
             }
@@ -59,21 +62,33 @@ fn run(config: &postgres::Config, channels: &[&str], listener: &impl Listener) {
     }
 }
 
-fn connect(config: &postgres::Config, channels: &[&str]) -> Result<(Client, Arc<Watchdog>), postgres::Error> {
+fn connect(
+    config: &postgres::Config,
+    channels: &[&str],
+    presence: i64,
+) -> Result<(Client, Arc<Watchdog>), postgres::Error> {
     let (mut client, watchdog) = watchdog::connect(config, &TimeoutCounter::default())?;
     watchdog.arm(watchdog::CONNECT_TIMEOUT);
-    let statements: Vec<String> = channels.iter().map(|channel| format!("LISTEN {channel}")).collect();
+    let listen = channels.iter().map(|channel| format!("LISTEN {channel}"));
+    let statements: Vec<String> = listen.chain([hold(presence)]).collect();
     client.batch_execute(&statements.join("; "))?;
     Ok((client, watchdog))
 }
 
+/// Takes the advisory lock, unless another connection holds it.
+fn hold(presence: i64) -> String {
+    format!("SELECT pg_try_advisory_lock({presence})")
+}
+
 /// Passes notifications on until the connection breaks; returns why.
-fn follow(client: &mut Client, watchdog: &Watchdog, listener: &impl Listener) -> postgres::Error {
+fn follow(client: &mut Client, watchdog: &Watchdog, presence: i64, listener: &impl Listener) -> postgres::Error {
+    // Also when it is held already, which does no harm: the connection before this one may have held it when this began.
+    let heartbeat = hold(presence);
     loop {
         watchdog.disarm();
         let passed_on = pass_on(client, listener);
         watchdog.arm(HEARTBEAT);
-        if let Err(e) = passed_on.and_then(|()| client.simple_query("").map(drop)) {
+        if let Err(e) = passed_on.and_then(|()| client.simple_query(&heartbeat).map(drop)) {
             return e;
         }
     }

@@ -48,5 +48,7 @@ params! {
     Vec<&str> => TEXT_ARRAY,
     Vec<i64> => INT8_ARRAY,
     Vec<bool> => BOOL_ARRAY,
+    Vec<&[u8]> => BYTEA_ARRAY,
+    Vec<Option<&[u8]>> => BYTEA_ARRAY,
     Vec<OffsetDateTime> => TIMESTAMPTZ_ARRAY,
 }

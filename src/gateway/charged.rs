@@ -4,17 +4,22 @@
 //! validates the `Idempotency-Key` and reads the body. After it, it charges for the outcome, and defers the response
 //! until the charge is durable.
 
+use std::io::{self, Read};
+
 use crate::auth::Caller;
-use crate::blocking::block_in_place;
+use crate::blocking::{self, ClientGuard, block_in_place};
 use crate::call::Call;
+use crate::engine::fetch::Download;
 use crate::engine::{Engine, client_left};
 use crate::error::{Error, Result};
 use crate::http::{Request, Response};
 
+use super::MAX_RECORDING;
 use super::charging::ChargeContext;
-use super::digest::RequestDigest;
+use super::forward::{AudioSource, upload_error};
+use super::kept;
 use super::reply_stream::{self, ReplyStream};
-use super::upload::{FileHead, Upload};
+use super::upload::{DigestedSource, FileHead, Upload};
 
 pub use super::charging::ModelUsage;
 
@@ -29,8 +34,6 @@ pub struct Work<'a> {
     /// Whether a client that disconnects while a reply is streamed, or made of a stream, ends the model's work. Replies
     /// that come in one piece are made to their end in any case, as only then it is known what they used.
     pub cancel_on_disconnect: bool,
-    /// The digest of the request so far, for handlers that fetch more input for it.
-    pub digest: &'a mut RequestDigest,
 }
 
 /// A request with a recording, which the handler reads.
@@ -48,7 +51,7 @@ pub enum Outcome {
     /// A complete response.
     Reply(Response, ModelUsage),
     /// A response that several models contributed to, and what was used of each. If it is an error, that is charged
-    /// nevertheless, but a repetition of the request will be charged again.
+    /// nevertheless, but nothing is kept, and a repetition of the request will be charged again.
     PerModel(Result<Response>, Vec<ModelUsage>),
     /// A response without content, the model, and the stream that will be the content.
     Stream(Response, String, Box<dyn ReplyStream>),
@@ -69,9 +72,42 @@ pub fn charged(
     let mut context = begin(call, caller, engine)?;
     let body = call.request.body.into_bytes(max_body)?;
     context.digest.add(&body);
-    let ChargeContext { cancel_on_disconnect, digest, .. } = &mut context;
-    let (segments, cancel_on_disconnect) = (&call.segments[..], *cancel_on_disconnect);
-    let outcome = work(Work { request: call.request, segments, body, cancel_on_disconnect, digest })?;
+    if let Some(kept) = context.claim_key()? {
+        return kept.replay(&context.digest);
+    }
+    let _watch = context.watch();
+    let cancel_on_disconnect = context.cancels_on_disconnect();
+    let outcome = work(Work { request: call.request, segments: &call.segments, body, cancel_on_disconnect });
+    settle(context, outcome)
+}
+
+/// As [`charged`], for a handler whose request names a recording to be fetched. `read` reads the request from the body,
+/// and `fetch` begins to fetch the recording. That is a part of the request: if there is another recording at the same
+/// place later, that is another request.
+///
+/// # Errors
+/// As [`charged`]; those of `read` and `fetch`.
+pub fn charged_download<T>(
+    call: &mut Call<'_>,
+    caller: &Caller,
+    engine: &Engine,
+    max_body: usize,
+    read: impl FnOnce(&[u8]) -> Result<T>,
+    fetch: impl FnOnce(&T) -> Result<Download>,
+    work: impl FnOnce(T, &mut DigestedSource<'_, Download>) -> Result<Outcome>,
+) -> Result<Response> {
+    let mut context = begin(call, caller, engine)?;
+    let body = call.request.body.into_bytes(max_body)?;
+    context.digest.add(&body);
+    let request = read(&body)?;
+    if let Some(kept) = context.claim_key()? {
+        let mut source = DigestedSource::new(fetch(&request)?, &mut context.digest);
+        read_to_end(&mut source)?;
+        return kept.replay(&context.digest);
+    }
+    let _watch = context.watch();
+    let digest = &mut context.digest;
+    let outcome = fetch(&request).and_then(|download| work(request, &mut DigestedSource::new(download, digest)));
     settle(context, outcome)
 }
 
@@ -89,9 +125,41 @@ pub fn charged_upload(
 ) -> Result<Response> {
     let mut context = begin(call, caller, engine)?;
     let is_buffered = call.request.body.is_buffered();
-    let (upload, head) = Upload::open(call.request, file_field, &mut context.digest)?;
-    let outcome = work(UploadWork { upload, head, is_buffered })?;
+    // The recording is compared with that of the first request once all of it was read.
+    let kept = context.claim_key()?;
+    if let Some(kept) = kept {
+        let (mut upload, _) = Upload::open(call.request, file_field, &mut context.digest)?;
+        read_to_end(&mut upload)?;
+        upload.trailing_fields()?;
+        return kept.replay(&context.digest);
+    }
+    let _watch = context.watch();
+    let opened = Upload::open(call.request, file_field, &mut context.digest);
+    let outcome = opened.and_then(|(upload, head)| work(UploadWork { upload, head, is_buffered }));
     settle(context, outcome)
+}
+
+fn read_to_end(recording: &mut impl Read) -> Result<()> {
+    let read = io::copy(&mut recording.take(MAX_RECORDING + 1), &mut io::sink()).map_err(|e| upload_error(&e))?;
+    if read > MAX_RECORDING { Err(upload_error(&io::ErrorKind::FileTooLarge.into())) } else { Ok(()) }
+}
+
+impl ChargeContext {
+    /// Claims the request's key, if it has one; the reply if one is kept for it.
+    fn claim_key(&mut self) -> Result<Option<kept::Kept>> {
+        self.idempotency.as_mut().map_or(Ok(None), super::idempotency::Idempotency::claim)
+    }
+
+    /// Whether a client that disconnects ends the model's work, and pays for what was made. A reply that is kept is made to
+    /// its end and charged in full.
+    fn cancels_on_disconnect(&self) -> bool {
+        self.idempotency.is_none()
+    }
+
+    /// A reply that is kept is made to its end, whether or not the client waits for it.
+    fn watch(&self) -> Option<ClientGuard> {
+        self.idempotency.is_some().then(|| blocking::set_client(None))
+    }
 }
 
 fn begin(call: &Call<'_>, caller: &Caller, engine: &Engine) -> Result<ChargeContext> {
@@ -100,22 +168,44 @@ fn begin(call: &Call<'_>, caller: &Caller, engine: &Engine) -> Result<ChargeCont
     Ok(context)
 }
 
-fn settle(context: ChargeContext, outcome: Outcome) -> Result<Response> {
-    match outcome {
-        Outcome::Reply(response, usage) => context.charge_and_defer(response, usage),
-        Outcome::PerModel(response, usages) => {
-            for usage in usages {
-                match response.is_ok() {
-                    true => context.charge_for_model(usage)?,
-                    false => context.charge_part(usage)?,
-                }
-            }
-            response
-        }
-        Outcome::Stream(_, model, stream) if client_left() => {
+fn settle(mut context: ChargeContext, outcome: Result<Outcome>) -> Result<Response> {
+    let settled = outcome.and_then(|outcome| charge_for(&mut context, outcome));
+    match settled {
+        Ok(Settled::Response(response)) => Ok(response),
+        Ok(Settled::Stream(_, model, stream)) if client_left() => {
             block_in_place(|| reply_stream::settle_for_nobody(context, model, stream))?;
             Err(Error::ClientLeft)
         }
-        Outcome::Stream(response, model, stream) => Ok(reply_stream::attach(response, context, model, stream)),
+        Ok(Settled::Stream(response, model, stream)) => Ok(reply_stream::attach(response, context, model, stream)),
+        Err(e) => {
+            context.release_key();
+            Err(e)
+        }
     }
+}
+
+/// What is left to do.
+enum Settled {
+    Response(Response),
+    Stream(Response, String, Box<dyn ReplyStream>),
+}
+
+fn charge_for(context: &mut ChargeContext, outcome: Outcome) -> Result<Settled> {
+    Ok(Settled::Response(match outcome {
+        Outcome::Reply(response, usage) => context.charge_and_defer(response, usage)?,
+        Outcome::PerModel(response, mut usages) => {
+            // The reply is kept with the last charge.
+            let last = if response.is_ok() { usages.pop() } else { None };
+            for usage in usages {
+                context.charge_part(usage)?;
+            }
+            if let Some(usage) = last {
+                context.charge_and_defer(response?, usage)?
+            } else {
+                context.release_key();
+                response?
+            }
+        }
+        Outcome::Stream(response, model, stream) => return Ok(Settled::Stream(response, model, stream)),
+    }))
 }

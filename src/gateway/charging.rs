@@ -2,22 +2,17 @@
 
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
-
 use crate::auth::{Caller, Via};
 use crate::call::Call;
-use crate::error::{Error, Result, Shape};
-use crate::hex;
+use crate::error::{Result, Shape};
 use crate::http::{Content, Response};
 use crate::units::Units;
 use crate::usage::{Charge, ChargeId, Meter, new_id};
 
-use super::digest::{RequestDigest, add_with_length};
+use super::digest::RequestDigest;
+use super::idempotency::Idempotency;
+use super::kept;
 
-/// The header by which a client marks a request as a repetition of an earlier one.
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
-/// Most bytes of its value.
-const MAX_IDEMPOTENCY_KEY: usize = 255;
 /// Most bytes of a response that is deferred until its charge is durable. A larger one keeps a thread waiting instead;
 /// there are few threads, so few large responses are in memory at once.
 const MAX_DEFERRED: usize = 256 * 1024;
@@ -43,10 +38,8 @@ pub(super) struct ChargeContext {
     server: &'static str,
     route: &'static str,
     shape: Shape,
-    idempotency_key: Option<String>,
-    /// Whether a client that disconnects ends the model's work, and pays for what was made. If not, the reply is made to
-    /// its end and charged in full.
-    pub(super) cancel_on_disconnect: bool,
+    /// The request's key and the claim to it, if it has an `Idempotency-Key`.
+    pub(super) idempotency: Option<Idempotency>,
     /// The digest of what was read of the request so far.
     pub(super) digest: RequestDigest,
 }
@@ -55,13 +48,10 @@ impl ChargeContext {
     /// Checks that a charge of `caller` could be recorded. Call it before the body is read.
     ///
     /// # Errors
-    /// 503 while a charge could not be recorded, 400 for an `Idempotency-Key` that is empty or too long.
+    /// 503 while a charge could not be recorded, 400 for an invalid `Idempotency-Key`.
     pub(super) fn new(call: &Call<'_>, caller: &Caller) -> Result<ChargeContext> {
         call.app.meter.admit()?;
-        let idempotency_key = call.request.header(IDEMPOTENCY_KEY).map(str::to_owned);
-        if idempotency_key.as_ref().is_some_and(|key| !(1..=MAX_IDEMPOTENCY_KEY).contains(&key.len())) {
-            return Err(Error::bad("Idempotency-Key must have 1 to 255 characters"));
-        }
+        let idempotency = Idempotency::of(call, &caller.user.id)?;
         let key_id = match &caller.via {
             Via::Key { id, .. } => Some(id.clone()),
             Via::Session { .. } => None,
@@ -73,23 +63,24 @@ impl ChargeContext {
             server: call.role.name(),
             route: call.charged_as,
             shape: call.shape,
-            cancel_on_disconnect: true,
-            digest: RequestDigest::new(call.request, idempotency_key.is_some()),
-            idempotency_key,
+            digest: RequestDigest::new(call.request, idempotency.is_some()),
+            idempotency,
         })
     }
 
-    /// Charges for a request and defers its response until the charge is durable. A repeated request is not charged
-    /// again.
+    /// Charges for a request and defers its response until the charge is durable. With an `Idempotency-Key`, the response
+    /// is kept.
     ///
     /// # Errors
-    /// 503: it cannot be charged.
+    /// As [`ChargeContext::charge`].
     pub(super) fn charge_and_defer(&self, mut response: Response, usage: ModelUsage) -> Result<Response> {
         if matches!(&response.content, Content::Bytes(bytes) if bytes.len() > MAX_DEFERRED) {
-            return self.charge(usage).map(|()| response);
+            let reply = self.idempotency.is_some().then(|| kept::reply_of(&response));
+            return self.charge(usage, reply).map(|()| response);
         }
         let (route, shape) = (self.route, self.shape);
-        let charge = self.charge_of(self.request_id(), usage);
+        let reply = self.idempotency.is_some().then(|| kept::reply_of(&response));
+        let charge = self.charge_of(usage, reply);
         response.deferred = Some(self.meter.charge_deferred(charge, move |e, response| {
             log::warn!("{route}: a response was discarded because it could not be charged: {e}");
             replace(response, e.reply(shape))
@@ -97,39 +88,35 @@ impl ChargeContext {
         Ok(response)
     }
 
-    /// Charges for a request that was answered completely; returns once the charge is durable. A repeated request is not
-    /// charged again.
+    /// Charges for a request that was answered completely, with this reply; returns once the charge is durable. With an
+    /// `Idempotency-Key` there must be a reply, which is kept.
     ///
     /// # Errors
-    /// 503: it cannot be charged, so the reply must not be sent completely.
-    pub(super) fn charge(&self, usage: ModelUsage) -> Result<()> {
-        self.meter.charge(self.charge_of(self.request_id(), usage)).map(drop)
+    /// 503: it cannot be charged, so the reply must not be sent completely. 409: another reply is kept under the key.
+    pub(super) fn charge(&self, usage: ModelUsage, reply: Option<kept::Reply>) -> Result<()> {
+        self.meter.charge(self.charge_of(usage, reply)).map(drop)
     }
 
-    /// As [`ChargeContext::charge`], for a request that is charged once for each of several models.
-    ///
-    /// # Errors
-    /// As there.
-    pub(super) fn charge_for_model(&self, usage: ModelUsage) -> Result<()> {
-        let id = match &self.idempotency_key {
-            Some(key) => self.idempotent_id(&format!("{key}\0{}", usage.model)),
-            None => ChargeId::Generated(new_id()),
-        };
-        self.meter.charge(self.charge_of(id, usage)).map(drop)
-    }
-
-    /// Charges for a part of a reply, under an id of its own: if it had the id of the request, a client could
-    /// disconnect after the first word and then get the whole reply, by the same `Idempotency-Key`, for that price.
+    /// Charges for a part of a reply, for which nothing is kept: or else a client could disconnect after the first word
+    /// and then get the whole reply, by the same `Idempotency-Key`, for that price.
     ///
     /// # Errors
     /// 503: it cannot be charged.
     pub(super) fn charge_part(&self, usage: ModelUsage) -> Result<()> {
-        self.meter.charge(self.charge_of(ChargeId::Generated(new_id()), usage)).map(drop)
+        self.meter.charge(self.charge_of(usage, None)).map(drop)
     }
 
-    fn charge_of(&self, id: ChargeId, usage: ModelUsage) -> Charge {
+    /// Frees the request's key, as it is not charged.
+    pub(super) fn release_key(&mut self) {
+        if let Some(idempotency) = self.idempotency.take() {
+            idempotency.release();
+        }
+    }
+
+    fn charge_of(&self, usage: ModelUsage, reply: Option<kept::Reply>) -> Charge {
+        let keep = reply.zip(self.idempotency.as_ref());
         Charge {
-            id,
+            id: ChargeId::Generated(new_id()),
             user_id: self.user_id.clone(),
             key_id: self.key_id.clone(),
             server: self.server,
@@ -138,20 +125,8 @@ impl ChargeContext {
             units: usage.units,
             estimated: usage.estimated,
             latency_micros: usage.latency_micros,
+            keep: keep.and_then(|(reply, idempotency)| idempotency.keep(reply, &self.digest)),
         }
-    }
-
-    fn request_id(&self) -> ChargeId {
-        self.idempotency_key.as_ref().map_or_else(|| ChargeId::Generated(new_id()), |key| self.idempotent_id(key))
-    }
-
-    fn idempotent_id(&self, key: &str) -> ChargeId {
-        let mut hasher = Sha256::new();
-        for part in [self.user_id.as_bytes(), self.route.as_bytes(), key.as_bytes()] {
-            add_with_length(&mut hasher, part);
-        }
-        hasher.update(self.digest.value().unwrap_or_default());
-        ChargeId::ClientSupplied(format!("idem_{}", hex::encode(&hasher.finalize())))
     }
 }
 
@@ -169,6 +144,7 @@ fn replace(prepared: Response, mut replacement: Response) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Error;
 
     #[test]
     fn a_replacement_keeps_the_headers_of_every_response() {

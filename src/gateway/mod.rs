@@ -2,8 +2,9 @@
 //! reply to the client, and a charge to the meter before the last byte of the reply is sent.
 //!
 //! Every charged handler runs inside `charged`, which reads the body, and charges for the
-//! outcome (`charging`, `reply_stream`). `proxy` passes OpenAI's JSON routes through and `event_stream` their streams,
-//! read by `live_reply`; `completion` asks a chat model for text with stop conditions; `speech` synthesizes; `upload`, `forward`,
+//! outcome (`charging`, `reply_stream`). `idempotency` claims the key of a request, and `kept` keeps its reply for
+//! repetitions. `proxy` passes OpenAI's JSON routes through and `event_stream` their streams, read by `live_reply`;
+//! `completion` asks a chat model for text with stop conditions; `speech` synthesizes; `upload`, `forward`,
 //! `transcription` send recordings, and `transcript` formats the result. `usage_counter` counts tokens.
 
 pub mod charged;
@@ -12,6 +13,8 @@ pub mod completion;
 pub mod digest;
 pub mod event_stream;
 pub mod forward;
+mod idempotency;
+mod kept;
 mod live_reply;
 pub mod proxy;
 pub mod reply_stream;

@@ -2,11 +2,13 @@
 
 use std::io::{self, Write};
 
+use crate::blocking;
 use crate::error::Error;
 use crate::http::{Content, Response};
 use crate::units::Units;
 
 use super::charging::{ChargeContext, ModelUsage};
+use super::kept::{Head, Recorder};
 
 /// A reply on its way from a model server to the client.
 pub trait ReplyStream: Send {
@@ -52,15 +54,17 @@ pub(super) fn attach(
     model: String,
     stream: Box<dyn ReplyStream>,
 ) -> Response {
-    let stream = ChargedStream { context, model, stream };
-    response.content = Content::Stream(Box::new(move |out| stream.run(out)));
+    let is_kept = context.idempotency.is_some();
+    let head = is_kept.then(|| Head::of(&response));
+    let mut stream = Unsent(Some(ChargedStream { context, model, stream, head }));
+    response.content = Content::Stream(Box::new(move |out| stream.0.take().map_or(Ok(()), |stream| stream.run(out))));
     response
 }
 
 /// Ends a stream whose client has disconnected before its first byte, and charges for it.
 pub(super) fn settle_for_nobody(context: ChargeContext, model: String, stream: Box<dyn ReplyStream>) {
     // That nobody takes it is known.
-    let _ = ChargedStream { context, model, stream }.run(&mut Nobody);
+    let _ = ChargedStream { context, model, stream, head: None }.run(&mut Nobody);
 }
 
 /// A client that takes nothing.
@@ -76,16 +80,38 @@ impl Write for Nobody {
     }
 }
 
+/// A stream whose response may turn out not to be sent at all.
+struct Unsent(Option<ChargedStream>);
+
+impl Drop for Unsent {
+    fn drop(&mut self) {
+        // The client has left already. With an `Idempotency-Key`, it may come back for the whole reply.
+        if let Some(stream) = self.0.take()
+            && stream.head.is_some()
+            && let Ok(Err(e)) = blocking::block_in_place(|| stream.run(&mut io::sink()))
+        {
+            log::debug!("a stream that nobody waits for failed: {e}");
+        }
+    }
+}
+
 struct ChargedStream {
     context: ChargeContext,
     model: String,
     stream: Box<dyn ReplyStream>,
+    /// Status and headers, if the reply is kept.
+    head: Option<Head>,
 }
 
 impl ChargedStream {
     /// Writes the content. An error closes the client's connection.
     fn run(mut self, out: &mut dyn Write) -> io::Result<()> {
-        let end = self.stream.copy(out, self.context.cancel_on_disconnect);
+        let head = self.head.take();
+        let is_cancelled = head.is_none();
+        // A reply that is kept is read to its end, whether or not the client waits for it.
+        let _watch = head.as_ref().map(|_| blocking::set_client(None));
+        let mut out = Recorder::new(out, head);
+        let end = self.stream.copy(&mut out, is_cancelled);
         let usage = self.stream.units(&end).map(|units| ModelUsage {
             model: std::mem::take(&mut self.model),
             units,
@@ -93,18 +119,20 @@ impl ChargedStream {
             latency_micros: self.stream.latency_micros(),
         });
         match end {
-            StreamEnd::Complete(last) => match usage.map_or(Ok(()), |usage| self.context.charge(usage)) {
-                Ok(()) => {
-                    out.write_all(&last)?;
-                    self.stream.finish();
-                    Ok(())
+            StreamEnd::Complete(last) => {
+                match usage.map_or(Ok(()), |usage| self.context.charge(usage, out.reply(&last))) {
+                    Ok(()) => {
+                        out.write_all(&last)?;
+                        self.stream.finish();
+                        Ok(())
+                    }
+                    Err(e) => self.fail(&mut out, e),
                 }
-                Err(e) => self.stream.fail(out, e),
-            },
+            }
             StreamEnd::Failed(e) => {
-                // A repetition of the request may get the whole reply, and is charged for that.
+                // Nothing is kept: a repetition may get the whole reply, and is charged for that.
                 let charged = usage.map_or(Ok(()), |usage| self.context.charge_part(usage));
-                self.stream.fail(out, charged.err().unwrap_or(e))
+                self.fail(&mut out, charged.err().unwrap_or(e))
             }
             StreamEnd::Disconnected(e) => {
                 // The client pays for what was made until then; if the model had finished, that is all.
@@ -114,5 +142,10 @@ impl ChargedStream {
                 Err(e)
             }
         }
+    }
+
+    fn fail(&mut self, out: &mut dyn Write, e: Error) -> io::Result<()> {
+        self.context.release_key();
+        self.stream.fail(out, e)
     }
 }

@@ -9,6 +9,7 @@ pub mod documents;
 pub mod installation;
 pub mod known_networks;
 pub mod prices;
+pub mod replies;
 mod row;
 pub mod sessions;
 pub mod timestamp;

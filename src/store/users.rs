@@ -211,7 +211,8 @@ pub fn is_suspended(db: &mut impl Executor, id: &str) -> Result<bool, Error> {
 /// # Errors
 /// [`Error::ForeignKey`] if a table that is not ours refers to it.
 pub fn delete(db: &mut impl Executor, id: &str) -> Result<bool, Error> {
-    Ok(db.execute("DELETE FROM users WHERE id = $1", &[&id])? == 1)
+    const SQL: &str = "WITH replies AS (DELETE FROM kept_replies WHERE user_id = $1) DELETE FROM users WHERE id = $1";
+    Ok(db.execute(SQL, &[&id])? == 1)
 }
 
 /// The newest accounts.

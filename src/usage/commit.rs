@@ -13,6 +13,9 @@ use crate::store::usage::days;
 /// Maximum number of charges per transaction.
 pub(super) const BATCH: usize = 1000;
 
+/// Bytes of kept replies after which a statement or a write to the journal takes no further charge.
+pub(super) const PORTION: usize = 4 << 20;
+
 /// Like [`commit`], but earlier charges that turn out to be duplicates are durable on return as well: a transaction
 /// that changes nothing does not wait for the disk by itself.
 ///
@@ -29,7 +32,7 @@ pub(super) fn commit_durably(session: &mut db::Session, events: &[&Event]) -> Re
 /// # Errors
 /// As [`commit`].
 pub(super) fn commit_new(session: &mut db::Session, events: &[&Event]) -> Result<(Vec<Receipt>, bool), db::Error> {
-    if events.iter().any(|event| event.client_supplied) {
+    if events.iter().any(|event| event.client_supplied || event.reply.is_some()) {
         return commit(session, events);
     }
     let mut by_day = events.to_vec();
@@ -38,6 +41,22 @@ pub(super) fn commit_new(session: &mut db::Session, events: &[&Event]) -> Result
         charge_new(session, day[0].created.date(), day)?;
     }
     Ok((events.iter().map(|event| first(event)).collect(), false))
+}
+
+/// Cuts `all` into portions of about [`PORTION`] bytes.
+pub(super) fn portions<T>(mut all: &[T], bytes: impl Fn(&T) -> usize) -> impl Iterator<Item = &[T]> {
+    std::iter::from_fn(move || {
+        let mut sum = 0;
+        let fits = |item: &&T| {
+            let is_open = sum < PORTION;
+            sum += bytes(item);
+            is_open
+        };
+        let length = all.iter().take_while(fits).count();
+        let (portion, rest) = all.split_at(length);
+        all = rest;
+        (!portion.is_empty()).then_some(portion)
+    })
 }
 
 /// By day, then by id: the order in which every writer locks ids.
@@ -54,8 +73,8 @@ pub(super) fn first(event: &Event) -> Receipt {
     Receipt { cost_micros: event.cost_micros, duplicate: false }
 }
 
-/// Charges these events in one transaction per day (UTC), so nearly always in one. Returns the receipts in the order of
-/// the events, and whether some were duplicates.
+/// Charges these events in one transaction per day (UTC) and per [`PORTION`], so nearly always in one. Returns the receipts
+/// in the order of the events, and whether some were duplicates.
 ///
 /// # Errors
 /// See [`db::Error`]. Some may have been charged; repeating the call charges only the others.
@@ -76,8 +95,10 @@ fn commit(session: &mut db::Session, events: &[&Event]) -> Result<(Vec<Receipt>,
         }
         let batch: Vec<&Event> = unique.iter().map(|n| events[*n]).collect();
         let date = batch[0].created.date();
-        for id in charge(session, date, &batch)? {
-            duplicates.extend(unique.iter().find(|n| events[**n].id == id));
+        for portion in portions(&batch, |event| event.reply_bytes()) {
+            for id in charge(session, date, portion)? {
+                duplicates.extend(unique.iter().find(|n| events[**n].id == id));
+            }
         }
     }
     if !duplicates.is_empty() {

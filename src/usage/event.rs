@@ -38,6 +38,7 @@ pub(super) fn from_charge(charge: Charge, cost: Cost, now: OffsetDateTime) -> Ev
         estimated: charge.estimated,
         latency_micros: charge.latency_micros.max(0),
         created,
+        reply: charge.keep.map(|keep| Box::new(keep.reply)),
     }
 }
 
@@ -74,6 +75,7 @@ mod tests {
             units: Units::of([(Unit::PromptTokens, -1), (Unit::CompletionTokens, i64::MAX)]),
             estimated: false,
             latency_micros: -3,
+            keep: None,
         };
         let event = from_charge(charge.clone(), Cost::new(1, 0), OffsetDateTime::now_utc());
         assert!(event.id.starts_with("sha256:") && event.id.len() == 7 + 64);

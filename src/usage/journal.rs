@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
 
-use super::record::{self, MAGIC};
+use super::record::{self, LONGEST_RECORD, MAGIC};
 use crate::hex;
 use crate::store::usage::charges::Event;
 
@@ -29,8 +29,8 @@ const STEP: u64 = 1 << 20;
 /// Bytes that must be free for requests to be admitted: enough for the charges of all requests that may be running.
 const HEADROOM: u64 = 256 << 10;
 
-/// Maximum number of bytes that are read at once.
-const READ: u64 = 256 << 10;
+/// Maximum number of bytes that are read at once: at least one record.
+const READ: u64 = LONGEST_RECORD as u64;
 
 /// This process's journal.
 pub(super) struct Journal {

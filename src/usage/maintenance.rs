@@ -9,7 +9,7 @@ use super::price::Prices;
 use super::state::Shared;
 use super::{journal, recovery, replay};
 use crate::db;
-use crate::store::{installation, prices, usage::partitions};
+use crate::store::{installation, prices, replies, usage::partitions};
 
 /// How often the database is checked during an outage.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -17,7 +17,7 @@ const INTERVAL: Duration = Duration::from_millis(200);
 /// How often prices are read, and journals of dead processes are looked for.
 const REFRESH_EVERY: Duration = Duration::from_secs(2);
 
-/// How often partitions of the ledger are created and dropped.
+/// How often partitions of the ledger and of kept replies are created and dropped.
 const PARTITIONS_EVERY: Duration = Duration::from_secs(3600);
 
 /// The pause after a failure that is not an outage.
@@ -92,6 +92,12 @@ impl Maintenance {
             }
         }
         self.totals.recompute_if_due(shared);
+        if refresh {
+            // The database holds a little too much meanwhile.
+            if let Err(e) = shared.kept.trim(&shared.db) {
+                log::warn!("cannot drop the oldest kept replies, trying again: {e}");
+            }
+        }
         Ok(prepared?)
     }
 
@@ -112,9 +118,10 @@ impl Maintenance {
     }
 }
 
-/// Creates the next partitions of the ledger, and drops those of months that are no longer kept.
+/// Creates the next partitions, and drops those of kept replies that have expired and of months that are no longer kept.
 fn maintain_partitions(shared: &Shared) -> std::result::Result<(), db::Error> {
     let mut session = shared.db.background()?;
+    replies::maintain_partitions(&mut session)?;
     partitions::make(&mut session)?;
     let months = shared.kept_months.load(Ordering::Relaxed);
     if months > 0 {

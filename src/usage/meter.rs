@@ -13,7 +13,7 @@ use super::acknowledge::{self, Committed};
 use super::journal::Journal;
 use super::queue::{Refused, Ticket};
 use super::state::Shared;
-use super::{Charge, Connections, Receipt, event, maintenance, writer};
+use super::{Charge, Claim, Connections, Receipt, event, maintenance, writer};
 use crate::blocking;
 use crate::db;
 use crate::error::{Error, Result};
@@ -68,6 +68,21 @@ impl Meter {
         self.shared.kept_months.store(months, Ordering::Relaxed);
     }
 
+    /// Keeps at most about this many bytes of replies for each account; all of them by default.
+    pub fn keep_reply_bytes(&self, most: u64) {
+        self.shared.kept.set_most(most);
+    }
+
+    /// Checks that it can be known which replies are kept: while this process's journal holds charges, some are only
+    /// there.
+    ///
+    /// # Errors
+    /// 503: it cannot.
+    pub fn knows_kept_replies(&self) -> Result<()> {
+        let (_, journaled) = self.shared.journal.size();
+        if journaled == 0 && self.shared.is_available() { Ok(()) } else { Err(Error::Busy) }
+    }
+
     /// Starts the threads: writer, acknowledgement, maintenance.
     ///
     /// # Errors
@@ -109,11 +124,13 @@ impl Meter {
     /// Blocks for as long as a commit takes.
     ///
     /// # Errors
-    /// 503: too many requests wait, or neither the database nor the journal accepted the charge. If the database died
+    /// 409: another reply is kept under the charge's key. 503: too many requests wait, or neither the database nor the journal accepted the charge. If the database died
     /// meanwhile, the charge may turn out to have been made, once.
     pub fn charge(&self, charge: Charge) -> Result<Receipt> {
-        let event = self.event(charge)?;
-        blocking::block_in_place(|| self.shared.queue.charge(event))?.map_err(refused)
+        let (event, claim) = self.event(charge)?;
+        let has_reply = claim.is_some();
+        let outcome = blocking::block_in_place(|| self.shared.queue.charge(event, claim))?;
+        outcome_of(outcome, has_reply)
     }
 
     /// Like [`Meter::charge`], but no thread waits: the response is deferred until the charge is durable. If the charge
@@ -126,23 +143,25 @@ impl Meter {
         charge: Charge,
         instead: impl FnOnce(Error, Response) -> Response + Send + 'static,
     ) -> Result<Deferred<Response>> {
-        let event = self.event(charge)?;
+        let (event, claim) = self.event(charge)?;
+        let has_reply = claim.is_some();
         let (shared, ticket) = (Arc::clone(&self.shared), Arc::new(Ticket::default()));
         let decided = Arc::clone(&ticket);
         Ok(Deferred::new(
-            move |signal| shared.queue.charge_later(event, ticket, signal),
-            move |response| match decided.outcome() {
+            move |signal| shared.queue.charge_later(event, claim, ticket, signal),
+            move |response| match outcome_of(decided.outcome(), has_reply) {
                 Ok(_) => response,
-                Err(e) => instead(refused(e), response),
+                Err(e) => instead(e, response),
             },
         ))
     }
 
-    fn event(&self, charge: Charge) -> Result<Event> {
+    fn event(&self, charge: Charge) -> Result<(Event, Option<Arc<Claim>>)> {
         let prices = self.shared.prices.read().clone().ok_or(Error::Busy)?;
         let now = OffsetDateTime::now_utc();
         let cost = prices.cost(&charge.model, &charge.units, now);
-        Ok(event::from_charge(charge, cost, now))
+        let claim = charge.keep.as_ref().map(|keep| Arc::clone(&keep.claim));
+        Ok((event::from_charge(charge, cost, now), claim))
     }
 
     /// The current state and counters.
@@ -179,6 +198,14 @@ impl Meter {
             thread::sleep(Duration::from_millis(1));
         }
         self.shared.journal.close();
+    }
+}
+
+/// The outcome for the client. A reply that is not kept, because another one is, must not be sent.
+fn outcome_of(outcome: std::result::Result<Receipt, Refused>, has_reply: bool) -> Result<Receipt> {
+    match outcome {
+        Ok(receipt) if receipt.duplicate && has_reply => Err(Error::KeyInUse),
+        outcome => outcome.map_err(refused),
     }
 }
 

@@ -8,14 +8,16 @@
 //!
 //! From the bottom up: `event` (a charge as a row of the ledger), `price`, `record` (an event as bytes), `journal` and
 //! `recovery` (files), `connections`, `queue`, `state` (what the threads share), `commit` (events to the database),
-//! `spill`, `acknowledge`, `replay`, `day_totals`, `writer`, `maintenance`, `meter`.
+//! `claims` (keys whose first request is running), `spill`, `acknowledge`, `replay`, `day_totals`, `writer`, `maintenance`, `meter`.
 
 mod acknowledge;
+mod claims;
 mod commit;
 mod connections;
 mod day_totals;
 mod event;
 mod journal;
+mod kept_bytes;
 mod maintenance;
 mod meter;
 mod price;
@@ -27,10 +29,14 @@ mod spill;
 mod state;
 mod writer;
 
+pub use claims::{Claim, Claims, KeyState};
 pub use connections::Connections;
 pub use meter::{Meter, Stats};
 pub use price::{Prices, cost};
 
+use std::sync::Arc;
+
+use crate::store::replies::KeptReply;
 use crate::units::Units;
 
 /// The id of a charge. However often a charge is retried, it is made once for each id.
@@ -64,6 +70,18 @@ pub struct Charge {
     pub estimated: bool,
     /// How long the model took, in microseconds.
     pub latency_micros: i64,
+    /// The reply to keep for repetitions of the request, if it had an `Idempotency-Key`: it is kept if and only if this
+    /// charge is made, and the charge is made only if no reply is kept under the key.
+    pub keep: Option<Keep>,
+}
+
+/// A reply to keep with its charge.
+#[derive(Clone, Debug)]
+pub struct Keep {
+    /// The reply.
+    pub reply: KeptReply,
+    /// The claim to its key, which is held until the charge is decided.
+    pub claim: Arc<Claim>,
 }
 
 /// The outcome of a charge.

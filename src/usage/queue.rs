@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::Receipt;
+use super::{Claim, Receipt};
 use crate::http::Notifier;
 use crate::store::usage::charges::Event;
 
@@ -38,6 +38,8 @@ struct Waiting {
 pub(super) struct Pending {
     pub(super) event: Event,
     ticket: Arc<Ticket>,
+    /// The claim to the key of the event's reply, until the charge is decided.
+    _claim: Option<Arc<Claim>>,
 }
 
 /// Where a request waits for its outcome, or is notified of it.
@@ -55,20 +57,20 @@ struct State {
 
 impl Queue {
     /// Queues a charge and waits for its outcome.
-    pub(super) fn charge(&self, event: Event) -> Outcome {
+    pub(super) fn charge(&self, event: Event, claim: Option<Arc<Claim>>) -> Outcome {
         let ticket = Arc::new(Ticket::default());
-        self.push(event, ticket.clone());
+        self.push(event, claim, ticket.clone());
         ticket.wait()
     }
 
     /// Queues a charge. `signal` is called once the ticket has its outcome.
-    pub(super) fn charge_later(&self, event: Event, ticket: Arc<Ticket>, signal: Notifier) {
+    pub(super) fn charge_later(&self, event: Event, claim: Option<Arc<Claim>>, ticket: Arc<Ticket>, signal: Notifier) {
         ticket.state.lock().signal = Some(signal);
-        self.push(event, ticket);
+        self.push(event, claim, ticket);
     }
 
-    fn push(&self, event: Event, ticket: Arc<Ticket>) {
-        let pending = Pending { event, ticket };
+    fn push(&self, event: Event, claim: Option<Arc<Claim>>, ticket: Arc<Ticket>) {
+        let pending = Pending { event, ticket, _claim: claim };
         let mut waiting = self.waiting.lock();
         if waiting.stopped {
             // Dropped outside the lock, which refuses the charge.
@@ -183,7 +185,7 @@ mod tests {
         let threads: Vec<_> = (0..10)
             .map(|n| {
                 let queue = queue.clone();
-                std::thread::spawn(move || queue.charge(event(&n.to_string())))
+                std::thread::spawn(move || queue.charge(event(&n.to_string()), None))
             })
             .collect();
         while queue.len() < 10 {
@@ -199,6 +201,6 @@ mod tests {
         let outcomes: Vec<Outcome> = threads.into_iter().map(|t| t.join().unwrap()).collect();
         assert_eq!(outcomes.iter().filter(|o| **o == Ok(receipt)).count(), 4);
         queue.stop();
-        assert!(queue.take(1).is_none() && queue.charge(event("late")) == Err(Refused));
+        assert!(queue.take(1).is_none() && queue.charge(event("late"), None) == Err(Refused));
     }
 }

@@ -1,5 +1,6 @@
 //! The records of a journal: length and CRC-32 of the payload (both 32 bits, little-endian), then the payload, JSON.
 
+use crate::store::replies::MAX_KEPT_BODY;
 use crate::store::usage::charges::Event;
 
 /// The first bytes of a journal.
@@ -8,8 +9,9 @@ pub(super) const MAGIC: &[u8; 16] = b"textgen charges1";
 /// Length of a record's header: length and CRC.
 const PREFIX: usize = 8;
 
-/// Maximum length of a payload: all texts of an event at their maximum, each byte escaped as six.
-const LONGEST: usize = 16 * 1024;
+/// Maximum length of a payload: all texts of an event at their maximum, each byte escaped as six; the headers of its reply;
+/// and the body of that in base64.
+const LONGEST: usize = 16 * 1024 + 32 * 1024 + MAX_KEPT_BODY.div_ceil(3) * 4;
 
 /// The longest record.
 pub(super) const LONGEST_RECORD: usize = PREFIX + LONGEST;
@@ -60,6 +62,7 @@ pub(super) mod tests {
             units: crate::units::Units::of([(crate::units::Unit::PromptTokens, 3), (crate::units::Unit::Requests, 1)]),
             estimated: false,
             latency_micros: 12,
+            keep: None,
         };
         crate::usage::event::from_charge(charge, crate::money::Cost::new(45, 0), time::OffsetDateTime::now_utc())
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
+use super::commit::PORTION;
 use super::journal::SUFFIX;
 use super::record::{self, LONGEST_RECORD, MAGIC};
 use crate::store::usage::charges::Event;
@@ -97,13 +98,13 @@ impl Orphan {
         self.damaged
     }
 
-    /// The next complete records, at most `most`; empty at the end.
+    /// The next complete records, at most `most` and about [`PORTION`] bytes; empty at the end.
     ///
     /// # Errors
     /// The file cannot be read.
     pub(super) fn read(&mut self, most: usize) -> io::Result<Vec<Event>> {
-        let mut events = Vec::new();
-        while events.len() < most {
+        let (mut events, mut bytes) = (Vec::new(), 0);
+        while events.len() < most && bytes < PORTION {
             if self.window.len() - self.at < LONGEST_RECORD && !self.is_at_end {
                 self.fill()?;
             }
@@ -114,12 +115,13 @@ impl Orphan {
             if let Some((event, length)) = record::read(rest) {
                 events.push(event);
                 self.at += length;
+                bytes += length;
                 self.damaged += std::mem::take(&mut self.torn);
             } else {
                 self.torn += usize::from(rest[0] != 0);
-                // The first two bytes of a record are never both zero: its length is small, and not zero.
+                // The first three bytes of a record are never all zero: its length is below 2^24, and not zero.
                 let zeros = rest.iter().take_while(|byte| **byte == 0).count();
-                self.at += zeros.saturating_sub(1).max(1);
+                self.at += zeros.saturating_sub(2).max(1);
             }
         }
         Ok(events)

@@ -87,6 +87,7 @@ fn replay(shared: &Shared, events: &[Event]) -> Result<(), Failure> {
         Err(db::Error::Value(_)) => {}
         done => {
             shared.counters.add_replayed(&done?);
+            shared.kept.add(events.iter());
             return Ok(());
         }
     }

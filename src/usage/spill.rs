@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::Receipt;
-use super::commit::{commit_durably, first};
+use super::commit::{commit_durably, first, portions};
 use super::queue::{Pending, Refused};
 use super::state::Shared;
 use crate::db;
@@ -24,6 +24,7 @@ pub(super) fn events(charges: &[Pending]) -> Vec<&Event> {
 /// Answers the requests that wait for these charges.
 pub(super) fn finish(shared: &Shared, charges: &[Pending], receipts: Vec<Receipt>) {
     shared.counters.add_committed(&receipts);
+    shared.kept.add(charges.iter().map(|pending| &pending.event));
     charges.iter().zip(receipts).for_each(|(pending, receipt)| pending.finish(Ok(receipt)));
 }
 
@@ -48,7 +49,9 @@ pub(super) fn retry_or_spill(shared: &Shared, charges: &[Pending], began: Instan
 
 /// Writes charges to the journal, and answers the requests that wait for them.
 pub(super) fn write_to_journal(shared: &Shared, charges: &[Pending]) {
-    charges.chunks(JOURNAL_BATCH).for_each(|batch| write_batch_to_journal(shared, batch));
+    for batch in charges.chunks(JOURNAL_BATCH) {
+        portions(batch, |pending| pending.event.reply_bytes()).for_each(|batch| write_batch_to_journal(shared, batch));
+    }
 }
 
 fn write_batch_to_journal(shared: &Shared, charges: &[Pending]) {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::journal::Journal;
+use super::kept_bytes::KeptBytes;
 use super::price::Prices;
 use super::queue::Queue;
 use super::{Connections, Receipt};
@@ -21,6 +22,8 @@ pub(super) struct Shared {
     pub(super) journal: Journal,
     /// Counters since the process started.
     pub(super) counters: Counters,
+    /// Replies that were kept lately.
+    pub(super) kept: KeptBytes,
     /// The prices as they were last read; `None` before the first time.
     pub(super) prices: RwLock<Option<Arc<Prices>>>,
     /// How many months of the ledger are kept in addition to the current one; 0 for all.
@@ -88,6 +91,7 @@ impl Shared {
             queue: Queue::default(),
             journal,
             counters: Counters::default(),
+            kept: KeptBytes::default(),
             prices: RwLock::new(None),
             kept_months: AtomicI32::new(0),
             available: AtomicBool::new(false),

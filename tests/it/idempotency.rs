@@ -1,17 +1,25 @@
-//! `Idempotency-Key`: the same request is charged once, and another request under the same key is charged again.
+//! `Idempotency-Key`: one charge, and the same answer for every repetition.
 
-use std::sync::Mutex;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::harness::{Client, Server, TestDb, Upstream, User, final_charges};
+use crate::harness::{
+    Client, Proxy, Raw, Reply, Server, Signal, TestDb, Upstream, User, charges, final_charges, only_charge,
+};
 use crate::recordings::{multipart, wav};
 
 const BOUNDARY: Option<&str> = Some("multipart/form-data; boundary=bnd");
+const CHAT: &str = "/v1/chat/completions";
 
 fn start(settings: &[(&str, &str)]) -> (TestDb, Server, User) {
     let db = TestDb::new();
     let server = Server::start_demo(&db, settings);
+    server.wait_until_listening();
     let user = server.sign_up("ann@example.com");
     (db, server, user)
 }
@@ -20,69 +28,347 @@ fn with_key(client: &Client) -> Client {
     client.header("idempotency-key", "k1")
 }
 
-/// Charges of two requests, each of which was sent twice.
+fn chat(text: &str) -> Value {
+    json!({"model": "m", "messages": [{"role": "user", "content": text}]})
+}
+
+/// Answers each call differently.
+fn counting() -> Upstream {
+    let calls = AtomicUsize::new(0);
+    Upstream::start(move |_, wire| wire.json(200, &answer(calls.fetch_add(1, Relaxed))))
+}
+
+fn answer(n: usize) -> Value {
+    json!({"choices": [{"message": {"content": format!("answer {n}")}}], "usage": {"prompt_tokens": 1, "completion_tokens": 2}})
+}
+
+fn is_replayed(reply: &Reply) -> bool {
+    reply.header("idempotent-replayed") == Some("true")
+}
+
+/// Sends a request twice: the second time it is replayed.
 #[track_caller]
-fn assert_two_charges(db: &TestDb, server: Server) {
-    let charges = final_charges(db, server);
-    assert_eq!(charges.len(), 2, "{charges:?}");
+fn twice(send: impl Fn() -> Reply) -> Reply {
+    let (first, second) = (send().expect(200), send().expect(200));
+    assert!(!is_replayed(&first) && is_replayed(&second));
+    assert_eq!(first.text(), second.text());
+    assert_eq!(first.header("content-type"), second.header("content-type"));
+    first
 }
 
 #[test]
-fn an_engine_of_another_name_is_another_request() {
-    let (db, server, user) = start(&[]);
-    let client = with_key(&user.program(&server.inference));
-    for name in ["a", "a", "b", "b"] {
-        client.post(&format!("/v1/engines/{name}/completions"), &json!({"prompt": "x"})).expect(200);
+fn a_repetition_gets_the_kept_reply_also_of_another_process() {
+    let upstream = counting();
+    let settings = [("INFERENCE_URL", &*upstream.url)];
+    let (db, server, user) = start(&settings);
+    let first = twice(|| with_key(&user.program(&server.inference)).post(CHAT, &chat("x")));
+    assert_eq!(server.stop(), 0);
+    let server = Server::start_demo(&db, &settings);
+    let again = with_key(&user.program(&server.inference)).post(CHAT, &chat("x")).expect(200);
+    assert!(is_replayed(&again) && again.text() == first.text());
+    upstream.only();
+    // Another account's key is another key.
+    let other = server.sign_up("bob@example.com");
+    let reply = with_key(&other.program(&server.inference)).post(CHAT, &chat("x")).expect(200);
+    assert!(!is_replayed(&reply) && reply.text() != first.text());
+    assert_eq!((upstream.seen().len(), final_charges(&db, server).len()), (2, 2));
+}
+
+#[test]
+fn another_request_with_the_same_key_is_refused() {
+    let (db, server, user) = start(&[("AUDIO_URL_ALLOW", "127.0.0.1")]);
+    let text = with_key(&user.program(&server.inference));
+    twice(|| text.post("/v1/engines/a/completions", &json!({"prompt": "x"})));
+    for (path, prompt) in [("/v1/engines/b/completions", "x"), ("/v1/engines/a/completions", "y")] {
+        let refused = text.post(path, &json!({"prompt": prompt})).expect(422);
+        assert!(refused.text().contains("Idempotency-Key"), "{}", refused.text());
     }
-    assert_two_charges(&db, server);
-}
-
-#[test]
-fn a_translation_is_another_request_than_a_transcription() {
-    let (db, server, user) = start(&[]);
-    let client = with_key(&user.program(&server.audio));
-    for translate in [&b"false"[..], b"false", b"true", b"true"] {
-        let body = multipart(&[("translate_to_english", translate), ("audio_file*", &wav())]);
-        client.send("POST", "/api/v1/audio-file-extraction", BOUNDARY, &body).expect(200);
-    }
-    assert_two_charges(&db, server);
-}
-
-#[test]
-fn another_recording_in_an_upload_is_another_request() {
-    let (db, server, user) = start(&[]);
-    let client = with_key(&user.program(&server.audio));
-    let longer = textgen::wav::file(8000, 16, &vec![0; 48_000]);
+    let recording = user.program(&server.audio);
+    let translated = recording.header("idempotency-key", "k2");
+    let upload = |translate: &[u8], bytes: &[u8]| {
+        let body = multipart(&[("translate_to_english", translate), ("audio_file*", bytes)]);
+        translated.send("POST", "/api/v1/audio-file-extraction", BOUNDARY, &body)
+    };
+    twice(|| upload(b"false", &wav()));
+    upload(b"true", &wav()).expect(422);
     // Larger than what is buffered before the handler runs.
     let large = textgen::wav::file(8000, 16, &vec![0; 3 << 20]);
-    for recording in [&longer, &longer, &large, &large] {
-        let body = multipart(&[("model", b"w"), ("file*", recording), ("language", b"de")]);
-        client.send("POST", "/v1/audio/transcriptions", BOUNDARY, &body).expect(200);
-    }
-    assert_two_charges(&db, server);
+    upload(b"false", &large).expect(422);
+    let streamed = recording.header("idempotency-key", "k3");
+    let transcribe = |bytes: &[u8]| {
+        let body = multipart(&[("model", b"w"), ("file*", bytes), ("language", b"de")]);
+        streamed.send("POST", "/v1/audio/transcriptions", BOUNDARY, &body)
+    };
+    twice(|| transcribe(&large));
+    transcribe(&wav()).expect(422);
+    let form = user.browser_of(&server).header("idempotency-key", "k4");
+    twice(|| form.form("/playground/speak", &[("input", "one")]));
+    form.form("/playground/speak", &[("input", "two")]).expect(422);
+    let charges = final_charges(&db, server);
+    assert_eq!(charges.len(), 4, "{charges:?}");
 }
 
 #[test]
 fn a_url_that_points_to_another_recording_is_another_request() {
-    let recording = std::sync::Arc::new(Mutex::new(wav()));
+    let recording = Arc::new(Mutex::new(wav()));
     let served = recording.clone();
     let files = Upstream::start(move |_, wire| wire.reply(200, "audio/wav", served.lock().unwrap().clone()));
     let (db, server, user) = start(&[("AUDIO_URL_ALLOW", "127.0.0.1")]);
     let client = with_key(&user.program(&server.audio));
     let body = json!({"audio_url": format!("{}/a.wav", files.url)});
-    for samples in [32_000, 32_000, 48_000, 48_000] {
-        *recording.lock().unwrap() = textgen::wav::file(8000, 16, &vec![0; samples]);
-        client.post("/api/v1/audio-extraction", &body).expect(200);
-    }
-    assert_two_charges(&db, server);
+    twice(|| client.post("/api/v1/audio-extraction", &body));
+    *recording.lock().unwrap() = textgen::wav::file(8000, 16, &vec![0; 48_000]);
+    client.post("/api/v1/audio-extraction", &body).expect(422);
+    only_charge(&db, &server);
 }
 
 #[test]
-fn another_text_in_the_speech_form_is_another_request() {
+fn a_key_has_1_to_255_visible_characters() {
     let (db, server, user) = start(&[]);
-    let client = with_key(&user.browser_of(&server));
-    for text in ["one", "one", "two", "two"] {
-        client.form("/playground/speak", &[("input", text)]).expect(200);
+    let client = user.program(&server.inference);
+    for key in ["", "a b", &"k".repeat(256)] {
+        client.header("idempotency-key", key).post(CHAT, &chat("x")).expect(400);
     }
-    assert_two_charges(&db, server);
+    client.header("idempotency-key", &"k".repeat(255)).post(CHAT, &chat("x")).expect(200);
+    only_charge(&db, &server);
+}
+
+#[test]
+fn while_the_first_request_runs_a_repetition_is_told_to_wait() {
+    let (go, wait) = mpsc::channel::<()>();
+    let wait = Mutex::new(wait);
+    let upstream = Upstream::start(move |_, wire| {
+        wait.lock().unwrap().recv().unwrap();
+        wire.json(200, &answer(1));
+    });
+    let (db, server, user) = start(&[("INFERENCE_URL", &upstream.url)]);
+    let client = with_key(&user.program(&server.inference));
+    thread::scope(|scope| {
+        let first = scope.spawn(|| client.post(CHAT, &chat("x")));
+        server.wait_until("the call", || !upstream.seen().is_empty());
+        let refused = client.post(CHAT, &chat("x")).expect(409);
+        assert!(refused.header("retry-after").is_some());
+        go.send(()).unwrap();
+        first.join().unwrap().expect(200);
+    });
+    assert!(is_replayed(&client.post(CHAT, &chat("x")).expect(200)));
+    upstream.only();
+    only_charge(&db, &server);
+}
+
+#[test]
+fn a_request_that_was_not_charged_leaves_its_key_free() {
+    let calls = AtomicUsize::new(0);
+    let upstream = Upstream::start(move |seen, wire| match calls.fetch_add(1, Relaxed) {
+        0 => wire.json(400, &json!({"error": {"message": "no"}})),
+        1 => {
+            wire.start("text/event-stream");
+            wire.word("cut");
+            wire.die();
+        }
+        n if seen.json()["stream"] == true => {
+            wire.start("text/event-stream");
+            wire.word(&format!("word{n}"));
+            wire.finish(1, 1);
+        }
+        n => wire.json(200, &answer(n)),
+    });
+    let (db, server, user) = start(&[("INFERENCE_URL", &upstream.url)]);
+    let client = with_key(&user.program(&server.inference));
+    client.post(CHAT, &chat("x")).expect(400);
+    let mut streamed = chat("x");
+    streamed["stream"] = true.into();
+    assert!(client.post(CHAT, &streamed).text().contains("cut"));
+    // What was refused and what was cut may even be followed by another request.
+    let reply = twice(|| client.post(CHAT, &streamed));
+    assert!(reply.text().ends_with("data: [DONE]\n\n"), "{}", reply.text());
+    assert_eq!(upstream.seen().len(), 3);
+    assert_eq!(db.count("SELECT count(*) FROM kept_replies"), 1);
+    drop(server);
+}
+
+#[test]
+fn a_client_that_lost_its_stream_gets_all_of_it() {
+    let (go, wait) = mpsc::channel::<()>();
+    let wait = Mutex::new(wait);
+    let upstream = Upstream::start(move |_, wire| {
+        wire.start("text/event-stream");
+        wire.word("one");
+        wait.lock().unwrap().recv().unwrap();
+        (0..100).for_each(|_| assert!(wire.word("more")));
+        wire.finish(5, 7);
+    });
+    let (db, server, user) = start(&[("INFERENCE_URL", &upstream.url)]);
+    let mut streamed = chat("x");
+    streamed["stream"] = true.into();
+    let body = streamed.to_string();
+    let media_type = "application/json\r\nIdempotency-Key: k1";
+    let mut raw = Raw::head(&server.inference, &user.secret, CHAT, media_type, body.len());
+    raw.write(body.as_bytes());
+    raw.until("one");
+    raw.leave();
+    go.send(()).unwrap();
+    let charge = only_charge(&db, &server);
+    assert_eq!((charge["prompt_tokens"].as_i64(), charge["completion_tokens"].as_i64()), (Some(5), Some(7)));
+    let reply = with_key(&user.program(&server.inference)).post(CHAT, &streamed).expect(200);
+    let text = reply.text();
+    assert!(is_replayed(&reply) && text.contains("one") && text.ends_with("data: [DONE]\n\n"), "{text}");
+    assert_eq!(text.matches("more").count(), 100);
+    upstream.only();
+    only_charge(&db, &server);
+}
+
+#[test]
+fn what_is_too_large_or_makes_room_is_not_run_again() {
+    let upstream = Upstream::start(|seen, wire| {
+        let size: usize = seen.json()["messages"][0]["content"].as_str().unwrap().parse().unwrap();
+        let mut answer = answer(1);
+        answer["choices"][0]["message"]["content"] = "x".repeat(size).into();
+        wire.json(200, &answer);
+    });
+    let (db, server, user) = start(&[("INFERENCE_URL", &upstream.url), ("IDEMPOTENCY_MAX_BYTES", "1048576")]);
+    let program = user.program(&server.inference);
+    let send = |key: &str, size: usize| program.header("idempotency-key", key).post(CHAT, &chat(&size.to_string()));
+    send("large", 1_100_000).expect(200);
+    let refused = send("large", 1_100_000).expect(409);
+    assert!(refused.text().contains("too large") && refused.header("retry-after").is_none(), "{}", refused.text());
+    for n in 0..5 {
+        send(&format!("k{n}"), 300_000 + n).expect(200);
+    }
+    server.wait_until("the oldest to go", || send("k0", 300_000).status == 409);
+    assert!(is_replayed(&send("k4", 300_004).expect(200)));
+    assert_eq!((upstream.seen().len(), final_charges(&db, server).len()), (6, 6));
+}
+
+#[test]
+fn the_key_of_a_killed_process_is_taken_over() {
+    let calls = AtomicUsize::new(0);
+    let upstream = Upstream::start(move |_, wire| match calls.fetch_add(1, Relaxed) {
+        0 => drop(wire.is_left_within(60)),
+        n => wire.json(200, &answer(n)),
+    });
+    let settings = [("INFERENCE_URL", &*upstream.url)];
+    let (db, killed, user) = start(&settings);
+    let server = Server::start_demo(&db, &settings);
+    server.wait_until_listening();
+    let body = chat("x").to_string();
+    let media_type = "application/json\r\nIdempotency-Key: k1";
+    let mut raw = Raw::head(&killed.inference, &user.secret, CHAT, media_type, body.len());
+    raw.write(body.as_bytes());
+    server.wait_until("the call", || !upstream.seen().is_empty());
+    let client = with_key(&user.program(&server.inference));
+    client.post(CHAT, &chat("x")).expect(409);
+    killed.signal(Signal::KILL);
+    killed.wait();
+    server.wait_until("the key", || client.post(CHAT, &chat("x")).status == 200);
+    assert!(is_replayed(&client.post(CHAT, &chat("x")).expect(200)));
+    assert_eq!(upstream.seen().len(), 2);
+    only_charge(&db, &server);
+}
+
+#[test]
+fn a_reply_that_went_to_the_journal_is_kept() {
+    let (go, wait) = mpsc::channel::<()>();
+    let wait = Mutex::new(wait);
+    let upstream = Upstream::start(move |_, wire| {
+        wait.lock().unwrap().recv().unwrap();
+        let mut answer = answer(1);
+        answer["choices"][0]["message"]["content"] = "x".repeat(500_000).into();
+        wire.json(200, &answer);
+    });
+    let db = TestDb::new();
+    let proxy = Proxy::to(&db);
+    let server = Server::spawn_demo(&proxy.url(), &[("INFERENCE_URL", &upstream.url)]);
+    server.wait_until_listening();
+    let user = server.sign_up("ann@example.com");
+    let client = with_key(&user.program(&server.inference));
+    let first = thread::scope(|scope| {
+        let first = scope.spawn(|| client.post(CHAT, &chat("x")));
+        server.wait_until("the call", || !upstream.seen().is_empty());
+        proxy.cut();
+        go.send(()).unwrap();
+        first.join().unwrap().expect(200)
+    });
+    assert_eq!(charges(&db).len(), 0, "it is in the journal");
+    // Whether the key was used cannot be known.
+    client.post(CHAT, &chat("x")).expect(503);
+    user.program(&server.inference).header("idempotency-key", "k2").post(CHAT, &chat("x")).expect(503);
+    proxy.restore();
+    server.wait_until("the database", || client.post(CHAT, &chat("x")).status != 503);
+    let again = client.post(CHAT, &chat("x")).expect(200);
+    assert!(is_replayed(&again) && again.text() == first.text());
+    upstream.only();
+    only_charge(&db, &server);
+}
+
+/// Clients that repeat every request until it is answered, at random processes, some of which are killed meanwhile.
+fn crowd(kills: usize) {
+    const CLIENTS: usize = 24;
+    const KEYS: usize = 60;
+    let upstream = counting();
+    let settings = [("INFERENCE_URL", &*upstream.url)];
+    let db = TestDb::new();
+    let servers: Vec<Mutex<Server>> = (0..4).map(|_| Mutex::new(Server::start_demo(&db, &settings))).collect();
+    let user = servers[0].lock().unwrap().sign_up("ann@example.com");
+    let addresses: Vec<Mutex<_>> =
+        servers.iter().map(|server| Mutex::new(server.lock().unwrap().inference.clone())).collect();
+    let answers: Mutex<HashMap<String, HashSet<Vec<u8>>>> = Mutex::default();
+    let ask = |seed: &mut usize| {
+        *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let key = format!("k{}", (*seed >> 33) % KEYS);
+        for turn in 0.. {
+            assert!(turn < 3000, "no answer for {key}");
+            let address = addresses[((*seed >> 20) ^ turn) % 4].lock().unwrap().clone();
+            let client = address.with_secret(&user.secret).header("idempotency-key", &key);
+            let body = chat(&key).to_string();
+            match client.try_send("POST", CHAT, Some("application/json"), body.as_bytes()) {
+                Ok(reply) if reply.status == 200 => {
+                    answers.lock().unwrap().entry(key).or_default().insert(reply.body);
+                    return;
+                }
+                Ok(reply) => assert!(matches!(reply.status, 409 | 503), "{} {}", reply.status, reply.text()),
+                Err(_) => {}
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    };
+    thread::scope(|scope| {
+        for client in 0..CLIENTS {
+            let ask = &ask;
+            scope.spawn(move || (0..20).for_each(|n| ask(&mut (client * 1000 + n))));
+        }
+        for n in 0..kills {
+            thread::sleep(Duration::from_millis(150));
+            let next = Server::start_demo(&db, &settings);
+            *addresses[n % 4].lock().unwrap() = next.inference.clone();
+            let killed = std::mem::replace(&mut *servers[n % 4].lock().unwrap(), next);
+            killed.signal(Signal::KILL);
+            killed.wait();
+        }
+    });
+    let answers = answers.into_inner().unwrap();
+    for (key, answers) in &answers {
+        assert_eq!(answers.len(), 1, "{key} has several answers");
+    }
+    for server in servers {
+        assert_eq!(server.into_inner().unwrap().stop(), 0);
+    }
+    let rows = charges(&db).len();
+    assert_eq!(rows, answers.len(), "one charge for each key");
+    assert_eq!(db.count("SELECT count(*) FROM kept_replies"), i64::try_from(rows).unwrap());
+    // Calls of killed processes that were not charged are made again.
+    let calls = upstream.seen().len();
+    let most = rows + kills * CLIENTS;
+    assert!((rows..=most).contains(&calls), "{calls} calls, {rows} rows");
+    crate::harness::assert_books_agree(&db);
+}
+
+#[test]
+fn many_clients_with_the_same_keys_make_one_call_for_each() {
+    crowd(0);
+}
+
+#[test]
+fn many_clients_with_the_same_keys_make_one_charge_for_each_though_processes_are_killed() {
+    crowd(4);
 }

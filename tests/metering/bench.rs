@@ -73,5 +73,6 @@ fn example(user: usize) -> Charge {
         units: Units::of([(Unit::PromptTokens, 100), (Unit::CompletionTokens, 50), (Unit::Requests, 1)]),
         estimated: false,
         latency_micros: 500,
+        keep: None,
     }
 }

@@ -88,6 +88,7 @@ pub fn charge(id: &str, user: usize, micros: i64) -> Charge {
         units: Units::of([(Unit::PromptTokens, micros * 1000), (Unit::Requests, 1)]),
         estimated: false,
         latency_micros: 5,
+        keep: None,
     }
 }
 

@@ -9,8 +9,10 @@ use serde::{Deserialize, Serialize};
 use time::{Date, OffsetDateTime};
 
 use super::columns::{self, UnitSet, comma_separated, unnest};
+use super::kept::{REPLY_COLUMNS, Replies};
 use crate::db::{Error, Executor, Param};
 use crate::money::Cost;
+use crate::store::replies::KeptReply;
 use crate::units::{ByUnit, Unit, Units};
 
 /// A row of the ledger. Serialised, it is a record of the journal, which newer versions must be able to read.
@@ -48,9 +50,19 @@ pub struct Event {
     /// When it was charged, to the microsecond.
     #[serde(with = "unix_micros")]
     pub created: OffsetDateTime,
+    /// The reply that is kept with the charge. The user's key makes it unique: if another reply is kept for that, this
+    /// charge is not made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply: Option<Box<KeptReply>>,
 }
 
 impl Event {
+    /// About how many bytes it takes beyond those of any event.
+    pub fn reply_bytes(&self) -> usize {
+        let body = self.reply.as_ref().and_then(|reply| reply.body.as_ref());
+        body.map_or(0, Vec::len)
+    }
+
     /// What it costs.
     pub fn cost(&self) -> Cost {
         Cost::new(self.cost_micros, self.cost_picos)
@@ -130,7 +142,11 @@ const FIRST_ROW_PARAMETER: usize = 3;
 /// in the list of a SELECT is a look-up in a hash table, whatever the planner thinks of the sizes.
 static CHARGE: LazyLock<String> = LazyLock::new(|| {
     let ledger = ledger_columns(UnitSet::ALL);
-    let given: Vec<&str> = ledger.iter().copied().chain(["client_supplied"]).collect();
+    let given: Vec<&str> = ledger.iter().copied().chain(["client_supplied", "keyed"]).collect();
+    let first_reply_parameter = FIRST_ROW_PARAMETER + given.len();
+    let replies = REPLY_COLUMNS.iter().zip(unnest(first_reply_parameter, &REPLY_COLUMNS));
+    let replies = comma_separated(replies.map(|(column, array)| format!("{array} AS {column}")));
+    let reply_columns = comma_separated(REPLY_COLUMNS);
     let given =
         given.iter().zip(unnest(FIRST_ROW_PARAMETER, &given)).map(|(column, array)| format!("{array} AS {column}"));
     let given = comma_separated(given);
@@ -145,9 +161,15 @@ static CHARGE: LazyLock<String> = LazyLock::new(|| {
         claimed AS (
             INSERT INTO charge_ids (id, created) SELECT id, created FROM given WHERE client_supplied
             ON CONFLICT DO NOTHING RETURNING id),
+        kept AS (
+            INSERT INTO kept_replies ({reply_columns}) SELECT {reply_columns} FROM (SELECT {replies} OFFSET 0) AS r
+            WHERE NOT EXISTS (SELECT FROM kept_replies k WHERE k.user_id = r.user_id AND k.key = r.key
+                AND k.created > r.created - interval '1 day' AND k.created < r.created + interval '1 day')
+            ON CONFLICT DO NOTHING RETURNING charge_id),
         ledger AS (
             INSERT INTO usage_events ({ledger}) SELECT {values}
-            FROM given WHERE NOT client_supplied OR id IN (SELECT id FROM claimed)
+            FROM given WHERE (NOT client_supplied OR id IN (SELECT id FROM claimed))
+                AND (NOT keyed OR id IN (SELECT charge_id FROM kept))
             ON CONFLICT (user_id, created, id) DO NOTHING RETURNING id),
         marked AS MATERIALIZED (SELECT given.*, id IN (SELECT id FROM ledger) AS is_new FROM given),
         daily AS (
@@ -202,8 +224,8 @@ fn or_null(column: &str, value: &str) -> String {
 /// and month. This is one statement, so one transaction in one round trip; the database decides which events are new.
 /// Returns the ids that were charged before.
 ///
-/// The events must all be of `day` (UTC), ordered by id, and no id may occur twice. Every writer locks ids, then users,
-/// then days, each in the order of their keys, so that writers never deadlock (provided that the session's plans use
+/// The events must all be of `day` (UTC), ordered by id, and no id may occur twice. Every writer locks ids, then kept
+/// replies, then users, then days, each in the order of their keys, so that writers never deadlock (provided that the session's plans use
 /// nested loops only). A user who was deleted has no monthly total any more; the ledger and the daily totals are kept.
 ///
 /// # Errors
@@ -211,9 +233,13 @@ fn or_null(column: &str, value: &str) -> String {
 pub fn charge(db: &mut impl Executor, day: Date, events: &[&Event]) -> Result<Vec<String>, Error> {
     let (month, rows) = (month_of(day), Rows::of(events, UnitSet::ALL));
     let client_supplied: Vec<bool> = events.iter().map(|event| event.client_supplied).collect();
+    let keyed: Vec<bool> = events.iter().map(|event| event.reply.is_some()).collect();
+    let replies = events.iter().filter_map(|e| Some((e.created, &*e.user_id, &*e.id, e.reply.as_deref()?)));
+    let replies = Replies::of(replies);
     let mut params: Vec<&dyn Param> = vec![&month, &day];
     params.extend(rows.params(UnitSet::ALL));
-    params.push(&client_supplied);
+    params.extend::<[&dyn Param; 2]>([&client_supplied, &keyed]);
+    params.extend(replies.params());
     db.query(&CHARGE, &params)?.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }
 

@@ -250,4 +250,6 @@ pub fn assert_books_agree(db: &TestDb) {
     let chosen = db.count("SELECT count(*) FROM usage_events WHERE id LIKE 'idem\\_%'");
     assert_eq!(db.count("SELECT count(*) FROM usage_events JOIN charge_ids USING (id, created)"), chosen);
     assert_eq!(db.count("SELECT count(*) FROM charge_ids"), chosen, "an idempotency id has no charge in the ledger");
+    let orphans = "SELECT count(*) FROM kept_replies WHERE charge_id NOT IN (SELECT id FROM usage_events)";
+    assert_eq!(db.count(orphans), 0, "a kept reply has no charge in the ledger");
 }
