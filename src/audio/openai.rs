@@ -6,6 +6,7 @@ use crate::auth::Caller;
 use crate::call::Call;
 use crate::error::{Error, Result};
 use crate::gateway::charged::{ModelUsage, Outcome, UploadWork, charged_upload};
+use crate::gateway::estimate::Prompt;
 use crate::gateway::event_stream::{EventStream, not_json};
 use crate::gateway::forward::{FormFields, ForwardedUpload};
 use crate::gateway::transcript::{SubtitleFormat, Transcript};
@@ -80,7 +81,8 @@ impl Options {
 
 fn outcome(mut pending: PendingTranscription, options: Options) -> Result<Outcome> {
     if pending.reply.media_type == sse::MEDIA_TYPE {
-        let counter = UsageCounter::new(ChargeBasis::Fixed(transcription::units(pending.duration.millis)), 0);
+        let units = transcription::units(pending.duration.millis);
+        let counter = UsageCounter::new(ChargeBasis::Fixed(units), Prompt::default());
         return Ok(EventStream { reply: pending.reply, counter, hides_usage: false }.into_outcome(options.model));
     }
     let (bytes, transcript, duration) = pending.read()?;

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use aho_corasick::{AhoCorasick, MatchKind};
 use serde_json::{Map, Value};
 
 use crate::blocking::unwatched;
@@ -14,17 +15,63 @@ use crate::protocol::failure;
 use crate::units::Units;
 
 use super::MAX_REPLY;
+use super::estimate::Prompt;
 use super::event_stream::{disguised_failure, is_event_stream};
 use super::live_reply::{LiveReader, Next};
 use super::usage_counter::{ChargeBasis, Choice, Chunk, UsageCounter};
 
+/// Most stop sequences.
+const MAX_SEQUENCES: usize = 256;
+/// Most bytes of one.
+const MAX_SEQUENCE: usize = 1000;
+
 /// What ends a completion, beside its length.
 #[derive(Clone, Debug, Default)]
 pub struct StopConditions {
-    /// The text ends before the first of these that occurs.
-    pub sequences: Vec<String>,
+    /// The text ends before the first of these that occurs. None is empty.
+    sequences: Vec<String>,
     /// The text ends after this many sentences.
     pub max_sentences: Option<usize>,
+}
+
+impl StopConditions {
+    /// Empty sequences are ignored.
+    ///
+    /// # Errors
+    /// 400 for more sequences, or longer ones, than are looked for.
+    pub fn new(mut sequences: Vec<String>, max_sentences: Option<usize>) -> Result<StopConditions> {
+        sequences.retain(|one| !one.is_empty());
+        if sequences.len() > MAX_SEQUENCES || sequences.iter().any(|one| one.len() > MAX_SEQUENCE) {
+            return Err(Error::bad("There must be at most 256 stop sequences of at most 1000 bytes"));
+        }
+        // Of those that begin at the same place, the first one in the order of their bytes is the one that is named.
+        sequences.sort_unstable();
+        Ok(StopConditions { sequences, max_sentences })
+    }
+}
+
+/// Finds where [`StopConditions`] are met. It takes several times their memory, so there is one only for each call that
+/// is under way.
+struct StopFinder {
+    sequences: Option<AhoCorasick>,
+    /// Bytes of the longest sequence.
+    longest: usize,
+    max_sentences: Option<usize>,
+}
+
+impl StopFinder {
+    fn new(stop: &StopConditions) -> Result<StopFinder> {
+        let StopConditions { sequences, max_sentences } = stop;
+        let build = || {
+            let built = AhoCorasick::builder().match_kind(MatchKind::LeftmostFirst).build(sequences);
+            built.map_err(|e| Error::Internal(format!("stop sequences cannot be looked for: {e}")))
+        };
+        Ok(StopFinder {
+            sequences: if sequences.is_empty() { None } else { Some(build()?) },
+            longest: sequences.iter().map(String::len).max().unwrap_or(0),
+            max_sentences: *max_sentences,
+        })
+    }
 }
 
 /// One completion of a prompt.
@@ -65,7 +112,6 @@ pub fn complete(
     engine: &Engine,
     request: &Map<String, Value>,
     stop: &StopConditions,
-    prompt_estimate: usize,
     cancel_on_disconnect: bool,
 ) -> Result<Completions> {
     let mut request = request.clone();
@@ -75,10 +121,11 @@ pub fn complete(
     let object = Object::of(&Value::Object(request));
     let ask =
         UpstreamRequest { path: "/v1/chat/completions", media_type: "application/json", body: Body::Json(&object) };
+    let finder = StopFinder::new(stop)?;
     let send = || engine.send(ask)?.successful();
     let mut reply = if cancel_on_disconnect { send() } else { unwatched(send) }?;
-    let counter = UsageCounter::new(ChargeBasis::Text, prompt_estimate).expecting(choices);
-    let mut collector = Collector { stop, completions: BTreeMap::new(), counter };
+    let counter = UsageCounter::new(ChargeBasis::Text, Prompt::of_request(&object, "messages")).expecting(choices);
+    let mut collector = Collector { stop: finder, completions: BTreeMap::new(), counter };
     let mut is_cut = false;
     if is_event_stream(&reply)? {
         is_cut = collector.read_stream(&mut reply, cancel_on_disconnect)?;
@@ -101,14 +148,14 @@ pub fn complete(
 }
 
 /// Collects completions from the chunks of a reply.
-struct Collector<'a> {
-    stop: &'a StopConditions,
+struct Collector {
+    stop: StopFinder,
     /// By their index.
     completions: BTreeMap<u64, Completion>,
     counter: UsageCounter,
 }
 
-impl Collector<'_> {
+impl Collector {
     /// Reads events until all of the completions have ended. True if it was ended since the client disconnected.
     fn read_stream(&mut self, reply: &mut Reply, cancel_on_disconnect: bool) -> Result<bool> {
         let mut events = sse::Events::default();
@@ -158,14 +205,14 @@ impl Collector<'_> {
         for choice in &chunk.choices {
             let completion = self.completions.entry(choice.index).or_default();
             if completion.stop_reason.is_none() {
-                completion.add(choice, self.stop);
+                completion.add(choice, &self.stop);
             }
         }
     }
 }
 
 impl Completion {
-    fn add(&mut self, choice: &Choice<'_>, stop: &StopConditions) {
+    fn add(&mut self, choice: &Choice<'_>, stop: &StopFinder) {
         if let Some(message) = choice.delta.as_ref().or(choice.message.as_ref()) {
             if let Some(reasoning) = message.reasoning_content.as_ref().or(message.reasoning.as_ref()) {
                 self.reasoning.get_or_insert_default().push_str(reasoning);
@@ -183,21 +230,19 @@ impl Completion {
     }
 
     /// Adds text, and ends the completion where a condition is met.
-    fn add_text(&mut self, text: &str, stop: &StopConditions) {
+    fn add_text(&mut self, text: &str, stop: &StopFinder) {
         // A stop sequence may have begun in the text before.
-        let longest = stop.sequences.iter().map(String::len).max().unwrap_or(0);
-        let mut from = self.text.len().saturating_sub(longest);
+        let mut from = self.text.len().saturating_sub(stop.longest);
         while !self.text.is_char_boundary(from) {
             from -= 1;
         }
         self.text.push_str(text);
-        let sequences = stop.sequences.iter().map(String::as_str).filter(|sequence| !sequence.is_empty());
-        let new_text = &self.text[from..];
-        let sequence = sequences.filter_map(|sequence| Some((from + new_text.find(sequence)?, sequence))).min();
+        let found = stop.sequences.as_ref().and_then(|sequences| sequences.find(&self.text[from..]));
+        let sequence = found.map(|found| (from + found.start(), self.text[from..][found.range()].to_owned()));
         let sentence = stop.max_sentences.and_then(|number| end_of_sentence(&self.text, number));
-        let sentence = sentence.map(|at| (at, "max_sentences"));
+        let sentence = sentence.map(|at| (at, "max_sentences".to_owned()));
         if let Some((at, reason)) = [sequence, sentence].into_iter().flatten().min_by_key(|(at, _)| *at) {
-            self.stop_reason = Some(reason.to_owned());
+            self.stop_reason = Some(reason);
             self.text.truncate(at);
         }
     }
@@ -231,8 +276,8 @@ mod tests {
     use super::*;
 
     fn complete(chunks: &[&str], sequences: &[&str], max_sentences: Option<usize>) -> (String, Option<String>) {
-        let sequences = sequences.iter().map(|s| (*s).to_owned()).collect();
-        let stop = StopConditions { sequences, max_sentences };
+        let sequences: Vec<_> = sequences.iter().map(|s| (*s).to_owned()).collect();
+        let stop = StopFinder::new(&StopConditions::new(sequences, max_sentences).unwrap()).unwrap();
         let mut completion = Completion::default();
         for chunk in chunks {
             completion.add_text(chunk, &stop);
@@ -248,6 +293,16 @@ mod tests {
         assert_eq!(complete(&["ab", "c#", "#", "d"], &["##"], None), ("abc".into(), Some("##".into())));
         assert_eq!(complete(&["aé#é"], &["é", "#"], None), ("a".into(), Some("é".into())));
         assert_eq!(complete(&["abc"], &["x", ""], None), ("abc".into(), None));
+        assert_eq!(complete(&["abcd"], &["cd", "bcd", "bc"], None), ("a".into(), Some("bc".into())));
+    }
+
+    #[test]
+    fn stop_sequences_are_bounded() {
+        let of = |count: usize, length: usize| StopConditions::new(vec!["x".repeat(length); count], None);
+        assert!(of(MAX_SEQUENCES, MAX_SEQUENCE).is_ok());
+        for (count, length) in [(MAX_SEQUENCES + 1, 1), (1, MAX_SEQUENCE + 1)] {
+            assert_eq!(of(count, length).err().map(|e| e.status()), Some(400));
+        }
     }
 
     #[test]

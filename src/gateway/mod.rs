@@ -5,12 +5,14 @@
 //! outcome (`charging`, `reply_stream`). `idempotency` claims the key of a request, and `kept` keeps its reply for
 //! repetitions. `proxy` passes OpenAI's JSON routes through and `event_stream` their streams, read by `live_reply`;
 //! `completion` asks a chat model for text with stop conditions; `speech` synthesizes; `upload`, `forward`,
-//! `transcription` send recordings, and `transcript` formats the result. `usage_counter` counts tokens.
+//! `transcription` send recordings, and `transcript` formats the result. `usage_counter` counts tokens, and `estimate`
+//! those that no server reports.
 
 pub mod charged;
 mod charging;
 pub mod completion;
 pub mod digest;
+pub mod estimate;
 pub mod event_stream;
 pub mod forward;
 mod idempotency;

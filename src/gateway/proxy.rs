@@ -12,8 +12,9 @@ use crate::http::{Content, Response};
 use crate::protocol::{failure, strict};
 
 use super::charged::{ModelUsage, Outcome, charged};
+use super::estimate::Prompt;
 use super::event_stream::{self, EventStream};
-use super::usage_counter::{ChargeBasis, Chunk, UsageCounter, estimate_json_tokens};
+use super::usage_counter::{ChargeBasis, Chunk, UsageCounter};
 use super::{MAX_JSON_BODY, MAX_REPLY, response_typed_as, validate_model};
 
 /// The fields that decide what a request costs.
@@ -74,8 +75,8 @@ fn forward(
     let model = model_or_default(engine, &mut object)?;
     let wants_stream = matches!(route.basis, ChargeBasis::Text) && object.read::<bool>("stream") == Some(true);
     let hides_usage = wants_stream && request_usage(&mut object);
-    let prompt_estimate = object.get(route.prompt_field).map_or(0, estimate_json_tokens);
-    let counter = UsageCounter::new(route.basis, prompt_estimate).expecting(choices(&object));
+    let prompt = Prompt::of_request(&object, route.prompt_field);
+    let counter = UsageCounter::new(route.basis, prompt).expecting(choices(&object));
     let ask = UpstreamRequest { path: route.upstream_path, media_type: "application/json", body: Body::Json(&object) };
     let send = || engine.send(ask).and_then(Reply::successful);
     // Only a stream tells, piece by piece, what was made. Of a reply in one piece nothing is known before its end.

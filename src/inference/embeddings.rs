@@ -9,9 +9,10 @@ use crate::call::Call;
 use crate::engine::{Body, UpstreamRequest};
 use crate::error::{Error, Result};
 use crate::gateway::charged::{ModelUsage, Outcome, charged};
+use crate::gateway::estimate::Prompt;
 use crate::gateway::event_stream::disguised_failure;
 use crate::gateway::proxy::{ProxiedRoute, proxy};
-use crate::gateway::usage_counter::{ChargeBasis, Chunk, UsageCounter, estimate_tokens};
+use crate::gateway::usage_counter::{ChargeBasis, Chunk, UsageCounter};
 use crate::gateway::{MAX_REPLY, mark_demo, validate_model};
 use crate::http::Response;
 use crate::http::form::{FORM_LIMIT, Fields};
@@ -61,7 +62,7 @@ pub(super) fn extract_features(call: &mut Call<'_>, caller: &Caller) -> Result<R
             return Err(disguised_failure(&message));
         }
         let vector = first_vector(&bytes).ok_or(Error::Upstream(502, "The model server's reply holds no vector"))?;
-        let mut counter = UsageCounter::new(ChargeBasis::Embeddings, estimate_tokens(text.len()));
+        let mut counter = UsageCounter::new(ChargeBasis::Embeddings, Prompt::of_text(text));
         if let Ok(chunk) = serde_json::from_slice::<Chunk<'_>>(&bytes) {
             counter.add(&chunk);
         }

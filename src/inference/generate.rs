@@ -15,7 +15,6 @@ use crate::engine::{Engine, client_left};
 use crate::error::{Error, Result};
 use crate::gateway::charged::{ModelUsage, Outcome, charged};
 use crate::gateway::completion::{Completion, Completions, complete};
-use crate::gateway::usage_counter::estimate_tokens;
 use crate::gateway::{MAX_JSON_BODY, mark_demo, validate_model};
 use crate::http::Response;
 use crate::http::form::{FORM_LIMIT, Fields};
@@ -189,14 +188,13 @@ fn ask(
         // The same seed would give the same completion again.
         request.insert("seed".to_owned(), seed.wrapping_add(i64::try_from(count).unwrap_or(0)).into());
     }
-    let estimate = estimate_tokens(params.text.len());
-    match complete(engine, &request, &params.stop, estimate, cancel_on_disconnect) {
+    match complete(engine, &request, &params.stop, cancel_on_disconnect) {
         // Hosted APIs may refuse fields that they do not know: try again without those.
         Err(Error::Relayed(refusal))
             if matches!(refusal.status, 400 | 422) && EXTENSIONS.iter().any(|name| refusal.message.contains(name)) =>
         {
             request.retain(|name, _| !EXTENSIONS.contains(&name.as_str()));
-            complete(engine, &request, &params.stop, estimate, cancel_on_disconnect)
+            complete(engine, &request, &params.stop, cancel_on_disconnect)
         }
         other => other,
     }

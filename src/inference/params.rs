@@ -18,8 +18,6 @@ pub(super) const EXTENSIONS: [&str; 5] =
 
 /// One prompt and how it is to be completed.
 pub(super) struct Params {
-    /// The prompt.
-    pub(super) text: String,
     /// The number of completions.
     pub(super) results: usize,
     /// The model, unless the default is wanted.
@@ -45,11 +43,10 @@ impl Params {
         let results = fields.optional_integer("number_of_results")?.unwrap_or(1);
         let results = usize::try_from(results).ok().filter(|_| (1..=MAX_RESULTS).contains(&results));
         let max_sentences = optional_limit(fields, "max_sentences")?;
-        let stop = StopConditions { sequences: stop_sequences(fields)?, max_sentences };
+        let stop = StopConditions::new(stop_sequences(fields)?, max_sentences)?;
         let model =
             fields.optional_text("model")?.filter(|model| !DEFAULT_MODEL_NAMES.contains(model)).map(str::to_owned);
         Ok(Params {
-            text: text.to_owned(),
             results: results.ok_or(Error::bad("number_of_results must be from 1 to 128"))?,
             model,
             stop,

@@ -7,7 +7,6 @@ use crate::call::Call;
 use crate::error::{Error, Result};
 use crate::gateway::charged::{ModelUsage, Outcome, charged};
 use crate::gateway::completion::{StopConditions, complete};
-use crate::gateway::usage_counter::estimate_tokens;
 use crate::gateway::{mark_demo, validate_model};
 use crate::http::Response;
 use crate::http::form::{FORM_LIMIT, Fields};
@@ -32,10 +31,8 @@ pub(super) fn summarize(call: &mut Call<'_>, caller: &Caller) -> Result<Response
         }
         let model = validate_model(engine.default_model())?;
         let request = chat_request(&model, text, max_length);
-        let estimate = estimate_tokens(INSTRUCTIONS.len() + text.len());
-        let reply = engine.block_in_place(|| {
-            complete(engine, &request, &StopConditions::default(), estimate, cancel_on_disconnect)
-        })??;
+        let reply = engine
+            .block_in_place(|| complete(engine, &request, &StopConditions::default(), cancel_on_disconnect))??;
         let usage =
             ModelUsage { model, units: reply.units, estimated: reply.estimated, latency_micros: reply.latency_micros };
         if reply.is_cut {

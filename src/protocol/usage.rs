@@ -76,6 +76,11 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// Whether it tells how many tokens were written.
+    pub fn has_output(&self) -> bool {
+        number(&self.completion_tokens).or_else(|| number(&self.output_tokens)).is_some()
+    }
+
     fn reported(&self) -> Reported {
         let detail =
             |objects: [&Value; 2], name: &str| objects.into_iter().find_map(|object| number(object.get(name)?));

@@ -168,8 +168,9 @@ fn completions_accept_what_clients_send() {
         (&seen["model"], &seen["max_tokens"], &seen["unknown"]),
         (&json!("test-model"), &json!(100), &json!({"a": 1}))
     );
-    // The model server reports no usage: ten tokens, estimated from the length.
-    assert_eq!(only_charge(&db, &server)["completion_tokens"], 10);
+    // The model server reports no usage, so the text is counted, with a margin.
+    let estimate = only_charge(&db, &server)["completion_tokens"].as_i64().unwrap();
+    assert!((5..=40).contains(&estimate), "{estimate}");
     client.post("/v1/engines/text-davinci-003/completions", &json!({"prompt": "a"})).expect(200);
     client.post("/v1/engines/test-model/completions", &json!({"prompt": "a", "max_tokens": 5})).expect(200);
     let seen: Vec<_> = upstream.seen().iter().map(|seen| (seen.path.clone(), seen.json()["model"].clone())).collect();

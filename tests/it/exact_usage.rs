@@ -117,4 +117,10 @@ fn a_charge_without_reported_usage_is_marked_as_an_estimate() {
     assert_eq!(only_charge(&db, &server)["estimated"], true);
     let usage = user.program(&server.web).get("/api/usage").expect(200).json();
     assert_eq!(usage["usage"][0]["estimated"], 1, "{usage}");
+    let browser = user.browser_of(&server);
+    let page = browser.get("/usage").expect(200).text();
+    assert!(page.contains(">estimate</span>") && page.contains(">1 estimated</span>"), "{page}");
+    let csv = browser.get("/usage.csv").expect(200).text();
+    let column = csv.lines().next().unwrap().split(',').position(|name| name == "estimated").unwrap();
+    assert_eq!(csv.lines().nth(1).unwrap().split(',').nth(column), Some("1"), "{csv}");
 }

@@ -52,7 +52,8 @@ fn stream_options_are_omitted_for_servers_that_refuse_them() {
     let charges = final_charges(&db, server);
     assert_eq!(charges.len(), 3);
     for charge in charges {
-        assert_eq!((&charge["completion_tokens"], &charge["estimated"]), (&json!(2), &json!(true)), "{charge}");
+        let estimate = charge["completion_tokens"].as_i64().unwrap();
+        assert!((2..=4).contains(&estimate) && charge["estimated"] == true, "{charge}");
         assert!(charge["prompt_tokens"].as_i64() >= Some(4));
     }
 }

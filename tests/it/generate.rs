@@ -147,3 +147,14 @@ fn disconnecting_from_a_bulk_request_ends_its_upstream_calls() {
     raw.leave();
     assert!(told.recv().unwrap() && told.recv().unwrap(), "both upstream calls are ended");
 }
+
+#[test]
+fn stop_sequences_are_bounded() {
+    let (_db, server, user, upstream) = start(|_, wire| speak(wire, &["ok"], "stop"));
+    let client = user.program(&server.inference);
+    let many: Vec<_> = (0..10_000).map(|n| n.to_string()).collect();
+    client.post("/api/v1/generate", &json!({"text": "Hi", "stop_sequences": many})).expect(400);
+    client.post("/api/v1/generate", &json!({"text": "Hi", "stop_sequences": ["x".repeat(1001)]})).expect(400);
+    assert!(upstream.seen().is_empty());
+    client.post("/api/v1/generate", &json!({"text": "Hi", "stop_sequences": many[..256]})).expect(200);
+}

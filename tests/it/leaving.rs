@@ -256,3 +256,25 @@ fn an_error_sent_as_a_success_costs_nothing_on_any_route() {
     audio.send("POST", "/v1/audio/transcriptions", media_type, &body).expect(502);
     assert_eq!(final_charges(&db, server), [] as [Value; 0]);
 }
+
+#[test]
+fn pictures_tools_and_reasoning_are_part_of_an_estimate() {
+    let upstream = Upstream::start(|_, wire| {
+        wire.start("text/event-stream");
+        wire.event(r#"{"choices":[{"index":0,"delta":{"reasoning_content":"one two three four"}}]}"#);
+        wire.word("five");
+        wire.event(r#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#);
+        wire.event("[DONE]");
+        wire.end();
+    });
+    let (db, server, user) = start(&upstream);
+    let mut body = streamed();
+    let picture = json!({"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}});
+    body["messages"][0]["content"] = json!([{"type": "text", "text": "What is it?"}, picture, picture]);
+    body["tools"] = json!([{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]);
+    user.program(&server.inference).post(CHAT, &body).expect(200);
+    let charge = only_charge(&db, &server);
+    let tokens = |name: &str| charge[name].as_i64().unwrap();
+    assert!((2 * 1445 + 20..2 * 1445 + 80).contains(&tokens("prompt_tokens")), "{charge}");
+    assert!((5..10).contains(&tokens("completion_tokens")) && charge["estimated"] == true, "{charge}");
+}

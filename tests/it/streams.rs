@@ -97,7 +97,8 @@ fn completions_stream_too() {
     raw.until("one");
     go.send(()).unwrap();
     assert!(raw.rest().contains("[DONE]"));
-    assert_eq!(only_charge(&db, &server)["completion_tokens"], 2, "tokens are counted if the server reports no usage");
+    let estimate = only_charge(&db, &server)["completion_tokens"].as_i64().unwrap();
+    assert!((2..=3).contains(&estimate), "tokens are counted if the server reports no usage: {estimate}");
 }
 
 #[test]
@@ -116,7 +117,8 @@ fn disconnecting_ends_the_upstream_call_and_charges_what_was_generated() {
     raw.leave();
     assert_eq!(told.recv_timeout(Duration::from_secs(25)), Ok(true), "the upstream call is ended");
     let charge = only_charge(&db, &server);
-    assert_eq!((&charge["completion_tokens"], &charge["model"]), (&json!(3), &json!("m")));
+    let estimate = charge["completion_tokens"].as_i64().unwrap();
+    assert!((3..=5).contains(&estimate) && charge["model"] == "m", "{charge}");
     assert!(charge["prompt_tokens"].as_i64() >= Some(4) && charge["estimated"] == true);
 }
 
@@ -156,7 +158,8 @@ fn a_model_server_that_dies_ends_the_stream_with_an_error_and_the_output_is_char
         assert!(all.contains(r#"data: {"error":{"message":"The model server"#) && !all.contains("[DONE]"), "{all}");
         let charged = || charges(&db).into_iter().find(|charge| charge["model"] == model);
         server.wait_until("a charge", || charged().is_some());
-        assert_eq!(charged().unwrap()["completion_tokens"], tokens);
+        let estimate = charged().unwrap()["completion_tokens"].as_i64().unwrap();
+        assert!((tokens..=tokens + 2).contains(&estimate), "{model}: {estimate}");
     }
 }
 

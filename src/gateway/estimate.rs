@@ -1,0 +1,254 @@
+//! Estimates of tokens, for replies whose model server reports no usage. They are meant not to be below the truth: texts
+//! are cut into the tokens of `cl100k_base`, and a quarter is added since the model's own vocabulary may be a smaller one.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::http::object::Object;
+
+/// Tokens of a picture: OpenAI's rule for the largest one, of 2048 by 2048 pixels, in full detail.
+const PICTURE: usize = 85 + 8 * 170;
+/// Tokens of a picture in low detail.
+const SMALL_PICTURE: usize = 85;
+/// Characters of base64 that make a token of a recording. One of 6 kbit/s has 1000 of them in a second, for which models
+/// count up to 32 tokens.
+const RECORDING_CHARACTERS: usize = 32;
+/// Tokens that a chat template adds to each message.
+const MESSAGE: usize = 4;
+/// Bytes of a prompt's text that are kept until it is known whether they must be counted. A longer text is counted at
+/// once: in many streams at a time it would take much memory.
+const MAX_KEPT: usize = 256 * 1024;
+/// Bytes of a reply that are counted at a time.
+const PIECE: usize = 4096;
+/// Fields beside the prompt that models read, as JSON.
+const OTHER_FIELDS: [&str; 5] = ["tools", "functions", "tool_choice", "response_format", "suffix"];
+
+/// How many tokens a text has, at most: never more than it has bytes.
+pub fn tokens(text: &str) -> usize {
+    // The vocabulary takes a while to load, and some megabytes.
+    if text.is_empty() {
+        return 0;
+    }
+    let counted = bpe_openai::cl100k_base().count(text);
+    (counted + counted.div_ceil(4)).min(text.len())
+}
+
+/// What a request gives a model to read. It is counted only when its tokens are asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Prompt {
+    text: String,
+    /// What is counted already: pictures, recordings, long texts.
+    counted: usize,
+}
+
+impl Prompt {
+    /// A text.
+    pub fn of_text(text: &str) -> Prompt {
+        let mut prompt = Prompt::default();
+        prompt.add(text);
+        prompt
+    }
+
+    /// The prompt in this field of a request, and what else the model reads of it.
+    pub fn of_request(request: &Object<'_>, field: &str) -> Prompt {
+        let mut prompt = Prompt::default();
+        if let Some(value) = request.get(field) {
+            let mut json = serde_json::Deserializer::from_str(value.get());
+            // What cannot be read ends the count; model servers refuse that.
+            let _ = Reader(&mut prompt).deserialize(&mut json);
+        }
+        for value in OTHER_FIELDS.iter().filter(|name| request.has(name)).filter_map(|name| request.get(name)) {
+            prompt.add(value.get());
+        }
+        prompt
+    }
+
+    /// Its tokens.
+    pub fn tokens(&self) -> usize {
+        self.counted + tokens(&self.text)
+    }
+
+    fn add(&mut self, text: &str) {
+        if self.text.len() + text.len() > MAX_KEPT {
+            self.counted += tokens(&std::mem::take(&mut self.text));
+        }
+        match text.len() > MAX_KEPT {
+            true => self.counted += tokens(text),
+            false => self.text.push_str(text),
+        }
+    }
+
+    fn add_string(&mut self, text: &str) {
+        match text.starts_with("data:") {
+            true => self.counted += PICTURE,
+            false => self.add(text),
+        }
+    }
+
+    fn add_picture(&mut self, value: &RawValue) {
+        #[derive(Deserialize)]
+        struct Picture<'a> {
+            #[serde(borrow)]
+            detail: Cow<'a, str>,
+        }
+        let is_small = serde_json::from_str::<Picture<'_>>(value.get()).is_ok_and(|picture| picture.detail == "low");
+        self.counted += if is_small { SMALL_PICTURE } else { PICTURE };
+    }
+}
+
+/// Reads any JSON and adds what a model reads of it.
+struct Reader<'a>(&'a mut Prompt);
+
+impl<'de> DeserializeSeed<'de> for Reader<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Reader<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON")
+    }
+    fn visit_str<E>(self, text: &str) -> Result<(), E> {
+        self.0.add_string(text);
+        Ok(())
+    }
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+    // Lists of numbers are tokens.
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        self.0.counted += 1;
+        Ok(())
+    }
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        self.0.counted += 1;
+        Ok(())
+    }
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        self.0.counted += 1;
+        Ok(())
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        while seq.next_element_seed(Reader(self.0))?.is_some() {}
+        Ok(())
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        self.0.counted += MESSAGE;
+        while let Some(name) = map.next_key::<Cow<'de, str>>()? {
+            match &*name {
+                "image_url" | "image" => self.0.add_picture(map.next_value()?),
+                "input_audio" | "audio_url" | "video_url" | "file" => {
+                    let value: &RawValue = map.next_value()?;
+                    self.0.counted += value.get().len().div_ceil(RECORDING_CHARACTERS);
+                }
+                "type" | "role" => drop(map.next_value::<IgnoredAny>()?),
+                _ => map.next_value_seed(Reader(self.0))?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Counts the text of a reply as it comes, in little memory.
+#[derive(Clone, Debug, Default)]
+pub struct OutputCounter {
+    /// Not counted yet; fewer bytes than [`PIECE`].
+    text: String,
+    counted: usize,
+    pieces: usize,
+}
+
+impl OutputCounter {
+    /// Adds the texts of one piece.
+    pub fn add<'t>(&mut self, texts: impl IntoIterator<Item = &'t str>) {
+        self.pieces += 1;
+        for text in texts {
+            self.text.push_str(text);
+        }
+        if self.text.len() >= PIECE {
+            self.counted += tokens(&self.text);
+            self.text.clear();
+        }
+    }
+
+    /// Whether nothing was added.
+    pub fn is_empty(&self) -> bool {
+        self.pieces == 0
+    }
+
+    /// The tokens so far: each piece is one at least.
+    pub fn tokens(&self) -> usize {
+        (self.counted + tokens(&self.text)).max(self.pieces)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn of(request: &str, field: &str) -> usize {
+        Prompt::of_request(&Object::parse(request.as_bytes()).unwrap(), field).tokens()
+    }
+
+    #[test]
+    fn pictures_recordings_tools_and_token_lists_count() {
+        let message = |part: &str| of(&format!(r#"{{"messages":[{{"role":"user","content":[{part}]}}]}}"#), "messages");
+        let text = message(r#"{"type":"text","text":"What is it?"}"#);
+        assert!((2 * MESSAGE + 4..2 * MESSAGE + 8).contains(&text), "{text}");
+        let url = "data:image/png;base64,AAAA";
+        let picture = message(&format!(r#"{{"type":"image_url","image_url":{{"url":"{url}"}}}}"#));
+        assert_eq!(picture, 2 * MESSAGE + PICTURE);
+        assert_eq!(message(&format!(r#"{{"type":"input_image","image_url":"{url}"}}"#)), picture);
+        let small = message(&format!(r#"{{"type":"image_url","image_url":{{"detail":"low","url":"{url}"}}}}"#));
+        assert_eq!(small, 2 * MESSAGE + SMALL_PICTURE);
+        let recording = "A".repeat(32_000);
+        let audio = message(&format!(r#"{{"type":"input_audio","input_audio":{{"data":"{recording}"}}}}"#));
+        assert!((1000..1100).contains(&audio), "{audio}");
+        assert_eq!(of(r#"{"prompt":[[1,2,3],[4,5]]}"#, "prompt"), 5);
+        let tools =
+            r#"{"prompt":"","tools":[{"type":"function","function":{"name":"weather","description":"Tells it"}}]}"#;
+        assert!(of(tools, "prompt") >= 15, "{}", of(tools, "prompt"));
+    }
+
+    #[test]
+    fn long_texts_are_not_kept() {
+        let long = "word ".repeat(MAX_KEPT / 4);
+        let prompt = Prompt::of_request(&Object::of(&serde_json::json!({"prompt": [long, "a", long]})), "prompt");
+        assert!(prompt.text.len() <= MAX_KEPT && prompt.tokens() >= MAX_KEPT / 2, "{}", prompt.tokens());
+        let mut output = OutputCounter::default();
+        for _ in 0..10_000 {
+            output.add(["word "]);
+            assert!(output.text.len() < PIECE);
+        }
+        assert!((10_000..15_000).contains(&output.tokens()), "{}", output.tokens());
+    }
+
+    proptest! {
+        #[test]
+        fn an_estimate_is_not_below_the_truth_nor_above_the_bytes(
+            text in "([a-zA-Z ,.]{0,60}|[äöüßéèñ ]{0,30}|[\u{410}-\u{44f} ]{0,40}|[\u{4e00}-\u{9fff}。]{0,40}|[\u{600}-\u{6ff} ]{0,30}|[\u{1f300}-\u{1f6ff}]{0,10}|[0-9{}\\[\\]():;=\n\t]{0,40}){1,4}"
+        ) {
+            let truth = bpe_openai::cl100k_base().count(&*text);
+            prop_assert!((truth..=text.len()).contains(&tokens(&text)));
+            let mut output = OutputCounter::default();
+            for c in text.chars() {
+                output.add([&*c.to_string()]);
+            }
+            prop_assert!((truth..=text.len()).contains(&output.tokens()));
+        }
+    }
+}
