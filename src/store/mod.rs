@@ -8,6 +8,7 @@ pub mod directory;
 pub mod documents;
 pub mod installation;
 pub mod known_networks;
+pub mod leases;
 pub mod prices;
 pub mod replies;
 mod row;

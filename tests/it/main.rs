@@ -31,6 +31,7 @@ mod idempotency;
 mod kept_secret;
 mod keys;
 mod leaving;
+mod leases;
 mod lifecycle;
 mod login;
 mod migration;

@@ -1,0 +1,174 @@
+//! Budgets in the database do what the model says, and hold when processes ask at once.
+
+use std::collections::BTreeSet;
+use std::thread;
+
+use proptest::prelude::*;
+use textgen::db::Database;
+use textgen::limits::model::Budget;
+use textgen::limits::{Ask, Picos};
+use textgen::store::leases::{self, Granted, Request, Settlement};
+use time::OffsetDateTime;
+
+use crate::harness::TestDb;
+
+/// A budget `b` without an end of its window, and users and sessions for it.
+fn database(limit: Picos) -> (TestDb, Database) {
+    let db = TestDb::new();
+    db.run(&format!(
+        "INSERT INTO users (id, email) VALUES ('u', 'u@example.com');
+         INSERT INTO budgets (id, user_id, limit_picos, period) VALUES ('b', 'u', {limit}, 'total')"
+    ));
+    let pool = Database::new(db.url().parse().unwrap(), true, 8);
+    pool.open();
+    (db, pool)
+}
+
+fn request(holder_id: &str, ask: Ask) -> Request<'_> {
+    let Ask { at_least, at_most, returned, partial } = ask;
+    Request { budget_id: "b", holder_id, at_least, at_most, returned, partial }
+}
+
+fn settlement(holder_id: &str, cost: Picos) -> Settlement<'_> {
+    Settlement { budget_id: "b", holder_id, created: OffsetDateTime::now_utc(), cost }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Ask { holder: u64, needed: Picos, comfort: Picos, returned: Picos, partial: bool },
+    Settle { holder: u64, cost: Picos, is_first_try: bool },
+    Limit(Picos),
+    End(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0..3_u64, 0..400_i128, 0..200_i128, 0..300_i128, any::<bool>())
+            .prop_map(|(holder, needed, comfort, returned, partial)| Step::Ask { holder, needed, comfort, returned, partial }),
+        6 => (0..3_u64, 0..60_i128, any::<bool>())
+            .prop_map(|(holder, cost, is_first_try)| Step::Settle { holder, cost, is_first_try }),
+        1 => (0..800_i128).prop_map(Step::Limit),
+        1 => (0..3_u64).prop_map(Step::End),
+    ]
+}
+
+#[test]
+fn the_database_does_what_the_model_says() {
+    let (db, pool) = database(0);
+    let mut client = db.connect();
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(40)
+    });
+    let schedules = prop::collection::vec(step(), 1..60);
+    let run = runner.run(&schedules, |steps| {
+        client
+            .batch_execute(
+                "DELETE FROM leases; DELETE FROM lease_holders; DELETE FROM budget_windows;
+            UPDATE budgets SET leased_picos = 0, limit_picos = 500",
+            )
+            .unwrap();
+        let mut session = pool.session().unwrap();
+        let mut model = Budget::new(500);
+        let mut ended = BTreeSet::new();
+        let mut taken = [(0, 0); 3];
+        for holder in 0..3 {
+            leases::register(&mut session, &holder.to_string()).unwrap();
+        }
+        for step in steps {
+            match step {
+                Step::Ask { holder, needed, comfort, returned, partial } => {
+                    let (granted, settled) = taken[usize::try_from(holder).unwrap()];
+                    // A process returns no more than it holds.
+                    let returned = returned.min(granted - settled).max(0);
+                    let ask = Ask { at_least: needed, at_most: needed + comfort, returned, partial };
+                    let given = leases::ask(&mut session, &request(&holder.to_string(), ask)).unwrap();
+                    prop_assert_eq!(given.is_none(), ended.contains(&holder));
+                    if let Some(Granted { granted, returned, is_short, .. }) = given {
+                        let grant = model.ask(holder, 0, &ask);
+                        prop_assert_eq!((granted, returned, is_short), (grant.granted, grant.returned, grant.is_short));
+                        taken[usize::try_from(holder).unwrap()] = (granted - returned, settled.min(granted - returned));
+                    }
+                }
+                Step::Settle { holder, cost, is_first_try } => {
+                    let made = leases::settle(&mut session, &[settlement(&holder.to_string(), cost)], is_first_try);
+                    let expected = model.settle(holder, 0, cost, is_first_try);
+                    prop_assert_eq!(made.is_ok(), expected.is_ok());
+                    if made.is_ok() {
+                        taken[usize::try_from(holder).unwrap()].1 += cost;
+                    }
+                }
+                Step::Limit(limit) => {
+                    client.batch_execute(&format!("UPDATE budgets SET limit_picos = {limit}")).unwrap();
+                    model.limit = limit;
+                }
+                Step::End(holder) => {
+                    leases::end(&mut session, &holder.to_string()).unwrap();
+                    model.end(holder);
+                    ended.insert(holder);
+                }
+            }
+            let row = client
+                .query_one(
+                    "SELECT leased_picos::bigint,
+                coalesce((SELECT sum(spent_picos) FROM budget_windows), 0)::bigint FROM budgets",
+                    &[],
+                )
+                .unwrap();
+            let (leased, spent): (i64, i64) = (row.get(0), row.get(1));
+            prop_assert_eq!((Picos::from(leased), Picos::from(spent)), (model.leased(), model.spent(0)));
+        }
+        Ok(())
+    });
+    run.unwrap();
+}
+
+#[test]
+fn a_budget_is_used_up_and_never_passed_by_processes_that_ask_at_once() {
+    const LIMIT: i128 = 10_007;
+    let (db, pool) = database(LIMIT);
+    let spent: i128 = thread::scope(|scope| {
+        let processes: Vec<_> = (0..6)
+            .map(|n: i32| {
+                let pool = &pool;
+                scope.spawn(move || {
+                    let (holder, mut session) = (n.to_string(), pool.session().unwrap());
+                    leases::register(&mut session, &holder).unwrap();
+                    let mut spent = 0;
+                    loop {
+                        let ask = Ask { at_least: spent + 50, at_most: spent + 50, returned: 0, partial: true };
+                        let granted = leases::ask(&mut session, &request(&holder, ask)).unwrap().unwrap().granted;
+                        if granted == spent {
+                            return spent;
+                        }
+                        leases::settle(&mut session, &[settlement(&holder, granted - spent)], true).unwrap();
+                        spent = granted;
+                    }
+                })
+            })
+            .collect();
+        processes.into_iter().map(|process| process.join().unwrap()).sum()
+    });
+    assert_eq!(spent, LIMIT);
+    assert_eq!(i128::from(db.count("SELECT sum(spent_picos)::bigint FROM budget_windows")), LIMIT);
+    assert_eq!(db.count("SELECT leased_picos::bigint FROM budgets"), 0);
+}
+
+#[test]
+fn windows_follow_the_time_zone() {
+    let db = TestDb::new();
+    let mut client = db.connect();
+    for (period, zone, at, starts) in [
+        // The day on which Berlin's clocks are set back has 25 hours.
+        ("day", "Europe/Berlin", "2026-10-25 22:59:59+00", "2026-10-24 22:00:00+00"),
+        ("day", "Europe/Berlin", "2026-10-25 23:00:00+00", "2026-10-25 23:00:00+00"),
+        ("week", "America/New_York", "2026-11-02 04:59:59+00", "2026-10-26 04:00:00+00"),
+        ("week", "America/New_York", "2026-11-02 05:00:00+00", "2026-11-02 05:00:00+00"),
+        ("month", "Asia/Kathmandu", "2026-11-30 18:14:59+00", "2026-10-31 18:15:00+00"),
+        ("total", "UTC", "2026-11-30 18:14:59+00", "1970-01-01 00:00:00+00"),
+    ] {
+        let sql = "SELECT textgen_budget_window($1, $2, $3::text::timestamptz) = $4::text::timestamptz";
+        let is_right: bool = client.query_one(sql, &[&period, &zone, &at, &starts]).unwrap().get(0);
+        assert!(is_right, "{period} in {zone} at {at}");
+    }
+}
