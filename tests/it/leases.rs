@@ -1,5 +1,6 @@
 //! Budgets in the database do what the model says, and hold when processes ask at once.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::thread;
 
@@ -55,13 +56,14 @@ fn step() -> impl Strategy<Value = Step> {
 #[test]
 fn the_database_does_what_the_model_says() {
     let (db, pool) = database(0);
-    let mut client = db.connect();
+    let client = RefCell::new(db.connect());
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
         failure_persistence: None,
         ..ProptestConfig::with_cases(40)
     });
     let schedules = prop::collection::vec(step(), 1..60);
     let run = runner.run(&schedules, |steps| {
+        let mut client = client.borrow_mut();
         client
             .batch_execute(
                 "DELETE FROM leases; DELETE FROM lease_holders; DELETE FROM budget_windows;
