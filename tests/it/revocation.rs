@@ -134,7 +134,7 @@ fn keys_and_sessions_ended_in_sql_end_everywhere() {
         "UPDATE api_keys SET expires = now()",
         "UPDATE api_keys SET digest = sha256(id::bytea)",
         "DELETE FROM api_keys",
-        "TRUNCATE api_keys",
+        "TRUNCATE api_keys CASCADE",
     ];
     for (n, sql) in by_hand.iter().enumerate() {
         let user = pair.one.sign_up(&format!("key{n}@x"));
