@@ -5,7 +5,6 @@ use std::io::{self, Read, Write};
 use serde_json::json;
 
 use crate::auth::Caller;
-use crate::blocking::unwatched;
 use crate::call::Call;
 use crate::engine::{Reply, client_left};
 use crate::error::{Error, Result};
@@ -59,31 +58,24 @@ struct AudioStream {
 
 impl ReplyStream for AudioStream {
     /// Holds back the last byte, which waits for the charge.
-    fn copy(&mut self, out: &mut dyn Write, cancel_on_disconnect: bool) -> StreamEnd {
+    fn copy(&mut self, out: &mut dyn Write) -> StreamEnd {
         // The byte that is held back comes first in the buffer; the next piece is read behind it.
         let (mut buffer, mut held) = (vec![0; READ_SIZE + 1], 0);
         loop {
-            let read = match cancel_on_disconnect {
-                true => self.reply.read(&mut buffer[held..]),
-                false => unwatched(|| self.reply.read(&mut buffer[held..])),
-            };
-            match read {
+            match self.reply.read(&mut buffer[held..]) {
                 Ok(0) => {
                     buffer.truncate(held);
                     return StreamEnd::Complete(buffer);
                 }
                 Ok(n) => {
                     let last = held + n - 1;
-                    // Without `cancel_on_disconnect`, what the client does not take is discarded.
-                    if let Err(e) = out.write_all(&buffer[..last])
-                        && cancel_on_disconnect
-                    {
+                    if let Err(e) = out.write_all(&buffer[..last]) {
                         return StreamEnd::Disconnected(e);
                     }
                     buffer[0] = buffer[last];
                     held = 1;
                 }
-                Err(_) if cancel_on_disconnect && client_left() => {
+                Err(_) if client_left() => {
                     return StreamEnd::Disconnected(io::ErrorKind::ConnectionAborted.into());
                 }
                 Err(e) => return StreamEnd::Failed(self.reply.broken(&e)),

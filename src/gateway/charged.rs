@@ -31,9 +31,6 @@ pub struct Work<'a> {
     pub segments: &'a [String],
     /// The whole body.
     pub body: Vec<u8>,
-    /// Whether a client that disconnects while a reply is streamed, or made of a stream, ends the model's work. Replies
-    /// that come in one piece are made to their end in any case, as only then it is known what they used.
-    pub cancel_on_disconnect: bool,
 }
 
 /// A request with a recording, which the handler reads.
@@ -76,8 +73,7 @@ pub fn charged(
         return kept.replay(&context.digest);
     }
     let _watch = context.watch();
-    let cancel_on_disconnect = context.cancels_on_disconnect();
-    let outcome = work(Work { request: call.request, segments: &call.segments, body, cancel_on_disconnect });
+    let outcome = work(Work { request: call.request, segments: &call.segments, body });
     settle(context, outcome)
 }
 
@@ -148,12 +144,6 @@ impl ChargeContext {
     /// Claims the request's key, if it has one; the reply if one is kept for it.
     fn claim_key(&mut self) -> Result<Option<kept::Kept>> {
         self.idempotency.as_mut().map_or(Ok(None), super::idempotency::Idempotency::claim)
-    }
-
-    /// Whether a client that disconnects ends the model's work, and pays for what was made. A reply that is kept is made to
-    /// its end and charged in full.
-    fn cancels_on_disconnect(&self) -> bool {
-        self.idempotency.is_none()
     }
 
     /// A reply that is kept is made to its end, whether or not the client waits for it.

@@ -101,19 +101,14 @@ pub struct Completions {
     pub is_cut: bool,
 }
 
-/// Sends a chat `request`, without `stream`, and collects its completions. With `cancel_on_disconnect`, a client that
+/// Sends a chat `request`, without `stream`, and collects its completions. A client that
 /// disconnects ends the model's work. It blocks, so call it inside
 /// [`block_in_place`](crate::blocking::block_in_place).
 ///
 /// # Errors
 /// Those of [`Engine::send`]; the model server's refusal; 502 for a reply that ends early, or is an error; the client
 /// has disconnected before anything was made.
-pub fn complete(
-    engine: &Engine,
-    request: &Map<String, Value>,
-    stop: &StopConditions,
-    cancel_on_disconnect: bool,
-) -> Result<Completions> {
+pub fn complete(engine: &Engine, request: &Map<String, Value>, stop: &StopConditions) -> Result<Completions> {
     let mut request = request.clone();
     let choices = request.get("n").and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok()).unwrap_or(1);
     request.insert("stream".to_owned(), true.into());
@@ -123,12 +118,12 @@ pub fn complete(
         UpstreamRequest { path: "/v1/chat/completions", media_type: "application/json", body: Body::Json(&object) };
     let finder = StopFinder::new(stop)?;
     let send = || engine.send(ask)?.successful();
-    let mut reply = if cancel_on_disconnect { send() } else { unwatched(send) }?;
+    let mut reply = send()?;
     let counter = UsageCounter::new(ChargeBasis::Text, Prompt::of_request(&object, "messages")).expecting(choices);
     let mut collector = Collector { stop: finder, completions: BTreeMap::new(), counter };
     let mut is_cut = false;
     if is_event_stream(&reply)? {
-        is_cut = collector.read_stream(&mut reply, cancel_on_disconnect)?;
+        is_cut = collector.read_stream(&mut reply)?;
         if is_cut && collector.counter.is_empty() {
             return Err(Error::ClientLeft);
         }
@@ -157,9 +152,9 @@ struct Collector {
 
 impl Collector {
     /// Reads events until all of the completions have ended. True if it was ended since the client disconnected.
-    fn read_stream(&mut self, reply: &mut Reply, cancel_on_disconnect: bool) -> Result<bool> {
+    fn read_stream(&mut self, reply: &mut Reply) -> Result<bool> {
         let mut events = sse::Events::default();
-        let mut reader = LiveReader::new(cancel_on_disconnect);
+        let mut reader = LiveReader::new();
         loop {
             let pushed = match reader.next(reply, self.counter.is_finished()) {
                 Next::Bytes(bytes) => events.push(bytes),

@@ -40,9 +40,9 @@ impl EventStream {
     }
 
     /// Copies events until the model server ends the stream or fails, or the call is to be ended.
-    fn copy_events(&mut self, client: &mut Client<'_>, cancel_on_disconnect: bool) -> StreamEnd {
+    fn copy_events(&mut self, client: &mut Client<'_>) -> StreamEnd {
         let mut events = sse::Events::default();
-        let mut reader = LiveReader::new(cancel_on_disconnect);
+        let mut reader = LiveReader::new();
         loop {
             match reader.next(&mut self.reply, self.counter.is_finished()) {
                 Next::Bytes(bytes) => {
@@ -75,8 +75,7 @@ impl EventStream {
                 }
             }
             client.flush();
-            if cancel_on_disconnect
-                && !self.counter.is_finished()
+            if !self.counter.is_finished()
                 && let Some(e) = client.gone.take()
             {
                 return StreamEnd::Disconnected(e);
@@ -143,12 +142,12 @@ impl Client<'_> {
 }
 
 impl ReplyStream for EventStream {
-    fn copy(&mut self, out: &mut dyn Write, cancel_on_disconnect: bool) -> StreamEnd {
+    fn copy(&mut self, out: &mut dyn Write) -> StreamEnd {
         let mut client = Client { out, output: Vec::new(), gone: None };
-        let end = self.copy_events(&mut client, cancel_on_disconnect);
+        let end = self.copy_events(&mut client);
         match (end, client.gone) {
             // Nobody got the whole reply, but the model has made it.
-            (StreamEnd::Complete(_), Some(e)) if cancel_on_disconnect => StreamEnd::Disconnected(e),
+            (StreamEnd::Complete(_), Some(e)) => StreamEnd::Disconnected(e),
             (end, _) => end,
         }
     }

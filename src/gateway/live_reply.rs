@@ -17,7 +17,6 @@ const REST_BYTES: usize = 1024 * 1024;
 /// Reads one reply.
 pub(super) struct LiveReader {
     buffer: Vec<u8>,
-    cancel_on_disconnect: bool,
     rest: Option<Rest>,
 }
 
@@ -40,14 +39,14 @@ pub(super) enum Next<'a> {
 }
 
 impl LiveReader {
-    /// With `cancel_on_disconnect`, a client that disconnects while the model is at work ends the reply.
-    pub(super) fn new(cancel_on_disconnect: bool) -> LiveReader {
-        LiveReader { buffer: vec![0; READ_SIZE], cancel_on_disconnect, rest: None }
+    /// Nothing was read yet.
+    pub(super) fn new() -> LiveReader {
+        LiveReader { buffer: vec![0; READ_SIZE], rest: None }
     }
 
     /// Waits for more. `is_finished` tells whether the model has finished.
     pub(super) fn next(&mut self, reply: &mut Reply, is_finished: bool) -> Next<'_> {
-        let LiveReader { buffer, cancel_on_disconnect, rest } = self;
+        let LiveReader { buffer, rest } = self;
         if !is_finished {
             *rest = None;
         } else if rest.is_none() {
@@ -57,10 +56,9 @@ impl LiveReader {
             return Next::End;
         }
         let end = rest.as_ref().and_then(|rest| rest.end);
-        let is_watched = *cancel_on_disconnect && rest.is_none();
-        let read = match is_watched {
-            true => reply.read_before(buffer, end),
-            false => unwatched(|| reply.read_before(buffer, end)),
+        let read = match rest {
+            None => reply.read_before(buffer, end),
+            Some(_) => unwatched(|| reply.read_before(buffer, end)),
         };
         match (read, rest) {
             (Ok(0), _) => Next::End,
@@ -75,7 +73,7 @@ impl LiveReader {
                 log::info!("a model server did not end its reply: {e}");
                 Next::End
             }
-            (Err(_), None) if is_watched && client_left() => Next::ClientLeft,
+            (Err(_), None) if client_left() => Next::ClientLeft,
             (Err(e), None) => Next::Failed(e),
         }
     }

@@ -48,7 +48,7 @@ pub fn proxy(
         let mut object = Object::parse(&work.body).map_err(Error::bad)?;
         check_unambiguous(&work.body, &object)?;
         prepare(&mut object, work.segments)?;
-        forward(engine, route, object, work.cancel_on_disconnect)
+        forward(engine, route, object)
     })
 }
 
@@ -66,12 +66,7 @@ fn check_unambiguous(body: &[u8], object: &Object<'_>) -> Result<()> {
     Ok(())
 }
 
-fn forward(
-    engine: &Engine,
-    route: ProxiedRoute,
-    mut object: Object<'_>,
-    cancel_on_disconnect: bool,
-) -> Result<Outcome> {
+fn forward(engine: &Engine, route: ProxiedRoute, mut object: Object<'_>) -> Result<Outcome> {
     let model = model_or_default(engine, &mut object)?;
     let wants_stream = matches!(route.basis, ChargeBasis::Text) && object.read::<bool>("stream") == Some(true);
     let hides_usage = wants_stream && request_usage(&mut object);
@@ -80,8 +75,7 @@ fn forward(
     let ask = UpstreamRequest { path: route.upstream_path, media_type: "application/json", body: Body::Json(&object) };
     let send = || engine.send(ask).and_then(Reply::successful);
     // Only a stream tells, piece by piece, what was made. Of a reply in one piece nothing is known before its end.
-    let is_cancelled = wants_stream && cancel_on_disconnect;
-    let mut reply = engine.block_in_place(|| if is_cancelled { send() } else { unwatched(send) })??;
+    let mut reply = engine.block_in_place(|| if wants_stream { send() } else { unwatched(send) })??;
     if event_stream::is_event_stream(&reply)? {
         return Ok(EventStream { reply, counter, hides_usage }.into_outcome(model));
     }

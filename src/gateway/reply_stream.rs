@@ -12,9 +12,8 @@ use super::kept::{Head, Recorder};
 
 /// A reply on its way from a model server to the client.
 pub trait ReplyStream: Send {
-    /// Copies the reply to the client until it ends or fails. With `cancel_on_disconnect`, a client that disconnects while
-    /// the model is at work ends it too; without, it is read to its end and what the client does not take is discarded.
-    fn copy(&mut self, out: &mut dyn Write, cancel_on_disconnect: bool) -> StreamEnd;
+    /// Copies the reply to the client until it ends, fails, or the client disconnects while the model is at work.
+    fn copy(&mut self, out: &mut dyn Write) -> StreamEnd;
 
     /// What is charged for a stream that ended like this; `None` for nothing.
     fn units(&self, end: &StreamEnd) -> Option<Units>;
@@ -107,11 +106,11 @@ impl ChargedStream {
     /// Writes the content. An error closes the client's connection.
     fn run(mut self, out: &mut dyn Write) -> io::Result<()> {
         let head = self.head.take();
-        let is_cancelled = head.is_none();
-        // A reply that is kept is read to its end, whether or not the client waits for it.
+        // A reply that is kept is read to its end, whether or not the client waits for it: nothing watches the client, and
+        // the recorder never fails.
         let _watch = head.as_ref().map(|_| blocking::set_client(None));
         let mut out = Recorder::new(out, head);
-        let end = self.stream.copy(&mut out, is_cancelled);
+        let end = self.stream.copy(&mut out);
         let usage = self.stream.units(&end).map(|units| ModelUsage {
             model: std::mem::take(&mut self.model),
             units,

@@ -34,8 +34,7 @@ pub(super) fn one(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     let engine = &call.app.engines.inference;
     charged(call, caller, engine, FORM_LIMIT, |work| {
         let params = Params::read(&Fields::parse_json(&work.body)?)?;
-        let cancel_on_disconnect = work.cancel_on_disconnect;
-        let (model, generated) = engine.block_in_place(|| generate(engine, &params, cancel_on_disconnect))??;
+        let (model, generated) = engine.block_in_place(|| generate(engine, &params))??;
         let response = mark_demo(Response::json(200, &to_json(&generated)), generated.is_demo);
         let Completions { units, estimated, latency_micros, is_cut, .. } = generated;
         let usage = ModelUsage { model, units, estimated, latency_micros };
@@ -54,7 +53,7 @@ pub(super) fn bulk(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
         let params = parse_bulk(&work.body)?;
         let results = match params.is_empty() {
             true => Vec::new(),
-            false => block_in_place(|| generate_all(engine, &params, work.cancel_on_disconnect))?,
+            false => block_in_place(|| generate_all(engine, &params))?,
         };
         // Successful prompts, and what was made of those that were cut, are charged even if another one failed.
         let usages = usage_by_model(results.iter().flatten());
@@ -101,7 +100,7 @@ fn parse_bulk(bytes: &[u8]) -> Result<Vec<Params>> {
 
 /// Works on several prompts at the same time. After a failure, or once the client has disconnected, no further prompt is
 /// started.
-fn generate_all(engine: &Engine, params: &[Params], cancel_on_disconnect: bool) -> Vec<Result<Generated>> {
+fn generate_all(engine: &Engine, params: &[Params]) -> Vec<Result<Generated>> {
     let (next, client, request_id) = (AtomicUsize::new(0), blocking::client(), logging::request_id());
     let results: Mutex<BTreeMap<usize, Result<Generated>>> = Mutex::default();
     let work = || {
@@ -110,9 +109,9 @@ fn generate_all(engine: &Engine, params: &[Params], cancel_on_disconnect: bool) 
         loop {
             let index = next.fetch_add(1, Relaxed);
             let Some(params) = params.get(index) else { return };
-            let result = match cancel_on_disconnect && client_left() {
+            let result = match client_left() {
                 true => Err(Error::ClientLeft),
-                false => generate(engine, params, cancel_on_disconnect),
+                false => generate(engine, params),
             };
             if !result.as_ref().is_ok_and(|(_, generated)| !generated.is_cut) {
                 next.store(PAST_THE_END, Relaxed);
@@ -134,7 +133,7 @@ fn generate_all(engine: &Engine, params: &[Params], cancel_on_disconnect: bool) 
 const PAST_THE_END: usize = usize::MAX / 2;
 
 /// Asks until there are as many completions as wanted, since some model servers make only one per request.
-fn generate(engine: &Engine, params: &Params, cancel_on_disconnect: bool) -> Result<Generated> {
+fn generate(engine: &Engine, params: &Params) -> Result<Generated> {
     let model = validate_model(params.model.clone().unwrap_or_else(|| engine.default_model()))?;
     let mut all: Option<Completions> = None;
     loop {
@@ -144,7 +143,7 @@ fn generate(engine: &Engine, params: &Params, cancel_on_disconnect: bool) -> Res
             all.completions.truncate(params.results);
             return Ok((model, all));
         }
-        let more = match (ask(engine, params, &model, wanted, count, cancel_on_disconnect), all.take()) {
+        let more = match (ask(engine, params, &model, wanted, count), all.take()) {
             (Err(Error::ClientLeft), Some(before)) => return Ok((model, Completions { is_cut: true, ..before })),
             (more, before) => {
                 all = before;
@@ -171,14 +170,7 @@ fn generate(engine: &Engine, params: &Params, cancel_on_disconnect: bool) -> Res
     }
 }
 
-fn ask(
-    engine: &Engine,
-    params: &Params,
-    model: &str,
-    wanted: usize,
-    count: usize,
-    cancel_on_disconnect: bool,
-) -> Result<Completions> {
+fn ask(engine: &Engine, params: &Params, model: &str, wanted: usize, count: usize) -> Result<Completions> {
     let mut request = params.request.clone();
     request.insert("model".to_owned(), model.into());
     if wanted > 1 {
@@ -188,13 +180,13 @@ fn ask(
         // The same seed would give the same completion again.
         request.insert("seed".to_owned(), seed.wrapping_add(i64::try_from(count).unwrap_or(0)).into());
     }
-    match complete(engine, &request, &params.stop, cancel_on_disconnect) {
+    match complete(engine, &request, &params.stop) {
         // Hosted APIs may refuse fields that they do not know: try again without those.
         Err(Error::Relayed(refusal))
             if matches!(refusal.status, 400 | 422) && EXTENSIONS.iter().any(|name| refusal.message.contains(name)) =>
         {
             request.retain(|name, _| !EXTENSIONS.contains(&name.as_str()));
-            complete(engine, &request, &params.stop, cancel_on_disconnect)
+            complete(engine, &request, &params.stop)
         }
         other => other,
     }

@@ -19,7 +19,6 @@ const INSTRUCTIONS: &str =
 pub(super) fn summarize(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     let engine = &call.app.engines.inference;
     charged(call, caller, engine, FORM_LIMIT, |work| {
-        let cancel_on_disconnect = work.cancel_on_disconnect;
         let fields = Fields::parse_json(&work.body)?;
         let text = fields.text("text")?;
         if text.is_empty() {
@@ -31,8 +30,7 @@ pub(super) fn summarize(call: &mut Call<'_>, caller: &Caller) -> Result<Response
         }
         let model = validate_model(engine.default_model())?;
         let request = chat_request(&model, text, max_length);
-        let reply = engine
-            .block_in_place(|| complete(engine, &request, &StopConditions::default(), cancel_on_disconnect))??;
+        let reply = engine.block_in_place(|| complete(engine, &request, &StopConditions::default()))??;
         let usage =
             ModelUsage { model, units: reply.units, estimated: reply.estimated, latency_micros: reply.latency_micros };
         if reply.is_cut {

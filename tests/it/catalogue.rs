@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::harness::{Outcome, Server, TestDb, run};
+use crate::harness::{Outcome, Server, TestDb, done, refused, run};
 
 const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 const OTHER_KEY: &str = "YWJjZGVmMDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODk=";
@@ -55,19 +55,6 @@ fn models(db: &TestDb, args: &[&str], key: &str, stdin: &str) -> Outcome {
 
 fn apply(db: &TestDb, text: &str) -> Outcome {
     models(db, &["apply", "-"], KEY, text)
-}
-
-#[track_caller]
-fn done(outcome: Outcome) -> String {
-    assert_eq!((outcome.code, outcome.err.as_str()), (0, ""), "{outcome:?}");
-    outcome.out
-}
-
-#[track_caller]
-fn refused(outcome: Outcome, words: &str) {
-    assert_eq!((outcome.code, outcome.out.as_str()), (1, ""), "{outcome:?}");
-    assert!(outcome.err.starts_with("textgen: ") && outcome.err.contains(words), "{}", outcome.err);
-    assert_eq!(outcome.err.lines().count(), 1, "{}", outcome.err);
 }
 
 /// Everything in the catalogue's tables, and when each row was written.

@@ -3,24 +3,11 @@
 use serde_json::json;
 
 use crate::documents::save;
-use crate::harness::{Outcome, PASSWORD, Server, TestDb, run};
+use crate::harness::{Outcome, PASSWORD, Server, TestDb, done, refused, run};
 
 fn user(db: &TestDb, args: &[&str], stdin: &str) -> Outcome {
     let args: Vec<&str> = ["user"].iter().chain(args).copied().collect();
     run(&args, &[("DATABASE_URL", &db.url())], stdin)
-}
-
-#[track_caller]
-fn done(outcome: Outcome) -> String {
-    assert_eq!((outcome.code, outcome.err.as_str()), (0, ""), "{outcome:?}");
-    outcome.out
-}
-
-#[track_caller]
-fn refused(outcome: Outcome, words: &str) {
-    assert_eq!((outcome.code, outcome.out.as_str()), (1, ""), "{outcome:?}");
-    assert!(outcome.err.starts_with("textgen: ") && outcome.err.contains(words), "{}", outcome.err);
-    assert_eq!(outcome.err.lines().count(), 1, "{}", outcome.err);
 }
 
 /// The value in the line that starts with this name.

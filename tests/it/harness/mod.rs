@@ -21,7 +21,7 @@ pub use client::{Address, Client, Reply};
 pub use cluster::{Cluster, Standby};
 pub use database::{TestDb, admin};
 pub use load::{LoadRecord, Way, assert_books_agree};
-pub use process::{Outcome, Process, run, wait_until};
+pub use process::{Outcome, Process, done, refused, run, wait_until};
 pub use proxy::{Proxy, RoundTrip};
 pub use raw::Raw;
 pub use server::{PASSWORD, Server, User, textgen};

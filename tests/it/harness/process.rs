@@ -43,6 +43,21 @@ pub fn run(args: &[&str], settings: &[(&str, &str)], stdin: &str) -> Outcome {
     Outcome { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) }
 }
 
+/// The output of a command that must have succeeded without a message.
+#[track_caller]
+pub fn done(outcome: Outcome) -> String {
+    assert_eq!((outcome.code, outcome.err.as_str()), (0, ""), "{outcome:?}");
+    outcome.out
+}
+
+/// Checks that a command was refused with one line that contains these words.
+#[track_caller]
+pub fn refused(outcome: Outcome, words: &str) {
+    assert_eq!((outcome.code, outcome.out.as_str()), (1, ""), "{outcome:?}");
+    assert!(outcome.err.starts_with("textgen: ") && outcome.err.contains(words), "{}", outcome.err);
+    assert_eq!(outcome.err.lines().count(), 1, "{}", outcome.err);
+}
+
 /// A running `textgen`; killed when dropped.
 pub struct Process {
     child: Child,
