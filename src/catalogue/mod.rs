@@ -12,7 +12,7 @@ mod validate;
 pub use apply::{Applied, ApplyError, apply, export};
 pub use entries::{CatalogueFile, KeyEntry, ModelEntry, ProviderEntry, RouteEntry};
 pub use seal::Sealer;
-pub use snapshot::{Model, Snapshot, Surroundings, Unresolved};
+pub use snapshot::{Model, Snapshot, SnapshotContext, Unresolved};
 pub use validate::{NewPrice, Problems, Validated, validate};
 
 /// The channel of the triggers in `0018_catalogue.sql`.

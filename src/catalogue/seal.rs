@@ -1,5 +1,5 @@
 //! Seals API keys: encrypts them for the database with AES-256-GCM. A sealed key is bound to the name of its provider, so
-//! that whoever can write to the database cannot have it sent to another one under that one's name.
+//! that it cannot be copied to another provider in the database.
 
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 

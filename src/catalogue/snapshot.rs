@@ -10,8 +10,8 @@ use crate::store::catalogue::{CatalogueRows, ModelRow, ProviderRow, StoredKey};
 
 use super::seal::Sealer;
 
-/// What a provider has where its entry says nothing, and where its secrets are.
-pub struct Surroundings<'a> {
+/// The defaults of providers, and where their secrets are read from.
+pub struct SnapshotContext<'a> {
     /// Its time-outs.
     pub timeouts: Timeouts,
     /// The certificates that its own is checked against.
@@ -64,10 +64,10 @@ impl Model {
 impl Snapshot {
     /// From the rows of the tables. A provider that is the same as in `previous` is kept, with its connections and its
     /// health. Also returns what is wrong with providers, which are left out then, for the log.
-    pub fn new(rows: &CatalogueRows, previous: &Snapshot, surroundings: &Surroundings<'_>) -> (Snapshot, Vec<String>) {
+    pub fn new(rows: &CatalogueRows, previous: &Snapshot, context: &SnapshotContext<'_>) -> (Snapshot, Vec<String>) {
         let (mut snapshot, mut faults) = (Snapshot::default(), Vec::new());
         for row in &rows.providers {
-            match provider(row, previous, surroundings) {
+            match provider(row, previous, context) {
                 Ok(provider) => drop(snapshot.providers.insert(row.name.clone(), provider)),
                 Err(e) => faults.push(format!("provider {:?} is not used: {e}", row.name)),
             }
@@ -106,7 +106,7 @@ impl Snapshot {
     }
 }
 
-fn provider(row: &ProviderRow, previous: &Snapshot, given: &Surroundings<'_>) -> Result<Arc<Provider>, String> {
+fn provider(row: &ProviderRow, previous: &Snapshot, given: &SnapshotContext<'_>) -> Result<Arc<Provider>, String> {
     let variable = |name: &str| {
         let value = (given.variable)(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
         value.map(Hidden::new).ok_or_else(|| format!("the environment variable {name} is not set"))
@@ -215,7 +215,7 @@ mod tests {
     fn snapshot(rows: &CatalogueRows, previous: &Snapshot, key: Option<&str>) -> (Snapshot, Vec<String>) {
         let variable = |name: &str| key.filter(|_| name == "KEY").map(str::to_owned);
         let timeouts = Timeouts::default();
-        Snapshot::new(rows, previous, &Surroundings { timeouts, ca_file: None, variable: &variable, sealer: None })
+        Snapshot::new(rows, previous, &SnapshotContext { timeouts, ca_file: None, variable: &variable, sealer: None })
     }
 
     #[test]

@@ -163,7 +163,7 @@ fn settle(mut context: ChargeContext, outcome: Result<Outcome>) -> Result<Respon
     match settled {
         Ok(Settled::Response(response)) => Ok(response),
         Ok(Settled::Stream(_, model, stream)) if client_left() => {
-            block_in_place(|| reply_stream::settle_for_nobody(context, model, stream))?;
+            block_in_place(|| reply_stream::settle_without_client(context, model, stream))?;
             Err(Error::ClientLeft)
         }
         Ok(Settled::Stream(response, model, stream)) => Ok(reply_stream::attach(response, context, model, stream)),

@@ -101,9 +101,8 @@ pub struct Completions {
     pub is_cut: bool,
 }
 
-/// Sends a chat `request`, without `stream`, and collects its completions. A client that
-/// disconnects ends the model's work. It blocks, so call it inside
-/// [`block_in_place`](crate::blocking::block_in_place).
+/// Sends a chat `request`, without `stream`, and collects its completions. A client that disconnects
+/// ends the model's work. It blocks, so call it inside [`block_in_place`](crate::blocking::block_in_place).
 ///
 /// # Errors
 /// Those of [`Engine::send`]; the model server's refusal; 502 for a reply that ends early, or is an error; the client

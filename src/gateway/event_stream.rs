@@ -128,7 +128,7 @@ struct Client<'a> {
     out: &'a mut dyn Write,
     /// What is not sent yet.
     output: Vec<u8>,
-    /// How it went.
+    /// The error of the write that failed because the client has disconnected.
     gone: Option<io::Error>,
 }
 
@@ -146,7 +146,7 @@ impl ReplyStream for EventStream {
         let mut client = Client { out, output: Vec::new(), gone: None };
         let end = self.copy_events(&mut client);
         match (end, client.gone) {
-            // Nobody got the whole reply, but the model has made it.
+            // The model has made the whole reply, but the client did not get it.
             (StreamEnd::Complete(_), Some(e)) => StreamEnd::Disconnected(e),
             (end, _) => end,
         }

@@ -20,13 +20,13 @@ pub(super) struct LiveReader {
     rest: Option<Rest>,
 }
 
-/// What may still come once the model has finished.
+/// Limits of what is read once the model has finished.
 struct Rest {
     end: Option<Instant>,
     bytes: usize,
 }
 
-/// What came next.
+/// The result of a read.
 pub(super) enum Next<'a> {
     /// These bytes.
     Bytes(&'a [u8]),

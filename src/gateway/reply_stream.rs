@@ -61,15 +61,15 @@ pub(super) fn attach(
 }
 
 /// Ends a stream whose client has disconnected before its first byte, and charges for it.
-pub(super) fn settle_for_nobody(context: ChargeContext, model: String, stream: Box<dyn ReplyStream>) {
-    // That nobody takes it is known.
-    let _ = ChargedStream { context, model, stream, head: None }.run(&mut Nobody);
+pub(super) fn settle_without_client(context: ChargeContext, model: String, stream: Box<dyn ReplyStream>) {
+    // It ends with the error of a client that has disconnected, which is known already.
+    let _ = ChargedStream { context, model, stream, head: None }.run(&mut Disconnected);
 }
 
-/// A client that takes nothing.
-struct Nobody;
+/// A client that has disconnected: each write fails.
+struct Disconnected;
 
-impl Write for Nobody {
+impl Write for Disconnected {
     fn write(&mut self, _: &[u8]) -> io::Result<usize> {
         Err(io::ErrorKind::ConnectionAborted.into())
     }
@@ -79,17 +79,17 @@ impl Write for Nobody {
     }
 }
 
-/// A stream whose response may turn out not to be sent at all.
+/// A stream whose response may be dropped before it is sent.
 struct Unsent(Option<ChargedStream>);
 
 impl Drop for Unsent {
     fn drop(&mut self) {
-        // The client has left already. With an `Idempotency-Key`, it may come back for the whole reply.
+        // The client has disconnected. With an `Idempotency-Key`, it may repeat the request to get the whole reply.
         if let Some(stream) = self.0.take()
             && stream.head.is_some()
             && let Ok(Err(e)) = blocking::block_in_place(|| stream.run(&mut io::sink()))
         {
-            log::debug!("a stream that nobody waits for failed: {e}");
+            log::debug!("a stream whose client has disconnected failed: {e}");
         }
     }
 }

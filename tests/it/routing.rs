@@ -123,7 +123,7 @@ fn what_no_server_could_read_reaches_none() {
 }
 
 #[test]
-fn a_call_that_a_server_does_not_have_is_no_failure() {
+fn an_unsupported_call_does_not_count_as_a_failure() {
     let upstream = Upstream::start(|seen, wire| match seen.path.as_str() {
         CHAT => wire.reply(200, "application/json", ANSWER),
         _ => wire.json(501, &json!({"error": {"message": "not implemented"}})),
@@ -147,7 +147,7 @@ fn a_request_that_breaks_servers_is_not_tried_on_all_of_them() {
 }
 
 #[test]
-fn a_refused_key_is_our_problem() {
+fn a_key_that_a_server_refuses_is_502_for_the_client() {
     let refuses = Upstream::constant(401, json!({"error": {"message": "Incorrect API key: sk-abc***xyz"}}));
     let unpaid = Upstream::constant(402, json!({"error": {"message": "no credit on sk-abc***xyz"}}));
     let works = works();
