@@ -6,7 +6,7 @@ use crate::auth::Caller;
 use crate::call::Call;
 use crate::error::{Error, Result};
 use crate::gateway::charged::{ModelUsage, Outcome, UploadWork, charged_upload};
-use crate::gateway::estimate::Prompt;
+use crate::gateway::estimate::KeptPrompt;
 use crate::gateway::event_stream::{EventStream, not_json};
 use crate::gateway::forward::{FormFields, ForwardedUpload};
 use crate::gateway::transcript::{SubtitleFormat, Transcript};
@@ -82,8 +82,9 @@ impl Options {
 fn outcome(mut pending: PendingTranscription, options: Options) -> Result<Outcome> {
     if pending.reply.media_type == sse::MEDIA_TYPE {
         let units = transcription::units(pending.duration.millis);
-        let counter = UsageCounter::new(ChargeBasis::Fixed(units), Prompt::default());
-        return Ok(EventStream { reply: pending.reply, counter, hides_usage: false }.into_outcome(options.model));
+        let (counter, prompt) = (UsageCounter::new(ChargeBasis::Fixed(units)), KeptPrompt::none());
+        let stream = EventStream { reply: pending.reply, counter, prompt, hides_usage: false };
+        return Ok(stream.into_outcome(options.model));
     }
     let (bytes, transcript, duration) = pending.read()?;
     if !options.is_direct && transcript.is_none() {

@@ -118,7 +118,7 @@ pub fn complete(engine: &Engine, request: &Map<String, Value>, stop: &StopCondit
     let finder = StopFinder::new(stop)?;
     let send = || engine.send(ask)?.successful();
     let mut reply = send()?;
-    let counter = UsageCounter::new(ChargeBasis::Text, Prompt::of_request(&object, "messages")).expecting(choices);
+    let counter = UsageCounter::new(ChargeBasis::Text).expecting(choices);
     let mut collector = Collector { stop: finder, completions: BTreeMap::new(), counter };
     let mut is_cut = false;
     if is_event_stream(&reply)? {
@@ -137,7 +137,8 @@ pub fn complete(engine: &Engine, request: &Map<String, Value>, stop: &StopCondit
     let Collector { completions, counter, .. } = collector;
     let (latency_micros, is_demo) = (reply.latency_micros(), reply.is_demo);
     let completions = completions.into_values().collect();
-    let (units, estimated) = (counter.units(), counter.is_estimate());
+    let prompt_tokens = || Prompt::of_request(&object, "messages").tokens();
+    let (units, estimated) = (counter.units(prompt_tokens), counter.is_estimate());
     Ok(Completions { completions, units, estimated, latency_micros, is_demo, is_cut })
 }
 

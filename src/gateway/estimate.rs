@@ -19,11 +19,11 @@ const SMALL_PICTURE: usize = 85;
 const RECORDING_CHARACTERS: usize = 32;
 /// Tokens that a chat template adds to each message.
 const MESSAGE: usize = 4;
-/// Bytes of a prompt's text that are kept until it is known whether they must be counted. A longer text is counted at
-/// once: in many streams at a time it would take much memory.
+/// Bytes of a prompt that are kept until it is known whether they must be counted. A longer text is counted at once: in
+/// many streams at a time it would take much memory.
 const MAX_KEPT: usize = 256 * 1024;
-/// Bytes of a reply that are counted at a time.
-const PIECE: usize = 4096;
+/// Bytes of a reply that are kept until it is known whether they must be counted; few replies are longer.
+const PIECE: usize = 32 * 1024;
 /// Fields beside the prompt that models read, as JSON.
 const OTHER_FIELDS: [&str; 5] = ["tools", "functions", "tool_choice", "response_format", "suffix"];
 
@@ -37,6 +37,39 @@ pub fn tokens(text: &str) -> usize {
     (counted + counted.div_ceil(4)).min(text.len())
 }
 
+/// The prompt of a request that is streamed, for as long as the stream lasts. It is not read unless its tokens are asked
+/// for, which most model servers report.
+#[derive(Clone, Debug)]
+pub enum KeptPrompt {
+    /// The body that holds it, in this field.
+    Unread(Vec<u8>, &'static str),
+    /// What was read of a body too large to be kept.
+    Read(Prompt),
+}
+
+impl KeptPrompt {
+    /// No prompt.
+    pub fn none() -> KeptPrompt {
+        KeptPrompt::Read(Prompt::default())
+    }
+
+    /// The prompt in this field of a body.
+    pub fn new(body: Vec<u8>, field: &'static str) -> KeptPrompt {
+        match body.len() > MAX_KEPT {
+            true => KeptPrompt::Read(Prompt::of_body(&body, field)),
+            false => KeptPrompt::Unread(body, field),
+        }
+    }
+
+    /// Its tokens.
+    pub fn tokens(&self) -> usize {
+        match self {
+            KeptPrompt::Unread(body, field) => Prompt::of_body(body, field).tokens(),
+            KeptPrompt::Read(prompt) => prompt.tokens(),
+        }
+    }
+}
+
 /// What a request gives a model to read. It is counted only when its tokens are asked for.
 #[derive(Clone, Debug, Default)]
 pub struct Prompt {
@@ -46,13 +79,6 @@ pub struct Prompt {
 }
 
 impl Prompt {
-    /// A text.
-    pub fn of_text(text: &str) -> Prompt {
-        let mut prompt = Prompt::default();
-        prompt.add(text);
-        prompt
-    }
-
     /// The prompt in this field of a request, and what else the model reads of it.
     pub fn of_request(request: &Object<'_>, field: &str) -> Prompt {
         let mut prompt = Prompt::default();
@@ -65,6 +91,10 @@ impl Prompt {
             prompt.add(value.get());
         }
         prompt
+    }
+
+    fn of_body(body: &[u8], field: &str) -> Prompt {
+        Object::parse(body).map(|request| Prompt::of_request(&request, field)).unwrap_or_default()
     }
 
     /// Its tokens.
@@ -161,7 +191,8 @@ impl<'de> Visitor<'de> for Reader<'_> {
     }
 }
 
-/// Counts the text of a reply as it comes, in little memory.
+/// Collects the text of a reply as it comes, in little memory. It is counted only when its tokens are asked for, unless
+/// it is long.
 #[derive(Clone, Debug, Default)]
 pub struct OutputCounter {
     /// Not counted yet; fewer bytes than [`PIECE`].
@@ -181,6 +212,12 @@ impl OutputCounter {
             self.counted += tokens(&self.text);
             self.text.clear();
         }
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.text.clear();
+        (self.counted, self.pieces) = (0, 0);
     }
 
     /// Whether nothing was added.
@@ -229,6 +266,12 @@ mod tests {
         let long = "word ".repeat(MAX_KEPT / 4);
         let prompt = Prompt::of_request(&Object::of(&serde_json::json!({"prompt": [long, "a", long]})), "prompt");
         assert!(prompt.text.len() <= MAX_KEPT && prompt.tokens() >= MAX_KEPT / 2, "{}", prompt.tokens());
+        for length in [10, MAX_KEPT] {
+            let body = format!(r#"{{"prompt":"{}"}}"#, "word ".repeat(length / 5)).into_bytes();
+            let kept = KeptPrompt::new(body.clone(), "prompt");
+            assert_eq!(matches!(kept, KeptPrompt::Unread(..)), length == 10);
+            assert_eq!(kept.tokens(), of(std::str::from_utf8(&body).unwrap(), "prompt"));
+        }
         let mut output = OutputCounter::default();
         for _ in 0..10_000 {
             output.add(["word "]);

@@ -12,6 +12,7 @@ use crate::protocol::failure;
 use crate::units::Units;
 
 use super::charged::Outcome;
+use super::estimate::KeptPrompt;
 use super::live_reply::{LiveReader, Next};
 use super::mark_demo;
 use super::reply_stream::{ReplyStream, StreamEnd};
@@ -25,6 +26,8 @@ pub struct EventStream {
     pub reply: Reply,
     /// Counts what it uses.
     pub counter: UsageCounter,
+    /// What the request gave the model to read.
+    pub prompt: KeptPrompt,
     /// Whether usage numbers are removed, because the client did not ask for them.
     pub hides_usage: bool,
 }
@@ -160,7 +163,7 @@ impl ReplyStream for EventStream {
             StreamEnd::Disconnected(_) => self.counter.is_fixed() || !self.counter.is_empty(),
             StreamEnd::Failed(_) => !self.counter.is_empty(),
         };
-        is_charged.then(|| self.counter.units())
+        is_charged.then(|| self.counter.units(|| self.prompt.tokens()))
     }
 
     fn is_estimate(&self) -> bool {

@@ -12,7 +12,7 @@ use crate::http::{Content, Response};
 use crate::protocol::{failure, strict};
 
 use super::charged::{ModelUsage, Outcome, charged};
-use super::estimate::Prompt;
+use super::estimate::{KeptPrompt, Prompt};
 use super::event_stream::{self, EventStream};
 use super::usage_counter::{ChargeBasis, Chunk, UsageCounter};
 use super::{MAX_JSON_BODY, MAX_REPLY, response_typed_as, validate_model};
@@ -48,7 +48,12 @@ pub fn proxy(
         let mut object = Object::parse(&work.body).map_err(Error::bad)?;
         check_unambiguous(&work.body, &object)?;
         prepare(&mut object, work.segments)?;
-        forward(engine, route, object)
+        let pending = forward(engine, &route, &mut object)?;
+        if event_stream::is_event_stream(&pending.reply)? {
+            drop(object);
+            return Ok(pending.into_stream(KeptPrompt::new(work.body, route.prompt_field)));
+        }
+        pending.read(engine, || Prompt::of_request(&object, route.prompt_field).tokens())
     })
 }
 
@@ -66,28 +71,46 @@ fn check_unambiguous(body: &[u8], object: &Object<'_>) -> Result<()> {
     Ok(())
 }
 
-fn forward(engine: &Engine, route: ProxiedRoute, mut object: Object<'_>) -> Result<Outcome> {
-    let model = model_or_default(engine, &mut object)?;
+/// A reply whose body was not read yet.
+struct Pending {
+    model: String,
+    reply: Reply,
+    counter: UsageCounter,
+    hides_usage: bool,
+}
+
+fn forward(engine: &Engine, route: &ProxiedRoute, object: &mut Object<'_>) -> Result<Pending> {
+    let model = model_or_default(engine, object)?;
     let wants_stream = matches!(route.basis, ChargeBasis::Text) && object.read::<bool>("stream") == Some(true);
-    let hides_usage = wants_stream && request_usage(&mut object);
-    let prompt = Prompt::of_request(&object, route.prompt_field);
-    let counter = UsageCounter::new(route.basis, prompt).expecting(choices(&object));
-    let ask = UpstreamRequest { path: route.upstream_path, media_type: "application/json", body: Body::Json(&object) };
+    let hides_usage = wants_stream && request_usage(object);
+    let counter = UsageCounter::new(route.basis.clone()).expecting(choices(object));
+    let ask = UpstreamRequest { path: route.upstream_path, media_type: "application/json", body: Body::Json(object) };
     let send = || engine.send(ask).and_then(Reply::successful);
     // Only a stream tells, piece by piece, what was made. Of a reply in one piece nothing is known before its end.
-    let mut reply = engine.block_in_place(|| if wants_stream { send() } else { unwatched(send) })??;
-    if event_stream::is_event_stream(&reply)? {
-        return Ok(EventStream { reply, counter, hides_usage }.into_outcome(model));
+    let reply = engine.block_in_place(|| if wants_stream { send() } else { unwatched(send) })??;
+    Ok(Pending { model, reply, counter, hides_usage })
+}
+
+impl Pending {
+    /// Passes a stream on.
+    fn into_stream(self, prompt: KeptPrompt) -> Outcome {
+        let Pending { model, reply, counter, hides_usage } = self;
+        EventStream { reply, counter, prompt, hides_usage }.into_outcome(model)
     }
-    let bytes = engine.block_in_place(|| unwatched(|| reply.read_all(MAX_REPLY)))??;
-    if let Some(message) = failure::message(&bytes) {
-        return Err(event_stream::disguised_failure(&message));
+
+    /// Reads a reply in one piece.
+    fn read(self, engine: &Engine, prompt_tokens: impl FnOnce() -> usize) -> Result<Outcome> {
+        let Pending { model, mut reply, counter, .. } = self;
+        let bytes = engine.block_in_place(|| unwatched(|| reply.read_all(MAX_REPLY)))??;
+        if let Some(message) = failure::message(&bytes) {
+            return Err(event_stream::disguised_failure(&message));
+        }
+        let counter = count(counter, &bytes)?;
+        let (units, estimated) = (counter.units(prompt_tokens), counter.is_estimate());
+        let mut response = response_typed_as(&reply);
+        response.content = Content::Bytes(bytes.into());
+        Ok(Outcome::Reply(response, ModelUsage { model, units, estimated, latency_micros: reply.latency_micros() }))
     }
-    let counter = count(counter, &bytes)?;
-    let (units, estimated) = (counter.units(), counter.is_estimate());
-    let mut response = response_typed_as(&reply);
-    response.content = Content::Bytes(bytes.into());
-    Ok(Outcome::Reply(response, ModelUsage { model, units, estimated, latency_micros: reply.latency_micros() }))
 }
 
 /// How many choices a request asks for.

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use crate::protocol::usage::{Reported, Usage};
 use crate::units::{Unit, Units};
 
-use super::estimate::{OutputCounter, Prompt};
+use super::estimate::OutputCounter;
 
 /// Most choices of one reply that are told apart.
 const MAX_CHOICES: usize = 10_000;
@@ -91,7 +91,6 @@ impl Choice<'_> {
 #[derive(Clone, Debug)]
 pub struct UsageCounter {
     basis: ChargeBasis,
-    prompt: Prompt,
     reported: Reported,
     /// Whether anything was made.
     has_output: bool,
@@ -106,11 +105,10 @@ pub struct UsageCounter {
 }
 
 impl UsageCounter {
-    /// Nothing counted yet. `prompt` is counted unless the model server reports its tokens.
-    pub fn new(basis: ChargeBasis, prompt: Prompt) -> UsageCounter {
+    /// Nothing counted yet.
+    pub fn new(basis: ChargeBasis) -> UsageCounter {
         UsageCounter {
             basis,
-            prompt,
             reported: Reported::default(),
             has_output: false,
             unreported: OutputCounter::default(),
@@ -146,7 +144,7 @@ impl UsageCounter {
         {
             self.reported.update(&usage);
             if usage.has_output() {
-                self.unreported = OutputCounter::default();
+                self.unreported.clear();
             }
             self.is_over |= chunk.choices.is_empty() && !self.choices.is_empty() && self.reported.output().is_some();
         }
@@ -193,14 +191,16 @@ impl UsageCounter {
         }
     }
 
-    /// What was used: what the model server has reported, and an estimate of what it has not. To count that takes time, so
-    /// it is not to be called while a lock is held.
-    pub fn units(&self) -> Units {
-        let prompt = self.reported.input().unwrap_or_else(|| whole(self.prompt.tokens()));
+    /// What was used: what the model server has reported, and an estimate of what it has not. `prompt_tokens` counts the
+    /// prompt, and is called only if that was not reported. To count takes time, so this is not to be called while a lock
+    /// is held.
+    pub fn units(&self, prompt_tokens: impl FnOnce() -> usize) -> Units {
+        let prompt = || self.reported.input().unwrap_or_else(|| whole(prompt_tokens()));
         match &self.basis {
             ChargeBasis::Fixed(units) => *units,
-            ChargeBasis::Embeddings => Units::of([(Unit::EmbeddingTokens, prompt), (Unit::Requests, 1)]),
+            ChargeBasis::Embeddings => Units::of([(Unit::EmbeddingTokens, prompt()), (Unit::Requests, 1)]),
             ChargeBasis::Text => {
+                let prompt = prompt();
                 // What was reported on the way does not cover what came behind it.
                 let output = self.reported.output().unwrap_or(0).saturating_add(whole(self.unreported.tokens()));
                 let (cached, cache_write) = (self.reported.cached(), self.reported.cache_write());
@@ -225,11 +225,11 @@ mod tests {
     use super::*;
 
     fn count(chunks: &[&str]) -> Units {
-        let mut counter = UsageCounter::new(ChargeBasis::Text, Prompt::of_text("nine or so"));
+        let mut counter = UsageCounter::new(ChargeBasis::Text);
         for chunk in chunks {
             counter.add(&serde_json::from_str(chunk).unwrap());
         }
-        counter.units()
+        counter.units(|| 5)
     }
 
     #[test]
@@ -247,8 +247,7 @@ mod tests {
         let call = r#"{"choices":[{"index":0,"delta":{"tool_calls":[{"a":1}]}}]}"#;
         let end = r#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#;
         let units = count(&[head, word, word, end]);
-        assert!((3..=6).contains(&units[Unit::PromptTokens]), "{units:?}");
-        assert_eq!(units[Unit::CompletionTokens], 2);
+        assert_eq!((units[Unit::PromptTokens], units[Unit::CompletionTokens]), (5, 2));
         assert!((4..=9).contains(&count(&[call])[Unit::CompletionTokens]), "by their text");
         let whole = format!(r#"{{"choices":[{{"message":{{"content":"{}"}}}}]}}"#, "x".repeat(41));
         assert!((5..=41).contains(&count(&[&whole])[Unit::CompletionTokens]));

@@ -9,7 +9,7 @@ use crate::call::Call;
 use crate::engine::{Body, UpstreamRequest};
 use crate::error::{Error, Result};
 use crate::gateway::charged::{ModelUsage, Outcome, charged};
-use crate::gateway::estimate::Prompt;
+use crate::gateway::estimate;
 use crate::gateway::event_stream::disguised_failure;
 use crate::gateway::proxy::{ProxiedRoute, proxy};
 use crate::gateway::usage_counter::{ChargeBasis, Chunk, UsageCounter};
@@ -62,14 +62,14 @@ pub(super) fn extract_features(call: &mut Call<'_>, caller: &Caller) -> Result<R
             return Err(disguised_failure(&message));
         }
         let vector = first_vector(&bytes).ok_or(Error::Upstream(502, "The model server's reply holds no vector"))?;
-        let mut counter = UsageCounter::new(ChargeBasis::Embeddings, Prompt::of_text(text));
+        let mut counter = UsageCounter::new(ChargeBasis::Embeddings);
         if let Ok(chunk) = serde_json::from_slice::<Chunk<'_>>(&bytes) {
             counter.add(&chunk);
         }
         let response = Response::json(200, &vector.get(..max_features).unwrap_or(&vector));
         let usage = ModelUsage {
             model,
-            units: counter.units(),
+            units: counter.units(|| estimate::tokens(text)),
             estimated: counter.is_estimate(),
             latency_micros: reply.latency_micros(),
         };
