@@ -9,6 +9,7 @@ use crate::gateway::charged::{ModelUsage, Outcome, UploadWork, charged_upload};
 use crate::gateway::estimate::KeptPrompt;
 use crate::gateway::event_stream::{EventStream, not_json};
 use crate::gateway::forward::{FormFields, ForwardedUpload};
+use crate::gateway::stream_usage::{UsageFilter, UsageShown};
 use crate::gateway::transcript::{SubtitleFormat, Transcript};
 use crate::gateway::transcription::{self, PendingTranscription, TRANSCRIBE, TRANSLATE};
 use crate::gateway::usage_counter::{ChargeBasis, UsageCounter};
@@ -83,7 +84,8 @@ fn outcome(mut pending: PendingTranscription, options: Options) -> Result<Outcom
     if pending.reply.media_type == sse::MEDIA_TYPE {
         let units = transcription::units(pending.duration.millis);
         let (counter, prompt) = (UsageCounter::new(ChargeBasis::Fixed(units)), KeptPrompt::none());
-        let stream = EventStream { reply: pending.reply, counter, prompt, hides_usage: false };
+        let usage = UsageFilter::new(UsageShown::AsSent);
+        let stream = EventStream { reply: pending.reply, counter, prompt, usage };
         return Ok(stream.into_outcome(options.model));
     }
     let (bytes, transcript, duration) = pending.read()?;

@@ -33,34 +33,50 @@ impl Attempt<'_> {
     /// next one goes without.
     pub(super) fn send(&self, body: &mut Body<'_>) -> Outcome {
         let model = self.route.upstream_model.as_deref();
-        let refused = self.route.provider.refused();
+        let provider = &self.route.provider;
         let key = |body: &Body<'_>| model.map_or_else(|| body.model(), str::to_owned);
-        let without = refused.get(|| key(body), Instant::now());
-        let first = self.post(&Variant { model, without }, body)?;
-        if !matches!(first.status().as_u16(), 400 | 422) {
-            return Ok(first);
+        let known = provider.refused().get(|| key(body), Instant::now());
+        let mut without = known;
+        loop {
+            let response = self.post(&Variant { model, without }, body)?;
+            let (status, name) = (response.status(), &provider.spec().name);
+            if status.is_success() && without != known {
+                log::info!("provider {name} refuses {without}, which it is not sent again");
+                provider.refused().insert(&key(body), without, Instant::now() + CONFIRMED);
+            } else if status.is_success() && !provider.refused().accepts_continuous_usage() {
+                provider.refused().accepted(body.extensions().except(without));
+            }
+            if !matches!(status.as_u16(), 400 | 422) {
+                return Ok(response);
+            }
+            let used = body.extensions().except(without);
+            if used.is_empty() {
+                return Ok(response);
+            }
+            let (response, named) = named_extensions(response);
+            let refused = self.refused_of(used, named);
+            if refused.is_empty() {
+                return Ok(response);
+            }
+            without = without.or(refused);
+            if let Body::Stream(_) = body {
+                log::info!("provider {name} seems to refuse {refused}, which it is not sent for a while");
+                provider.refused().insert(&key(body), without, Instant::now() + SUSPECTED);
+                return Ok(response);
+            }
         }
-        let used = body.extensions();
-        if used.is_empty() {
-            return Ok(first);
+    }
+
+    /// What to omit next of the extensions in use, after an error that names these. Usage with each piece is the least
+    /// known of them, so it is omitted first, and also after an error that names none.
+    fn refused_of(&self, used: Extensions, named: Extensions) -> Extensions {
+        let is_suspected = named.continuous_usage
+            || named.stream_options
+            || (named.is_empty() && !self.route.provider.refused().accepts_continuous_usage());
+        match used.continuous_usage && is_suspected {
+            true => Extensions { continuous_usage: true, ..Extensions::default() },
+            false => named.and(used),
         }
-        let (first, named) = named_extensions(first);
-        let named = named.and(used);
-        if named.is_empty() {
-            return Ok(first);
-        }
-        let (name, without, now) = (&self.route.provider.spec().name, without.or(named), Instant::now());
-        if let Body::Stream(_) = body {
-            log::info!("provider {name} seems to refuse {named}, which it is not sent for a while");
-            refused.insert(&key(body), without, now + SUSPECTED);
-            return Ok(first);
-        }
-        let second = self.post(&Variant { model, without }, body)?;
-        if second.status().is_success() {
-            log::info!("provider {name} refuses {named}, which it is not sent again");
-            refused.insert(&key(body), without, now + CONFIRMED);
-        }
-        Ok(second)
     }
 
     /// A connection that was kept may have ended just now; a new one tells.
@@ -68,8 +84,7 @@ impl Attempt<'_> {
         let json;
         let mut content = match body {
             Body::Json(object) => {
-                let omitted: &[&str] = if variant.without.stream_options { &["stream_options"] } else { &[] };
-                json = object.to_bytes_with(variant.model, omitted);
+                json = variant.json(object);
                 Content::Bytes(&json)
             }
             Body::Form(form) => Content::Bytes(form.to_bytes(variant)),

@@ -39,7 +39,9 @@ pub use demo::MODEL as DEMO_MODEL;
 pub use fetch::Fetcher;
 pub use provider::Provider;
 pub use reply::Reply;
-pub use request::{Body, Extensions, Form, StreamedForm, UpstreamRequest, Variant};
+pub use request::{
+    Body, Extensions, Form, StreamedForm, USAGE_AT_THE_END, USAGE_WITH_EACH_PIECE, UpstreamRequest, Variant,
+};
 pub use routes::{Route, Routes};
 pub use spec::{Hidden, Protocol, Protocols, ProviderSpec, Timeouts};
 pub(crate) use transport::client_left;

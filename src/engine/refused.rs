@@ -21,6 +21,8 @@ pub(super) struct Refused {
     /// Spares the usual provider, which refuses nothing, the lock.
     is_any: AtomicBool,
     by_model: Mutex<HashMap<String, (Extensions, Instant)>>,
+    /// Whether the provider has answered a request for usage with each piece: it is not that which it refuses then.
+    accepts_continuous_usage: AtomicBool,
 }
 
 impl Refused {
@@ -32,6 +34,18 @@ impl Refused {
         let by_model = self.by_model.lock();
         let known = by_model.get(model().as_ref()).filter(|(_, until)| now < *until);
         known.map(|(extensions, _)| *extensions).unwrap_or_default()
+    }
+
+    /// Whether it is known that the provider does not refuse to be asked for usage with each piece.
+    pub(super) fn accepts_continuous_usage(&self) -> bool {
+        self.accepts_continuous_usage.load(Relaxed)
+    }
+
+    /// Notes what the provider has answered with success.
+    pub(super) fn accepted(&self, extensions: Extensions) {
+        if extensions.continuous_usage {
+            self.accepts_continuous_usage.store(true, Relaxed);
+        }
     }
 
     /// Remembers until that time what is refused for a model.
@@ -52,7 +66,7 @@ mod tests {
     #[test]
     fn a_refusal_is_remembered_for_its_model_and_a_while() {
         let (refused, now) = (Refused::default(), Instant::now());
-        let extensions = Extensions { stream_options: true, verbose_json: false };
+        let extensions = Extensions { stream_options: true, ..Extensions::default() };
         refused.insert("a", extensions, now + CONFIRMED);
         assert_eq!(refused.get(|| "a", now), extensions);
         assert_eq!(refused.get(|| "b", now), Extensions::default());

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io::Read;
 
+use serde_json::value::RawValue;
+
 use crate::http::object::Object;
 
 /// A request to a provider.
@@ -14,6 +16,11 @@ pub struct UpstreamRequest<'a> {
     /// The body.
     pub body: Body<'a>,
 }
+
+/// The field `stream_options` that asks for the usage of a stream behind its last piece.
+pub const USAGE_AT_THE_END: &str = r#"{"include_usage":true}"#;
+/// The field `stream_options` that asks for the usage of a stream with each of its pieces.
+pub const USAGE_WITH_EACH_PIECE: &str = r#"{"include_usage":true,"continuous_usage_stats":true}"#;
 
 /// The body of an [`UpstreamRequest`].
 pub enum Body<'a> {
@@ -57,6 +64,8 @@ pub struct Variant<'a> {
 pub struct Extensions {
     /// The field `stream_options`, which asks for the usage of a stream.
     pub stream_options: bool,
+    /// `continuous_usage_stats` in that field, which asks for usage with each piece of a stream. vLLM and others know it.
+    pub continuous_usage: bool,
     /// The format `verbose_json` of a transcript, with its segments and duration; `json` is asked for in its place.
     pub verbose_json: bool,
 }
@@ -67,6 +76,7 @@ impl Extensions {
         let names = |name: &str| memchr::memmem::find(text, name.as_bytes()).is_some();
         Extensions {
             stream_options: names("stream_options"),
+            continuous_usage: names("continuous_usage_stats"),
             verbose_json: names("verbose_json") || names("response_format"),
         }
     }
@@ -75,6 +85,7 @@ impl Extensions {
     pub(super) fn or(self, other: Extensions) -> Extensions {
         Extensions {
             stream_options: self.stream_options || other.stream_options,
+            continuous_usage: self.continuous_usage || other.continuous_usage,
             verbose_json: self.verbose_json || other.verbose_json,
         }
     }
@@ -84,10 +95,20 @@ impl Extensions {
         self == Extensions::default()
     }
 
+    /// Those that are not in the other set.
+    pub(super) fn except(self, other: Extensions) -> Extensions {
+        Extensions {
+            stream_options: self.stream_options && !other.stream_options,
+            continuous_usage: self.continuous_usage && !other.continuous_usage,
+            verbose_json: self.verbose_json && !other.verbose_json,
+        }
+    }
+
     /// Those of both sets.
     pub(super) fn and(self, other: Extensions) -> Extensions {
         Extensions {
             stream_options: self.stream_options && other.stream_options,
+            continuous_usage: self.continuous_usage && other.continuous_usage,
             verbose_json: self.verbose_json && other.verbose_json,
         }
     }
@@ -95,7 +116,11 @@ impl Extensions {
 
 impl fmt::Display for Extensions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = [(self.stream_options, "stream_options"), (self.verbose_json, "verbose_json")];
+        let names = [
+            (self.stream_options, "stream_options"),
+            (self.continuous_usage, "continuous_usage_stats"),
+            (self.verbose_json, "verbose_json"),
+        ];
         let names: Vec<_> = names.into_iter().filter(|(is_in, _)| *is_in).map(|(_, name)| name).collect();
         f.write_str(&names.join(" and "))
     }
@@ -112,15 +137,31 @@ impl Variant<'_> {
     }
 }
 
+impl Variant<'_> {
+    /// A JSON body for this provider.
+    pub(super) fn json(&self, object: &Object<'_>) -> Vec<u8> {
+        let options = match (self.without.stream_options, self.without.continuous_usage) {
+            (true, _) => Some(None),
+            (_, true) if Body::Json(object).extensions().continuous_usage => Some(Some(USAGE_AT_THE_END)),
+            _ => None,
+        };
+        object.to_bytes_with(self.model, options.map(|options| ("stream_options", options)))
+    }
+}
+
 impl Body<'_> {
     /// What of [`Extensions`] it makes use of and can be sent without. Options that the client has written are not among
     /// them: if those are refused, the provider may well know the field.
     pub(super) fn extensions(&self) -> Extensions {
         match self {
             Body::Json(object) => {
-                let options = object.read::<serde_json::Value>("stream_options");
-                let is_ours = options.is_some_and(|options| options == serde_json::json!({"include_usage": true}));
-                Extensions { stream_options: is_ours, verbose_json: false }
+                let options = object.get("stream_options").map(RawValue::get);
+                let continuous_usage = options == Some(USAGE_WITH_EACH_PIECE);
+                Extensions {
+                    stream_options: continuous_usage || options == Some(USAGE_AT_THE_END),
+                    continuous_usage,
+                    verbose_json: false,
+                }
             }
             Body::Form(form) => form.extensions(),
             Body::Stream(form) => form.extensions(),

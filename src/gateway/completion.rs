@@ -18,6 +18,7 @@ use super::MAX_REPLY;
 use super::estimate::Prompt;
 use super::event_stream::{disguised_failure, is_event_stream};
 use super::live_reply::{LiveReader, Next};
+use super::stream_usage::request_usage;
 use super::usage_counter::{ChargeBasis, Choice, Chunk, UsageCounter};
 
 /// Most stop sequences.
@@ -111,8 +112,8 @@ pub fn complete(engine: &Engine, request: &Map<String, Value>, stop: &StopCondit
     let mut request = request.clone();
     let choices = request.get("n").and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok()).unwrap_or(1);
     request.insert("stream".to_owned(), true.into());
-    request.insert("stream_options".to_owned(), serde_json::json!({"include_usage": true}));
-    let object = Object::of(&Value::Object(request));
+    let mut object = Object::of(&Value::Object(request));
+    request_usage(&mut object, choices);
     let ask =
         UpstreamRequest { path: "/v1/chat/completions", media_type: "application/json", body: Body::Json(&object) };
     let finder = StopFinder::new(stop)?;

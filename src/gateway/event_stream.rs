@@ -5,7 +5,6 @@ use std::io::{self, Write};
 
 use crate::engine::Reply;
 use crate::error::{Error, Result};
-use crate::http::object::Object;
 use crate::http::response::Response;
 use crate::http::sse;
 use crate::protocol::failure;
@@ -16,6 +15,7 @@ use super::estimate::KeptPrompt;
 use super::live_reply::{LiveReader, Next};
 use super::mark_demo;
 use super::reply_stream::{ReplyStream, StreamEnd};
+use super::stream_usage::UsageFilter;
 use super::usage_counter::{Chunk, UsageCounter};
 
 const DONE: &[u8] = b"[DONE]";
@@ -28,8 +28,8 @@ pub struct EventStream {
     pub counter: UsageCounter,
     /// What the request gave the model to read.
     pub prompt: KeptPrompt,
-    /// Whether usage numbers are removed, because the client did not ask for them.
-    pub hides_usage: bool,
+    /// Removes the usage numbers that the client did not ask for.
+    pub usage: UsageFilter,
 }
 
 impl EventStream {
@@ -56,7 +56,14 @@ impl EventStream {
                         ));
                     }
                 }
-                Next::End => return self.end_without_done(events.is_incomplete()),
+                Next::End => {
+                    let end = self.end_without_done(events.is_incomplete());
+                    if let StreamEnd::Complete(_) = end {
+                        self.usage.end(&mut client.output);
+                        client.flush();
+                    }
+                    return end;
+                }
                 Next::ClientLeft => return StreamEnd::Disconnected(io::ErrorKind::ConnectionAborted.into()),
                 Next::Failed(e) => return StreamEnd::Failed(self.reply.broken(&e)),
             }
@@ -64,6 +71,7 @@ impl EventStream {
                 let data = sse::data(event);
                 if data.as_deref() == Some(DONE) {
                     let last = event.to_vec();
+                    self.usage.end(&mut client.output);
                     client.flush();
                     return StreamEnd::Complete(last);
                 }
@@ -109,20 +117,7 @@ impl EventStream {
             return;
         };
         self.counter.add(&chunk);
-        // Servers that were asked for usage numbers may send `"usage":null` until they have them.
-        match self.hides_usage && memchr::memmem::find(data, b"\"usage\"").is_some() {
-            false => output.extend_from_slice(event),
-            // This event holds nothing else.
-            true if chunk.choices.is_empty() && chunk.usage.is_some() => {}
-            true => {
-                if let Ok(mut object) = Object::parse(data) {
-                    object.remove("usage");
-                    output.extend_from_slice(b"data: ");
-                    output.extend_from_slice(&object.to_bytes());
-                    output.extend_from_slice(b"\n\n");
-                }
-            }
-        }
+        self.usage.pass(event, data, &chunk, self.counter.is_finished(), output);
     }
 }
 

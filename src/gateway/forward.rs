@@ -238,7 +238,7 @@ fn too_large() -> Error {
 
 fn extensions(fields: &FormFields) -> Extensions {
     let is_verbose = |(name, value): &(String, String)| name == "response_format" && value == "verbose_json";
-    Extensions { stream_options: false, verbose_json: fields.iter().any(is_verbose) }
+    Extensions { verbose_json: fields.iter().any(is_verbose), ..Extensions::default() }
 }
 
 /// Writes what follows a recording.

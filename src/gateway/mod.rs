@@ -5,8 +5,8 @@
 //! outcome (`charging`, `reply_stream`). `idempotency` claims the key of a request, and `kept` keeps its reply for
 //! repetitions. `proxy` passes OpenAI's JSON routes through and `event_stream` their streams, read by `live_reply`;
 //! `completion` asks a chat model for text with stop conditions; `speech` synthesizes; `upload`, `forward`,
-//! `transcription` send recordings, and `transcript` formats the result. `usage_counter` counts tokens, and `estimate`
-//! those that no server reports.
+//! `transcription` send recordings, and `transcript` formats the result. `usage_counter` counts tokens, `stream_usage`
+//! has streams bring their numbers, and `estimate` counts tokens that no server reports.
 
 pub mod charged;
 mod charging;
@@ -21,6 +21,7 @@ mod live_reply;
 pub mod proxy;
 pub mod reply_stream;
 pub mod speech;
+pub mod stream_usage;
 pub mod transcript;
 pub mod transcription;
 pub mod upload;

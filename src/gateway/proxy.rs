@@ -14,6 +14,7 @@ use crate::protocol::{failure, strict};
 use super::charged::{ModelUsage, Outcome, charged};
 use super::estimate::{KeptPrompt, Prompt};
 use super::event_stream::{self, EventStream};
+use super::stream_usage::{UsageFilter, UsageShown, request_usage};
 use super::usage_counter::{ChargeBasis, Chunk, UsageCounter};
 use super::{MAX_JSON_BODY, MAX_REPLY, response_typed_as, validate_model};
 
@@ -76,26 +77,27 @@ struct Pending {
     model: String,
     reply: Reply,
     counter: UsageCounter,
-    hides_usage: bool,
+    shown: UsageShown,
 }
 
 fn forward(engine: &Engine, route: &ProxiedRoute, object: &mut Object<'_>) -> Result<Pending> {
     let model = model_or_default(engine, object)?;
     let wants_stream = matches!(route.basis, ChargeBasis::Text) && object.read::<bool>("stream") == Some(true);
-    let hides_usage = wants_stream && request_usage(object);
-    let counter = UsageCounter::new(route.basis.clone()).expecting(choices(object));
+    let choices = choices(object);
+    let shown = if wants_stream { request_usage(object, choices) } else { UsageShown::AsSent };
+    let counter = UsageCounter::new(route.basis.clone()).expecting(choices);
     let ask = UpstreamRequest { path: route.upstream_path, media_type: "application/json", body: Body::Json(object) };
     let send = || engine.send(ask).and_then(Reply::successful);
     // Only a stream tells, piece by piece, what was made. Of a reply in one piece nothing is known before its end.
     let reply = engine.block_in_place(|| if wants_stream { send() } else { unwatched(send) })??;
-    Ok(Pending { model, reply, counter, hides_usage })
+    Ok(Pending { model, reply, counter, shown })
 }
 
 impl Pending {
     /// Passes a stream on.
     fn into_stream(self, prompt: KeptPrompt) -> Outcome {
-        let Pending { model, reply, counter, hides_usage } = self;
-        EventStream { reply, counter, prompt, hides_usage }.into_outcome(model)
+        let Pending { model, reply, counter, shown } = self;
+        EventStream { reply, counter, prompt, usage: UsageFilter::new(shown) }.into_outcome(model)
     }
 
     /// Reads a reply in one piece.
@@ -144,15 +146,4 @@ pub fn model_or_default(engine: &Engine, object: &mut Object<'_>) -> Result<Stri
         object.set("model", &engine.default_model());
     }
     validate_model(object.read("model").ok_or(Error::bad("model must be a string"))?)
-}
-
-/// Makes the model server send usage numbers with a stream; false if the client asked for them itself.
-fn request_usage(object: &mut Object<'_>) -> bool {
-    let mut options = object.read::<serde_json::Map<String, serde_json::Value>>("stream_options").unwrap_or_default();
-    if options.get("include_usage") == Some(&true.into()) {
-        return false;
-    }
-    options.insert("include_usage".to_owned(), true.into());
-    object.set("stream_options", &options);
-    true
 }

@@ -128,26 +128,37 @@ impl UsageCounter {
     /// Counts a chunk, or a whole reply.
     pub fn add(&mut self, chunk: &Chunk<'_>) {
         for choice in &chunk.choices {
-            if choice.texts().any(|text| !text.is_empty()) {
-                self.has_output = true;
-                self.unreported.add(choice.texts());
-            }
-        }
-        for choice in &chunk.choices {
             if self.choices.len() < MAX_CHOICES || self.choices.contains_key(&choice.index) {
                 *self.choices.entry(choice.index).or_default() |= choice.is_last();
             }
         }
-        self.has_output |= self.is_fixed();
-        if let Some(usage) =
-            chunk.usage.and_then(|usage| serde_json::from_str::<Option<Usage>>(usage.get()).ok()).flatten()
-        {
-            self.reported.update(&usage);
-            if usage.has_output() {
-                self.unreported.clear();
+        let usage = chunk.usage.filter(|_| self.is_about_all_choices(chunk));
+        let usage = usage.and_then(|usage| serde_json::from_str::<Option<Usage>>(usage.get()).ok()).flatten();
+        // Numbers cover what came before them, and the text beside them.
+        let is_counted = usage.as_ref().is_some_and(Usage::has_output);
+        if is_counted {
+            self.unreported.clear();
+        }
+        for choice in &chunk.choices {
+            if choice.texts().any(|text| !text.is_empty()) {
+                self.has_output = true;
+                if !is_counted {
+                    self.unreported.add(choice.texts());
+                }
             }
+        }
+        self.has_output |= self.is_fixed();
+        if let Some(usage) = usage {
+            self.reported.update(&usage);
             self.is_over |= chunk.choices.is_empty() && !self.choices.is_empty() && self.reported.output().is_some();
         }
+    }
+
+    /// Whether numbers in this chunk are those of the whole reply. vLLM sends with each piece the numbers of that choice
+    /// alone.
+    fn is_about_all_choices(&self, chunk: &Chunk<'_>) -> bool {
+        let is_piece = !chunk.choices.is_empty() && chunk.choices.len() < self.expected_choices;
+        !is_piece || self.is_finished()
     }
 
     /// Counts a chunk that could not be parsed.
@@ -238,6 +249,31 @@ mod tests {
         let usage = r#"{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}}"#;
         let units = count(&[word, word, word, usage]);
         assert_eq!((units[Unit::PromptTokens], units[Unit::CompletionTokens]), (3, 2));
+    }
+
+    #[test]
+    fn numbers_with_each_piece_spare_the_count_and_are_of_one_choice() {
+        let piece = |index: u64, made: u64, end: &str| {
+            format!(
+                r#"{{"choices":[{{"index":{index},"delta":{{"content":"one two three four"}}{end}}}],
+                    "usage":{{"prompt_tokens":3,"completion_tokens":{made}}}}}"#
+            )
+        };
+        let counter = |choices: usize, pieces: &[String]| {
+            let mut counter = UsageCounter::new(ChargeBasis::Text).expecting(choices);
+            for piece in pieces {
+                counter.add(&serde_json::from_str(piece).unwrap());
+            }
+            let units = counter.units(|| 99);
+            (units[Unit::PromptTokens], units[Unit::CompletionTokens], counter.is_estimate())
+        };
+        assert_eq!(counter(1, &[piece(0, 1, ""), piece(0, 2, "")]), (3, 2, false));
+        let two = [piece(0, 1, ""), piece(1, 1, "")];
+        let (prompt, output, estimated) = counter(2, &two);
+        assert!(prompt == 99 && output >= 8 && estimated, "{output}");
+        let end = r#","finish_reason":"stop""#;
+        let all = [piece(0, 1, end), piece(1, 1, end), r#"{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}"#.to_owned()];
+        assert_eq!(counter(2, &all), (3, 2, false));
     }
 
     #[test]

@@ -76,13 +76,16 @@ impl<'a> Object<'a> {
 
     /// The object as JSON.
     pub fn to_bytes(&self) -> Vec<u8> {
-        self.to_bytes_with(None, &[])
+        self.to_bytes_with(None, None)
     }
 
-    /// The object as JSON, with this text for its `model` (if it has one), and without the names in `omitted`.
-    pub fn to_bytes_with(&self, model: Option<&str>, omitted: &[&str]) -> Vec<u8> {
+    /// The object as JSON, with this text for its `model` (if it has one), and with another value, in JSON, for the name
+    /// in `changed`; without that name for `None`.
+    pub fn to_bytes_with(&self, model: Option<&str>, changed: Option<(&str, Option<&str>)>) -> Vec<u8> {
         let mut bytes = vec![b'{'];
-        for (name, value) in self.0.iter().filter(|(name, _)| !omitted.contains(&&**name)) {
+        for (name, value) in &self.0 {
+            let changed = changed.filter(|(changed, _)| changed == name).map(|(_, value)| value);
+            let Some(value) = changed.unwrap_or(Some(value.get())) else { continue };
             if bytes.len() > 1 {
                 bytes.push(b',');
             }
@@ -91,7 +94,7 @@ impl<'a> Object<'a> {
             bytes.push(b':');
             match model.filter(|_| name == "model") {
                 Some(model) => drop(serde_json::to_writer(&mut bytes, model)),
-                None => bytes.extend_from_slice(value.get().as_bytes()),
+                None => bytes.extend_from_slice(value.as_bytes()),
             }
         }
         bytes.push(b'}');
@@ -155,8 +158,11 @@ mod tests {
     #[test]
     fn another_model_may_be_written() {
         let object = Object::parse(br#"{"a":{"model":1},"model":"x","b":2}"#).unwrap();
-        assert_eq!(object.to_bytes_with(Some("y\"z"), &["b"]), br#"{"a":{"model":1},"model":"y\"z"}"#);
-        assert_eq!(Object::parse(b"{}").unwrap().to_bytes_with(Some("y"), &["b"]), b"{}");
+        let omitted = object.to_bytes_with(Some("y\"z"), Some(("b", None)));
+        assert_eq!(omitted, br#"{"a":{"model":1},"model":"y\"z"}"#);
+        let changed = object.to_bytes_with(None, Some(("b", Some("[]"))));
+        assert_eq!(changed, br#"{"a":{"model":1},"model":"x","b":[]}"#);
+        assert_eq!(Object::parse(b"{}").unwrap().to_bytes_with(Some("y"), Some(("b", Some("1")))), b"{}");
     }
 
     #[test]

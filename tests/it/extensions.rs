@@ -45,7 +45,8 @@ fn stream_options_are_omitted_for_servers_that_refuse_them() {
     let mut raw = Raw::post(&server.inference, &user.secret, CHAT, &own);
     raw.until("extra fields");
     assert_eq!(upstream.seen().len(), 1);
-    for calls in [3, 4, 5] {
+    // First without usage for each piece, then without any.
+    for calls in [4, 5, 6] {
         assert!(ask(&streamed()).contains("[DONE]"));
         assert_eq!(upstream.seen().len(), calls, "only the first request is retried");
     }
@@ -55,6 +56,41 @@ fn stream_options_are_omitted_for_servers_that_refuse_them() {
         let estimate = charge["completion_tokens"].as_i64().unwrap();
         assert!((2..=4).contains(&estimate) && charge["estimated"] == true, "{charge}");
         assert!(charge["prompt_tokens"].as_i64() >= Some(4));
+    }
+}
+
+#[test]
+fn usage_with_each_piece_is_not_asked_of_servers_that_refuse_it() {
+    let named = json!({"error": {"message": "Unknown parameter: 'stream_options.continuous_usage_stats'."}});
+    for refusal in [named, json!({"error": {"message": "Invalid request"}})] {
+        let upstream = Upstream::start(move |seen, wire| {
+            let body = seen.json();
+            let is_strange = body["model"] == "strange" || !body["stream_options"]["continuous_usage_stats"].is_null();
+            if is_strange {
+                return wire.json(400, &refusal);
+            }
+            wire.start("text/event-stream");
+            wire.word("one");
+            wire.finish(10, 3);
+        });
+        let db = TestDb::new();
+        let server = Server::start_with(&db, &[("INFERENCE_URL", &upstream.url)]);
+        let user = server.sign_up("ann@example.com");
+        let client = user.program(&server.inference);
+        for calls in [2, 3] {
+            assert!(client.post(CHAT, &streamed()).expect(200).text().contains("[DONE]"));
+            assert_eq!(upstream.seen().len(), calls, "only the first request is retried");
+        }
+        assert_eq!(upstream.seen()[2].json()["stream_options"], json!({"include_usage": true}));
+        // What is refused for another reason is refused without, too.
+        let mut strange = streamed();
+        strange["model"] = json!("strange");
+        client.post(CHAT, &strange).expect(400);
+        let charges = final_charges(&db, server);
+        assert_eq!(charges.len(), 2);
+        for charge in charges {
+            assert_eq!((&charge["completion_tokens"], &charge["estimated"]), (&json!(3), &json!(false)));
+        }
     }
 }
 

@@ -105,6 +105,25 @@ fn numbers_that_came_on_the_way_do_not_hide_what_came_behind_them() {
 }
 
 #[test]
+fn numbers_with_each_piece_are_exact_when_the_client_leaves() {
+    let Scripted { upstream, told, .. } = scripted(|_, wire, _, tell| {
+        wire.start("text/event-stream");
+        for made in 1..=5 {
+            wire.word_with_usage(if made == 5 { "last" } else { "several words at once" }, 1000, made);
+        }
+        tell.send(wire.is_left_within(20)).unwrap();
+    });
+    let (db, server, user) = start(&upstream);
+    let mut raw = Raw::post(&server.inference, &user.secret, CHAT, &streamed());
+    raw.until("last");
+    raw.leave();
+    assert_eq!(told.recv_timeout(WAIT), Ok(true));
+    let charge = only_charge(&db, &server);
+    assert_eq!((&charge["prompt_tokens"], &charge["completion_tokens"]), (&json!(1000), &json!(5)));
+    assert_eq!(charge["estimated"], false);
+}
+
+#[test]
 fn replies_in_one_piece_are_read_to_their_end_and_charged() {
     let Scripted { upstream, go, told } = scripted(|seen, wire, wait, tell| {
         tell.send(true).unwrap();

@@ -55,7 +55,8 @@ fn each_piece_is_sent_as_soon_as_it_arrives() {
     let all = raw.rest();
     assert!(all.contains("data: [DONE]\n\n") && all.contains("\"finish_reason\":\"stop\""), "{all}");
     assert!(!all.contains("usage"), "not asked for: {all}");
-    assert_eq!(upstream.only().json()["stream_options"], json!({"include_usage": true}));
+    let options = json!({"include_usage": true, "continuous_usage_stats": true});
+    assert_eq!(upstream.only().json()["stream_options"], options);
     let charge = only_charge(&db, &server);
     assert_eq!((&charge["prompt_tokens"], &charge["completion_tokens"]), (&json!(10), &json!(3)));
 }
@@ -79,6 +80,36 @@ fn usage_is_sent_only_if_asked_for() {
     assert_eq!(upstream.only().json()["stream_options"], json!({"include_usage": true, "x": 1}));
     let mut raw = Raw::post(&server.inference, &user.secret, CHAT, &streamed("m"));
     assert!(!raw.rest().contains("usage") && raw.got.contains("\"content\":\"a\""), "{}", raw.got);
+}
+
+#[test]
+fn usage_with_each_piece_is_sent_only_if_asked_for() {
+    let upstream = Upstream::start(|_, wire| {
+        wire.start("text/event-stream");
+        for made in 1..=3 {
+            wire.word_with_usage("w", 10, made);
+        }
+        wire.finish(10, 3);
+    });
+    let (db, server, user) = start(&upstream);
+    let ask = |options: Option<Value>| {
+        let mut body = streamed("m");
+        if let Some(options) = options {
+            body["stream_options"] = options;
+        }
+        let mut raw = Raw::post(&server.inference, &user.secret, CHAT, &body);
+        raw.rest().to_owned()
+    };
+    let numbers = |text: &str| text.matches("\"completion_tokens\"").count();
+    let none = ask(None);
+    assert!(!none.contains("usage") && none.matches("\"content\":\"w\"").count() == 3, "{none}");
+    let last = ask(Some(json!({"include_usage": true})));
+    assert_eq!((numbers(&last), last.matches("\"usage\":null").count()), (1, 3), "{last}");
+    let all = ask(Some(json!({"include_usage": true, "continuous_usage_stats": true})));
+    assert_eq!(numbers(&all), 4, "{all}");
+    for charge in final_charges(&db, server) {
+        assert_eq!((&charge["completion_tokens"], &charge["estimated"]), (&json!(3), &json!(false)));
+    }
 }
 
 #[test]

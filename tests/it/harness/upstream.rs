@@ -70,6 +70,14 @@ impl ReplyWriter {
         self.event(&format!(r#"{{"choices":[{{"index":0,"delta":{{"content":"{word}"}},"finish_reason":null}}]}}"#))
     }
 
+    /// One piece of a streamed chat, with the usage up to it, as vLLM sends it.
+    pub fn word_with_usage(&mut self, word: &str, prompt: i64, made: i64) -> bool {
+        self.event(&format!(
+            r#"{{"choices":[{{"index":0,"delta":{{"content":"{word}"}},"finish_reason":null}}],"usage":{{"prompt_tokens":{prompt},"total_tokens":{},"completion_tokens":{made}}}}}"#,
+            prompt + made
+        ))
+    }
+
     /// The end of a successful streamed chat, with its usage.
     pub fn finish(&mut self, prompt: i64, made: i64) {
         self.event(r#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#);
