@@ -75,6 +75,8 @@ pub enum Error {
     TooManyAttempts(Duration),
     /// The client closed the connection; nobody sees the reply.
     ClientLeft,
+    /// The same, when a model server had got the request and had not replied yet.
+    ClientLeftModel,
     /// A model server failed: 502 or 504. The text is for the client and does not say where the server is.
     Upstream(u16, &'static str),
     /// A model server rejected the request.
@@ -157,7 +159,7 @@ impl Error {
             }
             E::InvalidFields(issues) => (422, "invalid_fields", in_words(issues).into()),
             E::TooManyAttempts(_) => (429, "rate_limit_exceeded", "Too many attempts, try again later".into()),
-            E::ClientLeft => (499, "client_closed_request", "The client closed the connection".into()),
+            E::ClientLeft | E::ClientLeftModel => (499, "client_closed_request", "The client closed the connection".into()),
             E::Upstream(status, text) => (*status, "model_server_failed", (*text).into()),
             E::Relayed(relayed) => (relayed.status, relayed.code(), relayed.message.clone().into()),
             E::NotConfigured(setting) => (

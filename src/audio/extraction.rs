@@ -10,15 +10,16 @@ use crate::call::Call;
 use crate::engine::Engine;
 use crate::engine::fetch::Download;
 use crate::error::{Error, Result};
+use crate::gateway::body::json_fields;
 use crate::gateway::charged::{ModelUsage, Outcome, UploadWork, charged_download, charged_upload};
 use crate::gateway::event_stream::not_json;
 use crate::gateway::forward::{AudioSource, FormFields, ForwardedUpload};
 use crate::gateway::transcript::SubtitleFormat;
-use crate::gateway::transcription::{self, PendingTranscription, TRANSCRIBE, TRANSLATE};
+use crate::gateway::transcription::{self, PendingTranscription, TRANSCRIBE, TRANSLATE, Transcribed};
 use crate::gateway::upload::{DigestedSource, Upload};
 use crate::gateway::{MAX_RECORDING, mark_demo, validate_model};
 use crate::http::Response;
-use crate::http::form::{FORM_LIMIT, Fields};
+use crate::http::form::FORM_LIMIT;
 
 const NO_RECORDING: &str = "Either audio_file or audio_url must be provided";
 
@@ -30,7 +31,7 @@ pub(super) fn from_url(call: &mut Call<'_>, caller: &Caller) -> Result<Response>
     let engines = &call.app.engines;
     let engine = &engines.transcribe;
     let read = |body: &[u8]| {
-        let fields = Fields::parse_json(body)?;
+        let fields = json_fields(body)?;
         let url = fields.optional_text("audio_url")?.filter(|url| !url.is_empty()).ok_or(Error::bad(NO_RECORDING))?;
         let translates = fields.optional_bool(TRANSLATE_FIELD)?.unwrap_or(false);
         let with_segments = fields.optional_bool("include_segments")?.unwrap_or(true);
@@ -170,8 +171,7 @@ impl AudioSource for FormUpload<'_> {
 }
 
 fn outcome(mut pending: PendingTranscription, model: String, options: &Options) -> Result<Outcome> {
-    let (bytes, transcript, duration) = pending.read()?;
-    drop(bytes);
+    let Transcribed { transcript, duration, units, .. } = pending.read()?;
     let transcript = transcript.ok_or_else(not_json)?;
     let response = if options.as_srt {
         // The older API sent the subtitles as a JSON string.
@@ -181,7 +181,6 @@ fn outcome(mut pending: PendingTranscription, model: String, options: &Options) 
         let segments = if options.with_segments { transcript.segments() } else { Vec::new() };
         Response::json(200, &json!({"text": transcript.text, "segments": segments}))
     };
-    let units = transcription::units(duration.millis);
     let latency_micros = pending.reply.latency_micros();
     let usage = ModelUsage { model, units, estimated: duration.estimated, latency_micros };
     Ok(Outcome::Reply(mark_demo(response, pending.reply.is_demo), usage))

@@ -11,7 +11,7 @@ use crate::gateway::event_stream::{EventStream, not_json};
 use crate::gateway::forward::{FormFields, ForwardedUpload};
 use crate::gateway::stream_usage::{UsageFilter, UsageShown};
 use crate::gateway::transcript::{SubtitleFormat, Transcript};
-use crate::gateway::transcription::{self, PendingTranscription, TRANSCRIBE, TRANSLATE};
+use crate::gateway::transcription::{self, PendingTranscription, TRANSCRIBE, TRANSLATE, Transcribed};
 use crate::gateway::usage_counter::{ChargeBasis, UsageCounter};
 use crate::gateway::{mark_demo, response_typed_as, validate_model};
 use crate::http::{Content, Response, sse};
@@ -69,7 +69,11 @@ impl Options {
         let model = validate_model(get("model").filter(|m| !m.is_empty()).map_or_else(default_model, str::to_owned))?;
         let format = get("response_format").unwrap_or("json").to_owned();
         let is_known = matches!(format.as_str(), "json" | "text" | "srt" | "vtt" | "verbose_json");
-        let is_stream = get("stream").is_some_and(|stream| stream.eq_ignore_ascii_case("true") || stream == "1");
+        let is_stream = match get("stream").map(str::to_ascii_lowercase).as_deref() {
+            Some("true" | "1") => true,
+            None | Some("false" | "0" | "") => false,
+            Some(_) => return Err(Error::bad("stream must be true or false")),
+        };
         // These models support no format but JSON, and count tokens.
         let is_json_only = model.starts_with("gpt-");
         Ok(Options { model, format, is_direct: !is_known || is_stream || is_json_only })
@@ -82,13 +86,12 @@ impl Options {
 
 fn outcome(mut pending: PendingTranscription, options: Options) -> Result<Outcome> {
     if pending.reply.media_type == sse::MEDIA_TYPE {
-        let units = transcription::units(pending.duration.millis);
-        let (counter, prompt) = (UsageCounter::new(ChargeBasis::Fixed(units)), KeptPrompt::none());
+        let (counter, prompt) = (UsageCounter::new(ChargeBasis::Audio(pending.duration)), KeptPrompt::none());
         let usage = UsageFilter::new(UsageShown::AsSent);
         let stream = EventStream { reply: pending.reply, counter, prompt, usage };
         return Ok(stream.into_outcome(options.model));
     }
-    let (bytes, transcript, duration) = pending.read()?;
+    let Transcribed { bytes, transcript, duration, units } = pending.read()?;
     if !options.is_direct && transcript.is_none() {
         return Err(not_json());
     }
@@ -100,7 +103,6 @@ fn outcome(mut pending: PendingTranscription, options: Options) -> Result<Outcom
         response.content = Content::Bytes(bytes.into());
         response
     };
-    let units = transcription::units(duration.millis);
     let latency_micros = pending.reply.latency_micros();
     let usage = ModelUsage { model: options.model, units, estimated: duration.estimated, latency_micros };
     Ok(Outcome::Reply(response, usage))

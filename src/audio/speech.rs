@@ -8,14 +8,14 @@ use crate::auth::Caller;
 use crate::call::Call;
 use crate::engine::{Reply, client_left};
 use crate::error::{Error, Result};
+use crate::gateway::body::{json_fields, json_object};
 use crate::gateway::charged::{ModelUsage, Outcome, charged};
 use crate::gateway::proxy::model_or_default;
 use crate::gateway::reply_stream::{ReplyStream, StreamEnd};
 use crate::gateway::speech;
 use crate::gateway::{MAX_JSON_BODY, mark_demo, response_typed_as, validate_model};
 use crate::http::Response;
-use crate::http::form::{FORM_LIMIT, Fields};
-use crate::http::object::Object;
+use crate::http::form::FORM_LIMIT;
 use crate::units::Units;
 use crate::wav;
 
@@ -41,7 +41,7 @@ const VOICES: [&str; 11] = [
 pub(super) fn speak(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     let engine = &call.app.engines.speech;
     charged(call, caller, engine, MAX_JSON_BODY, |work| {
-        let mut object = Object::parse(&work.body).map_err(Error::bad)?;
+        let mut object = json_object(&work.body)?;
         let input: String = object.read("input").ok_or(Error::bad("input is required and must be a string"))?;
         let model = model_or_default(engine, &mut object)?;
         let reply = speech::request(engine, &object)?;
@@ -102,7 +102,7 @@ impl ReplyStream for AudioStream {
 pub(super) fn generate(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     let engine = &call.app.engines.speech;
     charged(call, caller, engine, FORM_LIMIT, |work| {
-        let fields = Fields::parse_json(&work.body)?;
+        let fields = json_fields(&work.body)?;
         let text = fields.text("text")?;
         let voice = voice(fields.optional_text("voice")?, fields.optional_text("speaker")?);
         let speed = fields.optional_number("speed")?.unwrap_or(1.0);

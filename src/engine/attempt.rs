@@ -106,6 +106,7 @@ impl Attempt<'_> {
     fn post_content(&self, connections: Connections, content: &mut Content<'_>) -> Outcome {
         // Base addresses have it.
         let path = self.path.strip_prefix("/v1").unwrap_or(self.path);
+        transport::note_request();
         let response = self.client.post(connections, path, self.media_type, self.request_id, content)?;
         Ok(response.map(|body| Box::new(body.into_reader()) as ReplyBody))
     }

@@ -33,7 +33,7 @@ const MAX_BROKEN: usize = 3;
 ///
 /// # Errors
 /// 503 when all routes have as many calls as they may have; 502 when no provider answers, 504 when none does in time; the
-/// client has left.
+/// client has left, before or after a provider had the request.
 pub fn send(routes: &Routes, request: UpstreamRequest<'_>) -> Result<Reply> {
     let UpstreamRequest { path, media_type, body } = request;
     let upload = UploadProgress::default();
@@ -76,6 +76,7 @@ pub fn send(routes: &Routes, request: UpstreamRequest<'_>) -> Result<Reply> {
                 broken += usize::from(reply.status == 500);
                 Failed::Reply(Box::new(reply))
             }
+            Err(_) if client_left() && transport::was_request_sent() => return Err(Error::ClientLeftModel),
             Err(_) if client_left() => return Err(Error::ClientLeft),
             Err(_) if upload.is_broken.get() => return Err(Error::bad("The upload is incomplete or malformed")),
             Err(e) => {

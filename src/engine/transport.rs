@@ -20,7 +20,7 @@ const BUFFER: usize = 16 * 1024;
 
 /// Sockets without TLS or with it, as the address says. `stall` is how long the other side may take to read more.
 pub(super) fn connector(stall: Duration) -> impl Connector {
-    ().chain(Sockets { stall }).chain(RustlsConnector::default())
+    ().chain(Sockets { stall }).chain(RustlsConnector::default()).chain(SentWatch)
 }
 
 /// The client has gone.
@@ -51,6 +51,7 @@ fn hang_up() -> PollFlags {
 thread_local! {
     static DEADLINE: Cell<Option<Instant>> = const { Cell::new(None) };
     static CONNECTED: Cell<bool> = const { Cell::new(false) };
+    static SENT: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Sets a thread's variable, and sets it back when dropped.
@@ -91,10 +92,59 @@ pub(super) fn note_connecting<R>(work: impl FnOnce() -> R) -> (R, bool) {
     (result, CONNECTED.get())
 }
 
+/// Notes that a request begins, of which nothing was sent yet.
+pub(super) fn note_request() {
+    SENT.set(false);
+}
+
+/// Whether all of this thread's latest request was sent, to an upstream that took the connection.
+pub(super) fn was_request_sent() -> bool {
+    SENT.get()
+}
+
 /// Whether waiting took too long.
 pub(super) fn is_timeout(e: &io::Error) -> bool {
     let inner = e.get_ref().and_then(|e| e.downcast_ref::<Error>());
     e.kind() == io::ErrorKind::TimedOut || matches!(inner, Some(Error::Timeout(_)))
+}
+
+/// Notes when an upstream is waited for, which is when all of the request was sent. It is outside of TLS, which waits for
+/// its handshake before that.
+#[derive(Debug)]
+struct SentWatch;
+
+#[derive(Debug)]
+struct Watched<T>(T);
+
+impl<T: Transport> Connector<T> for SentWatch {
+    type Out = Watched<T>;
+
+    fn connect(&self, _: &ConnectionDetails<'_>, chained: Option<T>) -> Result<Option<Watched<T>>, Error> {
+        Ok(chained.map(Watched))
+    }
+}
+
+impl<T: Transport> Transport for Watched<T> {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        self.0.buffers()
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
+        self.0.transmit_output(amount, timeout)
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
+        SENT.set(true);
+        self.0.await_input(timeout)
+    }
+
+    fn is_open(&mut self) -> bool {
+        self.0.is_open()
+    }
+
+    fn is_tls(&self) -> bool {
+        self.0.is_tls()
+    }
 }
 
 #[derive(Debug)]

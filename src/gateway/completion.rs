@@ -2,6 +2,7 @@
 //! server supports those. The reply is streamed, and the call is ended as soon as the rest is not needed.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use aho_corasick::{AhoCorasick, MatchKind};
 use serde_json::{Map, Value};
@@ -18,6 +19,7 @@ use super::MAX_REPLY;
 use super::estimate::Prompt;
 use super::event_stream::{disguised_failure, is_event_stream};
 use super::live_reply::{LiveReader, Next};
+use super::sentences::Sentences;
 use super::stream_usage::request_usage;
 use super::usage_counter::{ChargeBasis, Choice, Chunk, UsageCounter};
 
@@ -84,6 +86,7 @@ pub struct Completion {
     pub reasoning: Option<String>,
     /// Why it ended: the stop sequence, `max_sentences`, `max_length`, or `stop` if the model ended it.
     pub stop_reason: Option<String>,
+    sentences: Sentences,
 }
 
 /// All completions of a prompt.
@@ -107,7 +110,7 @@ pub struct Completions {
 ///
 /// # Errors
 /// Those of [`Engine::send`]; the model server's refusal; 502 for a reply that ends early, or is an error; the client
-/// has disconnected before anything was made.
+/// has disconnected before a model server had the request.
 pub fn complete(engine: &Engine, request: &Map<String, Value>, stop: &StopConditions) -> Result<Completions> {
     let mut request = request.clone();
     let choices = request.get("n").and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok()).unwrap_or(1);
@@ -117,29 +120,23 @@ pub fn complete(engine: &Engine, request: &Map<String, Value>, stop: &StopCondit
     let ask =
         UpstreamRequest { path: "/v1/chat/completions", media_type: "application/json", body: Body::Json(&object) };
     let finder = StopFinder::new(stop)?;
-    let send = || engine.send(ask)?.successful();
-    let mut reply = send()?;
     let counter = UsageCounter::new(ChargeBasis::Text).expecting(choices);
     let mut collector = Collector { stop: finder, completions: BTreeMap::new(), counter };
-    let mut is_cut = false;
-    if is_event_stream(&reply)? {
-        is_cut = collector.read_stream(&mut reply)?;
-        if is_cut && collector.counter.is_empty() {
-            return Err(Error::ClientLeft);
-        }
-    } else {
-        let bytes = unwatched(|| reply.read_all(MAX_REPLY))?;
-        if let Some(message) = failure::message(&bytes) {
-            return Err(disguised_failure(&message));
-        }
-        let chunk = serde_json::from_slice(&bytes);
-        collector.add(&chunk.map_err(|_| Error::Upstream(502, "The model server sent an invalid reply"))?);
-    }
+    let began = Instant::now();
+    let reply = match engine.send(ask).and_then(Reply::successful) {
+        // The model server has the prompt, and may have read it.
+        Err(Error::ClientLeftModel) => None,
+        reply => Some(reply?),
+    };
+    let (is_cut, is_demo) = match reply {
+        Some(mut reply) => (collector.read(&mut reply)?, reply.is_demo),
+        None => (true, false),
+    };
     let Collector { completions, counter, .. } = collector;
-    let (latency_micros, is_demo) = (reply.latency_micros(), reply.is_demo);
     let completions = completions.into_values().collect();
     let prompt_tokens = || Prompt::of_request(&object, "messages").tokens();
     let (units, estimated) = (counter.units(prompt_tokens), counter.is_estimate());
+    let latency_micros = i64::try_from(began.elapsed().as_micros()).unwrap_or(i64::MAX);
     Ok(Completions { completions, units, estimated, latency_micros, is_demo, is_cut })
 }
 
@@ -152,6 +149,20 @@ struct Collector {
 }
 
 impl Collector {
+    /// Reads a reply. True if it was ended since the client disconnected.
+    fn read(&mut self, reply: &mut Reply) -> Result<bool> {
+        if is_event_stream(reply)? {
+            return self.read_stream(reply);
+        }
+        let bytes = unwatched(|| reply.read_all(MAX_REPLY))?;
+        if let Some(message) = failure::message(&bytes) {
+            return Err(disguised_failure(&message));
+        }
+        let chunk = serde_json::from_slice(&bytes);
+        self.add(&chunk.map_err(|_| Error::Upstream(502, "The model server sent an invalid reply"))?);
+        Ok(false)
+    }
+
     /// Reads events until all of the completions have ended. True if it was ended since the client disconnected.
     fn read_stream(&mut self, reply: &mut Reply) -> Result<bool> {
         let mut events = sse::Events::default();
@@ -232,39 +243,17 @@ impl Completion {
         while !self.text.is_char_boundary(from) {
             from -= 1;
         }
+        let begin = self.text.len();
         self.text.push_str(text);
         let found = stop.sequences.as_ref().and_then(|sequences| sequences.find(&self.text[from..]));
         let sequence = found.map(|found| (from + found.start(), self.text[from..][found.range()].to_owned()));
-        let sentence = stop.max_sentences.and_then(|number| end_of_sentence(&self.text, number));
-        let sentence = sentence.map(|at| (at, "max_sentences".to_owned()));
+        let sentence = stop.max_sentences.and_then(|number| self.sentences.find_end(text, number));
+        let sentence = sentence.map(|at| (begin + at, "max_sentences".to_owned()));
         if let Some((at, reason)) = [sequence, sentence].into_iter().flatten().min_by_key(|(at, _)| *at) {
             self.stop_reason = Some(reason);
             self.text.truncate(at);
         }
     }
-}
-
-/// Where the sentence with this number, from 1, ends. A sentence is known to end only once white space follows it.
-fn end_of_sentence(text: &str, number: usize) -> Option<usize> {
-    let mut characters = text.char_indices().peekable();
-    let mut count = 0;
-    while let Some((_, c)) = characters.next() {
-        if !matches!(c, '.' | '!' | '?' | '…' | '。' | '！' | '？') {
-            continue;
-        }
-        // Closing quotation marks and brackets belong to the sentence.
-        while characters
-            .next_if(|(_, c)| matches!(c, '.' | '!' | '?' | '"' | '\'' | ')' | ']' | '”' | '’' | '」'))
-            .is_some()
-        {}
-        let needs_space = c.is_ascii() || c == '…';
-        let ends = characters.peek().is_some_and(|(_, next)| next.is_whitespace() || !needs_space);
-        count += usize::from(ends);
-        if ends && count == number {
-            return characters.peek().map(|(at, _)| *at);
-        }
-    }
-    None
 }
 
 #[cfg(test)]
@@ -303,12 +292,9 @@ mod tests {
 
     #[test]
     fn ends_after_a_sentence() {
-        let one = |text: &str| complete(&[text], &[], Some(1)).0;
-        assert_eq!(one("It is 3.14 now. And then."), "It is 3.14 now.");
-        assert_eq!(one("He said \"no!\" Then he left."), "He said \"no!\"");
-        assert_eq!(one("Wait... what? Yes."), "Wait...");
-        assert_eq!(one("一。二。"), "一。");
-        assert_eq!(one("No end yet."), "No end yet.");
-        assert_eq!(complete(&["A. B", ". C."], &[], Some(2)), ("A. B.".into(), Some("max_sentences".into())));
+        assert_eq!(complete(&["No", " end yet."], &[], Some(1)), ("No end yet.".into(), None));
+        let (text, reason) = ("A. B.".into(), Some("max_sentences".into()));
+        assert_eq!(complete(&["A. B", ". C."], &[], Some(2)), (text, reason));
+        assert_eq!(complete(&["A. B. C"], &["B"], Some(2)), ("A. ".into(), Some("B".into())));
     }
 }

@@ -100,7 +100,7 @@ impl EventStream {
         match self.counter.are_begun_choices_finished() {
             _ if is_within_event => StreamEnd::Failed(self.ended_early()),
             true => StreamEnd::Complete(b"data: [DONE]\n\n".to_vec()),
-            false if self.counter.is_fixed() => StreamEnd::Complete(Vec::new()),
+            false if self.counter.is_audio() => StreamEnd::Complete(Vec::new()),
             false => StreamEnd::Failed(self.ended_early()),
         }
     }
@@ -150,12 +150,11 @@ impl ReplyStream for EventStream {
         }
     }
 
-    /// A stream that completes without any event is charged for its prompt; one that fails or is cut before its first
-    /// event is not charged, unless its charge does not depend on what is made.
+    /// A stream that completes or is cut before its first event is charged for its prompt, which the model has read; one
+    /// that fails before is not charged.
     fn units(&self, end: &StreamEnd) -> Option<Units> {
         let is_charged = match end {
-            StreamEnd::Complete(_) => true,
-            StreamEnd::Disconnected(_) => self.counter.is_fixed() || !self.counter.is_empty(),
+            StreamEnd::Complete(_) | StreamEnd::Disconnected(_) => true,
             StreamEnd::Failed(_) => !self.counter.is_empty(),
         };
         is_charged.then(|| self.counter.units(|| self.prompt.tokens()))

@@ -1,13 +1,15 @@
 //! What the inference, audio and web servers share to serve charged requests: the request goes to a model server, its
 //! reply to the client, and a charge to the meter before the last byte of the reply is sent.
 //!
-//! Every charged handler runs inside `charged`, which reads the body, and charges for the
-//! outcome (`charging`, `reply_stream`). `idempotency` claims the key of a request, and `kept` keeps its reply for
+//! Every charged handler runs inside `charged`, which reads the body (`body` parses it), and charges for the outcome
+//! (`charging`, `reply_stream`). `idempotency` claims the key of a request, and `kept` keeps its reply for
 //! repetitions. `proxy` passes OpenAI's JSON routes through and `event_stream` their streams, read by `live_reply`;
 //! `completion` asks a chat model for text with stop conditions; `speech` synthesizes; `upload`, `forward`,
 //! `transcription` send recordings, and `transcript` formats the result. `usage_counter` counts tokens, `stream_usage`
 //! has streams bring their numbers, and `estimate` counts tokens that no server reports.
 
+pub mod audio_duration;
+pub mod body;
 pub mod charged;
 mod charging;
 pub mod completion;
@@ -20,6 +22,7 @@ mod kept;
 mod live_reply;
 pub mod proxy;
 pub mod reply_stream;
+mod sentences;
 pub mod speech;
 pub mod stream_usage;
 pub mod transcript;

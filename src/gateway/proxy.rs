@@ -1,5 +1,7 @@
 //! OpenAI's JSON routes: the request is passed on unchanged but for what it lacks, and so is the reply.
 
+use std::time::Instant;
+
 use serde_json::value::RawValue;
 
 use crate::auth::Caller;
@@ -9,18 +11,15 @@ use crate::engine::{Body, Engine, Reply, UpstreamRequest};
 use crate::error::{Error, Result};
 use crate::http::object::Object;
 use crate::http::{Content, Response};
-use crate::protocol::{failure, strict};
+use crate::protocol::failure;
 
+use super::body::json_object;
 use super::charged::{ModelUsage, Outcome, charged};
 use super::estimate::{KeptPrompt, Prompt};
 use super::event_stream::{self, EventStream};
 use super::stream_usage::{UsageFilter, UsageShown, request_usage};
 use super::usage_counter::{ChargeBasis, Chunk, UsageCounter};
 use super::{MAX_JSON_BODY, MAX_REPLY, response_typed_as, validate_model};
-
-/// The fields that decide what a request costs.
-const CHARGED_FIELDS: [&str; 9] =
-    ["model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n", "messages", "prompt", "input"];
 
 /// A route that is passed on to a model server.
 pub struct ProxiedRoute {
@@ -46,30 +45,18 @@ pub fn proxy(
     prepare: impl FnOnce(&mut Object<'_>, &[String]) -> Result<()>,
 ) -> Result<Response> {
     charged(call, caller, engine, MAX_JSON_BODY, |work| {
-        let mut object = Object::parse(&work.body).map_err(Error::bad)?;
-        check_unambiguous(&work.body, &object)?;
+        let mut object = json_object(&work.body)?;
         prepare(&mut object, work.segments)?;
-        let pending = forward(engine, &route, &mut object)?;
+        let pending = match forward(engine, &route, &mut object)? {
+            Forwarded::Reply(pending) => pending,
+            Forwarded::Cut(usage) => return Ok(Outcome::PerModel(Err(Error::ClientLeft), vec![usage])),
+        };
         if event_stream::is_event_stream(&pending.reply)? {
             drop(object);
             return Ok(pending.into_stream(KeptPrompt::new(work.body, route.prompt_field)));
         }
         pending.read(engine, || Prompt::of_request(&object, route.prompt_field).tokens())
     })
-}
-
-/// Refuses a body that the model server could read otherwise than textgen does: what is charged must be what is done.
-fn check_unambiguous(body: &[u8], object: &Object<'_>) -> Result<()> {
-    let body = std::str::from_utf8(body).map_err(|_| Error::bad("The body is not UTF-8"))?;
-    strict::check(body).map_err(Error::bad)?;
-    if let Some(name) = strict::confusable(object.names(), &CHARGED_FIELDS) {
-        let name: String = name.chars().take(100).collect();
-        return Err(Error::bad(format!("The field {name:?} is written in another case than the protocol has it")));
-    }
-    if object.has("stream") && object.read::<bool>("stream").is_none() {
-        return Err(Error::bad("stream must be true or false"));
-    }
-    Ok(())
 }
 
 /// A reply whose body was not read yet.
@@ -80,7 +67,15 @@ struct Pending {
     shown: UsageShown,
 }
 
-fn forward(engine: &Engine, route: &ProxiedRoute, object: &mut Object<'_>) -> Result<Pending> {
+/// What became of a request.
+enum Forwarded {
+    /// The reply has begun.
+    Reply(Pending),
+    /// The client has left before, and this is to be charged.
+    Cut(ModelUsage),
+}
+
+fn forward(engine: &Engine, route: &ProxiedRoute, object: &mut Object<'_>) -> Result<Forwarded> {
     let model = model_or_default(engine, object)?;
     let wants_stream = matches!(route.basis, ChargeBasis::Text) && object.read::<bool>("stream") == Some(true);
     let choices = choices(object);
@@ -89,8 +84,16 @@ fn forward(engine: &Engine, route: &ProxiedRoute, object: &mut Object<'_>) -> Re
     let ask = UpstreamRequest { path: route.upstream_path, media_type: "application/json", body: Body::Json(object) };
     let send = || engine.send(ask).and_then(Reply::successful);
     // Only a stream tells, piece by piece, what was made. Of a reply in one piece nothing is known before its end.
-    let reply = engine.block_in_place(|| if wants_stream { send() } else { unwatched(send) })??;
-    Ok(Pending { model, reply, counter, shown })
+    let began = Instant::now();
+    match engine.block_in_place(|| if wants_stream { send() } else { unwatched(send) })? {
+        // The model server has the prompt, and may have read it.
+        Err(Error::ClientLeftModel) => {
+            let units = counter.units(|| Prompt::of_request(object, route.prompt_field).tokens());
+            let latency_micros = i64::try_from(began.elapsed().as_micros()).unwrap_or(i64::MAX);
+            Ok(Forwarded::Cut(ModelUsage { model, units, estimated: true, latency_micros }))
+        }
+        reply => Ok(Forwarded::Reply(Pending { model, reply: reply?, counter, shown })),
+    }
 }
 
 impl Pending {

@@ -3,6 +3,8 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::protocol::usage::{self, Usage};
+
 /// A transcript in OpenAI's `verbose_json` format.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Transcript {
@@ -41,9 +43,12 @@ impl Transcript {
 
     /// The duration of the recording in milliseconds, if the model server tells it.
     pub fn duration_millis(&self) -> Option<i64> {
-        let seconds = [self.duration.as_ref(), Some(&self.usage["seconds"])].into_iter().flatten().find_map(number);
-        #[allow(clippy::cast_possible_truncation)] // in range, as just checked
-        seconds.filter(|s| (0.0..1e9).contains(s)).map(|seconds| (seconds * 1000.0).round() as i64)
+        self.duration.as_ref().and_then(usage::millis)
+    }
+
+    /// What the model server says it used.
+    pub fn usage(&self) -> Option<Usage> {
+        Usage::deserialize(&self.usage).ok()
     }
 
     /// The segments, with the keys that older clients expect; 0 for what the model server did not send.
@@ -121,7 +126,8 @@ mod tests {
     #[test]
     fn optional_fields_may_be_missing() {
         let transcript = Transcript::parse(br#"{"text":"x","usage":{"type":"duration","seconds":2}}"#).unwrap();
-        assert_eq!((transcript.duration_millis(), transcript.segments().len()), (Some(2000), 0));
+        assert_eq!((transcript.duration_millis(), transcript.segments().len()), (None, 0));
+        assert!(transcript.usage().is_some());
         assert_eq!(transcript.subtitles(SubtitleFormat::Srt, 2000), "1\n00:00:00,000 --> 00:00:02,000\nx\n\n");
         assert_eq!(Transcript::parse(b"{}").unwrap().duration_millis(), None);
     }

@@ -4,9 +4,11 @@ use crate::blocking::{block_in_place, unwatched};
 use crate::engine::{Body, Engine, Reply, UpstreamRequest};
 use crate::error::{Error, Result};
 use crate::protocol::failure;
-use crate::units::{Unit, Units};
+use crate::protocol::usage::Reported;
+use crate::units::Units;
 
 use super::MAX_REPLY;
+use super::audio_duration::AudioDuration;
 use super::event_stream::disguised_failure;
 use super::forward::ForwardedUpload;
 use super::transcript::Transcript;
@@ -26,15 +28,6 @@ pub struct PendingTranscription {
     pub reply: Reply,
     /// The duration of the recording by its frames or, failing that, the most that its size allows.
     pub duration: AudioDuration,
-}
-
-/// How long a recording plays.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AudioDuration {
-    /// In milliseconds.
-    pub millis: i64,
-    /// Whether that is only an upper bound, derived from the size of the file.
-    pub estimated: bool,
 }
 
 /// Sends a recording and returns as soon as the head of the reply has arrived. If `is_small`, the recording is buffered
@@ -75,62 +68,35 @@ pub fn send(
     Ok(PendingTranscription { reply, duration })
 }
 
+/// All of a reply.
+pub struct Transcribed {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// The transcript, if it is one in JSON.
+    pub transcript: Option<Transcript>,
+    /// The duration to charge for.
+    pub duration: AudioDuration,
+    /// What to charge.
+    pub units: Units,
+}
+
 impl PendingTranscription {
-    /// Reads the body, even if the client has disconnected. Returns its bytes, the transcript if it is one in JSON, and
-    /// the duration to charge for.
+    /// Reads the body, even if the client has disconnected.
     ///
     /// # Errors
     /// 502 for a reply that ends early, or is an error.
-    pub fn read(&mut self) -> Result<(Vec<u8>, Option<Transcript>, AudioDuration)> {
+    pub fn read(&mut self) -> Result<Transcribed> {
         let bytes = block_in_place(|| unwatched(|| self.reply.read_all(MAX_REPLY)))??;
         if let Some(message) = failure::message(&bytes) {
             return Err(disguised_failure(&message));
         }
         let transcript = Transcript::parse(&bytes);
-        let reported = transcript.as_ref().and_then(Transcript::duration_millis);
-        Ok((bytes, transcript, self.duration.reconcile(reported)))
-    }
-}
-
-impl AudioDuration {
-    /// The duration to charge for: what the model server reports, unless it differs from what was measured by more than
-    /// a tenth; then the longer of the two. Without a report, this one.
-    fn reconcile(self, reported: Option<i64>) -> AudioDuration {
-        let Some(reported) = reported else { return self };
-        let longer = reported.max(self.millis);
-        let is_doubtful = !self.estimated && reported.abs_diff(self.millis) > longer.unsigned_abs() / 10;
-        if is_doubtful {
-            let measured = self.millis;
-            log::warn!("a model server reports {reported} ms for a recording that was measured as {measured} ms");
+        let mut reported = Reported::default();
+        if let Some(usage) = transcript.as_ref().and_then(Transcript::usage) {
+            reported.update(&usage);
         }
-        AudioDuration { millis: if is_doubtful { longer } else { reported }, estimated: false }
-    }
-}
-
-/// What a recording of this duration, in milliseconds, is charged as.
-pub fn units(duration_millis: i64) -> Units {
-    Units::of([(Unit::AudioMillis, duration_millis), (Unit::Requests, 1)])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_longer_duration_counts_where_two_disagree() {
-        let measured = AudioDuration { millis: 2000, estimated: false };
-        for (reported, millis) in [
-            (None, 2000),
-            (Some(2000), 2000),
-            (Some(1800), 1800),
-            (Some(1799), 2000),
-            (Some(0), 2000),
-            (Some(9000), 9000),
-        ] {
-            assert_eq!(measured.reconcile(reported), AudioDuration { millis, estimated: false }, "{reported:?}");
-        }
-        let bound = AudioDuration { millis: 99_000, estimated: true };
-        assert_eq!(bound.reconcile(Some(5)), AudioDuration { millis: 5, estimated: false });
-        assert_eq!(bound.reconcile(None), bound);
+        let told = transcript.as_ref().and_then(Transcript::duration_millis).or(reported.duration_millis());
+        let duration = self.duration.reconcile(told);
+        Ok(Transcribed { bytes, transcript, duration, units: duration.units(&reported) })
     }
 }

@@ -19,6 +19,8 @@ const MAX_FIELDS: usize = 100;
 pub struct Upload<'a> {
     parts: DigestedSource<'a, Parts<&'a mut Body>>,
     file_field: &'static str,
+    /// The names of the fields so far.
+    names: Vec<String>,
 }
 
 /// What a body holds before the content of its file.
@@ -46,24 +48,24 @@ impl<'a> Upload<'a> {
         let boundary = request.header("content-type").and_then(multipart::boundary);
         let boundary = boundary.ok_or(Error::bad("The multipart body has no boundary"))?;
         let parts = DigestedSource::new(Parts::new(&mut request.body, &boundary), digest);
-        let mut upload = Upload { parts, file_field };
+        let mut upload = Upload { parts, file_field, names: Vec::new() };
         let (fields, file_name) = upload.fields()?;
         Ok((upload, FileHead { fields, file_name }))
     }
 
     /// The fields up to the next file or to the end of the body.
     fn fields(&mut self) -> Result<(FormFields, Option<String>)> {
-        let DigestedSource { source: parts, digest, .. } = &mut self.parts;
+        let Upload { parts: DigestedSource { source: parts, digest, .. }, file_field, names } = self;
         let mut fields = FormFields::new();
         while let Some(head) = parts.next_part().map_err(|e| upload_error(&e))? {
             digest.add(head.name.as_bytes());
-            if head.name == self.file_field {
+            if head.name == *file_field {
                 let name = head.file_name.as_deref().unwrap_or("");
                 digest.add(name.as_bytes());
                 return Ok((fields, Some(safe_name(name))));
             }
             if head.file_name.is_some() {
-                return Err(self.not_one_file());
+                return Err(not_one_file(file_field));
             }
             let mut value = String::new();
             let length = parts.take(MAX_FIELD + 1).read_to_string(&mut value).map_err(|e| upload_error(&e))?;
@@ -71,14 +73,21 @@ impl<'a> Upload<'a> {
                 return Err(Error::bad("The fields of the multipart body are too many or too long"));
             }
             digest.add(value.as_bytes());
+            if names.contains(&head.name) {
+                return Err(Error::bad("The multipart body has a field twice"));
+            }
+            // Names of lists end like this, and occur once for each element.
+            if !head.name.ends_with("[]") {
+                names.push(head.name.clone());
+            }
             fields.push((head.name, value));
         }
         Ok((fields, None))
     }
+}
 
-    fn not_one_file(&self) -> Error {
-        Error::bad(format!("There must be one file, in the field {}", self.file_field))
-    }
+fn not_one_file(field: &str) -> Error {
+    Error::bad(format!("There must be one file, in the field {field}"))
 }
 
 impl Read for Upload<'_> {
@@ -91,7 +100,7 @@ impl AudioSource for Upload<'_> {
     fn trailing_fields(&mut self) -> Result<FormFields> {
         match self.fields()? {
             (fields, None) => Ok(fields),
-            (_, Some(_)) => Err(self.not_one_file()),
+            (_, Some(_)) => Err(not_one_file(self.file_field)),
         }
     }
 }

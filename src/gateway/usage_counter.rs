@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use crate::protocol::usage::{Reported, Usage};
 use crate::units::{Unit, Units};
 
+use super::audio_duration::AudioDuration;
 use super::estimate::OutputCounter;
 
 /// Most choices of one reply that are told apart.
@@ -20,8 +21,8 @@ pub enum ChargeBasis {
     Text,
     /// By the tokens that were embedded.
     Embeddings,
-    /// By these units, whatever the reply is.
-    Fixed(Units),
+    /// By the duration of a recording, whatever the reply is, and by the tokens that a model server counts.
+    Audio(AudioDuration),
 }
 
 /// A chunk of a streamed completion, or a whole reply; only the fields that matter here.
@@ -147,7 +148,7 @@ impl UsageCounter {
                 }
             }
         }
-        self.has_output |= self.is_fixed();
+        self.has_output |= self.is_audio();
         if let Some(usage) = usage {
             self.reported.update(&usage);
             self.is_over |= chunk.choices.is_empty() && !self.choices.is_empty() && self.reported.output().is_some();
@@ -185,16 +186,16 @@ impl UsageCounter {
         !self.has_output && self.reported == Reported::default()
     }
 
-    /// Whether the charge does not depend on the reply.
-    pub fn is_fixed(&self) -> bool {
-        matches!(self.basis, ChargeBasis::Fixed(_))
+    /// Whether it is a recording that is charged, whatever the reply.
+    pub fn is_audio(&self) -> bool {
+        matches!(self.basis, ChargeBasis::Audio(_))
     }
 
     /// Whether [`UsageCounter::units`] rests on an estimate, since the model server has not reported all numbers, or has
     /// made more since.
     pub fn is_estimate(&self) -> bool {
         match self.basis {
-            ChargeBasis::Fixed(_) => false,
+            ChargeBasis::Audio(duration) => duration.estimated && self.reported.duration_millis().is_none(),
             ChargeBasis::Embeddings => self.reported.input().is_none(),
             ChargeBasis::Text => {
                 self.reported.input().is_none() || self.reported.output().is_none() || !self.unreported.is_empty()
@@ -208,7 +209,9 @@ impl UsageCounter {
     pub fn units(&self, prompt_tokens: impl FnOnce() -> usize) -> Units {
         let prompt = || self.reported.input().unwrap_or_else(|| whole(prompt_tokens()));
         match &self.basis {
-            ChargeBasis::Fixed(units) => *units,
+            ChargeBasis::Audio(duration) => {
+                duration.reconcile(self.reported.duration_millis()).units(&self.reported)
+            }
             ChargeBasis::Embeddings => Units::of([(Unit::EmbeddingTokens, prompt()), (Unit::Requests, 1)]),
             ChargeBasis::Text => {
                 let prompt = prompt();

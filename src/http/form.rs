@@ -150,15 +150,27 @@ impl Fields {
     /// # Errors
     /// As there.
     pub fn parse(request: &Request, body: &[u8]) -> Result<Fields, FieldError> {
+        Fields::parse_with(request, body, Repeated::LastCounts)
+    }
+
+    /// As [`Fields::parse`], but no name of a form may occur twice.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn parse_unique(request: &Request, body: &[u8]) -> Result<Fields, FieldError> {
+        Fields::parse_with(request, body, Repeated::Refused)
+    }
+
+    fn parse_with(request: &Request, body: &[u8], repeated: Repeated) -> Result<Fields, FieldError> {
         let fields = match request.media_type().as_str() {
             _ if body.is_empty() => Map::new(),
             "application/json" => json_object(body)?,
             "multipart/form-data" => {
                 let boundary = request.header("content-type").and_then(multipart::boundary);
                 let boundary = boundary.ok_or_else(|| malformed("multipart without a boundary"))?;
-                from_multipart(body, &boundary)?
+                from_multipart(body, &boundary, repeated)?
             }
-            "" | "application/x-www-form-urlencoded" => from_form(body)?,
+            "" | "application/x-www-form-urlencoded" => from_form(body, repeated)?,
             other => return Err(malformed(&format!("cannot read a body of type {other}"))),
         };
         Ok(Fields(fields))
@@ -270,6 +282,24 @@ impl Fields {
     }
 }
 
+/// What a name that occurs twice in a form means.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Repeated {
+    LastCounts,
+    Refused,
+}
+
+impl Repeated {
+    fn insert(self, fields: &mut Map<String, Value>, name: String, value: String) -> Result<(), FieldError> {
+        if self == Repeated::Refused && fields.contains_key(&name) {
+            let name: String = name.chars().filter(|c| !c.is_control()).take(100).collect();
+            return Err(FieldError::Malformed(format!("the form has the field {name:?} twice")));
+        }
+        fields.insert(name, Value::String(value));
+        Ok(())
+    }
+}
+
 fn malformed(text: &str) -> FieldError {
     FieldError::Malformed(text.to_owned())
 }
@@ -288,13 +318,13 @@ fn json_object(bytes: &[u8]) -> Result<Map<String, Value>, FieldError> {
     }
 }
 
-fn from_form(bytes: &[u8]) -> Result<Map<String, Value>, FieldError> {
+fn from_form(bytes: &[u8], repeated: Repeated) -> Result<Map<String, Value>, FieldError> {
     let mut fields = Map::new();
     for (name, value) in bytes.split(|b| *b == b'&').filter(|pair| !pair.is_empty()).map(|pair| {
         let at = pair.iter().position(|b| *b == b'=').unwrap_or(pair.len());
         (&pair[..at], pair.get(at + 1..).unwrap_or(&[]))
     }) {
-        fields.insert(unescape(name)?, Value::String(unescape(value)?));
+        repeated.insert(&mut fields, unescape(name)?, unescape(value)?)?;
     }
     Ok(fields)
 }
@@ -305,7 +335,7 @@ fn unescape(part: &[u8]) -> Result<String, FieldError> {
     text(percent_encoding::percent_decode(&spaced).collect())
 }
 
-fn from_multipart(bytes: &[u8], boundary: &str) -> Result<Map<String, Value>, FieldError> {
+fn from_multipart(bytes: &[u8], boundary: &str, repeated: Repeated) -> Result<Map<String, Value>, FieldError> {
     let mut fields = Map::new();
     let mut parts = Parts::new(bytes, boundary);
     let invalid = |e: io::Error| malformed(&e.to_string());
@@ -313,7 +343,7 @@ fn from_multipart(bytes: &[u8], boundary: &str) -> Result<Map<String, Value>, Fi
         if head.file_name.is_none() {
             let mut value = Vec::new();
             parts.read_to_end(&mut value).map_err(invalid)?;
-            fields.insert(head.name, Value::String(text(value)?));
+            repeated.insert(&mut fields, head.name, text(value)?)?;
         }
     }
     Ok(fields)
@@ -358,6 +388,25 @@ mod tests {
         assert_eq!(fields.optional_integer("n").unwrap(), Some(1));
         assert_eq!(fields.optional_bool("b").unwrap(), Some(true));
         assert!(fields.optional_integer("s").is_err() && fields.has("z") && !fields.has("q"));
+    }
+
+    #[test]
+    fn a_repeated_name_may_be_refused() {
+        let mut request = Request::default();
+        for (media_type, body) in [
+            ("application/x-www-form-urlencoded", "a=1&b=2&%61=3"),
+            (
+                "multipart/form-data; boundary=b",
+                "--b\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n1\r\n\
+                 --b\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n3\r\n--b--\r\n",
+            ),
+        ] {
+            let head = format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Type: {media_type}\r\n\r\n");
+            request.head.parse(head.as_bytes()).unwrap();
+            assert_eq!(Fields::parse(&request, body.as_bytes()).unwrap().text("a").unwrap(), "3");
+            let refused = Fields::parse_unique(&request, body.as_bytes()).err().map(|e| e.to_string());
+            assert_eq!(refused.as_deref(), Some("the form has the field \"a\" twice"));
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::blocking::unwatched;
 use crate::call::Call;
 use crate::engine::{Body, UpstreamRequest};
 use crate::error::{Error, Result};
+use crate::gateway::body::json_fields;
 use crate::gateway::charged::{ModelUsage, Outcome, charged};
 use crate::gateway::estimate;
 use crate::gateway::event_stream::disguised_failure;
@@ -15,7 +16,7 @@ use crate::gateway::proxy::{ProxiedRoute, proxy};
 use crate::gateway::usage_counter::{ChargeBasis, Chunk, UsageCounter};
 use crate::gateway::{MAX_REPLY, mark_demo, validate_model};
 use crate::http::Response;
-use crate::http::form::{FORM_LIMIT, Fields};
+use crate::http::form::FORM_LIMIT;
 use crate::http::object::Object;
 use crate::protocol::failure;
 
@@ -39,7 +40,7 @@ pub(super) fn embed(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
 pub(super) fn extract_features(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     let engine = &call.app.engines.embeddings;
     charged(call, caller, engine, FORM_LIMIT, |work| {
-        let fields = Fields::parse_json(&work.body)?;
+        let fields = json_fields(&work.body)?;
         let text = fields.text("text")?;
         let max_features = match fields.optional_integer("num_features")? {
             Some(n) => usize::try_from(n).map_err(|_| Error::bad("num_features must not be negative"))?,

@@ -13,6 +13,7 @@ use crate::blocking::{self, block_in_place};
 use crate::call::Call;
 use crate::engine::{Engine, client_left};
 use crate::error::{Error, Result};
+use crate::gateway::body::{check_unambiguous, json_fields};
 use crate::gateway::charged::{ModelUsage, Outcome, charged};
 use crate::gateway::completion::{Completion, Completions, complete};
 use crate::gateway::{MAX_JSON_BODY, mark_demo, validate_model};
@@ -33,7 +34,7 @@ type Generated = (String, Completions);
 pub(super) fn one(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     let engine = &call.app.engines.inference;
     charged(call, caller, engine, FORM_LIMIT, |work| {
-        let params = Params::read(&Fields::parse_json(&work.body)?)?;
+        let params = Params::read(&json_fields(&work.body)?)?;
         let (model, generated) = engine.block_in_place(|| generate(engine, &params))??;
         let response = mark_demo(Response::json(200, &to_json(&generated)), generated.is_demo);
         let Completions { units, estimated, latency_micros, is_cut, .. } = generated;
@@ -92,6 +93,7 @@ fn usage_by_model<'a>(all: impl Iterator<Item = &'a Generated>) -> Vec<ModelUsag
 fn parse_bulk(bytes: &[u8]) -> Result<Vec<Params>> {
     let list: Vec<serde_json::Map<String, Value>> =
         serde_json::from_slice(bytes).map_err(|e| Error::bad(format!("The body must be a list of objects: {e}")))?;
+    check_unambiguous(bytes)?;
     if list.len() > MAX_PROMPTS {
         return Err(Error::bad("There must be at most 1000 texts"));
     }

@@ -5,11 +5,12 @@ use serde_json::{Map, Value, json};
 use crate::auth::Caller;
 use crate::call::Call;
 use crate::error::{Error, Result};
+use crate::gateway::body::json_fields;
 use crate::gateway::charged::{ModelUsage, Outcome, charged};
 use crate::gateway::completion::{StopConditions, complete};
 use crate::gateway::{mark_demo, validate_model};
 use crate::http::Response;
-use crate::http::form::{FORM_LIMIT, Fields};
+use crate::http::form::FORM_LIMIT;
 
 /// The system message.
 const INSTRUCTIONS: &str =
@@ -19,7 +20,7 @@ const INSTRUCTIONS: &str =
 pub(super) fn summarize(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     let engine = &call.app.engines.inference;
     charged(call, caller, engine, FORM_LIMIT, |work| {
-        let fields = Fields::parse_json(&work.body)?;
+        let fields = json_fields(&work.body)?;
         let text = fields.text("text")?;
         if text.is_empty() {
             return Err(Error::bad("Please enter some text"));

@@ -21,6 +21,10 @@ pub struct Reported {
     cache_write: Option<i64>,
     /// Tokens written, reasoning included.
     output: Option<i64>,
+    /// Milliseconds of a recording.
+    duration_millis: Option<i64>,
+    /// Whether the server says that it counts recordings in tokens.
+    is_by_tokens: bool,
 }
 
 impl Reported {
@@ -32,6 +36,8 @@ impl Reported {
         self.cached = newer.cached.or(self.cached);
         self.cache_write = newer.cache_write.or(self.cache_write);
         self.output = newer.output.or(self.output);
+        self.duration_millis = newer.duration_millis.or(self.duration_millis);
+        self.is_by_tokens |= newer.is_by_tokens;
     }
 
     /// Tokens read, of all kinds.
@@ -53,6 +59,16 @@ impl Reported {
     pub fn output(&self) -> Option<i64> {
         self.output
     }
+
+    /// How long a recording plays, in milliseconds.
+    pub fn duration_millis(&self) -> Option<i64> {
+        self.duration_millis
+    }
+
+    /// Whether the model that read a recording counts in tokens, as those do that report `"type": "tokens"`.
+    pub fn is_by_tokens(&self) -> bool {
+        self.is_by_tokens
+    }
 }
 
 /// The object `usage`, in any of the formats. Fields with an unexpected type are treated as missing.
@@ -73,6 +89,10 @@ pub struct Usage {
     cache_creation_input_tokens: Value,
     /// DeepSeek's, inside `prompt_tokens`.
     prompt_cache_hit_tokens: Value,
+    /// That of a transcript: `tokens`, or `duration` with `seconds`.
+    #[serde(rename = "type")]
+    kind: Value,
+    seconds: Value,
 }
 
 impl Usage {
@@ -101,6 +121,8 @@ impl Usage {
             cached: inside.or(beside[0]),
             cache_write: beside[1],
             output: output.map(|output| with_reasoning(input, output, reasoning, number(&self.total_tokens))),
+            duration_millis: millis(&self.seconds),
+            is_by_tokens: self.kind == "tokens",
         }
     }
 }
@@ -113,15 +135,25 @@ fn with_reasoning(input: Option<i64>, output: i64, reasoning: i64, total: Option
     if reasoning > output || makes_the_total { both } else { output }
 }
 
+/// Plausible seconds, as a number or in a string, in milliseconds.
+pub fn millis(seconds: &Value) -> Option<i64> {
+    #[allow(clippy::cast_possible_truncation)] // It is far below the limits of both types.
+    float(seconds).filter(|s| (0.0..1e9).contains(s)).map(|seconds| (seconds * 1000.0).round() as i64)
+}
+
 /// A plausible number, rounded up: not negative, and not too large.
 fn number(value: &Value) -> Option<i64> {
-    let number = match value {
-        Value::Number(number) => number.as_f64()?,
-        Value::String(text) => text.trim().parse::<f64>().ok()?,
-        _ => return None,
-    };
+    let number = float(value)?;
     #[allow(clippy::cast_possible_truncation)] // It is far below the limits of both types.
     (0.0..=LARGEST).contains(&number).then(|| number.ceil() as i64)
+}
+
+fn float(value: &Value) -> Option<f64> {
+    match value {
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

@@ -7,12 +7,13 @@ use crate::auth::Caller;
 use crate::blocking::block_in_place;
 use crate::call::Call;
 use crate::error::{Error, Result};
+use crate::gateway::body::form_fields;
 use crate::gateway::charged::{ModelUsage, Outcome, charged};
 use crate::gateway::proxy::{ProxiedRoute, proxy};
 use crate::gateway::response_typed_as;
 use crate::gateway::speech;
 use crate::gateway::usage_counter::ChargeBasis;
-use crate::http::form::{FORM_LIMIT, Fields};
+use crate::http::form::FORM_LIMIT;
 use crate::http::{Body, Content};
 
 pub(super) const CHAT: &str = "/v1/chat/completions";
@@ -43,7 +44,7 @@ pub(super) fn chat(call: &mut Call<'_>, caller: &Caller, request: &Value) -> Res
 pub(super) fn speak(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let engine = &call.app.engines.speech;
     charged(call, caller, engine, FORM_LIMIT, |work| {
-        let fields = Fields::parse(work.request, &work.body)?;
+        let fields = form_fields(work.request, &work.body)?;
         let (input, voice) = (fields.text("input")?.trim(), fields.optional_text("voice")?.unwrap_or("").trim());
         if input.is_empty() {
             return Err(Error::bad("Enter some text"));

@@ -38,6 +38,51 @@ fn ambiguous_json_is_refused() {
 }
 
 #[test]
+fn ambiguous_bodies_are_refused_on_the_older_routes_too() {
+    let upstream = Upstream::constant(200, json!({"choices": []}));
+    let db = TestDb::new();
+    let url = upstream.url.as_str();
+    let settings = ["INFERENCE_URL", "EMBEDDINGS_URL", "SPEECH_URL", "TRANSCRIBE_URL"].map(|name| (name, url));
+    let server = Server::start_with(&db, &settings);
+    let user = server.sign_up("ann@example.com");
+    let (text, audio) = (user.program(&server.inference), user.program(&server.audio));
+    let (json, form) = ("application/json", "application/x-www-form-urlencoded");
+    let multipart_type = "multipart/form-data; boundary=bnd";
+    let twice = |file: &str, name: &str| {
+        let recording = crate::recordings::wav();
+        crate::recordings::multipart(&[(name, b"true"), (file, &recording), (name, b"false")])
+    };
+    for (client, path, media_type, body) in [
+        (&text, "/api/v1/generate", json, br#"{"text":"a","text":"b"}"#.to_vec()),
+        (&text, "/api/v1/generate", json, br#"{"text":"a","x":{"y":1,"y":2}}"#.to_vec()),
+        (&text, "/api/v1/generate-bulk", json, br#"[{"text":"a"},{"text":"a","mod\u0065l":"x","model":"y"}]"#.to_vec()),
+        (&text, "/api/v1/summarization", json, br#"{"text":"a","max_length":1,"max_length":9}"#.to_vec()),
+        (&text, "/api/v1/feature-extraction", json, br#"{"text":"a","text":"b"}"#.to_vec()),
+        (&text, "/v1/embeddings", json, br#"{"input":"a","input":"b"}"#.to_vec()),
+        (&audio, "/api/v1/generate_speech", json, br#"{"text":"a","text":"b"}"#.to_vec()),
+        (&audio, "/v1/audio/speech", json, br#"{"input":"a","input":"b"}"#.to_vec()),
+        (&audio, "/v1/audio/speech", json, br#"{"input":"a","Model":"b"}"#.to_vec()),
+        (&audio, "/api/v1/audio-extraction", json, br#"{"audio_url":"http://a/","audio_url":"http://b/"}"#.to_vec()),
+        (&audio, "/api/v1/audio-file-extraction", multipart_type, twice("audio_file*", "translate_to_english")),
+        (&audio, "/v1/audio/transcriptions", multipart_type, twice("file*", "stream")),
+        (
+            &audio,
+            "/v1/audio/transcriptions",
+            multipart_type,
+            crate::recordings::multipart(&[("stream", b"yes"), ("file*", &crate::recordings::wav())]),
+        ),
+    ] {
+        let reply = client.send("POST", path, Some(media_type), &body);
+        assert_eq!(reply.status, 400, "{path} {}", reply.text());
+    }
+    let browser = user.browser_of(&server);
+    browser.send("POST", "/playground/speak", Some(form), b"input=a&input=b").expect(400);
+    browser.send("POST", "/playground/speak", Some(json), br#"{"input":"a","input":"b"}"#).expect(400);
+    browser.send("POST", "/playground/ask", Some(form), b"prompt=a&model=x&model=y").expect(400);
+    assert!(charges(&db).is_empty() && upstream.seen().iter().all(|seen| seen.path.contains("audio")));
+}
+
+#[test]
 fn an_error_with_a_success_status_is_not_charged() {
     let upstream = Upstream::start(|seen, wire| {
         if seen.json()["stream"] != true {
@@ -120,6 +165,10 @@ fn a_charge_without_reported_usage_is_marked_as_an_estimate() {
     let browser = user.browser_of(&server);
     let page = browser.get("/usage").expect(200).text();
     assert!(page.contains(">estimate</span>") && page.contains(">1 estimated</span>"), "{page}");
+    crate::harness::run(&["user", "promote", "ann@example.com"], &[("DATABASE_URL", &db.url())], "");
+    let admin = || browser.header("accept", "text/html").get(&format!("/admin/users/{}", user.id));
+    server.wait_until("the promotion to be seen", || admin().status == 200);
+    assert!(admin().text().contains(">estimate</span>"), "{}", admin().text());
     let csv = browser.get("/usage.csv").expect(200).text();
     let column = csv.lines().next().unwrap().split(',').position(|name| name == "estimated").unwrap();
     assert_eq!(csv.lines().nth(1).unwrap().split(',').nth(column), Some("1"), "{csv}");

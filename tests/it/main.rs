@@ -28,6 +28,7 @@ mod generate;
 mod harness;
 mod house;
 mod idempotency;
+mod kept_replies;
 mod kept_secret;
 mod keys;
 mod leases;

@@ -197,7 +197,9 @@ fn a_transcript_can_be_streamed() {
         wire.start("text/event-stream");
         wire.event(r#"{"type":"transcript.text.delta","delta":"one"}"#);
         wait.lock().unwrap().recv().unwrap();
-        wire.event(r#"{"type":"transcript.text.done","text":"one two"}"#);
+        wire.event(
+            r#"{"type":"transcript.text.done","text":"one two","usage":{"type":"tokens","input_tokens":14,"output_tokens":5}}"#,
+        );
         wire.end();
     });
     let (db, server, user) = start(&upstream, &[]);
@@ -209,7 +211,9 @@ fn a_transcript_can_be_streamed() {
     go.send(()).unwrap();
     assert!(raw.rest().contains("one two") && !raw.got.contains("error"), "{}", raw.got);
     assert!(upstream.only().text().contains("name=\"response_format\"\r\n\r\njson"));
-    assert_eq!(only_charge(&db, &server)["audio_millis"], 2000, "the duration is that of the file's frames");
+    let charge = only_charge(&db, &server);
+    assert_eq!(charge["audio_millis"], 2000, "the duration is that of the file's frames");
+    assert_eq!((&charge["prompt_tokens"], &charge["completion_tokens"]), (&json!(14), &json!(5)));
 }
 
 #[test]

@@ -154,7 +154,7 @@ fn disconnecting_ends_the_upstream_call_and_charges_what_was_generated() {
 }
 
 #[test]
-fn disconnecting_before_the_first_byte_ends_the_upstream_call_and_charges_nothing() {
+fn disconnecting_before_the_first_byte_ends_the_upstream_call_and_charges_the_prompt() {
     let (upstream, _go, told) = scripted(|wire, _, tell| {
         tell.send(true).unwrap();
         tell.send(wire.is_left_within(20)).unwrap();
@@ -164,7 +164,30 @@ fn disconnecting_before_the_first_byte_ends_the_upstream_call_and_charges_nothin
     assert!(told.recv_timeout(Duration::from_secs(25)).unwrap(), "the upstream call has begun");
     raw.leave();
     assert_eq!(told.recv_timeout(Duration::from_secs(25)), Ok(true), "the upstream call is ended");
+    let charge = only_charge(&db, &server);
+    assert!(charge["prompt_tokens"].as_i64() >= Some(4) && charge["estimated"] == true, "{charge}");
+    assert_eq!((&charge["completion_tokens"], &charge["model"]), (&json!(0), &json!("m")));
+}
+
+#[test]
+fn disconnecting_before_the_model_server_has_the_request_costs_nothing() {
+    // One that takes the connection, but does not read.
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    socket.listen(1).unwrap();
+    let listener = std::net::TcpListener::from(socket);
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let db = TestDb::new();
+    let server = Server::start_with(&db, &[("INFERENCE_URL", &url), ("INFERENCE_MODEL", "m")]);
+    let user = server.sign_up("ann@example.com");
+    let mut body = streamed("m");
+    body["messages"][0]["content"] = "x".repeat(7 << 20).into();
+    let raw = Raw::post(&server.inference, &user.secret, CHAT, &body);
+    let connection = listener.accept().unwrap();
+    raw.leave();
     assert_eq!(final_charges(&db, server), [] as [Value; 0]);
+    drop(connection);
 }
 
 #[test]

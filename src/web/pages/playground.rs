@@ -9,8 +9,9 @@ use super::{Frame, Problem, page, show};
 use crate::auth::Caller;
 use crate::call::{Call, Role};
 use crate::error::{Error, Result};
+use crate::gateway::body::form_fields;
 use crate::http::Response;
-use crate::http::form::Fields;
+use crate::http::form::{FORM_LIMIT, Fields};
 use crate::store::documents as store;
 use crate::store::usage::lists;
 use crate::store::{Document, User};
@@ -130,7 +131,8 @@ fn render(
 
 /// `POST /playground/ask`: the reply as a page, for browsers without scripts.
 pub(in crate::web) fn ask(call: &mut Call<'_>, caller: &Caller) -> Answer {
-    let form = PromptForm::read(&fields(call)?)?;
+    let body = call.request.body.into_bytes(FORM_LIMIT)?;
+    let form = PromptForm::read(&form_fields(call.request, &body)?)?;
     let answer = form.request().and_then(|request| model_calls::chat(call, caller, &request));
     match answer {
         Ok(text) => render(call, caller, form, Some(text), None),

@@ -41,6 +41,10 @@ enum Mode {
     Lossy,
     /// Each answer is delayed.
     Slow(Duration),
+    /// No answer is forwarded once a statement with this text was.
+    DeafAfter(&'static str),
+    /// No answer is forwarded.
+    Deaf,
 }
 
 struct Shared {
@@ -117,6 +121,11 @@ impl Proxy {
         self.set(Mode::Slow(delay));
     }
 
+    /// Forwards all statements, but no answers once it has forwarded a statement that contains `text`.
+    pub fn forward_no_answer_to(&self, text: &'static str) {
+        self.set(Mode::DeafAfter(text));
+    }
+
     /// Forwards everything again.
     pub fn restore(&self) {
         self.set(Mode::Open);
@@ -180,11 +189,19 @@ impl Shared {
             match now {
                 Mode::Lossy if n > 0 => return swallow(from, to),
                 Mode::Slow(delay) if reader.is_none() => thread::sleep(delay),
+                Mode::Deaf if reader.is_none() && n > 0 => continue,
                 _ => {}
             }
             if let Some(reader) = &mut reader {
+                let trips = reader.read(&piece[..n]);
+                let runs = |text: &str| trips.iter().any(|trip| !trip.sql.contains("prepare ") && trip.sql.contains(text));
+                if let Mode::DeafAfter(text) = now
+                    && runs(text)
+                {
+                    *self.mode.lock().unwrap() = Mode::Deaf;
+                }
                 // Recorded before it is forwarded, so that it is here once the client has its reply.
-                self.trips.lock().unwrap().extend(reader.read(&piece[..n]));
+                self.trips.lock().unwrap().extend(trips);
             }
             if n == 0 || to.write_all(&piece[..n]).is_err() {
                 let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));

@@ -25,14 +25,29 @@ impl Raw {
 
     /// Sends the head of a request.
     pub fn head(address: &Address, secret: &str, path: &str, media_type: &str, length: usize) -> Raw {
-        let mut stream = TcpStream::connect(address.socket()).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        Raw::try_head(address, secret, path, media_type, length).unwrap()
+    }
+
+    /// The same to a server that may be killed meanwhile.
+    pub fn try_head(
+        address: &Address,
+        secret: &str,
+        path: &str,
+        media_type: &str,
+        length: usize,
+    ) -> std::io::Result<Raw> {
+        let mut stream = TcpStream::connect(address.socket())?;
+        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
         let head = format!(
             "POST {path} HTTP/1.1\r\nHost: x\r\nSecret: {secret}\r\nContent-Type: {media_type}\r\n\
              Content-Length: {length}\r\n\r\n"
         );
-        stream.write_all(head.as_bytes()).unwrap();
-        Raw { stream, got: String::new() }
+        stream.write_all(head.as_bytes())?;
+        Ok(Raw { stream, got: String::new() })
+    }
+
+    pub fn try_write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stream.write_all(bytes)
     }
 
     pub fn write(&mut self, bytes: &[u8]) {

@@ -1,0 +1,59 @@
+//! Bodies of charged requests. They must mean one thing only: what is charged must be what is done.
+
+use crate::error::{Error, Result};
+use crate::http::Request;
+use crate::http::form::Fields;
+use crate::http::object::Object;
+use crate::protocol::strict;
+
+/// The fields that decide what a request costs.
+const CHARGED_FIELDS: [&str; 9] =
+    ["model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n", "messages", "prompt", "input"];
+
+/// A JSON object that is passed on to a model server.
+///
+/// # Errors
+/// 400 for one that is not valid, or that the model server could read otherwise than textgen does.
+pub fn json_object(body: &[u8]) -> Result<Object<'_>> {
+    let object = Object::parse(body).map_err(Error::bad)?;
+    check_unambiguous(body)?;
+    if let Some(name) = strict::confusable(object.names(), &CHARGED_FIELDS) {
+        let name: String = name.chars().take(100).collect();
+        return Err(Error::bad(format!("The field {name:?} is written in another case than the protocol has it")));
+    }
+    if object.has("stream") && object.read::<bool>("stream").is_none() {
+        return Err(Error::bad("stream must be true or false"));
+    }
+    Ok(object)
+}
+
+/// The fields of a JSON object.
+///
+/// # Errors
+/// 400 for one that is not valid or has a name twice.
+pub fn json_fields(body: &[u8]) -> Result<Fields> {
+    let fields = Fields::parse_json(body)?;
+    check_unambiguous(body)?;
+    Ok(fields)
+}
+
+/// The fields of a form, or of a JSON object, as the request's media type says.
+///
+/// # Errors
+/// As [`json_fields`].
+pub fn form_fields(request: &Request, body: &[u8]) -> Result<Fields> {
+    let fields = Fields::parse_unique(request, body)?;
+    if request.media_type() == "application/json" {
+        check_unambiguous(body)?;
+    }
+    Ok(fields)
+}
+
+/// Checks that no object in a JSON body has a name twice.
+///
+/// # Errors
+/// 400.
+pub fn check_unambiguous(body: &[u8]) -> Result<()> {
+    let body = std::str::from_utf8(body).map_err(|_| Error::bad("The body is not UTF-8"))?;
+    strict::check(body).map_err(Error::bad)
+}
