@@ -118,8 +118,9 @@ fn write_with_null_usage(data: &[u8], usage: &RawValue, output: &mut Vec<u8>) {
 fn write_without_usage(data: &[u8], usage: Option<&RawValue>, output: &mut Vec<u8>) {
     // As nearly all servers write it; all other ways are parsed.
     let parts = match usage {
-        Some(usage) => around(data, usage)
-            .and_then(|(before, behind)| Some((before.strip_suffix(br#","usage":"#)?, behind))),
+        Some(usage) => {
+            around(data, usage).and_then(|(before, behind)| Some((before.strip_suffix(br#","usage":"#)?, behind)))
+        }
         None => data.strip_suffix(br#","usage":null}"#).map(|before| (before, &b"}"[..])),
     };
     if let Some((before, behind)) = parts {

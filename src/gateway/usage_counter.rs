@@ -209,9 +209,7 @@ impl UsageCounter {
     pub fn units(&self, prompt_tokens: impl FnOnce() -> usize) -> Units {
         let prompt = || self.reported.input().unwrap_or_else(|| whole(prompt_tokens()));
         match &self.basis {
-            ChargeBasis::Audio(duration) => {
-                duration.reconcile(self.reported.duration_millis()).units(&self.reported)
-            }
+            ChargeBasis::Audio(duration) => duration.reconcile(self.reported.duration_millis()).units(&self.reported),
             ChargeBasis::Embeddings => Units::of([(Unit::EmbeddingTokens, prompt()), (Unit::Requests, 1)]),
             ChargeBasis::Text => {
                 let prompt = prompt();
@@ -275,7 +273,11 @@ mod tests {
         let (prompt, output, estimated) = counter(2, &two);
         assert!(prompt == 99 && output >= 8 && estimated, "{output}");
         let end = r#","finish_reason":"stop""#;
-        let all = [piece(0, 1, end), piece(1, 1, end), r#"{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}"#.to_owned()];
+        let all = [
+            piece(0, 1, end),
+            piece(1, 1, end),
+            r#"{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}"#.to_owned(),
+        ];
         assert_eq!(counter(2, &all), (3, 2, false));
     }
 

@@ -1,9 +1,9 @@
 //! Faults while a reply is charged and kept: whatever fails, the client that repeats its request gets the whole answer,
 //! charged once.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::Mutex;
 
 use serde_json::{Value, json};
 

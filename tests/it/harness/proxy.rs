@@ -194,7 +194,8 @@ impl Shared {
             }
             if let Some(reader) = &mut reader {
                 let trips = reader.read(&piece[..n]);
-                let runs = |text: &str| trips.iter().any(|trip| !trip.sql.contains("prepare ") && trip.sql.contains(text));
+                let runs =
+                    |text: &str| trips.iter().any(|trip| !trip.sql.contains("prepare ") && trip.sql.contains(text));
                 if let Mode::DeafAfter(text) = now
                     && runs(text)
                 {
