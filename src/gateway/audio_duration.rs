@@ -15,6 +15,7 @@ pub struct AudioDuration {
 impl AudioDuration {
     /// The duration to charge for: what the model server reports, unless it differs from what was measured by more than
     /// a tenth; then the longer of the two. Without a report, this one.
+    #[must_use]
     pub fn reconcile(self, reported: Option<i64>) -> AudioDuration {
         let Some(reported) = reported else { return self };
         let longer = reported.max(self.millis);

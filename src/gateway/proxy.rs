@@ -68,6 +68,7 @@ struct Pending {
 }
 
 /// What became of a request.
+#[allow(clippy::large_enum_variant)] // It is returned once, and nearly always the larger one.
 enum Forwarded {
     /// The reply has begun.
     Reply(Pending),

@@ -99,7 +99,9 @@ impl UsageFilter {
 
 fn write_event(data: &[&[u8]], output: &mut Vec<u8>) {
     output.extend_from_slice(b"data: ");
-    data.iter().for_each(|part| output.extend_from_slice(part));
+    for part in data {
+        output.extend_from_slice(part);
+    }
     output.extend_from_slice(b"\n\n");
 }
 
