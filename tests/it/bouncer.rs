@@ -1,20 +1,28 @@
 //! Behind PgBouncer in transaction mode, where every transaction may run on a different connection.
 
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use crate::documents::save;
-use crate::harness::{Bouncer, Server, Signal, TestDb, at_once, charges, refused_soon, retry_while_unavailable};
+use crate::harness::{
+    Bouncer, Raw, Server, Signal, TestDb, Upstream, at_once, charges, refused_soon, retry_while_unavailable,
+};
 use crate::outage::{expect_unavailable, known};
 
 /// Connections from PgBouncer to PostgreSQL. The servers have many more to PgBouncer.
 const CONNECTIONS: u32 = 3;
 
 fn start(bouncer: &Bouncer, db: &TestDb) -> Server {
+    start_with(bouncer, db, &[])
+}
+
+fn start_with(bouncer: &Bouncer, db: &TestDb, settings: &[(&str, &str)]) -> Server {
     let direct = db.url();
-    let settings = [("DATABASE_POOLER", "transaction"), ("DATABASE_LISTEN_URL", &*direct), ("POOL_SIZE", "32")];
-    let server = Server::spawn_demo(&bouncer.url(), &settings);
+    let mut all = vec![("DATABASE_POOLER", "transaction"), ("DATABASE_LISTEN_URL", &*direct), ("POOL_SIZE", "32")];
+    all.extend(settings);
+    let server = Server::spawn_demo(&bouncer.url(), &all);
     server.wait_until_listening();
     server
 }
@@ -69,6 +77,62 @@ fn everything_works_through_a_pooler() {
         refused_soon(client);
     }
     two.audio.with_secret(made["secret"].as_str().unwrap()).get("/api/current-user").expect(200);
+    for server in [&one, &two] {
+        assert!(!server.log().contains(" ERROR "), "{}", server.log());
+    }
+}
+
+#[test]
+fn keys_work_through_a_pooler() {
+    const CHAT: &str = "/v1/chat/completions";
+    let db = TestDb::new();
+    set_timeout(&db);
+    let bouncer = Bouncer::to(&db, CONNECTIONS);
+    let calls = AtomicUsize::new(0);
+    let upstream = Upstream::start(move |seen, wire| {
+        let n = calls.fetch_add(1, Relaxed);
+        let is_first = n == 0 && seen.json()["messages"][0]["content"] == "killed";
+        if is_first {
+            wire.is_left_within(60);
+            return;
+        }
+        let usage = json!({"prompt_tokens": 1, "completion_tokens": 2});
+        wire.json(200, &json!({"choices": [{"message": {"content": format!("answer {n}")}}], "usage": usage}));
+    });
+    let settings = [("INFERENCE_URL", &*upstream.url)];
+    let (killed, one) = (start_with(&bouncer, &db, &settings), start_with(&bouncer, &db, &settings));
+    let user = killed.sign_up("ann@example.com");
+    let body = |text: &str| json!({"model": "m", "messages": [{"role": "user", "content": text}]});
+    let keyed = |server: &Server, key: &str| user.program(&server.inference).header("idempotency-key", key);
+
+    // The key of a process that was killed at work.
+    let text = body("killed").to_string();
+    let media_type = "application/json\r\nIdempotency-Key: killed";
+    let mut raw = Raw::head(&killed.inference, &user.secret, CHAT, media_type, text.len());
+    raw.write(text.as_bytes());
+    killed.wait_until("the call", || !upstream.seen().is_empty());
+    keyed(&one, "killed").post(CHAT, &body("killed")).expect(409);
+    killed.signal(Signal::KILL);
+    killed.wait();
+    one.wait_until("the key", || keyed(&one, "killed").post(CHAT, &body("killed")).status == 200);
+
+    let two = start_with(&bouncer, &db, &settings);
+    let answers = at_once(32, |n| {
+        let (key, server) = (format!("k{}", n % 8), if n % 3 == 0 { &one } else { &two });
+        loop {
+            let reply = keyed(server, &key).post(CHAT, &body(&key));
+            match reply.status {
+                200 => return (key, reply.text()),
+                409 | 503 => std::thread::sleep(Duration::from_millis(10)),
+                _ => panic!("{} {}", reply.status, reply.text()),
+            }
+        }
+    });
+    for (key, answer) in &answers {
+        assert!(answers.iter().all(|(other, text)| other != key || text == answer), "{key} has several answers");
+    }
+    one.wait_until("the charges", || charges(&db).len() == 9);
+    assert_eq!((upstream.seen().len(), db.count("SELECT count(*) FROM kept_replies")), (10, 9));
     for server in [&one, &two] {
         assert!(!server.log().contains(" ERROR "), "{}", server.log());
     }

@@ -4,8 +4,9 @@
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, chown};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,9 @@ use serde_json::json;
 
 use crate::documents::save;
 use crate::failover::End;
-use crate::harness::{Cluster, LoadRecord, Reply, Server, TestDb, User, assert_books_agree, is_root};
+use crate::harness::{
+    Cluster, LoadRecord, Reply, Server, TestDb, Upstream, User, assert_books_agree, charges, is_root,
+};
 use crate::outage::{expect_unavailable, in_need, known, strangers};
 
 /// Recovery takes 2 s; the rest is for a busy machine.
@@ -43,6 +46,10 @@ enum Fault {
 
 impl Site {
     fn new() -> Site {
+        Site::with(&[])
+    }
+
+    fn with(settings: &[(&str, &str)]) -> Site {
         let cluster = Cluster::start();
         drop(TestDb::existing(&cluster.url()));
         // An ordinary role, as some connections are reserved for superusers.
@@ -51,7 +58,7 @@ impl Site {
         client.batch_execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO ordinary").unwrap();
         let url = cluster.url();
         let url = format!("postgresql://ordinary:ordinary@{}", url.rsplit_once('@').unwrap().1);
-        let server = Server::spawn_demo(&url, &[]);
+        let server = Server::spawn_demo(&url, settings);
         server.wait_until_listening();
         let user = server.sign_up("ann@example.com");
         let document = save(&user.browser, &json!({"content": "text"}));
@@ -226,6 +233,27 @@ impl Disk {
         assert!(mounted.unwrap().success(), "mount: this test needs root");
         Disk(path)
     }
+
+    /// Moves tables to it.
+    fn take_tables(&self, cluster: &Cluster, tables: &[&str]) {
+        // The folder must belong to the user that runs PostgreSQL.
+        let place = self.0.join("tables");
+        std::fs::create_dir(&place).unwrap();
+        let mut client = cluster.connect();
+        let owner: String = client.query_one("SELECT current_setting('data_directory')", &[]).unwrap().get(0);
+        let owner = std::fs::metadata(owner).unwrap();
+        chown(&place, Some(owner.uid()), Some(owner.gid())).unwrap();
+        client.batch_execute(&format!("CREATE TABLESPACE small LOCATION '{}'", place.display())).unwrap();
+        for table in tables {
+            client.batch_execute(&format!("ALTER TABLE {table} SET TABLESPACE small")).unwrap();
+        }
+    }
+
+    /// Writes a file that takes all its room.
+    fn fill(&self, filler: &Path) {
+        let filled = std::io::copy(&mut std::io::repeat(0), &mut File::create(filler).unwrap()).unwrap_err();
+        assert_eq!(filled.kind(), ErrorKind::StorageFull);
+    }
 }
 
 impl Drop for Disk {
@@ -244,25 +272,14 @@ fn disk_full() {
     }
     let disk = Disk::new();
     let mut site = Site::new();
-    // The folder must belong to the user that runs PostgreSQL.
-    let place = disk.0.join("tables");
-    std::fs::create_dir(&place).unwrap();
-    let mut client = site.cluster.connect();
-    let owner: String = client.query_one("SELECT current_setting('data_directory')", &[]).unwrap().get(0);
-    let owner = std::fs::metadata(owner).unwrap();
-    chown(&place, Some(owner.uid()), Some(owner.gid())).unwrap();
-    client.batch_execute(&format!("CREATE TABLESPACE small LOCATION '{}'", place.display())).unwrap();
-    for table in ["documents", "charge_ids", "usage_daily", "sessions", "api_keys", "users"] {
-        client.batch_execute(&format!("ALTER TABLE {table} SET TABLESPACE small")).unwrap();
-    }
+    disk.take_tables(&site.cluster, &["documents", "charge_ids", "usage_daily", "sessions", "api_keys", "users"]);
     // Every further write needs a new page.
     let filler = disk.0.join("filler");
     let grown = json!({"content": "x".repeat(20_000)});
     under_load(&mut site, |site| {
         let began = Instant::now();
         let written = save(&site.user.browser, &grown);
-        let filled = std::io::copy(&mut std::io::repeat(0), &mut File::create(&filler).unwrap()).unwrap_err();
-        assert_eq!(filled.kind(), ErrorKind::StorageFull);
+        disk.fill(&filler);
         let mut refused = 0;
         site.server.wait_until("the full disk to be felt", || {
             let reply = site.user.browser.post("/api/docs/save", &json!({"content": "y".repeat(2_000_000)}));
@@ -284,4 +301,55 @@ fn disk_full() {
         let kept = site.user.browser.get(&format!("/api/docs/get?id={written}")).expect(200).json();
         assert_eq!(kept["content"], grown["content"]);
     });
+}
+
+#[test]
+fn replies_are_kept_or_refused_while_the_disk_is_full() {
+    const CHAT: &str = "/v1/chat/completions";
+    if !is_root() {
+        println!("NOT TESTED: a full disk, as only root may mount a small one");
+        return;
+    }
+    let calls = AtomicUsize::new(0);
+    let upstream = Upstream::start(move |_, wire| {
+        let answer = format!("{} {}", calls.fetch_add(1, Relaxed), "x".repeat(300_000));
+        let usage = json!({"prompt_tokens": 1, "completion_tokens": 2});
+        wire.json(200, &json!({"choices": [{"message": {"content": answer}}], "usage": usage}));
+    });
+    let disk = Disk::new();
+    let site = Site::with(&[("INFERENCE_URL", &upstream.url)]);
+    let mut client = site.cluster.connect();
+    let rows = client.query("SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'kept_replies'::regclass", &[]);
+    let partitions: Vec<String> = rows.unwrap().iter().map(|row| row.get(0)).collect();
+    disk.take_tables(&site.cluster, &partitions.iter().map(String::as_str).collect::<Vec<_>>());
+    let ask = |n: usize| {
+        let client = site.user.program(&site.server.inference).header("idempotency-key", &format!("k{n}"));
+        client.post(CHAT, &json!({"model": "m", "messages": [{"role": "user", "content": format!("question {n}")}]}))
+    };
+    let mut answers = vec![ask(0).expect(200).text()];
+    let filler = disk.0.join("filler");
+    disk.fill(&filler);
+    // Some replies still find room, the next goes to the journal, and then it cannot be known which keys were used.
+    site.server.wait_until("the full disk to be felt", || {
+        let reply = ask(answers.len());
+        let is_kept = reply.status == 200;
+        assert!(is_kept || reply.status == 503, "{} {}", reply.status, reply.text());
+        if is_kept {
+            answers.push(reply.text());
+        }
+        !is_kept
+    });
+    assert_eq!(upstream.seen().len(), answers.len(), "what is refused is refused before any work");
+    assert_eq!(ask(0).status, 503);
+    std::fs::remove_file(&filler).unwrap();
+    for (n, answer) in answers.iter().enumerate() {
+        let mut again = ask(n);
+        site.server.wait_until("the kept reply", || {
+            again = ask(n);
+            again.status == 200
+        });
+        assert!(again.header("idempotent-replayed") == Some("true") && again.text() == *answer, "k{n}");
+    }
+    assert_eq!((upstream.seen().len(), charges(&site.db()).len()), (answers.len(), answers.len()));
+    assert_books_agree(&site.db());
 }

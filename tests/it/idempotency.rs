@@ -1,6 +1,5 @@
 //! `Idempotency-Key`: one charge, and the same answer for every repetition.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
@@ -299,76 +298,4 @@ fn a_reply_that_went_to_the_journal_is_kept() {
     assert!(is_replayed(&again) && again.text() == first.text());
     upstream.only();
     only_charge(&db, &server);
-}
-
-/// Clients that repeat every request until it is answered, at random processes, some of which are killed meanwhile.
-fn crowd(kills: usize) {
-    const CLIENTS: usize = 24;
-    const KEYS: usize = 60;
-    let upstream = counting();
-    let settings = [("INFERENCE_URL", &*upstream.url)];
-    let db = TestDb::new();
-    let servers: Vec<Mutex<Server>> = (0..4).map(|_| Mutex::new(Server::start_demo(&db, &settings))).collect();
-    let user = servers[0].lock().unwrap().sign_up("ann@example.com");
-    let addresses: Vec<Mutex<_>> =
-        servers.iter().map(|server| Mutex::new(server.lock().unwrap().inference.clone())).collect();
-    let answers: Mutex<HashMap<String, HashSet<Vec<u8>>>> = Mutex::default();
-    let ask = |seed: &mut usize| {
-        *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let key = format!("k{}", (*seed >> 33) % KEYS);
-        for turn in 0.. {
-            assert!(turn < 3000, "no answer for {key}");
-            let address = addresses[((*seed >> 20) ^ turn) % 4].lock().unwrap().clone();
-            let client = address.with_secret(&user.secret).header("idempotency-key", &key);
-            let body = chat(&key).to_string();
-            match client.try_send("POST", CHAT, Some("application/json"), body.as_bytes()) {
-                Ok(reply) if reply.status == 200 => {
-                    answers.lock().unwrap().entry(key).or_default().insert(reply.body);
-                    return;
-                }
-                Ok(reply) => assert!(matches!(reply.status, 409 | 503), "{} {}", reply.status, reply.text()),
-                Err(_) => {}
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
-    };
-    thread::scope(|scope| {
-        for client in 0..CLIENTS {
-            let ask = &ask;
-            scope.spawn(move || (0..20).for_each(|n| ask(&mut (client * 1000 + n))));
-        }
-        for n in 0..kills {
-            thread::sleep(Duration::from_millis(150));
-            let next = Server::start_demo(&db, &settings);
-            *addresses[n % 4].lock().unwrap() = next.inference.clone();
-            let killed = std::mem::replace(&mut *servers[n % 4].lock().unwrap(), next);
-            killed.signal(Signal::KILL);
-            killed.wait();
-        }
-    });
-    let answers = answers.into_inner().unwrap();
-    for (key, answers) in &answers {
-        assert_eq!(answers.len(), 1, "{key} has several answers");
-    }
-    for server in servers {
-        assert_eq!(server.into_inner().unwrap().stop(), 0);
-    }
-    let rows = charges(&db).len();
-    assert_eq!(rows, answers.len(), "one charge for each key");
-    assert_eq!(db.count("SELECT count(*) FROM kept_replies"), i64::try_from(rows).unwrap());
-    // Calls of killed processes that were not charged are made again.
-    let calls = upstream.seen().len();
-    let most = rows + kills * CLIENTS;
-    assert!((rows..=most).contains(&calls), "{calls} calls, {rows} rows");
-    crate::harness::assert_books_agree(&db);
-}
-
-#[test]
-fn many_clients_with_the_same_keys_make_one_call_for_each() {
-    crowd(0);
-}
-
-#[test]
-fn many_clients_with_the_same_keys_make_one_charge_for_each_though_processes_are_killed() {
-    crowd(4);
 }

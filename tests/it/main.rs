@@ -13,6 +13,7 @@ mod catalogue;
 mod chaos;
 mod credentials;
 mod crowds;
+mod crowds_with_keys;
 mod demo;
 mod documents;
 mod documents_at_once;
