@@ -319,7 +319,8 @@ fn replies_are_kept_or_refused_while_the_disk_is_full() {
     let disk = Disk::new();
     let site = Site::with(&[("INFERENCE_URL", &upstream.url)]);
     let mut client = site.cluster.connect();
-    let rows = client.query("SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'kept_replies'::regclass", &[]);
+    let rows = client
+        .query("SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'kept_replies'::regclass", &[]);
     let partitions: Vec<String> = rows.unwrap().iter().map(|row| row.get(0)).collect();
     disk.take_tables(&site.cluster, &partitions.iter().map(String::as_str).collect::<Vec<_>>());
     let ask = |n: usize| {
