@@ -79,7 +79,7 @@ impl Crowd {
             let client = address.with_secret(&self.secret).header("idempotency-key", &name);
             match client.try_send("POST", CHAT, Some("application/json"), body.as_bytes()) {
                 Ok(reply) if reply.status == 200 => {
-                    let is_whole = key % 2 == 0 || reply.text().ends_with("data: [DONE]\n\n");
+                    let is_whole = key.is_multiple_of(2) || reply.text().ends_with("data: [DONE]\n\n");
                     if is_whole {
                         self.answers.lock().unwrap().entry(key).or_default().insert(reply.body);
                         self.answered.fetch_add(1, Relaxed);

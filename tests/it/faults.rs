@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, chown};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
@@ -249,10 +249,12 @@ impl Disk {
         }
     }
 
-    /// Writes a file that takes all its room.
-    fn fill(&self, filler: &Path) {
-        let filled = std::io::copy(&mut std::io::repeat(0), &mut File::create(filler).unwrap()).unwrap_err();
+    /// Writes a file that takes all its room, and returns its path.
+    fn fill(&self) -> PathBuf {
+        let filler = self.0.join("filler");
+        let filled = std::io::copy(&mut std::io::repeat(0), &mut File::create(&filler).unwrap()).unwrap_err();
         assert_eq!(filled.kind(), ErrorKind::StorageFull);
+        filler
     }
 }
 
@@ -274,12 +276,11 @@ fn disk_full() {
     let mut site = Site::new();
     disk.take_tables(&site.cluster, &["documents", "charge_ids", "usage_daily", "sessions", "api_keys", "users"]);
     // Every further write needs a new page.
-    let filler = disk.0.join("filler");
     let grown = json!({"content": "x".repeat(20_000)});
     under_load(&mut site, |site| {
         let began = Instant::now();
         let written = save(&site.user.browser, &grown);
-        disk.fill(&filler);
+        let filler = disk.fill();
         let mut refused = 0;
         site.server.wait_until("the full disk to be felt", || {
             let reply = site.user.browser.post("/api/docs/save", &json!({"content": "y".repeat(2_000_000)}));
@@ -328,8 +329,7 @@ fn replies_are_kept_or_refused_while_the_disk_is_full() {
         client.post(CHAT, &json!({"model": "m", "messages": [{"role": "user", "content": format!("question {n}")}]}))
     };
     let mut answers = vec![ask(0).expect(200).text()];
-    let filler = disk.0.join("filler");
-    disk.fill(&filler);
+    let filler = disk.fill();
     // Some replies still find room, the next goes to the journal, and then it cannot be known which keys were used.
     site.server.wait_until("the full disk to be felt", || {
         let reply = ask(answers.len());
