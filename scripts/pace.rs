@@ -169,6 +169,7 @@ fn charge(user: &str) -> Charge {
         estimated: false,
         latency_micros: 100,
         keep: None,
+        admission: None,
     }
 }
 

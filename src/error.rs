@@ -51,6 +51,8 @@ pub enum Error {
     Forbidden(&'static str),
     /// The account is suspended.
     AccountSuspended,
+    /// The budget of the account or of the key cannot pay for the request.
+    BudgetExhausted,
     /// Another site's page made the browser send the request.
     CrossSite,
     /// The thing does not exist, or not for this caller.
@@ -136,6 +138,11 @@ impl Error {
             }
             E::Unauthorized(text) => (401, "invalid_api_key", (*text).into()),
             E::Forbidden(text) => (403, "permission_denied", (*text).into()),
+            E::BudgetExhausted => (
+                402,
+                "insufficient_quota",
+                "The budget of this account or API key cannot pay for this request".into(),
+            ),
             E::AccountSuspended => (403, "account_suspended", "This account is suspended".into()),
             E::CrossSite => (403, "cross_site_request", "Cross-site request refused".into()),
             E::NotFound(text) => (404, "not_found", (*text).into()),
@@ -218,6 +225,10 @@ impl Error {
         if let Some(seconds) = self.retry_after() {
             response = response.header("Retry-After", seconds.to_string());
         }
+        if matches!(self, Error::BudgetExhausted) {
+            // OpenAI's clients would repeat it otherwise.
+            response = response.header("x-should-retry", "false");
+        }
         if let Error::MethodNotAllowed(allow) = self {
             response = response.header("Allow", allow.clone());
         }
@@ -233,6 +244,7 @@ impl Error {
         // As OpenAI does, a code is given only where programs act on one.
         let (kind, code) = match status {
             401 | 404 => ("invalid_request_error", Some(code)),
+            402 => ("insufficient_quota", Some(code)),
             403 => ("permission_error", None),
             429 => ("rate_limit_error", Some(code)),
             500.. => ("server_error", None),
@@ -388,6 +400,7 @@ mod tests {
             (Error::Unauthorized("No"), "invalid_request_error", json!("invalid_api_key")),
             (Error::NoRoute, "invalid_request_error", json!("not_found")),
             (Error::TooManyAttempts(Duration::ZERO), "rate_limit_error", json!("rate_limit_exceeded")),
+            (Error::BudgetExhausted, "insufficient_quota", json!("insufficient_quota")),
             (Error::Forbidden("No"), "permission_error", Value::Null),
             (Error::bad("No"), "invalid_request_error", Value::Null),
             (Error::Busy, "server_error", Value::Null),

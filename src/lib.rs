@@ -28,8 +28,9 @@ pub mod logging;
 
 pub mod error;
 
-pub mod auth;
 pub mod limits;
+
+pub mod auth;
 pub mod usage;
 
 pub mod accounts;

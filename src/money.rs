@@ -33,6 +33,11 @@ impl Cost {
         }
     }
 
+    /// All of it in picodollars.
+    pub fn total_picos(self) -> i128 {
+        i128::from(self.micros) * i128::from(PICOS_PER_MICRO) + i128::from(self.picos)
+    }
+
     /// Whole micro-dollars.
     pub fn micros(self) -> i64 {
         self.micros

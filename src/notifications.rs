@@ -1,20 +1,22 @@
-//! What a process is told of by the database, over one connection: revocations, and changes of the catalogue and of prices.
+//! What a process is told of by the database, over one connection: revocations, changes of the catalogue and
+//! of prices, and of budgets.
 
 use std::sync::Arc;
 
 use crate::auth::revocation::{self, Revocations};
 use crate::catalogue;
 use crate::db::listen::Listener;
+use crate::limits;
 use crate::usage::Meter;
 
 /// The channels that are listened on.
-pub const CHANNELS: &[&str] = &[revocation::CHANNEL, catalogue::CHANNEL];
+pub const CHANNELS: &[&str] = &[revocation::CHANNEL, catalogue::CHANNEL, limits::CHANNEL];
 
 /// Hands each notification to whom it concerns.
 pub struct Notifications {
     /// Drops cached callers.
     pub revocations: Revocations,
-    /// Reads the prices anew.
+    /// Reads the prices anew, and hands leases back.
     pub meter: Arc<Meter>,
 }
 
@@ -23,11 +25,13 @@ impl Listener for Notifications {
         self.revocations.connected();
         // Changes may have been missed while nobody listened.
         self.meter.prices_changed();
+        self.meter.limits().notifications_missed();
     }
 
     fn notified(&self, channel: &str, payload: &str) {
         match channel {
             catalogue::CHANNEL => self.meter.prices_changed(),
+            limits::CHANNEL => self.meter.limits().notified(payload),
             _ => self.revocations.notified(channel, payload),
         }
     }

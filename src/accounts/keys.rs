@@ -27,10 +27,24 @@ pub fn create(
     lock_account(db, user_id)?;
     check_count(db, user_id)?;
     let secret = new_secret()?;
-    Ok((insert(db, &new_id("key_")?, user_id, name, &secret, expires, false)?, secret))
+    let new = Insert { id: &new_id("key_")?, name, expires, ..Insert::default() };
+    Ok((insert(db, user_id, &secret, new)?, secret))
 }
 
-fn lock_account(db: &mut impl Executor, user_id: &str) -> Result<()> {
+/// Locks an account and one of its working keys. To be called in a transaction.
+///
+/// # Errors
+/// 404 if there is no such key, 401 if the account has just been deleted.
+pub fn lock(db: &mut impl Executor, user_id: &str, id: &str) -> Result<ApiKey> {
+    lock_account(db, user_id)?;
+    api_keys::lock_working(db, user_id, id)?.ok_or(Error::NotFound("Key not found"))
+}
+
+/// Locks an account. To be called in a transaction.
+///
+/// # Errors
+/// 401 if it has just been deleted.
+pub(super) fn lock_account(db: &mut impl Executor, user_id: &str) -> Result<()> {
     if users::lock(db, user_id)? { Ok(()) } else { Err(Error::Unauthorized(NOT_AUTHENTICATED)) }
 }
 
@@ -46,24 +60,29 @@ fn check_count(db: &mut impl Executor, user_id: &str) -> Result<()> {
 
 /// Creates the default key, whose prefix the user object shows.
 pub(super) fn insert_default(db: &mut impl Executor, user_id: &str, secret: &Secret) -> Result<()> {
-    insert(db, &new_id("key_")?, user_id, DEFAULT_NAME, secret, None, true).map(drop)
+    let new = Insert { id: &new_id("key_")?, name: DEFAULT_NAME, is_default: true, ..Insert::default() };
+    insert(db, user_id, secret, new).map(drop)
 }
 
 pub(super) fn new_secret() -> Result<Secret> {
     Secret::new_api_key().map_err(no_randomness)
 }
 
-fn insert(
-    db: &mut impl Executor,
-    id: &str,
-    user_id: &str,
-    name: &str,
-    secret: &Secret,
+/// What distinguishes a new key from others of its account.
+#[derive(Default)]
+struct Insert<'a> {
+    id: &'a str,
+    name: &'a str,
     expires: Option<OffsetDateTime>,
     is_default: bool,
-) -> Result<ApiKey> {
+    budget_id: Option<String>,
+}
+
+fn insert(db: &mut impl Executor, user_id: &str, secret: &Secret, new: Insert<'_>) -> Result<ApiKey> {
     let (prefix, digest) = (secret.visible_prefix(), secret.digest());
-    let new = api_keys::NewKey { id, user_id, name, prefix: &prefix, digest: &digest.0, expires, is_default };
+    let Insert { id, name, expires, is_default, budget_id } = new;
+    let new =
+        api_keys::NewKey { id, user_id, name, prefix: &prefix, digest: &digest.0, expires, is_default, budget_id };
     Ok(api_keys::insert(db, new)?)
 }
 
@@ -82,7 +101,10 @@ pub fn rotate(db: &mut impl Executor, user_id: &str, id: &str, grace_seconds: i6
     let new = new_id("key_")?;
     api_keys::replace(db, id, &new, grace_seconds)?;
     let secret = new_secret()?;
-    let key = insert(db, &new, user_id, &old.name, &secret, old.expires, old.is_default)?;
+    let api_keys::ApiKey { name, expires, is_default, budget_id, .. } = &old;
+    let insert_new =
+        Insert { id: &new, name, expires: *expires, is_default: *is_default, budget_id: budget_id.clone() };
+    let key = insert(db, user_id, &secret, insert_new)?;
     if old.is_default {
         users::set_secret_prefix(db, user_id, &key.prefix)?;
     }

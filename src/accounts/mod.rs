@@ -1,5 +1,6 @@
 //! Operations on accounts, for the web server and the command line.
 
+pub mod budgets;
 pub mod email;
 pub mod keys;
 

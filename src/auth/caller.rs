@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 
 use time::OffsetDateTime;
 
+use crate::limits::Budgets;
 use crate::store::User;
 
 /// An account, and the credential with which it was authenticated.
@@ -13,6 +14,8 @@ pub struct Caller {
     pub user: User,
     /// The credential.
     pub via: Via,
+    /// The budgets that the caller's charges count against.
+    pub budgets: Budgets,
     /// The user object, serialised at most once while this caller is cached.
     json: OnceLock<Vec<u8>>,
 }
@@ -43,7 +46,15 @@ pub enum Via {
 impl Caller {
     /// A caller with this account and credential.
     pub fn new(user: User, via: Via) -> Caller {
-        Caller { user, via, json: OnceLock::new() }
+        let account = user.budget_id.as_deref().map(Into::into);
+        Caller { user, via, budgets: Budgets { account, key: None }, json: OnceLock::new() }
+    }
+
+    /// The same, whose key has this budget.
+    #[must_use]
+    pub fn with_key_budget(mut self, budget_id: Option<&str>) -> Caller {
+        self.budgets.key = budget_id.map(Into::into);
+        self
     }
 
     /// The user object as JSON.

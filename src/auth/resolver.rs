@@ -118,8 +118,10 @@ impl Resolver {
         let mut session = self.db.session()?;
         let digest = &key.1.0;
         let caller = match key.0 {
-            Kind::Key => api_keys::by_digest(&mut session, digest)?
-                .map(|found| Caller::new(found.user, Via::Key { id: found.id, expires: found.expires })),
+            Kind::Key => api_keys::by_digest(&mut session, digest)?.map(|found| {
+                let api_keys::KeyMatch { user, id, expires, budget_id } = found;
+                Caller::new(user, Via::Key { id, expires }).with_key_budget(budget_id.as_deref())
+            }),
             Kind::Session => sessions::by_digest(&mut session, digest)?.map(|found| {
                 let sessions::SessionMatch { user, id, created, expires, renewed } = found;
                 Caller::new(user, Via::Session { id, created, expires, renewed })

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod check_sharing;
+mod limit;
 mod models;
 mod price;
 mod user;
@@ -10,11 +11,14 @@ use std::ffi::OsString;
 use clap::builder::Styles;
 use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+use crate::accounts::email;
 use crate::call::Role;
 use crate::config::{self, Config};
-use crate::db::{self, Database, migrate};
+use crate::db::{self, Database, Executor, migrate};
 use crate::error::Error;
+use crate::store::{User, users};
 
+pub use limit::LimitCommand;
 pub use models::{ModelsCommand, ProviderCommand};
 pub use price::PriceCommand;
 pub use user::UserCommand;
@@ -64,6 +68,9 @@ pub enum Command {
     /// Manage prices: list, set
     #[command(subcommand)]
     Price(PriceCommand),
+    /// Manage the limits of accounts: show, set, remove
+    #[command(subcommand)]
+    Limit(LimitCommand),
 }
 
 impl Cli {
@@ -137,6 +144,7 @@ pub fn run(command: &Command, config: &Config) -> Result<String, Failure> {
         Command::Models(command) => models::run(command, config),
         Command::Provider(command) => models::run_provider(command, config),
         Command::Price(command) => price::run(command, config),
+        Command::Limit(command) => limit::run(command, config),
     }
 }
 
@@ -149,6 +157,15 @@ fn migrate(config: &Config) -> Result<String, Failure> {
 
 fn connection(config: &Config) -> Result<postgres::Config, Failure> {
     Ok(db::config(config.direct_url(), "textgen-cli")?)
+}
+
+/// The account with this e-mail address or id.
+fn find_user(db: &mut impl Executor, name: &str) -> Result<User, Failure> {
+    let found = match name.contains('@') {
+        true => users::by_email(db, &email::normalise(name))?.map(|(user, _)| user),
+        false => users::by_id(db, name)?,
+    };
+    found.ok_or_else(|| Failure(format!("no such account: {name:?}")))
 }
 
 /// The database, with all migrations applied.

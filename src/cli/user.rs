@@ -2,12 +2,12 @@
 
 use clap::Subcommand;
 
-use super::{Failure, database};
+use super::{Failure, database, find_user};
 use crate::accounts::{self, email, keys};
 use crate::auth::Hasher;
 use crate::auth::password::{Passwords, Peppers};
 use crate::config::Config;
-use crate::db::{Executor, Session, Transaction};
+use crate::db::{Session, Transaction};
 use crate::store::audit::{self, COMMAND_LINE};
 use crate::store::{User, timestamp, users};
 
@@ -122,7 +122,7 @@ fn hash(config: &Config, password: &str) -> Result<String, Failure> {
 }
 
 fn rotate_secret(db: &mut Session, user: &str) -> Result<String, Failure> {
-    let user = find(db, user)?;
+    let user = find_user(db, user)?;
     let mut transaction = db.transaction()?;
     let secret = keys::rotate_default(&mut transaction, &user.id)?;
     transaction.commit()?;
@@ -137,7 +137,7 @@ fn set(
     change: impl FnOnce(&mut Transaction<'_>, &str) -> Result<bool, crate::db::Error>,
 ) -> Result<String, Failure> {
     let mut transaction = db.transaction()?;
-    let user = find(&mut transaction, user)?;
+    let user = find_user(&mut transaction, user)?;
     change(&mut transaction, &user.id)?;
     audit::insert(&mut transaction, COMMAND_LINE, action, &user, "")?;
     transaction.commit()?;
@@ -145,7 +145,7 @@ fn set(
 }
 
 fn delete(db: &mut Session, user: &str, yes: bool) -> Result<String, Failure> {
-    let user = find(db, user)?;
+    let user = find_user(db, user)?;
     if !yes && !is_confirmed(&user)? {
         return Err(Failure("not deleted".to_owned()));
     }
@@ -154,14 +154,6 @@ fn delete(db: &mut Session, user: &str, yes: bool) -> Result<String, Failure> {
     users::delete(&mut transaction, &user.id)?;
     transaction.commit()?;
     Ok(format!("deleted {} {}\n", user.id, user.email))
-}
-
-fn find(db: &mut impl Executor, name: &str) -> Result<User, Failure> {
-    let found = match name.contains('@') {
-        true => users::by_email(db, &email::normalise(name))?.map(|(user, _)| user),
-        false => users::by_id(db, name)?,
-    };
-    found.ok_or_else(|| Failure(format!("no such account: {name:?}")))
 }
 
 fn is_confirmed(user: &User) -> Result<bool, Failure> {

@@ -1,10 +1,15 @@
 //! How long a recording plays, by its frames and by what a model server reports.
 
+use crate::media::{Measured, NotMeasurable};
 use crate::protocol::usage::Reported;
 use crate::units::{Unit, Units};
 
+/// Bytes per second that are assumed where neither the model server nor the file tells the duration: 4 kbit/s, less than
+/// the codecs of speech in use need, so that a recording is hardly ever longer than is charged.
+const LEAST_BYTE_RATE: u64 = 500;
+
 /// How long a recording plays.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AudioDuration {
     /// In milliseconds.
     pub millis: i64,
@@ -13,6 +18,26 @@ pub struct AudioDuration {
 }
 
 impl AudioDuration {
+    /// That of a recording of `size` bytes, by its frames or, failing that, the most that its size allows.
+    pub(super) fn of(measured: Result<Measured, NotMeasurable>, size: u64) -> AudioDuration {
+        let whole = |millis| i64::try_from(millis).unwrap_or(i64::MAX);
+        match measured {
+            Ok(measured) => {
+                let millis = whole((measured.duration.as_nanos() + 500_000) / 1_000_000);
+                AudioDuration { millis, estimated: false }
+            }
+            Err(e) => {
+                log::warn!("the length of a recording of {size} bytes could not be measured: {e}");
+                AudioDuration { millis: whole(u128::from(size) * 1000 / u128::from(LEAST_BYTE_RATE)), estimated: true }
+            }
+        }
+    }
+
+    /// A duration that a model server may report without being doubted: a little longer.
+    pub(super) fn longest(self) -> AudioDuration {
+        AudioDuration { millis: self.millis.saturating_add(self.millis / 9 + 1), ..self }
+    }
+
     /// The duration to charge for: what the model server reports, unless it differs from what was measured by more than
     /// a tenth; then the longer of the two. Without a report, this one.
     #[must_use]

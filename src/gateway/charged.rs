@@ -2,7 +2,7 @@
 //!
 //! The caller is authenticated already. Before the handler's work, it checks that the meter could record a charge,
 //! validates the `Idempotency-Key` and reads the body. After it, it charges for the outcome, and defers the response
-//! until the charge is durable.
+//! until the charge is durable. What the handler's calls may cost is set aside meanwhile (`worst_case`).
 
 use std::io::{self, Read};
 
@@ -58,7 +58,7 @@ pub enum Outcome {
 ///
 /// # Errors
 /// 503 while no charge could be recorded or without an engine; 400 for a bad `Idempotency-Key`; 408 or 413 for the
-/// body; those of `work`; 503 if the outcome cannot be charged.
+/// body; those of `work`, of which 402 is one if a budget cannot pay for it; 503 if the outcome cannot be charged.
 pub fn charged(
     call: &mut Call<'_>,
     caller: &Caller,
@@ -72,7 +72,7 @@ pub fn charged(
     if let Some(kept) = context.claim_key()? {
         return kept.replay(&context.digest);
     }
-    let _watch = context.watch();
+    let (_watch, _budget) = (context.watch(), context.enter_budget());
     let outcome = work(Work { request: call.request, segments: &call.segments, body });
     settle(context, outcome)
 }
@@ -101,7 +101,7 @@ pub fn charged_download<T>(
         read_to_end(&mut source)?;
         return kept.replay(&context.digest);
     }
-    let _watch = context.watch();
+    let (_watch, _budget) = (context.watch(), context.enter_budget());
     let digest = &mut context.digest;
     let outcome = fetch(&request).and_then(|download| work(request, &mut DigestedSource::new(download, digest)));
     settle(context, outcome)
@@ -129,7 +129,7 @@ pub fn charged_upload(
         upload.trailing_fields()?;
         return kept.replay(&context.digest);
     }
-    let _watch = context.watch();
+    let (_watch, _budget) = (context.watch(), context.enter_budget());
     let opened = Upload::open(call.request, file_field, &mut context.digest);
     let outcome = opened.and_then(|(upload, head)| work(UploadWork { upload, head, is_buffered }));
     settle(context, outcome)

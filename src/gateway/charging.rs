@@ -6,12 +6,14 @@ use crate::auth::{Caller, Via};
 use crate::call::Call;
 use crate::error::{Result, Shape};
 use crate::http::{Content, Response};
+use crate::limits::Admission;
 use crate::units::Units;
 use crate::usage::{Charge, ChargeId, Meter, new_id};
 
 use super::digest::RequestDigest;
 use super::idempotency::Idempotency;
 use super::kept;
+use super::worst_case::{self, RequestBudget};
 
 /// Most bytes of a response that is deferred until its charge is durable. A larger one keeps a thread waiting instead;
 /// there are few threads, so few large responses are in memory at once.
@@ -33,6 +35,8 @@ pub struct ModelUsage {
 /// What the charges of one request have in common.
 pub(super) struct ChargeContext {
     meter: Arc<Meter>,
+    /// What is set aside for it, if its account or key has a budget.
+    admission: Option<Arc<Admission>>,
     user_id: String,
     key_id: Option<String>,
     server: &'static str,
@@ -56,8 +60,14 @@ impl ChargeContext {
             Via::Key { id, .. } => Some(id.clone()),
             Via::Session { .. } => None,
         };
+        let meter = &call.app.meter;
+        let admission = match caller.budgets.is_empty() {
+            true => None,
+            false => Some(Admission::new(Arc::clone(meter.limits()), caller.budgets.clone())),
+        };
         Ok(ChargeContext {
-            meter: Arc::clone(&call.app.meter),
+            meter: Arc::clone(meter),
+            admission,
             user_id: caller.user.id.clone(),
             key_id,
             server: call.role.name(),
@@ -66,6 +76,14 @@ impl ChargeContext {
             digest: RequestDigest::new(call.request, idempotency.is_some()),
             idempotency,
         })
+    }
+
+    /// The calls of models that this thread makes count against the caller's budgets until the result is dropped.
+    pub(super) fn enter_budget(&self) -> worst_case::Guard {
+        let budget = self.admission.as_ref().map(|admission| {
+            Arc::new(RequestBudget { admission: Arc::clone(admission), meter: Arc::clone(&self.meter) })
+        });
+        worst_case::enter(budget.into())
     }
 
     /// Charges for a request and defers its response until the charge is durable. With an `Idempotency-Key`, the response
@@ -126,6 +144,7 @@ impl ChargeContext {
             estimated: usage.estimated,
             latency_micros: usage.latency_micros,
             keep: keep.and_then(|(reply, idempotency)| idempotency.keep(reply, &self.digest)),
+            admission: self.admission.clone(),
         }
     }
 }

@@ -19,9 +19,11 @@ use super::MAX_REPLY;
 use super::estimate::Prompt;
 use super::event_stream::{disguised_failure, is_event_stream};
 use super::live_reply::{LiveReader, Next};
+use super::output_limit::OutputLimit;
 use super::sentences::Sentences;
 use super::stream_usage::request_usage;
 use super::usage_counter::{ChargeBasis, Choice, Chunk, UsageCounter};
+use super::worst_case;
 
 /// Most stop sequences.
 const MAX_SEQUENCES: usize = 256;
@@ -117,11 +119,12 @@ pub fn complete(engine: &Engine, request: &Map<String, Value>, stop: &StopCondit
     request.insert("stream".to_owned(), true.into());
     let mut object = Object::of(&Value::Object(request));
     request_usage(&mut object, choices);
+    let limit = worst_case::set_aside_text(&mut object, "messages", choices, None)?.map(OutputLimit::new);
     let ask =
         UpstreamRequest { path: "/v1/chat/completions", media_type: "application/json", body: Body::Json(&object) };
     let finder = StopFinder::new(stop)?;
     let counter = UsageCounter::new(ChargeBasis::Text).expecting(choices);
-    let mut collector = Collector { stop: finder, completions: BTreeMap::new(), counter };
+    let mut collector = Collector { stop: finder, completions: BTreeMap::new(), counter, limit };
     let began = Instant::now();
     let reply = match engine.send(ask).and_then(Reply::successful) {
         // The model server has the prompt, and may have read it.
@@ -132,10 +135,11 @@ pub fn complete(engine: &Engine, request: &Map<String, Value>, stop: &StopCondit
         Some(mut reply) => (collector.read(&mut reply)?, reply.is_demo),
         None => (true, false),
     };
-    let Collector { completions, counter, .. } = collector;
+    let Collector { completions, counter, limit, .. } = collector;
     let completions = completions.into_values().collect();
     let prompt_tokens = || Prompt::of_request(&object, "messages").tokens();
     let (units, estimated) = (counter.units(prompt_tokens), counter.is_estimate());
+    let units = limit.map_or(units, |limit| limit.cap(units));
     let latency_micros = i64::try_from(began.elapsed().as_micros()).unwrap_or(i64::MAX);
     Ok(Completions { completions, units, estimated, latency_micros, is_demo, is_cut })
 }
@@ -146,6 +150,8 @@ struct Collector {
     /// By their index.
     completions: BTreeMap<u64, Completion>,
     counter: UsageCounter,
+    /// Ends the reply where it has more than was asked for.
+    limit: Option<OutputLimit>,
 }
 
 impl Collector {
@@ -186,6 +192,12 @@ impl Collector {
                     return Err(disguised_failure(&message));
                 }
                 match serde_json::from_slice(&data) {
+                    Ok(chunk) if self.limit.as_mut().is_some_and(|limit| limit.is_passed_by(&chunk)) => {
+                        for completion in self.completions.values_mut() {
+                            completion.stop_reason.get_or_insert_with(|| "max_length".to_owned());
+                        }
+                        return Ok(false);
+                    }
                     Ok(chunk) => self.add(&chunk),
                     Err(_) => self.counter.add_unparsed(),
                 }

@@ -14,6 +14,7 @@ use super::charged::Outcome;
 use super::estimate::KeptPrompt;
 use super::live_reply::{LiveReader, Next};
 use super::mark_demo;
+use super::output_limit::{self, OutputLimit};
 use super::reply_stream::{ReplyStream, StreamEnd};
 use super::stream_usage::UsageFilter;
 use super::usage_counter::{Chunk, UsageCounter};
@@ -30,6 +31,8 @@ pub struct EventStream {
     pub prompt: KeptPrompt,
     /// Removes the usage numbers that the client did not ask for.
     pub usage: UsageFilter,
+    /// Ends it where it has more than was asked for.
+    pub limit: Option<OutputLimit>,
 }
 
 impl EventStream {
@@ -80,7 +83,13 @@ impl EventStream {
                     return StreamEnd::Failed(disguised_failure(&message));
                 }
                 match data {
-                    Some(data) => self.pass_on(event, &data, &mut client.output),
+                    Some(data) => {
+                        if let Some(last) = self.cut(&data) {
+                            client.flush();
+                            return StreamEnd::Complete(last);
+                        }
+                        self.pass_on(event, &data, &mut client.output);
+                    }
                     // A comment keeps the connection alive.
                     None => client.output.extend_from_slice(event),
                 }
@@ -107,6 +116,26 @@ impl EventStream {
 
     fn ended_early(&self) -> Error {
         self.reply.broken(&io::ErrorKind::UnexpectedEof.into())
+    }
+
+    /// If the event is beyond what the model server was asked for: what the client gets in place of it and all others.
+    fn cut(&mut self, data: &[u8]) -> Option<Vec<u8>> {
+        let limit = self.limit.as_mut()?;
+        let chunk = serde_json::from_slice::<Chunk<'_>>(data).ok()?;
+        if !limit.is_passed_by(&chunk) {
+            return None;
+        }
+        let mut last = output_limit::last_event(data, &chunk, &self.counter.open_choices());
+        if self.usage.is_shown() {
+            last.extend_from_slice(&output_limit::usage_event(data, &self.used()));
+        }
+        last.extend_from_slice(b"data: [DONE]\n\n");
+        Some(last)
+    }
+
+    fn used(&self) -> Units {
+        let units = self.counter.units(|| self.prompt.tokens());
+        self.limit.as_ref().map_or(units, |limit| limit.cap(units))
     }
 
     /// Counts an event and adds to `output` what the client gets of it.
@@ -157,7 +186,7 @@ impl ReplyStream for EventStream {
             StreamEnd::Complete(_) | StreamEnd::Disconnected(_) => true,
             StreamEnd::Failed(_) => !self.counter.is_empty(),
         };
-        is_charged.then(|| self.counter.units(|| self.prompt.tokens()))
+        is_charged.then(|| self.used())
     }
 
     fn is_estimate(&self) -> bool {
@@ -175,7 +204,9 @@ impl ReplyStream for EventStream {
     }
 
     fn finish(&mut self) {
-        self.reply.drain();
+        if !self.limit.as_ref().is_some_and(OutputLimit::is_passed) {
+            self.reply.drain();
+        }
     }
 }
 

@@ -4,9 +4,11 @@ use std::io::{self, Read};
 
 use crate::engine::{Extensions, Form, StreamedForm, Variant};
 use crate::error::{Error, Result};
-use crate::media::{Measurer, NotMeasurable};
+use crate::media::Measurer;
+use crate::protocol::usage::Reported;
 
-use super::MAX_RECORDING;
+use super::audio_duration::AudioDuration;
+use super::{MAX_RECORDING, worst_case};
 
 /// Bytes from the start of a recording that are examined before anything is sent.
 const PREFIX: usize = 4096;
@@ -45,6 +47,8 @@ pub struct ForwardedUpload<'a> {
     without: Extensions,
     /// Measures the recording as it passes.
     measurer: Measurer,
+    /// How long it plays, once all of it was read.
+    pub(super) duration: AudioDuration,
     /// Bytes of the recording so far.
     pub size: u64,
     /// Why the upload could not be read. This takes precedence over what the model server replies to a part of it.
@@ -87,6 +91,7 @@ impl<'a> ForwardedUpload<'a> {
             model: None,
             without: Extensions::default(),
             measurer,
+            duration: AudioDuration::default(),
             size: start.len() as u64,
             failure: None,
         })
@@ -100,15 +105,6 @@ impl<'a> ForwardedUpload<'a> {
     /// Whether all of the upload was read.
     pub fn is_complete(&self) -> bool {
         self.is_file_complete && self.failure.is_none()
-    }
-
-    /// How long the recording plays, in milliseconds, once all of it was read.
-    ///
-    /// # Errors
-    /// Why that cannot be measured.
-    pub(super) fn measured_millis(&mut self) -> std::result::Result<i64, NotMeasurable> {
-        let measured = std::mem::take(&mut self.measurer).finish()?;
-        Ok(i64::try_from((measured.duration.as_nanos() + 500_000) / 1_000_000).unwrap_or(i64::MAX))
     }
 
     fn read_next(&mut self, out: &mut [u8]) -> Result<usize> {
@@ -138,6 +134,10 @@ impl<'a> ForwardedUpload<'a> {
         self.is_file_complete = true;
         let trailing = self.source.trailing_fields()?;
         self.trailing = (self.map_trailing)(trailing)?;
+        let measured = std::mem::take(&mut self.measurer).finish();
+        self.duration = AudioDuration::of(measured, self.size);
+        let model = self.trailing.iter().rev().find(|(name, _)| name == "model").map_or("", |(_, model)| model);
+        worst_case::set_aside(model, &self.duration.longest().units(&Reported::default()))?;
         (self.buffer, self.sent) = (Vec::new(), 0);
         let variant = Variant { model: self.model.as_deref(), without: self.without };
         write_end(&mut self.buffer, &self.boundary, &self.trailing, &variant);

@@ -6,10 +6,13 @@
 //! repetitions. `proxy` passes OpenAI's JSON routes through and `event_stream` their streams, read by `live_reply`;
 //! `completion` asks a chat model for text with stop conditions; `speech` synthesizes; `upload`, `forward`,
 //! `transcription` send recordings, and `transcript` formats the result. `usage_counter` counts tokens, `stream_usage`
-//! has streams bring their numbers, and `estimate` counts tokens that no server reports.
+//! has streams bring their numbers, and `estimate` counts tokens that no server reports. `worst_case` sets aside what a call
+//! may cost, where a budget limits that: `bound` tells what the model reads at the most, and `output_limit` holds it to what
+//! it may make.
 
 pub mod audio_duration;
 pub mod body;
+mod bound;
 pub mod charged;
 mod charging;
 pub mod completion;
@@ -20,6 +23,7 @@ pub mod forward;
 mod idempotency;
 mod kept;
 mod live_reply;
+pub mod output_limit;
 pub mod proxy;
 pub mod reply_stream;
 mod sentences;
@@ -29,6 +33,7 @@ pub mod transcript;
 pub mod transcription;
 pub mod upload;
 pub mod usage_counter;
+pub mod worst_case;
 
 use crate::engine::{DEMO_HEADER, Reply};
 use crate::error::{Error, Result};

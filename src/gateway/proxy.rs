@@ -17,8 +17,10 @@ use super::body::json_object;
 use super::charged::{ModelUsage, Outcome, charged};
 use super::estimate::{KeptPrompt, Prompt};
 use super::event_stream::{self, EventStream};
+use super::output_limit::OutputLimit;
 use super::stream_usage::{UsageFilter, UsageShown, request_usage};
 use super::usage_counter::{ChargeBasis, Chunk, UsageCounter};
+use super::worst_case;
 use super::{MAX_JSON_BODY, MAX_REPLY, response_typed_as, validate_model};
 
 /// A route that is passed on to a model server.
@@ -65,6 +67,7 @@ struct Pending {
     reply: Reply,
     counter: UsageCounter,
     shown: UsageShown,
+    limit: Option<OutputLimit>,
 }
 
 /// What became of a request.
@@ -81,6 +84,13 @@ fn forward(engine: &Engine, route: &ProxiedRoute, object: &mut Object<'_>) -> Re
     let wants_stream = matches!(route.basis, ChargeBasis::Text) && object.read::<bool>("stream") == Some(true);
     let choices = choices(object);
     let shown = if wants_stream { request_usage(object, choices) } else { UsageShown::AsSent };
+    let most_tokens = match &route.basis {
+        ChargeBasis::Text => worst_case::set_aside_text(object, route.prompt_field, choices, None)?,
+        ChargeBasis::Embeddings => worst_case::set_aside_embeddings(object).map(|()| None)?,
+        // Recordings are not passed on as JSON.
+        ChargeBasis::Audio(_) => None,
+    };
+    let limit = most_tokens.map(OutputLimit::new);
     let counter = UsageCounter::new(route.basis.clone()).expecting(choices);
     let ask = UpstreamRequest { path: route.upstream_path, media_type: "application/json", body: Body::Json(object) };
     let send = || engine.send(ask).and_then(Reply::successful);
@@ -93,15 +103,15 @@ fn forward(engine: &Engine, route: &ProxiedRoute, object: &mut Object<'_>) -> Re
             let latency_micros = i64::try_from(began.elapsed().as_micros()).unwrap_or(i64::MAX);
             Ok(Forwarded::Cut(ModelUsage { model, units, estimated: true, latency_micros }))
         }
-        reply => Ok(Forwarded::Reply(Pending { model, reply: reply?, counter, shown })),
+        reply => Ok(Forwarded::Reply(Pending { model, reply: reply?, counter, shown, limit })),
     }
 }
 
 impl Pending {
     /// Passes a stream on.
     fn into_stream(self, prompt: KeptPrompt) -> Outcome {
-        let Pending { model, reply, counter, shown } = self;
-        EventStream { reply, counter, prompt, usage: UsageFilter::new(shown) }.into_outcome(model)
+        let Pending { model, reply, counter, shown, limit } = self;
+        EventStream { reply, counter, prompt, usage: UsageFilter::new(shown), limit }.into_outcome(model)
     }
 
     /// Reads a reply in one piece.

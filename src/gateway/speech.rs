@@ -11,6 +11,7 @@ use crate::units::{Unit, Units};
 
 use super::MAX_REPLY;
 use super::event_stream::disguised_failure;
+use super::worst_case;
 
 /// The path of speech synthesis, here and at model servers.
 pub const SPEECH: &str = "/v1/audio/speech";
@@ -22,8 +23,10 @@ const MAX_ERROR: usize = 64 * 1024;
 /// disconnected: many servers send it only once they have made all of the audio.
 ///
 /// # Errors
-/// Those of [`Engine::send`]; the model server's refusal; 502 for JSON or text in place of audio.
+/// 402 if a budget cannot pay for it; those of [`Engine::send`]; the model server's refusal; 502 for JSON or text in place of audio.
 pub fn request(engine: &Engine, object: &Object<'_>) -> Result<Reply> {
+    let (model, text) = (object.read::<String>("model"), object.read::<String>("input"));
+    worst_case::set_aside(&model.unwrap_or_default(), &units(&text.unwrap_or_default()))?;
     let ask = UpstreamRequest { path: SPEECH, media_type: "application/json", body: Body::Json(object) };
     block_in_place(|| {
         unwatched(|| {

@@ -62,6 +62,11 @@ impl UsageFilter {
         UsageFilter { shown, last: Vec::new() }
     }
 
+    /// Whether the client gets any.
+    pub fn is_shown(&self) -> bool {
+        self.shown != UsageShown::Never
+    }
+
     /// Adds an event to `output`: as it came, or without its usage. `is_finished` tells whether the model has finished with
     /// it.
     pub fn pass(&mut self, event: &[u8], data: &[u8], chunk: &Chunk<'_>, is_finished: bool, output: &mut Vec<u8>) {

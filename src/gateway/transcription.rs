@@ -13,10 +13,6 @@ use super::event_stream::disguised_failure;
 use super::forward::ForwardedUpload;
 use super::transcript::Transcript;
 
-/// Bytes per second that are assumed where neither the model server nor the file tells the duration: 4 kbit/s, less than
-/// the codecs of speech in use need, so that a recording is hardly ever longer than is charged.
-const LEAST_BYTE_RATE: u64 = 500;
-
 /// The model server's path for transcription in the spoken language.
 pub const TRANSCRIBE: &str = "/v1/audio/transcriptions";
 /// The model server's path for translation into English.
@@ -57,14 +53,7 @@ pub fn send(
     if !upload.is_complete() {
         return Err(Error::Upstream(502, "The model server replied before the upload was complete"));
     }
-    let duration = match upload.measured_millis() {
-        Ok(millis) => AudioDuration { millis, estimated: false },
-        Err(e) => {
-            log::warn!("the length of a recording of {} bytes could not be measured: {e}", upload.size);
-            let millis = i64::try_from(upload.size * 1000 / LEAST_BYTE_RATE).unwrap_or(i64::MAX);
-            AudioDuration { millis, estimated: true }
-        }
-    };
+    let duration = upload.duration;
     Ok(PendingTranscription { reply, duration })
 }
 

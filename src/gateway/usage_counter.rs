@@ -79,7 +79,7 @@ impl Choice<'_> {
     }
 
     /// The text, reasoning and tool calls that this adds.
-    fn texts(&self) -> impl Iterator<Item = &str> {
+    pub(super) fn texts(&self) -> impl Iterator<Item = &str> {
         let message = self.delta.as_ref().or(self.message.as_ref());
         let reasoning = message.and_then(|m| m.reasoning_content.as_deref().or(m.reasoning.as_deref()));
         let calls = message.and_then(|m| m.tool_calls).map(RawValue::get).filter(|calls| *calls != "null");
@@ -174,6 +174,14 @@ impl UsageCounter {
     pub fn is_finished(&self) -> bool {
         let are_all_finished = || self.choices.values().all(|is_finished| *is_finished);
         self.is_over || (self.choices.len() >= self.expected_choices.max(1) && are_all_finished())
+    }
+
+    /// The indices of the choices that have begun and not finished, in order.
+    pub fn open_choices(&self) -> Vec<u64> {
+        let mut open: Vec<u64> =
+            self.choices.iter().filter(|(_, is_over)| !**is_over).map(|(index, _)| *index).collect();
+        open.sort_unstable();
+        open
     }
 
     /// Whether there are choices, and all that have begun have finished.

@@ -47,80 +47,6 @@ pub enum FieldType {
     StringList,
 }
 
-/// A type that a field of a request can have.
-pub trait FromField<'f>: Sized {
-    /// Whether the field must be there.
-    const IS_REQUIRED: bool;
-
-    /// Takes the field from those that were sent.
-    ///
-    /// # Errors
-    /// It is missing or has another type.
-    fn from_field(fields: &'f Fields, name: &'static str) -> Result<Self, FieldError>;
-}
-
-impl<'f> FromField<'f> for &'f str {
-    const IS_REQUIRED: bool = true;
-
-    fn from_field(fields: &'f Fields, name: &'static str) -> Result<&'f str, FieldError> {
-        fields.text(name)
-    }
-}
-
-impl<'f> FromField<'f> for Option<&'f str> {
-    const IS_REQUIRED: bool = false;
-
-    fn from_field(fields: &'f Fields, name: &'static str) -> Result<Option<&'f str>, FieldError> {
-        fields.optional_text(name)
-    }
-}
-
-impl FromField<'_> for Option<i64> {
-    const IS_REQUIRED: bool = false;
-
-    fn from_field(fields: &Fields, name: &'static str) -> Result<Option<i64>, FieldError> {
-        fields.optional_integer(name)
-    }
-}
-
-impl FromField<'_> for Option<bool> {
-    const IS_REQUIRED: bool = false;
-
-    fn from_field(fields: &Fields, name: &'static str) -> Result<Option<bool>, FieldError> {
-        fields.optional_bool(name)
-    }
-}
-
-/// Declares the fields that a request takes, as a struct with the function `read` and a schema. Its doc comments are the
-/// words of the API reference.
-macro_rules! request_fields {
-    (
-        $(#[$attribute:meta])*
-        $visibility:vis struct $name:ident<$lifetime:lifetime> {
-            $($(#[$field_attribute:meta])* $field:ident: $type:ty,)+
-        }
-    ) => {
-        $(#[$attribute])*
-        #[derive(schemars::JsonSchema)]
-        $visibility struct $name<$lifetime> {
-            $($(#[$field_attribute])* $field: $type,)+
-        }
-
-        impl<$lifetime> $name<$lifetime> {
-            /// Takes them from those that were sent.
-            fn read(
-                fields: &$lifetime $crate::http::form::Fields,
-            ) -> ::std::result::Result<Self, $crate::http::form::FieldError> {
-                let all = [$((stringify!($field), <$type as $crate::http::form::FromField<$lifetime>>::IS_REQUIRED)),+];
-                let required = all.into_iter().filter_map(|(name, is_required)| is_required.then_some(name));
-                fields.require(&required.collect::<Vec<&'static str>>())?;
-                Ok($name { $($field: $crate::http::form::FromField::from_field(fields, stringify!($field))?,)+ })
-            }
-        }
-    };
-}
-pub(crate) use request_fields;
-
 impl fmt::Display for FieldType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -257,6 +183,20 @@ impl Fields {
             Some(value) => value.as_i64(),
         };
         number.map(Some).ok_or(FieldError::Type(name, FieldType::Integer))
+    }
+
+    /// An object that may be missing or `null`; in a form, its JSON.
+    ///
+    /// # Errors
+    /// [`FieldError::Malformed`]: it is no such object; the message names the field.
+    pub fn optional_object<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<Option<T>, FieldError> {
+        let parsed = match self.0.get(name) {
+            None | Some(Value::Null) => return Ok(None),
+            Some(Value::String(text)) if text.is_empty() => return Ok(None),
+            Some(Value::String(text)) => serde_json::from_str(text),
+            Some(value) => T::deserialize(value),
+        };
+        parsed.map(Some).map_err(|e| FieldError::Malformed(format!("{name}: {e}")))
     }
 
     /// Whether the field is `null`.

@@ -13,6 +13,7 @@ pub mod multipart;
 pub mod object;
 pub mod parts;
 pub mod request;
+pub mod request_fields;
 pub mod response;
 pub mod sse;
 

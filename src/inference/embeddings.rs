@@ -14,7 +14,7 @@ use crate::gateway::estimate;
 use crate::gateway::event_stream::disguised_failure;
 use crate::gateway::proxy::{ProxiedRoute, proxy};
 use crate::gateway::usage_counter::{ChargeBasis, Chunk, UsageCounter};
-use crate::gateway::{MAX_REPLY, mark_demo, validate_model};
+use crate::gateway::{MAX_REPLY, mark_demo, validate_model, worst_case};
 use crate::http::Response;
 use crate::http::form::FORM_LIMIT;
 use crate::http::object::Object;
@@ -52,6 +52,7 @@ pub(super) fn extract_features(call: &mut Call<'_>, caller: &Caller) -> Result<R
         object.set("model", &model);
         object.set("input", &text);
         object.set("encoding_format", &"float");
+        worst_case::set_aside_embeddings(&object)?;
         let ask = UpstreamRequest { path: EMBEDDINGS, media_type: "application/json", body: Body::Json(&object) };
         let send = || {
             let mut reply = engine.send(ask)?.successful()?;

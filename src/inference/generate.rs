@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::gateway::body::{check_unambiguous, json_fields};
 use crate::gateway::charged::{ModelUsage, Outcome, charged};
 use crate::gateway::completion::{Completion, Completions, complete};
-use crate::gateway::{MAX_JSON_BODY, mark_demo, validate_model};
+use crate::gateway::{MAX_JSON_BODY, mark_demo, validate_model, worst_case};
 use crate::http::Response;
 use crate::http::form::{FORM_LIMIT, Fields};
 use crate::logging;
@@ -104,10 +104,12 @@ fn parse_bulk(bytes: &[u8]) -> Result<Vec<Params>> {
 /// started.
 fn generate_all(engine: &Engine, params: &[Params]) -> Vec<Result<Generated>> {
     let (next, client, request_id) = (AtomicUsize::new(0), blocking::client(), logging::request_id());
+    let budget = worst_case::current();
     let results: Mutex<BTreeMap<usize, Result<Generated>>> = Mutex::default();
     let work = || {
         let _client = blocking::set_client(client.clone());
         let _id = logging::set_request_id(request_id.clone());
+        let _budget = worst_case::enter(budget.clone());
         loop {
             let index = next.fetch_add(1, Relaxed);
             let Some(params) = params.get(index) else { return };

@@ -28,6 +28,8 @@ pub struct Lease {
     last_used: Micros,
     last_asked: Micros,
     recall: Recall,
+    /// Whether it collects what others hand back, for a request that waits.
+    collects: bool,
 }
 
 /// Whether the database wants back what is not used.
@@ -66,6 +68,8 @@ pub struct Grant {
     pub window_starts: Micros,
     /// Whether there was less than was needed. What other processes do not use is being asked back.
     pub is_short: bool,
+    /// Whether this process is the one that is granted less than it needs, of those that would take that.
+    pub collects: bool,
 }
 
 /// What is set aside for one request, in each of the leases that it was [`reserve`]d in.
@@ -78,6 +82,19 @@ impl Reservation {
     /// The most that the request may cost.
     pub fn worst(&self) -> Picos {
         self.worst
+    }
+
+    /// Takes a part of it, at most all, to be settled or released on its own.
+    #[must_use]
+    pub fn split(&mut self, part: Picos) -> Reservation {
+        let part = part.clamp(0, self.worst);
+        self.worst -= part;
+        Reservation { worst: part }
+    }
+
+    /// Adds another one in the same leases.
+    pub fn add(&mut self, other: Reservation) {
+        self.worst += other.worst;
     }
 }
 
@@ -111,6 +128,21 @@ impl Lease {
         self.reserved -= reservation.worst;
     }
 
+    /// A charge that was settled turned out not to be made.
+    pub fn take_back(&mut self, cost: Picos) {
+        self.settled -= cost;
+    }
+
+    /// Whether so much was used lately that it is time to ask for more.
+    pub fn is_low(&self, now: Micros) -> bool {
+        self.free() < self.recent / 2 && now - self.last_asked >= PAUSE
+    }
+
+    /// Whether this process is the one that may take less than it needs.
+    pub fn collects(&self) -> bool {
+        self.collects
+    }
+
     /// The earliest time that a charge may bear. What was granted in one window must not be charged to the one before, as
     /// would happen if this machine's clock were behind the database's.
     pub fn earliest_charge(&self) -> Micros {
@@ -124,14 +156,16 @@ impl Lease {
         if self.recall == Recall::Answered {
             self.recall = Recall::None;
             if needed == 0 {
-                self.return_free();
+                self.return_free_but(0);
             }
         }
         let free = self.free();
         let missing = (needed - free).max(0);
         let reserve = if now - self.last_used < IDLE { self.recent } else { 0 };
         let is_low = missing > 0 || (free < reserve / 2 && now - self.last_asked >= PAUSE);
-        let is_due = is_low || self.returned > self.return_known || self.recall == Recall::Asking;
+        // Others may collect once this process needs nothing more.
+        let has_collected = self.collects && needed == 0;
+        let is_due = is_low || self.returned > self.return_known || self.recall == Recall::Asking || has_collected;
         let comfort = if is_low { (needed + more + reserve - free - missing).max(0) } else { 0 };
         if is_low {
             self.last_asked = now;
@@ -143,19 +177,19 @@ impl Lease {
     /// Hands back what was not used for some time.
     pub fn return_if_idle(&mut self, now: Micros) {
         if now - self.last_used >= IDLE {
-            self.return_free();
+            self.return_free_but(0);
         }
     }
 
-    /// Another process lacks what this one does not use, or the limit has changed: hands back all that is not set aside.
-    /// [`Lease::ask`] tells the database.
-    pub fn recall(&mut self) {
-        self.return_free();
+    /// Another process lacks what this one does not use, or the limit has changed: hands back all that is not set aside. What is
+    /// `wanted` for a request that waits is kept if this process collects. [`Lease::ask`] tells the database.
+    pub fn recall(&mut self, wanted: Picos) {
+        self.return_free_but(if self.collects { wanted } else { 0 });
         self.recall = Recall::Asking;
     }
 
-    fn return_free(&mut self) {
-        self.returned += self.free().max(0);
+    fn return_free_but(&mut self, kept: Picos) {
+        self.returned += (self.free() - kept).max(0);
     }
 
     /// The database has answered, perhaps to an earlier question.
@@ -163,6 +197,7 @@ impl Lease {
         self.granted = self.granted.max(grant.granted);
         self.return_known = self.return_known.max(grant.returned);
         self.window_starts = self.window_starts.max(grant.window_starts);
+        self.collects = grant.collects;
         if self.recall == Recall::Asking {
             self.recall = Recall::Answered;
         }
@@ -195,7 +230,7 @@ mod tests {
     const SECOND: Micros = 1_000_000;
 
     fn grant(granted: Picos) -> Grant {
-        Grant { granted, returned: 0, window_starts: 0, is_short: false }
+        Grant { granted, returned: 0, window_starts: 0, is_short: false, collects: false }
     }
 
     #[test]
@@ -218,6 +253,20 @@ mod tests {
         key.receive(&grant(10));
         assert_eq!(reserve(&mut [&mut account, &mut key], 11, 0), None);
         assert_eq!((account.free(), key.free()), (100, 10));
+    }
+
+    #[test]
+    fn parts_of_a_reservation_are_settled_and_released_on_their_own() {
+        let mut lease = Lease::default();
+        lease.receive(&grant(100));
+        let mut whole = reserve(&mut [&mut lease], 60, 0).unwrap();
+        whole.add(reserve(&mut [&mut lease], 10, 0).unwrap());
+        let part = whole.split(45);
+        lease.settle(&part, 40);
+        assert_eq!((whole.worst(), lease.free()), (25, 35));
+        lease.take_back(40);
+        lease.release(&whole);
+        assert_eq!((lease.free(), whole.split(26).worst()), (100, 25));
     }
 
     #[test]
@@ -260,9 +309,27 @@ mod tests {
     }
 
     #[test]
+    fn whoever_collects_tells_when_it_needs_no_more() {
+        let mut lease = Lease::default();
+        lease.receive(&Grant { collects: true, ..grant(100) });
+        let ask = lease.ask(0, 0, false, 0).unwrap();
+        assert_eq!((ask.at_least, ask.partial), (100, false));
+        lease.receive(&grant(100));
+        assert_eq!(lease.ask(0, 0, false, 0), None);
+    }
+
+    #[test]
+    fn a_recall_leaves_what_is_being_collected() {
+        let mut lease = Lease::default();
+        lease.receive(&Grant { collects: true, ..grant(100) });
+        lease.recall(30);
+        assert_eq!((lease.free(), lease.ask(40, 0, false, 0).unwrap().returned), (30, 70));
+    }
+
+    #[test]
     fn a_recall_finds_a_grant_whose_answer_was_lost() {
         let mut lease = Lease::default();
-        lease.recall();
+        lease.recall(0);
         assert_eq!(lease.ask(0, 0, false, 0).unwrap().returned, 0);
         lease.receive(&grant(100));
         assert_eq!(lease.ask(0, 0, false, 0).unwrap().returned, 100);

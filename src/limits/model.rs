@@ -7,6 +7,9 @@ use super::{Ask, Grant, Micros, Picos};
 /// What is free is granted beyond what is needed only up to this share, so that leases get smaller as the limit comes near.
 const SHARE: Picos = 4;
 
+/// How long the process that collects is the only one that is granted less than it needs, unless it asks again.
+const COLLECTS_FOR: Micros = 500_000;
+
 /// A budget. In its current window and all later ones, what was spent and what is leased are together at most the limit,
 /// unless the limit was lowered; then nothing more is leased until they are.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +21,8 @@ pub struct Budget {
     /// What was charged, by the start of the window.
     spent: BTreeMap<Micros, Picos>,
     leases: BTreeMap<u64, Sums>,
+    /// The process that collects what there is, and until when.
+    collector: Option<(u64, Micros)>,
 }
 
 /// The sums of one process's lease.
@@ -65,9 +70,9 @@ impl Budget {
         self.limit - self.leased - most_spent
     }
 
-    /// A process that is known asks for a grant or hands something back, while the window that starts at `window` runs by
-    /// the database's clock.
-    pub fn ask(&mut self, holder: u64, window: Micros, ask: &Ask) -> Grant {
+    /// A process that is known asks for a grant or hands something back, at `now` by the database's clock, while the window
+    /// that starts at `window` runs.
+    pub fn ask(&mut self, holder: u64, window: Micros, ask: &Ask, now: Micros) -> Grant {
         let before = self.leases.get(&holder).copied().unwrap_or_default();
         let newly_returned = (ask.returned - before.returned).max(0);
         self.leased -= newly_returned;
@@ -75,7 +80,14 @@ impl Budget {
         let needed = (ask.at_least - before.granted).max(0);
         let comfort = (ask.at_most - before.granted).max(0) - needed;
         let is_short = needed > free;
-        let granted = match (is_short, ask.partial) {
+        let is_free = self.collector.is_none_or(|(collector, until)| collector == holder || until < now);
+        let collects = is_short && ask.partial && is_free;
+        if collects {
+            self.collector = Some((holder, now + COLLECTS_FOR));
+        } else if self.collector.is_some_and(|(collector, _)| collector == holder) {
+            self.collector = None;
+        }
+        let granted = match (is_short, collects) {
             (false, _) => needed + comfort.min((free - needed) / SHARE),
             (true, true) => free,
             (true, false) => 0,
@@ -85,7 +97,7 @@ impl Budget {
         sums.granted += granted;
         sums.returned += newly_returned;
         sums.window = sums.window.max(window);
-        Grant { granted: sums.granted, returned: sums.returned, window_starts: sums.window, is_short }
+        Grant { granted: sums.granted, returned: sums.returned, window_starts: sums.window, is_short, collects }
     }
 
     /// A new charge of a process, in the window that starts at `window` by the time that the charge bears. In the same
@@ -112,6 +124,11 @@ impl Budget {
         if let Some(sums) = self.leases.remove(&holder) {
             self.leased -= sums.outstanding();
         }
+    }
+
+    /// The process that collected has not asked for some time.
+    pub fn forget_collector(&mut self) {
+        self.collector = None;
     }
 
     /// Makes a message count again that came before, for the simulation: what was handed back, or a grant.

@@ -34,6 +34,9 @@ record! {
         pub expires: Option<OffsetDateTime> = "expires",
         /// After a rotation, while this key still works: the id of the new key.
         pub replaced_by: Option<String> = "replaced_by",
+        /// The id of its budget, which is shown instead.
+        #[serde(skip)]
+        pub budget_id: Option<String> = "budget_id",
     }
 }
 
@@ -46,10 +49,12 @@ pub struct KeyMatch {
     pub id: String,
     /// When the key stops working.
     pub expires: Option<OffsetDateTime>,
+    /// The id of the key's budget, if it has one.
+    pub budget_id: Option<String>,
 }
 
 /// A key to insert.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct NewKey<'a> {
     /// Identifies the key.
     pub id: &'a str,
@@ -65,6 +70,8 @@ pub struct NewKey<'a> {
     pub expires: Option<OffsetDateTime>,
     /// Whether it becomes the default key.
     pub is_default: bool,
+    /// The id of the budget that it shares with the key that it replaces.
+    pub budget_id: Option<String>,
 }
 
 /// Inserts a key.
@@ -73,12 +80,12 @@ pub struct NewKey<'a> {
 /// [`Error::ForeignKey`] if the account does not exist.
 pub fn insert(db: &mut impl Executor, new: NewKey<'_>) -> Result<ApiKey, Error> {
     const SQL: &str = concat!(
-        "INSERT INTO api_keys (id, user_id, name, prefix, digest, expires, is_default) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING ",
+        "INSERT INTO api_keys (id, user_id, name, prefix, digest, expires, is_default, budget_id) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING ",
         columns!()
     );
-    let NewKey { id, user_id, name, prefix, digest, expires, is_default } = &new;
-    ApiKey::from_row(&db.query_one(SQL, &[id, user_id, name, prefix, digest, expires, is_default])?)
+    let NewKey { id, user_id, name, prefix, digest, expires, is_default, budget_id } = &new;
+    ApiKey::from_row(&db.query_one(SQL, &[id, user_id, name, prefix, digest, expires, is_default, budget_id])?)
 }
 
 /// The working key whose secret has this digest, if its account is not suspended.
@@ -89,13 +96,18 @@ pub fn by_digest(db: &mut impl Executor, digest: &[u8]) -> Result<Option<KeyMatc
     const SQL: &str = concat!(
         "SELECT ",
         users::columns!(),
-        ", k.id, k.expires FROM api_keys k JOIN users u ON u.id = k.user_id \
+        ", k.id, k.expires, k.budget_id FROM api_keys k JOIN users u ON u.id = k.user_id \
          WHERE k.digest = $1 AND k.revoked IS NULL AND (k.expires IS NULL OR k.expires > now()) \
          AND u.suspended IS NULL"
     );
     let Some(row) = db.query_opt(SQL, &[&digest])? else { return Ok(None) };
     let mut columns = Columns::of(&row);
-    Ok(Some(KeyMatch { user: User::from_columns(&mut columns)?, id: columns.next()?, expires: columns.next()? }))
+    Ok(Some(KeyMatch {
+        user: User::from_columns(&mut columns)?,
+        id: columns.next()?,
+        expires: columns.next()?,
+        budget_id: columns.next()?,
+    }))
 }
 
 /// The user's working keys, newest first.
@@ -134,6 +146,28 @@ pub fn lock_current(db: &mut impl Executor, user_id: &str, id: &str) -> Result<O
          AND (expires IS NULL OR expires > now()) FOR UPDATE"
     );
     db.query_opt(SQL, &[&user_id, &id])?.as_ref().map(ApiKey::from_row).transpose()
+}
+
+/// One of the user's working keys, locked until the end of the transaction.
+///
+/// # Errors
+/// See [`Error`].
+pub fn lock_working(db: &mut impl Executor, user_id: &str, id: &str) -> Result<Option<ApiKey>, Error> {
+    const SQL: &str = concat!(
+        "SELECT ",
+        columns!(),
+        " FROM api_keys WHERE user_id = $1 AND id = $2 AND revoked IS NULL \
+         AND (expires IS NULL OR expires > now()) FOR UPDATE"
+    );
+    db.query_opt(SQL, &[&user_id, &id])?.as_ref().map(ApiKey::from_row).transpose()
+}
+
+/// Changes the name and the expiry of a key.
+///
+/// # Errors
+/// See [`Error`].
+pub fn update(db: &mut impl Executor, id: &str, name: &str, expires: Option<OffsetDateTime>) -> Result<(), Error> {
+    db.execute("UPDATE api_keys SET name = $2, expires = $3 WHERE id = $1", &[&id, &name, &expires]).map(drop)
 }
 
 /// The id of the user's default key, if it works.

@@ -1,18 +1,18 @@
 //! Tables `budgets`, `budget_windows`, `lease_holders` and `leases`: what may be spent, and the parts of it that processes
 //! hold. Amounts are in picodollars. `limits::model` says what each function does.
 
+use std::sync::LazyLock;
+
 use postgres::Row;
 use time::OffsetDateTime;
 
-use crate::db::{Error, Executor};
+use crate::db::{Error, Executor, Param};
 
 /// What a process asks for. Amounts are sums over its life, so that asking twice gives nothing twice.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
     /// The budget.
     pub budget_id: &'a str,
-    /// The process.
-    pub holder_id: &'a str,
     /// All grants that it needs.
     pub at_least: i128,
     /// All grants that it would like to have.
@@ -34,6 +34,10 @@ pub struct Granted {
     pub window_starts: OffsetDateTime,
     /// Whether there was less than was needed. Then all processes are told with `NOTIFY textgen_limits`.
     pub is_short: bool,
+    /// What is left of the limit in this window, were everything handed back; below zero if the limit was lowered.
+    pub unspent: i128,
+    /// Whether this process alone is granted less than it needs, for now.
+    pub collects: bool,
 }
 
 /// A new charge against a budget.
@@ -49,34 +53,90 @@ pub struct Settlement<'a> {
     pub cost: i128,
 }
 
-/// Makes a process known, before it asks for its first lease. One that has ended stays so.
-///
-/// # Errors
-/// See [`Error`].
-pub fn register(db: &mut impl Executor, holder_id: &str) -> Result<(), Error> {
-    const SQL: &str = "INSERT INTO lease_holders (id) VALUES ($1) ON CONFLICT DO NOTHING";
-    db.execute(SQL, &[&holder_id]).map(drop)
+/// The call that settles the charges of [`Settlements`]; `first` is the number of its first parameter of five.
+pub(super) fn settle_call(first: usize) -> String {
+    let [holders, created, costs, is_first_try] = [first + 1, first + 2, first + 3, first + 4];
+    format!(
+        "textgen_settle_leases(${first}::text[]::varchar[], ${holders}::text[]::varchar[], ${created},
+            ${costs}::text[]::numeric[], ${is_first_try})::text"
+    )
 }
 
-/// Grants a lease, or takes part of one back. `None` if there is no such budget, or the process is unknown or has ended.
+/// [`Settlement`]s as the columns that are sent.
+#[derive(Default)]
+pub(super) struct Settlements<'a> {
+    budgets: Vec<&'a str>,
+    holders: Vec<&'a str>,
+    created: Vec<OffsetDateTime>,
+    costs: Vec<String>,
+}
+
+impl<'a> Settlements<'a> {
+    pub(super) fn of(charges: impl IntoIterator<Item = Settlement<'a>>) -> Settlements<'a> {
+        let mut columns = Settlements::default();
+        for charge in charges {
+            columns.budgets.push(charge.budget_id);
+            columns.holders.push(charge.holder_id);
+            columns.created.push(charge.created);
+            columns.costs.push(charge.cost.to_string());
+        }
+        columns
+    }
+
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.budgets.is_empty()
+    }
+
+    /// All parameters of [`settle_call`] but the last.
+    pub(super) fn params(&self) -> Vec<&dyn Param> {
+        vec![&self.budgets, &self.holders, &self.created, &self.costs]
+    }
+}
+
+/// Makes a process known, before it asks for its first lease. One that has ended stays so. Returns whether it is not one of
+/// these.
 ///
 /// # Errors
 /// See [`Error`].
-pub fn ask(db: &mut impl Executor, request: &Request<'_>) -> Result<Option<Granted>, Error> {
-    const SQL: &str = "SELECT granted::text, returned::text, starts, is_short
-        FROM textgen_ask_lease($1, $2, $3::numeric, $4::numeric, $5::numeric, $6)";
-    let Request { budget_id, holder_id, at_least, at_most, returned, partial } = request;
-    let [at_least, at_most, returned] = [at_least, at_most, returned].map(ToString::to_string);
-    let row = db.query_opt(SQL, &[budget_id, holder_id, &at_least, &at_most, &returned, partial])?;
-    let granted = |row: Row| {
-        Ok(Granted {
-            granted: amount(&row, 0)?,
-            returned: amount(&row, 1)?,
-            window_starts: row.try_get(2)?,
-            is_short: row.try_get(3)?,
-        })
-    };
-    row.map(granted).transpose()
+pub fn register(db: &mut impl Executor, holder_id: &str) -> Result<bool, Error> {
+    const REGISTER: &str = "INSERT INTO lease_holders (id) VALUES ($1) ON CONFLICT DO NOTHING";
+    const LIVES: &str = "SELECT ended IS NULL FROM lease_holders WHERE id = $1";
+    db.execute(REGISTER, &[&holder_id])?;
+    Ok(db.query_one(LIVES, &[&holder_id])?.try_get(0)?)
+}
+
+/// Grants leases to a process, or takes parts of them back, in one round trip. The requests must be in the byte order of
+/// their budgets. Returns the answer to each; `None` if there is no such budget, or the process is unknown or has ended.
+///
+/// # Errors
+/// See [`Error`].
+pub fn ask(db: &mut impl Executor, holder_id: &str, requests: &[Request<'_>]) -> Result<Vec<Option<Granted>>, Error> {
+    const SQL: &str = "SELECT r.place, l.granted::text, l.returned::text, l.starts, l.is_short, l.unspent::text,
+            l.collects
+        FROM unnest($2::text[]::varchar[], $3::text[]::numeric[], $4::text[]::numeric[], $5::text[]::numeric[], $6)
+            WITH ORDINALITY AS r (budget_id, at_least, at_most, returned, partial, place)
+        CROSS JOIN LATERAL textgen_ask_lease(r.budget_id, $1, r.at_least, r.at_most, r.returned, r.partial) AS l";
+    let budgets: Vec<&str> = requests.iter().map(|request| request.budget_id).collect();
+    let amounts = |of: fn(&Request<'_>) -> i128| requests.iter().map(|r| of(r).to_string()).collect::<Vec<String>>();
+    let (at_least, at_most, returned) = (amounts(|r| r.at_least), amounts(|r| r.at_most), amounts(|r| r.returned));
+    let partial: Vec<bool> = requests.iter().map(|request| request.partial).collect();
+    let mut answers = vec![None; requests.len()];
+    for row in db.query(SQL, &[&holder_id, &budgets, &at_least, &at_most, &returned, &partial])? {
+        let place: i64 = row.try_get(0)?;
+        let answer = Granted {
+            granted: amount(&row, 1)?,
+            returned: amount(&row, 2)?,
+            window_starts: row.try_get(3)?,
+            is_short: row.try_get(4)?,
+            unspent: amount(&row, 5)?,
+            collects: row.try_get(6)?,
+        };
+        if let Some(slot) = usize::try_from(place - 1).ok().and_then(|place| answers.get_mut(place)) {
+            *slot = Some(answer);
+        }
+    }
+    Ok(answers)
 }
 
 /// Moves what new charges cost from leased to spent. It belongs in the transaction that adds them to the ledger.
@@ -85,13 +145,11 @@ pub fn ask(db: &mut impl Executor, request: &Request<'_>) -> Result<Option<Grant
 /// See [`Error`]. If it is the first try and a process holds less than it charges, which happens when its leases have
 /// ended, nothing is settled; a second try always is.
 pub fn settle(db: &mut impl Executor, charges: &[Settlement<'_>], is_first_try: bool) -> Result<(), Error> {
-    const SQL: &str = "SELECT textgen_settle_leases($1::text[]::varchar[], $2::text[]::varchar[], $3,
-        $4::text[]::numeric[], $5)::text";
-    let budgets: Vec<&str> = charges.iter().map(|charge| charge.budget_id).collect();
-    let holders: Vec<&str> = charges.iter().map(|charge| charge.holder_id).collect();
-    let created: Vec<OffsetDateTime> = charges.iter().map(|charge| charge.created).collect();
-    let costs: Vec<String> = charges.iter().map(|charge| charge.cost.to_string()).collect();
-    db.query(SQL, &[&budgets, &holders, &created, &costs, &is_first_try]).map(drop)
+    static SQL: LazyLock<String> = LazyLock::new(|| format!("SELECT {}", settle_call(1)));
+    let columns = Settlements::of(charges.iter().copied());
+    let mut params = columns.params();
+    params.push(&is_first_try);
+    db.query(&SQL, &params).map(drop)
 }
 
 /// A process is gone, and all charges of its journals have been made: what it holds is free. Give it a session, as these
@@ -105,6 +163,16 @@ pub fn end(db: &mut crate::db::Session, holder_id: &str) -> Result<(), Error> {
     const FREE: &str = "SELECT textgen_free_leases($1)::text";
     db.execute(END, &[&holder_id])?;
     db.query(FREE, &[&holder_id]).map(drop)
+}
+
+/// Forgets processes that ended long ago: no message of theirs is under way any more.
+///
+/// # Errors
+/// See [`Error`].
+pub fn forget_ended(db: &mut impl Executor) -> Result<u64, Error> {
+    const SQL: &str = "DELETE FROM lease_holders h WHERE h.ended < now() - interval '1 day'
+        AND NOT EXISTS (SELECT FROM leases l WHERE l.holder_id = h.id)";
+    db.execute(SQL, &[])
 }
 
 fn amount(row: &Row, column: usize) -> Result<i128, Error> {

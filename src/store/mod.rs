@@ -2,6 +2,7 @@
 
 pub mod api_keys;
 pub mod audit;
+pub mod budgets;
 pub mod catalogue;
 pub mod deleted_documents;
 pub mod directory;

@@ -46,6 +46,9 @@ record! {
         /// Whether the user may manage other accounts. Not part of the user object.
         #[serde(skip)]
         pub is_admin: bool = "u.is_admin",
+        /// The id of the budget of the whole account, if it has one. Not part of the user object.
+        #[serde(skip)]
+        pub budget_id: Option<String> = "u.budget_id",
     }
 }
 pub(super) use columns;
@@ -243,6 +246,7 @@ impl User {
             created: OffsetDateTime::UNIX_EPOCH,
             updated: OffsetDateTime::UNIX_EPOCH,
             is_admin: false,
+            budget_id: None,
         }
     }
 }

@@ -7,6 +7,7 @@ use time::{Date, OffsetDateTime};
 
 use super::Receipt;
 use crate::db;
+use crate::store::leases;
 use crate::store::usage::charges::{self, EarlierCharge, Event};
 use crate::store::usage::days;
 
@@ -22,7 +23,7 @@ pub(super) const PORTION: usize = 4 << 20;
 /// # Errors
 /// As [`commit`].
 pub(super) fn commit_durably(session: &mut db::Session, events: &[&Event]) -> Result<Vec<Receipt>, db::Error> {
-    let (receipts, _) = commit(session, events)?;
+    let (receipts, _) = commit(session, events, false)?;
     charges::sync(session)?;
     Ok(receipts)
 }
@@ -33,7 +34,7 @@ pub(super) fn commit_durably(session: &mut db::Session, events: &[&Event]) -> Re
 /// As [`commit`].
 pub(super) fn commit_new(session: &mut db::Session, events: &[&Event]) -> Result<(Vec<Receipt>, bool), db::Error> {
     if events.iter().any(|event| event.client_supplied || event.reply.is_some()) {
-        return commit(session, events);
+        return commit(session, events, true);
     }
     let mut by_day = events.to_vec();
     by_day.sort_by(|a, b| compare(a, b));
@@ -74,11 +75,12 @@ pub(super) fn first(event: &Event) -> Receipt {
 }
 
 /// Charges these events in one transaction per day (UTC) and per [`PORTION`], so nearly always in one. Returns the receipts
-/// in the order of the events, and whether some were duplicates.
+/// in the order of the events, and whether some were duplicates. At the first try it fails if the leases that are to pay for
+/// them have ended.
 ///
 /// # Errors
 /// See [`db::Error`]. Some may have been charged; repeating the call charges only the others.
-fn commit(session: &mut db::Session, events: &[&Event]) -> Result<(Vec<Receipt>, bool), db::Error> {
+fn commit(session: &mut db::Session, events: &[&Event], is_first_try: bool) -> Result<(Vec<Receipt>, bool), db::Error> {
     let mut receipts: Vec<Receipt> = events.iter().map(|event| first(event)).collect();
     let mut order: Vec<usize> = (0..events.len()).collect();
     order.sort_by(|a, b| compare(events[*a], events[*b]));
@@ -96,7 +98,7 @@ fn commit(session: &mut db::Session, events: &[&Event]) -> Result<(Vec<Receipt>,
         let batch: Vec<&Event> = unique.iter().map(|n| events[*n]).collect();
         let date = batch[0].created.date();
         for portion in portions(&batch, |event| event.reply_bytes()) {
-            for id in charge(session, date, portion)? {
+            for id in charge(session, date, portion, is_first_try)? {
                 duplicates.extend(unique.iter().find(|n| events[**n].id == id));
             }
         }
@@ -131,18 +133,35 @@ fn look_up(
     Ok(())
 }
 
-/// Like [`charges::charge`]; if the day's total may be final already, it is recomputed.
-fn charge(session: &mut db::Session, day: Date, events: &[&Event]) -> Result<Vec<String>, db::Error> {
-    match is_late(day) {
-        true => days::charge_late(session, day, events),
-        false => charges::charge(session, day, events),
+/// Like [`charges::charge`]; leases are settled, and if the day's total may be final already, it is recomputed.
+fn charge(
+    session: &mut db::Session,
+    day: Date,
+    events: &[&Event],
+    is_first_try: bool,
+) -> Result<Vec<String>, db::Error> {
+    if !is_late(day) && events.iter().all(|event| event.leases.is_none()) {
+        return charges::charge(session, day, events);
     }
+    let mut transaction = session.transaction()?;
+    let earlier = match is_late(day) {
+        true => days::charge_late(&mut transaction, day, events)?,
+        false => charges::charge(&mut transaction, day, events)?,
+    };
+    // What was charged before was settled with it.
+    let is_new = |event: &&&Event| !earlier.contains(&event.id);
+    let settlements: Vec<_> = events.iter().filter(is_new).flat_map(|event| event.settlements()).collect();
+    if !settlements.is_empty() {
+        leases::settle(&mut transaction, &settlements, is_first_try)?;
+    }
+    transaction.commit()?;
+    Ok(earlier)
 }
 
 /// Like [`charge`], for events that were never tried before.
 fn charge_new(session: &mut db::Session, day: Date, events: &[&Event]) -> Result<(), db::Error> {
     match is_late(day) {
-        true => days::charge_late(session, day, events).map(drop),
+        true => charge(session, day, events, true).map(drop),
         false => charges::charge_new(session, day, events),
     }
 }

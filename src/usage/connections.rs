@@ -13,8 +13,8 @@ pub struct Connections {
     /// One connection with asynchronous commit, for slow disks, so that no row stays locked while the disk syncs. A
     /// later commit on [`Connections::durable`] makes its commits durable.
     fast: Database,
-    /// Four connections: one for charges, one to make asynchronous commits durable, the others for retried charges and
-    /// for maintenance.
+    /// Four connections: one for charges, new or retried, one to make asynchronous commits durable, one for maintenance and
+    /// one to ask for leases.
     durable: Database,
 }
 
@@ -51,6 +51,11 @@ impl Connections {
     /// A session for work that no request is waiting for.
     pub(super) fn background(&self) -> Result<Session, db::Error> {
         self.durable.session()
+    }
+
+    /// The pool whose connection leases are asked for on.
+    pub(super) fn for_limits(&self) -> Database {
+        self.durable.clone()
     }
 
     /// Notes that the tables exist.

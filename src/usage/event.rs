@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use super::{Charge, ChargeId};
 use crate::hex;
 use crate::money::Cost;
-use crate::store::usage::charges::Event;
+use crate::store::usage::charges::{Event, LeaseUse};
 
 /// Maximum length of an id in bytes; a longer one, which might not fit into an index, is replaced by its digest.
 const LONGEST_ID: usize = 200;
@@ -16,8 +16,9 @@ const LONGEST_ID: usize = 200;
 /// Maximum length in characters of all other text, such as a model's name, which the client may have chosen.
 const LONGEST_TEXT: usize = 200;
 
-/// The row for a charge with this cost, made `now`. The row can always be stored, whatever the charge contains.
-pub(super) fn from_charge(charge: Charge, cost: Cost, now: OffsetDateTime) -> Event {
+/// The row for a charge with this cost, made `now`, that is paid out of `leases`. The row can always be stored, whatever the
+/// charge contains.
+pub(super) fn from_charge(charge: Charge, cost: Cost, now: OffsetDateTime, leases: Option<LeaseUse>) -> Event {
     // The database stores microseconds.
     let created = now.replace_nanosecond(now.nanosecond() / 1000 * 1000).unwrap_or(now);
     let (id, client_supplied) = match charge.id {
@@ -38,6 +39,7 @@ pub(super) fn from_charge(charge: Charge, cost: Cost, now: OffsetDateTime) -> Ev
         estimated: charge.estimated,
         latency_micros: charge.latency_micros.max(0),
         created,
+        leases: leases.map(Box::new),
         reply: charge.keep.map(|keep| Box::new(keep.reply)),
     }
 }
@@ -76,8 +78,9 @@ mod tests {
             estimated: false,
             latency_micros: -3,
             keep: None,
+            admission: None,
         };
-        let event = from_charge(charge.clone(), Cost::new(1, 0), OffsetDateTime::now_utc());
+        let event = from_charge(charge.clone(), Cost::new(1, 0), OffsetDateTime::now_utc(), None);
         assert!(event.id.starts_with("sha256:") && event.id.len() == 7 + 64);
         assert_ne!(event.id, bounded_id("k".repeat(5001)));
         assert!(event.model.starts_with("a\u{fffd}ß") && event.model.chars().count() == LONGEST_TEXT);

@@ -1,15 +1,17 @@
 //! The meter's background tasks: prices, journals, partitions of the ledger, daily totals.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::day_totals::DayTotals;
+use super::holder::Holder;
 use super::price::Prices;
 use super::state::Shared;
 use super::{journal, recovery, replay};
 use crate::db;
-use crate::store::{installation, prices, replies, usage::partitions};
+use crate::store::{installation, leases, prices, replies, usage::partitions};
 
 /// How often the database is checked during an outage.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -79,9 +81,10 @@ impl Maintenance {
             }
         }
         // Without a journal, charging works for as long as the database does.
-        let prepared = if refresh { shared.journal.prepare(&self.prefix) } else { Ok(()) };
+        let prepared = if refresh { prepare(shared, &self.prefix) } else { Ok(()) };
         if refresh {
             replay::replay_orphans(shared, &self.prefix)?;
+            replay::end_dead_holders(shared, &self.prefix)?;
         }
         replay::replay_own(shared)?;
         if is_due(self.partitioned, PARTITIONS_EVERY) {
@@ -118,10 +121,21 @@ impl Maintenance {
     }
 }
 
+/// Makes this process a holder of leases, and prepares its journal, whose name has the holder's id.
+fn prepare(shared: &Shared, prefix: &str) -> io::Result<()> {
+    let own = shared.holder.lock().take().filter(|_| shared.limits.holder().is_some());
+    let own = own.map_or_else(|| Holder::create(shared.journal.folder(), prefix), Ok)?;
+    shared.limits.set_holder(own.id());
+    let prepared = shared.journal.prepare(own.journal_prefix());
+    *shared.holder.lock() = Some(own);
+    prepared
+}
+
 /// Creates the next partitions, and drops those of kept replies that have expired and of months that are no longer kept.
 fn maintain_partitions(shared: &Shared) -> std::result::Result<(), db::Error> {
     let mut session = shared.db.background()?;
     replies::maintain_partitions(&mut session)?;
+    leases::forget_ended(&mut session)?;
     partitions::make(&mut session)?;
     let months = shared.kept_months.load(Ordering::Relaxed);
     if months > 0 {

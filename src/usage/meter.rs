@@ -13,12 +13,14 @@ use super::acknowledge::{self, Committed};
 use super::journal::Journal;
 use super::queue::{Refused, Ticket};
 use super::state::Shared;
-use super::{Charge, Claim, Connections, Receipt, event, maintenance, writer};
+use super::{Charge, Claim, Connections, Receipt, event, maintenance, price, replay, writer};
 use crate::blocking;
 use crate::db;
 use crate::error::{Error, Result};
 use crate::http::{Deferred, Response};
-use crate::store::usage::charges::Event;
+use crate::limits::Limits;
+use crate::store::prices::Price;
+use crate::store::usage::charges::{Event, LeaseUse};
 
 /// The longest that [`Meter::stop`] waits for its threads.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -83,7 +85,18 @@ impl Meter {
         if journaled == 0 && self.shared.is_available() { Ok(()) } else { Err(Error::Busy) }
     }
 
-    /// Starts the threads: writer, acknowledgement, maintenance.
+    /// The budgets that its charges count against.
+    pub fn limits(&self) -> &Arc<Limits> {
+        &self.shared.limits
+    }
+
+    /// The price of a model now; `None` before prices have been read.
+    pub fn price(&self, model: &str) -> Option<Price> {
+        let prices = self.shared.prices.read().clone()?;
+        Some(prices.current(model, OffsetDateTime::now_utc()))
+    }
+
+    /// Starts the threads: writer, acknowledgement, maintenance, budgets.
     ///
     /// # Errors
     /// A thread cannot be started, in words for the operator.
@@ -98,6 +111,7 @@ impl Meter {
         threads.push(spawn("charges", writer::run)?);
         threads.push(spawn("charges-ack", acknowledge::run)?);
         threads.push(spawn("meter", |shared, _| maintenance::run(shared))?);
+        threads.push(spawn("limits", |shared, _| shared.limits.run())?);
         Ok(())
     }
 
@@ -156,12 +170,28 @@ impl Meter {
         ))
     }
 
-    fn event(&self, charge: Charge) -> Result<(Event, Option<Arc<Claim>>)> {
+    fn event(&self, mut charge: Charge) -> Result<(Event, Option<Arc<Claim>>)> {
         let prices = self.shared.prices.read().clone().ok_or(Error::Busy)?;
         let now = OffsetDateTime::now_utc();
-        let cost = prices.cost(&charge.model, &charge.units, now);
+        let mut cost = prices.cost(&charge.model, &charge.units, now);
         let claim = charge.keep.as_ref().map(|keep| Arc::clone(&keep.claim));
-        Ok((event::from_charge(charge, cost, now), claim))
+        let Some(admission) = charge.admission.take() else {
+            return Ok((event::from_charge(charge, cost, now, None), claim));
+        };
+        let covered = admission.cover(cost.total_picos());
+        if covered < cost.total_picos() {
+            // A model server has made more than it was asked for. Budgets are never passed.
+            log::warn!("a charge for {:?} is cut to what its budget can pay", charge.model);
+            charge.units = price::affordable(&prices.current(&charge.model, now), &charge.units, covered);
+            cost = prices.cost(&charge.model, &charge.units, now);
+        }
+        let settled = admission.settle(cost.total_picos());
+        let earliest = settled.as_ref().map_or(now, |settled| from_micros(settled.earliest));
+        let leases = settled.map(|settled| LeaseUse {
+            holder: settled.holder.to_string(),
+            budgets: settled.budgets.iter().map(ToString::to_string).collect(),
+        });
+        Ok((event::from_charge(charge, cost, now.max(earliest), leases), claim))
     }
 
     /// The current state and counters.
@@ -188,6 +218,7 @@ impl Meter {
     /// database hangs. The next process replays what is left in the journal.
     pub fn stop(&self) {
         self.shared.shut_down();
+        self.shared.limits.stop();
         let threads = std::mem::take(&mut *self.threads.lock());
         let end = Instant::now() + STOP_TIMEOUT;
         while !threads.iter().all(JoinHandle::is_finished) {
@@ -198,7 +229,14 @@ impl Meter {
             thread::sleep(Duration::from_millis(1));
         }
         self.shared.journal.close();
+        if let Err(e) = replay::end_own_holder(&self.shared) {
+            log::warn!("another process will end the leases of this one: {e}");
+        }
     }
+}
+
+fn from_micros(micros: i64) -> OffsetDateTime {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000).unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }
 
 /// The outcome for the client. A reply that is not kept, because another one is, must not be sent.

@@ -7,7 +7,7 @@
 //! is back, also those of processes that died, and recomputes the totals of each day.
 //!
 //! From the bottom up: `event` (a charge as a row of the ledger), `price`, `record` (an event as bytes), `journal` and
-//! `recovery` (files), `connections`, `queue`, `state` (what the threads share), `commit` (events to the database),
+//! `recovery` (files), `holder` (by which other processes see that this one lives), `connections`, `queue`, `state` (what the threads share), `commit` (events to the database),
 //! `claims` (keys whose first request is running), `spill`, `acknowledge`, `replay`, `day_totals`, `writer`, `maintenance`, `meter`.
 
 mod acknowledge;
@@ -16,6 +16,7 @@ mod commit;
 mod connections;
 mod day_totals;
 mod event;
+mod holder;
 mod journal;
 mod kept_bytes;
 mod maintenance;
@@ -32,10 +33,11 @@ mod writer;
 pub use claims::{Claim, Claims, KeyState};
 pub use connections::Connections;
 pub use meter::{Meter, Stats};
-pub use price::{Prices, cost};
+pub use price::{Prices, cost, picos_each};
 
 use std::sync::Arc;
 
+use crate::limits::Admission;
 use crate::store::replies::KeptReply;
 use crate::units::Units;
 
@@ -73,6 +75,8 @@ pub struct Charge {
     /// The reply to keep for repetitions of the request, if it had an `Idempotency-Key`: it is kept if and only if this
     /// charge is made, and the charge is made only if no reply is kept under the key.
     pub keep: Option<Keep>,
+    /// What was set aside for it, if its account or key has a budget.
+    pub admission: Option<Arc<Admission>>,
 }
 
 /// A reply to keep with its charge.

@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 
 use crate::money::Cost;
 use crate::store::prices::{DEFAULT, DatedPrice, HIGHEST, Price};
-use crate::units::Units;
+use crate::units::{Unit, Units};
 
 const MILLION: i128 = 1_000_000;
 
@@ -35,6 +35,11 @@ impl Prices {
         self.price(model, at).or_else(|| self.price(DEFAULT, at)).map_or(Cost::default(), |price| cost(price, units))
     }
 
+    /// The price that is charged for the model at this time: its own or the default, or nothing.
+    pub fn current(&self, model: &str, at: OffsetDateTime) -> Price {
+        self.price(model, at).or_else(|| self.price(DEFAULT, at)).copied().unwrap_or_default()
+    }
+
     /// The price of the model at this time, without the default: the newest that is valid.
     pub fn price(&self, model: &str, at: OffsetDateTime) -> Option<&Price> {
         let prices = self.0.get(model)?;
@@ -45,17 +50,46 @@ impl Prices {
 /// The exact cost of these units.
 pub fn cost(price: &Price, units: &Units) -> Cost {
     let units = units.clamped();
-    let picos = units.iter().map(|(unit, &amount)| {
-        let price = price.0[unit].clamp(0, HIGHEST);
-        i128::from(price) * i128::from(amount) * (MILLION / i128::from(unit.price_divisor()))
-    });
+    let picos = units.iter().map(|(unit, &amount)| picos_each(price, unit) * i128::from(amount));
     Cost::from_picos(picos.sum())
+}
+
+/// The cost of one of this unit, in picodollars.
+pub fn picos_each(price: &Price, unit: Unit) -> i128 {
+    i128::from(price.0[unit].clamp(0, HIGHEST)) * (MILLION / i128::from(unit.price_divisor()))
+}
+
+/// As many of these units as cost at most `most` picodollars: what was made is left out first.
+pub(super) fn affordable(price: &Price, units: &Units, most: i128) -> Units {
+    let mut units = units.clamped();
+    for unit in std::iter::once(Unit::CompletionTokens).chain(Unit::ALL) {
+        let (excess, each) = (cost(price, &units).total_picos() - most, picos_each(price, unit));
+        if excess > 0 && each > 0 {
+            let surplus = i64::try_from((excess + each - 1) / each).unwrap_or(i64::MAX);
+            units[unit] = (units[unit] - surplus).max(0);
+        }
+    }
+    units
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::units::{ByUnit, Unit};
+    use crate::units::ByUnit;
+
+    #[test]
+    fn a_charge_is_cut_where_it_cannot_be_paid() {
+        let price = price([(Unit::PromptTokens, 150_000), (Unit::CompletionTokens, 600_000), (Unit::Requests, 1)]);
+        let units = Units::of([(Unit::PromptTokens, 10), (Unit::CompletionTokens, 20), (Unit::Requests, 1)]);
+        let all = cost(&price, &units).total_picos();
+        assert_eq!((all, affordable(&price, &units, all)), (14_500_000, units));
+        for most in [all - 1, all - 600_000, 3_000_000, 1_500_000, 700_000, 0] {
+            let cut = affordable(&price, &units, most);
+            let rest = cost(&price, &cut).total_picos();
+            assert!(rest <= most && most - rest < 1_000_000, "{most}: {cut:?}");
+        }
+        assert_eq!(affordable(&price, &units, all - 1)[Unit::CompletionTokens], 19);
+    }
 
     fn price<const N: usize>(prices: [(Unit, i64); N]) -> Price {
         Price(ByUnit::of(prices))

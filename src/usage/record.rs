@@ -63,8 +63,9 @@ pub(super) mod tests {
             estimated: false,
             latency_micros: 12,
             keep: None,
+            admission: None,
         };
-        crate::usage::event::from_charge(charge, crate::money::Cost::new(45, 0), time::OffsetDateTime::now_utc())
+        crate::usage::event::from_charge(charge, crate::money::Cost::new(45, 0), time::OffsetDateTime::now_utc(), None)
     }
 
     #[test]

@@ -34,9 +34,10 @@ pub(super) struct Orphan {
 /// The folder cannot be read.
 pub(super) fn orphans(folder: &Path, prefix: &str) -> io::Result<Vec<Orphan>> {
     let mut found = Vec::new();
-    for path in journals(folder)? {
-        let is_ours = path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(prefix));
-        if is_ours && let Some(orphan) = Orphan::adopt(path)? {
+    for path in files(folder, SUFFIX)? {
+        if is_named(&path, prefix)
+            && let Some(orphan) = Orphan::adopt(path)?
+        {
             found.push(orphan);
         }
     }
@@ -48,11 +49,19 @@ pub(super) fn orphans(folder: &Path, prefix: &str) -> io::Result<Vec<Orphan>> {
 /// # Errors
 /// The folder cannot be read.
 pub(super) fn count_foreign(folder: &Path, prefix: &str) -> io::Result<usize> {
-    let is_foreign = |path: &PathBuf| path.file_name().is_some_and(|name| !name.to_string_lossy().starts_with(prefix));
-    Ok(journals(folder)?.iter().filter(|path| is_foreign(path)).count())
+    Ok(files(folder, SUFFIX)?.iter().filter(|path| !is_named(path, prefix)).count())
 }
 
-fn journals(folder: &Path) -> io::Result<Vec<PathBuf>> {
+/// Whether a file's name begins with `prefix`.
+pub(super) fn is_named(path: &Path, prefix: &str) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix))
+}
+
+/// The files in `folder` whose names end with `suffix`, in the order of their names. None if there is no folder.
+///
+/// # Errors
+/// The folder cannot be read.
+pub(super) fn files(folder: &Path, suffix: &str) -> io::Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(folder) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
@@ -60,7 +69,7 @@ fn journals(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in entries {
         let path = entry?.path();
-        if path.file_name().is_some_and(|name| name.to_string_lossy().ends_with(SUFFIX)) {
+        if path.file_name().is_some_and(|name| name.to_string_lossy().ends_with(suffix)) {
             paths.push(path);
         }
     }

@@ -3,9 +3,11 @@
 use std::io::{self, Write};
 
 use super::commit::{BATCH, commit_durably};
+use super::holder::Holder;
 use super::recovery::{Orphan, orphans};
 use super::state::Shared;
 use crate::db;
+use crate::store::leases;
 use crate::store::usage::charges::Event;
 
 /// Why a journal was not replayed.
@@ -86,7 +88,9 @@ fn replay(shared: &Shared, events: &[Event]) -> Result<(), Failure> {
     match commit_durably(&mut session, &all) {
         Err(db::Error::Value(_)) => {}
         done => {
-            shared.counters.add_replayed(&done?);
+            let receipts = done?;
+            shared.counters.add_replayed(&receipts);
+            shared.take_back_duplicates(events.iter(), &receipts);
             shared.kept.add(events.iter());
             return Ok(());
         }
@@ -94,10 +98,45 @@ fn replay(shared: &Shared, events: &[Event]) -> Result<(), Failure> {
     for event in all {
         match commit_durably(&mut session, &[event]) {
             Err(db::Error::Value(reason)) => set_aside(shared, event, &reason)?,
-            done => shared.counters.add_replayed(&done?),
+            done => {
+                let receipts = done?;
+                shared.counters.add_replayed(&receipts);
+                shared.take_back_duplicates(std::iter::once(event), &receipts);
+            }
         }
     }
     Ok(())
+}
+
+/// Ends the leases of dead processes, whose journals are all replayed.
+///
+/// # Errors
+/// Some leases may not have ended yet.
+pub(super) fn end_dead_holders(shared: &Shared, prefix: &str) -> Result<(), Failure> {
+    let folder = shared.journal.folder();
+    for dead in Holder::dead(folder, prefix)? {
+        if !dead.has_journals(folder)? {
+            end_holder(shared, dead)?;
+        }
+    }
+    Ok(())
+}
+
+/// Ends the leases of this process, which makes no charges any more, unless its journal is left for another one.
+///
+/// # Errors
+/// Another process will end them.
+pub(super) fn end_own_holder(shared: &Shared) -> Result<(), Failure> {
+    let Some(own) = shared.holder.lock().take() else { return Ok(()) };
+    if own.has_journals(shared.journal.folder())? {
+        return Ok(());
+    }
+    if shared.limits.has_asked() { end_holder(shared, own) } else { Ok(own.remove()?) }
+}
+
+fn end_holder(shared: &Shared, holder: Holder) -> Result<(), Failure> {
+    leases::end(&mut shared.db.background()?, holder.id())?;
+    Ok(holder.remove()?)
 }
 
 /// Writes a charge to a file for the operator to look at.

@@ -25,6 +25,7 @@ pub(super) fn events(charges: &[Pending]) -> Vec<&Event> {
 pub(super) fn finish(shared: &Shared, charges: &[Pending], receipts: Vec<Receipt>) {
     shared.counters.add_committed(&receipts);
     shared.kept.add(charges.iter().map(|pending| &pending.event));
+    shared.take_back_duplicates(charges.iter().map(|pending| &pending.event), &receipts);
     charges.iter().zip(receipts).for_each(|(pending, receipt)| pending.finish(Ok(receipt)));
 }
 

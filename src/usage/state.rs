@@ -6,11 +6,14 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
+use super::holder::Holder;
 use super::journal::Journal;
 use super::kept_bytes::KeptBytes;
 use super::price::Prices;
 use super::queue::Queue;
 use super::{Connections, Receipt};
+use crate::limits::Limits;
+use crate::store::usage::charges::Event;
 
 /// What requests and the meter's threads share.
 pub(super) struct Shared {
@@ -20,6 +23,10 @@ pub(super) struct Shared {
     pub(super) queue: Queue,
     /// This process's journal.
     pub(super) journal: Journal,
+    /// Budgets, and what this process holds of them.
+    pub(super) limits: Arc<Limits>,
+    /// This process as the holder of leases, once its file is there.
+    pub(super) holder: Mutex<Option<Holder>>,
     /// Counters since the process started.
     pub(super) counters: Counters,
     /// Replies that were kept lately.
@@ -87,6 +94,8 @@ impl Shared {
     /// The state before any thread was started.
     pub(super) fn new(db: Connections, journal: Journal) -> Shared {
         Shared {
+            limits: Limits::new(db.for_limits()),
+            holder: Mutex::default(),
             db,
             queue: Queue::default(),
             journal,
@@ -107,6 +116,20 @@ impl Shared {
 
     pub(super) fn set_available(&self, available: bool) {
         self.available.store(available, Ordering::Release);
+    }
+
+    /// This charge was not made: what it took of leases is free again.
+    pub(super) fn take_back(&self, event: &Event) {
+        if let Some(leases) = &event.leases {
+            let budgets = leases.budgets.iter().map(String::as_str);
+            self.limits.take_back(&leases.holder, budgets, event.cost().total_picos());
+        }
+    }
+
+    /// The same for the duplicates of these.
+    pub(super) fn take_back_duplicates<'e>(&self, events: impl Iterator<Item = &'e Event>, receipts: &[Receipt]) {
+        let duplicates = events.zip(receipts).filter(|(_, receipt)| receipt.duplicate);
+        duplicates.for_each(|(event, _)| self.take_back(event));
     }
 
     /// Accepts no more charges, and wakes the maintenance thread so that it ends.

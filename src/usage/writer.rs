@@ -16,7 +16,9 @@ const PROBE_EVERY: u32 = 100;
 pub(super) fn run(shared: &Shared, committed: &Committed) {
     let mut batches = 0_u32;
     while let Some(mut charges) = shared.queue.take(BATCH) {
-        charges.retain(|pending| !pending.is_given_up());
+        for given_up in charges.extract_if(.., |pending| pending.is_given_up()) {
+            shared.take_back(&given_up.event);
+        }
         if charges.is_empty() {
             continue;
         }

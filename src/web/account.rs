@@ -9,7 +9,7 @@ use crate::auth::password::Passwords;
 use crate::auth::{Caller, Via};
 use crate::call::Call;
 use crate::error::{Conflicting, Error, NOT_AUTHENTICATED, Result};
-use crate::http::form::request_fields;
+use crate::http::request_fields::request_fields;
 use crate::http::{Response, cookie};
 use crate::operation::Group::Accounts;
 use crate::operation::Handler::{Authenticated, Optional};

@@ -1,20 +1,22 @@
 //! API keys.
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::{Answer, fields};
-use crate::accounts::keys;
-use crate::auth::{Caller, Secret};
+use crate::accounts::{budgets as key_budgets, keys};
+use crate::auth::{Caller, Secret, Via};
 use crate::call::Call;
-use crate::db::Transaction;
+use crate::db::{Executor, Transaction};
 use crate::error::{Error, Result};
 use crate::http::Response;
-use crate::http::form::request_fields;
+use crate::http::form::{FieldError, Fields};
+use crate::http::request_fields::{Change, FromField, request_fields};
 use crate::operation::Group::Keys;
 use crate::operation::Handler::Authenticated;
 use crate::operation::{Operation, get, post, summary};
+use crate::store::budgets::{self, Budget, BudgetSpec, Window};
 use crate::store::{ApiKey, api_keys, timestamp};
 
 /// The most characters of a key's name.
@@ -22,6 +24,9 @@ const LONGEST_NAME: usize = 100;
 
 /// The longest that a rotated key can keep working, in seconds: 30 days.
 const LONGEST_GRACE: i64 = 30 * 86_400;
+
+/// Why a key cannot make or change keys.
+const NOT_ALLOWED: &str = "A key with a budget cannot make or change keys, and none that works longer than itself";
 
 /// The operations of this file.
 pub(super) fn operations() -> Vec<Operation> {
@@ -32,7 +37,15 @@ pub(super) fn operations() -> Vec<Operation> {
             summary(Keys, "Create a key")
                 .fields::<CreateKey<'_>>()
                 .reply::<NewKey<'_>>()
+                .status(403, NOT_ALLOWED)
                 .status(409, "The account has as many keys as it may have"),
+        ),
+        post("/api/keys/update", Authenticated(update)).described(
+            summary(Keys, "Change a key; fields that are missing stay as they are")
+                .fields::<UpdateKey<'_>>()
+                .reply::<ShownKey>()
+                .status(403, NOT_ALLOWED)
+                .status(404, NO_KEY),
         ),
         post("/api/keys/rename", Authenticated(rename)).described(
             summary(Keys, "Rename a key").fields::<RenameKey<'_>>().reply::<RenamedKey<'_>>().status(404, NO_KEY),
@@ -61,6 +74,54 @@ request_fields! {
         /// When it stops working.
         #[schemars(extend("format" = "date-time"))]
         expires: Option<&'f str>,
+        /// The most that it may spend.
+        budget: Option<BudgetFields>,
+    }
+}
+
+request_fields! {
+    /// What the change of a key takes.
+    struct UpdateKey<'f> {
+        id: &'f str,
+        /// At most 100 characters.
+        name: Option<&'f str>,
+        /// When it stops working; null for never.
+        #[schemars(extend("format" = "date-time"))]
+        expires: Change<&'f str>,
+        /// The most that it may spend; null for no limit. What was spent in the current window counts.
+        budget: Change<BudgetFields>,
+    }
+}
+
+/// The most that a key may spend.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(inline)]
+struct BudgetFields {
+    /// In micro-dollars (a millionth of a dollar), in each window.
+    limit_micros: i64,
+    /// When it begins anew: `day`, `week` (on Monday), `month`, or by default `total`, which is never.
+    #[schemars(with = "Option<String>")]
+    window: Option<Window>,
+    /// The IANA time zone of the windows, by default `UTC`.
+    timezone: Option<String>,
+}
+
+impl FromField<'_> for Option<BudgetFields> {
+    const IS_REQUIRED: bool = false;
+
+    fn from_field(fields: &Fields, name: &'static str) -> std::result::Result<Option<BudgetFields>, FieldError> {
+        fields.optional_object(name)
+    }
+}
+
+impl From<BudgetFields> for BudgetSpec {
+    fn from(fields: BudgetFields) -> BudgetSpec {
+        BudgetSpec {
+            limit_micros: fields.limit_micros,
+            window: fields.window.unwrap_or(Window::Total),
+            timezone: fields.timezone.unwrap_or_else(|| "UTC".to_owned()),
+        }
     }
 }
 
@@ -91,7 +152,17 @@ request_fields! {
 
 #[derive(Serialize, JsonSchema)]
 struct KeyList {
-    keys: Vec<ApiKey>,
+    keys: Vec<ShownKey>,
+}
+
+/// A key, with its budget.
+#[derive(Serialize, JsonSchema)]
+#[schemars(inline)]
+struct ShownKey {
+    #[serde(flatten)]
+    key: ApiKey,
+    /// The most that it may spend, and what it has spent.
+    budget: Option<Budget>,
 }
 
 /// A new key, in the only reply that holds its secret.
@@ -108,6 +179,8 @@ struct NewKey<'a> {
     #[serde(serialize_with = "timestamp::serialize_zulu_option")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     expires: Option<OffsetDateTime>,
+    /// The most that it may spend, and what it has spent.
+    budget: Option<&'a Budget>,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -125,28 +198,94 @@ struct RevokedKey<'a> {
 
 /// `GET /api/keys`: the active keys, newest first.
 fn list(call: &mut Call<'_>, caller: &Caller) -> Answer {
-    let keys = api_keys::of_user(&mut call.app.db.session()?, &caller.user.id)?;
+    let mut session = call.app.db.session()?;
+    let keys = api_keys::of_user(&mut session, &caller.user.id)?;
+    let keys = with_budgets(&mut session, &caller.user.id, keys)?;
     Ok(Response::json(200, &KeyList { keys }))
 }
 
-/// `POST /api/keys` with `name` and optionally `expires`.
+/// Adds the budgets of a user's keys.
+fn with_budgets(db: &mut impl Executor, user_id: &str, keys: Vec<ApiKey>) -> Result<Vec<ShownKey>> {
+    let has_any = keys.iter().any(|key| key.budget_id.is_some());
+    let budgets = if has_any { budgets::of_user(db, user_id)? } else { Vec::new() };
+    let shown = |key: ApiKey| {
+        let budget = budgets.iter().find(|budget| Some(&budget.id) == key.budget_id.as_ref()).cloned();
+        ShownKey { key, budget }
+    };
+    Ok(keys.into_iter().map(shown).collect())
+}
+
+fn with_budget(db: &mut impl Executor, user_id: &str, key: ApiKey) -> Result<ShownKey> {
+    let shown = with_budgets(db, user_id, vec![key])?.pop();
+    shown.ok_or_else(|| Error::Internal("a key was lost".to_owned()))
+}
+
+/// `POST /api/keys` with `name` and optionally `expires` and `budget`.
 fn create(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = fields(call)?;
-    let CreateKey { name, expires } = CreateKey::read(&fields)?;
+    let CreateKey { name, expires, budget } = CreateKey::read(&fields)?;
     let name = checked_name(name)?;
     let expires = expires.filter(|text| !text.is_empty()).map(expiry).transpose()?;
-    let (key, secret) = create_for(call, &caller.user.id, name, expires)?;
+    check_wideness(caller, expires)?;
+    let (spec, user_id) = (budget.map(BudgetSpec::from), &caller.user.id);
+    let (key, secret) = in_transaction(call, |db| {
+        let (mut key, secret) = keys::create(db, user_id, name, expires)?;
+        if spec.is_some() {
+            key.budget_id = key_budgets::set_for_key(db, user_id, &key.id, spec.as_ref())?;
+        }
+        Ok((with_budget(db, user_id, key)?, secret))
+    })?;
     Ok(shown_once(&key, &secret))
 }
 
-/// Creates a key for a user.
+/// Creates a key for a caller, without a budget.
 pub(super) fn create_for(
     call: &Call<'_>,
-    user_id: &str,
+    caller: &Caller,
     name: &str,
     expires: Option<OffsetDateTime>,
 ) -> Result<(ApiKey, Secret)> {
-    in_transaction(call, |db| keys::create(db, user_id, name, expires))
+    check_wideness(caller, expires)?;
+    in_transaction(call, |db| keys::create(db, &caller.user.id, name, expires))
+}
+
+/// Checks that a caller may have a key that works until then: what a key makes is not more than it is itself.
+///
+/// # Errors
+/// 403.
+fn check_wideness(caller: &Caller, expires: Option<OffsetDateTime>) -> Result<()> {
+    let Via::Key { expires: own, .. } = &caller.via else { return Ok(()) };
+    let is_longer = own.is_some_and(|own| expires.is_none_or(|expires| expires > own));
+    if is_longer || caller.budgets.key.is_some() { Err(Error::Forbidden(NOT_ALLOWED)) } else { Ok(()) }
+}
+
+/// `POST /api/keys/update` with `id` and what is to be changed.
+fn update(call: &mut Call<'_>, caller: &Caller) -> Answer {
+    let fields = fields(call)?;
+    let UpdateKey { id, name, expires, budget } = UpdateKey::read(&fields)?;
+    let name = name.map(checked_name).transpose()?;
+    let expires = match expires {
+        Change::Set("") | Change::Clear => Change::Clear,
+        Change::Set(text) => Change::Set(expiry(text)?),
+        Change::Keep => Change::Keep,
+    };
+    let user_id = &caller.user.id;
+    let shown = in_transaction(call, |db| {
+        let mut key = keys::lock(db, user_id, id)?;
+        let expires = expires.apply(key.expires);
+        check_wideness(caller, expires)?;
+        let name = name.unwrap_or(&key.name);
+        api_keys::update(db, id, name, expires)?;
+        (key.name, key.expires) = (name.to_owned(), expires);
+        match budget {
+            Change::Keep => {}
+            Change::Clear => key.budget_id = key_budgets::set_for_key(db, user_id, id, None)?,
+            Change::Set(fields) => key.budget_id = key_budgets::set_for_key(db, user_id, id, Some(&fields.into()))?,
+        }
+        with_budget(db, user_id, key)
+    })?;
+    call.app.cache.revoke(user_id);
+    Ok(Response::json(200, &shown))
 }
 
 /// Runs `work` in a transaction: all of it is done, or nothing.
@@ -164,6 +303,7 @@ fn rotate(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = fields(call)?;
     let RotateKey { id, grace_seconds } = RotateKey::read(&fields)?;
     let (key, secret) = rotate_for(call, &caller.user.id, id, grace_seconds.unwrap_or(0))?;
+    let key = with_budget(&mut call.app.db.session()?, &caller.user.id, key)?;
     Ok(shown_once(&key, &secret))
 }
 
@@ -209,9 +349,10 @@ pub(super) fn revoke_for(call: &Call<'_>, user_id: &str, id: &str) -> Result<()>
     Ok(())
 }
 
-fn shown_once(key: &ApiKey, secret: &Secret) -> Response {
-    let ApiKey { id, name, prefix, created, expires, .. } = key;
-    Response::json(200, &NewKey { id, name, prefix, secret: secret.reveal(), created: *created, expires: *expires })
+fn shown_once(shown: &ShownKey, secret: &Secret) -> Response {
+    let ShownKey { key: ApiKey { id, name, prefix, created, expires, .. }, budget } = shown;
+    let (secret, created, expires, budget) = (secret.reveal(), *created, *expires, budget.as_ref());
+    Response::json(200, &NewKey { id, name, prefix, secret, created, expires, budget })
 }
 
 /// The name of a key without surrounding white space.

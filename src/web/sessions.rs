@@ -8,7 +8,7 @@ use crate::auth::Caller;
 use crate::call::Call;
 use crate::error::{Error, Result};
 use crate::http::Response;
-use crate::http::form::request_fields;
+use crate::http::request_fields::request_fields;
 use crate::operation::Group::Sessions;
 use crate::operation::Handler::Authenticated;
 use crate::operation::{Operation, get, post, summary};

@@ -10,7 +10,7 @@ use crate::auth::{Digest, Secret};
 use crate::call::Call;
 use crate::db;
 use crate::error::{Error, Result};
-use crate::http::form::request_fields;
+use crate::http::request_fields::request_fields;
 use crate::http::{Method, Response, cookie};
 use crate::operation::Group::Accounts;
 use crate::operation::Handler::Public;

@@ -6,7 +6,7 @@ use std::iter;
 use std::thread;
 
 use proptest::prelude::*;
-use textgen::db::Database;
+use textgen::db::{Database, Session};
 use textgen::limits::model::Budget;
 use textgen::limits::{Ask, Picos};
 use textgen::store::leases::{self, Granted, Request, Settlement};
@@ -26,9 +26,10 @@ fn database(limit: Picos) -> (TestDb, Database) {
     (db, pool)
 }
 
-fn request(holder_id: &str, ask: Ask) -> Request<'_> {
+fn ask(session: &mut Session, holder_id: &str, ask: Ask) -> Option<Granted> {
     let Ask { at_least, at_most, returned, partial } = ask;
-    Request { budget_id: "b", holder_id, at_least, at_most, returned, partial }
+    let request = Request { budget_id: "b", at_least, at_most, returned, partial };
+    leases::ask(session, holder_id, &[request]).unwrap()[0]
 }
 
 fn settlement(holder_id: &str, cost: Picos) -> Settlement<'_> {
@@ -37,10 +38,22 @@ fn settlement(holder_id: &str, cost: Picos) -> Settlement<'_> {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Ask { holder: u64, needed: Picos, comfort: Picos, returned: Picos, partial: bool },
-    Settle { holder: u64, cost: Picos, is_first_try: bool },
+    Ask {
+        holder: u64,
+        needed: Picos,
+        comfort: Picos,
+        returned: Picos,
+        partial: bool,
+    },
+    Settle {
+        holder: u64,
+        cost: Picos,
+        is_first_try: bool,
+    },
     Limit(Picos),
     End(u64),
+    /// The process that collects does not ask for some time.
+    Pause,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -51,6 +64,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(holder, cost, is_first_try)| Step::Settle { holder, cost, is_first_try }),
         1 => (0..800_i128).prop_map(Step::Limit),
         1 => (0..3_u64).prop_map(Step::End),
+        1 => Just(Step::Pause),
     ]
 }
 
@@ -68,7 +82,7 @@ fn the_database_does_what_the_model_says() {
         client
             .batch_execute(
                 "DELETE FROM leases; DELETE FROM lease_holders; DELETE FROM budget_windows;
-            UPDATE budgets SET leased_picos = 0, limit_picos = 500",
+            UPDATE budgets SET leased_picos = 0, limit_picos = 500, collector = NULL",
             )
             .unwrap();
         let mut session = pool.session().unwrap();
@@ -85,11 +99,15 @@ fn the_database_does_what_the_model_says() {
                     // A process returns no more than it holds.
                     let returned = returned.min(granted - settled).max(0);
                     let ask = Ask { at_least: needed, at_most: needed + comfort, returned, partial };
-                    let given = leases::ask(&mut session, &request(&holder.to_string(), ask)).unwrap();
+                    let given = self::ask(&mut session, &holder.to_string(), ask);
                     prop_assert_eq!(given.is_none(), ended.contains(&holder));
-                    if let Some(Granted { granted, returned, is_short, .. }) = given {
-                        let grant = model.ask(holder, 0, &ask);
-                        prop_assert_eq!((granted, returned, is_short), (grant.granted, grant.returned, grant.is_short));
+                    if let Some(Granted { granted, returned, is_short, unspent, collects, .. }) = given {
+                        prop_assert_eq!(unspent, model.limit - model.spent(0));
+                        let grant = model.ask(holder, 0, &ask, 0);
+                        prop_assert_eq!((granted, returned), (grant.granted, grant.returned));
+                        prop_assert_eq!((is_short, collects), (grant.is_short, grant.collects));
+                        // A collector has no time limit here.
+                        client.batch_execute("UPDATE budgets SET collects_until = 'infinity'").unwrap();
                         taken[usize::try_from(holder).unwrap()] = (granted - returned, settled.min(granted - returned));
                     }
                 }
@@ -104,6 +122,10 @@ fn the_database_does_what_the_model_says() {
                 Step::Limit(limit) => {
                     client.batch_execute(&format!("UPDATE budgets SET limit_picos = {limit}")).unwrap();
                     model.limit = limit;
+                }
+                Step::Pause => {
+                    client.batch_execute("UPDATE budgets SET collector = NULL").unwrap();
+                    model.forget_collector();
                 }
                 Step::End(holder) => {
                     leases::end(&mut session, &holder.to_string()).unwrap();
@@ -142,7 +164,7 @@ fn a_budget_is_used_up_and_never_passed_by_processes_that_ask_at_once() {
                     let mut spent = 0;
                     loop {
                         let ask = Ask { at_least: spent + 50, at_most: spent + 50, returned: 0, partial: true };
-                        let granted = leases::ask(&mut session, &request(&holder, ask)).unwrap().unwrap().granted;
+                        let granted = self::ask(&mut session, &holder, ask).unwrap().granted;
                         if granted == spent {
                             return spent;
                         }

@@ -9,6 +9,8 @@ mod admin;
 mod bad_input;
 mod bouncer;
 mod browsing;
+mod budgets;
+mod budgets_at_once;
 mod catalogue;
 mod chaos;
 mod credentials;

@@ -16,7 +16,14 @@ fn sample(path: &str, user: &User, ids: &BTreeMap<&str, String>) -> (String, Val
         "/api/change-password" => {
             (String::new(), json!({"current_password": PASSWORD, "new_password": "another password"}))
         }
-        "/api/keys" => (String::new(), json!({"name": "laptop", "expires": "2999-01-01T00:00:00Z"})),
+        "/api/keys" | "/api/keys/update" => {
+            let budget = json!({"limit_micros": 5, "window": "day", "timezone": "UTC"});
+            let mut body = json!({"name": "laptop", "expires": "2999-01-01T00:00:00Z", "budget": budget});
+            if path == "/api/keys/update" {
+                body["id"] = json!(ids["key"]);
+            }
+            (String::new(), body)
+        }
         "/api/keys/rename" => (String::new(), json!({"id": ids["key"], "name": "desk"})),
         "/api/keys/rotate" => (String::new(), json!({"id": ids["key"], "grace_seconds": 60})),
         "/api/keys/revoke" => (String::new(), id("other key")),

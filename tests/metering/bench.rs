@@ -74,5 +74,6 @@ fn example(user: usize) -> Charge {
         estimated: false,
         latency_micros: 500,
         keep: None,
+        admission: None,
     }
 }

@@ -89,6 +89,7 @@ pub fn charge(id: &str, user: usize, micros: i64) -> Charge {
         estimated: false,
         latency_micros: 5,
         keep: None,
+        admission: None,
     }
 }
 

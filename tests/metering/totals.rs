@@ -42,7 +42,11 @@ fn pool(db: &TestDb, size: u32) -> Database {
 }
 
 fn charge_late(pool: &Database, event: &Event) -> Vec<String> {
-    days::charge_late(&mut pool.session().unwrap(), event.created.date(), &[event]).unwrap()
+    let mut session = pool.session().unwrap();
+    let mut transaction = session.transaction().unwrap();
+    let earlier = days::charge_late(&mut transaction, event.created.date(), &[event]).unwrap();
+    transaction.commit().unwrap();
+    earlier
 }
 
 /// Computes until nothing is left that may be computed at once.

@@ -18,7 +18,7 @@ impl World {
             if let Some(holder) = self.processes[slot].as_ref().map(|process| process.holder)
                 && asking != Some(holder)
             {
-                self.answer(slot, holder, Answer::Recall(budget));
+                self.answer(slot, holder, Answer::Recall(budget, asking.is_none()));
             }
         }
     }
@@ -72,7 +72,7 @@ impl World {
             book.tamper(holder, &mut ask, self.fault == Fault::ReturnTwice);
         }
         let leased = book.leased();
-        let grant = book.ask(holder, window, &ask);
+        let grant = book.ask(holder, window, &ask, self.now + self.database_clock_ahead);
         if book.leased() > leased && book.free(window) < 0 {
             return Err(format!("more is leased than there is: {book:?}"));
         }

@@ -51,5 +51,6 @@ pub(super) enum Answer {
     Charged(u64),
     Ended(u64),
     Replayed(u64, Vec<u64>),
-    Recall(usize),
+    /// Of this budget, and whether it is because the limit has changed.
+    Recall(usize, bool),
 }

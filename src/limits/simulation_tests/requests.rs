@@ -183,9 +183,10 @@ impl World {
                     self.folder.remove(&holder);
                 }
             }
-            Answer::Recall(budget) => {
+            Answer::Recall(budget, is_change) => {
                 // What is handed back now must not wait for the answer to an earlier question.
-                process.leases[budget].recall();
+                let wanted = if is_change { 0 } else { process.wanted(budget).0 };
+                process.leases[budget].recall(wanted);
                 process.asked_until[budget] = self.now;
             }
         }

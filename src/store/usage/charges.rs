@@ -1,92 +1,19 @@
 //! Making charges: tables `usage_events` (the ledger), `charge_ids`, `usage_daily`, and what each user was charged this
 //! month (in `users`).
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::{LazyLock, OnceLock};
 
-use serde::{Deserialize, Serialize};
 use time::{Date, OffsetDateTime};
 
 use super::columns::{self, UnitSet, comma_separated, unnest};
 use super::kept::{REPLY_COLUMNS, Replies};
 use crate::db::{Error, Executor, Param};
 use crate::money::Cost;
-use crate::store::replies::KeptReply;
+use crate::store::leases::{self, Settlements};
 use crate::units::{ByUnit, Unit, Units};
 
-/// A row of the ledger. Serialised, it is a record of the journal, which newer versions must be able to read.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Event {
-    /// Unique in the ledger.
-    pub id: String,
-    /// Whether a client chose the id, and may choose it again for another request. An id that was generated for this
-    /// charge can only come again with this very event, `created` included. Old journals do not say which it is.
-    #[serde(rename = "may_repeat", default = "unknown_is_client_supplied")]
-    pub client_supplied: bool,
-    /// Who pays.
-    pub user_id: String,
-    /// The id of the API key that was used; empty for none.
-    pub key_id: String,
-    /// The server that did the work.
-    pub server: Cow<'static, str>,
-    /// The route that was called.
-    pub route: Cow<'static, str>,
-    /// The model that did the work.
-    pub model: String,
-    /// What was used: in JSON, a field for each unit.
-    #[serde(flatten)]
-    pub units: Units,
-    /// What it costs: whole micro-dollars.
-    pub cost_micros: i64,
-    /// What it costs beyond them, in picodollars: 0 to 999,999. Old journals have whole micro-dollars only.
-    #[serde(default)]
-    pub cost_picos: i64,
-    /// Whether the units are an estimate, since the model server gave no numbers.
-    #[serde(default)]
-    pub estimated: bool,
-    /// How long the model took, in microseconds.
-    pub latency_micros: i64,
-    /// When it was charged, to the microsecond.
-    #[serde(with = "unix_micros")]
-    pub created: OffsetDateTime,
-    /// The reply that is kept with the charge. The user's key makes it unique: if another reply is kept for that, this
-    /// charge is not made.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reply: Option<Box<KeptReply>>,
-}
-
-impl Event {
-    /// About how many bytes it takes beyond those of any event.
-    pub fn reply_bytes(&self) -> usize {
-        let body = self.reply.as_ref().and_then(|reply| reply.body.as_ref());
-        body.map_or(0, Vec::len)
-    }
-
-    /// What it costs.
-    pub fn cost(&self) -> Cost {
-        Cost::new(self.cost_micros, self.cost_picos)
-    }
-}
-
-fn unknown_is_client_supplied() -> bool {
-    true
-}
-
-/// A time as microseconds since 1970.
-mod unix_micros {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-    use time::OffsetDateTime;
-
-    pub(super) fn serialize<S: Serializer>(time: &OffsetDateTime, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_i64(i64::try_from(time.unix_timestamp_nanos() / 1000).unwrap_or(i64::MAX))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<OffsetDateTime, D::Error> {
-        let micros = i64::deserialize(deserializer)?;
-        OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000).map_err(D::Error::custom)
-    }
-}
+pub use super::event::{Event, LeaseUse};
 
 /// The ledger's columns of text.
 const TEXTS: [&str; 6] = ["id", "user_id", "key_id", "server", "route", "model"];
@@ -191,9 +118,12 @@ static CHARGE: LazyLock<String> = LazyLock::new(|| {
 /// know a prepared statement by the address of its text.
 static CHARGE_NEW: [OnceLock<String>; UnitSet::COUNT] = [const { OnceLock::new() }; UnitSet::COUNT];
 
+/// Those of [`CHARGE_NEW`] that also settle leases.
+static CHARGE_AND_SETTLE: [OnceLock<String>; UnitSet::COUNT] = [const { OnceLock::new() }; UnitSet::COUNT];
+
 /// Composes the statement of [`CHARGE_NEW`]. The parts that change rows stand in the same order as in [`CHARGE`]: PostgreSQL runs them
 /// in an order of its own that depends on it, and all writers must lock rows in one order.
-fn charge_new_statement(units: UnitSet) -> String {
+fn charge_new_statement(units: UnitSet, settles: bool) -> String {
     let (ledger, day) = (ledger_columns(units), day_columns(units));
     let first_day_parameter = FIRST_ROW_PARAMETER + ledger.len();
     let owed_users = first_day_parameter + day.len();
@@ -202,16 +132,23 @@ fn charge_new_statement(units: UnitSet) -> String {
     let rows = comma_separated(ledger.iter().zip(rows).map(|(column, value)| or_null(column, &value)));
     let totals = comma_separated(unnest(first_day_parameter, &day));
     let (ledger, day, add_to_day) = (comma_separated(ledger), comma_separated(day), add_to_day(units));
+    let daily = format!("INSERT INTO usage_daily AS d (day, {day}) SELECT $2, {totals} {add_to_day}");
+    let total = format!(
+        "{ADD_TO_USER}
+        FROM (SELECT unnest(${owed_users}) AS user_id, unnest(${owed_micros}) AS cost_micros,
+                unnest(${owed_picos}) AS cost_picos OFFSET 0) AS owed
+        WHERE u.id = owed.user_id"
+    );
+    let events = format!("INSERT INTO usage_events ({ledger}) SELECT {rows}");
+    if !settles {
+        return format!("WITH daily AS ({daily}), total AS ({total}) {events}");
+    }
+    // Each part is done when its count is asked for: users, then days, then leases.
+    let settle = leases::settle_call(owed_picos + 1);
     format!(
-        "WITH daily AS (
-            INSERT INTO usage_daily AS d (day, {day}) SELECT $2, {totals}
-            {add_to_day}),
-        total AS (
-            {ADD_TO_USER}
-            FROM (SELECT unnest(${owed_users}) AS user_id, unnest(${owed_micros}) AS cost_micros,
-                    unnest(${owed_picos}) AS cost_picos OFFSET 0) AS owed
-            WHERE u.id = owed.user_id)
-        INSERT INTO usage_events ({ledger}) SELECT {rows}"
+        "WITH daily AS ({daily} RETURNING 1), total AS ({total} RETURNING 1), events AS ({events})
+        SELECT CASE WHEN (SELECT count(*) FROM total) >= 0
+            THEN CASE WHEN (SELECT count(*) FROM daily) >= 0 THEN {settle} END END"
     )
 }
 
@@ -222,7 +159,7 @@ fn or_null(column: &str, value: &str) -> String {
 
 /// Charges: for each event that is new, adds a row to the ledger, and its units and cost to the totals of its user's day
 /// and month. This is one statement, so one transaction in one round trip; the database decides which events are new.
-/// Returns the ids that were charged before.
+/// Returns the ids that were charged before. It settles no leases.
 ///
 /// The events must all be of `day` (UTC), ordered by id, and no id may occur twice. Every writer locks ids, then kept
 /// replies, then users, then days, each in the order of their keys, so that writers never deadlock (provided that the session's plans use
@@ -244,18 +181,25 @@ pub fn charge(db: &mut impl Executor, day: Date, events: &[&Event]) -> Result<Ve
 }
 
 /// [`charge`] for events whose ids were generated and that were never tried before. It is about a sixth less work for
-/// the database, which need not find out what is new.
+/// the database, which need not find out what is new. Leases that pay for them are settled in the same statement.
 ///
 /// # Errors
-/// As [`charge`]; if one of them was charged before after all, nothing is charged.
+/// As [`charge`]; if one of them was charged before after all, or its leases have ended, nothing is charged.
 pub fn charge_new(db: &mut impl Executor, day: Date, events: &[&Event]) -> Result<(), Error> {
     let units = UnitSet::used(events.iter().map(|event| &event.units));
     let (month, rows, totals) = (month_of(day), Rows::of(events, units), Totals::of(events, units));
     let mut params: Vec<&dyn Param> = vec![&month, &day];
     params.extend(rows.params(units));
     params.extend(totals.params(units));
-    let statement = CHARGE_NEW[units.index()].get_or_init(|| charge_new_statement(units));
-    db.execute(statement, &params).map(drop)
+    let settlements = Settlements::of(events.iter().flat_map(|event| event.settlements()));
+    if settlements.is_empty() {
+        let statement = CHARGE_NEW[units.index()].get_or_init(|| charge_new_statement(units, false));
+        return db.execute(statement, &params).map(drop);
+    }
+    params.extend(settlements.params());
+    params.push(&true);
+    let statement = CHARGE_AND_SETTLE[units.index()].get_or_init(|| charge_new_statement(units, true));
+    db.query(statement, &params).map(drop)
 }
 
 fn month_of(day: Date) -> Date {

@@ -6,7 +6,7 @@ use postgres::Row;
 use time::{Date, OffsetDateTime};
 
 use super::charges::{self, Event};
-use crate::db::{Error, Executor, Session};
+use crate::db::{Error, Executor, Transaction};
 
 /// What all users together were charged on a day.
 #[derive(Clone, Debug)]
@@ -58,15 +58,14 @@ pub fn compute(db: &mut impl Executor) -> Result<Option<Duration>, Error> {
 }
 
 /// [`charges::charge`] for a day whose total may be final already: the total is deleted, and computed again by the next
-/// [`compute`]. Both happen in one transaction: until it ends, the lock taken by the deletion keeps totals from being
-/// computed without these charges.
+/// [`compute`]. Call it in a transaction: until that ends, the lock taken by the deletion keeps totals from being computed
+/// without these charges.
 ///
 /// # Errors
 /// As [`charges::charge`]; [`Error::Value`] if the ledger of that month was dropped and one of the events has a generated
 /// id, so that it can no longer be known whether it was charged.
-pub fn charge_late(session: &mut Session, day: Date, events: &[&Event]) -> Result<Vec<String>, Error> {
+pub fn charge_late(transaction: &mut Transaction<'_>, day: Date, events: &[&Event]) -> Result<Vec<String>, Error> {
     const IS_DROPPED: &str = "SELECT coalesce(ledger_begins > $1, false) FROM installation FOR SHARE";
-    let mut transaction = session.transaction()?;
     let is_dropped: bool = transaction.query_one(IS_DROPPED, &[&day])?.try_get(0)?;
     if is_dropped && events.iter().any(|event| !event.client_supplied) {
         return Err(Error::Value(format!(
@@ -74,7 +73,5 @@ pub fn charge_late(session: &mut Session, day: Date, events: &[&Event]) -> Resul
         )));
     }
     transaction.execute("DELETE FROM usage_days WHERE day = $1", &[&day])?;
-    let earlier = charges::charge(&mut transaction, day, events)?;
-    transaction.commit()?;
-    Ok(earlier)
+    charges::charge(transaction, day, events)
 }

@@ -4,6 +4,7 @@
 pub mod charges;
 mod columns;
 pub mod days;
+mod event;
 mod kept;
 pub mod lists;
 pub mod partitions;

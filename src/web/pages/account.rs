@@ -137,7 +137,7 @@ pub(in crate::web) fn create_key(call: &mut Call<'_>, caller: &Caller) -> Answer
         let name = keys::checked_name(fields.text("name")?)?;
         let days = fields.optional_integer("days")?.filter(|days| (1..=3650).contains(days));
         let expires = days.map(|days| OffsetDateTime::now_utc() + Duration::days(days));
-        keys::create_for(call, &caller.user.id, name, expires)
+        keys::create_for(call, caller, name, expires)
     })
 }
 

@@ -1,0 +1,116 @@
+//! `textgen limit`.
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::{Failure, database, find_user};
+use crate::accounts::budgets as account_budgets;
+use crate::config::Config;
+use crate::money::Cost;
+use crate::store::audit::{self, COMMAND_LINE};
+use crate::store::budgets::{self, Budget, BudgetSpec, Window};
+use crate::store::{User, api_keys, timestamp};
+
+/// What to do with the limits of accounts.
+#[derive(Subcommand)]
+pub enum LimitCommand {
+    /// Show the budgets of an account and of its keys, in micro-dollars (a millionth of a dollar)
+    Show {
+        /// E-mail address or id of the account
+        user: String,
+    },
+    /// Set the budget of an account, for all of its keys together. Servers follow at once
+    Set(SetArguments),
+    /// Remove the budget of an account
+    Remove {
+        /// E-mail address or id of the account
+        user: String,
+    },
+}
+
+/// A budget to be set.
+#[derive(Args)]
+#[command(arg_required_else_help = true)]
+pub struct SetArguments {
+    /// E-mail address or id of the account
+    user: String,
+    /// The most that may be spent in a window; what was spent in the current one counts
+    #[arg(long, value_name = "MICRODOLLARS", value_parser = clap::value_parser!(i64).range(0..=Cost::MAX.micros()))]
+    budget: i64,
+    /// When it begins anew; a week begins on Monday
+    #[arg(long, default_value = "month")]
+    window: WindowName,
+    /// The IANA time zone of the windows
+    #[arg(long, default_value = "UTC")]
+    timezone: String,
+}
+
+/// A window, as named on the command line.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum WindowName {
+    /// Each day
+    Day,
+    /// Each week
+    Week,
+    /// Each month
+    Month,
+    /// Never
+    Total,
+}
+
+impl From<WindowName> for Window {
+    fn from(name: WindowName) -> Window {
+        match name {
+            WindowName::Day => Window::Day,
+            WindowName::Week => Window::Week,
+            WindowName::Month => Window::Month,
+            WindowName::Total => Window::Total,
+        }
+    }
+}
+
+pub(super) fn run(command: &LimitCommand, config: &Config) -> Result<String, Failure> {
+    match command {
+        LimitCommand::Show { user } => {
+            let db = database(config)?;
+            let mut session = db.session()?;
+            let user = find_user(&mut session, user)?;
+            let keys = api_keys::of_user(&mut session, &user.id)?;
+            Ok(table(&user, &keys, &budgets::of_user(&mut session, &user.id)?))
+        }
+        LimitCommand::Set(SetArguments { user, budget, window, timezone }) => {
+            let spec = BudgetSpec { limit_micros: *budget, window: (*window).into(), timezone: timezone.clone() };
+            set(user, Some(&spec), config)
+        }
+        LimitCommand::Remove { user } => set(user, None, config),
+    }
+}
+
+fn set(user: &str, spec: Option<&BudgetSpec>, config: &Config) -> Result<String, Failure> {
+    let db = database(config)?;
+    let mut session = db.session()?;
+    let mut transaction = session.transaction()?;
+    let user = find_user(&mut transaction, user)?;
+    account_budgets::set_for_account(&mut transaction, &user.id, spec)?;
+    let detail = spec.map_or("no budget".to_owned(), |BudgetSpec { limit_micros, window, timezone }| {
+        format!("{limit_micros} micro-dollars, {}, {timezone}", window.name())
+    });
+    audit::insert(&mut transaction, COMMAND_LINE, "limit", &user, &detail)?;
+    transaction.commit()?;
+    Ok(format!("{} {}: {detail}\n", user.id, user.email))
+}
+
+fn table(user: &User, keys: &[api_keys::ApiKey], budgets: &[Budget]) -> String {
+    let line = |of: &str, [limit, spent, left]: [&str; 3], window: &str, resets: &str| {
+        format!("{of:<32} {limit:>16} {spent:>16} {left:>16} {window:<28} {resets}\n")
+    };
+    let mut text = line("OF", ["LIMIT", "SPENT", "LEFT"], "WINDOW", "RESETS");
+    let account = std::iter::once((user.email.as_str(), &user.budget_id));
+    for (of, id) in account.chain(keys.iter().map(|key| (key.id.as_str(), &key.budget_id))) {
+        let Some(budget) = budgets.iter().find(|budget| Some(&budget.id) == id.as_ref()) else { continue };
+        let amounts = [budget.limit_micros, budget.spent_micros, budget.remaining_micros].map(|n| n.to_string());
+        let [limit, spent, left] = &amounts;
+        let resets = budget.resets.map_or_else(|| "never".to_owned(), timestamp::zulu);
+        text += &line(of, [limit, spent, left], &format!("{} {}", budget.window, budget.timezone), &resets);
+    }
+    text
+}

@@ -1,0 +1,157 @@
+//! The most that a call of a model can cost, which is set aside before it where the account or the key has a budget.
+//!
+//! [`charged`](super::charged) says whose budget the calls of this thread count against ([`enter`]). What is sent to a model
+//! server is bounded here: [`set_aside_text`] lowers `max_tokens` to what can be paid for.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::http::object::Object;
+use crate::limits::{Admission, Refusal};
+use crate::store::prices::Price;
+use crate::units::{Unit, Units};
+use crate::usage::{Meter, cost, picos_each};
+
+use super::bound;
+
+/// The most tokens of a reply, for each choice, where neither the request nor the catalogue says it.
+const DEFAULT_MAX_TOKENS: u64 = 4096;
+
+/// The fields that bound the tokens of a reply.
+const MAX_TOKENS: [&str; 2] = ["max_tokens", "max_completion_tokens"];
+
+/// Whose budgets a request counts against.
+pub(super) struct RequestBudget {
+    pub(super) admission: Arc<Admission>,
+    pub(super) meter: Arc<Meter>,
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Arc<RequestBudget>>> = const { RefCell::new(None) };
+}
+
+/// Restores what was there before when dropped; see [`enter`].
+#[must_use]
+pub struct Guard(Option<Arc<RequestBudget>>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        CURRENT.set(self.0.take());
+    }
+}
+
+/// A request's budgets, to be handed to another thread that works on it.
+#[derive(Clone)]
+pub struct Handle(Option<Arc<RequestBudget>>);
+
+/// Those that the calls of this thread count against; there may be none.
+pub fn current() -> Handle {
+    Handle(CURRENT.with_borrow(Clone::clone))
+}
+
+/// The calls of this thread count against these budgets until the result is dropped.
+pub fn enter(Handle(budget): Handle) -> Guard {
+    Guard(CURRENT.replace(budget))
+}
+
+impl From<Option<Arc<RequestBudget>>> for Handle {
+    fn from(budget: Option<Arc<RequestBudget>>) -> Handle {
+        Handle(budget)
+    }
+}
+
+/// Sets aside what these units of a model cost.
+///
+/// # Errors
+/// 402: the budget cannot pay for it. 503: that is unknown, as the database is away.
+pub fn set_aside(model: &str, units: &Units) -> Result<()> {
+    let Handle(Some(budget)) = current() else { return Ok(()) };
+    let worst = cost(&budget.price(model)?, units).total_picos();
+    budget.reserve(worst, worst).map(drop)
+}
+
+/// Sets aside what a request for embeddings costs at most.
+///
+/// # Errors
+/// As [`set_aside`].
+pub fn set_aside_embeddings(request: &Object<'_>) -> Result<()> {
+    if current().0.is_none() {
+        return Ok(());
+    }
+    let tokens = i64::try_from(bound::tokens(request, "input")).unwrap_or(i64::MAX);
+    set_aside(&model(request), &Units::of([(Unit::EmbeddingTokens, tokens), (Unit::Requests, 1)]))
+}
+
+/// Sets aside what a request for text costs at most, and lowers the most tokens of its reply to what can be paid for. Without
+/// such a bound, it gets one: `most`, which the model has, or [`DEFAULT_MAX_TOKENS`]. Returns how many tokens may be made of
+/// all its `choices` together, if that is bounded.
+///
+/// # Errors
+/// As [`set_aside`]; 400 for a bound that is no whole number.
+pub fn set_aside_text(
+    request: &mut Object<'_>,
+    prompt_field: &str,
+    choices: usize,
+    most: Option<u64>,
+) -> Result<Option<u64>> {
+    let Handle(Some(budget)) = current() else { return Ok(None) };
+    let price = budget.price(&model(request))?;
+    // Some servers make more than they answer, and count it.
+    let choices = request.read::<usize>("best_of").unwrap_or(1).max(choices).max(1) as u64;
+    let input = bound::tokens(request, prompt_field) as i128;
+    let each_input = [Unit::PromptTokens, Unit::CachedInputTokens, Unit::CacheWriteTokens];
+    let each_input = each_input.map(|unit| picos_each(&price, unit)).into_iter().max().unwrap_or(0);
+    let fixed = input * each_input + picos_each(&price, Unit::Requests);
+    let each_output = picos_each(&price, Unit::CompletionTokens) * i128::from(choices);
+    if each_output == 0 {
+        return budget.reserve(fixed, fixed).map(|_| None);
+    }
+    let asked = asked_tokens(request)?;
+    let wanted = asked.into_iter().chain(most).min().unwrap_or(DEFAULT_MAX_TOKENS);
+    let worst = fixed + each_output * i128::from(wanted);
+    let granted = budget.reserve(worst, fixed + each_output * i128::from(wanted.min(1)))?;
+    let allowed = u64::try_from((granted - fixed) / each_output).unwrap_or(0).min(wanted);
+    if asked != Some(allowed) {
+        lower(request, allowed);
+    }
+    Ok(Some(allowed.saturating_mul(choices)))
+}
+
+/// The most tokens that a request asks for.
+fn asked_tokens(request: &Object<'_>) -> Result<Option<u64>> {
+    let mut asked: Option<u64> = None;
+    for name in MAX_TOKENS.into_iter().filter(|name| request.has(name)) {
+        let number = request.read::<u64>(name).ok_or_else(|| Error::bad(format!("{name} must be a whole number")))?;
+        asked = Some(asked.map_or(number, |before| before.min(number)));
+    }
+    Ok(asked)
+}
+
+fn lower(request: &mut Object<'_>, allowed: u64) {
+    let given: Vec<&'static str> = MAX_TOKENS.into_iter().filter(|name| request.has(name)).collect();
+    for name in if given.is_empty() { &MAX_TOKENS[..1] } else { &given } {
+        request.set(name, &allowed);
+    }
+    if request.read::<u64>("min_tokens").is_some_and(|least| least > allowed) {
+        request.set("min_tokens", &allowed);
+    }
+}
+
+/// The model that is charged for.
+fn model(request: &Object<'_>) -> String {
+    request.read("model").unwrap_or_default()
+}
+
+impl RequestBudget {
+    fn price(&self, model: &str) -> Result<Price> {
+        self.meter.price(model).ok_or(Error::Busy)
+    }
+
+    fn reserve(&self, worst: i128, least: i128) -> Result<i128> {
+        self.admission.reserve(worst, least).map_err(|refusal| match refusal {
+            Refusal::Exhausted => Error::BudgetExhausted,
+            Refusal::Unreachable => Error::Busy,
+        })
+    }
+}

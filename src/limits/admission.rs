@@ -1,0 +1,113 @@
+//! What is set aside for one request.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::held::{Budgets, Refusal};
+use super::service::{Limits, SetAside};
+use super::{Micros, Picos};
+
+/// A request whose charges count against budgets. What is set aside for it and not charged is free again once this is
+/// dropped.
+pub struct Admission {
+    limits: Arc<Limits>,
+    budgets: Budgets,
+    /// `None` until something was set aside.
+    set_aside: Mutex<Option<SetAside>>,
+}
+
+/// A charge that was settled in the leases of a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// The process.
+    pub holder: Arc<str>,
+    /// The budgets of the leases.
+    pub budgets: Vec<Arc<str>>,
+    /// The earliest time that the charge may bear, in microseconds since 1970: so that it does not count in a window before
+    /// the one in which it was granted.
+    pub earliest: Micros,
+}
+
+/// Not what it holds: it changes.
+impl std::fmt::Debug for Admission {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Admission").field("budgets", &self.budgets).finish_non_exhaustive()
+    }
+}
+
+impl Admission {
+    /// For a request of a caller with these budgets. Nothing is set aside yet.
+    pub fn new(limits: Arc<Limits>, budgets: Budgets) -> Arc<Admission> {
+        Arc::new(Admission { limits, budgets, set_aside: Mutex::default() })
+    }
+
+    /// Sets aside what a call of a model may cost, in addition to what was set aside before: `worst`, or where less is left,
+    /// at least `least`. Returns how much. It may wait for almost a second.
+    ///
+    /// # Errors
+    /// See [`Refusal`]; nothing more is set aside then.
+    pub fn reserve(&self, worst: Picos, least: Picos) -> Result<Picos, Refusal> {
+        let more = self.limits.reserve(&self.budgets, worst, least)?;
+        let amount = more.reservation.worst();
+        self.keep(more);
+        Ok(amount)
+    }
+
+    /// How much of a charge of `cost` its budgets can pay: what was set aside, and what is free at once.
+    pub fn cover(&self, cost: Picos) -> Picos {
+        let Some(mut set_aside) = self.take() else { return 0 };
+        let lacking = cost - set_aside.reservation.worst();
+        if lacking > 0 {
+            self.limits.reserve_more(&mut set_aside, lacking);
+        }
+        let covered = set_aside.reservation.worst().min(cost);
+        self.keep(set_aside);
+        covered
+    }
+
+    /// The request is charged `cost`. `None` if none of its budgets exists any more.
+    pub fn settle(&self, cost: Picos) -> Option<Settled> {
+        let mut set_aside = self.take()?;
+        let earliest = self.limits.settle(&mut set_aside, cost);
+        let budgets: Vec<Arc<str>> = set_aside.budgets.iter().cloned().collect();
+        let holder = set_aside.holder.clone();
+        self.keep(set_aside);
+        holder.filter(|_| !budgets.is_empty()).map(|holder| Settled { holder, budgets, earliest })
+    }
+
+    /// What is set aside, which may be nothing.
+    fn take(&self) -> Option<SetAside> {
+        let kept = self.set_aside.lock().take();
+        kept.or_else(|| self.limits.reserve(&self.budgets, 0, 0).ok())
+    }
+
+    /// Puts it to what other threads of the request have set aside. What does not belong together, as a budget has ended or
+    /// this process is another holder now, is given back.
+    fn keep(&self, more: SetAside) {
+        let mut kept = self.set_aside.lock();
+        let rest = match kept.as_mut() {
+            None => {
+                *kept = Some(more);
+                None
+            }
+            Some(kept) if kept.holder == more.holder && kept.budgets == more.budgets => {
+                kept.reservation.add(more.reservation);
+                None
+            }
+            Some(kept) => Some(std::mem::replace(kept, more)),
+        };
+        drop(kept);
+        if let Some(rest) = rest {
+            self.limits.release(&rest);
+        }
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        if let Some(set_aside) = self.set_aside.get_mut().take() {
+            self.limits.release(&set_aside);
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! Budgets in a running server: requests are admitted from memory, and one thread asks the database for leases.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::held::{Answer, Budgets, Held, Question, Refusal, Reserved};
+use super::{Ask, Grant, Micros, Picos, Reservation};
+use crate::blocking;
+use crate::db::{self, Database};
+use crate::store::leases::{self, Request};
+
+/// The channel on which leases are asked back, and changes of budgets are announced. The payload is the budget's id, and
+/// that of the process that lacks something, if there is one.
+pub const CHANNEL: &str = "textgen_limits";
+
+/// How often all leases are looked at, and handed back if they are idle.
+const SWEEP_INTERVAL: Micros = 250_000;
+
+/// How often the thread looks for what is to be asked while requests wait.
+const WAITING_INTERVAL: Duration = Duration::from_millis(10);
+
+/// The same while nothing is held.
+const IDLE_INTERVAL: Duration = Duration::from_secs(60);
+
+/// The pause after a question that was not answered.
+const FAILURE_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long the database may take to respond.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The budgets of a process's requests.
+pub struct Limits {
+    db: Database,
+    /// Where the times begin that are given to [`Held`]. They do not jump when the clock is set.
+    origin: Instant,
+    state: Mutex<State>,
+    work: Condvar,
+}
+
+struct State {
+    held: Held,
+    /// This process as the holder of leases, once it may have any.
+    holder: Option<Arc<str>>,
+    is_registered: bool,
+    is_stopped: bool,
+}
+
+/// What is set aside in the leases of a holder.
+pub(super) struct SetAside {
+    pub(super) holder: Option<Arc<str>>,
+    pub(super) reservation: Reservation,
+    /// The budgets in whose leases it is.
+    pub(super) budgets: Budgets,
+}
+
+impl Limits {
+    /// Those of a process that asks this database. Nothing is leased until [`Limits::set_holder`].
+    pub fn new(db: Database) -> Arc<Limits> {
+        let state = State { held: Held::default(), holder: None, is_registered: false, is_stopped: false };
+        Arc::new(Limits { db, origin: Instant::now(), state: Mutex::new(state), work: Condvar::new() })
+    }
+
+    /// The id by which this process holds leases; `None` if it needs one.
+    pub fn holder(&self) -> Option<Arc<str>> {
+        self.state.lock().holder.clone()
+    }
+
+    /// Whether this holder has asked for leases, so that it may have some.
+    pub fn has_asked(&self) -> bool {
+        self.state.lock().is_registered
+    }
+
+    /// From now on, leases are held by this id. It must be new, and others must notice when this process dies.
+    pub fn set_holder(&self, id: &str) {
+        let mut state = self.state.lock();
+        if state.holder.as_deref() == Some(id) {
+            return;
+        }
+        state.holder = Some(id.into());
+        state.is_registered = false;
+        drop(state);
+        self.work.notify_one();
+    }
+
+    /// A notification arrived on [`CHANNEL`].
+    pub fn notified(&self, payload: &str) {
+        let (budget, asking) = payload.split_once(' ').unwrap_or((payload, ""));
+        let now = self.now();
+        let mut state = self.state.lock();
+        if state.holder.as_deref().is_some_and(|own| own == asking) {
+            return;
+        }
+        state.held.recall(budget, asking.is_empty(), now);
+        drop(state);
+        self.work.notify_one();
+    }
+
+    /// Notifications may have been missed.
+    pub fn notifications_missed(&self) {
+        let now = self.now();
+        self.state.lock().held.recall_all(now);
+        self.work.notify_one();
+    }
+
+    /// Microseconds since a fixed time.
+    fn now(&self) -> Micros {
+        const START: Micros = 60_000_000;
+        START + i64::try_from(self.origin.elapsed().as_micros()).unwrap_or(i64::MAX - START)
+    }
+
+    /// Sets `worst` aside in the leases of these budgets, or after a short wait all there is, if that is `least` or more.
+    pub(super) fn reserve(&self, budgets: &Budgets, worst: Picos, least: Picos) -> Result<SetAside, Refusal> {
+        let now = self.now();
+        let mut state = self.state.lock();
+        if let Some(reserved) = state.held.reserve(budgets, worst, now) {
+            let set_aside = state.set_aside(reserved);
+            let has_due = state.held.has_due();
+            drop(state);
+            if has_due {
+                self.work.notify_one();
+            }
+            return Ok(set_aside);
+        }
+        if state.held.is_known_exhausted(budgets, least, now) {
+            return Err(Refusal::Exhausted);
+        }
+        if state.held.is_crowded(budgets) {
+            return Err(Refusal::Unreachable);
+        }
+        let (id, arrival) = state.held.wait(budgets, worst, least, now);
+        drop(state);
+        self.work.notify_one();
+        let waited = blocking::block_in_place(|| self.wait(id, &arrival));
+        // If too many requests wait already, there is an outcome at once.
+        waited.unwrap_or_else(|blocking::Busy| self.give_up(&mut self.state.lock(), id))
+    }
+
+    fn wait(&self, id: u64, arrival: &Condvar) -> Result<SetAside, Refusal> {
+        let mut state = self.state.lock();
+        loop {
+            if let Some(outcome) = state.held.take_outcome(id) {
+                return outcome.map(|reserved| state.set_aside(reserved));
+            }
+            let patience = state.held.patience(id, self.now());
+            if patience == 0 {
+                return self.give_up(&mut state, id);
+            }
+            arrival.wait_for(&mut state, Duration::from_micros(patience.unsigned_abs()));
+        }
+    }
+
+    fn give_up(&self, state: &mut State, id: u64) -> Result<SetAside, Refusal> {
+        let outcome = match state.held.take_outcome(id) {
+            Some(outcome) => outcome,
+            None => state.held.give_up(id, self.now()),
+        };
+        outcome.map(|reserved| state.set_aside(reserved))
+    }
+
+    /// Sets more aside, as much of `amount` as is free at once.
+    pub(super) fn reserve_more(&self, set_aside: &mut SetAside, amount: Picos) {
+        let now = self.now();
+        let mut state = self.state.lock();
+        if state.is_holder(set_aside)
+            && let Some(more) = state.held.reserve_more(&set_aside.budgets, amount, now)
+        {
+            set_aside.reservation.add(more);
+        }
+    }
+
+    /// So much of it was charged. Returns the earliest time that the charge may bear, in microseconds since 1970.
+    pub(super) fn settle(&self, set_aside: &mut SetAside, cost: Picos) -> Micros {
+        let now = self.now();
+        let part = set_aside.reservation.split(cost);
+        let mut state = self.state.lock();
+        if !state.is_holder(set_aside) {
+            return 0;
+        }
+        let earliest = state.held.settle(&set_aside.budgets, &part, cost);
+        if state.held.has_waiting() {
+            state.held.admit(now);
+        }
+        earliest
+    }
+
+    /// Nothing more of it will be charged.
+    pub(super) fn release(&self, set_aside: &SetAside) {
+        let now = self.now();
+        let mut state = self.state.lock();
+        if state.is_holder(set_aside) {
+            state.held.release(&set_aside.budgets, &set_aside.reservation);
+            if state.held.has_waiting() {
+                state.held.admit(now);
+            }
+        }
+    }
+
+    /// A charge that this holder settled in the leases of these budgets was not made.
+    pub fn take_back<'b>(&self, holder: &str, budgets: impl Iterator<Item = &'b str>, cost: Picos) {
+        let mut state = self.state.lock();
+        if state.holder.as_deref() == Some(holder) {
+            state.held.take_back(budgets, cost);
+        }
+    }
+
+    /// Asks the database for leases until [`Limits::stop`].
+    pub fn run(&self) {
+        let mut failure = String::new();
+        while let Some((holder, round, asked)) = self.next_questions() {
+            let answered = self.ask(&holder, &asked);
+            let reason = answered.as_ref().err().map(ToString::to_string).unwrap_or_default();
+            if reason != failure {
+                match reason.is_empty() {
+                    true => log::info!("budgets: the database answers again"),
+                    false => log::warn!("budgets: no leases are granted, trying again: {reason}"),
+                }
+                failure = reason;
+            }
+            let now = self.now();
+            let mut state = self.state.lock();
+            state.held.is_unreachable = answered.is_err();
+            match answered {
+                Ok(Some(answers)) => {
+                    for ((id, _), answer) in asked.iter().zip(&answers) {
+                        state.held.receive(round, id, answer.as_ref(), now);
+                    }
+                    state.held.admit(now);
+                }
+                Ok(None) => {
+                    log::error!("budgets: the leases of this process have ended although it runs: it begins anew");
+                    state.held.forget_leases();
+                    state.holder = None;
+                }
+                Err(_) => {
+                    drop(state);
+                    std::thread::sleep(FAILURE_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// Waits until there is something to ask; `None` once stopped.
+    fn next_questions(&self) -> Option<(Arc<str>, u64, Vec<Question>)> {
+        let mut swept = self.now();
+        let mut state = self.state.lock();
+        loop {
+            if state.is_stopped {
+                return None;
+            }
+            let now = self.now();
+            let mut pause = IDLE_INTERVAL;
+            if let Some(holder) = state.holder.clone() {
+                let is_sweep = now - swept >= SWEEP_INTERVAL;
+                if is_sweep {
+                    swept = now;
+                }
+                let (round, asked) = state.held.questions(is_sweep, now);
+                if !asked.is_empty() {
+                    return Some((holder, round, asked));
+                }
+                if state.held.has_waiting() {
+                    pause = WAITING_INTERVAL;
+                } else if !state.held.is_empty() {
+                    pause = Duration::from_micros((SWEEP_INTERVAL - (now - swept)).max(1).unsigned_abs());
+                }
+            }
+            self.work.wait_for(&mut state, pause);
+        }
+    }
+
+    /// The database's answers; `None` if the leases of this holder have ended.
+    fn ask(&self, holder: &Arc<str>, asked: &[Question]) -> Result<Option<Vec<Option<Answer>>>, db::Error> {
+        let mut session = self.db.session()?;
+        session.set_timeout(RESPONSE_TIMEOUT);
+        let is_registered = self.state.lock().is_registered;
+        if !is_registered {
+            if !leases::register(&mut session, holder)? {
+                return Ok(None);
+            }
+            self.state.lock().is_registered = true;
+        }
+        let requests: Vec<Request<'_>> = asked
+            .iter()
+            .map(|(id, ask)| {
+                let Ask { at_least, at_most, returned, partial } = *ask;
+                Request { budget_id: id, at_least, at_most, returned, partial }
+            })
+            .collect();
+        let answers = leases::ask(&mut session, holder, &requests)?;
+        if answers.iter().any(Option::is_none) && !leases::register(&mut session, holder)? {
+            return Ok(None);
+        }
+        let grant = |granted: leases::Granted| {
+            let leases::Granted { granted, returned, window_starts, is_short, unspent, collects } = granted;
+            let window_starts = Micros::try_from(window_starts.unix_timestamp_nanos() / 1000).unwrap_or(0);
+            (Grant { granted, returned, window_starts, is_short, collects }, unspent)
+        };
+        Ok(Some(answers.into_iter().map(|answer| answer.map(grant)).collect()))
+    }
+
+    /// Ends [`Limits::run`].
+    pub fn stop(&self) {
+        self.state.lock().is_stopped = true;
+        self.work.notify_all();
+    }
+}
+
+impl State {
+    fn set_aside(&self, (reservation, budgets): Reserved) -> SetAside {
+        SetAside { holder: self.holder.clone(), reservation, budgets }
+    }
+
+    /// Whether the leases in which this was set aside are still those of this process.
+    fn is_holder(&self, set_aside: &SetAside) -> bool {
+        self.holder == set_aside.holder
+    }
+}

@@ -1,0 +1,163 @@
+//! Table `budgets`: the most that an account or a key may spend in a window, and what was spent. `users.budget_id` and
+//! `api_keys.budget_id` say whose budget it is; keys that a rotation made of each other share one.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use super::row::{Record, record};
+use crate::db::{Error, Executor};
+
+/// When a budget begins anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Window {
+    /// At midnight.
+    Day,
+    /// On Monday.
+    Week,
+    /// On the first day of a month.
+    Month,
+    /// Never.
+    Total,
+}
+
+impl Window {
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Window::Day => "day",
+            Window::Week => "week",
+            Window::Month => "month",
+            Window::Total => "total",
+        }
+    }
+}
+
+/// What a budget is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BudgetSpec {
+    /// The most that may be spent in a window, in micro-dollars.
+    pub limit_micros: i64,
+    /// When it begins anew.
+    pub window: Window,
+    /// The IANA time zone of the windows.
+    pub timezone: String,
+}
+
+record! {
+    /// A budget as its owner sees it.
+    #[derive(Clone, Debug, Serialize, JsonSchema)]
+    pub struct Budget {
+        /// Not shown.
+        #[serde(skip)]
+        pub id: String = "b.id",
+        /// The most that may be spent in a window, in micro-dollars.
+        pub limit_micros: i64 = "div(b.limit_picos, 1000000)::bigint",
+        /// When it begins anew: `day`, `week` (on Monday), `month` or `total` (never).
+        pub window: String = "b.period",
+        /// The time zone of the windows.
+        pub timezone: String = "b.timezone",
+        /// What was spent in this window, in micro-dollars.
+        pub spent_micros: i64 = "div(w.spent_picos, 1000000)::bigint",
+        /// What is left, in micro-dollars.
+        pub remaining_micros: i64 = "greatest(div(b.limit_picos - w.spent_picos, 1000000), 0)::bigint",
+        /// When it begins anew.
+        #[serde(serialize_with = "super::timestamp::serialize_zulu_option")]
+        #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+        pub resets: Option<OffsetDateTime> = "textgen_budget_window_end(b.period, b.timezone, now())",
+    }
+}
+
+/// Makes a budget, which is nobody's yet.
+///
+/// # Errors
+/// [`Error::ForeignKey`] if the account does not exist.
+pub fn insert(db: &mut impl Executor, id: &str, user_id: &str, spec: &BudgetSpec) -> Result<(), Error> {
+    const SQL: &str = "INSERT INTO budgets (id, user_id, limit_picos, period, timezone)
+        VALUES ($1, $2, $3::numeric * 1000000, $4, $5)";
+    db.execute(SQL, &[&id, &user_id, &spec.limit_micros, &spec.window.name(), &spec.timezone.as_str()]).map(drop)
+}
+
+/// Changes a budget. Returns whether its windows are others now, so that [`count_anew`] must follow.
+///
+/// # Errors
+/// See [`Error`].
+pub fn update(db: &mut impl Executor, id: &str, spec: &BudgetSpec) -> Result<bool, Error> {
+    const OLD: &str = "SELECT (period, timezone) IS DISTINCT FROM ($2::varchar, $3::varchar)
+        FROM budgets WHERE id = $1 FOR NO KEY UPDATE";
+    const SQL: &str =
+        "UPDATE budgets SET limit_picos = $2::numeric * 1000000, period = $3, timezone = $4 WHERE id = $1";
+    let (window, timezone) = (spec.window.name(), spec.timezone.as_str());
+    let changes = db.query_opt(OLD, &[&id, &window, &timezone])?.map_or(Ok(false), |row| row.try_get(0))?;
+    db.execute(SQL, &[&id, &spec.limit_micros, &window, &timezone])?;
+    Ok(changes)
+}
+
+/// Counts what was spent in the current window from the ledger: of the account, or of the keys that have the budget.
+///
+/// # Errors
+/// See [`Error`].
+pub fn count_anew(db: &mut impl Executor, id: &str, user_id: &str, of_keys: bool) -> Result<(), Error> {
+    const SQL: &str = "SELECT textgen_count_budget($1, $2, CASE WHEN $3 THEN
+        ARRAY(SELECT k.id FROM api_keys k WHERE k.user_id = $2 AND k.budget_id = $1) END)::text";
+    db.query(SQL, &[&id, &user_id, &of_keys]).map(drop)
+}
+
+/// Deletes a budget, which must be nobody's any more.
+///
+/// # Errors
+/// See [`Error`].
+pub fn delete(db: &mut impl Executor, id: &str) -> Result<(), Error> {
+    db.execute("DELETE FROM budgets WHERE id = $1", &[&id]).map(drop)
+}
+
+/// Gives an account this budget, or none.
+///
+/// # Errors
+/// See [`Error`].
+pub fn assign_to_user(db: &mut impl Executor, user_id: &str, id: Option<&str>) -> Result<(), Error> {
+    db.execute("UPDATE users SET budget_id = $2 WHERE id = $1", &[&user_id, &id.map(str::to_owned)]).map(drop)
+}
+
+/// Gives a key of an account this budget.
+///
+/// # Errors
+/// See [`Error`].
+pub fn assign_to_key(db: &mut impl Executor, user_id: &str, key_id: &str, id: &str) -> Result<(), Error> {
+    const SQL: &str = "UPDATE api_keys SET budget_id = $3 WHERE user_id = $1 AND id = $2";
+    db.execute(SQL, &[&user_id, &key_id, &id]).map(drop)
+}
+
+/// Takes a budget from all keys that have it.
+///
+/// # Errors
+/// See [`Error`].
+pub fn take_from_keys(db: &mut impl Executor, user_id: &str, id: &str) -> Result<(), Error> {
+    const SQL: &str = "UPDATE api_keys SET budget_id = NULL WHERE user_id = $1 AND budget_id = $2";
+    db.execute(SQL, &[&user_id, &id]).map(drop)
+}
+
+/// All budgets of an account, its keys' included.
+///
+/// # Errors
+/// See [`Error`].
+pub fn of_user(db: &mut impl Executor, user_id: &str) -> Result<Vec<Budget>, Error> {
+    const SQL: &str = concat!(
+        "SELECT ",
+        columns!(),
+        " FROM budgets b CROSS JOIN LATERAL (
+            SELECT coalesce((SELECT w.spent_picos FROM budget_windows w WHERE w.budget_id = b.id
+                AND w.starts = textgen_budget_window(b.period, b.timezone, now())), 0) AS spent_picos) AS w
+         WHERE b.user_id = $1"
+    );
+    db.query(SQL, &[&user_id])?.iter().map(Budget::from_row).collect()
+}
+
+/// Checks that the database knows a time zone.
+///
+/// # Errors
+/// [`Error::Value`] if it does not.
+pub fn check_timezone(db: &mut impl Executor, timezone: &str) -> Result<(), Error> {
+    db.query("SELECT (now() AT TIME ZONE $1)::text", &[&timezone]).map(drop)
+}

@@ -1,0 +1,105 @@
+//! A charge as a row of the ledger.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use crate::money::Cost;
+use crate::store::leases::Settlement;
+use crate::store::replies::KeptReply;
+use crate::units::Units;
+
+/// A row of the ledger. Serialised, it is a record of the journal, which newer versions must be able to read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Unique in the ledger.
+    pub id: String,
+    /// Whether a client chose the id, and may choose it again for another request. An id that was generated for this
+    /// charge can only come again with this very event, `created` included. Old journals do not say which it is.
+    #[serde(rename = "may_repeat", default = "unknown_is_client_supplied")]
+    pub client_supplied: bool,
+    /// Who pays.
+    pub user_id: String,
+    /// The id of the API key that was used; empty for none.
+    pub key_id: String,
+    /// The server that did the work.
+    pub server: Cow<'static, str>,
+    /// The route that was called.
+    pub route: Cow<'static, str>,
+    /// The model that did the work.
+    pub model: String,
+    /// What was used: in JSON, a field for each unit.
+    #[serde(flatten)]
+    pub units: Units,
+    /// What it costs: whole micro-dollars.
+    pub cost_micros: i64,
+    /// What it costs beyond them, in picodollars: 0 to 999,999. Old journals have whole micro-dollars only.
+    #[serde(default)]
+    pub cost_picos: i64,
+    /// Whether the units are an estimate, since the model server gave no numbers.
+    #[serde(default)]
+    pub estimated: bool,
+    /// How long the model took, in microseconds.
+    pub latency_micros: i64,
+    /// When it was charged, to the microsecond.
+    #[serde(with = "unix_micros")]
+    pub created: OffsetDateTime,
+    /// The leases that pay for it, if its account or key has a budget.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leases: Option<Box<LeaseUse>>,
+    /// The reply that is kept with the charge. The user's key makes it unique: if another reply is kept for that, this
+    /// charge is not made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply: Option<Box<KeptReply>>,
+}
+
+/// Which leases pay for a charge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseUse {
+    /// The process that holds them.
+    pub holder: String,
+    /// Their budgets.
+    pub budgets: Vec<String>,
+}
+
+impl Event {
+    /// What it settles: one for each of its budgets.
+    pub fn settlements(&self) -> impl Iterator<Item = Settlement<'_>> {
+        let (created, cost) = (self.created, self.cost().total_picos());
+        self.leases.iter().flat_map(move |leases| {
+            let settlement = move |budget_id| Settlement { budget_id, holder_id: &leases.holder, created, cost };
+            leases.budgets.iter().map(String::as_str).map(settlement)
+        })
+    }
+
+    /// About how many bytes it takes beyond those of any event.
+    pub fn reply_bytes(&self) -> usize {
+        let body = self.reply.as_ref().and_then(|reply| reply.body.as_ref());
+        body.map_or(0, Vec::len)
+    }
+
+    /// What it costs.
+    pub fn cost(&self) -> Cost {
+        Cost::new(self.cost_micros, self.cost_picos)
+    }
+}
+
+fn unknown_is_client_supplied() -> bool {
+    true
+}
+
+/// A time as microseconds since 1970.
+mod unix_micros {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use time::OffsetDateTime;
+
+    pub(super) fn serialize<S: Serializer>(time: &OffsetDateTime, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_i64(i64::try_from(time.unix_timestamp_nanos() / 1000).unwrap_or(i64::MAX))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<OffsetDateTime, D::Error> {
+        let micros = i64::deserialize(deserializer)?;
+        OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000).map_err(D::Error::custom)
+    }
+}
