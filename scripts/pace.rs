@@ -170,6 +170,7 @@ fn charge(user: &str) -> Charge {
         latency_micros: 100,
         keep: None,
         admission: None,
+        parts: Vec::new(),
     }
 }
 

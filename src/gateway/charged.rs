@@ -47,7 +47,7 @@ pub struct UploadWork<'a> {
 pub enum Outcome {
     /// A complete response.
     Reply(Response, ModelUsage),
-    /// A response that several models contributed to, and what was used of each. If it is an error, that is charged
+    /// A response that several models contributed to, and what was used of each, which is one charge. If it is an error, that is charged
     /// nevertheless, but nothing is kept, and a repetition of the request will be charged again.
     PerModel(Result<Response>, Vec<ModelUsage>),
     /// A response without content, the model, and the stream that will be the content.
@@ -182,20 +182,17 @@ enum Settled {
 
 fn charge_for(context: &mut ChargeContext, outcome: Outcome) -> Result<Settled> {
     Ok(Settled::Response(match outcome {
-        Outcome::Reply(response, usage) => context.charge_and_defer(response, usage)?,
-        Outcome::PerModel(response, mut usages) => {
-            // The reply is kept with the last charge.
-            let last = if response.is_ok() { usages.pop() } else { None };
-            for usage in usages {
-                context.charge_part(usage)?;
-            }
-            if let Some(usage) = last {
-                context.charge_and_defer(response?, usage)?
-            } else {
+        Outcome::Reply(response, usage) => context.charge_and_defer(response, usage, Vec::new())?,
+        Outcome::PerModel(response, mut parts) => match (parts.pop(), response) {
+            (Some(usage), Ok(response)) => context.charge_and_defer(response, usage, parts)?,
+            (usage, response) => {
+                if let Some(usage) = usage {
+                    context.charge_part(usage, parts)?;
+                }
                 context.release_key();
                 response?
             }
-        }
+        },
         Outcome::Stream(response, model, stream) => return Ok(Settled::Stream(response, model, stream)),
     }))
 }

@@ -7,8 +7,9 @@ use crate::call::Call;
 use crate::error::{Result, Shape};
 use crate::http::{Content, Response};
 use crate::limits::Admission;
-use crate::units::Units;
 use crate::usage::{Charge, ChargeId, Meter, new_id};
+
+pub use crate::usage::ModelUsage;
 
 use super::digest::RequestDigest;
 use super::idempotency::Idempotency;
@@ -18,19 +19,6 @@ use super::worst_case::{self, RequestBudget};
 /// Most bytes of a response that is deferred until its charge is durable. A larger one keeps a thread waiting instead;
 /// there are few threads, so few large responses are in memory at once.
 const MAX_DEFERRED: usize = 256 * 1024;
-
-/// What a request used of one model.
-#[derive(Clone, Debug)]
-pub struct ModelUsage {
-    /// The model.
-    pub model: String,
-    /// What was used.
-    pub units: Units,
-    /// Whether that is an estimate, since the model server gave no numbers.
-    pub estimated: bool,
-    /// How long the model server took, in microseconds.
-    pub latency_micros: i64,
-}
 
 /// What the charges of one request have in common.
 pub(super) struct ChargeContext {
@@ -86,19 +74,25 @@ impl ChargeContext {
         worst_case::enter(budget.into())
     }
 
-    /// Charges for a request and defers its response until the charge is durable. With an `Idempotency-Key`, the response
+    /// Charges for a request, `parts` being what other models did of it, and defers its response until the charge is
+    /// durable. With an `Idempotency-Key`, the response
     /// is kept.
     ///
     /// # Errors
     /// As [`ChargeContext::charge`].
-    pub(super) fn charge_and_defer(&self, mut response: Response, usage: ModelUsage) -> Result<Response> {
+    pub(super) fn charge_and_defer(
+        &self,
+        mut response: Response,
+        usage: ModelUsage,
+        parts: Vec<ModelUsage>,
+    ) -> Result<Response> {
         if matches!(&response.content, Content::Bytes(bytes) if bytes.len() > MAX_DEFERRED) {
             let reply = self.idempotency.is_some().then(|| kept::reply_of(&response));
-            return self.charge(usage, reply).map(|()| response);
+            return self.meter.charge(self.charge_of(usage, parts, reply)).map(|_| response);
         }
         let (route, shape) = (self.route, self.shape);
         let reply = self.idempotency.is_some().then(|| kept::reply_of(&response));
-        let charge = self.charge_of(usage, reply);
+        let charge = self.charge_of(usage, parts, reply);
         response.deferred = Some(self.meter.charge_deferred(charge, move |e, response| {
             log::warn!("{route}: a response was discarded because it could not be charged: {e}");
             replace(response, e.reply(shape))
@@ -112,7 +106,7 @@ impl ChargeContext {
     /// # Errors
     /// 503: it cannot be charged, so the reply must not be sent completely. 409: another reply is kept under the key.
     pub(super) fn charge(&self, usage: ModelUsage, reply: Option<kept::Reply>) -> Result<()> {
-        self.meter.charge(self.charge_of(usage, reply)).map(drop)
+        self.meter.charge(self.charge_of(usage, Vec::new(), reply)).map(drop)
     }
 
     /// Charges for a part of a reply, for which nothing is kept: or else a client could disconnect after the first word
@@ -120,8 +114,8 @@ impl ChargeContext {
     ///
     /// # Errors
     /// 503: it cannot be charged.
-    pub(super) fn charge_part(&self, usage: ModelUsage) -> Result<()> {
-        self.meter.charge(self.charge_of(usage, None)).map(drop)
+    pub(super) fn charge_part(&self, usage: ModelUsage, others: Vec<ModelUsage>) -> Result<()> {
+        self.meter.charge(self.charge_of(usage, others, None)).map(drop)
     }
 
     /// Frees the request's key, as it is not charged.
@@ -131,7 +125,7 @@ impl ChargeContext {
         }
     }
 
-    fn charge_of(&self, usage: ModelUsage, reply: Option<kept::Reply>) -> Charge {
+    fn charge_of(&self, usage: ModelUsage, parts: Vec<ModelUsage>, reply: Option<kept::Reply>) -> Charge {
         let keep = reply.zip(self.idempotency.as_ref());
         Charge {
             id: ChargeId::Generated(new_id()),
@@ -145,6 +139,7 @@ impl ChargeContext {
             latency_micros: usage.latency_micros,
             keep: keep.and_then(|(reply, idempotency)| idempotency.keep(reply, &self.digest)),
             admission: self.admission.clone(),
+            parts,
         }
     }
 }

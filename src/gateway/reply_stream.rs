@@ -130,12 +130,12 @@ impl ChargedStream {
             }
             StreamEnd::Failed(e) => {
                 // Nothing is kept: a repetition may get the whole reply, and is charged for that.
-                let charged = usage.map_or(Ok(()), |usage| self.context.charge_part(usage));
+                let charged = usage.map_or(Ok(()), |usage| self.context.charge_part(usage, Vec::new()));
                 self.fail(&mut out, charged.err().unwrap_or(e))
             }
             StreamEnd::Disconnected(e) => {
                 // The client pays for what was made until then; if the model had finished, that is all.
-                if let Some(Err(e)) = usage.map(|usage| self.context.charge_part(usage)) {
+                if let Some(Err(e)) = usage.map(|usage| self.context.charge_part(usage, Vec::new())) {
                     log::error!("what was made for a client that disconnected could not be charged: {e}");
                 }
                 Err(e)

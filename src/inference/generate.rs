@@ -1,6 +1,6 @@
 //! The older API for text: one prompt, or many at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
 
@@ -21,6 +21,7 @@ use crate::http::Response;
 use crate::http::form::{FORM_LIMIT, Fields};
 use crate::logging;
 use crate::units::{Unit, Units};
+use crate::usage::MAX_MODELS;
 
 /// Prompts of one request that are worked on at the same time.
 const CONCURRENCY: usize = 8;
@@ -97,7 +98,13 @@ fn parse_bulk(bytes: &[u8]) -> Result<Vec<Params>> {
     if list.len() > MAX_PROMPTS {
         return Err(Error::bad("There must be at most 1000 texts"));
     }
-    list.into_iter().map(|object| Params::read(&Fields::of(object))).collect()
+    let all: Vec<Params> =
+        list.into_iter().map(|object| Params::read(&Fields::of(object))).collect::<Result<_>>()?;
+    let models: BTreeSet<&Option<String>> = all.iter().map(|params| &params.model).collect();
+    if models.len() > MAX_MODELS {
+        return Err(Error::bad(format!("The texts must be for at most {MAX_MODELS} models")));
+    }
+    Ok(all)
 }
 
 /// Works on several prompts at the same time. After a failure, or once the client has disconnected, no further prompt is

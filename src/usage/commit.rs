@@ -71,7 +71,7 @@ fn is_same_day(a: &Event, b: &Event) -> bool {
 
 /// The receipt of a charge that was not made before.
 pub(super) fn first(event: &Event) -> Receipt {
-    Receipt { cost_micros: event.cost_micros, duplicate: false }
+    Receipt { cost_micros: event.cost().micros(), duplicate: false }
 }
 
 /// Charges these events in one transaction per day (UTC) and per [`PORTION`], so nearly always in one. Returns the receipts

@@ -5,10 +5,11 @@ use std::borrow::Cow;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
-use super::{Charge, ChargeId};
+use super::{Charge, ChargeId, MAX_MODELS, new_id};
 use crate::hex;
 use crate::money::Cost;
-use crate::store::usage::charges::{Event, LeaseUse};
+use crate::store::usage::charges::{Event, LeaseUse, Part};
+use crate::units::Units;
 
 /// Maximum length of an id in bytes; a longer one, which might not fit into an index, is replaced by its digest.
 const LONGEST_ID: usize = 200;
@@ -16,15 +17,32 @@ const LONGEST_ID: usize = 200;
 /// Maximum length in characters of all other text, such as a model's name, which the client may have chosen.
 const LONGEST_TEXT: usize = 200;
 
-/// The row for a charge with this cost, made `now`, that is paid out of `leases`. The row can always be stored, whatever the
-/// charge contains.
-pub(super) fn from_charge(charge: Charge, cost: Cost, now: OffsetDateTime, leases: Option<LeaseUse>) -> Event {
+/// The rows for a charge, made `now`, that is paid out of `leases`. They can always be stored, whatever the charge contains.
+pub(super) fn from_charge(
+    charge: Charge,
+    now: OffsetDateTime,
+    leases: Option<LeaseUse>,
+    cost: impl Fn(&str, &Units) -> Cost,
+) -> Event {
     // The database stores microseconds.
     let created = now.replace_nanosecond(now.nanosecond() / 1000 * 1000).unwrap_or(now);
     let (id, client_supplied) = match charge.id {
         ChargeId::Generated(id) => (id, false),
         ChargeId::ClientSupplied(id) => (id, true),
     };
+    let parts = charge.parts.into_iter().take(MAX_MODELS - 1).map(|part| {
+        let cost = cost(&part.model, &part.units);
+        Part {
+            id: new_id(),
+            model: text(part.model),
+            units: part.units.clamped(),
+            cost_micros: cost.micros(),
+            cost_picos: cost.picos(),
+            estimated: part.estimated,
+            latency_micros: part.latency_micros.max(0),
+        }
+    });
+    let (parts, cost) = (parts.collect(), cost(&charge.model, &charge.units));
     Event {
         id: bounded_id(id),
         client_supplied,
@@ -41,6 +59,7 @@ pub(super) fn from_charge(charge: Charge, cost: Cost, now: OffsetDateTime, lease
         created,
         leases: leases.map(Box::new),
         reply: charge.keep.map(|keep| Box::new(keep.reply)),
+        parts,
     }
 }
 
@@ -63,7 +82,7 @@ fn text(text: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::units::{MAX_UNITS, Unit, Units};
+    use crate::units::{MAX_UNITS, Unit};
 
     #[test]
     fn whatever_a_client_sent_fits() {
@@ -79,8 +98,9 @@ mod tests {
             latency_micros: -3,
             keep: None,
             admission: None,
+            parts: Vec::new(),
         };
-        let event = from_charge(charge.clone(), Cost::new(1, 0), OffsetDateTime::now_utc(), None);
+        let event = from_charge(charge.clone(), OffsetDateTime::now_utc(), None, |_, _| Cost::new(1, 0));
         assert!(event.id.starts_with("sha256:") && event.id.len() == 7 + 64);
         assert_ne!(event.id, bounded_id("k".repeat(5001)));
         assert!(event.model.starts_with("a\u{fffd}ß") && event.model.chars().count() == LONGEST_TEXT);

@@ -21,6 +21,7 @@ use crate::http::{Deferred, Response};
 use crate::limits::Limits;
 use crate::store::prices::Price;
 use crate::store::usage::charges::{Event, LeaseUse};
+use crate::units::Units;
 
 /// The longest that [`Meter::stop`] waits for its threads.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -173,25 +174,31 @@ impl Meter {
     fn event(&self, mut charge: Charge) -> Result<(Event, Option<Arc<Claim>>)> {
         let prices = self.shared.prices.read().clone().ok_or(Error::Busy)?;
         let now = OffsetDateTime::now_utc();
-        let mut cost = prices.cost(&charge.model, &charge.units, now);
+        let cost = |model: &str, units: &Units| prices.cost(model, units, now);
         let claim = charge.keep.as_ref().map(|keep| Arc::clone(&keep.claim));
         let Some(admission) = charge.admission.take() else {
-            return Ok((event::from_charge(charge, cost, now, None), claim));
+            return Ok((event::from_charge(charge, now, None, cost), claim));
         };
-        let covered = admission.cover(cost.total_picos());
-        if covered < cost.total_picos() {
+        let total = |charge: &mut Charge| charge.used().map(|(model, units)| cost(model, units).total_picos()).sum();
+        let mut settled = total(&mut charge);
+        let covered = admission.cover(settled);
+        if covered < settled {
             // A model server has made more than it was asked for. Budgets are never passed.
             log::warn!("a charge for {:?} is cut to what its budget can pay", charge.model);
-            charge.units = price::affordable(&prices.current(&charge.model, now), &charge.units, covered);
-            cost = prices.cost(&charge.model, &charge.units, now);
+            let mut left = covered;
+            for (model, units) in charge.used() {
+                *units = price::affordable(&prices.current(model, now), units, left);
+                left -= cost(model, units).total_picos();
+            }
+            settled = total(&mut charge);
         }
-        let settled = admission.settle(cost.total_picos());
+        let settled = admission.settle(settled);
         let earliest = settled.as_ref().map_or(now, |settled| from_micros(settled.earliest));
         let leases = settled.map(|settled| LeaseUse {
             holder: settled.holder.to_string(),
             budgets: settled.budgets.iter().map(ToString::to_string).collect(),
         });
-        Ok((event::from_charge(charge, cost, now.max(earliest), leases), claim))
+        Ok((event::from_charge(charge, now.max(earliest), leases, cost), claim))
     }
 
     /// The current state and counters.

@@ -77,6 +77,33 @@ pub struct Charge {
     pub keep: Option<Keep>,
     /// What was set aside for it, if its account or key has a budget.
     pub admission: Option<Arc<Admission>>,
+    /// What other models did of the same request, for at most [`MAX_MODELS`] models in all. It is charged with this or
+    /// not at all, in rows of their own.
+    pub parts: Vec<ModelUsage>,
+}
+
+impl Charge {
+    /// What it used of each model.
+    fn used(&mut self) -> impl Iterator<Item = (&str, &mut Units)> {
+        let parts = self.parts.iter_mut().map(|part| (&*part.model, &mut part.units));
+        std::iter::once((&*self.model, &mut self.units)).chain(parts)
+    }
+}
+
+/// Most models that one charge can name, so that it fits into a record of the journal.
+pub const MAX_MODELS: usize = 16;
+
+/// What a request used of one model.
+#[derive(Clone, Debug)]
+pub struct ModelUsage {
+    /// The model.
+    pub model: String,
+    /// What was used.
+    pub units: Units,
+    /// Whether that is an estimate, since the model server gave no numbers.
+    pub estimated: bool,
+    /// How long the model server took, in microseconds.
+    pub latency_micros: i64,
 }
 
 /// A reply to keep with its charge.

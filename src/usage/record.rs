@@ -1,5 +1,6 @@
 //! The records of a journal: length and CRC-32 of the payload (both 32 bits, little-endian), then the payload, JSON.
 
+use super::MAX_MODELS;
 use crate::store::replies::MAX_KEPT_BODY;
 use crate::store::usage::charges::Event;
 
@@ -9,9 +10,9 @@ pub(super) const MAGIC: &[u8; 16] = b"textgen charges1";
 /// Length of a record's header: length and CRC.
 const PREFIX: usize = 8;
 
-/// Maximum length of a payload: all texts of an event at their maximum, each byte escaped as six; the headers of its reply;
-/// and the body of that in base64.
-const LONGEST: usize = 16 * 1024 + 32 * 1024 + MAX_KEPT_BODY.div_ceil(3) * 4;
+/// Maximum length of a payload: all texts of an event at their maximum, each byte escaped as six; its parts; the headers of
+/// its reply; and the body of that in base64.
+const LONGEST: usize = 16 * 1024 + MAX_MODELS * 2 * 1024 + 32 * 1024 + MAX_KEPT_BODY.div_ceil(3) * 4;
 
 /// The longest record.
 pub(super) const LONGEST_RECORD: usize = PREFIX + LONGEST;
@@ -64,8 +65,10 @@ pub(super) mod tests {
             latency_micros: 12,
             keep: None,
             admission: None,
+            parts: Vec::new(),
         };
-        crate::usage::event::from_charge(charge, crate::money::Cost::new(45, 0), time::OffsetDateTime::now_utc(), None)
+        let cost = |_: &str, _: &crate::units::Units| crate::money::Cost::new(45, 0);
+        crate::usage::event::from_charge(charge, time::OffsetDateTime::now_utc(), None, cost)
     }
 
     #[test]
@@ -94,7 +97,27 @@ pub(super) mod tests {
         for text in [&mut longest.user_id, &mut longest.key_id, &mut longest.model] {
             *text = "\u{1}".repeat(200);
         }
-        write(&longest, &mut Vec::new()).unwrap();
+        let part = crate::store::usage::charges::Part {
+            id: "x".repeat(32),
+            model: "\u{1}".repeat(200),
+            units: crate::units::Units::from_fn(|_| crate::units::MAX_UNITS),
+            cost_micros: i64::MAX,
+            cost_picos: 999_999,
+            estimated: true,
+            latency_micros: i64::MAX,
+        };
+        longest.parts = vec![part; MAX_MODELS - 1];
+        longest.reply = Some(Box::new(crate::store::replies::KeptReply {
+            key: "k".repeat(255),
+            fingerprint: vec![255; 32],
+            status: 200,
+            headers: "\u{1}".repeat(5 * 1024),
+            body: Some(vec![255; MAX_KEPT_BODY]),
+            bytes: i64::MAX,
+        }));
+        let mut bytes = Vec::new();
+        write(&longest, &mut bytes).unwrap();
+        assert_eq!(read(&bytes).unwrap().0, longest);
         longest.model = "x".repeat(LONGEST);
         assert!(write(&longest, &mut Vec::new()).is_err());
     }

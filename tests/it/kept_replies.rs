@@ -89,6 +89,61 @@ fn a_process_killed_between_the_charge_and_the_reply() {
 }
 
 #[test]
+fn of_a_bulk_request_that_is_killed_all_or_nothing_is_charged() {
+    const BULK: &str = "/api/v1/generate-bulk";
+    let (upstream, go) = waiting();
+    let settings = [("INFERENCE_URL", &*upstream.url)];
+    let db = TestDb::new();
+    let proxy = Proxy::to(&db);
+    let texts: Vec<Value> = ["a", "b", "c"].iter().map(|model| json!({"text": "x", "model": model})).collect();
+    let body = json!(texts);
+    let begin = |server: &Server, user: &User| {
+        let (text, media_type) = (body.to_string(), "application/json\r\nIdempotency-Key: k1");
+        let mut raw = Raw::head(&server.inference, &user.secret, BULK, media_type, text.len());
+        raw.write(text.as_bytes());
+        raw
+    };
+    let first = Server::spawn_demo(&proxy.url(), &settings);
+    first.wait_until_listening();
+    let user = first.sign_up("ann@example.com");
+    let second = Server::spawn_demo(&proxy.url(), &settings);
+    second.wait_until_listening();
+
+    // Killed when some texts are done.
+    let mut raw = begin(&first, &user);
+    first.wait_until("the calls", || upstream.seen().len() == 3);
+    go.send(()).unwrap();
+    first.signal(Signal::KILL);
+    first.wait();
+    assert!(raw.rest().is_empty() && charges(&db).is_empty());
+
+    // Killed when all are charged, before the client hears of it.
+    second.wait_until("the key", || {
+        db.count("SELECT count(*) FROM idempotency_claims WHERE pg_try_advisory_xact_lock(owner)") == 1
+    });
+    let mut raw = begin(&second, &user);
+    second.wait_until("the calls", || upstream.seen().len() == 6);
+    proxy.forward_no_answer_to("INSERT INTO kept_replies");
+    // Scripts of calls whose process was killed wait too.
+    (0..6).for_each(|_| go.send(()).unwrap());
+    second.wait_until("the charge", || !charges(&db).is_empty());
+    assert_eq!(charges(&db).len(), 3, "all at once");
+    second.signal(Signal::KILL);
+    second.wait();
+    assert!(raw.rest().is_empty());
+
+    let server = Server::start_demo(&db, &settings);
+    let client = with_key(&server, &user);
+    let reply = client.post(BULK, &body).expect(200);
+    assert_eq!(reply.header("idempotent-replayed"), Some("true"));
+    assert_eq!(reply.json().as_array().unwrap().len(), 3);
+    let models: Vec<Value> = charges(&db).iter().map(|charge| charge["model"].clone()).collect();
+    assert!(["a", "b", "c"].iter().all(|model| models.contains(&json!(model))) && models.len() == 3, "{models:?}");
+    assert_eq!((upstream.seen().len(), db.count("SELECT count(*) FROM kept_replies")), (6, 1));
+    assert_books_agree(&db);
+}
+
+#[test]
 fn the_journal_of_a_dead_process_holds_the_reply() {
     let (upstream, go) = waiting();
     let journal = std::env::temp_dir().join(format!("textgen-orphan-{}", textgen::usage::new_id()));

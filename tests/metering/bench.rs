@@ -75,5 +75,6 @@ fn example(user: usize) -> Charge {
         latency_micros: 500,
         keep: None,
         admission: None,
+        parts: Vec::new(),
     }
 }

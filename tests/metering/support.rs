@@ -90,6 +90,7 @@ pub fn charge(id: &str, user: usize, micros: i64) -> Charge {
         latency_micros: 5,
         keep: None,
         admission: None,
+        parts: Vec::new(),
     }
 }
 

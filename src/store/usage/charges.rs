@@ -13,7 +13,8 @@ use crate::money::Cost;
 use crate::store::leases::{self, Settlements};
 use crate::units::{ByUnit, Unit, Units};
 
-pub use super::event::{Event, LeaseUse};
+use super::event::Row;
+pub use super::event::{Event, LeaseUse, Part};
 
 /// The ledger's columns of text.
 const TEXTS: [&str; 6] = ["id", "user_id", "key_id", "server", "route", "model"];
@@ -69,7 +70,7 @@ const FIRST_ROW_PARAMETER: usize = 3;
 /// in the list of a SELECT is a look-up in a hash table, whatever the planner thinks of the sizes.
 static CHARGE: LazyLock<String> = LazyLock::new(|| {
     let ledger = ledger_columns(UnitSet::ALL);
-    let given: Vec<&str> = ledger.iter().copied().chain(["client_supplied", "keyed"]).collect();
+    let given: Vec<&str> = ledger.iter().copied().chain(["client_supplied", "keyed_by"]).collect();
     let first_reply_parameter = FIRST_ROW_PARAMETER + given.len();
     let replies = REPLY_COLUMNS.iter().zip(unnest(first_reply_parameter, &REPLY_COLUMNS));
     let replies = comma_separated(replies.map(|(column, array)| format!("{array} AS {column}")));
@@ -96,7 +97,7 @@ static CHARGE: LazyLock<String> = LazyLock::new(|| {
         ledger AS (
             INSERT INTO usage_events ({ledger}) SELECT {values}
             FROM given WHERE (NOT client_supplied OR id IN (SELECT id FROM claimed))
-                AND (NOT keyed OR id IN (SELECT charge_id FROM kept))
+                AND (keyed_by = '' OR keyed_by IN (SELECT charge_id FROM kept))
             ON CONFLICT (user_id, created, id) DO NOTHING RETURNING id),
         marked AS MATERIALIZED (SELECT given.*, id IN (SELECT id FROM ledger) AS is_new FROM given),
         daily AS (
@@ -168,14 +169,17 @@ fn or_null(column: &str, value: &str) -> String {
 /// # Errors
 /// See [`Error`]. After [`Error::Unavailable`] the charges may have been made: the same call finds out.
 pub fn charge(db: &mut impl Executor, day: Date, events: &[&Event]) -> Result<Vec<String>, Error> {
-    let (month, rows) = (month_of(day), Rows::of(events, UnitSet::ALL));
-    let client_supplied: Vec<bool> = events.iter().map(|event| event.client_supplied).collect();
-    let keyed: Vec<bool> = events.iter().map(|event| event.reply.is_some()).collect();
+    let all = rows_of(events);
+    let (month, rows) = (month_of(day), Rows::of(&all, UnitSet::ALL));
+    let client_supplied: Vec<bool> = all.iter().map(|row| row.event.client_supplied).collect();
+    // The parts of a charge are made with it or not at all.
+    let keyed_by: Vec<&str> =
+        all.iter().map(|row| if row.event.reply.is_some() { &*row.event.id } else { "" }).collect();
     let replies = events.iter().filter_map(|e| Some((e.created, &*e.user_id, &*e.id, e.reply.as_deref()?)));
     let replies = Replies::of(replies);
     let mut params: Vec<&dyn Param> = vec![&month, &day];
     params.extend(rows.params(UnitSet::ALL));
-    params.extend::<[&dyn Param; 2]>([&client_supplied, &keyed]);
+    params.extend::<[&dyn Param; 2]>([&client_supplied, &keyed_by]);
     params.extend(replies.params());
     db.query(&CHARGE, &params)?.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }
@@ -186,8 +190,9 @@ pub fn charge(db: &mut impl Executor, day: Date, events: &[&Event]) -> Result<Ve
 /// # Errors
 /// As [`charge`]; if one of them was charged before after all, or its leases have ended, nothing is charged.
 pub fn charge_new(db: &mut impl Executor, day: Date, events: &[&Event]) -> Result<(), Error> {
-    let units = UnitSet::used(events.iter().map(|event| &event.units));
-    let (month, rows, totals) = (month_of(day), Rows::of(events, units), Totals::of(events, units));
+    let all = rows_of(events);
+    let units = UnitSet::used(all.iter().map(|row| row.units));
+    let (month, rows, totals) = (month_of(day), Rows::of(&all, units), Totals::of(&all, units));
     let mut params: Vec<&dyn Param> = vec![&month, &day];
     params.extend(rows.params(units));
     params.extend(totals.params(units));
@@ -200,6 +205,10 @@ pub fn charge_new(db: &mut impl Executor, day: Date, events: &[&Event]) -> Resul
     params.push(&true);
     let statement = CHARGE_AND_SETTLE[units.index()].get_or_init(|| charge_new_statement(units, true));
     db.query(statement, &params).map(drop)
+}
+
+fn rows_of<'e>(events: &[&'e Event]) -> Vec<Row<'e>> {
+    events.iter().flat_map(|event| event.rows()).collect()
 }
 
 fn month_of(day: Date) -> Date {
@@ -217,16 +226,22 @@ struct Rows<'e> {
 }
 
 impl<'e> Rows<'e> {
-    fn of(events: &[&'e Event], units: UnitSet) -> Rows<'e> {
-        const VALUES: [fn(&Event) -> &str; TEXTS.len()] =
-            [|e| &e.id, |e| &e.user_id, |e| &e.key_id, |e| &e.server, |e| &e.route, |e| &e.model];
+    fn of(rows: &[Row<'e>], units: UnitSet) -> Rows<'e> {
+        const VALUES: [for<'r> fn(&Row<'r>) -> &'r str; TEXTS.len()] = [
+            |row| row.id,
+            |row| &row.event.user_id,
+            |row| &row.event.key_id,
+            |row| &row.event.server,
+            |row| &row.event.route,
+            |row| row.model,
+        ];
         Rows {
-            texts: VALUES.map(|value| events.iter().map(|event| value(event)).collect()),
-            units: units.collect(|unit| events.iter().map(|event| event.units[unit]).collect()),
-            costs: events.iter().map(|event| event.cost()).collect(),
-            latencies: events.iter().map(|event| event.latency_micros).collect(),
-            estimated: events.iter().map(|event| event.estimated).collect(),
-            created: events.iter().map(|event| event.created).collect(),
+            texts: VALUES.map(|value| rows.iter().map(value).collect()),
+            units: units.collect(|unit| rows.iter().map(|row| row.units[unit]).collect()),
+            costs: rows.iter().map(|row| row.cost).collect(),
+            latencies: rows.iter().map(|row| row.latency_micros).collect(),
+            estimated: rows.iter().map(|row| row.estimated).collect(),
+            created: rows.iter().map(|row| row.event.created).collect(),
         }
     }
 
@@ -273,17 +288,18 @@ struct DaySum {
 }
 
 impl<'e> Totals<'e> {
-    fn of(events: &[&'e Event], units: UnitSet) -> Totals<'e> {
+    fn of(rows: &[Row<'e>], units: UnitSet) -> Totals<'e> {
         let mut days: BTreeMap<[&str; DAY_KEY.len()], DaySum> = BTreeMap::new();
         let mut users: BTreeMap<&str, Cost> = BTreeMap::new();
-        for event in events {
-            let key = [&*event.user_id, &*event.server, &*event.route, &*event.model, &*event.key_id];
+        for row in rows {
+            let event = row.event;
+            let key = [&*event.user_id, &*event.server, &*event.route, row.model, &*event.key_id];
             let total = days.entry(key).or_default();
             total.events += 1;
-            total.units += &event.units;
-            total.estimated += i64::from(event.estimated);
-            total.cost += event.cost();
-            *users.entry(&event.user_id).or_default() += event.cost();
+            total.units += row.units;
+            total.estimated += i64::from(row.estimated);
+            total.cost += row.cost;
+            *users.entry(&event.user_id).or_default() += row.cost;
         }
         Totals {
             keys: std::array::from_fn(|n| days.keys().map(|key| key[n]).collect()),

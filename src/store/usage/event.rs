@@ -10,7 +10,7 @@ use crate::store::leases::Settlement;
 use crate::store::replies::KeptReply;
 use crate::units::Units;
 
-/// A row of the ledger. Serialised, it is a record of the journal, which newer versions must be able to read.
+/// A charge, a row of the ledger, and more rows if other models had a part in it. Serialised, it is a record of the journal, which newer versions must be able to read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// Unique in the ledger.
@@ -52,6 +52,40 @@ pub struct Event {
     /// charge is not made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reply: Option<Box<KeptReply>>,
+    /// What other models did of the same request. It is charged with this or not at all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<Part>,
+}
+
+/// What another model did of a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// Unique in the ledger.
+    pub id: String,
+    /// The model.
+    pub model: String,
+    /// What was used.
+    #[serde(flatten)]
+    pub units: Units,
+    /// What it costs: whole micro-dollars.
+    pub cost_micros: i64,
+    /// What it costs beyond them, in picodollars.
+    pub cost_picos: i64,
+    /// As that of the event.
+    pub estimated: bool,
+    /// As that of the event.
+    pub latency_micros: i64,
+}
+
+/// A row that an event adds to the ledger.
+pub(super) struct Row<'e> {
+    pub(super) event: &'e Event,
+    pub(super) id: &'e str,
+    pub(super) model: &'e str,
+    pub(super) units: &'e Units,
+    pub(super) cost: Cost,
+    pub(super) estimated: bool,
+    pub(super) latency_micros: i64,
 }
 
 /// Which leases pay for a charge.
@@ -79,9 +113,36 @@ impl Event {
         body.map_or(0, Vec::len)
     }
 
-    /// What it costs.
+    /// What all of it costs.
     pub fn cost(&self) -> Cost {
-        Cost::new(self.cost_micros, self.cost_picos)
+        let own = Cost::new(self.cost_micros, self.cost_picos);
+        self.parts.iter().fold(own, |mut sum, part| {
+            sum += Cost::new(part.cost_micros, part.cost_picos);
+            sum
+        })
+    }
+
+    /// The rows that it adds to the ledger.
+    pub(super) fn rows<'e>(&'e self) -> impl Iterator<Item = Row<'e>> {
+        let own = Row {
+            event: self,
+            id: &self.id,
+            model: &self.model,
+            units: &self.units,
+            cost: Cost::new(self.cost_micros, self.cost_picos),
+            estimated: self.estimated,
+            latency_micros: self.latency_micros,
+        };
+        let part = move |part: &'e Part| Row {
+            event: self,
+            id: &part.id,
+            model: &part.model,
+            units: &part.units,
+            cost: Cost::new(part.cost_micros, part.cost_picos),
+            estimated: part.estimated,
+            latency_micros: part.latency_micros,
+        };
+        std::iter::once(own).chain(self.parts.iter().map(part))
     }
 }
 
