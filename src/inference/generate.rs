@@ -98,8 +98,7 @@ fn parse_bulk(bytes: &[u8]) -> Result<Vec<Params>> {
     if list.len() > MAX_PROMPTS {
         return Err(Error::bad("There must be at most 1000 texts"));
     }
-    let all: Vec<Params> =
-        list.into_iter().map(|object| Params::read(&Fields::of(object))).collect::<Result<_>>()?;
+    let all: Vec<Params> = list.into_iter().map(|object| Params::read(&Fields::of(object))).collect::<Result<_>>()?;
     let models: BTreeSet<&Option<String>> = all.iter().map(|params| &params.model).collect();
     if models.len() > MAX_MODELS {
         return Err(Error::bad(format!("The texts must be for at most {MAX_MODELS} models")));
