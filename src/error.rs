@@ -57,6 +57,8 @@ pub enum Error {
     CrossSite,
     /// The thing does not exist, or not for this caller.
     NotFound(&'static str),
+    /// There is no model of this name, or none at all where the request names none.
+    ModelNotFound(Option<String>),
     /// No route has this path.
     NoRoute,
     /// The path has a route, but not for this method; holds the value of `Allow`.
@@ -146,6 +148,8 @@ impl Error {
             E::AccountSuspended => (403, "account_suspended", "This account is suspended".into()),
             E::CrossSite => (403, "cross_site_request", "Cross-site request refused".into()),
             E::NotFound(text) => (404, "not_found", (*text).into()),
+            E::ModelNotFound(Some(name)) => (404, "model_not_found", format!("The model {name:?} does not exist").into()),
+            E::ModelNotFound(None) => (404, "model_not_found", "There is no model for this".into()),
             E::NoRoute => (404, "not_found", "Not Found".into()),
             E::MethodNotAllowed(_) => (405, "method_not_allowed", "Method Not Allowed".into()),
             E::RequestTimeout => (408, "request_timeout", "The request did not arrive in time".into()),
@@ -277,6 +281,7 @@ impl fmt::Display for Error {
         match self {
             Error::Database(e) => e.fmt(f),
             Error::Internal(why) => f.write_str(why),
+            Error::ModelNotFound(_) => f.write_str("the request names no model that there is"),
             // Its message may repeat what the client sent.
             Error::Relayed(relayed) => write!(f, "the model server answered {}", relayed.status),
             _ => f.write_str(&self.message()),
@@ -399,6 +404,7 @@ mod tests {
         for (e, kind, code) in [
             (Error::Unauthorized("No"), "invalid_request_error", json!("invalid_api_key")),
             (Error::NoRoute, "invalid_request_error", json!("not_found")),
+            (Error::ModelNotFound(None), "invalid_request_error", json!("model_not_found")),
             (Error::TooManyAttempts(Duration::ZERO), "rate_limit_error", json!("rate_limit_exceeded")),
             (Error::BudgetExhausted, "insufficient_quota", json!("insufficient_quota")),
             (Error::Forbidden("No"), "permission_error", Value::Null),

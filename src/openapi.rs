@@ -184,7 +184,7 @@ fn statuses(operation: &Operation, description: &Description) -> Vec<Status> {
         statuses.retain(|(status, _)| *status != 422);
         statuses.extend([
             (422, "Fields are missing or have the wrong type, or the Idempotency-Key was used for another request"),
-            (402, "The budget of the account or of the key cannot pay for it"),
+            (402, "A budget is used up"),
             (502, "The model server failed"),
             (409, "A request with this Idempotency-Key is running; see Retry-After. Or its reply could not be kept"),
             (503, "No model server is configured for this, or textgen is busy; see Retry-After"),

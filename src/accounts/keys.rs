@@ -27,8 +27,7 @@ pub fn create(
     lock_account(db, user_id)?;
     check_count(db, user_id)?;
     let secret = new_secret()?;
-    let new = Insert { id: &new_id("key_")?, name, expires, ..Insert::default() };
-    Ok((insert(db, user_id, &secret, new)?, secret))
+    Ok((insert(db, &new_id("key_")?, user_id, name, &secret, expires, false)?, secret))
 }
 
 /// Locks an account and one of its working keys. To be called in a transaction.
@@ -60,29 +59,24 @@ fn check_count(db: &mut impl Executor, user_id: &str) -> Result<()> {
 
 /// Creates the default key, whose prefix the user object shows.
 pub(super) fn insert_default(db: &mut impl Executor, user_id: &str, secret: &Secret) -> Result<()> {
-    let new = Insert { id: &new_id("key_")?, name: DEFAULT_NAME, is_default: true, ..Insert::default() };
-    insert(db, user_id, secret, new).map(drop)
+    insert(db, &new_id("key_")?, user_id, DEFAULT_NAME, secret, None, true).map(drop)
 }
 
 pub(super) fn new_secret() -> Result<Secret> {
     Secret::new_api_key().map_err(no_randomness)
 }
 
-/// What distinguishes a new key from others of its account.
-#[derive(Default)]
-struct Insert<'a> {
-    id: &'a str,
-    name: &'a str,
+fn insert(
+    db: &mut impl Executor,
+    id: &str,
+    user_id: &str,
+    name: &str,
+    secret: &Secret,
     expires: Option<OffsetDateTime>,
     is_default: bool,
-    budget_id: Option<String>,
-}
-
-fn insert(db: &mut impl Executor, user_id: &str, secret: &Secret, new: Insert<'_>) -> Result<ApiKey> {
+) -> Result<ApiKey> {
     let (prefix, digest) = (secret.visible_prefix(), secret.digest());
-    let Insert { id, name, expires, is_default, budget_id } = new;
-    let new =
-        api_keys::NewKey { id, user_id, name, prefix: &prefix, digest: &digest.0, expires, is_default, budget_id };
+    let new = api_keys::NewKey { id, user_id, name, prefix: &prefix, digest: &digest.0, expires, is_default };
     Ok(api_keys::insert(db, new)?)
 }
 
@@ -101,10 +95,8 @@ pub fn rotate(db: &mut impl Executor, user_id: &str, id: &str, grace_seconds: i6
     let new = new_id("key_")?;
     api_keys::replace(db, id, &new, grace_seconds)?;
     let secret = new_secret()?;
-    let api_keys::ApiKey { name, expires, is_default, budget_id, .. } = &old;
-    let insert_new =
-        Insert { id: &new, name, expires: *expires, is_default: *is_default, budget_id: budget_id.clone() };
-    let key = insert(db, user_id, &secret, insert_new)?;
+    insert(db, &new, user_id, &old.name, &secret, old.expires, old.is_default)?;
+    let key = api_keys::inherit(db, id, &new)?;
     if old.is_default {
         users::set_secret_prefix(db, user_id, &key.prefix)?;
     }

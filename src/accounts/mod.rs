@@ -3,6 +3,7 @@
 pub mod budgets;
 pub mod email;
 pub mod keys;
+pub mod scopes;
 
 use crate::auth::{Secret, secret};
 use crate::db::Executor;

@@ -1,11 +1,13 @@
 //! An authenticated caller.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use time::OffsetDateTime;
 
+use super::Scope;
 use crate::limits::Budgets;
 use crate::store::User;
+use crate::store::api_keys::KeyScope;
 
 /// An account, and the credential with which it was authenticated.
 #[derive(Clone, Debug)]
@@ -16,6 +18,8 @@ pub struct Caller {
     pub via: Via,
     /// The budgets that the caller's charges count against.
     pub budgets: Budgets,
+    /// What the key is limited to, if it is.
+    pub scope: Option<Arc<Scope>>,
     /// The user object, serialised at most once while this caller is cached.
     json: OnceLock<Vec<u8>>,
 }
@@ -47,13 +51,14 @@ impl Caller {
     /// A caller with this account and credential.
     pub fn new(user: User, via: Via) -> Caller {
         let account = user.budget_id.as_deref().map(Into::into);
-        Caller { user, via, budgets: Budgets { account, key: None }, json: OnceLock::new() }
+        Caller { user, via, budgets: Budgets { account, key: None }, scope: None, json: OnceLock::new() }
     }
 
-    /// The same, whose key has this budget.
+    /// The same, whose key has this budget, and is limited to this.
     #[must_use]
-    pub fn with_key_budget(mut self, budget_id: Option<&str>) -> Caller {
+    pub fn with_limits(mut self, budget_id: Option<&str>, scope: KeyScope) -> Caller {
         self.budgets.key = budget_id.map(Into::into);
+        self.scope = Scope::of(scope).map(Arc::new);
         self
     }
 

@@ -10,6 +10,7 @@ mod negative;
 pub mod password;
 mod resolver;
 pub mod revocation;
+mod scope;
 pub mod secret;
 mod shard;
 mod single_flight;
@@ -20,6 +21,7 @@ pub use caller::{Caller, Via};
 pub use hasher::Hasher;
 pub use last_used::{LastUsed, is_renewal_due};
 pub use resolver::Resolver;
+pub use scope::{Permission, Scope};
 pub use secret::{Digest, Secret};
 pub use throttle::Throttle;
 

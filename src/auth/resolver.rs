@@ -119,8 +119,8 @@ impl Resolver {
         let digest = &key.1.0;
         let caller = match key.0 {
             Kind::Key => api_keys::by_digest(&mut session, digest)?.map(|found| {
-                let api_keys::KeyMatch { user, id, expires, budget_id } = found;
-                Caller::new(user, Via::Key { id, expires }).with_key_budget(budget_id.as_deref())
+                let api_keys::KeyMatch { user, id, expires, budget_id, scope } = found;
+                Caller::new(user, Via::Key { id, expires }).with_limits(budget_id.as_deref(), scope)
             }),
             Kind::Session => sessions::by_digest(&mut session, digest)?.map(|found| {
                 let sessions::SessionMatch { user, id, created, expires, renewed } = found;

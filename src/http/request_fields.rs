@@ -58,6 +58,18 @@ pub enum Change<T> {
 }
 
 impl<T> Change<T> {
+    /// The same with another value, of which `map` may also find that there is none.
+    ///
+    /// # Errors
+    /// Those of `map`.
+    pub fn try_map<U, E>(self, map: impl FnOnce(T) -> Result<Option<U>, E>) -> Result<Change<U>, E> {
+        Ok(match self {
+            Change::Keep => Change::Keep,
+            Change::Clear => Change::Clear,
+            Change::Set(value) => map(value)?.map_or(Change::Clear, Change::Set),
+        })
+    }
+
     /// The value after the change.
     pub fn apply(self, current: Option<T>) -> Option<T> {
         match self {

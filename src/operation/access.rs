@@ -2,14 +2,18 @@
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 
-use super::{Handler, Operation, Refusal};
-use crate::auth::{Caller, Via};
+use super::{Group, Handler, Operation, Refusal};
+use crate::auth::{Caller, Permission, Via};
 use crate::call::Call;
 use crate::error::{Error, Result};
 use crate::http::Response;
 
 /// What is escaped in the path that `next` holds: everything that could end it.
 const ESCAPED_IN_NEXT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_');
+
+/// The paths at which a caller learns who it is.
+const IDENTITY: [&str; 4] =
+    ["/api/current-user", "/api/get-user", "/api/get-user/stripe-usage", "/api/subscription-status"];
 
 impl Operation {
     /// Authenticates the caller as far as the handler needs it, then runs the handler.
@@ -26,10 +30,14 @@ impl Operation {
                     Err(_) if self.works_without_database => None,
                     caller => caller?,
                 };
+                if let Some(caller) = &caller {
+                    self.check_scope(call, caller)?;
+                }
                 handler(call, caller.as_deref())
             }
             Handler::Authenticated(handler) => match call.authenticate()? {
                 Some(caller) => {
+                    self.check_scope(call, &caller)?;
                     self.authorize(&caller)?;
                     handler(call, &caller)
                 }
@@ -38,9 +46,41 @@ impl Operation {
         }
     }
 
-    /// API keys are for programs, so an administrator's key does not make a program an administrator.
+    /// Checks what a restricted key is limited to.
+    fn check_scope(&self, call: &Call<'_>, caller: &Caller) -> Result<()> {
+        let Some(scope) = &caller.scope else { return Ok(()) };
+        if !scope.admits(call.client()) {
+            return Err(Error::Forbidden("This key may not be used from this address"));
+        }
+        match self.permission() {
+            Some(permission) if !scope.permits(permission) => {
+                Err(Error::Forbidden("This key may not be used for this"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What a key must be permitted to; nothing for what every caller may see.
+    fn permission(&self) -> Option<Permission> {
+        if self.is_administrative {
+            return Some(Permission::Admin);
+        }
+        match self.description.as_ref().map(|description| description.group) {
+            Some(Group::Text | Group::Speech) => Some(Permission::Models),
+            Some(Group::Documents) => Some(Permission::Documents),
+            Some(Group::Health) => None,
+            Some(_) if IDENTITY.contains(&self.path) => None,
+            // Pages show all of the account.
+            Some(_) | None => Some(Permission::Account),
+        }
+    }
+
+    /// API keys are for programs, so an administrator's key does not make a program an administrator, unless it was made
+    /// for that.
     fn authorize(&self, caller: &Caller) -> Result<()> {
-        match self.is_administrative && !(caller.user.is_admin && matches!(caller.via, Via::Session { .. })) {
+        let is_made_for_it = caller.scope.as_ref().is_some_and(|scope| scope.permits(Permission::Admin));
+        let may_administrate = matches!(caller.via, Via::Session { .. }) || is_made_for_it;
+        match self.is_administrative && !(caller.user.is_admin && may_administrate) {
             true => Err(Error::Forbidden("Only administrators can see this page")),
             false => Ok(()),
         }

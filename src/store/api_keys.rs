@@ -37,7 +37,24 @@ record! {
         /// The id of its budget, which is shown instead.
         #[serde(skip)]
         pub budget_id: Option<String> = "budget_id",
+        /// The models that it may call; null for all.
+        pub models: Option<Vec<String>> = "models",
+        /// What it may do: of `models`, `documents`, `account` and `admin`.
+        pub permissions: Vec<String> = "coalesce(permissions, ARRAY['models', 'documents', 'account'])",
+        /// The networks that it may be used from; null for all.
+        pub addresses: Option<Vec<String>> = "addresses",
     }
+}
+
+/// What a key is limited to, as it is stored. `None` for no limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyScope {
+    /// The models that it may call.
+    pub models: Option<Vec<String>>,
+    /// What it may do.
+    pub permissions: Option<Vec<String>>,
+    /// The networks that it may be used from.
+    pub addresses: Option<Vec<String>>,
 }
 
 /// The key and the account that a valid secret belongs to.
@@ -51,10 +68,12 @@ pub struct KeyMatch {
     pub expires: Option<OffsetDateTime>,
     /// The id of the key's budget, if it has one.
     pub budget_id: Option<String>,
+    /// What the key is limited to.
+    pub scope: KeyScope,
 }
 
 /// A key to insert.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct NewKey<'a> {
     /// Identifies the key.
     pub id: &'a str,
@@ -70,8 +89,6 @@ pub struct NewKey<'a> {
     pub expires: Option<OffsetDateTime>,
     /// Whether it becomes the default key.
     pub is_default: bool,
-    /// The id of the budget that it shares with the key that it replaces.
-    pub budget_id: Option<String>,
 }
 
 /// Inserts a key.
@@ -80,12 +97,12 @@ pub struct NewKey<'a> {
 /// [`Error::ForeignKey`] if the account does not exist.
 pub fn insert(db: &mut impl Executor, new: NewKey<'_>) -> Result<ApiKey, Error> {
     const SQL: &str = concat!(
-        "INSERT INTO api_keys (id, user_id, name, prefix, digest, expires, is_default, budget_id) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING ",
+        "INSERT INTO api_keys (id, user_id, name, prefix, digest, expires, is_default) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING ",
         columns!()
     );
-    let NewKey { id, user_id, name, prefix, digest, expires, is_default, budget_id } = &new;
-    ApiKey::from_row(&db.query_one(SQL, &[id, user_id, name, prefix, digest, expires, is_default, budget_id])?)
+    let NewKey { id, user_id, name, prefix, digest, expires, is_default } = &new;
+    ApiKey::from_row(&db.query_one(SQL, &[id, user_id, name, prefix, digest, expires, is_default])?)
 }
 
 /// The working key whose secret has this digest, if its account is not suspended.
@@ -96,7 +113,7 @@ pub fn by_digest(db: &mut impl Executor, digest: &[u8]) -> Result<Option<KeyMatc
     const SQL: &str = concat!(
         "SELECT ",
         users::columns!(),
-        ", k.id, k.expires, k.budget_id FROM api_keys k JOIN users u ON u.id = k.user_id \
+        ", k.id, k.expires, k.budget_id, k.models, k.permissions, k.addresses FROM api_keys k JOIN users u ON u.id = k.user_id \
          WHERE k.digest = $1 AND k.revoked IS NULL AND (k.expires IS NULL OR k.expires > now()) \
          AND u.suspended IS NULL"
     );
@@ -107,6 +124,7 @@ pub fn by_digest(db: &mut impl Executor, digest: &[u8]) -> Result<Option<KeyMatc
         id: columns.next()?,
         expires: columns.next()?,
         budget_id: columns.next()?,
+        scope: KeyScope { models: columns.next()?, permissions: columns.next()?, addresses: columns.next()? },
     }))
 }
 
@@ -168,6 +186,42 @@ pub fn lock_working(db: &mut impl Executor, user_id: &str, id: &str) -> Result<O
 /// See [`Error`].
 pub fn update(db: &mut impl Executor, id: &str, name: &str, expires: Option<OffsetDateTime>) -> Result<(), Error> {
     db.execute("UPDATE api_keys SET name = $2, expires = $3 WHERE id = $1", &[&id, &name, &expires]).map(drop)
+}
+
+/// What a key is limited to.
+///
+/// # Errors
+/// See [`Error`].
+pub fn scope_of(db: &mut impl Executor, id: &str) -> Result<KeyScope, Error> {
+    let row = db.query_one("SELECT models, permissions, addresses FROM api_keys WHERE id = $1", &[&id])?;
+    Ok(KeyScope { models: row.try_get(0)?, permissions: row.try_get(1)?, addresses: row.try_get(2)? })
+}
+
+/// Limits a key. Returns it.
+///
+/// # Errors
+/// See [`Error`].
+pub fn set_scope(db: &mut impl Executor, id: &str, scope: &KeyScope) -> Result<ApiKey, Error> {
+    const SQL: &str = concat!(
+        "UPDATE api_keys SET models = $2, permissions = $3, addresses = $4 WHERE id = $1 RETURNING ",
+        columns!()
+    );
+    let KeyScope { models, permissions, addresses } = scope;
+    ApiKey::from_row(&db.query_one(SQL, &[&id, models, permissions, addresses])?)
+}
+
+/// Gives a key the limits and the budget of the one that it replaces. Returns it.
+///
+/// # Errors
+/// See [`Error`].
+pub fn inherit(db: &mut impl Executor, old_id: &str, id: &str) -> Result<ApiKey, Error> {
+    const SQL: &str = concat!(
+        "UPDATE api_keys SET (budget_id, models, permissions, addresses) =
+            (SELECT o.budget_id, o.models, o.permissions, o.addresses FROM api_keys o WHERE o.id = $1)
+         WHERE id = $2 RETURNING ",
+        columns!()
+    );
+    ApiKey::from_row(&db.query_one(SQL, &[&old_id, &id])?)
 }
 
 /// The id of the user's default key, if it works.

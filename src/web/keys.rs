@@ -1,9 +1,10 @@
 //! API keys.
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use time::OffsetDateTime;
 
+use super::key_fields::{BudgetFields, List, ScopeChange};
 use super::{Answer, fields};
 use crate::accounts::{budgets as key_budgets, keys};
 use crate::auth::{Caller, Secret, Via};
@@ -11,12 +12,12 @@ use crate::call::Call;
 use crate::db::{Executor, Transaction};
 use crate::error::{Error, Result};
 use crate::http::Response;
-use crate::http::form::{FieldError, Fields};
-use crate::http::request_fields::{Change, FromField, request_fields};
+use crate::http::request_fields::{Change, request_fields};
 use crate::operation::Group::Keys;
 use crate::operation::Handler::Authenticated;
 use crate::operation::{Operation, get, post, summary};
-use crate::store::budgets::{self, Budget, BudgetSpec, Window};
+use crate::store::api_keys::KeyScope;
+use crate::store::budgets::{self, Budget, BudgetSpec};
 use crate::store::{ApiKey, api_keys, timestamp};
 
 /// The most characters of a key's name.
@@ -26,7 +27,7 @@ const LONGEST_NAME: usize = 100;
 const LONGEST_GRACE: i64 = 30 * 86_400;
 
 /// Why a key cannot make or change keys.
-const NOT_ALLOWED: &str = "A key with a budget cannot make or change keys, and none that works longer than itself";
+const NOT_ALLOWED: &str = "A key with a budget or other limits cannot make or change keys, and no key can make one that works longer than itself";
 
 /// The operations of this file.
 pub(super) fn operations() -> Vec<Operation> {
@@ -76,6 +77,12 @@ request_fields! {
         expires: Option<&'f str>,
         /// The most that it may spend.
         budget: Option<BudgetFields>,
+        /// The models that it may call; all by default.
+        models: Change<List>,
+        /// What it may do: of `models`, `documents`, `account` and `admin`; all but the last by default.
+        permissions: Change<List>,
+        /// The addresses and networks that it may be used from; all by default.
+        addresses: Change<List>,
     }
 }
 
@@ -90,38 +97,12 @@ request_fields! {
         expires: Change<&'f str>,
         /// The most that it may spend; null for no limit. What was spent in the current window counts.
         budget: Change<BudgetFields>,
-    }
-}
-
-/// The most that a key may spend.
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[schemars(inline)]
-struct BudgetFields {
-    /// In micro-dollars (a millionth of a dollar), in each window.
-    limit_micros: i64,
-    /// When it begins anew: `day`, `week` (on Monday), `month`, or by default `total`, which is never.
-    #[schemars(with = "Option<String>")]
-    window: Option<Window>,
-    /// The IANA time zone of the windows, by default `UTC`.
-    timezone: Option<String>,
-}
-
-impl FromField<'_> for Option<BudgetFields> {
-    const IS_REQUIRED: bool = false;
-
-    fn from_field(fields: &Fields, name: &'static str) -> std::result::Result<Option<BudgetFields>, FieldError> {
-        fields.optional_object(name)
-    }
-}
-
-impl From<BudgetFields> for BudgetSpec {
-    fn from(fields: BudgetFields) -> BudgetSpec {
-        BudgetSpec {
-            limit_micros: fields.limit_micros,
-            window: fields.window.unwrap_or(Window::Total),
-            timezone: fields.timezone.unwrap_or_else(|| "UTC".to_owned()),
-        }
+        /// The models that it may call; null for all.
+        models: Change<List>,
+        /// What it may do: of `models`, `documents`, `account` and `admin`; null for all but the last.
+        permissions: Change<List>,
+        /// The addresses and networks that it may be used from; null for all.
+        addresses: Change<List>,
     }
 }
 
@@ -181,6 +162,12 @@ struct NewKey<'a> {
     expires: Option<OffsetDateTime>,
     /// The most that it may spend, and what it has spent.
     budget: Option<&'a Budget>,
+    /// The models that it may call; null for all.
+    models: Option<&'a [String]>,
+    /// What it may do: of `models`, `documents`, `account` and `admin`.
+    permissions: &'a [String],
+    /// The networks that it may be used from; null for all.
+    addresses: Option<&'a [String]>,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -220,16 +207,20 @@ fn with_budget(db: &mut impl Executor, user_id: &str, key: ApiKey) -> Result<Sho
     shown.ok_or_else(|| Error::Internal("a key was lost".to_owned()))
 }
 
-/// `POST /api/keys` with `name` and optionally `expires` and `budget`.
+/// `POST /api/keys` with `name` and optionally `expires`, `budget` and what the key is limited to.
 fn create(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = fields(call)?;
-    let CreateKey { name, expires, budget } = CreateKey::read(&fields)?;
+    let CreateKey { name, expires, budget, models, permissions, addresses } = CreateKey::read(&fields)?;
+    let scope = ScopeChange::new(caller, models, permissions, addresses)?;
     let name = checked_name(name)?;
     let expires = expires.filter(|text| !text.is_empty()).map(expiry).transpose()?;
     check_wideness(caller, expires)?;
     let (spec, user_id) = (budget.map(BudgetSpec::from), &caller.user.id);
     let (key, secret) = in_transaction(call, |db| {
         let (mut key, secret) = keys::create(db, user_id, name, expires)?;
+        if !scope.is_none() {
+            key = api_keys::set_scope(db, &key.id, &scope.apply(KeyScope::default()))?;
+        }
         if spec.is_some() {
             key.budget_id = key_budgets::set_for_key(db, user_id, &key.id, spec.as_ref())?;
         }
@@ -256,13 +247,18 @@ pub(super) fn create_for(
 fn check_wideness(caller: &Caller, expires: Option<OffsetDateTime>) -> Result<()> {
     let Via::Key { expires: own, .. } = &caller.via else { return Ok(()) };
     let is_longer = own.is_some_and(|own| expires.is_none_or(|expires| expires > own));
-    if is_longer || caller.budgets.key.is_some() { Err(Error::Forbidden(NOT_ALLOWED)) } else { Ok(()) }
+    if is_longer || caller.budgets.key.is_some() || caller.scope.is_some() {
+        Err(Error::Forbidden(NOT_ALLOWED))
+    } else {
+        Ok(())
+    }
 }
 
 /// `POST /api/keys/update` with `id` and what is to be changed.
 fn update(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = fields(call)?;
-    let UpdateKey { id, name, expires, budget } = UpdateKey::read(&fields)?;
+    let UpdateKey { id, name, expires, budget, models, permissions, addresses } = UpdateKey::read(&fields)?;
+    let scope = ScopeChange::new(caller, models, permissions, addresses)?;
     let name = name.map(checked_name).transpose()?;
     let expires = match expires {
         Change::Set("") | Change::Clear => Change::Clear,
@@ -276,7 +272,8 @@ fn update(call: &mut Call<'_>, caller: &Caller) -> Answer {
         check_wideness(caller, expires)?;
         let name = name.unwrap_or(&key.name);
         api_keys::update(db, id, name, expires)?;
-        (key.name, key.expires) = (name.to_owned(), expires);
+        let stored = api_keys::scope_of(db, id)?;
+        key = api_keys::set_scope(db, id, &scope.apply(stored))?;
         match budget {
             Change::Keep => {}
             Change::Clear => key.budget_id = key_budgets::set_for_key(db, user_id, id, None)?,
@@ -302,13 +299,17 @@ pub(super) fn in_transaction<T>(call: &Call<'_>, work: impl FnOnce(&mut Transact
 fn rotate(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = fields(call)?;
     let RotateKey { id, grace_seconds } = RotateKey::read(&fields)?;
-    let (key, secret) = rotate_for(call, &caller.user.id, id, grace_seconds.unwrap_or(0))?;
+    let (key, secret) = rotate_for(call, caller, id, grace_seconds.unwrap_or(0))?;
     let key = with_budget(&mut call.app.db.session()?, &caller.user.id, key)?;
     Ok(shown_once(&key, &secret))
 }
 
-/// Replaces a user's key with a new one.
-pub(super) fn rotate_for(call: &Call<'_>, user_id: &str, id: &str, grace: i64) -> Result<(ApiKey, Secret)> {
+/// Replaces a caller's key with a new one. A key with limits gets no other key's secret by that.
+pub(super) fn rotate_for(call: &Call<'_>, caller: &Caller, id: &str, grace: i64) -> Result<(ApiKey, Secret)> {
+    let user_id = &caller.user.id;
+    if !matches!(&caller.via, Via::Key { id: own, .. } if own == id) {
+        check_wideness(caller, None)?;
+    }
     if !(0..=LONGEST_GRACE).contains(&grace) {
         return Err(Error::bad("grace_seconds must be from 0 to 2592000"));
     }
@@ -350,9 +351,22 @@ pub(super) fn revoke_for(call: &Call<'_>, user_id: &str, id: &str) -> Result<()>
 }
 
 fn shown_once(shown: &ShownKey, secret: &Secret) -> Response {
-    let ShownKey { key: ApiKey { id, name, prefix, created, expires, .. }, budget } = shown;
-    let (secret, created, expires, budget) = (secret.reveal(), *created, *expires, budget.as_ref());
-    Response::json(200, &NewKey { id, name, prefix, secret, created, expires, budget })
+    let ShownKey { key, budget } = shown;
+    Response::json(
+        200,
+        &NewKey {
+            id: &key.id,
+            name: &key.name,
+            prefix: &key.prefix,
+            secret: secret.reveal(),
+            created: key.created,
+            expires: key.expires,
+            budget: budget.as_ref(),
+            models: key.models.as_deref(),
+            permissions: &key.permissions,
+            addresses: key.addresses.as_deref(),
+        },
+    )
 }
 
 /// The name of a key without surrounding white space.

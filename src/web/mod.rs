@@ -6,6 +6,7 @@ mod attempt;
 mod chart;
 mod cursor;
 mod documents;
+mod key_fields;
 mod keys;
 mod model_calls;
 mod pages;

@@ -24,7 +24,10 @@ fn a_key_is_created_shown_once_and_listed() {
     let user = server.sign_up("ann@x");
     let made = user.browser.post("/api/keys", &json!({"name": "  build machine "})).expect(200).json();
     let keys: Vec<&String> = made.as_object().unwrap().keys().collect();
-    assert_eq!(keys, ["id", "name", "prefix", "secret", "created", "expires", "budget"]);
+    assert_eq!(
+        keys,
+        ["id", "name", "prefix", "secret", "created", "expires", "budget", "models", "permissions", "addresses"]
+    );
     assert_eq!(json!([made["name"], made["expires"], made["budget"]]), json!(["build machine", null, null]));
     let secret = text(&made["secret"]);
     assert!(secret.starts_with("tg_") && secret.len() == 46);

@@ -33,6 +33,7 @@ mod house;
 mod idempotency;
 mod kept_replies;
 mod kept_secret;
+mod key_scopes;
 mod keys;
 mod leases;
 mod leaving;

@@ -145,7 +145,7 @@ pub(in crate::web) fn create_key(call: &mut Call<'_>, caller: &Caller) -> Answer
 pub(in crate::web) fn rotate_key(call: &mut Call<'_>, caller: &Caller) -> Answer {
     handle_new_key(call, caller, "keys", |call, caller, fields| {
         let grace = fields.optional_integer("grace_seconds")?.unwrap_or(0);
-        keys::rotate_for(call, &caller.user.id, fields.text("id")?, grace)
+        keys::rotate_for(call, caller, fields.text("id")?, grace)
     })
 }
 
