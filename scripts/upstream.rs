@@ -3,7 +3,7 @@
 //!
 //! It answers every `POST /v1/chat/completions` with the same text and usage. With `"stream": true` it sends one word
 //! per event: N events for the model `chunks-N`, with a pause of MS milliseconds before each for `chunks-N-every-MS`,
-//! and 20 without a pause for any other model.
+//! and 20 without a pause for any other model. It has no list of models, so that every name is taken.
 
 use std::env;
 use std::error::Error;
@@ -22,7 +22,6 @@ use textgen::server::{self, Handler, Server, Settings};
 const STREAMS: usize = 4096;
 const LARGEST_BODY: usize = 1 << 20;
 
-const MODELS: &str = r#"{"object":"list","data":[{"id":"chunks-20","object":"model","created":0,"owned_by":"bench"}]}"#;
 const ANSWER: &str = r#"{"id":"chatcmpl-1","object":"chat.completion","created":1700000000,"model":"bench","choices":[{"index":0,"message":{"role":"assistant","content":"Here are some words."},"logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":9,"completion_tokens":4,"total_tokens":13}}"#;
 
 #[derive(Deserialize)]
@@ -53,7 +52,6 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn answer(request: &mut Request) -> Response {
     match (request.method().as_str(), request.path()) {
-        ("GET", "/v1/models") => Response::with_body(200, "application/json", MODELS.as_bytes()),
         ("POST", "/v1/chat/completions") => chat(request),
         _ => Response::detail(404, "Not Found"),
     }

@@ -11,9 +11,10 @@ use crate::auth::password::{Passwords, Peppers};
 use crate::auth::revocation::Revocations;
 use crate::auth::{Cache, Hasher, LastUsed, Resolver, Throttle};
 use crate::background;
+use crate::catalogue::{Models, Refresher};
 use crate::config::Config;
 use crate::db::{self, Batcher, Database, listen};
-use crate::engine::Engines;
+use crate::engine::Fetcher;
 use crate::notifications::{CHANNELS, Notifications};
 use crate::store::Document;
 use crate::usage::{Claims, Connections, Meter};
@@ -32,8 +33,10 @@ pub struct App {
     pub passwords: Passwords,
     /// Limits the guessing of passwords.
     pub throttle: Throttle,
-    /// Model servers.
-    pub engines: Engines,
+    /// The models that can be called.
+    pub models: Arc<Models>,
+    /// Downloads the files that `audio_url` points to.
+    pub fetcher: Fetcher,
     /// Records charges.
     pub meter: Arc<Meter>,
     /// Idempotency keys whose first request is running.
@@ -44,6 +47,7 @@ pub struct App {
     pub api_document: OnceLock<Value>,
     /// The listen addresses of this process's servers, by server name.
     pub addresses: OnceLock<Vec<(&'static str, SocketAddr)>>,
+    catalogue: Arc<Refresher>,
     last_used: Arc<LastUsed>,
     migration_database: postgres::Config,
     listen_database: postgres::Config,
@@ -67,6 +71,7 @@ impl App {
         let meter = Meter::new(charges, config.journal_dir.clone(), config.journal_max_bytes);
         meter.keep_months(config.usage_retention_months);
         meter.keep_reply_bytes(config.idempotency_max_bytes);
+        let models = Models::new(&config)?;
         let mut owner = [0; 8];
         getrandom::fill(&mut owner).map_err(|e| e.to_string())?;
         Ok(Arc::new(App {
@@ -75,7 +80,9 @@ impl App {
             throttle: Throttle::default(),
             meter,
             claims: Claims::new(db.clone(), i64::from_le_bytes(owner)),
-            engines: Engines::new(&config)?,
+            catalogue: Refresher::new(models.clone()),
+            models,
+            fetcher: Fetcher::new(&config.audio_url_allow, config.upstream_connect_timeout),
             config,
             db,
             cache,
@@ -103,8 +110,11 @@ impl App {
             if background::migrate(&app.migration_database, &app.stopped) {
                 app.meter.open();
                 app.db.open();
+                app.catalogue.catalogue_changed();
             }
         })?;
+        spawn("catalogue", |app| app.catalogue.follow_catalogue(&app.db, &app.stopped))?;
+        spawn("model-lists", |app| app.catalogue.follow_lists(&app.stopped))?;
         spawn("background", |app| background::housekeeping(&app.db, &app.last_used, &app.stopped))?;
         spawn("claims", |app| app.claims.run(&app.stopped, || app.meter.knows_kept_replies().is_ok()))?;
         self.meter.start()?;
@@ -114,7 +124,7 @@ impl App {
             stopped: self.stopped.clone(),
             is_loss_logged: AtomicBool::new(false),
         };
-        let notifications = Notifications { revocations, meter: self.meter.clone() };
+        let notifications = Notifications { revocations, meter: self.meter.clone(), catalogue: self.catalogue.clone() };
         let presence = self.claims.owner();
         listen::spawn(self.listen_database.clone(), CHANNELS, presence, notifications).map_err(|e| e.to_string())
     }

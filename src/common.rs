@@ -74,7 +74,11 @@ fn liveness(_: &mut Call<'_>) -> Result<Response> {
 fn readiness(call: &mut Call<'_>) -> Result<Response> {
     let app = call.app;
     let reason = if app.db.ping().is_ok() {
-        app.meter.admit().err().map(|_| "charges cannot be taken yet")
+        match app.meter.admit() {
+            Err(_) => Some("charges cannot be taken yet"),
+            Ok(()) if !app.models.is_known() => Some("the catalogue of models was not read yet"),
+            Ok(()) => None,
+        }
     } else if app.db.check_reachable().is_err() {
         Some("the database cannot be reached")
     } else if !app.db.is_open() {

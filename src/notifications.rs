@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::auth::revocation::{self, Revocations};
-use crate::catalogue;
+use crate::catalogue::{self, Refresher};
 use crate::db::listen::Listener;
 use crate::limits;
 use crate::usage::Meter;
@@ -18,6 +18,8 @@ pub struct Notifications {
     pub revocations: Revocations,
     /// Reads the prices anew, and hands leases back.
     pub meter: Arc<Meter>,
+    /// Reads the catalogue anew.
+    pub catalogue: Arc<Refresher>,
 }
 
 impl Listener for Notifications {
@@ -26,11 +28,15 @@ impl Listener for Notifications {
         // Changes may have been missed while nobody listened.
         self.meter.prices_changed();
         self.meter.limits().notifications_missed();
+        self.catalogue.set_listening(true);
     }
 
     fn notified(&self, channel: &str, payload: &str) {
         match channel {
-            catalogue::CHANNEL => self.meter.prices_changed(),
+            catalogue::CHANNEL => {
+                self.meter.prices_changed();
+                self.catalogue.catalogue_changed();
+            }
             limits::CHANNEL => self.meter.limits().notified(payload),
             _ => self.revocations.notified(channel, payload),
         }
@@ -38,6 +44,7 @@ impl Listener for Notifications {
 
     fn lost(&self, reason: &str, silently: bool) {
         self.revocations.lost(reason, silently);
+        self.catalogue.set_listening(false);
     }
 
     fn stopped(&self) -> bool {

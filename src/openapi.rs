@@ -13,7 +13,7 @@ pub fn document(operations: &[Operation]) -> Value {
     let mut paths = Map::new();
     let described = || operations.iter().filter_map(|operation| Some((operation, operation.description.as_ref()?)));
     for (operation, description) in described() {
-        let entry = paths.entry(operation.path).or_insert_with(|| json!({}));
+        let entry = paths.entry(operation.template()).or_insert_with(|| json!({}));
         entry[method(operation)] = schemas.operation(operation, description);
     }
     let is_used = |group: &Group| described().any(|(_, description)| description.group == *group);
@@ -116,7 +116,8 @@ impl Schemas {
 
     /// Those in the path, then those in the query.
     fn parameters(&mut self, operation: &Operation, description: &Description) -> Vec<Value> {
-        let segments = operation.path.split('/');
+        let template = operation.template();
+        let segments = template.split('/');
         let in_path = segments.filter_map(|segment| segment.strip_prefix('{')?.strip_suffix('}'));
         let mut parameters: Vec<Value> = in_path
             .map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}))
@@ -185,6 +186,7 @@ fn statuses(operation: &Operation, description: &Description) -> Vec<Status> {
         statuses.extend([
             (422, "Fields are missing or have the wrong type, or the Idempotency-Key was used for another request"),
             (402, "A budget is used up"),
+            (404, "The model does not exist"),
             (502, "The model server failed"),
             (409, "A request with this Idempotency-Key is running; see Retry-After. Or its reply could not be kept"),
             (503, "No model server is configured for this, or textgen is busy; see Retry-After"),

@@ -4,16 +4,18 @@ use serde_json::json;
 
 use crate::auth::Caller;
 use crate::call::Call;
+use crate::catalogue::{Purpose, ResolvedModel};
 use crate::error::{Error, Result};
-use crate::gateway::charged::{ModelUsage, Outcome, UploadWork, charged_upload};
+use crate::gateway::charged::{ModelUsage, Outcome, charged_upload};
 use crate::gateway::estimate::KeptPrompt;
 use crate::gateway::event_stream::{EventStream, not_json};
 use crate::gateway::forward::{FormFields, ForwardedUpload};
 use crate::gateway::stream_usage::{UsageFilter, UsageShown};
 use crate::gateway::transcript::{SubtitleFormat, Transcript};
 use crate::gateway::transcription::{self, PendingTranscription, TRANSCRIBE, TRANSLATE, Transcribed};
+use crate::gateway::upload::{ReceivedUpload, last_value};
 use crate::gateway::usage_counter::{ChargeBasis, UsageCounter};
-use crate::gateway::{mark_demo, response_typed_as, validate_model};
+use crate::gateway::{mark_demo, model, response_typed_as};
 use crate::http::{Content, Response, sse};
 
 /// The fields that are not forwarded as they are.
@@ -30,53 +32,66 @@ pub(super) fn translate(call: &mut Call<'_>, caller: &Caller) -> Result<Response
 }
 
 fn answer(call: &mut Call<'_>, caller: &Caller, path: &'static str) -> Result<Response> {
-    let engine = &call.app.engines.transcribe;
-    charged_upload(call, caller, engine, "file", |work| {
-        let UploadWork { mut upload, head, is_buffered } = work;
-        let file_name = head.file_name.ok_or(Error::bad("file is required"))?;
+    let app = call.app;
+    let resolve = |name: Option<&str>| model::resolve(app, Purpose::Transcription, name);
+    let prepare = |upload: &ReceivedUpload<'_>| resolve(named_model(&upload.fields));
+    charged_upload(call, caller, Purpose::Transcription, "file", prepare, |upload, prepared| {
+        let ReceivedUpload { mut source, file_name, fields, is_buffered } = upload;
+        let file_name = file_name.ok_or(Error::bad("file is required"))?;
         let is_replaced = |name: &str| REPLACED_FIELDS.contains(&name);
         let (replaced, forwarded): (FormFields, FormFields) =
-            head.fields.into_iter().partition(|(name, _)| is_replaced(name));
+            fields.into_iter().partition(|(name, _)| is_replaced(name));
         let mut options = None;
         let map_trailing = |trailing: FormFields| {
+            let model = match named_model(&trailing) {
+                Some(name) => resolve(Some(name))?,
+                None => prepared.clone(),
+            };
             let all: FormFields = forwarded.iter().chain(&replaced).chain(&trailing).cloned().collect();
-            let options = options.insert(Options::read(&all, &|| engine.default_model())?);
+            let options = options.insert(Options::read(&all, model.clone())?);
             let mut last: FormFields = trailing.into_iter().filter(|(name, _)| !is_replaced(name)).collect();
-            last.push(("model".to_owned(), options.model.clone()));
+            last.push(("model".to_owned(), options.requested.clone()));
             last.push(("response_format".to_owned(), options.upstream_format().to_owned()));
-            Ok(last)
+            Ok((last, model))
         };
-        let forward = ForwardedUpload::new(&mut upload, &file_name, &forwarded, Box::new(map_trailing))?;
-        let pending = transcription::send(engine, path, forward, is_buffered)?;
+        let forward = ForwardedUpload::new(&mut source, &file_name, &forwarded, Box::new(map_trailing))?;
+        let pending = transcription::send(&prepared, path, forward, is_buffered)?;
         // They were read with the trailing fields, as the upload is complete.
         let options = options.ok_or(Error::Internal("the fields of an upload were not read".to_owned()))?;
         outcome(pending, options)
     })
 }
 
+/// The model that the fields name.
+fn named_model(fields: &FormFields) -> Option<&str> {
+    last_value(fields, "model").filter(|name| !name.is_empty())
+}
+
 /// What the fields ask for. Only the format `verbose_json` tells the duration of the recording, so that is what the
 /// model server is asked for, and the client's format is made here from it.
 struct Options {
-    model: String,
+    model: ResolvedModel,
+    /// The name by which the request asks for it.
+    requested: String,
     format: String,
     /// The model server is asked for the client's own format: for a stream, or a format that only some models have.
     is_direct: bool,
 }
 
 impl Options {
-    fn read(fields: &FormFields, default_model: &dyn Fn() -> String) -> Result<Options> {
-        let get = |name: &str| fields.iter().rev().find(|(n, _)| n == name).map(|(_, value)| value.as_str());
-        let model = validate_model(get("model").filter(|m| !m.is_empty()).map_or_else(default_model, str::to_owned))?;
-        let format = get("response_format").unwrap_or("json").to_owned();
+    fn read(fields: &FormFields, model: ResolvedModel) -> Result<Options> {
+        let requested = named_model(fields).unwrap_or(model.name()).to_owned();
+        let format = last_value(fields, "response_format").unwrap_or("json").to_owned();
         let is_known = matches!(format.as_str(), "json" | "text" | "srt" | "vtt" | "verbose_json");
-        let is_stream = match get("stream").map(str::to_ascii_lowercase).as_deref() {
+        let is_stream = match last_value(fields, "stream").map(str::to_ascii_lowercase).as_deref() {
             Some("true" | "1") => true,
             None | Some("false" | "0" | "") => false,
             Some(_) => return Err(Error::bad("stream must be true or false")),
         };
         // These models support no format but JSON, and count tokens.
-        let is_json_only = model.starts_with("gpt-");
-        Ok(Options { model, format, is_direct: !is_known || is_stream || is_json_only })
+        let is_json_only = model.upstream_names(&requested).any(|name| name.starts_with("gpt-"));
+        let is_direct = !is_known || is_stream || is_json_only;
+        Ok(Options { model, requested, format, is_direct })
     }
 
     fn upstream_format(&self) -> &str {
@@ -89,7 +104,7 @@ fn outcome(mut pending: PendingTranscription, options: Options) -> Result<Outcom
         let (counter, prompt) = (UsageCounter::new(ChargeBasis::Audio(pending.duration)), KeptPrompt::none());
         let usage = UsageFilter::new(UsageShown::AsSent);
         let stream = EventStream { reply: pending.reply, counter, prompt, usage, limit: None };
-        return Ok(stream.into_outcome(options.model));
+        return Ok(stream.into_outcome(options.model.name().to_owned()));
     }
     let Transcribed { bytes, transcript, duration, units } = pending.read()?;
     if !options.is_direct && transcript.is_none() {
@@ -104,7 +119,8 @@ fn outcome(mut pending: PendingTranscription, options: Options) -> Result<Outcom
         response
     };
     let latency_micros = pending.reply.latency_micros();
-    let usage = ModelUsage { model: options.model, units, estimated: duration.estimated, latency_micros };
+    let model = options.model.name().to_owned();
+    let usage = ModelUsage { model, units, estimated: duration.estimated, latency_micros };
     Ok(Outcome::Reply(response, usage))
 }
 

@@ -6,14 +6,14 @@ use serde_json::json;
 
 use crate::auth::Caller;
 use crate::call::Call;
+use crate::catalogue::Purpose;
 use crate::engine::{Reply, client_left};
 use crate::error::{Error, Result};
 use crate::gateway::body::{json_fields, json_object};
-use crate::gateway::charged::{ModelUsage, Outcome, charged};
-use crate::gateway::proxy::model_or_default;
+use crate::gateway::charged::{ChargedRequest, ModelUsage, Outcome};
 use crate::gateway::reply_stream::{ReplyStream, StreamEnd};
-use crate::gateway::speech;
-use crate::gateway::{MAX_JSON_BODY, mark_demo, response_typed_as, validate_model};
+use crate::gateway::{MAX_JSON_BODY, mark_demo, response_typed_as};
+use crate::gateway::{model, speech};
 use crate::http::Response;
 use crate::http::form::FORM_LIMIT;
 use crate::units::Units;
@@ -39,14 +39,18 @@ const VOICES: [&str; 11] = [
 
 /// `POST /v1/audio/speech`: the audio is streamed while it is made.
 pub(super) fn speak(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
-    let engine = &call.app.engines.speech;
-    charged(call, caller, engine, MAX_JSON_BODY, |work| {
-        let mut object = json_object(&work.body)?;
-        let input: String = object.read("input").ok_or(Error::bad("input is required and must be a string"))?;
-        let model = model_or_default(engine, &mut object)?;
-        let reply = speech::request(engine, &object)?;
+    let (request, body) = ChargedRequest::read(call, caller, Purpose::Speech, MAX_JSON_BODY)?;
+    let mut object = json_object(&body)?;
+    let input: String = object.read("input").ok_or(Error::bad("input is required and must be a string"))?;
+    let model = model::resolve_in(call.app, Purpose::Speech, &mut object)?;
+    request.run(|| {
+        let reply = speech::request(&model, &object)?;
         let response = response_typed_as(&reply);
-        Ok(Outcome::Stream(response, model, Box::new(AudioStream { reply, units: speech::units(&input) })))
+        Ok(Outcome::Stream(
+            response,
+            model.name().to_owned(),
+            Box::new(AudioStream { reply, units: speech::units(&input) }),
+        ))
     })
 }
 
@@ -100,20 +104,21 @@ impl ReplyStream for AudioStream {
 
 /// `POST /api/v1/generate_speech`: a WAV file.
 pub(super) fn generate(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
-    let engine = &call.app.engines.speech;
-    charged(call, caller, engine, FORM_LIMIT, |work| {
-        let fields = json_fields(&work.body)?;
-        let text = fields.text("text")?;
-        let voice = voice(fields.optional_text("voice")?, fields.optional_text("speaker")?);
-        let speed = fields.optional_number("speed")?.unwrap_or(1.0);
-        let model = validate_model(engine.default_model())?;
+    let (request, body) = ChargedRequest::read(call, caller, Purpose::Speech, FORM_LIMIT)?;
+    let fields = json_fields(&body)?;
+    let text = fields.text("text")?;
+    let voice = voice(fields.optional_text("voice")?, fields.optional_text("speaker")?);
+    let speed = fields.optional_number("speed")?.unwrap_or(1.0);
+    let resolved = model::resolve(call.app, Purpose::Speech, None)?;
+    request.run(|| {
+        let model = resolved.name().to_owned();
         let units = speech::units(text);
         if text.is_empty() {
             let silence = wav_attachment(wav::file(24_000, 24, &[]));
             return Ok(Outcome::Reply(silence, ModelUsage { model, units, estimated: false, latency_micros: 0 }));
         }
         let request = json!({"model": model, "input": text, "voice": voice, "speed": speed, "response_format": "wav"});
-        let (reply, audio) = speech::synthesize(engine, &request)?;
+        let (reply, audio) = speech::synthesize(&resolved, &request)?;
         let response = wav_attachment(to_wav(audio, &reply.media_type)?);
         let usage = ModelUsage { model, units, estimated: false, latency_micros: reply.latency_micros() };
         Ok(Outcome::Reply(mark_demo(response, reply.is_demo), usage))

@@ -1,17 +1,26 @@
 //! The catalogue: the models that clients may name, who serves them, and what they cost.
 //!
 //! `entries` is the form in which people write it, a TOML file; `validate` checks that, `apply` stores it and writes it out
-//! again, and `seal` encrypts providers' API keys in the database. `snapshot` is the catalogue as a server uses it.
+//! again, and `seal` encrypts providers' API keys in the database. `snapshot` is the catalogue as a server uses it, `servers`
+//! the models of the servers in the settings, whose `lists` are known. `models` holds what applies of the two, and resolves
+//! the names in requests; `refresh` keeps it up to date.
 
 mod apply;
 mod entries;
+mod lists;
+mod models;
+mod refresh;
 mod seal;
+mod servers;
 mod snapshot;
 mod validate;
 
 pub use apply::{Applied, ApplyError, apply, export};
 pub use entries::{CatalogueFile, KeyEntry, ModelEntry, ProviderEntry, RouteEntry};
+pub use models::{Models, ResolvedModel};
+pub use refresh::Refresher;
 pub use seal::Sealer;
+pub use servers::Purpose;
 pub use snapshot::{Model, Snapshot, SnapshotContext, Unresolved};
 pub use validate::{NewPrice, Problems, Validated, validate};
 

@@ -33,7 +33,7 @@ pub struct Snapshot {
 }
 
 /// A model that clients may name.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Model {
     /// Its own name, which the ledger and the price have.
     pub name: String,
@@ -55,6 +55,19 @@ pub enum Unresolved {
 }
 
 impl Model {
+    /// One that has these routes for a protocol, and nothing for others.
+    pub(super) fn with_routes(name: &str, protocol: Protocol, routes: Vec<Route>) -> Arc<Model> {
+        let mut model =
+            Model { name: name.to_owned(), protocols: Protocols::from_iter([protocol]), ..Model::default() };
+        model.routes[protocol as usize] = Routes::new(routes);
+        Arc::new(model)
+    }
+
+    /// Whether its providers may be asked this.
+    pub fn has(&self, protocol: Protocol) -> bool {
+        self.protocols.has(protocol)
+    }
+
     /// The routes for a protocol; there may be none.
     pub fn routes(&self, protocol: Protocol) -> &Routes {
         &self.routes[protocol as usize]
@@ -92,13 +105,18 @@ impl Snapshot {
         &self.models
     }
 
+    /// The model of exactly this name or alias.
+    pub fn named(&self, name: &str) -> Option<&Arc<Model>> {
+        self.names.get(name).and_then(|index| self.models.get(*index))
+    }
+
     /// The model that a request means: the one of exactly this name, or without a name the first that has the protocol.
     ///
     /// # Errors
     /// See [`Unresolved`].
     pub fn resolve(&self, protocol: Protocol, name: Option<&str>) -> Result<&Arc<Model>, Unresolved> {
         let named = match name {
-            Some(name) => self.names.get(name).and_then(|index| self.models.get(*index)),
+            Some(name) => self.named(name),
             None => self.models.iter().find(|model| model.protocols.has(protocol)),
         };
         let model = named.filter(|model| model.protocols.has(protocol)).ok_or(Unresolved::Unknown)?;

@@ -72,15 +72,16 @@ impl Purpose {
         };
         let urls = format!(
             "Model servers for {task} that speak OpenAI's protocol, comma-separated, with or without `/v1`; \
-             an address that names another version, such as `…/v1beta/openai`, is taken as it is. The least busy one is \
-             used, and one that fails is skipped for a while. If not set, such requests get a 503"
+             an address that names another version, such as `…/v1beta/openai`, is taken as it is. Of those that list a \
+             model, the least busy one is used, and one that fails is skipped for a while. Only used while no \
+             catalogue of models is stored. If neither is there, such requests get a 503"
         );
         [
             arg(url, urls).default_value("").value_parser(plain(engine_urls)),
             arg(key, format!("API key for {url}, sent as a bearer token"))
                 .hide_env_values(true)
                 .value_parser(secret(api_key)),
-            arg(model, format!("Default model for {task}; if not set, the first one that the server lists"))
+            arg(model, format!("Default model for {task}; if not set, the first one that the servers list"))
                 .value_parser(plain(text)),
         ]
     }

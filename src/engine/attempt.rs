@@ -38,7 +38,7 @@ impl Attempt<'_> {
         let known = provider.refused().get(|| key(body), Instant::now());
         let mut without = known;
         loop {
-            let response = self.post(&Variant { model, without }, body)?;
+            let response = self.post(&Variant { provider: &provider.spec().name, model, without }, body)?;
             let (status, name) = (response.status(), &provider.spec().name);
             if status.is_success() && without != known {
                 log::info!("provider {name} refuses {without}, which it is not sent again");

@@ -3,6 +3,7 @@
 use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::time::Duration;
 
 use ureq::config::Config;
 use ureq::http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, header};
@@ -19,12 +20,14 @@ use super::transport::{self, client_left, connector};
 /// Idle connections that are kept to one provider.
 const IDLE: usize = 256;
 /// How long an idle connection is kept; many servers end theirs after five seconds or more.
-const IDLE_TIME: std::time::Duration = std::time::Duration::from_secs(4);
+const IDLE_TIME: Duration = Duration::from_secs(4);
 /// Maximum size of a list of models, in bytes.
 const MAX_MODEL_LIST: u64 = 4 * 1024 * 1024;
+/// How long a list of models may take.
+const MODEL_LIST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The message for a provider without which nothing can be answered.
-pub(super) const UNREACHABLE: &str = "The model server cannot be reached";
+pub const UNREACHABLE: &str = "The model server cannot be reached";
 
 /// The connections to one provider, and what every request to it carries.
 pub(super) struct HttpClient {
@@ -111,22 +114,29 @@ impl HttpClient {
         }
     }
 
-    /// The provider's list of models; empty when it says that it has none.
+    /// What the provider sends as its list of models; `None` when it has none for this server. Waits for
+    /// [`MODEL_LIST_TIMEOUT`] at most.
     ///
     /// # Errors
     /// 502 or 504 when it does not answer as it should; the client has left.
-    pub(super) fn models(&self) -> Result<Vec<u8>> {
-        transport::with_deadline(self.timeouts.first_byte.min(self.timeouts.total), || {
+    pub(super) fn models(&self) -> Result<Option<Vec<u8>>> {
+        let time = self.timeouts.first_byte.min(self.timeouts.total).min(MODEL_LIST_TIMEOUT);
+        transport::with_deadline(time, || {
             let response = self.kept.run(self.request("/models").body(()).map_err(|e| failure(&e.into()))?);
             let response = response.map_err(|e| failure(&e))?;
             match response.status().as_u16() {
                 200 => {}
-                400 | 404 | 405 | 501 => return Ok(Vec::new()),
+                // Some keys may call models but not list them: 403.
+                400 | 403 | 404 | 405 | 501 => return Ok(None),
                 _ => return Err(Error::Upstream(502, "The model server does not list its models")),
             }
             let mut bytes = Vec::new();
-            let read = response.into_body().into_reader().take(MAX_MODEL_LIST).read_to_end(&mut bytes);
-            read.map(|_| bytes).map_err(|e| failure(&ureq::Error::Io(e)))
+            let mut body = response.into_body().into_reader().take(MAX_MODEL_LIST + 1);
+            body.read_to_end(&mut bytes).map_err(|e| failure(&ureq::Error::Io(e)))?;
+            match bytes.len() as u64 > MAX_MODEL_LIST {
+                true => Err(Error::Upstream(502, "The model server's list of models is too long")),
+                false => Ok(Some(bytes)),
+            }
         })
     }
 

@@ -53,6 +53,8 @@ pub trait StreamedForm: Read {
 /// How a request differs from provider to provider.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Variant<'a> {
+    /// The provider's name.
+    pub provider: &'a str,
     /// The provider's name of the model; `None` leaves the one in the request.
     pub model: Option<&'a str>,
     /// What the provider does not know.

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use crate::blocking;
+
 use super::health::InFlight;
 use super::provider::Provider;
 
@@ -74,6 +76,18 @@ impl Routes {
     /// All routes, by priority.
     pub fn iter(&self) -> impl Iterator<Item = &Route> {
         self.routes.iter()
+    }
+
+    /// Runs `work`, which waits for a provider, in [`block_in_place`](blocking::block_in_place); directly for the demo
+    /// engine, which never waits.
+    ///
+    /// # Errors
+    /// [`Busy`](blocking::Busy).
+    pub fn block_in_place<R>(&self, work: impl FnOnce() -> R) -> Result<R, blocking::Busy> {
+        match self.routes.iter().all(|route| route.provider.is_demo()) {
+            true => Ok(work()),
+            false => blocking::block_in_place(work),
+        }
     }
 
     /// Begins a call on a route that is not among the `tried` ones: of those that are not cooling down, the first by

@@ -1,47 +1,33 @@
 //! The wrapper of every charged handler.
 //!
 //! The caller is authenticated already. Before the handler's work, it checks that the meter could record a charge,
-//! validates the `Idempotency-Key` and reads the body. After it, it charges for the outcome, and defers the response
-//! until the charge is durable. What the handler's calls may cost is set aside meanwhile (`worst_case`).
+//! validates the `Idempotency-Key` and reads the body. The handler then finds the model that the request means; what is
+//! wrong with a request is told before its key is claimed. After the work, it charges for the outcome, and defers the
+//! response until the charge is durable. What the handler's calls may cost is set aside meanwhile (`worst_case`).
 
 use std::io::{self, Read};
 
 use crate::auth::Caller;
 use crate::blocking::{self, ClientGuard, block_in_place};
 use crate::call::Call;
+use crate::catalogue::Purpose;
+use crate::engine::client_left;
 use crate::engine::fetch::Download;
-use crate::engine::{Engine, client_left};
 use crate::error::{Error, Result};
-use crate::http::{Request, Response};
+use crate::http::Response;
 
 use super::MAX_RECORDING;
 use super::charging::ChargeContext;
 use super::forward::{AudioSource, upload_error};
-use super::kept;
+use super::idempotency::Idempotency;
+use super::kept::Kept;
 use super::reply_stream::{self, ReplyStream};
-use super::upload::{DigestedSource, FileHead, Upload};
+use super::upload::{DigestedSource, ReceivedUpload};
 
 pub use super::charging::ModelUsage;
 
-/// A request whose body was read.
-pub struct Work<'a> {
-    /// The request; its body is in `body`.
-    pub request: &'a Request,
-    /// The path's segments that stood for `{…}`, still percent-encoded.
-    pub segments: &'a [String],
-    /// The whole body.
-    pub body: Vec<u8>,
-}
-
-/// A request with a recording, which the handler reads.
-pub struct UploadWork<'a> {
-    /// The recording.
-    pub upload: Upload<'a>,
-    /// The name of its file, and the fields before it.
-    pub head: FileHead,
-    /// Whether all of the body is in memory already.
-    pub is_buffered: bool,
-}
+/// A request whose body was read, and on which no work was done yet.
+pub struct ChargedRequest(ChargeContext);
 
 /// The result of a handler's work.
 pub enum Outcome {
@@ -54,84 +40,94 @@ pub enum Outcome {
     Stream(Response, String, Box<dyn ReplyStream>),
 }
 
-/// Runs a handler that needs the whole body, of at most `max_body` bytes, and calls `engine`.
-///
-/// # Errors
-/// 503 while no charge could be recorded or without an engine; 400 for a bad `Idempotency-Key`; 408 or 413 for the
-/// body; those of `work`, of which 402 is one if a budget cannot pay for it; 503 if the outcome cannot be charged.
-pub fn charged(
-    call: &mut Call<'_>,
-    caller: &Caller,
-    engine: &Engine,
-    max_body: usize,
-    work: impl FnOnce(Work<'_>) -> Result<Outcome>,
-) -> Result<Response> {
-    let mut context = begin(call, caller, engine)?;
-    let body = call.request.body.into_bytes(max_body)?;
-    context.digest.add(&body);
-    if let Some(kept) = context.claim_key()? {
-        return kept.replay(&context.digest);
+impl ChargedRequest {
+    /// Reads the whole body, of at most `max_body` bytes, of a request that calls a model.
+    ///
+    /// # Errors
+    /// 503 while no charge could be recorded or no model can be called; 400 for a bad `Idempotency-Key`; 408 or 413 for
+    /// the body.
+    pub fn read(
+        call: &mut Call<'_>,
+        caller: &Caller,
+        purpose: Purpose,
+        max_body: usize,
+    ) -> Result<(ChargedRequest, Vec<u8>)> {
+        let mut context = begin(call, caller, purpose)?;
+        let body = call.request.body.into_bytes(max_body)?;
+        context.digest.add(&body);
+        Ok((ChargedRequest(context), body))
     }
-    let (_watch, _budget) = (context.watch(), context.enter_budget());
-    let outcome = work(Work { request: call.request, segments: &call.segments, body });
-    settle(context, outcome)
+
+    /// Does the work, unless a reply is kept for the request, and charges for the outcome. What the request itself says
+    /// should be checked before, since a key is claimed here.
+    ///
+    /// # Errors
+    /// Those of `work`, of which 402 is one if a budget cannot pay for it; 409 and 422 for an `Idempotency-Key` that is in use; 503 if the outcome cannot be charged.
+    pub fn run(self, work: impl FnOnce() -> Result<Outcome>) -> Result<Response> {
+        let ChargedRequest(mut context) = self;
+        if let Some(kept) = claim_key(&mut context.idempotency)? {
+            return kept.replay(&context.digest);
+        }
+        let _guards = (watch(context.idempotency.as_ref()), context.enter_budget());
+        let outcome = work();
+        settle(context, outcome)
+    }
 }
 
-/// As [`charged`], for a handler whose request names a recording to be fetched. `read` reads the request from the body,
-/// and `fetch` begins to fetch the recording. That is a part of the request: if there is another recording at the same
+/// Runs a handler whose request names a recording to be fetched. `read` reads the request from the body, and finds its
+/// model; `fetch` begins to fetch the recording. That is a part of the request: if there is another recording at the same
 /// place later, that is another request.
 ///
 /// # Errors
-/// As [`charged`]; those of `read` and `fetch`.
+/// As [`ChargedRequest::read`] and [`ChargedRequest::run`]; those of `read` and `fetch`.
 pub fn charged_download<T>(
     call: &mut Call<'_>,
     caller: &Caller,
-    engine: &Engine,
+    purpose: Purpose,
     max_body: usize,
     read: impl FnOnce(&[u8]) -> Result<T>,
     fetch: impl FnOnce(&T) -> Result<Download>,
     work: impl FnOnce(T, &mut DigestedSource<'_, Download>) -> Result<Outcome>,
 ) -> Result<Response> {
-    let mut context = begin(call, caller, engine)?;
-    let body = call.request.body.into_bytes(max_body)?;
-    context.digest.add(&body);
+    let (ChargedRequest(mut context), body) = ChargedRequest::read(call, caller, purpose, max_body)?;
     let request = read(&body)?;
-    if let Some(kept) = context.claim_key()? {
+    if let Some(kept) = claim_key(&mut context.idempotency)? {
         let mut source = DigestedSource::new(fetch(&request)?, &mut context.digest);
         read_to_end(&mut source)?;
         return kept.replay(&context.digest);
     }
-    let (_watch, _budget) = (context.watch(), context.enter_budget());
+    let _guards = (watch(context.idempotency.as_ref()), context.enter_budget());
     let digest = &mut context.digest;
     let outcome = fetch(&request).and_then(|download| work(request, &mut DigestedSource::new(download, digest)));
     settle(context, outcome)
 }
 
-/// Runs a handler that reads a recording, in the multipart field `file_field`, while it is uploaded. If the model server
-/// replies before the upload is complete, the handler must fail: the request is not known then.
+/// Runs a handler that reads a recording, in the multipart field `file_field`, while it is uploaded. `prepare` reads the
+/// request from the fields that are known before the recording is, and finds its model. If the model server replies before
+/// the upload is complete, the handler must fail: the request is not known then.
 ///
 /// # Errors
-/// As [`charged`].
-pub fn charged_upload(
+/// As [`charged_download`].
+pub fn charged_upload<T>(
     call: &mut Call<'_>,
     caller: &Caller,
-    engine: &Engine,
+    purpose: Purpose,
     file_field: &'static str,
-    work: impl FnOnce(UploadWork<'_>) -> Result<Outcome>,
+    prepare: impl FnOnce(&ReceivedUpload<'_>) -> Result<T>,
+    work: impl FnOnce(ReceivedUpload<'_>, T) -> Result<Outcome>,
 ) -> Result<Response> {
-    let mut context = begin(call, caller, engine)?;
-    let is_buffered = call.request.body.is_buffered();
+    let mut context = begin(call, caller, purpose)?;
+    let _budget = context.enter_budget();
+    let mut upload = ReceivedUpload::open(call.request, file_field, &mut context.digest)?;
+    let prepared = prepare(&upload)?;
     // The recording is compared with that of the first request once all of it was read.
-    let kept = context.claim_key()?;
-    if let Some(kept) = kept {
-        let (mut upload, _) = Upload::open(call.request, file_field, &mut context.digest)?;
-        read_to_end(&mut upload)?;
-        upload.trailing_fields()?;
+    if let Some(kept) = claim_key(&mut context.idempotency)? {
+        read_to_end(&mut upload.source)?;
+        upload.source.trailing_fields()?;
         return kept.replay(&context.digest);
     }
-    let (_watch, _budget) = (context.watch(), context.enter_budget());
-    let opened = Upload::open(call.request, file_field, &mut context.digest);
-    let outcome = opened.and_then(|(upload, head)| work(UploadWork { upload, head, is_buffered }));
+    let _watch = watch(context.idempotency.as_ref());
+    let outcome = work(upload, prepared);
     settle(context, outcome)
 }
 
@@ -140,21 +136,19 @@ fn read_to_end(recording: &mut impl Read) -> Result<()> {
     if read > MAX_RECORDING { Err(upload_error(&io::ErrorKind::FileTooLarge.into())) } else { Ok(()) }
 }
 
-impl ChargeContext {
-    /// Claims the request's key, if it has one; the reply if one is kept for it.
-    fn claim_key(&mut self) -> Result<Option<kept::Kept>> {
-        self.idempotency.as_mut().map_or(Ok(None), super::idempotency::Idempotency::claim)
-    }
-
-    /// A reply that is kept is made to its end, whether or not the client waits for it.
-    fn watch(&self) -> Option<ClientGuard> {
-        self.idempotency.is_some().then(|| blocking::set_client(None))
-    }
+/// Claims a request's key, if it has one; the reply if one is kept for it.
+fn claim_key(idempotency: &mut Option<Idempotency>) -> Result<Option<Kept>> {
+    idempotency.as_mut().map_or(Ok(None), Idempotency::claim)
 }
 
-fn begin(call: &Call<'_>, caller: &Caller, engine: &Engine) -> Result<ChargeContext> {
+/// A reply that is kept is made to its end, whether or not the client waits for it.
+fn watch(idempotency: Option<&Idempotency>) -> Option<ClientGuard> {
+    idempotency.map(|_| blocking::set_client(None))
+}
+
+fn begin(call: &Call<'_>, caller: &Caller, purpose: Purpose) -> Result<ChargeContext> {
     let context = ChargeContext::new(call, caller)?;
-    engine.check()?;
+    call.app.models.check(purpose)?;
     Ok(context)
 }
 

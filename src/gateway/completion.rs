@@ -8,7 +8,8 @@ use aho_corasick::{AhoCorasick, MatchKind};
 use serde_json::{Map, Value};
 
 use crate::blocking::unwatched;
-use crate::engine::{Body, Engine, Reply, UpstreamRequest};
+use crate::catalogue::ResolvedModel;
+use crate::engine::{Body, Reply, UpstreamRequest};
 use crate::error::{Error, Result};
 use crate::http::object::Object;
 use crate::http::sse;
@@ -107,26 +108,28 @@ pub struct Completions {
     pub is_cut: bool,
 }
 
-/// Sends a chat `request`, without `stream`, and collects its completions. A client that disconnects
+/// Sends a chat `request`, without `model` and `stream`, and collects its completions. A client that disconnects
 /// ends the model's work. It blocks, so call it inside [`block_in_place`](crate::blocking::block_in_place).
 ///
 /// # Errors
-/// Those of [`Engine::send`]; the model server's refusal; 502 for a reply that ends early, or is an error; the client
+/// Those of [`ResolvedModel::send`]; the model server's refusal; 502 for a reply that ends early, or is an error; the client
 /// has disconnected before a model server had the request.
-pub fn complete(engine: &Engine, request: &Map<String, Value>, stop: &StopConditions) -> Result<Completions> {
+pub fn complete(model: &ResolvedModel, request: &Map<String, Value>, stop: &StopConditions) -> Result<Completions> {
     let mut request = request.clone();
     let choices = request.get("n").and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok()).unwrap_or(1);
+    request.insert("model".to_owned(), model.name().into());
     request.insert("stream".to_owned(), true.into());
     let mut object = Object::of(&Value::Object(request));
+    model.limit_output(&mut object)?;
     request_usage(&mut object, choices);
-    let limit = worst_case::set_aside_text(&mut object, "messages", choices, None)?.map(OutputLimit::new);
+    let limit = worst_case::set_aside_text(model, &mut object, "messages", choices)?.map(OutputLimit::new);
     let ask =
         UpstreamRequest { path: "/v1/chat/completions", media_type: "application/json", body: Body::Json(&object) };
     let finder = StopFinder::new(stop)?;
     let counter = UsageCounter::new(ChargeBasis::Text).expecting(choices);
     let mut collector = Collector { stop: finder, completions: BTreeMap::new(), counter, limit };
     let began = Instant::now();
-    let reply = match engine.send(ask).and_then(Reply::successful) {
+    let reply = match model.send(ask).and_then(Reply::successful) {
         // The model server has the prompt, and may have read it.
         Err(Error::ClientLeftModel) => None,
         reply => Some(reply?),

@@ -54,10 +54,10 @@ impl KeptPrompt {
     }
 
     /// The prompt in this field of a body.
-    pub fn new(body: Vec<u8>, field: &'static str) -> KeptPrompt {
+    pub fn new(body: &[u8], field: &'static str) -> KeptPrompt {
         match body.len() > MAX_KEPT {
-            true => KeptPrompt::Read(Prompt::of_body(&body, field)),
-            false => KeptPrompt::Unread(body, field),
+            true => KeptPrompt::Read(Prompt::of_body(body, field)),
+            false => KeptPrompt::Unread(body.to_vec(), field),
         }
     }
 
@@ -268,7 +268,7 @@ mod tests {
         assert!(prompt.text.len() <= MAX_KEPT && prompt.tokens() >= MAX_KEPT / 2, "{}", prompt.tokens());
         for length in [10, MAX_KEPT] {
             let body = format!(r#"{{"prompt":"{}"}}"#, "word ".repeat(length / 5)).into_bytes();
-            let kept = KeptPrompt::new(body.clone(), "prompt");
+            let kept = KeptPrompt::new(&body, "prompt");
             assert_eq!(matches!(kept, KeptPrompt::Unread(..)), length == 10);
             assert_eq!(kept.tokens(), of(std::str::from_utf8(&body).unwrap(), "prompt"));
         }

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read};
 
+use crate::catalogue::ResolvedModel;
 use crate::engine::{Extensions, Form, StreamedForm, Variant};
 use crate::error::{Error, Result};
 use crate::media::Measurer;
@@ -16,6 +17,9 @@ const PREFIX: usize = 4096;
 /// The message for a recording whose length cannot be measured, and which could therefore not be charged for exactly.
 const NOT_MEASURABLE: &str = "The recording's length cannot be measured; send WAV, MP3, FLAC, Ogg, WebM, MP4 or AAC";
 
+/// The message for an upload whose model other providers have than the one that it is sent to already.
+const MODEL_TOO_LATE: &str = "In an upload of this size, the field model must come before the file";
+
 /// Names and values of form fields.
 pub type FormFields = Vec<(String, String)>;
 
@@ -28,8 +32,9 @@ pub trait AudioSource: Read {
     fn trailing_fields(&mut self) -> Result<FormFields>;
 }
 
-/// Maps the fields behind a recording, which are known last, to those that are sent to the model server behind it.
-pub type MapTrailing<'a> = Box<dyn FnMut(FormFields) -> Result<FormFields> + 'a>;
+/// Maps the fields behind a recording, which are known last, to those that are sent to the model server behind it, and to
+/// the model that the request means.
+pub type MapTrailing<'a> = Box<dyn FnMut(FormFields) -> Result<(FormFields, ResolvedModel)> + 'a>;
 
 /// The multipart body that is sent to the model server. It is composed while it is read.
 pub struct ForwardedUpload<'a> {
@@ -42,7 +47,8 @@ pub struct ForwardedUpload<'a> {
     is_file_complete: bool,
     /// The fields behind the recording.
     trailing: FormFields,
-    /// The provider's name of the model, and what it does not know.
+    /// The provider that it is sent to, its name of the model, and what it does not know.
+    provider: Option<String>,
     model: Option<String>,
     without: Extensions,
     /// Measures the recording as it passes.
@@ -88,6 +94,7 @@ impl<'a> ForwardedUpload<'a> {
             sent: 0,
             is_file_complete: false,
             trailing: FormFields::new(),
+            provider: None,
             model: None,
             without: Extensions::default(),
             measurer,
@@ -133,13 +140,19 @@ impl<'a> ForwardedUpload<'a> {
     fn end_file(&mut self) -> Result<()> {
         self.is_file_complete = true;
         let trailing = self.source.trailing_fields()?;
-        self.trailing = (self.map_trailing)(trailing)?;
+        let (fields, model) = (self.map_trailing)(trailing)?;
+        self.trailing = fields;
+        if let Some(provider) = &self.provider {
+            // The model may have been named behind the recording, which is on its way to this provider.
+            let route = model.route_to(provider).ok_or(Error::bad(MODEL_TOO_LATE))?;
+            self.model.clone_from(&route.upstream_model);
+        }
         let measured = std::mem::take(&mut self.measurer).finish();
         self.duration = AudioDuration::of(measured, self.size);
-        let model = self.trailing.iter().rev().find(|(name, _)| name == "model").map_or("", |(_, model)| model);
-        worst_case::set_aside(model, &self.duration.longest().units(&Reported::default()))?;
+        worst_case::set_aside(&model, &self.duration.longest().units(&Reported::default()))?;
         (self.buffer, self.sent) = (Vec::new(), 0);
-        let variant = Variant { model: self.model.as_deref(), without: self.without };
+        let provider = self.provider.as_deref().unwrap_or_default();
+        let variant = Variant { provider, model: self.model.as_deref(), without: self.without };
         write_end(&mut self.buffer, &self.boundary, &self.trailing, &variant);
         Ok(())
     }
@@ -187,6 +200,7 @@ impl StreamedForm for ForwardedUpload<'_> {
     }
 
     fn set_variant(&mut self, variant: &Variant<'_>) {
+        self.provider = Some(variant.provider.to_owned());
         (self.model, self.without) = (variant.model.map(str::to_owned), variant.without);
     }
 }

@@ -2,7 +2,8 @@
 //! reply to the client, and a charge to the meter before the last byte of the reply is sent.
 //!
 //! Every charged handler runs inside `charged`, which reads the body (`body` parses it), and charges for the outcome
-//! (`charging`, `reply_stream`). `idempotency` claims the key of a request, and `kept` keeps its reply for
+//! (`charging`, `reply_stream`). `model` finds the model that a request names, before any work. `idempotency` claims the
+//! key of a request, and `kept` keeps its reply for
 //! repetitions. `proxy` passes OpenAI's JSON routes through and `event_stream` their streams, read by `live_reply`;
 //! `completion` asks a chat model for text with stop conditions; `speech` synthesizes; `upload`, `forward`,
 //! `transcription` send recordings, and `transcript` formats the result. `usage_counter` counts tokens, `stream_usage`
@@ -23,6 +24,7 @@ pub mod forward;
 mod idempotency;
 mod kept;
 mod live_reply;
+pub mod model;
 pub mod output_limit;
 pub mod proxy;
 pub mod reply_stream;
@@ -36,7 +38,6 @@ pub mod usage_counter;
 pub mod worst_case;
 
 use crate::engine::{DEMO_HEADER, Reply};
-use crate::error::{Error, Result};
 use crate::http::Response;
 
 /// Most bytes of a JSON body; large because images travel in it.
@@ -47,9 +48,6 @@ pub const MAX_RECORDING: u64 = 100 * 1024 * 1024;
 
 /// Most bytes of a model server's reply that is buffered.
 pub const MAX_REPLY: usize = 64 * 1024 * 1024;
-
-/// Most bytes of a model's name.
-const MAX_MODEL_NAME: usize = 200;
 
 /// The message of a 401 on the older routes.
 pub const INVALID_SECRET: &str = "Invalid Secret, please use the secret found in /account also subscribe at \
@@ -70,15 +68,4 @@ pub fn response_typed_as(reply: &Reply) -> Response {
     let is_valid = !reply.content_type.is_empty() && !reply.content_type.bytes().any(|b| b.is_ascii_control());
     let content_type = if is_valid { reply.content_type.clone() } else { "application/octet-stream".to_owned() };
     mark_demo(Response::new(200).header("Content-Type", content_type), reply.is_demo)
-}
-
-/// Checks that a model's name fits into the ledger.
-///
-/// # Errors
-/// 400.
-pub fn validate_model(model: String) -> Result<String> {
-    match (1..=MAX_MODEL_NAME).contains(&model.len()) && !model.chars().any(char::is_control) {
-        true => Ok(model),
-        false => Err(Error::bad("model must be a name of at most 200 bytes")),
-    }
 }

@@ -7,24 +7,28 @@ use serde_json::value::RawValue;
 use crate::auth::Caller;
 use crate::blocking::unwatched;
 use crate::call::Call;
-use crate::engine::{Body, Engine, Reply, UpstreamRequest};
+use crate::catalogue::{Purpose, ResolvedModel};
+use crate::engine::{Body, Reply, UpstreamRequest};
 use crate::error::{Error, Result};
 use crate::http::object::Object;
 use crate::http::{Content, Response};
 use crate::protocol::failure;
 
 use super::body::json_object;
-use super::charged::{ModelUsage, Outcome, charged};
+use super::charged::{ChargedRequest, ModelUsage, Outcome};
 use super::estimate::{KeptPrompt, Prompt};
 use super::event_stream::{self, EventStream};
+use super::model;
 use super::output_limit::OutputLimit;
 use super::stream_usage::{UsageFilter, UsageShown, request_usage};
 use super::usage_counter::{ChargeBasis, Chunk, UsageCounter};
 use super::worst_case;
-use super::{MAX_JSON_BODY, MAX_REPLY, response_typed_as, validate_model};
+use super::{MAX_JSON_BODY, MAX_REPLY, response_typed_as};
 
 /// A route that is passed on to a model server.
 pub struct ProxiedRoute {
+    /// What it wants of a model.
+    pub purpose: Purpose,
     /// The model server's path.
     pub upstream_path: &'static str,
     /// How its replies are charged.
@@ -33,37 +37,36 @@ pub struct ProxiedRoute {
     pub prompt_field: &'static str,
 }
 
-/// Handles a request to such a route. `prepare` checks the fields and fills in those that are missing; it also gets the
-/// path's segments that stood for `{…}`.
+/// Handles a request to such a route. `prepare` checks the fields and fills in those that are missing.
 ///
 /// # Errors
-/// As [`charged`]; those of `prepare`; 400 for a body or a model that is invalid; what the model server refuses; 502,
-/// 503 or 504 if it fails.
+/// As [`ChargedRequest::read`] and [`ChargedRequest::run`]; those of `prepare`; 400 for a body that is invalid; 404 for an
+/// unknown model; what the model server refuses; 502, 503 or 504 if it fails.
 pub fn proxy(
     call: &mut Call<'_>,
     caller: &Caller,
-    engine: &Engine,
     route: ProxiedRoute,
-    prepare: impl FnOnce(&mut Object<'_>, &[String]) -> Result<()>,
+    prepare: impl FnOnce(&Call<'_>, &mut Object<'_>) -> Result<()>,
 ) -> Result<Response> {
-    charged(call, caller, engine, MAX_JSON_BODY, |work| {
-        let mut object = json_object(&work.body)?;
-        prepare(&mut object, work.segments)?;
-        let pending = match forward(engine, &route, &mut object)? {
+    let (request, body) = ChargedRequest::read(call, caller, route.purpose, MAX_JSON_BODY)?;
+    let mut object = json_object(&body)?;
+    prepare(call, &mut object)?;
+    let model = model::resolve_in(call.app, route.purpose, &mut object)?;
+    request.run(|| {
+        let pending = match forward(&model, &route, &mut object)? {
             Forwarded::Reply(pending) => pending,
             Forwarded::Cut(usage) => return Ok(Outcome::PerModel(Err(Error::ClientLeft), vec![usage])),
         };
         if event_stream::is_event_stream(&pending.reply)? {
-            drop(object);
-            return Ok(pending.into_stream(KeptPrompt::new(work.body, route.prompt_field)));
+            return Ok(pending.into_stream(KeptPrompt::new(&body, route.prompt_field)));
         }
-        pending.read(engine, || Prompt::of_request(&object, route.prompt_field).tokens())
+        pending.read(|| Prompt::of_request(&object, route.prompt_field).tokens())
     })
 }
 
 /// A reply whose body was not read yet.
 struct Pending {
-    model: String,
+    model: ResolvedModel,
     reply: Reply,
     counter: UsageCounter,
     shown: UsageShown,
@@ -79,31 +82,31 @@ enum Forwarded {
     Cut(ModelUsage),
 }
 
-fn forward(engine: &Engine, route: &ProxiedRoute, object: &mut Object<'_>) -> Result<Forwarded> {
-    let model = model_or_default(engine, object)?;
+fn forward(model: &ResolvedModel, route: &ProxiedRoute, object: &mut Object<'_>) -> Result<Forwarded> {
     let wants_stream = matches!(route.basis, ChargeBasis::Text) && object.read::<bool>("stream") == Some(true);
     let choices = choices(object);
     let shown = if wants_stream { request_usage(object, choices) } else { UsageShown::AsSent };
     let most_tokens = match &route.basis {
-        ChargeBasis::Text => worst_case::set_aside_text(object, route.prompt_field, choices, None)?,
-        ChargeBasis::Embeddings => worst_case::set_aside_embeddings(object).map(|()| None)?,
+        ChargeBasis::Text => worst_case::set_aside_text(model, object, route.prompt_field, choices)?,
+        ChargeBasis::Embeddings => worst_case::set_aside_embeddings(model, object).map(|()| None)?,
         // Recordings are not passed on as JSON.
         ChargeBasis::Audio(_) => None,
     };
     let limit = most_tokens.map(OutputLimit::new);
     let counter = UsageCounter::new(route.basis.clone()).expecting(choices);
     let ask = UpstreamRequest { path: route.upstream_path, media_type: "application/json", body: Body::Json(object) };
-    let send = || engine.send(ask).and_then(Reply::successful);
+    let send = || model.send(ask).and_then(Reply::successful);
     // Only a stream tells, piece by piece, what was made. Of a reply in one piece nothing is known before its end.
     let began = Instant::now();
-    match engine.block_in_place(|| if wants_stream { send() } else { unwatched(send) })? {
+    match model.block_in_place(|| if wants_stream { send() } else { unwatched(send) })? {
         // The model server has the prompt, and may have read it.
         Err(Error::ClientLeftModel) => {
             let units = counter.units(|| Prompt::of_request(object, route.prompt_field).tokens());
             let latency_micros = i64::try_from(began.elapsed().as_micros()).unwrap_or(i64::MAX);
+            let model = model.name().to_owned();
             Ok(Forwarded::Cut(ModelUsage { model, units, estimated: true, latency_micros }))
         }
-        reply => Ok(Forwarded::Reply(Pending { model, reply: reply?, counter, shown, limit })),
+        reply => Ok(Forwarded::Reply(Pending { model: model.clone(), reply: reply?, counter, shown, limit })),
     }
 }
 
@@ -111,13 +114,14 @@ impl Pending {
     /// Passes a stream on.
     fn into_stream(self, prompt: KeptPrompt) -> Outcome {
         let Pending { model, reply, counter, shown, limit } = self;
-        EventStream { reply, counter, prompt, usage: UsageFilter::new(shown), limit }.into_outcome(model)
+        EventStream { reply, counter, prompt, usage: UsageFilter::new(shown), limit }
+            .into_outcome(model.name().to_owned())
     }
 
     /// Reads a reply in one piece.
-    fn read(self, engine: &Engine, prompt_tokens: impl FnOnce() -> usize) -> Result<Outcome> {
+    fn read(self, prompt_tokens: impl FnOnce() -> usize) -> Result<Outcome> {
         let Pending { model, mut reply, counter, .. } = self;
-        let bytes = engine.block_in_place(|| unwatched(|| reply.read_all(MAX_REPLY)))??;
+        let bytes = model.block_in_place(|| unwatched(|| reply.read_all(MAX_REPLY)))??;
         if let Some(message) = failure::message(&bytes) {
             return Err(event_stream::disguised_failure(&message));
         }
@@ -125,7 +129,8 @@ impl Pending {
         let (units, estimated) = (counter.units(prompt_tokens), counter.is_estimate());
         let mut response = response_typed_as(&reply);
         response.content = Content::Bytes(bytes.into());
-        Ok(Outcome::Reply(response, ModelUsage { model, units, estimated, latency_micros: reply.latency_micros() }))
+        let (model, latency_micros) = (model.name().to_owned(), reply.latency_micros());
+        Ok(Outcome::Reply(response, ModelUsage { model, units, estimated, latency_micros }))
     }
 }
 
@@ -149,15 +154,4 @@ fn count(mut counter: UsageCounter, bytes: &[u8]) -> Result<UsageCounter> {
         Err(_) => return Err(event_stream::not_json()),
     }
     Ok(counter)
-}
-
-/// The model in the request; filled in where there is none.
-///
-/// # Errors
-/// 400 for a model that is no string or too long.
-pub fn model_or_default(engine: &Engine, object: &mut Object<'_>) -> Result<String> {
-    if !object.has("model") {
-        object.set("model", &engine.default_model());
-    }
-    validate_model(object.read("model").ok_or(Error::bad("model must be a string"))?)
 }

@@ -3,7 +3,8 @@
 use serde_json::Value;
 
 use crate::blocking::{block_in_place, unwatched};
-use crate::engine::{Body, Engine, Reply, UpstreamRequest};
+use crate::catalogue::ResolvedModel;
+use crate::engine::{Body, Reply, UpstreamRequest};
 use crate::error::{Error, Result};
 use crate::http::object::Object;
 use crate::protocol::failure;
@@ -23,14 +24,15 @@ const MAX_ERROR: usize = 64 * 1024;
 /// disconnected: many servers send it only once they have made all of the audio.
 ///
 /// # Errors
-/// 402 if a budget cannot pay for it; those of [`Engine::send`]; the model server's refusal; 502 for JSON or text in place of audio.
-pub fn request(engine: &Engine, object: &Object<'_>) -> Result<Reply> {
-    let (model, text) = (object.read::<String>("model"), object.read::<String>("input"));
-    worst_case::set_aside(&model.unwrap_or_default(), &units(&text.unwrap_or_default()))?;
+/// 402 if a budget cannot pay for it; those of [`ResolvedModel::send`]; the model server's refusal; 502 for JSON or text in
+/// place of audio.
+pub fn request(model: &ResolvedModel, object: &Object<'_>) -> Result<Reply> {
+    let text = object.read::<String>("input");
+    worst_case::set_aside(model, &units(&text.unwrap_or_default()))?;
     let ask = UpstreamRequest { path: SPEECH, media_type: "application/json", body: Body::Json(object) };
     block_in_place(|| {
         unwatched(|| {
-            let mut reply = engine.send(ask)?.successful()?;
+            let mut reply = model.send(ask)?.successful()?;
             if reply.media_type == "application/json" || reply.media_type.starts_with("text/") {
                 let words = reply.read_all(MAX_ERROR).ok().and_then(|bytes| failure::message(&bytes));
                 return Err(disguised_failure(words.as_deref().unwrap_or("it is no audio")));
@@ -44,9 +46,9 @@ pub fn request(engine: &Engine, object: &Object<'_>) -> Result<Reply> {
 ///
 /// # Errors
 /// Those of [`request`]; 502 for a reply that ends early or is too long.
-pub fn synthesize(engine: &Engine, request: &Value) -> Result<(Reply, Vec<u8>)> {
+pub fn synthesize(model: &ResolvedModel, request: &Value) -> Result<(Reply, Vec<u8>)> {
     block_in_place(|| {
-        let mut reply = self::request(engine, &Object::of(request))?;
+        let mut reply = self::request(model, &Object::of(request))?;
         let audio = unwatched(|| reply.read_all(MAX_REPLY))?;
         Ok::<_, Error>((reply, audio))
     })?

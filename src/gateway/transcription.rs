@@ -1,7 +1,8 @@
 //! Asks a model server to transcribe a recording.
 
 use crate::blocking::{block_in_place, unwatched};
-use crate::engine::{Body, Engine, Reply, UpstreamRequest};
+use crate::catalogue::ResolvedModel;
+use crate::engine::{Body, Reply, UpstreamRequest};
 use crate::error::{Error, Result};
 use crate::protocol::failure;
 use crate::protocol::usage::Reported;
@@ -31,10 +32,10 @@ pub struct PendingTranscription {
 /// was received does not end the call, as the recording is known then and charged.
 ///
 /// # Errors
-/// What is wrong with the upload; those of [`Engine::send`]; the model server's refusal; 502 if it replied before the
+/// What is wrong with the upload; those of [`ResolvedModel::send`]; the model server's refusal; 502 if it replied before the
 /// upload was complete.
 pub fn send(
-    engine: &Engine,
+    model: &ResolvedModel,
     path: &'static str,
     mut upload: ForwardedUpload<'_>,
     is_small: bool,
@@ -45,7 +46,7 @@ pub fn send(
         Some(buffered) => Body::Form(buffered),
         None => Body::Stream(&mut upload),
     };
-    let reply = block_in_place(|| unwatched(|| engine.send(UpstreamRequest { path, media_type: &media_type, body })))?;
+    let reply = block_in_place(|| unwatched(|| model.send(UpstreamRequest { path, media_type: &media_type, body })))?;
     if let Some(failure) = upload.failure.take() {
         return Err(failure);
     }

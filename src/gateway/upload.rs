@@ -105,6 +105,79 @@ impl AudioSource for Upload<'_> {
     }
 }
 
+/// An upload whose body was read up to its recording, or to its end if that is in memory already. So in a small upload,
+/// fields behind the file are known as early as those before it.
+pub struct ReceivedUpload<'a> {
+    /// The recording.
+    pub source: RecordingSource<'a>,
+    /// The file's name, safe to be forwarded; `None` if there is no file.
+    pub file_name: Option<String>,
+    /// The fields that are known.
+    pub fields: FormFields,
+    /// Whether all of the body is in memory.
+    pub is_buffered: bool,
+}
+
+/// The recording of a [`ReceivedUpload`], and the fields behind it that are not known yet.
+pub enum RecordingSource<'a> {
+    /// It is being received.
+    Streamed(Box<Upload<'a>>),
+    /// All of it was received.
+    Buffered(io::Cursor<Vec<u8>>),
+}
+
+impl<'a> ReceivedUpload<'a> {
+    /// As [`Upload::open`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open(
+        request: &'a mut Request,
+        file_field: &'static str,
+        digest: &'a mut RequestDigest,
+    ) -> Result<ReceivedUpload<'a>> {
+        let is_buffered = request.body.is_buffered();
+        let (mut upload, FileHead { mut fields, file_name }) = Upload::open(request, file_field, digest)?;
+        let source = if is_buffered && file_name.is_some() {
+            let mut bytes = Vec::new();
+            upload.read_to_end(&mut bytes).map_err(|e| upload_error(&e))?;
+            fields.append(&mut upload.trailing_fields()?);
+            RecordingSource::Buffered(io::Cursor::new(bytes))
+        } else {
+            RecordingSource::Streamed(Box::new(upload))
+        };
+        Ok(ReceivedUpload { source, file_name, fields, is_buffered })
+    }
+
+    /// The last value of a field, among those that are known.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        last_value(&self.fields, name)
+    }
+}
+
+impl Read for RecordingSource<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        match self {
+            RecordingSource::Streamed(upload) => upload.read(out),
+            RecordingSource::Buffered(bytes) => bytes.read(out),
+        }
+    }
+}
+
+impl AudioSource for RecordingSource<'_> {
+    fn trailing_fields(&mut self) -> Result<FormFields> {
+        match self {
+            RecordingSource::Streamed(upload) => upload.trailing_fields(),
+            RecordingSource::Buffered(_) => Ok(FormFields::new()),
+        }
+    }
+}
+
+/// The last value of a field.
+pub fn last_value<'f>(fields: &'f FormFields, name: &str) -> Option<&'f str> {
+    fields.iter().rev().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+}
+
 /// A recording whose bytes are added to the digest of a request as they are read.
 pub struct DigestedSource<'a, R> {
     source: R,

@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use crate::auth::Scope;
+use crate::catalogue::ResolvedModel;
 use crate::error::{Error, Result};
 use crate::http::object::Object;
 use crate::limits::{Admission, Refusal};
@@ -68,12 +69,12 @@ impl From<Option<Arc<RequestBudget>>> for Handle {
 ///
 /// # Errors
 /// 402: the budget cannot pay for it. 503: that is unknown, as the database is away. 404: the key may not call the model.
-pub fn set_aside(model: &str, units: &Units) -> Result<()> {
+pub fn set_aside(model: &ResolvedModel, units: &Units) -> Result<()> {
     let Handle(Some(budget)) = current() else { return Ok(()) };
-    if !budget.applies_to(model)? {
+    if !budget.applies_to(model.name())? {
         return Ok(());
     }
-    let worst = cost(&budget.price(model)?, units).total_picos();
+    let worst = cost(&budget.price(model.name())?, units).total_picos();
     budget.reserve(worst, worst).map(drop)
 }
 
@@ -81,32 +82,31 @@ pub fn set_aside(model: &str, units: &Units) -> Result<()> {
 ///
 /// # Errors
 /// As [`set_aside`].
-pub fn set_aside_embeddings(request: &Object<'_>) -> Result<()> {
+pub fn set_aside_embeddings(model: &ResolvedModel, request: &Object<'_>) -> Result<()> {
     if current().0.is_none() {
         return Ok(());
     }
     let tokens = i64::try_from(bound::tokens(request, "input")).unwrap_or(i64::MAX);
-    set_aside(&model(request), &Units::of([(Unit::EmbeddingTokens, tokens), (Unit::Requests, 1)]))
+    set_aside(model, &Units::of([(Unit::EmbeddingTokens, tokens), (Unit::Requests, 1)]))
 }
 
 /// Sets aside what a request for text costs at most, and lowers the most tokens of its reply to what can be paid for. Without
-/// such a bound, it gets one: `most`, which the model has, or [`DEFAULT_MAX_TOKENS`]. Returns how many tokens may be made of
+/// such a bound, it gets one: that of the model, or [`DEFAULT_MAX_TOKENS`]. Returns how many tokens may be made of
 /// all its `choices` together, if that is bounded.
 ///
 /// # Errors
 /// As [`set_aside`]; 400 for a bound that is no whole number.
 pub fn set_aside_text(
+    model: &ResolvedModel,
     request: &mut Object<'_>,
     prompt_field: &str,
     choices: usize,
-    most: Option<u64>,
 ) -> Result<Option<u64>> {
     let Handle(Some(budget)) = current() else { return Ok(None) };
-    let model = model(request);
-    if !budget.applies_to(&model)? {
+    if !budget.applies_to(model.name())? {
         return Ok(None);
     }
-    let price = budget.price(&model)?;
+    let price = budget.price(model.name())?;
     // Some servers make more than they answer, and count it.
     let choices = request.read::<usize>("best_of").unwrap_or(1).max(choices).max(1) as u64;
     let input = bound::tokens(request, prompt_field) as i128;
@@ -118,7 +118,7 @@ pub fn set_aside_text(
         return budget.reserve(fixed, fixed).map(|_| None);
     }
     let asked = asked_tokens(request)?;
-    let wanted = asked.into_iter().chain(most).min().unwrap_or(DEFAULT_MAX_TOKENS);
+    let wanted = asked.into_iter().chain(model.max_output_tokens()).min().unwrap_or(DEFAULT_MAX_TOKENS);
     let worst = fixed + each_output * i128::from(wanted);
     let granted = budget.reserve(worst, fixed + each_output * i128::from(wanted.min(1)))?;
     let allowed = u64::try_from((granted - fixed) / each_output).unwrap_or(0).min(wanted);
@@ -146,11 +146,6 @@ fn lower(request: &mut Object<'_>, allowed: u64) {
     if request.read::<u64>("min_tokens").is_some_and(|least| least > allowed) {
         request.set("min_tokens", &allowed);
     }
-}
-
-/// The model that is charged for.
-fn model(request: &Object<'_>) -> String {
-    request.read("model").unwrap_or_default()
 }
 
 impl RequestBudget {

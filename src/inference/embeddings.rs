@@ -6,15 +6,16 @@ use serde_json::Value;
 use crate::auth::Caller;
 use crate::blocking::unwatched;
 use crate::call::Call;
+use crate::catalogue::Purpose;
 use crate::engine::{Body, UpstreamRequest};
 use crate::error::{Error, Result};
 use crate::gateway::body::json_fields;
-use crate::gateway::charged::{ModelUsage, Outcome, charged};
+use crate::gateway::charged::{ChargedRequest, ModelUsage, Outcome};
 use crate::gateway::estimate;
 use crate::gateway::event_stream::disguised_failure;
 use crate::gateway::proxy::{ProxiedRoute, proxy};
 use crate::gateway::usage_counter::{ChargeBasis, Chunk, UsageCounter};
-use crate::gateway::{MAX_REPLY, mark_demo, validate_model, worst_case};
+use crate::gateway::{MAX_REPLY, mark_demo, model, worst_case};
 use crate::http::Response;
 use crate::http::form::FORM_LIMIT;
 use crate::http::object::Object;
@@ -27,10 +28,9 @@ const DEFAULT_FEATURES: usize = 256;
 
 /// `POST /v1/embeddings`.
 pub(super) fn embed(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
-    let (path, basis) = (EMBEDDINGS, ChargeBasis::Embeddings);
-    let route = ProxiedRoute { upstream_path: path, basis, prompt_field: "input" };
-    let engine = &call.app.engines.embeddings;
-    proxy(call, caller, engine, route, |object, _| match object.has("input") {
+    let (purpose, basis) = (Purpose::Embeddings, ChargeBasis::Embeddings);
+    let route = ProxiedRoute { purpose, upstream_path: EMBEDDINGS, basis, prompt_field: "input" };
+    proxy(call, caller, route, |_, object| match object.has("input") {
         true => Ok(()),
         false => Err(Error::bad("input is required")),
     })
@@ -38,28 +38,28 @@ pub(super) fn embed(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
 
 /// `POST /api/v1/feature-extraction`: the first `num_features` numbers of a text's vector, or all of them for `null`.
 pub(super) fn extract_features(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
-    let engine = &call.app.engines.embeddings;
-    charged(call, caller, engine, FORM_LIMIT, |work| {
-        let fields = json_fields(&work.body)?;
-        let text = fields.text("text")?;
-        let max_features = match fields.optional_integer("num_features")? {
-            Some(n) => usize::try_from(n).map_err(|_| Error::bad("num_features must not be negative"))?,
-            None if fields.has("num_features") => usize::MAX,
-            None => DEFAULT_FEATURES,
-        };
-        let model = validate_model(engine.default_model())?;
+    let (request, body) = ChargedRequest::read(call, caller, Purpose::Embeddings, FORM_LIMIT)?;
+    let fields = json_fields(&body)?;
+    let text = fields.text("text")?;
+    let max_features = match fields.optional_integer("num_features")? {
+        Some(n) => usize::try_from(n).map_err(|_| Error::bad("num_features must not be negative"))?,
+        None if fields.has("num_features") => usize::MAX,
+        None => DEFAULT_FEATURES,
+    };
+    let model = model::resolve(call.app, Purpose::Embeddings, None)?;
+    request.run(|| {
         let mut object = Object::default();
-        object.set("model", &model);
+        object.set("model", &model.name());
         object.set("input", &text);
         object.set("encoding_format", &"float");
-        worst_case::set_aside_embeddings(&object)?;
+        worst_case::set_aside_embeddings(&model, &object)?;
         let ask = UpstreamRequest { path: EMBEDDINGS, media_type: "application/json", body: Body::Json(&object) };
         let send = || {
-            let mut reply = engine.send(ask)?.successful()?;
+            let mut reply = model.send(ask)?.successful()?;
             let bytes = reply.read_all(MAX_REPLY)?;
             Ok::<_, Error>((reply, bytes))
         };
-        let (reply, bytes) = engine.block_in_place(|| unwatched(send))??;
+        let (reply, bytes) = model.block_in_place(|| unwatched(send))??;
         if let Some(message) = failure::message(&bytes) {
             return Err(disguised_failure(&message));
         }
@@ -70,7 +70,7 @@ pub(super) fn extract_features(call: &mut Call<'_>, caller: &Caller) -> Result<R
         }
         let response = Response::json(200, &vector.get(..max_features).unwrap_or(&vector));
         let usage = ModelUsage {
-            model,
+            model: model.name().to_owned(),
             units: counter.units(|| estimate::tokens(text)),
             estimated: counter.is_estimate(),
             latency_micros: reply.latency_micros(),

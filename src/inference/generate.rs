@@ -7,16 +7,18 @@ use std::thread;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use super::params::{EXTENSIONS, Params};
+use super::params::{DEFAULT_MODEL_NAMES, EXTENSIONS, Params};
+use crate::app::App;
 use crate::auth::Caller;
 use crate::blocking::{self, block_in_place};
 use crate::call::Call;
-use crate::engine::{Engine, client_left};
+use crate::catalogue::{Purpose, ResolvedModel};
+use crate::engine::client_left;
 use crate::error::{Error, Result};
 use crate::gateway::body::{check_unambiguous, json_fields};
-use crate::gateway::charged::{ModelUsage, Outcome, charged};
+use crate::gateway::charged::{ChargedRequest, ModelUsage, Outcome};
 use crate::gateway::completion::{Completion, Completions, complete};
-use crate::gateway::{MAX_JSON_BODY, mark_demo, validate_model, worst_case};
+use crate::gateway::{MAX_JSON_BODY, mark_demo, model, worst_case};
 use crate::http::Response;
 use crate::http::form::{FORM_LIMIT, Fields};
 use crate::logging;
@@ -28,15 +30,18 @@ const CONCURRENCY: usize = 8;
 /// Most prompts of one request.
 const MAX_PROMPTS: usize = 1000;
 
+/// A prompt, and the model that is to complete it.
+type Job = (Params, ResolvedModel);
+
 /// The completions of one prompt, and the model that made them.
 type Generated = (String, Completions);
 
 /// `POST /api/v1/generate`.
 pub(super) fn one(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
-    let engine = &call.app.engines.inference;
-    charged(call, caller, engine, FORM_LIMIT, |work| {
-        let params = Params::read(&json_fields(&work.body)?)?;
-        let (model, generated) = engine.block_in_place(|| generate(engine, &params))??;
+    let (request, body) = ChargedRequest::read(call, caller, Purpose::Text, FORM_LIMIT)?;
+    let job = read(call.app, &json_fields(&body)?)?;
+    request.run(|| {
+        let (model, generated) = job.1.block_in_place(|| generate(&job))??;
         let response = mark_demo(Response::json(200, &to_json(&generated)), generated.is_demo);
         let Completions { units, estimated, latency_micros, is_cut, .. } = generated;
         let usage = ModelUsage { model, units, estimated, latency_micros };
@@ -50,12 +55,12 @@ pub(super) fn one(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
 /// `POST /api/v1/generate-bulk`: takes an array of what `generate` takes, and answers with an array of what `generate`
 /// answers, in the same order. If any element is invalid, the request fails before any work is done.
 pub(super) fn bulk(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
-    let engine = &call.app.engines.inference;
-    charged(call, caller, engine, MAX_JSON_BODY, |work| {
-        let params = parse_bulk(&work.body)?;
-        let results = match params.is_empty() {
+    let (request, body) = ChargedRequest::read(call, caller, Purpose::Text, MAX_JSON_BODY)?;
+    let jobs = read_bulk(call.app, &body)?;
+    request.run(|| {
+        let results = match jobs.is_empty() {
             true => Vec::new(),
-            false => block_in_place(|| generate_all(engine, &params))?,
+            false => block_in_place(|| generate_all(&jobs))?,
         };
         // Successful prompts, and what was made of those that were cut, are charged even if another one failed.
         let usages = usage_by_model(results.iter().flatten());
@@ -91,24 +96,36 @@ fn usage_by_model<'a>(all: impl Iterator<Item = &'a Generated>) -> Vec<ModelUsag
     sums.into_iter().map(usage).collect()
 }
 
-fn parse_bulk(bytes: &[u8]) -> Result<Vec<Params>> {
+fn read(app: &App, fields: &Fields) -> Result<Job> {
+    let params = Params::read(fields)?;
+    let mut name = params.model.as_deref();
+    if let Some(keyword) = name.filter(|name| DEFAULT_MODEL_NAMES.contains(name))
+        && !app.models.has(Purpose::Text, keyword)?
+    {
+        name = None;
+    }
+    let model = model::resolve(app, Purpose::Text, name)?;
+    Ok((params, model))
+}
+
+fn read_bulk(app: &App, bytes: &[u8]) -> Result<Vec<Job>> {
     let list: Vec<serde_json::Map<String, Value>> =
         serde_json::from_slice(bytes).map_err(|e| Error::bad(format!("The body must be a list of objects: {e}")))?;
     check_unambiguous(bytes)?;
     if list.len() > MAX_PROMPTS {
         return Err(Error::bad("There must be at most 1000 texts"));
     }
-    let all: Vec<Params> = list.into_iter().map(|object| Params::read(&Fields::of(object))).collect::<Result<_>>()?;
-    let models: BTreeSet<&Option<String>> = all.iter().map(|params| &params.model).collect();
+    let jobs = list.into_iter().map(|object| read(app, &Fields::of(object))).collect::<Result<Vec<Job>>>()?;
+    let models: BTreeSet<&str> = jobs.iter().map(|(_, model)| model.name()).collect();
     if models.len() > MAX_MODELS {
         return Err(Error::bad(format!("The texts must be for at most {MAX_MODELS} models")));
     }
-    Ok(all)
+    Ok(jobs)
 }
 
 /// Works on several prompts at the same time. After a failure, or once the client has disconnected, no further prompt is
 /// started.
-fn generate_all(engine: &Engine, params: &[Params]) -> Vec<Result<Generated>> {
+fn generate_all(jobs: &[Job]) -> Vec<Result<Generated>> {
     let (next, client, request_id) = (AtomicUsize::new(0), blocking::client(), logging::request_id());
     let budget = worst_case::current();
     let results: Mutex<BTreeMap<usize, Result<Generated>>> = Mutex::default();
@@ -118,10 +135,10 @@ fn generate_all(engine: &Engine, params: &[Params]) -> Vec<Result<Generated>> {
         let _budget = worst_case::enter(budget.clone());
         loop {
             let index = next.fetch_add(1, Relaxed);
-            let Some(params) = params.get(index) else { return };
+            let Some(job) = jobs.get(index) else { return };
             let result = match client_left() {
                 true => Err(Error::ClientLeft),
-                false => generate(engine, params),
+                false => generate(job),
             };
             if !result.as_ref().is_ok_and(|(_, generated)| !generated.is_cut) {
                 next.store(PAST_THE_END, Relaxed);
@@ -130,7 +147,7 @@ fn generate_all(engine: &Engine, params: &[Params]) -> Vec<Result<Generated>> {
         }
     };
     thread::scope(|scope| {
-        for _ in 1..CONCURRENCY.min(params.len()) {
+        for _ in 1..CONCURRENCY.min(jobs.len()) {
             // This thread works too: if another cannot be started, the work only takes longer.
             let _ = thread::Builder::new().name("bulk".to_owned()).spawn_scoped(scope, work);
         }
@@ -143,18 +160,18 @@ fn generate_all(engine: &Engine, params: &[Params]) -> Vec<Result<Generated>> {
 const PAST_THE_END: usize = usize::MAX / 2;
 
 /// Asks until there are as many completions as wanted, since some model servers make only one per request.
-fn generate(engine: &Engine, params: &Params) -> Result<Generated> {
-    let model = validate_model(params.model.clone().unwrap_or_else(|| engine.default_model()))?;
+fn generate((params, model): &Job) -> Result<Generated> {
+    let named = |completions| (model.name().to_owned(), completions);
     let mut all: Option<Completions> = None;
     loop {
         let count = all.as_ref().map_or(0, |all| all.completions.len());
         let wanted = params.results - count.min(params.results);
         if let Some(mut all) = all.take_if(|_| wanted == 0) {
             all.completions.truncate(params.results);
-            return Ok((model, all));
+            return Ok(named(all));
         }
-        let more = match (ask(engine, params, &model, wanted, count), all.take()) {
-            (Err(Error::ClientLeft), Some(before)) => return Ok((model, Completions { is_cut: true, ..before })),
+        let more = match (ask(params, model, wanted, count), all.take()) {
+            (Err(Error::ClientLeft), Some(before)) => return Ok(named(Completions { is_cut: true, ..before })),
             (more, before) => {
                 all = before;
                 more?
@@ -175,14 +192,13 @@ fn generate(engine: &Engine, params: &Params) -> Result<Generated> {
             }
         }
         if let Some(all) = all.take_if(|all| all.is_cut) {
-            return Ok((model, all));
+            return Ok(named(all));
         }
     }
 }
 
-fn ask(engine: &Engine, params: &Params, model: &str, wanted: usize, count: usize) -> Result<Completions> {
+fn ask(params: &Params, model: &ResolvedModel, wanted: usize, count: usize) -> Result<Completions> {
     let mut request = params.request.clone();
-    request.insert("model".to_owned(), model.into());
     if wanted > 1 {
         request.insert("n".to_owned(), wanted.into());
     }
@@ -190,13 +206,13 @@ fn ask(engine: &Engine, params: &Params, model: &str, wanted: usize, count: usiz
         // The same seed would give the same completion again.
         request.insert("seed".to_owned(), seed.wrapping_add(i64::try_from(count).unwrap_or(0)).into());
     }
-    match complete(engine, &request, &params.stop) {
+    match complete(model, &request, &params.stop) {
         // Hosted APIs may refuse fields that they do not know: try again without those.
         Err(Error::Relayed(refusal))
             if matches!(refusal.status, 400 | 422) && EXTENSIONS.iter().any(|name| refusal.message.contains(name)) =>
         {
             request.retain(|name, _| !EXTENSIONS.contains(&name.as_str()));
-            complete(engine, &request, &params.stop)
+            complete(model, &request, &params.stop)
         }
         other => other,
     }

@@ -1,12 +1,11 @@
 //! OpenAI's routes for text, and the lists of models.
 
-use std::sync::Arc;
-
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::value::RawValue;
 
 use crate::auth::Caller;
-use crate::blocking;
 use crate::call::Call;
+use crate::catalogue::Purpose;
 use crate::error::{Error, Result};
 use crate::gateway::proxy::{ProxiedRoute, proxy};
 use crate::gateway::usage_counter::ChargeBasis;
@@ -18,9 +17,9 @@ const COMPLETIONS: &str = "/v1/completions";
 /// `POST /v1/chat/completions`.
 pub(super) fn chat(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     let path = "/v1/chat/completions";
-    let route = ProxiedRoute { upstream_path: path, basis: ChargeBasis::Text, prompt_field: "messages" };
-    let engine = &call.app.engines.inference;
-    proxy(call, caller, engine, route, |object, _| match object.get("messages") {
+    let (purpose, basis) = (Purpose::Text, ChargeBasis::Text);
+    let route = ProxiedRoute { purpose, upstream_path: path, basis, prompt_field: "messages" };
+    proxy(call, caller, route, |_, object| match object.get("messages") {
         Some(messages) if messages.get().starts_with('[') => Ok(()),
         Some(_) => Err(Error::bad("messages must be a list")),
         None => Err(Error::bad("messages is required")),
@@ -39,16 +38,15 @@ pub(super) fn complete_by_engine(call: &mut Call<'_>, caller: &Caller) -> Result
 }
 
 fn completion(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
-    let upstream_path = COMPLETIONS;
-    let route = ProxiedRoute { upstream_path, basis: ChargeBasis::Text, prompt_field: "prompt" };
-    let engine = &call.app.engines.inference;
-    proxy(call, caller, engine, route, |object, segments| {
+    let (purpose, basis) = (Purpose::Text, ChargeBasis::Text);
+    let route = ProxiedRoute { purpose, upstream_path: COMPLETIONS, basis, prompt_field: "prompt" };
+    proxy(call, caller, route, |call, object| {
         check_prompt(object)?;
-        if let Some(name) = segments.first()
-            && !object.has("model")
-            && engine.models().is_ok_and(|models| models.iter().any(|model| model["id"] == name.as_str()))
-        {
-            object.set("model", name);
+        if !call.segments.is_empty() && !object.has("model") {
+            let name = segment(call);
+            if call.app.models.has(purpose, &name)? {
+                object.set("model", &name);
+            }
         }
         // The defaults that older clients rely on.
         object.set_default("max_tokens", &100);
@@ -67,31 +65,23 @@ fn check_prompt(object: &Object<'_>) -> Result<()> {
     }
 }
 
-/// `GET /v1/models`: the models of all configured model servers.
+/// `GET /v1/models`: the models that the caller may use.
 pub(super) fn models(call: &mut Call<'_>, _: &Caller) -> Result<Response> {
-    Ok(Response::json(200, &json!({"object": "list", "data": all_models(call)?})))
+    #[derive(Serialize)]
+    struct List {
+        object: &'static str,
+        data: Vec<Box<RawValue>>,
+    }
+    Ok(Response::json(200, &List { object: "list", data: call.app.models.list()? }))
 }
 
-/// `GET /v1/models/{name}`.
+/// `GET /v1/models/{name}`. A name may contain slashes, encoded or not.
 pub(super) fn model(call: &mut Call<'_>, _: &Caller) -> Result<Response> {
-    let segment = call.segments.first().map_or("", String::as_str);
-    let name = percent_encoding::percent_decode_str(segment).decode_utf8_lossy();
-    let found = all_models(call)?.into_iter().find(|model| model["id"].as_str() == Some(&*name));
-    found.map(|model| Response::json(200, &model)).ok_or(Error::NotFound("There is no such model"))
+    Ok(Response::json(200, &call.app.models.describe(&segment(call))?))
 }
 
-fn all_models(call: &Call<'_>) -> Result<Vec<Value>> {
-    let engines = &call.app.engines;
-    engines.inference.check()?;
-    blocking::block_in_place(|| {
-        let mut all: Vec<Value> = engines.inference.models()?.to_vec();
-        // The models of servers that do not answer are left out.
-        for engine in [&engines.embeddings, &engines.transcribe, &engines.speech] {
-            let more = if engine.is_configured() { engine.models().unwrap_or_default() } else { Arc::default() };
-            all.extend(more.iter().cloned());
-        }
-        let mut seen = std::collections::HashSet::new();
-        all.retain(|model| model["id"].as_str().is_some_and(|id| seen.insert(id.to_owned())));
-        Ok(all)
-    })?
+/// What stands for `{…}` in the path.
+fn segment(call: &Call<'_>) -> String {
+    let segment = call.segments.first().map_or("", String::as_str);
+    percent_encoding::percent_decode_str(segment).decode_utf8_lossy().into_owned()
 }

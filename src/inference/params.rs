@@ -6,8 +6,8 @@ use crate::error::{Error, Result};
 use crate::gateway::completion::StopConditions;
 use crate::http::form::{FieldError, FieldType, Fields};
 
-/// Model names of the older API that stand for the default model.
-const DEFAULT_MODEL_NAMES: [&str; 7] = ["", "any", "fastest", "best", "instruct", "multilingual", "chat"];
+/// Model names of the older API that stand for the default model, unless there is a model of such a name.
+pub(super) const DEFAULT_MODEL_NAMES: [&str; 7] = ["", "any", "fastest", "best", "instruct", "multilingual", "chat"];
 
 /// Most completions of one prompt.
 const MAX_RESULTS: i64 = 128;
@@ -20,7 +20,7 @@ pub(super) const EXTENSIONS: [&str; 5] =
 pub(super) struct Params {
     /// The number of completions.
     pub(super) results: usize,
-    /// The model, unless the default is wanted.
+    /// The model, if one is named.
     pub(super) model: Option<String>,
     /// What ends a completion, beside its length.
     pub(super) stop: StopConditions,
@@ -44,8 +44,7 @@ impl Params {
         let results = usize::try_from(results).ok().filter(|_| (1..=MAX_RESULTS).contains(&results));
         let max_sentences = optional_limit(fields, "max_sentences")?;
         let stop = StopConditions::new(stop_sequences(fields)?, max_sentences)?;
-        let model =
-            fields.optional_text("model")?.filter(|model| !DEFAULT_MODEL_NAMES.contains(model)).map(str::to_owned);
+        let model = fields.optional_text("model")?.map(str::to_owned);
         Ok(Params {
             results: results.ok_or(Error::bad("number_of_results must be from 1 to 128"))?,
             model,
@@ -123,7 +122,7 @@ mod tests {
 
     #[test]
     fn defaults_are_those_of_the_older_api() {
-        let params = read(r#"{"text":"a","model":"best","max_sentences":0}"#).unwrap();
+        let params = read(r#"{"text":"a","max_sentences":0}"#).unwrap();
         let expected = json!({"messages": [{"role": "user", "content": "a"}], "max_tokens": 100, "top_k": 40,
             "temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.2});
         assert_eq!(Value::Object(params.request), expected);

@@ -4,11 +4,12 @@ use serde_json::{Map, Value, json};
 
 use crate::auth::Caller;
 use crate::call::Call;
+use crate::catalogue::Purpose;
 use crate::error::{Error, Result};
 use crate::gateway::body::json_fields;
-use crate::gateway::charged::{ModelUsage, Outcome, charged};
+use crate::gateway::charged::{ChargedRequest, ModelUsage, Outcome};
 use crate::gateway::completion::{StopConditions, complete};
-use crate::gateway::{mark_demo, validate_model};
+use crate::gateway::{mark_demo, model};
 use crate::http::Response;
 use crate::http::form::FORM_LIMIT;
 
@@ -18,22 +19,26 @@ const INSTRUCTIONS: &str =
 
 /// `POST /api/v1/summarization` with `text` and optionally `max_length`, in tokens.
 pub(super) fn summarize(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
-    let engine = &call.app.engines.inference;
-    charged(call, caller, engine, FORM_LIMIT, |work| {
-        let fields = json_fields(&work.body)?;
-        let text = fields.text("text")?;
-        if text.is_empty() {
-            return Err(Error::bad("Please enter some text"));
-        }
-        let max_length = fields.optional_integer("max_length")?;
-        if max_length.is_some_and(|n| n < 1) {
-            return Err(Error::bad("max_length must be at least 1"));
-        }
-        let model = validate_model(engine.default_model())?;
-        let request = chat_request(&model, text, max_length);
-        let reply = engine.block_in_place(|| complete(engine, &request, &StopConditions::default()))??;
-        let usage =
-            ModelUsage { model, units: reply.units, estimated: reply.estimated, latency_micros: reply.latency_micros };
+    let (request, body) = ChargedRequest::read(call, caller, Purpose::Text, FORM_LIMIT)?;
+    let fields = json_fields(&body)?;
+    let text = fields.text("text")?;
+    if text.is_empty() {
+        return Err(Error::bad("Please enter some text"));
+    }
+    let max_length = fields.optional_integer("max_length")?;
+    if max_length.is_some_and(|n| n < 1) {
+        return Err(Error::bad("max_length must be at least 1"));
+    }
+    let model = model::resolve(call.app, Purpose::Text, None)?;
+    request.run(|| {
+        let chat = chat_request(text, max_length);
+        let reply = model.block_in_place(|| complete(&model, &chat, &StopConditions::default()))??;
+        let usage = ModelUsage {
+            model: model.name().to_owned(),
+            units: reply.units,
+            estimated: reply.estimated,
+            latency_micros: reply.latency_micros,
+        };
         if reply.is_cut {
             return Ok(Outcome::PerModel(Err(Error::ClientLeft), vec![usage]));
         }
@@ -44,13 +49,9 @@ pub(super) fn summarize(call: &mut Call<'_>, caller: &Caller) -> Result<Response
     })
 }
 
-fn chat_request(model: &str, text: &str, max_tokens: Option<i64>) -> Map<String, Value> {
+fn chat_request(text: &str, max_tokens: Option<i64>) -> Map<String, Value> {
     let messages = json!([{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": text}]);
-    let mut request = Map::from_iter([
-        ("model".to_owned(), Value::from(model)),
-        ("messages".to_owned(), messages),
-        ("temperature".to_owned(), json!(0.2)),
-    ]);
+    let mut request = Map::from_iter([("messages".to_owned(), messages), ("temperature".to_owned(), json!(0.2))]);
     if let Some(tokens) = max_tokens {
         request.insert("max_tokens".to_owned(), tokens.into());
     }

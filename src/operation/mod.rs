@@ -40,7 +40,8 @@ pub enum Refusal {
 pub struct Operation {
     /// The method; `GET` also serves `HEAD`.
     pub method: Method,
-    /// The path. A segment such as `{id}` matches any one segment that is not empty.
+    /// The path. A segment such as `{id}` matches any one segment that is not empty; a last one such as `{*name}`, all that
+    /// follow.
     pub path: &'static str,
     /// What answers.
     pub handler: Handler,
@@ -86,6 +87,11 @@ fn operation(method: Method, path: &'static str, handler: Handler) -> Operation 
 }
 
 impl Operation {
+    /// The path as OpenAPI writes it, which has no `{*…}`.
+    pub fn template(&self) -> String {
+        self.path.replace("{*", "{")
+    }
+
     /// Names the servers that have it.
     #[must_use]
     pub fn on(self, servers: &'static [Role]) -> Operation {

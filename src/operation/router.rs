@@ -26,7 +26,8 @@ pub struct Router<H> {
 type Entries<H> = Vec<(Method, H)>;
 
 impl<H> Router<H> {
-    /// A router with these handlers. In a path, a segment such as `{id}` matches any one segment that is not empty.
+    /// A router with these handlers. In a path, a segment such as `{id}` matches any one segment that is not empty; a last
+    /// one such as `{*name}` matches all segments that follow, of which there must be one that is not empty.
     pub fn new(routes: impl IntoIterator<Item = (Method, &'static str, H)>) -> Router<H> {
         let mut router = Router { exact: HashMap::new(), patterns: Vec::new() };
         for (method, path, handler) in routes {
@@ -62,10 +63,13 @@ impl<H> Router<H> {
 }
 
 fn capture<'p>(segments: &[&str], path: &'p str) -> Option<Vec<&'p str>> {
-    let mut parts = path.split('/');
+    let mut parts = path.splitn(segments.len(), '/');
     let mut captured = Vec::new();
     for segment in segments {
         let part = parts.next()?;
+        if part.contains('/') && !segment.starts_with("{*") {
+            return None;
+        }
         if segment.starts_with('{') {
             if part.is_empty() {
                 return None;
@@ -75,7 +79,7 @@ fn capture<'p>(segments: &[&str], path: &'p str) -> Option<Vec<&'p str>> {
             return None;
         }
     }
-    parts.next().is_none().then_some(captured)
+    Some(captured)
 }
 
 fn choose<'r, 'p, H>(entries: &'r [(Method, H)], method: &Method, captured: Vec<&'p str>) -> Found<'r, 'p, H> {
@@ -104,6 +108,7 @@ mod tests {
             (Method::GET, "/a", 1),
             (Method::POST, "/a", 2),
             (Method::POST, "/v1/engines/{name}/completions", 3),
+            (Method::GET, "/v1/models/{*name}", 4),
         ])
     }
 
@@ -114,6 +119,11 @@ mod tests {
         assert!(matches!(router.find(&Method::POST, "/a"), Found::Handler(2, _)));
         let Found::Handler(3, captured) = router.find(&Method::POST, "/v1/engines/x%2Fy/completions") else { panic!() };
         assert_eq!(captured, ["x%2Fy"]);
+        for name in ["x", "x%2Fy", "x/y", "x//y/"] {
+            let path = format!("/v1/models/{name}");
+            let Found::Handler(4, captured) = router.find(&Method::GET, &path) else { panic!("{name}") };
+            assert_eq!(captured, [name]);
+        }
     }
 
     #[test]
@@ -121,7 +131,7 @@ mod tests {
         let router = router();
         let Found::WrongMethod(allow) = router.find(&Method::DELETE, "/a") else { panic!() };
         assert_eq!(allow, "GET, POST, HEAD, OPTIONS");
-        for path in ["/", "/a/", "/v1/engines//completions", "/v1/engines/x/completions/"] {
+        for path in ["/", "/a/", "/v1/models/", "/v1/engines//completions", "/v1/engines/x/completions/"] {
             assert!(matches!(router.find(&Method::GET, path), Found::Nothing), "{path}");
         }
     }

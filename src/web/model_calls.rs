@@ -6,13 +6,13 @@ use super::Answer;
 use crate::auth::Caller;
 use crate::blocking::block_in_place;
 use crate::call::Call;
+use crate::catalogue::Purpose;
 use crate::error::{Error, Result};
 use crate::gateway::body::form_fields;
-use crate::gateway::charged::{ModelUsage, Outcome, charged};
+use crate::gateway::charged::{ChargedRequest, ModelUsage, Outcome};
 use crate::gateway::proxy::{ProxiedRoute, proxy};
-use crate::gateway::response_typed_as;
-use crate::gateway::speech;
 use crate::gateway::usage_counter::ChargeBasis;
+use crate::gateway::{model, response_typed_as, speech};
 use crate::http::form::FORM_LIMIT;
 use crate::http::{Body, Content};
 
@@ -25,10 +25,9 @@ pub(super) const CHAT: &str = "/v1/chat/completions";
 /// As [`proxy`].
 pub(super) fn chat(call: &mut Call<'_>, caller: &Caller, request: &Value) -> Result<String> {
     call.request.body = Body::from_bytes(request.to_string().into_bytes());
-    let engine = &call.app.engines.inference;
-    let basis = ChargeBasis::Text;
-    let route = ProxiedRoute { upstream_path: CHAT, basis, prompt_field: "messages" };
-    let response = proxy(call, caller, engine, route, |_, _| Ok(()))?;
+    let (purpose, basis) = (Purpose::Text, ChargeBasis::Text);
+    let route = ProxiedRoute { purpose, upstream_path: CHAT, basis, prompt_field: "messages" };
+    let response = proxy(call, caller, route, |_, _| Ok(()))?;
     let response = block_in_place(|| response.wait())?;
     if response.status.as_u16() != 200 {
         return Err(Error::Busy);
@@ -42,17 +41,18 @@ pub(super) fn chat(call: &mut Call<'_>, caller: &Caller, request: &Value) -> Res
 
 /// `POST /playground/speak` with `input` and optionally `voice`: the audio.
 pub(super) fn speak(call: &mut Call<'_>, caller: &Caller) -> Answer {
-    let engine = &call.app.engines.speech;
-    charged(call, caller, engine, FORM_LIMIT, |work| {
-        let fields = form_fields(work.request, &work.body)?;
-        let (input, voice) = (fields.text("input")?.trim(), fields.optional_text("voice")?.unwrap_or("").trim());
-        if input.is_empty() {
-            return Err(Error::bad("Enter some text"));
-        }
-        let model = engine.default_model();
+    let (request, body) = ChargedRequest::read(call, caller, Purpose::Speech, FORM_LIMIT)?;
+    let fields = form_fields(call.request, &body)?;
+    let (input, voice) = (fields.text("input")?.trim(), fields.optional_text("voice")?.unwrap_or("").trim());
+    if input.is_empty() {
+        return Err(Error::bad("Enter some text"));
+    }
+    let resolved = model::resolve(call.app, Purpose::Speech, None)?;
+    request.run(|| {
+        let model = resolved.name().to_owned();
         let voice = if voice.is_empty() { "af" } else { voice };
         let request = json!({"model": model, "input": input, "voice": voice, "response_format": "wav"});
-        let (reply, audio) = speech::synthesize(engine, &request)?;
+        let (reply, audio) = speech::synthesize(&resolved, &request)?;
         let mut response = response_typed_as(&reply).header("Content-Disposition", "inline; filename=\"speech.wav\"");
         response.content = Content::Bytes(audio.into());
         let usage =

@@ -10,7 +10,9 @@ use serde_json::json;
 
 use crate::documents::save;
 use crate::failover::End;
-use crate::harness::{Address, Cluster, LoadRecord, Proxy, Server, Signal, TestDb, User, Way, assert_books_agree};
+use crate::harness::{
+    Address, Cluster, LoadRecord, Proxy, Server, Signal, TestDb, Upstream, User, Way, assert_books_agree,
+};
 
 /// Recovery takes 2 s; the rest is for a busy machine, and for PostgreSQL's own crash recovery.
 const RECOVERY: Duration = Duration::from_secs(20);
@@ -66,6 +68,7 @@ struct Site {
     cluster: Cluster,
     journal: PathBuf,
     told: LoadRecord,
+    upstream: Upstream,
     /// Secrets whose revocation was acknowledged.
     ended: Mutex<Vec<String>>,
 }
@@ -83,6 +86,7 @@ impl Site {
             cluster,
             journal,
             told: LoadRecord::default(),
+            upstream: Upstream::counting(),
             ended: Mutex::default(),
         };
         for _ in 0..2 {
@@ -96,7 +100,11 @@ impl Site {
     fn spawn(&self) -> Server {
         Server::spawn_demo(
             &self.proxy.url(),
-            &[("JOURNAL_DIR", &self.journal.to_string_lossy()), ("LOG_LEVEL", "warn")],
+            &[
+                ("JOURNAL_DIR", &self.journal.to_string_lossy()),
+                ("LOG_LEVEL", "warn"),
+                ("INFERENCE_URL", &self.upstream.url),
+            ],
         )
     }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Address, Client, Reply, Server, Signal, TestDb, at_once, run, wait_until};
+use crate::harness::{Address, Client, Reply, Server, Signal, TestDb, Upstream, at_once, run, wait_until};
 
 /// Micro-dollars per prompt token, completion token and request.
 const PRICE: (i64, i64, i64) = (3, 7, 11);
@@ -101,15 +101,19 @@ struct Restartable {
     db_url: String,
     journal: PathBuf,
     addresses: [Address; 3],
+    upstream: Upstream,
     server: Option<Server>,
 }
 
 impl Restartable {
     fn new(db: &TestDb) -> Restartable {
         let journal = env::temp_dir().join(format!("textgen-phoenix-{}", textgen::usage::new_id()));
-        let server = Server::start_demo(db, &[("JOURNAL_DIR", journal.to_str().unwrap()), ("LOG_LEVEL", "warn")]);
+        let upstream = Upstream::counting();
+        let settings =
+            [("JOURNAL_DIR", journal.to_str().unwrap()), ("LOG_LEVEL", "warn"), ("INFERENCE_URL", &upstream.url)];
+        let server = Server::start_with(db, &settings);
         let addresses = [server.web.clone(), server.inference.clone(), server.audio.clone()];
-        Restartable { db_url: db.url(), journal, addresses, server: Some(server) }
+        Restartable { db_url: db.url(), journal, addresses, upstream, server: Some(server) }
     }
 
     fn inference(&self, secret: &str) -> Client {
@@ -124,12 +128,13 @@ impl Restartable {
         let settings = [
             ("JOURNAL_DIR", self.journal.to_str().unwrap()),
             ("LOG_LEVEL", "warn"),
+            ("INFERENCE_URL", &self.upstream.url),
             ("WEB_ADDR", web),
             ("INFERENCE_ADDR", inference),
             ("AUDIO_ADDR", audio),
         ];
         assert_eq!(self.db_url, db.url());
-        self.server = Some(Server::start_demo(db, &settings));
+        self.server = Some(Server::start_with(db, &settings));
     }
 }
 
@@ -151,7 +156,7 @@ fn killed_servers_lose_no_charge_and_duplicate_none() {
     let programs: Vec<Client> = (0..16).map(|n| servers[n % 2].inference(&users[n % 4].1)).collect();
     let (over, refused) = (AtomicBool::new(false), AtomicUsize::new(0));
     let answered = [AtomicUsize::new(0), AtomicUsize::new(0)];
-    let told: HashMap<String, i64> = thread::scope(|scope| {
+    let told: HashMap<i64, i64> = thread::scope(|scope| {
         let (over, refused, answered) = (&over, &refused, &answered);
         let clients: Vec<_> = programs
             .iter()
@@ -171,9 +176,10 @@ fn killed_servers_lose_no_charge_and_duplicate_none() {
         assert_eq!(server.server.take().unwrap().stop(), 0);
     }
     assert_books_agree(&db);
-    // Each request names a different model.
-    let rows = db.connect().query("SELECT model, count(*), sum(cost_micros)::bigint FROM usage_events GROUP BY 1", &[]);
-    let booked: HashMap<String, (i64, i64)> =
+    // Each request uses another number of prompt tokens.
+    let sql = "SELECT prompt_tokens, count(*), sum(cost_micros)::bigint FROM usage_events GROUP BY 1";
+    let rows = db.connect().query(sql, &[]);
+    let booked: HashMap<i64, (i64, i64)> =
         rows.unwrap().iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect();
     println!(
         "{rounds} kills: {} replies had whole, {} charges, {} refused",
@@ -182,31 +188,30 @@ fn killed_servers_lose_no_charge_and_duplicate_none() {
         refused.load(Relaxed)
     );
     assert!(told.len() > rounds, "too few requests were answered");
-    for (model, cost) in &told {
-        assert_eq!(booked.get(model), Some(&(1, *cost)), "{model}");
+    for (number, cost) in &told {
+        assert_eq!(booked.get(number), Some(&(1, *cost)), "{number}");
     }
     // A charge without a complete reply belongs to a request in flight when its server was killed.
     assert!(booked.values().all(|(count, _)| *count == 1));
     assert!(booked.len() <= told.len() + rounds * programs.len(), "{} and {}", booked.len(), told.len());
 }
 
-/// Sends request after request; the models of those that were answered in full, and what each cost.
+/// Sends request after request; the numbers in the prompts of those that were answered in full, and what each cost.
 fn ask_until(
     over: &AtomicBool,
     refused: &AtomicUsize,
     answered: &AtomicUsize,
     program: &Client,
     n: usize,
-) -> Vec<(String, i64)> {
+) -> Vec<(i64, i64)> {
     let mut told = Vec::new();
-    let mut i = 0;
+    let mut number = i64::try_from(n).unwrap() * 1_000_000;
     while !over.load(Relaxed) {
-        i += 1;
-        let model = format!("m{n}-{i}");
-        let body: Value = json!({"model": model, "messages": [{"role": "user", "content": "hello"}]});
+        number += 1;
+        let body: Value = json!({"messages": [{"role": "user", "content": number.to_string()}]});
         match program.try_send("POST", CHAT, Some("application/json"), body.to_string().as_bytes()) {
             Ok(reply) if reply.status == 200 => {
-                told.push((model, cost(&reply)));
+                told.push((number, cost(&reply)));
                 answered.fetch_add(1, Relaxed);
             }
             Ok(reply) => {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::documents::save;
-use crate::harness::{Cluster, LoadRecord, Server, TestDb, assert_books_agree, refused_soon};
+use crate::harness::{Cluster, LoadRecord, Server, TestDb, Upstream, assert_books_agree, refused_soon};
 
 /// Writes resume within 5 s; the rest is for a busy machine.
 const RESUMPTION: Duration = Duration::from_secs(5 + 4);
@@ -25,7 +25,7 @@ fn a_standby_takes_over_and_nothing_acknowledged_is_lost() {
     let cluster = Cluster::start();
     drop(TestDb::existing(&cluster.url()));
     let standby = cluster.standby();
-    let server = Server::spawn_demo(&standby.either_url(), &[]);
+    let server = Server::spawn(&standby.either_url(), &[("INFERENCE_URL", &Upstream::counting().url)]);
     server.wait_until_listening();
     let (user, other) = (server.sign_up("ann@example.com"), server.sign_up("bob@example.com"));
     let revoked = other.program(&server.inference);

@@ -46,7 +46,7 @@ enum Fault {
 
 impl Site {
     fn new() -> Site {
-        Site::with(&[])
+        Site::with(&[("INFERENCE_URL", &Upstream::counting().url)])
     }
 
     fn with(settings: &[(&str, &str)]) -> Site {

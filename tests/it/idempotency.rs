@@ -28,7 +28,7 @@ fn with_key(client: &Client) -> Client {
 }
 
 fn chat(text: &str) -> Value {
-    json!({"model": "m", "messages": [{"role": "user", "content": text}]})
+    json!({"messages": [{"role": "user", "content": text}]})
 }
 
 /// Answers each call differently.
@@ -95,7 +95,7 @@ fn another_request_with_the_same_key_is_refused() {
     upload(b"false", &large).expect(422);
     let streamed = recording.header("idempotency-key", "k3");
     let transcribe = |bytes: &[u8]| {
-        let body = multipart(&[("model", b"w"), ("file*", bytes), ("language", b"de")]);
+        let body = multipart(&[("model", b"demo"), ("file*", bytes), ("language", b"de")]);
         streamed.send("POST", "/v1/audio/transcriptions", BOUNDARY, &body)
     };
     twice(|| transcribe(&large));

@@ -40,6 +40,8 @@ mod leaving;
 mod lifecycle;
 mod login;
 mod migration;
+mod model_lists;
+mod models;
 mod openapi;
 mod operations;
 mod operator;

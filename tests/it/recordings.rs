@@ -8,7 +8,9 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Raw, Reply, Server, TestDb, Upstream, User, charges, final_charges, only_charge};
+use crate::harness::{
+    Client, Raw, Reply, Server, TestDb, Upstream, User, accept_call, charges, final_charges, only_charge,
+};
 
 const TRANSCRIPTIONS: &str = "/v1/audio/transcriptions";
 
@@ -135,7 +137,7 @@ fn a_large_recording_streams_through() {
     let url = format!("http://{}", listener.local_addr().unwrap());
     thread::spawn(move || {
         use std::io::{BufRead, BufReader, Read};
-        let (stream, _) = listener.accept().unwrap();
+        let stream = accept_call(&listener);
         let mut reader = BufReader::new(stream.try_clone().unwrap());
         let mut line = String::new();
         while line.trim() != "0" {
@@ -330,7 +332,7 @@ fn disconnecting_during_an_upload_ends_the_upstream_call() {
     let seen = ended.clone();
     thread::spawn(move || {
         use std::io::Read;
-        let (mut stream, _) = listener.accept().unwrap();
+        let mut stream = accept_call(&listener);
         let mut piece = vec![0; 65536];
         while stream.read(&mut piece).is_ok_and(|n| n > 0) {}
         *seen.lock().unwrap() = true;

@@ -287,7 +287,7 @@ fn a_kept_connection_that_ends_when_it_is_used_again_is_no_failure() {
     let other = works();
     let db = TestDb::new();
     for urls in [url.clone(), format!("{url},{}", other.url)] {
-        let server = Server::start_with(&db, &[("INFERENCE_URL", &urls)]);
+        let server = Server::start_with(&db, &[("INFERENCE_URL", &urls), ("INFERENCE_MODEL", "m")]);
         let email = format!("ann{}@example.com", urls.len());
         let client = server.sign_up(&email).program(&server.inference);
         for _ in 0..12 {

@@ -57,9 +57,9 @@ fn by_path(path: &str, request: &Value) -> DemoReply {
     }
 }
 
-/// Its list of models.
-pub(super) fn models() -> Vec<Value> {
-    vec![json!({"id": MODEL, "object": "model", "created": 0, "owned_by": "textgen"})]
+/// Its list of models, as other providers send theirs.
+pub(super) fn models() -> String {
+    json!({"data": [{"id": MODEL, "object": "model", "created": 0, "owned_by": "textgen"}]}).to_string()
 }
 
 /// What it answers.

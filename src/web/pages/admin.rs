@@ -6,6 +6,7 @@ use time::{Duration, OffsetDateTime};
 use super::{Frame, encoded, last_before_next_page, page, query_text, show};
 use crate::auth::Caller;
 use crate::call::Call;
+use crate::catalogue::Purpose;
 use crate::store::audit::{self, Entry};
 use crate::store::directory::{self, UserSummary};
 use crate::store::usage::days::{self, DayTotal};
@@ -119,15 +120,18 @@ fn parts(call: &Call<'_>) -> Vec<Part> {
             format!("{} charges in {} bytes", meter.journal_charges, show::grouped(meter.journal_bytes)),
         ),
     ];
-    let engines = &app.engines;
-    for (name, engine) in [
-        ("Text models", &engines.inference),
-        ("Embedding models", &engines.embeddings),
-        ("Transcription models", &engines.transcribe),
-        ("Speech models", &engines.speech),
+    for (name, purpose) in [
+        ("Text models", Purpose::Text),
+        ("Embedding models", Purpose::Embeddings),
+        ("Transcription models", Purpose::Transcription),
+        ("Speech models", Purpose::Speech),
     ] {
-        let details = if engine.is_configured() { "configured" } else { "not configured: routes return 503" };
-        parts.push(part(name, engine.is_configured(), details.to_owned()));
+        let models = app.models.names(purpose);
+        let details = models.as_ref().map_or_else(
+            |_| "not configured: routes return 503".to_owned(),
+            |models| format!("{} models", models.len()),
+        );
+        parts.push(part(name, models.is_ok_and(|models| !models.is_empty()), details));
     }
     parts
 }

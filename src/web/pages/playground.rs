@@ -1,13 +1,12 @@
 //! `/playground`: a page to try models. A script streams the reply; without scripts, a form gets all of it at once.
 
-use std::sync::Arc;
-
 use askama::Template;
 use serde_json::{Value, json};
 
 use super::{Frame, Problem, page, show};
 use crate::auth::Caller;
 use crate::call::{Call, Role};
+use crate::catalogue::Purpose;
 use crate::error::{Error, Result};
 use crate::gateway::body::form_fields;
 use crate::http::Response;
@@ -102,11 +101,9 @@ fn render(
     answer: Option<String>,
     problem: Option<Problem>,
 ) -> Answer {
-    let engine = &call.app.engines.inference;
-    let is_configured = engine.is_configured();
+    let is_configured = call.app.models.check(Purpose::Text).is_ok();
     // Before a connection is taken, as a model server may respond slowly.
-    let models = if is_configured { engine.models().unwrap_or_default() } else { Arc::default() };
-    let models = models.iter().filter_map(|model| model["id"].as_str().map(str::to_owned)).collect();
+    let models = call.app.models.names(Purpose::Text).unwrap_or_default();
     let mut session = call.app.db.session()?;
     let documents = store::page(&mut session, &caller.user.id, None, SHOWN_DOCUMENTS, false, i64::MAX)?;
     let cost = match &answer {
@@ -159,8 +156,8 @@ pub(in crate::web) fn cost(call: &mut Call<'_>, caller: &Caller) -> Answer {
 
 /// `GET /playground/speech`: the tab for speech.
 pub(in crate::web) fn speech(call: &mut Call<'_>, caller: &Caller) -> Answer {
-    let engines = &call.app.engines;
+    let has = |purpose| call.app.models.check(purpose).is_ok();
     let frame = Frame::new(Some(caller), "playground");
-    let (can_transcribe, can_speak) = (engines.transcribe.is_configured(), engines.speech.is_configured());
+    let (can_transcribe, can_speak) = (has(Purpose::Transcription), has(Purpose::Speech));
     page(200, &Speech { frame, can_transcribe, can_speak })
 }

@@ -19,7 +19,8 @@ pub struct LoadRecord {
     stopped: AtomicBool,
     /// Held for reading while a request is in flight.
     gate: RwLock<()>,
-    /// Each request names a different model, by which it is found in the ledger.
+    /// The number in the prompt of the next request, by which that is found in the ledger: the model server is to be
+    /// [`Upstream::counting`](super::Upstream::counting).
     next: AtomicUsize,
     charges: Mutex<Charges>,
     saved: AtomicUsize,
@@ -30,9 +31,9 @@ pub struct LoadRecord {
 #[derive(Default)]
 struct Charges {
     /// Requests whose reply was complete: each must be charged once.
-    whole: HashSet<String>,
+    whole: HashSet<i64>,
     /// The others: each may be charged at most once.
-    unsure: HashSet<String>,
+    unsure: HashSet<i64>,
 }
 
 /// How a client reads a reply.
@@ -111,12 +112,12 @@ impl LoadRecord {
         let mut booked = HashMap::new();
         super::wait_until("the charges", || {
             booked = ledger(db, users);
-            self.charges.lock().unwrap().whole.iter().all(|name| booked.contains_key(name))
+            self.charges.lock().unwrap().whole.iter().all(|number| booked.contains_key(number))
         });
         let charges = self.charges.lock().unwrap();
-        for (name, count) in booked {
-            assert_eq!(count, 1, "{name} is charged more than once");
-            assert!(charges.whole.contains(&name) || charges.unsure.contains(&name), "nobody asked for {name}");
+        for (number, count) in booked {
+            assert_eq!(count, 1, "{number} is charged more than once");
+            assert!(charges.whole.contains(&number) || charges.unsure.contains(&number), "nobody asked for {number}");
         }
     }
 
@@ -129,18 +130,18 @@ impl LoadRecord {
 
     /// Requests one completion. Returns the status.
     pub fn charge_once(&self, address: &Address, secret: &str, way: Way) -> u16 {
-        let name = format!("m{}", self.next.fetch_add(1, Ordering::Relaxed));
+        let number = i64::try_from(self.next.fetch_add(1, Ordering::Relaxed)).unwrap();
         self.once("charge", || {
             let sent = match way {
-                Way::Whole => ask(address, secret, &name),
-                _ => stream(address, secret, &name, way == Way::Left),
+                Way::Whole => ask(address, secret, number),
+                _ => stream(address, secret, number, way == Way::Left),
             };
             let is_whole = matches!(sent, Ok((200, true)));
             let mut charges = self.charges.lock().unwrap();
             if is_whole {
-                charges.whole.insert(name)
+                charges.whole.insert(number)
             } else {
-                charges.unsure.insert(name)
+                charges.unsure.insert(number)
             };
             sent.ok().map(|(status, _)| status)
         })
@@ -158,24 +159,24 @@ impl LoadRecord {
     }
 }
 
-/// The number of charges of these users by model.
-fn ledger(db: &TestDb, users: &[&str]) -> HashMap<String, i64> {
+/// The number of charges of these users by the number in the prompt.
+fn ledger(db: &TestDb, users: &[&str]) -> HashMap<i64, i64> {
     let users: Vec<String> = users.iter().map(|id| (*id).to_owned()).collect();
-    let sql = "SELECT model, count(*) FROM usage_events WHERE user_id = ANY ($1) GROUP BY model";
+    let sql = "SELECT prompt_tokens, count(*) FROM usage_events WHERE user_id = ANY ($1) GROUP BY 1";
     db.connect().query(sql, &[&users]).unwrap().iter().map(|row| (row.get(0), row.get(1))).collect()
 }
 
 /// Requests an unstreamed completion: its status, and whether it was complete.
-fn ask(address: &Address, secret: &str, name: &str) -> io::Result<(u16, bool)> {
-    let body = json!({"prompt": "Good morning", "max_tokens": 2, "model": name}).to_string();
+fn ask(address: &Address, secret: &str, number: i64) -> io::Result<(u16, bool)> {
+    let body = json!({"prompt": number.to_string(), "max_tokens": 2}).to_string();
     let client = address.with_secret(secret);
     let reply = client.try_send("POST", "/v1/completions", Some("application/json"), body.as_bytes());
     reply.map(|reply| (reply.status, true)).map_err(io::Error::other)
 }
 
 /// The same streamed; disconnects at the first word if `leaves`.
-fn stream(address: &Address, secret: &str, name: &str, leaves: bool) -> io::Result<(u16, bool)> {
-    let body = json!({"prompt": "Good morning", "stream": true, "model": name}).to_string();
+fn stream(address: &Address, secret: &str, number: i64, leaves: bool) -> io::Result<(u16, bool)> {
+    let body = json!({"prompt": number.to_string(), "stream": true}).to_string();
     let mut stream = TcpStream::connect(address.socket())?;
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     let head = format!(

@@ -26,4 +26,4 @@ pub use proxy::{Proxy, RoundTrip};
 pub use raw::Raw;
 pub use server::{PASSWORD, Server, User, textgen};
 pub use signals::{Signal, is_root, kill};
-pub use upstream::{ReceivedRequest, ReplyWriter, Upstream};
+pub use upstream::{ReceivedRequest, ReplyWriter, Upstream, accept_call};

@@ -6,7 +6,40 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
+
+/// What a server lists whose test does not say otherwise. The first is the default model; the others are named by tests,
+/// mostly to have their scripts answer in some way.
+const MODELS: [&str; 28] = [
+    "test-model",
+    "m",
+    "n",
+    "w",
+    "t",
+    "e",
+    "refuse",
+    "detail",
+    "text",
+    "key",
+    "fault",
+    "rate",
+    "html",
+    "nonsense",
+    "die",
+    "poison",
+    "wrong",
+    "pause",
+    "slow",
+    "close",
+    "one",
+    "nothing",
+    "strange",
+    "a",
+    "b",
+    "c",
+    "gpt-x",
+    "gpt-4o-transcribe",
+];
 
 /// A request as received.
 #[derive(Clone, Debug)]
@@ -109,22 +142,69 @@ impl ReplyWriter {
 pub struct Upstream {
     pub url: String,
     seen: Arc<Mutex<Vec<ReceivedRequest>>>,
+    listed: Arc<Mutex<Option<Vec<String>>>>,
 }
 
 impl Upstream {
     /// Runs `script` for each request.
     pub fn start(script: impl Fn(&ReceivedRequest, &mut ReplyWriter) + Send + Sync + 'static) -> Upstream {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Upstream::start_at("127.0.0.1:0", &MODELS, script)
+    }
+
+    /// The same at an address, with other models.
+    pub fn start_at(
+        address: &str,
+        models: &[&str],
+        script: impl Fn(&ReceivedRequest, &mut ReplyWriter) + Send + Sync + 'static,
+    ) -> Upstream {
+        let listener = TcpListener::bind(address).unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (seen, script) = (Arc::new(Mutex::new(Vec::new())), Arc::new(script));
-        let upstream = Upstream { url, seen: Arc::clone(&seen) };
+        let listed = Arc::new(Mutex::new(None));
+        let upstream = Upstream { url, seen, listed }.listing(models);
+        let served = upstream.clone();
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let (seen, script) = (Arc::clone(&seen), Arc::clone(&script));
-                thread::spawn(move || serve(stream, &seen, &*script));
+                let (served, script) = (served.clone(), Arc::clone(&script));
+                thread::spawn(move || served.serve(stream, &*script));
             }
         });
         upstream
+    }
+
+    /// The same server, which lists these models from now on.
+    pub fn listing(self, models: &[&str]) -> Upstream {
+        *self.listed.lock().unwrap() = Some(models.iter().map(|model| (*model).to_owned()).collect());
+        self
+    }
+
+    /// The same server, which has no list of models from now on.
+    pub fn without_list(self) -> Upstream {
+        *self.listed.lock().unwrap() = None;
+        self
+    }
+
+    /// One whose replies use as many prompt tokens as the number in the prompt says, by which a request is found in the
+    /// ledger.
+    pub fn counting() -> Upstream {
+        Upstream::start(|seen, wire| {
+            let body = seen.json();
+            let prompt = body["prompt"].as_str().or(body["messages"][0]["content"].as_str()).unwrap();
+            let used = |made: i64| json!({"prompt_tokens": prompt.parse::<i64>().unwrap(), "completion_tokens": made});
+            let choice = json!({"index": 0, "text": "word", "message": {"content": "word"}, "finish_reason": "stop"});
+            if body["stream"] != true {
+                return wire.json(200, &json!({"choices": [choice], "usage": used(2)}));
+            }
+            wire.start("text/event-stream");
+            for made in 1..10 {
+                let choice = json!({"index": 0, "text": "word ", "finish_reason": null});
+                wire.event(&json!({"choices": [choice], "usage": used(made)}).to_string());
+            }
+            wire.event(r#"{"choices":[{"index":0,"text":"","finish_reason":"stop"}]}"#);
+            wire.event(&json!({"choices": [], "usage": used(9)}).to_string());
+            wire.event("[DONE]");
+            wire.end();
+        })
     }
 
     /// One that always gives the same answer.
@@ -144,19 +224,39 @@ impl Upstream {
         assert_eq!(seen.len(), 1, "{seen:?}");
         seen[0].clone()
     }
+
+    fn serve(&self, stream: TcpStream, script: &dyn Fn(&ReceivedRequest, &mut ReplyWriter)) {
+        stream.set_nodelay(true).unwrap();
+        let mut reader = BufReader::new(stream.try_clone().unwrap());
+        let mut wire = ReplyWriter(stream);
+        while let Some(seen) = read(&mut reader) {
+            self.seen.lock().unwrap().push(seen.clone());
+            if seen.path != "/v1/models" {
+                script(&seen, &mut wire);
+                continue;
+            }
+            match self.listed.lock().unwrap().clone() {
+                Some(models) => {
+                    let models = models.iter().map(|model| json!({"id": model, "object": "model"}));
+                    wire.json(200, &json!({"object": "list", "data": models.collect::<Vec<_>>()}));
+                }
+                None => wire.json(404, &json!({"detail": "Not Found"})),
+            }
+        }
+    }
 }
 
-fn serve(stream: TcpStream, all: &Mutex<Vec<ReceivedRequest>>, script: &dyn Fn(&ReceivedRequest, &mut ReplyWriter)) {
-    stream.set_nodelay(true).unwrap();
-    let mut reader = BufReader::new(stream.try_clone().unwrap());
-    let mut wire = ReplyWriter(stream);
-    while let Some(seen) = read(&mut reader) {
-        all.lock().unwrap().push(seen.clone());
-        if seen.path == "/v1/models" {
-            wire.json(200, &serde_json::json!({"object": "list", "data": [{"id": "test-model", "object": "model"}]}));
-        } else {
-            script(&seen, &mut wire);
+/// Accepts the first connection with a call, and refuses those that ask for the list of models.
+pub fn accept_call(listener: &TcpListener) -> TcpStream {
+    loop {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut start = [0; 4];
+        while stream.peek(&mut start).unwrap() == 1 {}
+        if start.starts_with(b"PO") {
+            return stream;
         }
+        let _ = stream.read(&mut [0; 4096]);
+        let _ = stream.write_all(b"HTTP/1.1 404 X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
     }
 }
 

@@ -1,0 +1,379 @@
+//! The models that clients may call now: those of the stored catalogue or, while that is empty, those of the servers in
+//! the settings.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, RwLock};
+use serde_json::value::RawValue;
+
+use crate::blocking::{self, block_in_place};
+use crate::config::Config;
+use crate::engine::{self, ListedModel, Protocol, Provider, Reply, Route, Routes, Timeouts, UpstreamRequest};
+use crate::error::{Error, Result};
+use crate::http::object::Object;
+use crate::store::catalogue::CatalogueRows;
+
+use super::lists::Lists;
+use super::seal::Sealer;
+use super::servers::{self, Found, Purpose, Servers, Table, described};
+use super::snapshot::{Model, Snapshot, SnapshotContext, Unresolved};
+
+/// How long a request waits for servers to list their models: a little longer than each of them may take.
+const WAIT_FOR_LISTS: Duration = Duration::from_secs(11);
+/// The fields of a request that bound its output, in tokens.
+const OUTPUT_LIMITS: [&str; 2] = ["max_tokens", "max_completion_tokens"];
+
+/// The models, as one process knows them.
+pub struct Models {
+    servers: [Servers; Purpose::ALL.len()],
+    timeouts: Timeouts,
+    ca_file: Option<PathBuf>,
+    sealer: Option<Sealer>,
+    /// What requests look at. `None` until the stored catalogue was read for the first time.
+    current: RwLock<Option<Arc<Current>>>,
+    /// What the next one is made from.
+    state: Mutex<State>,
+    /// The state has changed.
+    has_changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// `None` until it was read for the first time.
+    stored: Option<Arc<Snapshot>>,
+    lists: Lists,
+    tables: [Arc<Table>; Purpose::ALL.len()],
+}
+
+/// The models at one time.
+struct Current {
+    stored: Arc<Snapshot>,
+    /// What the settings say, by purpose.
+    tables: [Arc<Table>; Purpose::ALL.len()],
+}
+
+/// A server that is to be asked for its list of models.
+pub(super) struct DueList {
+    purpose: Purpose,
+    index: usize,
+    pub(super) provider: Arc<Provider>,
+}
+
+/// The model that a request means, with the routes to it.
+#[derive(Clone, Debug)]
+pub struct ResolvedModel {
+    model: Arc<Model>,
+    protocol: Protocol,
+}
+
+impl Models {
+    /// With the servers of these settings, none of which is contacted yet, and without the stored catalogue.
+    ///
+    /// # Errors
+    /// What is wrong with a setting, for the operator.
+    pub fn new(config: &Config) -> std::result::Result<Arc<Models>, String> {
+        let [text, embeddings, transcription, speech] = Purpose::ALL.map(|purpose| Servers::new(config, purpose));
+        let servers = [text?, embeddings?, transcription?, speech?];
+        let sealer = config.encryption_key.as_ref().map(|key| Sealer::new(Some(key))).transpose()?;
+        let lists = Lists::new(servers.each_ref().map(|servers| servers.providers.len()));
+        let models = Models {
+            servers,
+            timeouts: servers::timeouts(config),
+            ca_file: config.upstream_ca_file.clone(),
+            sealer,
+            current: RwLock::new(None),
+            state: Mutex::new(State { lists, ..State::default() }),
+            has_changed: Condvar::new(),
+        };
+        models.update(|state| Purpose::ALL.into_iter().for_each(|purpose| models.rebuild(state, purpose)));
+        Ok(Arc::new(models))
+    }
+
+    /// Checks that there can be a model for this purpose.
+    ///
+    /// # Errors
+    /// 503 until the stored catalogue was read, or where it is empty and no server is configured.
+    pub fn check(&self, purpose: Purpose) -> Result<()> {
+        let current = self.current.read();
+        let current = current.as_ref().ok_or(Error::Busy)?;
+        let servers = &self.servers[purpose as usize];
+        match current.stored.is_empty() && servers.providers.is_empty() {
+            true => Err(Error::NotConfigured(servers.variable)),
+            false => Ok(()),
+        }
+    }
+
+    /// The model that a request means: the one of exactly this name; without a name, the default model of the settings, else
+    /// the first one. Reads memory only, unless a server of the settings was not asked for its list of models yet.
+    ///
+    /// # Errors
+    /// 404 for an unknown name; those of [`Models::check`]; 503 where the model's providers cannot be called, 502 where a
+    /// server that may have the model has not answered so far.
+    pub fn resolve(&self, purpose: Purpose, name: Option<&str>) -> Result<ResolvedModel> {
+        let mut found = self.find(purpose, name)?;
+        if matches!(found, Found::Pending) {
+            block_in_place(|| self.wait_for_lists(&[purpose]))?;
+            found = self.find(purpose, name)?;
+        }
+        match found {
+            Found::Model(model) => Ok(ResolvedModel { model, protocol: purpose.protocol() }),
+            Found::Pending | Found::Unreachable => Err(Error::Upstream(502, engine::UNREACHABLE)),
+            Found::Nothing => Err(Error::ModelNotFound(name.map(str::to_owned))),
+        }
+    }
+
+    fn find(&self, purpose: Purpose, name: Option<&str>) -> Result<Found> {
+        let current = self.current.read();
+        let current = current.as_ref().ok_or(Error::Busy)?;
+        let servers = &self.servers[purpose as usize];
+        if current.stored.is_empty() {
+            return match servers.providers.is_empty() {
+                true => Err(Error::NotConfigured(servers.variable)),
+                false => Ok(current.tables[purpose as usize].find(name)),
+            };
+        }
+        let resolve = |name: Option<&str>| current.stored.resolve(purpose.protocol(), name);
+        let preferred = servers.default_model.as_deref().filter(|_| name.is_none());
+        let resolved = match preferred.map(|name| resolve(Some(name))) {
+            None | Some(Err(Unresolved::Unknown)) => resolve(name),
+            Some(preferred) => preferred,
+        };
+        match resolved {
+            Ok(model) => Ok(Found::Model(Arc::clone(model))),
+            Err(Unresolved::Unknown) => Ok(Found::Nothing),
+            Err(Unresolved::Unavailable) => Err(Error::Busy),
+        }
+    }
+
+    /// Whether there is a model of exactly this name. Where servers take every name, only those that are known count.
+    ///
+    /// # Errors
+    /// Those of [`Models::check`].
+    pub fn has(&self, purpose: Purpose, name: &str) -> Result<bool> {
+        self.ask(&[purpose], |current| match current.stored.is_empty() {
+            true => current.tables[purpose as usize].has(name),
+            false => current.stored.named(name).is_some_and(|model| model.has(purpose.protocol())),
+        })
+    }
+
+    /// The names of the models for a purpose, the default one first where no catalogue is stored.
+    ///
+    /// # Errors
+    /// Those of [`Models::check`].
+    pub fn names(&self, purpose: Purpose) -> Result<Vec<String>> {
+        self.check(purpose)?;
+        self.ask(&[purpose], |current| {
+            if current.stored.is_empty() {
+                return current.tables[purpose as usize].names();
+            }
+            let models = current.stored.models().iter().filter(|model| model.has(purpose.protocol()));
+            models.map(|model| model.name.clone()).collect()
+        })
+    }
+
+    /// All models that can be called, as OpenAI's API lists them. Of servers that do not answer, those that they last
+    /// listed.
+    ///
+    /// # Errors
+    /// 503 until the stored catalogue was read, or where it is empty and no server is configured; 502 where no server has
+    /// answered so far.
+    pub fn list(&self) -> Result<Vec<Box<RawValue>>> {
+        if Purpose::ALL.into_iter().all(|purpose| self.check(purpose).is_err()) {
+            self.check(Purpose::Text)?;
+        }
+        let (listed, is_incomplete) = self.ask(&Purpose::ALL, |current| {
+            if !current.stored.is_empty() {
+                let models = current.stored.models().iter();
+                return (models.map(|model| described(&model.name).entry).collect::<Vec<_>>(), false);
+            }
+            let mut seen = std::collections::HashSet::new();
+            let listed = current.tables.iter().flat_map(|table| &table.listed);
+            let listed = listed.filter(|model| seen.insert(&model.id)).map(|model| model.entry.clone()).collect();
+            (listed, current.tables.iter().any(|table| table.is_incomplete))
+        })?;
+        if listed.is_empty() && is_incomplete { Err(Error::Upstream(502, engine::UNREACHABLE)) } else { Ok(listed) }
+    }
+
+    /// One entry of [`Models::list`]: that of the model with this name or alias.
+    ///
+    /// # Errors
+    /// 404 if there is none; those of [`Models::list`].
+    pub fn describe(&self, name: &str) -> Result<Box<RawValue>> {
+        self.list()?;
+        let entry = self.ask(&[], |current| {
+            if !current.stored.is_empty() {
+                return current.stored.named(name).map(|model| described(&model.name).entry);
+            }
+            let mut listed = current.tables.iter().flat_map(|table| &table.listed);
+            listed.find(|model| model.id == name).map(|model| model.entry.clone())
+        })?;
+        entry.ok_or_else(|| Error::ModelNotFound(Some(name.to_owned())))
+    }
+
+    /// Looks at the models, once the lists of these purposes were asked for.
+    fn ask<T>(&self, purposes: &[Purpose], look: impl FnOnce(&Current) -> T) -> Result<T> {
+        let mut current = self.current()?;
+        let mut tables = purposes.iter().map(|purpose| &current.tables[*purpose as usize]);
+        if current.stored.is_empty() && tables.any(|table| table.is_pending) {
+            block_in_place(|| self.wait_for_lists(purposes))?;
+            current = self.current()?;
+        }
+        Ok(look(&current))
+    }
+
+    fn current(&self) -> Result<Arc<Current>> {
+        self.current.read().clone().ok_or(Error::Busy)
+    }
+
+    /// Waits until every server for these purposes was asked for its list, which is so a moment after the start.
+    fn wait_for_lists(&self, purposes: &[Purpose]) {
+        let until = Instant::now() + WAIT_FOR_LISTS;
+        let mut state = self.state.lock();
+        while purposes.iter().any(|purpose| state.tables[*purpose as usize].is_pending) {
+            if self.has_changed.wait_until(&mut state, until).timed_out() {
+                return;
+            }
+        }
+    }
+
+    /// Whether the stored catalogue was read; before, no model can be called.
+    pub fn is_known(&self) -> bool {
+        self.current.read().is_some()
+    }
+
+    /// Takes a catalogue that was read in the place of the current one. Returns what is wrong with its providers, for the
+    /// log.
+    pub(super) fn set_stored(&self, rows: &CatalogueRows) -> Vec<String> {
+        let context = SnapshotContext {
+            timeouts: self.timeouts,
+            ca_file: self.ca_file.clone(),
+            variable: &|name| std::env::var(name).ok(),
+            sealer: self.sealer.as_ref(),
+        };
+        let previous = self.state.lock().stored.clone().unwrap_or_default();
+        let (snapshot, faults) = Snapshot::new(rows, &previous, &context);
+        self.update(|state| state.stored = Some(Arc::new(snapshot)));
+        faults
+    }
+
+    /// The servers of the settings that are to be asked for their lists now: none while there is a stored catalogue. Waits
+    /// for the first for this time at most.
+    pub(super) fn wait_for_due_lists(&self, time: Duration) -> Vec<DueList> {
+        let until = Instant::now() + time;
+        let mut state = self.state.lock();
+        loop {
+            let is_used = state.stored.as_ref().is_some_and(|stored| stored.is_empty());
+            let due = if is_used { state.lists.due(Instant::now()) } else { Vec::new() };
+            if !due.is_empty() || Instant::now() >= until {
+                let list = |(purpose, index): (Purpose, usize)| {
+                    let provider = Arc::clone(&self.servers[purpose as usize].providers[index]);
+                    DueList { purpose, index, provider }
+                };
+                return due.into_iter().map(list).collect();
+            }
+            self.has_changed.wait_until(&mut state, until);
+        }
+    }
+
+    /// Takes a server's answer to the question for its list.
+    pub(super) fn listed(&self, list: &DueList, answer: &Result<Option<Vec<ListedModel>>>) {
+        let mut recorded = None;
+        self.update(|state| {
+            let now = recorded.insert(state.lists.record(list.purpose, list.index, answer, Instant::now()));
+            if now.has_changed {
+                self.rebuild(state, list.purpose);
+            }
+        });
+        let name = &list.provider.spec().name;
+        match answer {
+            _ if !recorded.is_some_and(|recorded| recorded.is_turn) => {}
+            Ok(Some(_)) => log::info!("provider {name} lists its models again"),
+            Ok(None) => log::warn!("provider {name} does not list its models any more, its last list is used"),
+            Err(e) => log::warn!("provider {name} does not list its models, its last list is used, if any: {e}"),
+        }
+    }
+
+    /// Makes the models of the servers for a purpose anew, from what is known of their lists.
+    fn rebuild(&self, state: &mut State, purpose: Purpose) {
+        let table = self.servers[purpose as usize].table(state.lists.of(purpose));
+        state.tables[purpose as usize] = Arc::new(table);
+    }
+
+    /// Changes the state, and shows it to requests.
+    fn update(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.state.lock();
+        change(&mut state);
+        if let Some(stored) = &state.stored {
+            let current = Current { stored: Arc::clone(stored), tables: state.tables.clone() };
+            let previous = self.current.write().replace(Arc::new(current));
+            drop(state);
+            // Not while requests wait for the lock: it may be the last user of many connections.
+            drop(previous);
+        }
+        self.has_changed.notify_all();
+    }
+}
+
+impl ResolvedModel {
+    /// The model's own name, which the ledger and the price have.
+    pub fn name(&self) -> &str {
+        &self.model.name
+    }
+
+    /// The most tokens that one reply may have.
+    pub fn max_output_tokens(&self) -> Option<u64> {
+        self.model.max_output_tokens
+    }
+
+    fn routes(&self) -> &Routes {
+        self.model.routes(self.protocol)
+    }
+
+    /// Sends a request to one of its providers; see [`engine::send`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn send(&self, request: UpstreamRequest<'_>) -> Result<Reply> {
+        engine::send(self.routes(), request)
+    }
+
+    /// See [`Routes::block_in_place`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn block_in_place<R>(&self, work: impl FnOnce() -> R) -> std::result::Result<R, blocking::Busy> {
+        self.routes().block_in_place(work)
+    }
+
+    /// The route to the provider of this name, if there is one.
+    pub fn route_to(&self, provider: &str) -> Option<&Route> {
+        self.routes().iter().find(|route| route.provider.spec().name == provider)
+    }
+
+    /// What the providers call it, where a request names it so.
+    pub fn upstream_names<'a>(&'a self, requested: &'a str) -> impl Iterator<Item = &'a str> {
+        self.routes().iter().map(move |route| route.upstream_model.as_deref().unwrap_or(requested))
+    }
+
+    /// Lowers what a request asks for in output tokens to what the model may make. What it does not ask for is left to the
+    /// provider.
+    ///
+    /// # Errors
+    /// 400 for a limit that is no number.
+    pub fn limit_output(&self, request: &mut Object<'_>) -> Result<()> {
+        let Some(most) = self.model.max_output_tokens else { return Ok(()) };
+        for field in OUTPUT_LIMITS {
+            if !request.has(field) {
+                continue;
+            }
+            match request.read::<serde_json::Number>(field) {
+                Some(number) if number.as_u64().is_some_and(|n| n <= most) => {}
+                Some(_) => request.set(field, &most),
+                None => return Err(Error::bad(format!("{field} must be a number"))),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,37 @@
+//! Which model a request means.
+
+use crate::app::App;
+use crate::catalogue::{Purpose, ResolvedModel};
+use crate::engine::{MAX_MODEL_NAME, is_model_name};
+use crate::error::{Error, Result};
+use crate::http::object::Object;
+
+/// The model of this name, or the default one where a request names none. It is called, recorded and charged under its own
+/// name, whichever of its names the request has.
+///
+/// # Errors
+/// 400 for what cannot be a name, 404 for an unknown one; 503 and 502 where there is none that could be called.
+pub fn resolve(app: &App, purpose: Purpose, name: Option<&str>) -> Result<ResolvedModel> {
+    if name.is_some_and(|name| !is_model_name(name)) {
+        return Err(Error::bad(format!("model must be a name of at most {MAX_MODEL_NAME} bytes")));
+    }
+    app.models.resolve(purpose, name)
+}
+
+/// The model that a JSON request names. Where it names none, the default one is filled in; output limits above the model's
+/// are lowered to it.
+///
+/// # Errors
+/// Those of [`resolve`]; 400 where `model` is no string, or a limit no number.
+pub fn resolve_in(app: &App, purpose: Purpose, request: &mut Object<'_>) -> Result<ResolvedModel> {
+    let name = match request.has("model") {
+        true => Some(request.read::<String>("model").ok_or(Error::bad("model must be a string"))?),
+        false => None,
+    };
+    let model = resolve(app, purpose, name.as_deref())?;
+    if name.is_none() {
+        request.set("model", &model.name());
+    }
+    model.limit_output(request)?;
+    Ok(model)
+}
