@@ -1,6 +1,7 @@
 //! Tables `budgets`, `budget_windows`, `lease_holders` and `leases`: what may be spent, and the parts of it that processes
 //! hold. Amounts are in picodollars. `limits::model` says what each function does.
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use postgres::Row;
@@ -62,7 +63,10 @@ pub(super) fn settle_call(first: usize) -> String {
     )
 }
 
-/// [`Settlement`]s as the columns that are sent.
+/// Windows begin at multiples of so many seconds: zones differ by quarters of an hour.
+const WINDOW_STEP: i64 = 900;
+
+/// [`Settlement`]s as the columns that are sent, in the order of their budgets, those of one window added up.
 #[derive(Default)]
 pub(super) struct Settlements<'a> {
     budgets: Vec<&'a str>,
@@ -73,12 +77,17 @@ pub(super) struct Settlements<'a> {
 
 impl<'a> Settlements<'a> {
     pub(super) fn of(charges: impl IntoIterator<Item = Settlement<'a>>) -> Settlements<'a> {
+        let mut sums: BTreeMap<(&str, &str, i64), (OffsetDateTime, i128)> = BTreeMap::new();
+        for Settlement { budget_id, holder_id, created, cost } in charges {
+            let part = created.unix_timestamp().div_euclid(WINDOW_STEP);
+            sums.entry((budget_id, holder_id, part)).or_insert((created, 0)).1 += cost;
+        }
         let mut columns = Settlements::default();
-        for charge in charges {
-            columns.budgets.push(charge.budget_id);
-            columns.holders.push(charge.holder_id);
-            columns.created.push(charge.created);
-            columns.costs.push(charge.cost.to_string());
+        for ((budget_id, holder_id, _), (created, cost)) in sums {
+            columns.budgets.push(budget_id);
+            columns.holders.push(holder_id);
+            columns.created.push(created);
+            columns.costs.push(cost.to_string());
         }
         columns
     }
