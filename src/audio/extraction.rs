@@ -33,7 +33,7 @@ pub(super) fn from_url(call: &mut Call<'_>, caller: &Caller) -> Result<Response>
         let translates = fields.optional_bool(TRANSLATE_FIELD)?.unwrap_or(false);
         let with_segments = fields.optional_bool("include_segments")?.unwrap_or(true);
         let options = Options::new(fields.optional_text("output_filetype")?, with_segments)?;
-        let model = model::resolve(app, Purpose::Transcription, None)?;
+        let model = model::resolve(app, caller, Purpose::Transcription, None)?;
         Ok((url.to_owned(), translates, options, model))
     };
     let fetch =
@@ -60,7 +60,7 @@ impl AudioSource for DigestedSource<'_, Download> {
 /// `POST /api/v1/audio-file-extraction` with a multipart body that holds `audio_file`.
 pub(super) fn from_file(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     let app = call.app;
-    let prepare = |_: &ReceivedUpload<'_>| model::resolve(app, Purpose::Transcription, None);
+    let prepare = |_: &ReceivedUpload<'_>| model::resolve(app, caller, Purpose::Transcription, None);
     charged_upload(call, caller, Purpose::Transcription, "audio_file", prepare, from_upload)
 }
 

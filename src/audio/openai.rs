@@ -33,7 +33,7 @@ pub(super) fn translate(call: &mut Call<'_>, caller: &Caller) -> Result<Response
 
 fn answer(call: &mut Call<'_>, caller: &Caller, path: &'static str) -> Result<Response> {
     let app = call.app;
-    let resolve = |name: Option<&str>| model::resolve(app, Purpose::Transcription, name);
+    let resolve = |name: Option<&str>| model::resolve(app, caller, Purpose::Transcription, name);
     let prepare = |upload: &ReceivedUpload<'_>| resolve(named_model(&upload.fields));
     charged_upload(call, caller, Purpose::Transcription, "file", prepare, |upload, prepared| {
         let ReceivedUpload { mut source, file_name, fields, is_buffered } = upload;

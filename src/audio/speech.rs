@@ -42,7 +42,7 @@ pub(super) fn speak(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     let (request, body) = ChargedRequest::read(call, caller, Purpose::Speech, MAX_JSON_BODY)?;
     let mut object = json_object(&body)?;
     let input: String = object.read("input").ok_or(Error::bad("input is required and must be a string"))?;
-    let model = model::resolve_in(call.app, Purpose::Speech, &mut object)?;
+    let model = model::resolve_in(call.app, caller, Purpose::Speech, &mut object)?;
     request.run(|| {
         let reply = speech::request(&model, &object)?;
         let response = response_typed_as(&reply);
@@ -109,7 +109,7 @@ pub(super) fn generate(call: &mut Call<'_>, caller: &Caller) -> Result<Response>
     let text = fields.text("text")?;
     let voice = voice(fields.optional_text("voice")?, fields.optional_text("speaker")?);
     let speed = fields.optional_number("speed")?.unwrap_or(1.0);
-    let resolved = model::resolve(call.app, Purpose::Speech, None)?;
+    let resolved = model::resolve(call.app, caller, Purpose::Speech, None)?;
     request.run(|| {
         let model = resolved.name().to_owned();
         let units = speech::units(text);

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, RwLock};
-use serde_json::value::RawValue;
 
 use crate::blocking::{self, block_in_place};
 use crate::config::Config;
@@ -179,18 +178,18 @@ impl Models {
     /// # Errors
     /// 503 until the stored catalogue was read, or where it is empty and no server is configured; 502 where no server has
     /// answered so far.
-    pub fn list(&self) -> Result<Vec<Box<RawValue>>> {
+    pub fn list(&self) -> Result<Vec<ListedModel>> {
         if Purpose::ALL.into_iter().all(|purpose| self.check(purpose).is_err()) {
             self.check(Purpose::Text)?;
         }
         let (listed, is_incomplete) = self.ask(&Purpose::ALL, |current| {
             if !current.stored.is_empty() {
                 let models = current.stored.models().iter();
-                return (models.map(|model| described(&model.name).entry).collect::<Vec<_>>(), false);
+                return (models.map(|model| described(&model.name)).collect::<Vec<_>>(), false);
             }
             let mut seen = std::collections::HashSet::new();
             let listed = current.tables.iter().flat_map(|table| &table.listed);
-            let listed = listed.filter(|model| seen.insert(&model.id)).map(|model| model.entry.clone()).collect();
+            let listed = listed.filter(|model| seen.insert(&model.id)).cloned().collect();
             (listed, current.tables.iter().any(|table| table.is_incomplete))
         })?;
         if listed.is_empty() && is_incomplete { Err(Error::Upstream(502, engine::UNREACHABLE)) } else { Ok(listed) }
@@ -200,14 +199,14 @@ impl Models {
     ///
     /// # Errors
     /// 404 if there is none; those of [`Models::list`].
-    pub fn describe(&self, name: &str) -> Result<Box<RawValue>> {
+    pub fn describe(&self, name: &str) -> Result<ListedModel> {
         self.list()?;
         let entry = self.ask(&[], |current| {
             if !current.stored.is_empty() {
-                return current.stored.named(name).map(|model| described(&model.name).entry);
+                return current.stored.named(name).map(|model| described(&model.name));
             }
             let mut listed = current.tables.iter().flat_map(|table| &table.listed);
-            listed.find(|model| model.id == name).map(|model| model.entry.clone())
+            listed.find(|model| model.id == name).cloned()
         })?;
         entry.ok_or_else(|| Error::ModelNotFound(Some(name.to_owned())))
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::auth::{Caller, Scope, Via};
+use crate::auth::{Caller, Via};
 use crate::call::Call;
 use crate::error::{Result, Shape};
 use crate::http::{Content, Response};
@@ -25,8 +25,6 @@ pub(super) struct ChargeContext {
     meter: Arc<Meter>,
     /// What is set aside for it, if its account or key has a budget.
     admission: Option<Arc<Admission>>,
-    /// What its key is limited to.
-    scope: Option<Arc<Scope>>,
     user_id: String,
     key_id: Option<String>,
     server: &'static str,
@@ -58,7 +56,6 @@ impl ChargeContext {
         Ok(ChargeContext {
             meter: Arc::clone(meter),
             admission,
-            scope: caller.scope.clone(),
             user_id: caller.user.id.clone(),
             key_id,
             server: call.role.name(),
@@ -69,12 +66,10 @@ impl ChargeContext {
         })
     }
 
-    /// The calls of models that this thread makes count against the caller's budgets, and are those that its key may make,
-    /// until the result is dropped.
+    /// The calls of models that this thread makes count against the caller's budgets until the result is dropped.
     pub(super) fn enter_budget(&self) -> worst_case::Guard {
-        let budget = (self.admission.is_some() || self.scope.is_some()).then(|| {
-            let (admission, scope) = (self.admission.clone(), self.scope.clone());
-            Arc::new(RequestBudget { admission, scope, meter: Arc::clone(&self.meter) })
+        let budget = self.admission.as_ref().map(|admission| {
+            Arc::new(RequestBudget { admission: Arc::clone(admission), meter: Arc::clone(&self.meter) })
         });
         worst_case::enter(budget.into())
     }

@@ -1,6 +1,7 @@
 //! Which model a request means.
 
 use crate::app::App;
+use crate::auth::Caller;
 use crate::catalogue::{Purpose, ResolvedModel};
 use crate::engine::{MAX_MODEL_NAME, is_model_name};
 use crate::error::{Error, Result};
@@ -10,12 +11,22 @@ use crate::http::object::Object;
 /// name, whichever of its names the request has.
 ///
 /// # Errors
-/// 400 for what cannot be a name, 404 for an unknown one; 503 and 502 where there is none that could be called.
-pub fn resolve(app: &App, purpose: Purpose, name: Option<&str>) -> Result<ResolvedModel> {
+/// 400 for what cannot be a name, 404 for an unknown one or one that the caller's key may not call; 503 and 502 where there is
+/// none that could be called.
+pub fn resolve(app: &App, caller: &Caller, purpose: Purpose, name: Option<&str>) -> Result<ResolvedModel> {
     if name.is_some_and(|name| !is_model_name(name)) {
         return Err(Error::bad(format!("model must be a name of at most {MAX_MODEL_NAME} bytes")));
     }
-    app.models.resolve(purpose, name)
+    let model = app.models.resolve(purpose, name)?;
+    match may_call(caller, model.name()) {
+        true => Ok(model),
+        false => Err(Error::ModelNotFound(Some(name.unwrap_or(model.name()).to_owned()))),
+    }
+}
+
+/// Whether the caller's key is not limited to other models than the one of this name.
+pub fn may_call(caller: &Caller, model: &str) -> bool {
+    caller.scope.as_ref().is_none_or(|scope| scope.has_model(model))
 }
 
 /// The model that a JSON request names. Where it names none, the default one is filled in; output limits above the model's
@@ -23,12 +34,12 @@ pub fn resolve(app: &App, purpose: Purpose, name: Option<&str>) -> Result<Resolv
 ///
 /// # Errors
 /// Those of [`resolve`]; 400 where `model` is no string, or a limit no number.
-pub fn resolve_in(app: &App, purpose: Purpose, request: &mut Object<'_>) -> Result<ResolvedModel> {
+pub fn resolve_in(app: &App, caller: &Caller, purpose: Purpose, request: &mut Object<'_>) -> Result<ResolvedModel> {
     let name = match request.has("model") {
         true => Some(request.read::<String>("model").ok_or(Error::bad("model must be a string"))?),
         false => None,
     };
-    let model = resolve(app, purpose, name.as_deref())?;
+    let model = resolve(app, caller, purpose, name.as_deref())?;
     if name.is_none() {
         request.set("model", &model.name());
     }

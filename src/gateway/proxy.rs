@@ -51,7 +51,7 @@ pub fn proxy(
     let (request, body) = ChargedRequest::read(call, caller, route.purpose, MAX_JSON_BODY)?;
     let mut object = json_object(&body)?;
     prepare(call, &mut object)?;
-    let model = model::resolve_in(call.app, route.purpose, &mut object)?;
+    let model = model::resolve_in(call.app, caller, route.purpose, &mut object)?;
     request.run(|| {
         let pending = match forward(&model, &route, &mut object)? {
             Forwarded::Reply(pending) => pending,

@@ -1,5 +1,4 @@
-//! The most that a call of a model can cost, which is set aside before it where the account or the key has a budget; and
-//! whether the key may call the model.
+//! The most that a call of a model can cost, which is set aside before it where the account or the key has a budget.
 //!
 //! [`charged`](super::charged) says whose budget the calls of this thread count against ([`enter`]). What is sent to a model
 //! server is bounded here: [`set_aside_text`] lowers `max_tokens` to what can be paid for.
@@ -7,7 +6,6 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use crate::auth::Scope;
 use crate::catalogue::ResolvedModel;
 use crate::error::{Error, Result};
 use crate::http::object::Object;
@@ -24,10 +22,9 @@ const DEFAULT_MAX_TOKENS: u64 = 4096;
 /// The fields that bound the tokens of a reply.
 const MAX_TOKENS: [&str; 2] = ["max_tokens", "max_completion_tokens"];
 
-/// Whose budgets a request counts against, and what its key is limited to.
+/// Whose budgets a request counts against.
 pub(super) struct RequestBudget {
-    pub(super) admission: Option<Arc<Admission>>,
-    pub(super) scope: Option<Arc<Scope>>,
+    pub(super) admission: Arc<Admission>,
     pub(super) meter: Arc<Meter>,
 }
 
@@ -68,12 +65,9 @@ impl From<Option<Arc<RequestBudget>>> for Handle {
 /// Sets aside what these units of a model cost.
 ///
 /// # Errors
-/// 402: the budget cannot pay for it. 503: that is unknown, as the database is away. 404: the key may not call the model.
+/// 402: the budget cannot pay for it. 503: that is unknown, as the database is away.
 pub fn set_aside(model: &ResolvedModel, units: &Units) -> Result<()> {
     let Handle(Some(budget)) = current() else { return Ok(()) };
-    if !budget.applies_to(model.name())? {
-        return Ok(());
-    }
     let worst = cost(&budget.price(model.name())?, units).total_picos();
     budget.reserve(worst, worst).map(drop)
 }
@@ -103,9 +97,6 @@ pub fn set_aside_text(
     choices: usize,
 ) -> Result<Option<u64>> {
     let Handle(Some(budget)) = current() else { return Ok(None) };
-    if !budget.applies_to(model.name())? {
-        return Ok(None);
-    }
     let price = budget.price(model.name())?;
     // Some servers make more than they answer, and count it.
     let choices = request.read::<usize>("best_of").unwrap_or(1).max(choices).max(1) as u64;
@@ -149,21 +140,12 @@ fn lower(request: &mut Object<'_>, allowed: u64) {
 }
 
 impl RequestBudget {
-    /// Checks that the key may call the model. Whether there is a budget.
-    fn applies_to(&self, model: &str) -> Result<bool> {
-        match self.scope.as_ref().is_none_or(|scope| scope.has_model(model)) {
-            true => Ok(self.admission.is_some()),
-            false => Err(Error::ModelNotFound(Some(model.to_owned()))),
-        }
-    }
-
     fn price(&self, model: &str) -> Result<Price> {
         self.meter.price(model).ok_or(Error::Busy)
     }
 
     fn reserve(&self, worst: i128, least: i128) -> Result<i128> {
-        let Some(admission) = &self.admission else { return Ok(worst) };
-        admission.reserve(worst, least).map_err(|refusal| match refusal {
+        self.admission.reserve(worst, least).map_err(|refusal| match refusal {
             Refusal::Exhausted => Error::BudgetExhausted,
             Refusal::Unreachable => Error::Busy,
         })

@@ -39,7 +39,7 @@ type Generated = (String, Completions);
 /// `POST /api/v1/generate`.
 pub(super) fn one(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     let (request, body) = ChargedRequest::read(call, caller, Purpose::Text, FORM_LIMIT)?;
-    let job = read(call.app, &json_fields(&body)?)?;
+    let job = read(call.app, caller, &json_fields(&body)?)?;
     request.run(|| {
         let (model, generated) = job.1.block_in_place(|| generate(&job))??;
         let response = mark_demo(Response::json(200, &to_json(&generated)), generated.is_demo);
@@ -56,7 +56,7 @@ pub(super) fn one(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
 /// answers, in the same order. If any element is invalid, the request fails before any work is done.
 pub(super) fn bulk(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     let (request, body) = ChargedRequest::read(call, caller, Purpose::Text, MAX_JSON_BODY)?;
-    let jobs = read_bulk(call.app, &body)?;
+    let jobs = read_bulk(call.app, caller, &body)?;
     request.run(|| {
         let results = match jobs.is_empty() {
             true => Vec::new(),
@@ -96,7 +96,7 @@ fn usage_by_model<'a>(all: impl Iterator<Item = &'a Generated>) -> Vec<ModelUsag
     sums.into_iter().map(usage).collect()
 }
 
-fn read(app: &App, fields: &Fields) -> Result<Job> {
+fn read(app: &App, caller: &Caller, fields: &Fields) -> Result<Job> {
     let params = Params::read(fields)?;
     let mut name = params.model.as_deref();
     if let Some(keyword) = name.filter(|name| DEFAULT_MODEL_NAMES.contains(name))
@@ -104,18 +104,18 @@ fn read(app: &App, fields: &Fields) -> Result<Job> {
     {
         name = None;
     }
-    let model = model::resolve(app, Purpose::Text, name)?;
+    let model = model::resolve(app, caller, Purpose::Text, name)?;
     Ok((params, model))
 }
 
-fn read_bulk(app: &App, bytes: &[u8]) -> Result<Vec<Job>> {
+fn read_bulk(app: &App, caller: &Caller, bytes: &[u8]) -> Result<Vec<Job>> {
     let list: Vec<serde_json::Map<String, Value>> =
         serde_json::from_slice(bytes).map_err(|e| Error::bad(format!("The body must be a list of objects: {e}")))?;
     check_unambiguous(bytes)?;
     if list.len() > MAX_PROMPTS {
         return Err(Error::bad("There must be at most 1000 texts"));
     }
-    let jobs = list.into_iter().map(|object| read(app, &Fields::of(object))).collect::<Result<Vec<Job>>>()?;
+    let jobs = list.into_iter().map(|object| read(app, caller, &Fields::of(object))).collect::<Result<Vec<Job>>>()?;
     let models: BTreeSet<&str> = jobs.iter().map(|(_, model)| model.name()).collect();
     if models.len() > MAX_MODELS {
         return Err(Error::bad(format!("The texts must be for at most {MAX_MODELS} models")));

@@ -7,6 +7,7 @@ use crate::auth::Caller;
 use crate::call::Call;
 use crate::catalogue::Purpose;
 use crate::error::{Error, Result};
+use crate::gateway::model;
 use crate::gateway::proxy::{ProxiedRoute, proxy};
 use crate::gateway::usage_counter::ChargeBasis;
 use crate::http::Response;
@@ -66,18 +67,24 @@ fn check_prompt(object: &Object<'_>) -> Result<()> {
 }
 
 /// `GET /v1/models`: the models that the caller may use.
-pub(super) fn models(call: &mut Call<'_>, _: &Caller) -> Result<Response> {
+pub(super) fn models(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     #[derive(Serialize)]
     struct List {
         object: &'static str,
         data: Vec<Box<RawValue>>,
     }
-    Ok(Response::json(200, &List { object: "list", data: call.app.models.list()? }))
+    let allowed = call.app.models.list()?.into_iter().filter(|listed| model::may_call(caller, &listed.id));
+    Ok(Response::json(200, &List { object: "list", data: allowed.map(|listed| listed.entry).collect() }))
 }
 
 /// `GET /v1/models/{name}`. A name may contain slashes, encoded or not.
-pub(super) fn model(call: &mut Call<'_>, _: &Caller) -> Result<Response> {
-    Ok(Response::json(200, &call.app.models.describe(&segment(call))?))
+pub(super) fn model(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
+    let name = segment(call);
+    let listed = call.app.models.describe(&name)?;
+    match model::may_call(caller, &listed.id) {
+        true => Ok(Response::json(200, &listed.entry)),
+        false => Err(Error::ModelNotFound(Some(name))),
+    }
 }
 
 /// What stands for `{…}` in the path.

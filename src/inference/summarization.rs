@@ -29,7 +29,7 @@ pub(super) fn summarize(call: &mut Call<'_>, caller: &Caller) -> Result<Response
     if max_length.is_some_and(|n| n < 1) {
         return Err(Error::bad("max_length must be at least 1"));
     }
-    let model = model::resolve(call.app, Purpose::Text, None)?;
+    let model = model::resolve(call.app, caller, Purpose::Text, None)?;
     request.run(|| {
         let chat = chat_request(text, max_length);
         let reply = model.block_in_place(|| complete(&model, &chat, &StopConditions::default()))??;

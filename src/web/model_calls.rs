@@ -47,7 +47,7 @@ pub(super) fn speak(call: &mut Call<'_>, caller: &Caller) -> Answer {
     if input.is_empty() {
         return Err(Error::bad("Enter some text"));
     }
-    let resolved = model::resolve(call.app, Purpose::Speech, None)?;
+    let resolved = model::resolve(call.app, caller, Purpose::Speech, None)?;
     request.run(|| {
         let model = resolved.name().to_owned();
         let voice = if voice.is_empty() { "af" } else { voice };
