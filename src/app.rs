@@ -19,6 +19,9 @@ use crate::notifications::{CHANNELS, Notifications};
 use crate::store::Document;
 use crate::usage::{Claims, Connections, Meter};
 
+/// Most documents that one query reads; they may be large.
+const MAX_DOCUMENTS: usize = 8;
+
 /// What request handlers use.
 pub struct App {
     /// The settings.
@@ -42,7 +45,7 @@ pub struct App {
     /// Idempotency keys whose first request is running.
     pub claims: Arc<Claims>,
     /// Reads documents, several requests in one query.
-    pub documents: Batcher<Document>,
+    pub documents: Batcher<String, Document>,
     /// The OpenAPI document of all servers.
     pub api_document: OnceLock<Value>,
     /// The listen addresses of this process's servers, by server name.
@@ -79,14 +82,14 @@ impl App {
             passwords: Passwords::new(Hasher::new(cores)?, Peppers::from(&config))?,
             throttle: Throttle::default(),
             meter,
-            claims: Claims::new(db.clone(), i64::from_le_bytes(owner)),
+            claims: Claims::new(db.clone(), i64::from_le_bytes(owner), cores / 2),
             catalogue: Refresher::new(models.clone()),
             models,
             fetcher: Fetcher::new(&config.audio_url_allow, config.upstream_connect_timeout),
             config,
             db,
             cache,
-            documents: Batcher::new(cores),
+            documents: Batcher::new(cores, MAX_DOCUMENTS),
             api_document: OnceLock::new(),
             addresses: OnceLock::new(),
             last_used,

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# The sections about models and charges: charges, upstream, latency, streams.
+# The sections about models and charges: charges, keys, upstream, latency, streams.
 
 chat='{"model":"demo","max_tokens":4,"messages":[{"role":"user","content":"Hello"}]}'
 streamed='{"model":"chunks-20","stream":true,"messages":[{"role":"user","content":"Hello"}]}'
@@ -17,6 +17,9 @@ our_streams() { charge_with "$work/secret" "$streamed" "$inference$completions" 
 upstream_streams() { SECRETS=$work/secret METHOD=POST BODY=$streamed measure "$upstream$completions" "$1"; }
 peer_charges() { SECRETS=$PEER_SECRETS METHOD=POST measure "$PEER$PEER_CHARGE" "$1"; }
 peer_hot_charges() { SECRETS=$work/peer-secret METHOD=POST measure "$PEER$PEER_CHARGE" "$1"; }
+
+our_keyed_charges() { IDEMPOTENCY=new our_charges "$1"; }
+our_repeats() { SECRETS=$work/secrets METHOD=POST BODY=$chat IDEMPOTENCY=repeated measure "$inference$completions" "$1"; }
 
 # The number of rows in the ledger, once the requests that wrk abandoned have been charged too.
 rows() {
@@ -45,10 +48,12 @@ check_books() {
         echo "WRONG"
         fail "the ledger is not exact"
     fi
-    sums=$(sql "$DATABASE_URL" "SELECT (SELECT coalesce(sum(cost_micros), 0) FROM usage_events),
-        (SELECT coalesce(sum(cost_micros), 0) FROM usage_daily), (SELECT coalesce(sum(charges_monthly), 0) FROM users)")
+    sums=$(sql "$DATABASE_URL" "SELECT
+        (SELECT coalesce(sum(cost_micros) * 1000000 + sum(cost_picos), 0) FROM usage_events),
+        (SELECT coalesce(sum(cost_micros) * 1000000 + sum(cost_picos), 0) FROM usage_daily),
+        (SELECT coalesce(sum(charges_monthly) * 1000000 + sum(charges_picos), 0) FROM users)")
     [ "$(tr ' ' '\n' <<<"$sums" | sort -u | wc -l)" = 1 ] || fail "ledger, days and users do not add up to the same: $sums"
-    echo "exact; ledger, days and users all add up to ${sums%% *} micro-dollars"
+    echo "exact; ledger, days and users all add up to ${sums%% *} picodollars"
 }
 
 section_charges() {
@@ -65,6 +70,29 @@ section_charges() {
     done
     for connections in $CHARGE_CONNECTIONS; do
         compare "one user beside $USERS" "$connections" our_hot_charges "$USERS" our_charges
+    done
+    check_books
+    unserve
+}
+
+section_keys() {
+    local connections
+    users "$USERS"
+    serve --demo-engine
+    SECONDS_EACH=1 SECRETS=$work/secrets METHOD=POST BODY=$chat measure "$inference$completions" 16 # warm
+    open_books
+    for connections in $CHARGE_CONNECTIONS; do
+        compare "with an Idempotency-Key" "$connections" our_keyed_charges without our_charges
+    done
+    check_books
+    # One after the other, as the same key at the same time is a conflict.
+    while read -r secret; do
+        curl -sf -o /dev/null -H "secret: $secret" -H 'Content-Type: application/json' -H 'Idempotency-Key: repeated' \
+            -d "$chat" "$inference$completions" || fail "the first request with a key fails"
+    done <"$work/secrets"
+    open_books
+    for connections in $CHARGE_CONNECTIONS; do
+        compare "a repeat: the kept reply" "$connections" our_repeats "new" our_charges
     done
     check_books
     unserve

@@ -1,7 +1,9 @@
 //! Combines concurrent reads by key into one query. While enough reads are running, further ones wait, and the next query
 //! reads the keys of all that wait. A read is never delayed to wait for others.
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::Arc;
 use std::thread::{self, Thread};
 
@@ -9,58 +11,63 @@ use parking_lot::Mutex;
 
 use crate::blocking;
 
-/// Maximum number of keys of one query. A request waits for the values of all keys of its query, some of them large.
-const MAX_KEYS: usize = 8;
-
-/// Reads of values `V` by key.
-pub struct Batcher<V> {
-    state: Mutex<State<V>>,
+/// Reads of values `V` by key `K`.
+pub struct Batcher<K, V> {
+    state: Mutex<State<K, V>>,
     /// Number of concurrent reads from which on further ones are combined.
     most_reads: usize,
+    most_keys: usize,
 }
 
-struct State<V> {
+struct State<K, V> {
     reads: usize,
-    waiting: Vec<Waiter<V>>,
+    waiting: Vec<Waiter<K, V>>,
 }
 
-struct Waiter<V> {
-    key: String,
-    slot: Arc<Slot<V>>,
+struct Waiter<K, V> {
+    key: K,
+    slot: Arc<Slot<K, V>>,
 }
 
 /// Holds the outcome for one waiting request.
-struct Slot<V> {
-    outcome: Mutex<Option<Outcome<V>>>,
+struct Slot<K, V> {
+    outcome: Mutex<Option<Outcome<K, V>>>,
     thread: Thread,
 }
 
-enum Outcome<V> {
+enum Outcome<K, V> {
     Found(Option<V>),
     /// The request must read these keys, among them its own.
-    Lead(Vec<Waiter<V>>),
+    Lead(Vec<Waiter<K, V>>),
     /// The query failed: each request reads its own key.
     Alone,
 }
 
-impl<V> Slot<V> {
-    fn complete(&self, outcome: Outcome<V>) {
+impl<K, V> Slot<K, V> {
+    fn complete(&self, outcome: Outcome<K, V>) {
         *self.outcome.lock() = Some(outcome);
         self.thread.unpark();
     }
 }
 
-impl<V: Clone> Batcher<V> {
-    /// At most `most_reads` concurrent queries; each reads one key while they suffice.
-    pub fn new(most_reads: usize) -> Batcher<V> {
-        Batcher { state: Mutex::new(State { reads: 0, waiting: Vec::new() }), most_reads: most_reads.max(1) }
+impl<K: Hash + Eq, V: Clone> Batcher<K, V> {
+    /// At most `most_reads` concurrent queries, but at least one; each reads one key while they suffice, and never more than
+    /// `most_keys`. A request waits for the values of all keys of its query.
+    pub fn new(most_reads: usize, most_keys: usize) -> Batcher<K, V> {
+        let state = Mutex::new(State { reads: 0, waiting: Vec::new() });
+        Batcher { state, most_reads: most_reads.max(1), most_keys }
     }
 
-    /// The value of this key. `read` gets the distinct keys of one query, and returns the values that exist, by key.
+    /// The value of this key. `read` gets the distinct keys of one query, in order, and returns the values that exist, by
+    /// key.
     ///
     /// # Errors
     /// Those of `read`.
-    pub fn get<E>(&self, key: &str, read: impl Fn(&[&str]) -> Result<HashMap<String, V>, E>) -> Result<Option<V>, E> {
+    pub fn get<Q, E>(&self, key: &Q, read: impl Fn(&[&Q]) -> Result<HashMap<K, V>, E>) -> Result<Option<V>, E>
+    where
+        K: Borrow<Q>,
+        Q: ToOwned<Owned = K> + Hash + Ord + ?Sized,
+    {
         let followers = match self.begin(key) {
             Ok(()) => Vec::new(),
             Err(slot) => match wait(&slot) {
@@ -70,19 +77,19 @@ impl<V: Clone> Batcher<V> {
             },
         };
         let mut turn = Turn { batcher: self, followers, is_over: false };
-        let mut keys: Vec<&str> = turn.followers.iter().map(|waiter| waiter.key.as_str()).chain([key]).collect();
+        let mut keys: Vec<&Q> = turn.followers.iter().map(|waiter| waiter.key.borrow()).chain([key]).collect();
         keys.sort_unstable();
         keys.dedup();
         let mut found = read(&keys)?;
         turn.start_next();
         for Waiter { key, slot } in turn.followers.drain(..) {
-            slot.complete(Outcome::Found(found.get(&key).cloned()));
+            slot.complete(Outcome::Found(found.get(key.borrow()).cloned()));
         }
         Ok(found.remove(key))
     }
 
     /// Begins a read, or joins the queue if enough are running.
-    fn begin(&self, key: &str) -> Result<(), Arc<Slot<V>>> {
+    fn begin<Q: ToOwned<Owned = K> + ?Sized>(&self, key: &Q) -> Result<(), Arc<Slot<K, V>>> {
         let mut state = self.state.lock();
         if state.reads < self.most_reads {
             state.reads += 1;
@@ -94,7 +101,7 @@ impl<V: Clone> Batcher<V> {
     }
 }
 
-fn wait<V>(slot: &Slot<V>) -> Outcome<V> {
+fn wait<K, V>(slot: &Slot<K, V>) -> Outcome<K, V> {
     blocking::note_short_wait();
     loop {
         if let Some(outcome) = slot.outcome.lock().take() {
@@ -105,20 +112,20 @@ fn wait<V>(slot: &Slot<V>) -> Outcome<V> {
 }
 
 /// A running read. However it ends, the requests that wait for it are notified, and the next read can start.
-struct Turn<'t, V> {
-    batcher: &'t Batcher<V>,
-    followers: Vec<Waiter<V>>,
+struct Turn<'t, K, V> {
+    batcher: &'t Batcher<K, V>,
+    followers: Vec<Waiter<K, V>>,
     is_over: bool,
 }
 
-impl<V> Turn<'_, V> {
+impl<K, V> Turn<'_, K, V> {
     /// Starts the next read for the requests that are waiting.
     fn start_next(&mut self) {
         if std::mem::replace(&mut self.is_over, true) {
             return;
         }
         let mut state = self.batcher.state.lock();
-        let count = state.waiting.len().min(MAX_KEYS);
+        let count = state.waiting.len().min(self.batcher.most_keys);
         let mut next = state.waiting.drain(..count);
         if let Some(leader) = next.next() {
             let followers = next.collect();
@@ -131,7 +138,7 @@ impl<V> Turn<'_, V> {
     }
 }
 
-impl<V> Drop for Turn<'_, V> {
+impl<K, V> Drop for Turn<'_, K, V> {
     fn drop(&mut self) {
         self.start_next();
         for waiter in self.followers.drain(..) {
@@ -155,9 +162,9 @@ mod tests {
 
     #[test]
     fn each_request_gets_its_value_with_few_queries() {
-        let (batcher, reads, start) = (Batcher::new(1), AtomicUsize::new(0), Barrier::new(16));
+        let (batcher, reads, start) = (Batcher::<String, String>::new(1, 8), AtomicUsize::new(0), Barrier::new(16));
         let read = |keys: &[&str]| {
-            assert!(keys.len() <= MAX_KEYS && keys.is_sorted());
+            assert!(keys.len() <= 8 && keys.is_sorted());
             reads.fetch_add(1, SeqCst);
             thread::sleep(Duration::from_millis(2));
             Ok::<_, ()>(values(keys))
@@ -170,7 +177,7 @@ mod tests {
                     for n in 0..20 {
                         let key = if n % 5 == 0 { format!("no{t}") } else { format!("{}", (t + n) % 7) };
                         let expected = (n % 5 != 0).then(|| format!("value of {key}"));
-                        assert_eq!(batcher.get(&key, read).unwrap(), expected);
+                        assert_eq!(batcher.get(key.as_str(), read).unwrap(), expected);
                     }
                 });
             }
@@ -181,7 +188,7 @@ mod tests {
 
     #[test]
     fn after_a_read_that_fails_or_panics_each_request_reads_by_itself() {
-        let (batcher, start) = (Batcher::new(1), Barrier::new(8));
+        let (batcher, start) = (Batcher::<String, String>::new(1, 8), Barrier::new(8));
         thread::scope(|scope| {
             for t in 0..8 {
                 let (batcher, start) = (&batcher, &start);
@@ -193,7 +200,7 @@ mod tests {
                             assert!(t != 0 || n % 4 != 0, "on purpose");
                             if t == 1 && n % 3 == 0 { Err("on purpose") } else { Ok(values(keys)) }
                         };
-                        let get = || batcher.get(&format!("{t}"), read);
+                        let get = || batcher.get(format!("{t}").as_str(), read);
                         match std::panic::catch_unwind(std::panic::AssertUnwindSafe(get)) {
                             Ok(Ok(value)) => assert_eq!(value, Some(format!("value of {t}"))),
                             Ok(Err(_)) => assert!(t == 1),

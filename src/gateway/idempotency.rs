@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::call::Call;
 use crate::error::{Error, Result};
+use crate::store::replies::KeptReply;
 use crate::usage::{Claim, Claims, Keep, KeyState, Meter};
 
 use super::digest::RequestDigest;
@@ -56,7 +57,8 @@ impl Idempotency {
     /// What is given to the meter with the charge, so that the reply to the request with this digest is kept.
     pub(super) fn keep(&self, reply: Reply, digest: &RequestDigest) -> Option<Keep> {
         let claim = self.claim.clone()?;
-        Some(Keep { reply: reply.into_row(&self.key, digest), claim })
+        let reply = KeptReply { claimed: Some(claim.began()), ..reply.into_row(&self.key, digest) };
+        Some(Keep { reply, claim })
     }
 
     /// Frees the key, before the client hears that nothing was charged.

@@ -63,6 +63,7 @@ impl Reply {
             headers: self.head.headers,
             body: self.body,
             bytes: i64::try_from(self.bytes).unwrap_or(i64::MAX),
+            claimed: None,
         }
     }
 }

@@ -2,7 +2,10 @@
 //! (`idempotency_claims`). Rows of `kept_replies` are inserted by the statement that charges
 //! ([`charge`](super::usage::charges::charge)).
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 
 use crate::db::{Error, Executor};
 
@@ -26,6 +29,9 @@ pub struct KeptReply {
     pub body: Option<Vec<u8>>,
     /// How many bytes the body has, also if it is not kept.
     pub bytes: i64,
+    /// When its key was claimed. It is not kept, and unknown to the journal.
+    #[serde(skip)]
+    pub claimed: Option<OffsetDateTime>,
 }
 
 /// No content: it may be private.
@@ -35,8 +41,19 @@ impl std::fmt::Debug for KeptReply {
     }
 }
 
+/// The claim of a request, a row of `idempotency_claims`. Claims are locked in the order of `Ord`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClaimRow {
+    /// Whose key it is.
+    pub user_id: String,
+    /// The client's key.
+    pub key: String,
+    /// Unique for the process.
+    pub number: i64,
+}
+
 /// What became of an attempt to claim a key.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum ClaimState {
     /// It is claimed by this attempt.
     Claimed,
@@ -46,24 +63,41 @@ pub enum ClaimState {
     Kept(KeptReply),
 }
 
-/// Finds the reply that is kept under a user's key, or else claims the key for `owner`, the number of an advisory lock
-/// that the process holds. The claim of a process that does not hold its lock any more is taken over.
+/// For each of these claims, finds the reply that is kept under its key, or else claims the key for `owner`, the number
+/// of an advisory lock that the process holds. The claim of a process that does not hold its lock any more is taken over.
+/// The rows must be in order. A row that was claimed before, by a call whose outcome is unknown, is claimed.
 ///
 /// # Errors
 /// See [`Error`].
-pub fn claim(db: &mut impl Executor, user_id: &str, key: &str, owner: i64, number: i64) -> Result<ClaimState, Error> {
-    const SQL: &str = "SELECT state, fingerprint, status, headers, body FROM textgen_claim_key($1, $2, $3, $4)";
-    let row = db.query_one(SQL, &[&user_id, &key, &owner, &number])?;
-    Ok(match row.try_get(0)? {
+pub fn claim(
+    db: &mut impl Executor,
+    owner: i64,
+    rows: &[&ClaimRow],
+) -> Result<HashMap<ClaimRow, ClaimState>, Error> {
+    const SQL: &str = "SELECT place, state, fingerprint, status, headers, body FROM textgen_claim_keys($1, $2, $3, $4)";
+    let (users, keys, numbers) = columns(rows.iter().copied());
+    let mut states = HashMap::with_capacity(rows.len());
+    for found in db.query(SQL, &[&users, &keys, &owner, &numbers])? {
+        let place: i64 = found.try_get(0)?;
+        let row = usize::try_from(place - 1).ok().and_then(|place| rows.get(place));
+        let row = row.ok_or_else(|| Error::Other(format!("no claim has the place {place}")))?;
+        states.insert((*row).clone(), claim_state(row, &found)?);
+    }
+    Ok(states)
+}
+
+fn claim_state(row: &ClaimRow, found: &postgres::Row) -> Result<ClaimState, Error> {
+    Ok(match found.try_get(1)? {
         "claimed" => ClaimState::Claimed,
         "running" => ClaimState::Running,
         _ => {
-            let body: Option<Vec<u8>> = row.try_get(4)?;
+            let body: Option<Vec<u8>> = found.try_get(5)?;
             ClaimState::Kept(KeptReply {
-                key: key.to_owned(),
-                fingerprint: row.try_get(1)?,
-                status: u16::try_from(row.try_get::<_, i32>(2)?).unwrap_or(500),
-                headers: row.try_get(3)?,
+                key: row.key.clone(),
+                fingerprint: found.try_get(2)?,
+                status: u16::try_from(found.try_get::<_, i32>(3)?).unwrap_or(500),
+                headers: found.try_get(4)?,
+                claimed: None,
                 bytes: body.as_ref().map_or(0, |body| i64::try_from(body.len()).unwrap_or(i64::MAX)),
                 body,
             })
@@ -71,22 +105,22 @@ pub fn claim(db: &mut impl Executor, user_id: &str, key: &str, owner: i64, numbe
     })
 }
 
-/// Deletes claims, given as users, keys and numbers, of this owner.
+/// Deletes these claims of this owner.
 ///
 /// # Errors
 /// See [`Error`].
-pub fn release(
-    db: &mut impl Executor,
-    owner: i64,
-    users: Vec<&str>,
-    keys: Vec<&str>,
-    numbers: Vec<i64>,
-) -> Result<(), Error> {
+pub fn release(db: &mut impl Executor, owner: i64, rows: &[ClaimRow]) -> Result<(), Error> {
     // Each is found by the primary key, whatever the planner thinks of the sizes.
     const SQL: &str = "DELETE FROM idempotency_claims c
         USING (SELECT unnest($2) AS user_id, unnest($3) AS key, unnest($4) AS number ORDER BY 1, 2) AS t
         WHERE c.user_id = t.user_id AND c.key = t.key AND c.number = t.number AND c.owner = $1";
+    let (users, keys, numbers) = columns(rows);
     db.execute(SQL, &[&owner, &users, &keys, &numbers]).map(drop)
+}
+
+/// Users, keys and numbers, as parameters.
+fn columns<'r>(rows: impl IntoIterator<Item = &'r ClaimRow>) -> (Vec<&'r str>, Vec<&'r str>, Vec<i64>) {
+    rows.into_iter().map(|row| (&*row.user_id, &*row.key, row.number)).collect()
 }
 
 /// Drops the oldest bodies of a user beyond `max_bytes`. The rows stay: a repetition must not run again.

@@ -11,16 +11,20 @@ use std::thread;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use time::OffsetDateTime;
 
-use crate::db::{self, Database};
+use crate::db::{self, Batcher, Database};
 use crate::error::Result;
-use crate::store::replies::{self, ClaimState, KeptReply};
+use crate::store::replies::{self, ClaimRow, ClaimState, KeptReply};
 
 /// How often the claims of finished requests are deleted.
 const DELETE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Most claims that one statement deletes.
 const MAX_DELETED: usize = 1000;
+
+/// Most keys that one call claims. Each may bring a reply of at most [`replies::MAX_KEPT_BODY`].
+const MAX_CLAIMED: usize = 32;
 
 /// The claims of a process.
 pub struct Claims {
@@ -30,14 +34,9 @@ pub struct Claims {
     next: AtomicI64,
     /// Claims that have ended and are still in the database. There are no more than requests at work since it was
     /// reachable.
-    ended: Mutex<Vec<Row>>,
-}
-
-/// A row of `idempotency_claims`.
-struct Row {
-    user_id: String,
-    key: String,
-    number: i64,
+    ended: Mutex<Vec<ClaimRow>>,
+    /// Keys that are claimed at the same time are claimed by one call of the database.
+    batcher: Batcher<ClaimRow, ClaimState>,
 }
 
 /// What is known of a key.
@@ -53,7 +52,8 @@ pub enum KeyState {
 /// A key that is claimed until this is dropped.
 pub struct Claim {
     claims: Arc<Claims>,
-    row: Option<Row>,
+    began: OffsetDateTime,
+    row: Option<ClaimRow>,
 }
 
 /// Not the key: it is the client's.
@@ -64,9 +64,11 @@ impl fmt::Debug for Claim {
 }
 
 impl Claims {
-    /// Those of the process that holds the advisory lock `owner`.
-    pub fn new(db: Database, owner: i64) -> Arc<Claims> {
-        Arc::new(Claims { db, owner, next: AtomicI64::new(0), ended: Mutex::default() })
+    /// Those of the process that holds the advisory lock `owner`. It claims keys by at most `most_calls` calls of the
+    /// database at a time, but at least one: the fewer, the more keys each of them claims.
+    pub fn new(db: Database, owner: i64, most_calls: usize) -> Arc<Claims> {
+        let (next, ended, batcher) = (AtomicI64::new(0), Mutex::default(), Batcher::new(most_calls, MAX_CLAIMED));
+        Arc::new(Claims { db, owner, next, ended, batcher })
     }
 
     /// Finds the reply that is kept for a user's key, or else claims the key.
@@ -74,11 +76,16 @@ impl Claims {
     /// # Errors
     /// 503 while the database is away.
     pub fn claim(self: &Arc<Claims>, user_id: &str, key: &str) -> Result<KeyState> {
+        let began = OffsetDateTime::now_utc();
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let row = Row { user_id: user_id.to_owned(), key: key.to_owned(), number };
+        let row = ClaimRow { user_id: user_id.to_owned(), key: key.to_owned(), number };
+        let state = {
+            let call = |rows: &[&ClaimRow]| replies::claim(&mut self.db.session()?, self.owner, rows);
+            self.batcher.get(&row, call)
+        };
         // If the outcome stays unknown, this deletes the row.
-        let claim = Claim { claims: Arc::clone(self), row: Some(row) };
-        let state = replies::claim(&mut self.db.session()?, user_id, key, self.owner, number)?;
+        let claim = Claim { claims: Arc::clone(self), began, row: Some(row) };
+        let state = state?.ok_or_else(|| db::Error::Other("no answer to a claim".into()))?;
         Ok(match state {
             ClaimState::Claimed => KeyState::Claimed(claim),
             ClaimState::Kept(reply) => {
@@ -122,14 +129,17 @@ impl Claims {
         }
     }
 
-    fn delete(&self, rows: &[Row]) -> std::result::Result<(), db::Error> {
-        let (users, keys) = rows.iter().map(|row| (&*row.user_id, &*row.key)).unzip();
-        let numbers = rows.iter().map(|row| row.number).collect();
-        replies::release(&mut self.db.session()?, self.owner, users, keys, numbers)
+    fn delete(&self, rows: &[ClaimRow]) -> std::result::Result<(), db::Error> {
+        replies::release(&mut self.db.session()?, self.owner, rows)
     }
 }
 
 impl Claim {
+    /// A moment before it was made.
+    pub fn began(&self) -> OffsetDateTime {
+        self.began
+    }
+
     /// Ends it at once, so that the key is free before the client hears that nothing was charged.
     pub fn release(mut self) {
         if let Some(row) = self.row.take()

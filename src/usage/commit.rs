@@ -8,6 +8,7 @@ use time::{Date, OffsetDateTime};
 use super::Receipt;
 use crate::db;
 use crate::store::leases;
+use crate::store::replies::KeptReply;
 use crate::store::usage::charges::{self, EarlierCharge, Event};
 use crate::store::usage::days;
 
@@ -33,15 +34,33 @@ pub(super) fn commit_durably(session: &mut db::Session, events: &[&Event]) -> Re
 /// # Errors
 /// As [`commit`].
 pub(super) fn commit_new(session: &mut db::Session, events: &[&Event]) -> Result<(Vec<Receipt>, bool), db::Error> {
-    if events.iter().any(|event| event.client_supplied || event.reply.is_some()) {
+    if !events.iter().all(|event| is_new(event)) {
         return commit(session, events, true);
     }
     let mut by_day = events.to_vec();
     by_day.sort_by(|a, b| compare(a, b));
     for day in by_day.chunk_by(|a, b| is_same_day(a, b)) {
-        charge_new(session, day[0].created.date(), day)?;
+        for portion in portions(day, |event| event.reply_bytes()) {
+            match charge_new(session, day[0].created.date(), portion) {
+                // The claim of a key was lost, and another request with it was charged.
+                Err(db::Error::Unique(_)) if portion.iter().any(|event| event.reply.is_some()) => {
+                    return commit(session, events, true);
+                }
+                charged => charged?,
+            }
+        }
     }
     Ok((events.iter().map(|event| first(event)).collect(), false))
+}
+
+/// Whether nothing can make it a duplicate but a lost claim, which the unique index of its day notices. So its key must
+/// have been claimed on that day, even by a clock that differs.
+fn is_new(event: &Event) -> bool {
+    const CLOCKS_DIFFER: time::Duration = time::Duration::hours(1);
+    let is_claimed_on = |day, reply: &KeptReply| {
+        reply.claimed.is_some_and(|claimed| (claimed - CLOCKS_DIFFER).date() == day)
+    };
+    !event.client_supplied && event.reply.as_ref().is_none_or(|reply| is_claimed_on(event.created.date(), reply))
 }
 
 /// Cuts `all` into portions of about [`PORTION`] bytes.

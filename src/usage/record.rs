@@ -108,6 +108,7 @@ pub(super) mod tests {
         };
         longest.parts = vec![part; MAX_MODELS - 1];
         longest.reply = Some(Box::new(crate::store::replies::KeptReply {
+            claimed: None,
             key: "k".repeat(255),
             fingerprint: vec![255; 32],
             status: 200,

@@ -206,7 +206,7 @@ fn get_one(call: &mut Call<'_>, caller: Option<&Caller>) -> Answer {
         None
     } else {
         let read = |ids: &[&str]| documents::by_ids(&mut call.app.db.session()?, ids);
-        call.app.documents.get(&id, read)?
+        call.app.documents.get(id.as_str(), read)?
     };
     let owner = caller.map(|caller| caller.user.id.as_str());
     match found {

@@ -155,6 +155,35 @@ fn while_the_first_request_runs_a_repetition_is_told_to_wait() {
     only_charge(&db, &server);
 }
 
+/// As after a crash of the database, which loses claims.
+#[test]
+fn of_two_requests_with_one_key_one_is_charged_though_its_claim_was_lost() {
+    let (go, wait) = mpsc::channel::<()>();
+    let wait = Mutex::new(wait);
+    let calls = AtomicUsize::new(0);
+    let upstream = Upstream::start(move |_, wire| {
+        let call = calls.fetch_add(1, Relaxed);
+        wait.lock().unwrap().recv().unwrap();
+        wire.json(200, &answer(call));
+    });
+    let (db, server, user) = start(&[("INFERENCE_URL", &upstream.url)]);
+    let client = with_key(&user.program(&server.inference));
+    thread::scope(|scope| {
+        let first = scope.spawn(|| client.post(CHAT, &chat("x")));
+        server.wait_until("the first call", || upstream.seen().len() == 1);
+        db.run("DELETE FROM idempotency_claims");
+        let second = scope.spawn(|| client.post(CHAT, &chat("x")));
+        server.wait_until("the second call", || upstream.seen().len() == 2);
+        go.send(()).unwrap();
+        go.send(()).unwrap();
+        let mut statuses = [first.join().unwrap().status, second.join().unwrap().status];
+        statuses.sort_unstable();
+        assert_eq!(statuses, [200, 409]);
+    });
+    assert!(is_replayed(&client.post(CHAT, &chat("x")).expect(200)));
+    only_charge(&db, &server);
+}
+
 #[test]
 fn a_request_that_was_not_charged_leaves_its_key_free() {
     let calls = AtomicUsize::new(0);

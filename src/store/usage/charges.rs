@@ -2,11 +2,11 @@
 //! month (in `users`).
 
 use std::collections::BTreeMap;
-use std::sync::{LazyLock, OnceLock};
+use std::sync::OnceLock;
 
 use time::{Date, OffsetDateTime};
 
-use super::columns::{self, UnitSet, comma_separated, unnest};
+use super::columns::{UnitSet, comma_separated, unnest};
 use super::kept::{REPLY_COLUMNS, Replies};
 use crate::db::{Error, Executor, Param};
 use crate::money::Cost;
@@ -66,10 +66,13 @@ const SUM_OF_COSTS: &str = "(sum(cost_micros) + div(sum(cost_picos), 1000000))::
 /// The first parameter of [`Rows`]: `$1` and `$2` are the month and the day.
 const FIRST_ROW_PARAMETER: usize = 3;
 
-/// [`charge`]'s statement. It sorts by bytes, as Rust does, whatever the collation of the database is. `id IN (SELECT …)`
+/// [`charge`]'s statements, by the units that they write; see [`CHARGE_NEW`].
+static CHARGE: [OnceLock<String>; UnitSet::COUNT] = [const { OnceLock::new() }; UnitSet::COUNT];
+
+/// Composes the statement of [`CHARGE`]. It sorts by bytes, as Rust does, whatever the collation of the database is. `id IN (SELECT …)`
 /// in the list of a SELECT is a look-up in a hash table, whatever the planner thinks of the sizes.
-static CHARGE: LazyLock<String> = LazyLock::new(|| {
-    let ledger = ledger_columns(UnitSet::ALL);
+fn charge_statement(units: UnitSet) -> String {
+    let ledger = ledger_columns(units);
     let given: Vec<&str> = ledger.iter().copied().chain(["client_supplied", "keyed_by"]).collect();
     let first_reply_parameter = FIRST_ROW_PARAMETER + given.len();
     let replies = REPLY_COLUMNS.iter().zip(unnest(first_reply_parameter, &REPLY_COLUMNS));
@@ -80,9 +83,10 @@ static CHARGE: LazyLock<String> = LazyLock::new(|| {
     let given = comma_separated(given);
     let values = comma_separated(ledger.iter().map(|column| or_null(column, column)));
     let ledger = comma_separated(ledger);
-    let (day_key, day_columns) = (comma_separated(DAY_KEY), comma_separated(day_columns(UnitSet::ALL)));
-    let add_to_day = add_to_day(UnitSet::ALL);
-    let unit_sums = comma_separated(columns::units().map(|column| format!("sum({column})")));
+    let (day_key, day_columns) = (comma_separated(DAY_KEY), comma_separated(day_columns(units)));
+    let add_to_day = add_to_day(units);
+    let sums = ["count(*)".to_owned(), "count(*) FILTER (WHERE estimated)".to_owned()].into_iter();
+    let sums = comma_separated(sums.chain(units.columns().map(|column| format!("sum({column})"))));
     let day_order = comma_separated(DAY_KEY.map(|column| format!("{column} COLLATE \"C\"")));
     format!(
         "WITH given AS MATERIALIZED (SELECT {given}),
@@ -102,7 +106,7 @@ static CHARGE: LazyLock<String> = LazyLock::new(|| {
         marked AS MATERIALIZED (SELECT given.*, id IN (SELECT id FROM ledger) AS is_new FROM given),
         daily AS (
             INSERT INTO usage_daily AS d (day, {day_columns})
-            SELECT $2, {day_key}, count(*), count(*) FILTER (WHERE estimated), {unit_sums}, {SUM_OF_COSTS}
+            SELECT $2, {day_key}, {sums}, {SUM_OF_COSTS}
             FROM marked WHERE is_new GROUP BY {day_key} ORDER BY {day_order}
             {add_to_day}),
         total AS (
@@ -112,19 +116,32 @@ static CHARGE: LazyLock<String> = LazyLock::new(|| {
             WHERE u.id = owed.user_id)
         SELECT id FROM marked WHERE NOT is_new"
     )
-});
+}
 
 /// [`charge_new`]'s statements, by the units that they write: most charges use few of them, and each column costs the
 /// database time. Columns that are left out are 0. The number of statements is bounded, and they are kept, as sessions
 /// know a prepared statement by the address of its text.
-static CHARGE_NEW: [OnceLock<String>; UnitSet::COUNT] = [const { OnceLock::new() }; UnitSet::COUNT];
+static CHARGE_NEW: [[OnceLock<String>; UnitSet::COUNT]; Extras::COUNT] =
+    [const { [const { OnceLock::new() }; UnitSet::COUNT] }; Extras::COUNT];
 
-/// Those of [`CHARGE_NEW`] that also settle leases.
-static CHARGE_AND_SETTLE: [OnceLock<String>; UnitSet::COUNT] = [const { OnceLock::new() }; UnitSet::COUNT];
+/// What a statement of [`CHARGE_NEW`] does beyond charging.
+#[derive(Clone, Copy)]
+struct Extras {
+    keeps_replies: bool,
+    settles_leases: bool,
+}
 
-/// Composes the statement of [`CHARGE_NEW`]. The parts that change rows stand in the same order as in [`CHARGE`]: PostgreSQL runs them
-/// in an order of its own that depends on it, and all writers must lock rows in one order.
-fn charge_new_statement(units: UnitSet, settles: bool) -> String {
+impl Extras {
+    const COUNT: usize = 4;
+
+    fn index(self) -> usize {
+        2 * usize::from(self.keeps_replies) + usize::from(self.settles_leases)
+    }
+}
+
+/// Composes the statement of [`CHARGE_NEW`]. PostgreSQL runs the last of the parts in WITH first, and all writers must lock
+/// rows in one order.
+fn charge_new_statement(units: UnitSet, extras: Extras) -> String {
     let (ledger, day) = (ledger_columns(units), day_columns(units));
     let first_day_parameter = FIRST_ROW_PARAMETER + ledger.len();
     let owed_users = first_day_parameter + day.len();
@@ -141,15 +158,25 @@ fn charge_new_statement(units: UnitSet, settles: bool) -> String {
         WHERE u.id = owed.user_id"
     );
     let events = format!("INSERT INTO usage_events ({ledger}) SELECT {rows}");
-    if !settles {
-        return format!("WITH daily AS ({daily}), total AS ({total}) {events}");
+    let first_reply_parameter = owed_picos + 1;
+    let (kept, after_replies) = if extras.keeps_replies {
+        let values = comma_separated(unnest(first_reply_parameter, &REPLY_COLUMNS));
+        let insert = format!("INSERT INTO kept_replies ({}) SELECT {values}", comma_separated(REPLY_COLUMNS));
+        (format!(", kept AS ({insert} RETURNING 1)"), first_reply_parameter + REPLY_COLUMNS.len())
+    } else {
+        (String::new(), first_reply_parameter)
+    };
+    if !extras.settles_leases {
+        return format!("WITH daily AS ({daily}), total AS ({total}){kept} {events}");
     }
-    // Each part is done when its count is asked for: users, then days, then leases.
-    let settle = leases::settle_call(owed_picos + 1);
+    // A part is done when its count is asked for: replies, then users, then days, then leases.
+    let settle = leases::settle_call(after_replies);
+    let count_kept = if extras.keeps_replies { "(SELECT count(*) FROM kept)" } else { "0" };
     format!(
-        "WITH daily AS ({daily} RETURNING 1), total AS ({total} RETURNING 1), events AS ({events})
-        SELECT CASE WHEN (SELECT count(*) FROM total) >= 0
-            THEN CASE WHEN (SELECT count(*) FROM daily) >= 0 THEN {settle} END END"
+        "WITH daily AS ({daily} RETURNING 1), total AS ({total} RETURNING 1){kept}, events AS ({events})
+        SELECT CASE WHEN {count_kept} >= 0
+            THEN CASE WHEN (SELECT count(*) FROM total) >= 0
+                THEN CASE WHEN (SELECT count(*) FROM daily) >= 0 THEN {settle} END END END"
     )
 }
 
@@ -170,41 +197,54 @@ fn or_null(column: &str, value: &str) -> String {
 /// See [`Error`]. After [`Error::Unavailable`] the charges may have been made: the same call finds out.
 pub fn charge(db: &mut impl Executor, day: Date, events: &[&Event]) -> Result<Vec<String>, Error> {
     let all = rows_of(events);
-    let (month, rows) = (month_of(day), Rows::of(&all, UnitSet::ALL));
+    let units = UnitSet::used(all.iter().map(|row| row.units));
+    let (month, rows, replies) = (month_of(day), Rows::of(&all, units), replies_of(events));
     let client_supplied: Vec<bool> = all.iter().map(|row| row.event.client_supplied).collect();
     // The parts of a charge are made with it or not at all.
     let keyed_by: Vec<&str> =
         all.iter().map(|row| if row.event.reply.is_some() { &*row.event.id } else { "" }).collect();
-    let replies = events.iter().filter_map(|e| Some((e.created, &*e.user_id, &*e.id, e.reply.as_deref()?)));
-    let replies = Replies::of(replies);
     let mut params: Vec<&dyn Param> = vec![&month, &day];
-    params.extend(rows.params(UnitSet::ALL));
+    params.extend(rows.params(units));
     params.extend::<[&dyn Param; 2]>([&client_supplied, &keyed_by]);
     params.extend(replies.params());
-    db.query(&CHARGE, &params)?.iter().map(|row| Ok(row.try_get(0)?)).collect()
+    let statement = CHARGE[units.index()].get_or_init(|| charge_statement(units));
+    db.query(statement, &params)?.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }
 
-/// [`charge`] for events whose ids were generated and that were never tried before. It is about a sixth less work for
-/// the database, which need not find out what is new. Leases that pay for them are settled in the same statement.
+/// [`charge`] for events whose ids were generated and that were never tried before. It is much less work for the database,
+/// which need not find out what is new. Leases that pay for them are settled in the same statement.
+///
+/// Keys of replies must have been claimed on the same day: only within it is it certain that no other reply is kept.
 ///
 /// # Errors
-/// As [`charge`]; if one of them was charged before after all, or its leases have ended, nothing is charged.
+/// As [`charge`]; if one of them was charged before after all, another reply is kept for its key, or its leases have
+/// ended, nothing is charged.
 pub fn charge_new(db: &mut impl Executor, day: Date, events: &[&Event]) -> Result<(), Error> {
     let all = rows_of(events);
     let units = UnitSet::used(all.iter().map(|row| row.units));
     let (month, rows, totals) = (month_of(day), Rows::of(&all, units), Totals::of(&all, units));
+    let replies = replies_of(events);
+    let settlements = Settlements::of(events.iter().flat_map(|event| event.settlements()));
+    let extras = Extras { keeps_replies: !replies.is_empty(), settles_leases: !settlements.is_empty() };
     let mut params: Vec<&dyn Param> = vec![&month, &day];
     params.extend(rows.params(units));
     params.extend(totals.params(units));
-    let settlements = Settlements::of(events.iter().flat_map(|event| event.settlements()));
-    if settlements.is_empty() {
-        let statement = CHARGE_NEW[units.index()].get_or_init(|| charge_new_statement(units, false));
-        return db.execute(statement, &params).map(drop);
+    if extras.keeps_replies {
+        params.extend(replies.params());
     }
-    params.extend(settlements.params());
-    params.push(&true);
-    let statement = CHARGE_AND_SETTLE[units.index()].get_or_init(|| charge_new_statement(units, true));
-    db.query(statement, &params).map(drop)
+    if extras.settles_leases {
+        params.extend(settlements.params());
+        params.push(&true);
+    }
+    let statement = CHARGE_NEW[extras.index()][units.index()].get_or_init(|| charge_new_statement(units, extras));
+    match extras.settles_leases {
+        true => db.query(statement, &params).map(drop),
+        false => db.execute(statement, &params).map(drop),
+    }
+}
+
+fn replies_of<'e>(events: &[&'e Event]) -> Replies<'e> {
+    Replies::of(events.iter().filter_map(|e| Some((e.created, &*e.user_id, &*e.id, e.reply.as_deref()?))))
 }
 
 fn rows_of<'e>(events: &[&'e Event]) -> Vec<Row<'e>> {

@@ -23,8 +23,6 @@ pub(super) struct UnitSet(usize);
 impl UnitSet {
     /// How many sets there are.
     pub(super) const COUNT: usize = 1 << Unit::COUNT;
-    /// All units.
-    pub(super) const ALL: UnitSet = UnitSet(UnitSet::COUNT - 1);
 
     /// Those of which any of `amounts` has some.
     pub(super) fn used<'u>(amounts: impl IntoIterator<Item = &'u Units>) -> UnitSet {

@@ -41,6 +41,10 @@ impl<'e> Replies<'e> {
         replies
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.created.is_empty()
+    }
+
     /// In the order of [`REPLY_COLUMNS`].
     pub(super) fn params(&self) -> [&dyn Param; REPLY_COLUMNS.len()] {
         let [users, ids, keys, headers] = &self.texts;
