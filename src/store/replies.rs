@@ -69,11 +69,7 @@ pub enum ClaimState {
 ///
 /// # Errors
 /// See [`Error`].
-pub fn claim(
-    db: &mut impl Executor,
-    owner: i64,
-    rows: &[&ClaimRow],
-) -> Result<HashMap<ClaimRow, ClaimState>, Error> {
+pub fn claim(db: &mut impl Executor, owner: i64, rows: &[&ClaimRow]) -> Result<HashMap<ClaimRow, ClaimState>, Error> {
     const SQL: &str = "SELECT place, state, fingerprint, status, headers, body FROM textgen_claim_keys($1, $2, $3, $4)";
     let (users, keys, numbers) = columns(rows.iter().copied());
     let mut states = HashMap::with_capacity(rows.len());

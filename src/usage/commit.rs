@@ -57,9 +57,8 @@ pub(super) fn commit_new(session: &mut db::Session, events: &[&Event]) -> Result
 /// have been claimed on that day, even by a clock that differs.
 fn is_new(event: &Event) -> bool {
     const CLOCKS_DIFFER: time::Duration = time::Duration::hours(1);
-    let is_claimed_on = |day, reply: &KeptReply| {
-        reply.claimed.is_some_and(|claimed| (claimed - CLOCKS_DIFFER).date() == day)
-    };
+    let is_claimed_on =
+        |day, reply: &KeptReply| reply.claimed.is_some_and(|claimed| (claimed - CLOCKS_DIFFER).date() == day);
     !event.client_supplied && event.reply.as_ref().is_none_or(|reply| is_claimed_on(event.created.date(), reply))
 }
 
