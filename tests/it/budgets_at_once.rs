@@ -100,8 +100,8 @@ fn spend(addresses: &[Address], secrets: &[String], received: &Received) {
 /// All of the budget was answered, charged and spent, and not more. At its end, several processes may each hold a part of
 /// what is left, so more than one request may be shortened.
 fn assert_all_is_spent(db: &TestDb, received: &Received) {
-    let [whole, shortened, tokens] =
-        [&received.whole, &received.shortened, &received.tokens].map(|count| i64::try_from(count.load(SeqCst)).unwrap());
+    let [whole, shortened, tokens] = [&received.whole, &received.shortened, &received.tokens]
+        .map(|count| i64::try_from(count.load(SeqCst)).unwrap());
     let counts = format!("{whole} whole, {shortened} shortened to {tokens} tokens");
     assert_eq!(whole * EACH + tokens, LIMIT, "{counts}");
     assert!((1..=2 * i64::try_from(PROCESSES).unwrap()).contains(&shortened), "{counts}");
