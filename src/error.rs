@@ -249,7 +249,7 @@ impl Error {
         let (kind, code) = match status {
             401 | 404 => ("invalid_request_error", Some(code)),
             402 => ("insufficient_quota", Some(code)),
-            403 => ("permission_error", None),
+            403 => ("permission_error", Some(code)),
             429 => ("rate_limit_error", Some(code)),
             500.. => ("server_error", None),
             _ => ("invalid_request_error", None),
@@ -407,7 +407,7 @@ mod tests {
             (Error::ModelNotFound(None), "invalid_request_error", json!("model_not_found")),
             (Error::TooManyAttempts(Duration::ZERO), "rate_limit_error", json!("rate_limit_exceeded")),
             (Error::BudgetExhausted, "insufficient_quota", json!("insufficient_quota")),
-            (Error::Forbidden("No"), "permission_error", Value::Null),
+            (Error::Forbidden("No"), "permission_error", json!("permission_denied")),
             (Error::bad("No"), "invalid_request_error", Value::Null),
             (Error::Busy, "server_error", Value::Null),
         ] {

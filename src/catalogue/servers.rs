@@ -224,7 +224,7 @@ impl Table {
             Some(model) => Found::Model(Arc::clone(model)),
             // Another server may list it, at a price of its own.
             None if self.is_pending => Found::Pending,
-            None if self.any.is_none() && self.is_incomplete => Found::Unreachable,
+            None if self.is_incomplete && (name.is_some() || self.any.is_none()) => Found::Unreachable,
             None => self.any.as_ref().map_or(Found::Nothing, |any| Found::Model(Arc::clone(any))),
         }
     }

@@ -7,15 +7,25 @@ use crate::http::object::Object;
 use crate::protocol::strict;
 
 /// The fields that decide what a request costs.
-const CHARGED_FIELDS: [&str; 9] =
-    ["model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n", "messages", "prompt", "input"];
+const CHARGED_FIELDS: [&str; 10] = [
+    "model",
+    "stream",
+    "stream_options",
+    "max_tokens",
+    "max_completion_tokens",
+    "n",
+    "best_of",
+    "messages",
+    "prompt",
+    "input",
+];
 
 /// A JSON object that is passed on to a model server.
 ///
 /// # Errors
 /// 400 for one that is not valid, or that the model server could read otherwise than textgen does.
 pub fn json_object(body: &[u8]) -> Result<Object<'_>> {
-    let object = Object::parse(body).map_err(Error::bad)?;
+    let mut object = Object::parse(body).map_err(Error::bad)?;
     check_unambiguous(body)?;
     if let Some(name) = strict::confusable(object.names(), &CHARGED_FIELDS) {
         let name: String = name.chars().take(100).collect();
@@ -24,7 +34,33 @@ pub fn json_object(body: &[u8]) -> Result<Object<'_>> {
     if object.has("stream") && object.read::<bool>("stream").is_none() {
         return Err(Error::bad("stream must be true or false"));
     }
+    check_amounts(&mut object)?;
     Ok(object)
+}
+
+/// Most choices that a request may ask for.
+const MAX_CHOICES: u64 = 128;
+
+/// Numbers that decide what a request costs are whole, so that every model server reads them alike. Null is no number, and
+/// is left out.
+fn check_amounts(object: &mut Object<'_>) -> Result<()> {
+    for name in ["n", "best_of", "max_tokens", "max_completion_tokens"] {
+        match object.get(name).map(|value| value.get().trim()) {
+            None => continue,
+            Some("null") => object.remove(name),
+            Some(_) => {}
+        }
+        let is_count = matches!(name, "n" | "best_of");
+        let valid = match is_count {
+            true => object.read::<u64>(name).is_some_and(|n| n <= MAX_CHOICES),
+            false => object.read::<i64>(name).is_some(),
+        };
+        if object.has(name) && !valid {
+            let most = if is_count { format!(" of at most {MAX_CHOICES}") } else { String::new() };
+            return Err(Error::bad(format!("{name} must be a whole number{most}")));
+        }
+    }
+    Ok(())
 }
 
 /// The fields of a JSON object.

@@ -56,8 +56,7 @@ impl<'de> Visitor<'de> for Sum<'_> {
         f.write_str("any JSON")
     }
     fn visit_str<E>(mut self, text: &str) -> Result<(), E> {
-        // A picture may stand anywhere as a `data:` URL.
-        self.add(if text.starts_with("data:") { PICTURE.max(text.len() / RECORDING_CHARACTERS) } else { text.len() });
+        self.add(text.len());
         Ok(())
     }
     fn visit_unit<E>(self) -> Result<(), E> {
@@ -95,7 +94,11 @@ impl<'de> Visitor<'de> for Sum<'_> {
                     let value: &RawValue = map.next_value()?;
                     self.add(REMOTE_MEDIA.max(value.get().len() / RECORDING_CHARACTERS));
                 }
-                "type" | "role" => drop(map.next_value::<IgnoredAny>()?),
+                // The usual ones are part of the template.
+                "type" | "role" => {
+                    let value: &RawValue = map.next_value()?;
+                    self.add(value.get().len().saturating_sub(TEMPLATE));
+                }
                 _ => map.next_value_seed(Sum(&mut *self.0))?,
             }
         }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::http::object::Object;
@@ -113,7 +113,7 @@ impl Prompt {
     }
 
     fn add_string(&mut self, text: &str) {
-        match text.starts_with("data:") {
+        match is_data_url(text) {
             true => self.counted += PICTURE,
             false => self.add(text),
         }
@@ -129,6 +129,16 @@ impl Prompt {
         self.counted += if is_small { SMALL_PICTURE } else { PICTURE };
     }
 }
+
+/// Whether a text is nothing but a file in base64, as pictures are.
+fn is_data_url(text: &str) -> bool {
+    let is_base64 = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'+' | b'/' | b'=' | b'-' | b'_');
+    let data = text.strip_prefix("data:").and_then(|rest| rest.split_once(";base64,"));
+    data.is_some_and(|(kind, data)| kind.len() < 128 && data.bytes().all(is_base64))
+}
+
+/// Roles and types up to this many bytes are part of what each message takes.
+const LONGEST_ROLE: usize = 32;
 
 /// Reads any JSON and adds what a model reads of it.
 struct Reader<'a>(&'a mut Prompt);
@@ -183,7 +193,12 @@ impl<'de> Visitor<'de> for Reader<'_> {
                     let value: &RawValue = map.next_value()?;
                     self.0.counted += value.get().len().div_ceil(RECORDING_CHARACTERS);
                 }
-                "type" | "role" => drop(map.next_value::<IgnoredAny>()?),
+                "type" | "role" => {
+                    let value: &RawValue = map.next_value()?;
+                    if value.get().len() > LONGEST_ROLE {
+                        self.0.add(value.get());
+                    }
+                }
                 _ => map.next_value_seed(Reader(self.0))?,
             }
         }

@@ -59,6 +59,10 @@ impl<'a> Upload<'a> {
         let mut fields = FormFields::new();
         while let Some(head) = parts.next_part().map_err(|e| upload_error(&e))? {
             digest.add(head.name.as_bytes());
+            // Model servers might read such a name as another one.
+            if head.name.chars().any(|c| c.is_control() || matches!(c, '"' | '\\')) {
+                return Err(Error::bad("The multipart body has a field whose name cannot be passed on"));
+            }
             if head.name == *file_field {
                 let name = head.file_name.as_deref().unwrap_or("");
                 digest.add(name.as_bytes());

@@ -103,15 +103,15 @@ pub fn set_aside_text(
     let input = bound::tokens(request, prompt_field) as i128;
     let each_input = [Unit::PromptTokens, Unit::CachedInputTokens, Unit::CacheWriteTokens];
     let each_input = each_input.map(|unit| picos_each(&price, unit)).into_iter().max().unwrap_or(0);
-    let fixed = input * each_input + picos_each(&price, Unit::Requests);
-    let each_output = picos_each(&price, Unit::CompletionTokens) * i128::from(choices);
+    let fixed = input.saturating_mul(each_input).saturating_add(picos_each(&price, Unit::Requests));
+    let each_output = picos_each(&price, Unit::CompletionTokens).saturating_mul(i128::from(choices));
     if each_output == 0 {
         return budget.reserve(fixed, fixed).map(|_| None);
     }
     let asked = asked_tokens(request)?;
     let wanted = asked.into_iter().chain(model.max_output_tokens()).min().unwrap_or(DEFAULT_MAX_TOKENS);
-    let worst = fixed + each_output * i128::from(wanted);
-    let granted = budget.reserve(worst, fixed + each_output * i128::from(wanted.min(1)))?;
+    let at_most = |tokens: u64| fixed.saturating_add(each_output.saturating_mul(i128::from(tokens)));
+    let granted = budget.reserve(at_most(wanted), at_most(wanted.min(1)))?;
     let allowed = u64::try_from((granted - fixed) / each_output).unwrap_or(0).min(wanted);
     if asked != Some(allowed) {
         lower(request, allowed);

@@ -99,9 +99,9 @@ impl Reservation {
 }
 
 /// Sets the most that a request may cost aside in all of these leases (its account's and its key's), or in none of them if
-/// one of them has less.
+/// one of them has less. Nothing costs less than nothing.
 pub fn reserve(leases: &mut [&mut Lease], worst: Picos, now: Micros) -> Option<Reservation> {
-    if leases.iter().any(|lease| lease.free() < worst) {
+    if worst < 0 || leases.iter().any(|lease| lease.free() < worst) {
         return None;
     }
     for lease in leases {

@@ -108,7 +108,8 @@ fn claim_state(row: &ClaimRow, found: &postgres::Row) -> Result<ClaimState, Erro
 pub fn release(db: &mut impl Executor, owner: i64, rows: &[ClaimRow]) -> Result<(), Error> {
     // Each is found by the primary key, whatever the planner thinks of the sizes.
     const SQL: &str = "DELETE FROM idempotency_claims c
-        USING (SELECT unnest($2) AS user_id, unnest($3) AS key, unnest($4) AS number ORDER BY 1, 2) AS t
+        USING (SELECT * FROM (SELECT unnest($2) AS user_id, unnest($3) AS key, unnest($4) AS number) AS t
+            ORDER BY user_id COLLATE \"C\", key COLLATE \"C\") AS t
         WHERE c.user_id = t.user_id AND c.key = t.key AND c.number = t.number AND c.owner = $1";
     let (users, keys, numbers) = columns(rows);
     db.execute(SQL, &[&owner, &users, &keys, &numbers]).map(drop)

@@ -142,10 +142,12 @@ impl Meter {
     /// 409: another reply is kept under the charge's key. 503: too many requests wait, or neither the database nor the journal accepted the charge. If the database died
     /// meanwhile, the charge may turn out to have been made, once.
     pub fn charge(&self, charge: Charge) -> Result<Receipt> {
-        let (event, claim) = self.event(charge)?;
-        let has_reply = claim.is_some();
-        let outcome = blocking::block_in_place(|| self.shared.queue.charge(event, claim))?;
-        outcome_of(outcome, has_reply)
+        // What it takes of a budget is only taken once it is certain that it can be charged.
+        blocking::block_in_place(|| {
+            let (event, claim) = self.event(charge)?;
+            let has_reply = claim.is_some();
+            outcome_of(self.shared.queue.charge(event, claim), has_reply)
+        })?
     }
 
     /// Like [`Meter::charge`], but no thread waits: the response is deferred until the charge is durable. If the charge

@@ -7,11 +7,12 @@ use time::OffsetDateTime;
 use super::key_fields::{BudgetFields, List, ScopeChange};
 use super::{Answer, fields};
 use crate::accounts::{budgets as key_budgets, keys};
-use crate::auth::{Caller, Secret, Via};
+use crate::auth::{Caller, Permission, Secret, Via};
 use crate::call::Call;
 use crate::db::{Executor, Transaction};
 use crate::error::{Error, Result};
 use crate::http::Response;
+use crate::http::form::Fields;
 use crate::http::request_fields::{Change, request_fields};
 use crate::operation::Group::Keys;
 use crate::operation::Handler::Authenticated;
@@ -207,9 +208,15 @@ fn with_budget(db: &mut impl Executor, user_id: &str, key: ApiKey) -> Result<Sho
     shown.ok_or_else(|| Error::Internal("a key was lost".to_owned()))
 }
 
+/// A limit that would not hold must not seem to: keys have no rates.
+fn check_no_rate(fields: &Fields) -> Result<()> {
+    if fields.has("rate") { Err(Error::bad("rate is not available: keys have no rate limits")) } else { Ok(()) }
+}
+
 /// `POST /api/keys` with `name` and optionally `expires`, `budget` and what the key is limited to.
 fn create(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = fields(call)?;
+    check_no_rate(&fields)?;
     let CreateKey { name, expires, budget, models, permissions, addresses } = CreateKey::read(&fields)?;
     let scope = ScopeChange::new(caller, models, permissions, addresses)?;
     let name = checked_name(name)?;
@@ -254,9 +261,21 @@ fn check_wideness(caller: &Caller, expires: Option<OffsetDateTime>) -> Result<()
     }
 }
 
+/// Checks that a key does not change or get another one, `id`, that is limited as `scope` says but may do what
+/// administrators may.
+///
+/// # Errors
+/// 403.
+fn check_no_administrators(caller: &Caller, id: &str, scope: &KeyScope) -> Result<()> {
+    let is_other = matches!(&caller.via, Via::Key { id: own, .. } if own != id);
+    let is_administrators = scope.permissions.iter().flatten().any(|name| Permission::named(name) == Some(Permission::Admin));
+    if is_other && is_administrators { Err(Error::Forbidden(NOT_ALLOWED)) } else { Ok(()) }
+}
+
 /// `POST /api/keys/update` with `id` and what is to be changed.
 fn update(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = fields(call)?;
+    check_no_rate(&fields)?;
     let UpdateKey { id, name, expires, budget, models, permissions, addresses } = UpdateKey::read(&fields)?;
     let scope = ScopeChange::new(caller, models, permissions, addresses)?;
     let name = name.map(checked_name).transpose()?;
@@ -273,6 +292,7 @@ fn update(call: &mut Call<'_>, caller: &Caller) -> Answer {
         let name = name.unwrap_or(&key.name);
         api_keys::update(db, id, name, expires)?;
         let stored = api_keys::scope_of(db, id)?;
+        check_no_administrators(caller, id, &stored)?;
         key = api_keys::set_scope(db, id, &scope.apply(stored))?;
         match budget {
             Change::Keep => {}
@@ -313,7 +333,11 @@ pub(super) fn rotate_for(call: &Call<'_>, caller: &Caller, id: &str, grace: i64)
     if !(0..=LONGEST_GRACE).contains(&grace) {
         return Err(Error::bad("grace_seconds must be from 0 to 2592000"));
     }
-    let made = in_transaction(call, |db| keys::rotate(db, user_id, id, grace))?;
+    let made = in_transaction(call, |db| {
+        let made = keys::rotate(db, user_id, id, grace)?;
+        check_no_administrators(caller, id, &api_keys::scope_of(db, &made.0.id)?)?;
+        Ok(made)
+    })?;
     call.app.cache.revoke(user_id);
     Ok(made)
 }

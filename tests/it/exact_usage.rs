@@ -27,6 +27,11 @@ fn ambiguous_json_is_refused() {
         format!(r#"{{"model":"m","MAX_TOKENS":9,{messages}}}"#),
         format!(r#"{{"model":"m","stream":1,{messages}}}"#),
         format!(r#"{{"model":"m","stream":"true",{messages}}}"#),
+        format!(r#"{{"model":"m","n":"8",{messages}}}"#),
+        format!(r#"{{"model":"m","n":8.0,{messages}}}"#),
+        format!(r#"{{"model":"m","n":129,{messages}}}"#),
+        format!(r#"{{"model":"m","best_of":{0},"max_tokens":{0},{messages}}}"#, u64::MAX),
+        format!(r#"{{"model":"m","max_tokens":10.0,{messages}}}"#),
         r#"{"model":"m","messages":[{"role":"user","content":"a","content":"b"}]}"#.to_owned(),
         format!(r#"{{"model":"m",{messages},"x":{}{}}}"#, "[".repeat(10_000), "]".repeat(10_000)),
     ] {

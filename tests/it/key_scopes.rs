@@ -129,10 +129,15 @@ fn only_an_administrators_session_makes_a_key_for_administration() {
     assert!(promoted.status.success(), "{promoted:?}");
     soon("the promotion to be seen", || user.browser.get("/admin").status == 200);
     user.program(&server.web).post("/api/keys", &body).expect(403);
-    let (_, secret) = key(&user, &json!({"permissions": ["admin"]}));
+    let (id, secret) = key(&user, &json!({"permissions": ["admin"]}));
     server.web.with_secret(&secret).get("/admin").expect(200);
     server.web.with_secret(&secret).get("/account").expect(403);
-    user.program(&server.web).get("/admin").expect(403);
+    let plain = user.program(&server.web);
+    plain.get("/admin").expect(403);
+    // Nor does another key get its secret, or make it work from elsewhere.
+    plain.post("/api/keys/rotate", &json!({"id": id})).expect(403);
+    plain.post("/api/keys/update", &json!({"id": id, "addresses": null})).expect(403);
+    server.web.with_secret(&secret).get("/admin").expect(200);
 }
 
 #[test]
@@ -140,6 +145,7 @@ fn limits_that_are_none_are_refused() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let user = server.sign_up("ann@example.com");
+    user.browser.post("/api/keys", &json!({"name": "k", "rate": {"requests_per_minute": 1}})).expect(400);
     for bad in [
         json!({"models": "m"}),
         json!({"models": [1]}),
