@@ -82,7 +82,8 @@ impl Choice<'_> {
     pub(super) fn texts(&self) -> impl Iterator<Item = &str> {
         let message = self.delta.as_ref().or(self.message.as_ref());
         let reasoning = message.and_then(|m| m.reasoning_content.as_deref().or(m.reasoning.as_deref()));
-        let calls = message.and_then(|m| m.tool_calls).map(RawValue::get).filter(|calls| !matches!(*calls, "null" | "[]"));
+        let calls =
+            message.and_then(|m| m.tool_calls).map(RawValue::get).filter(|calls| !matches!(*calls, "null" | "[]"));
         let content = message.and_then(|m| m.content.as_deref());
         [self.text.as_deref(), content, reasoning, calls].into_iter().flatten()
     }

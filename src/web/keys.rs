@@ -268,7 +268,8 @@ fn check_wideness(caller: &Caller, expires: Option<OffsetDateTime>) -> Result<()
 /// 403.
 fn check_no_administrators(caller: &Caller, id: &str, scope: &KeyScope) -> Result<()> {
     let is_other = matches!(&caller.via, Via::Key { id: own, .. } if own != id);
-    let is_administrators = scope.permissions.iter().flatten().any(|name| Permission::named(name) == Some(Permission::Admin));
+    let is_administrators =
+        scope.permissions.iter().flatten().any(|name| Permission::named(name) == Some(Permission::Admin));
     if is_other && is_administrators { Err(Error::Forbidden(NOT_ALLOWED)) } else { Ok(()) }
 }
 
