@@ -56,12 +56,17 @@ check_books() {
     echo "exact; ledger, days and users all add up to ${sums%% *} picodollars"
 }
 
-section_charges() {
-    local connections
+# serve_charges ARGUMENT: serves USERS users and a few requests, from which the books are opened
+serve_charges() {
     users "$USERS"
-    serve --demo-engine
+    serve "$1"
     SECONDS_EACH=1 SECRETS=$work/secrets METHOD=POST BODY=$chat measure "$inference$completions" 16 # warm
     open_books
+}
+
+section_charges() {
+    local connections
+    serve_charges --demo-engine
     for connections in $CHARGE_CONNECTIONS; do
         compare "charged chat, $USERS users" "$connections" our_charges peer peer_charges
     done
@@ -77,10 +82,7 @@ section_charges() {
 
 section_keys() {
     local connections
-    users "$USERS"
-    serve --demo-engine
-    SECONDS_EACH=1 SECRETS=$work/secrets METHOD=POST BODY=$chat measure "$inference$completions" 16 # warm
-    open_books
+    serve_charges --demo-engine
     for connections in $CHARGE_CONNECTIONS; do
         compare "with an Idempotency-Key" "$connections" our_keyed_charges without our_charges
     done
@@ -100,11 +102,8 @@ section_keys() {
 
 section_upstream() {
     local connections
-    users "$USERS"
     start_upstream
-    serve "INFERENCE_URL=$upstream"
-    SECONDS_EACH=1 SECRETS=$work/secrets METHOD=POST BODY=$chat measure "$inference$completions" 16 # warm
-    open_books
+    serve_charges "INFERENCE_URL=$upstream"
     for connections in $CHARGE_CONNECTIONS; do
         compare "chat of an upstream" "$connections" our_charges peer peer_charges
     done

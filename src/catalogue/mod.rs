@@ -17,7 +17,7 @@ mod validate;
 
 pub use apply::{Applied, ApplyError, apply, export};
 pub use entries::{CatalogueFile, KeyEntry, ModelEntry, ProviderEntry, RouteEntry};
-pub use models::{Models, ResolvedModel};
+pub use models::{Models, OUTPUT_LIMITS, ResolvedModel};
 pub use refresh::Refresher;
 pub use seal::Sealer;
 pub use servers::Purpose;

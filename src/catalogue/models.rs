@@ -22,7 +22,7 @@ use super::snapshot::{Model, Snapshot, SnapshotContext, Unresolved};
 /// How long a request waits for servers to list their models: a little longer than each of them may take.
 const WAIT_FOR_LISTS: Duration = Duration::from_secs(11);
 /// The fields of a request that bound its output, in tokens.
-const OUTPUT_LIMITS: [&str; 2] = ["max_tokens", "max_completion_tokens"];
+pub const OUTPUT_LIMITS: [&str; 2] = ["max_tokens", "max_completion_tokens"];
 
 /// The models, as one process knows them.
 pub struct Models {

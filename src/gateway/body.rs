@@ -1,5 +1,6 @@
 //! Bodies of charged requests. They must mean one thing only: what is charged must be what is done.
 
+use crate::catalogue::OUTPUT_LIMITS;
 use crate::error::{Error, Result};
 use crate::http::Request;
 use crate::http::form::Fields;
@@ -44,23 +45,27 @@ const MAX_CHOICES: u64 = 128;
 /// Numbers that decide what a request costs are whole, so that every model server reads them alike. Null is no number, and
 /// is left out.
 fn check_amounts(object: &mut Object<'_>) -> Result<()> {
-    for name in ["n", "best_of", "max_tokens", "max_completion_tokens"] {
-        match object.get(name).map(|value| value.get().trim()) {
-            None => continue,
-            Some("null") => object.remove(name),
-            Some(_) => {}
+    let is_count = |object: &Object<'_>, name| object.read::<u64>(name).is_some_and(|n| n <= MAX_CHOICES);
+    let is_whole = |object: &Object<'_>, name| object.read::<i64>(name).is_some();
+    for name in ["n", "best_of"] {
+        if has_number(object, name) && !is_count(object, name) {
+            return Err(Error::bad(format!("{name} must be a whole number of at most {MAX_CHOICES}")));
         }
-        let is_count = matches!(name, "n" | "best_of");
-        let valid = match is_count {
-            true => object.read::<u64>(name).is_some_and(|n| n <= MAX_CHOICES),
-            false => object.read::<i64>(name).is_some(),
-        };
-        if object.has(name) && !valid {
-            let most = if is_count { format!(" of at most {MAX_CHOICES}") } else { String::new() };
-            return Err(Error::bad(format!("{name} must be a whole number{most}")));
+    }
+    for name in OUTPUT_LIMITS {
+        if has_number(object, name) && !is_whole(object, name) {
+            return Err(Error::bad(format!("{name} must be a whole number")));
         }
     }
     Ok(())
+}
+
+/// Whether a field is given. Null is taken out.
+fn has_number(object: &mut Object<'_>, name: &'static str) -> bool {
+    if object.get(name).is_some_and(|value| value.get().trim() == "null") {
+        object.remove(name);
+    }
+    object.has(name)
 }
 
 /// The fields of a JSON object.

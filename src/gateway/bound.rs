@@ -1,12 +1,10 @@
 //! A bound on the tokens that a model reads of a request: no text has more tokens than bytes.
 
-use std::borrow::Cow;
-use std::fmt;
-
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::http::object::Object;
+
+use super::prompt_parts::{self, PromptParts};
 
 /// Tokens that a chat template may add to each message or part of one, and once.
 const TEMPLATE: usize = 16;
@@ -16,93 +14,45 @@ const PICTURE: usize = 16_384;
 const REMOTE_MEDIA: usize = 65_536;
 /// Characters of base64 that make a token of a recording, at the least.
 const RECORDING_CHARACTERS: usize = 8;
-/// Fields beside the prompt that models read, as JSON.
-const OTHER_FIELDS: [&str; 6] =
-    ["tools", "functions", "tool_choice", "response_format", "suffix", "chat_template_kwargs"];
 
 /// How many tokens the prompt in this field and what else is read of a request have at most.
 pub(super) fn tokens(request: &Object<'_>, prompt_field: &str) -> usize {
-    let mut sum = TEMPLATE;
-    if let Some(value) = request.get(prompt_field) {
-        let mut json = serde_json::Deserializer::from_str(value.get());
-        // What cannot be read ends the sum; model servers refuse that.
-        let _ = Sum(&mut sum).deserialize(&mut json);
-    }
-    let others = OTHER_FIELDS.iter().filter(|name| request.has(name)).filter_map(|name| request.get(name));
-    sum.saturating_add(others.map(|value| value.get().len()).sum())
+    let mut bound = Bound(TEMPLATE);
+    prompt_parts::read(request, prompt_field, &mut bound);
+    bound.0
 }
 
-/// Reads any JSON and adds what a model may read of it.
-struct Sum<'a>(&'a mut usize);
+/// At most so many tokens.
+struct Bound(usize);
 
-impl Sum<'_> {
+impl Bound {
     fn add(&mut self, tokens: usize) {
-        *self.0 = self.0.saturating_add(tokens);
+        self.0 = self.0.saturating_add(tokens);
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Sum<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Sum<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any JSON")
-    }
-    fn visit_str<E>(mut self, text: &str) -> Result<(), E> {
-        self.add(text.len());
-        Ok(())
-    }
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
-        Ok(())
-    }
-    // Lists of numbers are tokens.
-    fn visit_u64<E>(mut self, _: u64) -> Result<(), E> {
-        self.add(1);
-        Ok(())
-    }
-    fn visit_i64<E>(mut self, _: i64) -> Result<(), E> {
-        self.add(1);
-        Ok(())
-    }
-    fn visit_f64<E>(mut self, _: f64) -> Result<(), E> {
-        self.add(1);
-        Ok(())
-    }
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        while seq.next_element_seed(Sum(&mut *self.0))?.is_some() {}
-        Ok(())
-    }
-    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+impl PromptParts for Bound {
+    fn object(&mut self) {
         self.add(TEMPLATE);
-        while let Some(name) = map.next_key::<Cow<'de, str>>()? {
-            match &*name {
-                "image_url" | "image" => {
-                    map.next_value::<IgnoredAny>()?;
-                    self.add(PICTURE);
-                }
-                "input_audio" | "audio_url" | "video_url" | "file" => {
-                    let value: &RawValue = map.next_value()?;
-                    self.add(REMOTE_MEDIA.max(value.get().len() / RECORDING_CHARACTERS));
-                }
-                // The usual ones are part of the template.
-                "type" | "role" => {
-                    let value: &RawValue = map.next_value()?;
-                    self.add(value.get().len().saturating_sub(TEMPLATE));
-                }
-                _ => map.next_value_seed(Sum(&mut *self.0))?,
-            }
-        }
-        Ok(())
+    }
+    fn text(&mut self, text: &str) {
+        self.add(text.len());
+    }
+    fn token(&mut self) {
+        self.add(1);
+    }
+    fn picture(&mut self, _: &RawValue) {
+        self.add(PICTURE);
+    }
+    fn media(&mut self, value: &RawValue) {
+        self.add(REMOTE_MEDIA.max(value.get().len() / RECORDING_CHARACTERS));
+    }
+    /// The usual ones are part of the template.
+    fn role(&mut self, value: &RawValue) {
+        self.add(value.get().len().saturating_sub(TEMPLATE));
+    }
+    fn other_field(&mut self, value: &RawValue) {
+        self.add(value.get().len());
     }
 }
 

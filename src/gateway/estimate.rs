@@ -2,13 +2,13 @@
 //! are cut into the tokens of `cl100k_base`, and a quarter is added since the model's own vocabulary may be a smaller one.
 
 use std::borrow::Cow;
-use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::http::object::Object;
+
+use super::prompt_parts::{self, PromptParts};
 
 /// Tokens of a picture: OpenAI's rule for the largest one, of 2048 by 2048 pixels, in full detail.
 const PICTURE: usize = 85 + 8 * 170;
@@ -24,8 +24,6 @@ const MESSAGE: usize = 4;
 const MAX_KEPT: usize = 256 * 1024;
 /// Bytes of a reply that are kept until it is known whether they must be counted; few replies are longer.
 const PIECE: usize = 32 * 1024;
-/// Fields beside the prompt that models read, as JSON.
-const OTHER_FIELDS: [&str; 5] = ["tools", "functions", "tool_choice", "response_format", "suffix"];
 
 /// How many tokens a text has, at most: never more than it has bytes.
 pub fn tokens(text: &str) -> usize {
@@ -82,14 +80,7 @@ impl Prompt {
     /// The prompt in this field of a request, and what else the model reads of it.
     pub fn of_request(request: &Object<'_>, field: &str) -> Prompt {
         let mut prompt = Prompt::default();
-        if let Some(value) = request.get(field) {
-            let mut json = serde_json::Deserializer::from_str(value.get());
-            // What cannot be read ends the count; model servers refuse that.
-            let _ = Reader(&mut prompt).deserialize(&mut json);
-        }
-        for value in OTHER_FIELDS.iter().filter(|name| request.has(name)).filter_map(|name| request.get(name)) {
-            prompt.add(value.get());
-        }
+        prompt_parts::read(request, field, &mut prompt);
         prompt
     }
 
@@ -111,15 +102,22 @@ impl Prompt {
             false => self.text.push_str(text),
         }
     }
+}
 
-    fn add_string(&mut self, text: &str) {
+impl PromptParts for Prompt {
+    fn object(&mut self) {
+        self.counted += MESSAGE;
+    }
+    fn text(&mut self, text: &str) {
         match is_data_url(text) {
             true => self.counted += PICTURE,
             false => self.add(text),
         }
     }
-
-    fn add_picture(&mut self, value: &RawValue) {
+    fn token(&mut self) {
+        self.counted += 1;
+    }
+    fn picture(&mut self, value: &RawValue) {
         #[derive(Deserialize)]
         struct Picture<'a> {
             #[serde(borrow)]
@@ -127,6 +125,17 @@ impl Prompt {
         }
         let is_small = serde_json::from_str::<Picture<'_>>(value.get()).is_ok_and(|picture| picture.detail == "low");
         self.counted += if is_small { SMALL_PICTURE } else { PICTURE };
+    }
+    fn media(&mut self, value: &RawValue) {
+        self.counted += value.get().len().div_ceil(RECORDING_CHARACTERS);
+    }
+    fn role(&mut self, value: &RawValue) {
+        if value.get().len() > LONGEST_ROLE {
+            self.add(value.get());
+        }
+    }
+    fn other_field(&mut self, value: &RawValue) {
+        self.add(value.get());
     }
 }
 
@@ -139,72 +148,6 @@ fn is_data_url(text: &str) -> bool {
 
 /// Roles and types up to this many bytes are part of what each message takes.
 const LONGEST_ROLE: usize = 32;
-
-/// Reads any JSON and adds what a model reads of it.
-struct Reader<'a>(&'a mut Prompt);
-
-impl<'de> DeserializeSeed<'de> for Reader<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Reader<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any JSON")
-    }
-    fn visit_str<E>(self, text: &str) -> Result<(), E> {
-        self.0.add_string(text);
-        Ok(())
-    }
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
-        Ok(())
-    }
-    // Lists of numbers are tokens.
-    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
-        self.0.counted += 1;
-        Ok(())
-    }
-    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
-        self.0.counted += 1;
-        Ok(())
-    }
-    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        self.0.counted += 1;
-        Ok(())
-    }
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        while seq.next_element_seed(Reader(self.0))?.is_some() {}
-        Ok(())
-    }
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        self.0.counted += MESSAGE;
-        while let Some(name) = map.next_key::<Cow<'de, str>>()? {
-            match &*name {
-                "image_url" | "image" => self.0.add_picture(map.next_value()?),
-                "input_audio" | "audio_url" | "video_url" | "file" => {
-                    let value: &RawValue = map.next_value()?;
-                    self.0.counted += value.get().len().div_ceil(RECORDING_CHARACTERS);
-                }
-                "type" | "role" => {
-                    let value: &RawValue = map.next_value()?;
-                    if value.get().len() > LONGEST_ROLE {
-                        self.0.add(value.get());
-                    }
-                }
-                _ => map.next_value_seed(Reader(self.0))?,
-            }
-        }
-        Ok(())
-    }
-}
 
 /// Collects the text of a reply as it comes, in little memory. It is counted only when its tokens are asked for, unless
 /// it is long.

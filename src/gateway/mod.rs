@@ -26,6 +26,7 @@ mod kept;
 mod live_reply;
 pub mod model;
 pub mod output_limit;
+mod prompt_parts;
 pub mod proxy;
 pub mod reply_stream;
 mod sentences;

@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use crate::catalogue::ResolvedModel;
+use crate::catalogue::{OUTPUT_LIMITS, ResolvedModel};
 use crate::error::{Error, Result};
 use crate::http::object::Object;
 use crate::limits::{Admission, Refusal};
@@ -18,9 +18,6 @@ use super::bound;
 
 /// The most tokens of a reply, for each choice, where neither the request nor the catalogue says it.
 const DEFAULT_MAX_TOKENS: u64 = 4096;
-
-/// The fields that bound the tokens of a reply.
-const MAX_TOKENS: [&str; 2] = ["max_tokens", "max_completion_tokens"];
 
 /// Whose budgets a request counts against.
 pub(super) struct RequestBudget {
@@ -122,7 +119,7 @@ pub fn set_aside_text(
 /// The most tokens that a request asks for.
 fn asked_tokens(request: &Object<'_>) -> Result<Option<u64>> {
     let mut asked: Option<u64> = None;
-    for name in MAX_TOKENS.into_iter().filter(|name| request.has(name)) {
+    for name in OUTPUT_LIMITS.into_iter().filter(|name| request.has(name)) {
         let number = request.read::<u64>(name).ok_or_else(|| Error::bad(format!("{name} must be a whole number")))?;
         asked = Some(asked.map_or(number, |before| before.min(number)));
     }
@@ -130,8 +127,8 @@ fn asked_tokens(request: &Object<'_>) -> Result<Option<u64>> {
 }
 
 fn lower(request: &mut Object<'_>, allowed: u64) {
-    let given: Vec<&'static str> = MAX_TOKENS.into_iter().filter(|name| request.has(name)).collect();
-    for name in if given.is_empty() { &MAX_TOKENS[..1] } else { &given } {
+    let given: Vec<&'static str> = OUTPUT_LIMITS.into_iter().filter(|name| request.has(name)).collect();
+    for name in if given.is_empty() { &OUTPUT_LIMITS[..1] } else { &given } {
         request.set(name, &allowed);
     }
     if request.read::<u64>("min_tokens").is_some_and(|least| least > allowed) {

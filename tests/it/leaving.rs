@@ -82,6 +82,16 @@ fn with_several_choices_all_must_have_finished() {
     assert_eq!(only_charge(&db, &server)["estimated"], true);
 }
 
+/// Streams a chat, and leaves when the last word has come: the model server is told. What was charged.
+fn charge_of_one_who_left_at_the_last_word(upstream: &Upstream, told: &Receiver<bool>) -> Value {
+    let (db, server, user) = start(upstream);
+    let mut raw = Raw::post(&server.inference, &user.secret, CHAT, &streamed());
+    raw.until("last");
+    raw.leave();
+    assert_eq!(told.recv_timeout(WAIT), Ok(true));
+    only_charge(&db, &server)
+}
+
 #[test]
 fn numbers_that_came_on_the_way_do_not_hide_what_came_behind_them() {
     let Scripted { upstream, told, .. } = scripted(|_, wire, _, tell| {
@@ -94,12 +104,7 @@ fn numbers_that_came_on_the_way_do_not_hide_what_came_behind_them() {
         }
         tell.send(wire.is_left_within(20)).unwrap();
     });
-    let (db, server, user) = start(&upstream);
-    let mut raw = Raw::post(&server.inference, &user.secret, CHAT, &streamed());
-    raw.until("last");
-    raw.leave();
-    assert_eq!(told.recv_timeout(WAIT), Ok(true));
-    let charge = only_charge(&db, &server);
+    let charge = charge_of_one_who_left_at_the_last_word(&upstream, &told);
     assert_eq!((&charge["prompt_tokens"], &charge["estimated"]), (&json!(7), &json!(true)));
     assert!(charge["completion_tokens"].as_i64() >= Some(4), "{charge}");
 }
@@ -113,12 +118,7 @@ fn numbers_with_each_piece_are_exact_when_the_client_leaves() {
         }
         tell.send(wire.is_left_within(20)).unwrap();
     });
-    let (db, server, user) = start(&upstream);
-    let mut raw = Raw::post(&server.inference, &user.secret, CHAT, &streamed());
-    raw.until("last");
-    raw.leave();
-    assert_eq!(told.recv_timeout(WAIT), Ok(true));
-    let charge = only_charge(&db, &server);
+    let charge = charge_of_one_who_left_at_the_last_word(&upstream, &told);
     assert_eq!((&charge["prompt_tokens"], &charge["completion_tokens"]), (&json!(1000), &json!(5)));
     assert_eq!(charge["estimated"], false);
 }
