@@ -5,6 +5,8 @@
 
 #[path = "metering/bench.rs"]
 mod bench;
+#[path = "metering/budgets.rs"]
+mod budgets;
 #[path = "metering/crash.rs"]
 mod crash;
 #[path = "metering/exact.rs"]

@@ -17,8 +17,8 @@ pub struct Admission {
     set_aside: Mutex<Option<SetAside>>,
 }
 
-/// A charge that was settled in the leases of a process.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A charge that was settled in the leases of a process. What it took of them is free again once this is dropped, unless the
+/// charge was made ([`Settled::keep`]).
 pub struct Settled {
     /// The process.
     pub holder: Arc<str>,
@@ -27,6 +27,24 @@ pub struct Settled {
     /// The earliest time that the charge may bear, in microseconds since 1970: so that it does not count in a window before
     /// the one in which it was granted.
     pub earliest: Micros,
+    limits: Arc<Limits>,
+    cost: Picos,
+    is_kept: bool,
+}
+
+impl Settled {
+    /// The charge was made, or may have been.
+    pub fn keep(mut self) {
+        self.is_kept = true;
+    }
+}
+
+impl Drop for Settled {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            self.limits.take_back(&self.holder, self.budgets.iter().map(|id| &**id), self.cost);
+        }
+    }
 }
 
 /// Not what it holds: it changes.
@@ -73,7 +91,15 @@ impl Admission {
         let budgets: Vec<Arc<str>> = set_aside.budgets.iter().cloned().collect();
         let holder = set_aside.holder.clone();
         self.keep(set_aside);
-        holder.filter(|_| !budgets.is_empty()).map(|holder| Settled { holder, budgets, earliest })
+        let limits = Arc::clone(&self.limits);
+        holder.filter(|_| !budgets.is_empty()).map(|holder| Settled {
+            holder,
+            budgets,
+            earliest,
+            limits,
+            cost,
+            is_kept: false,
+        })
     }
 
     /// What is set aside, which may be nothing.

@@ -199,9 +199,13 @@ impl Limits {
 
     /// A charge that this holder settled in the leases of these budgets was not made.
     pub fn take_back<'b>(&self, holder: &str, budgets: impl Iterator<Item = &'b str>, cost: Picos) {
+        let now = self.now();
         let mut state = self.state.lock();
         if state.holder.as_deref() == Some(holder) {
             state.held.take_back(budgets, cost);
+            if state.held.has_waiting() {
+                state.held.admit(now);
+            }
         }
     }
 

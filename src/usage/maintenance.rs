@@ -85,6 +85,8 @@ impl Maintenance {
         if refresh {
             replay::replay_orphans(shared, &self.prefix)?;
             replay::end_dead_holders(shared, &self.prefix)?;
+            // By now all journals are replayed, also one of this process that could not be written any more.
+            shared.doubts.settle(&shared.db)?;
         }
         replay::replay_own(shared)?;
         if is_due(self.partitioned, PARTITIONS_EVERY) {

@@ -11,16 +11,16 @@ use time::OffsetDateTime;
 
 use super::acknowledge::{self, Committed};
 use super::journal::Journal;
-use super::queue::{Refused, Ticket};
+use super::queue::{Order, Refused, Ticket};
 use super::state::Shared;
-use super::{Charge, Claim, Connections, Receipt, event, maintenance, price, replay, writer};
+use super::{Charge, Connections, Receipt, event, maintenance, price, replay, writer};
 use crate::blocking;
 use crate::db;
 use crate::error::{Error, Result};
 use crate::http::{Deferred, Response};
 use crate::limits::Limits;
 use crate::store::prices::Price;
-use crate::store::usage::charges::{Event, LeaseUse};
+use crate::store::usage::charges::LeaseUse;
 use crate::units::Units;
 
 /// The longest that [`Meter::stop`] waits for its threads.
@@ -144,9 +144,9 @@ impl Meter {
     pub fn charge(&self, charge: Charge) -> Result<Receipt> {
         // What it takes of a budget is only taken once it is certain that it can be charged.
         blocking::block_in_place(|| {
-            let (event, claim) = self.event(charge)?;
-            let has_reply = claim.is_some();
-            outcome_of(self.shared.queue.charge(event, claim), has_reply)
+            let order = self.order(charge)?;
+            let has_reply = order.claim.is_some();
+            outcome_of(self.shared.queue.charge(order), has_reply)
         })?
     }
 
@@ -160,12 +160,12 @@ impl Meter {
         charge: Charge,
         instead: impl FnOnce(Error, Response) -> Response + Send + 'static,
     ) -> Result<Deferred<Response>> {
-        let (event, claim) = self.event(charge)?;
-        let has_reply = claim.is_some();
+        let order = self.order(charge)?;
+        let has_reply = order.claim.is_some();
         let (shared, ticket) = (Arc::clone(&self.shared), Arc::new(Ticket::default()));
         let decided = Arc::clone(&ticket);
         Ok(Deferred::new(
-            move |signal| shared.queue.charge_later(event, claim, ticket, signal),
+            move |signal| shared.queue.charge_later(order, ticket, signal),
             move |response| match outcome_of(decided.outcome(), has_reply) {
                 Ok(_) => response,
                 Err(e) => instead(e, response),
@@ -173,13 +173,13 @@ impl Meter {
         ))
     }
 
-    fn event(&self, mut charge: Charge) -> Result<(Event, Option<Arc<Claim>>)> {
+    fn order(&self, mut charge: Charge) -> Result<Order> {
         let prices = self.shared.prices.read().clone().ok_or(Error::Busy)?;
         let now = OffsetDateTime::now_utc();
         let cost = |model: &str, units: &Units| prices.cost(model, units, now);
         let claim = charge.keep.as_ref().map(|keep| Arc::clone(&keep.claim));
         let Some(admission) = charge.admission.take() else {
-            return Ok((event::from_charge(charge, now, None, cost), claim));
+            return Ok(Order { event: event::from_charge(charge, now, None, cost), settled: None, claim });
         };
         let total = |charge: &mut Charge| charge.used().map(|(model, units)| cost(model, units).total_picos()).sum();
         let mut settled = total(&mut charge);
@@ -196,11 +196,11 @@ impl Meter {
         }
         let settled = admission.settle(settled);
         let earliest = settled.as_ref().map_or(now, |settled| from_micros(settled.earliest));
-        let leases = settled.map(|settled| LeaseUse {
+        let leases = settled.as_ref().map(|settled| LeaseUse {
             holder: settled.holder.to_string(),
             budgets: settled.budgets.iter().map(ToString::to_string).collect(),
         });
-        Ok((event::from_charge(charge, now.max(earliest), leases, cost), claim))
+        Ok(Order { event: event::from_charge(charge, now.max(earliest), leases, cost), settled, claim })
     }
 
     /// The current state and counters.

@@ -7,7 +7,7 @@
 //! is back, also those of processes that died, and recomputes the totals of each day.
 //!
 //! From the bottom up: `event` (a charge as a row of the ledger), `price`, `record` (an event as bytes), `journal` and
-//! `recovery` (files), `holder` (by which other processes see that this one lives), `connections`, `queue`, `state` (what the threads share), `commit` (events to the database),
+//! `recovery` (files), `holder` (by which other processes see that this one lives), `connections`, `queue`, `doubts` (charges that may have been made), `state` (what the threads share), `commit` (events to the database),
 //! `claims` (keys whose first request is running), `spill`, `acknowledge`, `replay`, `day_totals`, `writer`, `maintenance`, `meter`.
 
 mod acknowledge;
@@ -15,6 +15,7 @@ mod claims;
 mod commit;
 mod connections;
 mod day_totals;
+mod doubts;
 mod event;
 mod holder;
 mod journal;

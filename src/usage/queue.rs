@@ -1,5 +1,6 @@
 //! The queue of charges for the writer, and the tickets on which their requests wait for the outcome.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,6 +9,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::{Claim, Receipt};
 use crate::http::Notifier;
+use crate::limits::Settled;
 use crate::store::usage::charges::Event;
 
 /// How long a request waits for its charge: enough for a running statement that times out, for that of the charge, and for
@@ -34,11 +36,22 @@ struct Waiting {
     stopped: bool,
 }
 
+/// What is to be charged.
+pub(super) struct Order {
+    pub(super) event: Event,
+    /// What it took of budgets. If the charge is never made, this is free again.
+    pub(super) settled: Option<Settled>,
+    /// The claim to the key of the event's reply, until the charge is decided.
+    pub(super) claim: Option<Arc<Claim>>,
+}
+
 /// A charge in the queue. If it is dropped without an outcome, it counts as refused, so that no request waits forever.
 pub(super) struct Pending {
     pub(super) event: Event,
     ticket: Arc<Ticket>,
-    /// The claim to the key of the event's reply, until the charge is decided.
+    settled: Cell<Option<Settled>>,
+    /// The database or the journal was asked to take it.
+    is_tried: Cell<bool>,
     _claim: Option<Arc<Claim>>,
 }
 
@@ -57,20 +70,22 @@ struct State {
 
 impl Queue {
     /// Queues a charge and waits for its outcome.
-    pub(super) fn charge(&self, event: Event, claim: Option<Arc<Claim>>) -> Outcome {
+    pub(super) fn charge(&self, order: Order) -> Outcome {
         let ticket = Arc::new(Ticket::default());
-        self.push(event, claim, ticket.clone());
+        self.push(order, ticket.clone());
         ticket.wait()
     }
 
     /// Queues a charge. `signal` is called once the ticket has its outcome.
-    pub(super) fn charge_later(&self, event: Event, claim: Option<Arc<Claim>>, ticket: Arc<Ticket>, signal: Notifier) {
+    pub(super) fn charge_later(&self, order: Order, ticket: Arc<Ticket>, signal: Notifier) {
         ticket.state.lock().signal = Some(signal);
-        self.push(event, claim, ticket);
+        self.push(order, ticket);
     }
 
-    fn push(&self, event: Event, claim: Option<Arc<Claim>>, ticket: Arc<Ticket>) {
-        let pending = Pending { event, ticket, _claim: claim };
+    fn push(&self, order: Order, ticket: Arc<Ticket>) {
+        let Order { event, settled, claim } = order;
+        let pending =
+            Pending { event, ticket, settled: Cell::new(settled), is_tried: Cell::new(false), _claim: claim };
         let mut waiting = self.waiting.lock();
         if waiting.stopped {
             // Dropped outside the lock, which refuses the charge.
@@ -127,8 +142,24 @@ impl Pending {
         self.ticket.state.lock().outcome.is_some()
     }
 
+    /// The database or the journal is about to be asked to take it. From then on it may be made, whatever happens.
+    pub(super) fn begin(&self) {
+        self.is_tried.set(true);
+    }
+
+    /// What it took of budgets, to be kept or given back by the caller.
+    pub(super) fn take_settled(&self) -> Option<Settled> {
+        self.settled.take()
+    }
+
     /// Lets the request continue.
     pub(super) fn finish(&self, outcome: Outcome) {
+        if let Ok(receipt) = outcome
+            && let Some(settled) = self.settled.take()
+            && !receipt.duplicate
+        {
+            settled.keep();
+        }
         self.ticket.set(outcome);
     }
 }
@@ -136,6 +167,9 @@ impl Pending {
 impl Drop for Pending {
     fn drop(&mut self) {
         self.ticket.set(Err(Refused));
+        if let Some(settled) = self.settled.take().filter(|_| self.is_tried.get()) {
+            settled.keep();
+        }
     }
 }
 
@@ -179,13 +213,17 @@ mod tests {
     use super::*;
     use crate::usage::record::tests::event;
 
+    fn order(id: &str) -> Order {
+        Order { event: event(id), settled: None, claim: None }
+    }
+
     #[test]
     fn every_request_gets_an_outcome() {
         let queue = Arc::new(Queue::default());
         let threads: Vec<_> = (0..10)
             .map(|n| {
                 let queue = queue.clone();
-                std::thread::spawn(move || queue.charge(event(&n.to_string()), None))
+                std::thread::spawn(move || queue.charge(order(&n.to_string())))
             })
             .collect();
         while queue.len() < 10 {
@@ -201,6 +239,6 @@ mod tests {
         let outcomes: Vec<Outcome> = threads.into_iter().map(|t| t.join().unwrap()).collect();
         assert_eq!(outcomes.iter().filter(|o| **o == Ok(receipt)).count(), 4);
         queue.stop();
-        assert!(queue.take(1).is_none() && queue.charge(event("late"), None) == Err(Refused));
+        assert!(queue.take(1).is_none() && queue.charge(order("late")) == Err(Refused));
     }
 }

@@ -97,7 +97,10 @@ fn replay(shared: &Shared, events: &[Event]) -> Result<(), Failure> {
     }
     for event in all {
         match commit_durably(&mut session, &[event]) {
-            Err(db::Error::Value(reason)) => set_aside(shared, event, &reason)?,
+            Err(db::Error::Value(reason)) => {
+                set_aside(shared, event, &reason)?;
+                shared.take_back(event);
+            }
             done => {
                 let receipts = done?;
                 shared.counters.add_replayed(&receipts);

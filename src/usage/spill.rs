@@ -25,7 +25,6 @@ pub(super) fn events(charges: &[Pending]) -> Vec<&Event> {
 pub(super) fn finish(shared: &Shared, charges: &[Pending], receipts: Vec<Receipt>) {
     shared.counters.add_committed(&receipts);
     shared.kept.add(charges.iter().map(|pending| &pending.event));
-    shared.take_back_duplicates(charges.iter().map(|pending| &pending.event), &receipts);
     charges.iter().zip(receipts).for_each(|(pending, receipt)| pending.finish(Ok(receipt)));
 }
 
@@ -62,6 +61,9 @@ fn write_batch_to_journal(shared: &Shared, charges: &[Pending]) {
         Err(e) => log::error!("{} charges refused, cannot write to the journal: {e}", charges.len()),
     }
     for pending in charges {
+        if outcome.is_err() {
+            shared.doubts.add(pending);
+        }
         pending.finish(outcome.as_ref().map(|()| first(&pending.event)).map_err(|_| Refused));
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
+use super::doubts::Doubts;
 use super::holder::Holder;
 use super::journal::Journal;
 use super::kept_bytes::KeptBytes;
@@ -29,6 +30,8 @@ pub(super) struct Shared {
     pub(super) holder: Mutex<Option<Holder>>,
     /// Counters since the process started.
     pub(super) counters: Counters,
+    /// Charges that were refused and may have been made all the same.
+    pub(super) doubts: Doubts,
     /// Replies that were kept lately.
     pub(super) kept: KeptBytes,
     /// The prices as they were last read; `None` before the first time.
@@ -100,6 +103,7 @@ impl Shared {
             queue: Queue::default(),
             journal,
             counters: Counters::default(),
+            doubts: Doubts::default(),
             kept: KeptBytes::default(),
             prices: RwLock::new(None),
             kept_months: AtomicI32::new(0),

@@ -16,9 +16,7 @@ const PROBE_EVERY: u32 = 100;
 pub(super) fn run(shared: &Shared, committed: &Committed) {
     let mut batches = 0_u32;
     while let Some(mut charges) = shared.queue.take(BATCH) {
-        for given_up in charges.extract_if(.., |pending| pending.is_given_up()) {
-            shared.take_back(&given_up.event);
-        }
+        charges.retain(|pending| !pending.is_given_up());
         if charges.is_empty() {
             continue;
         }
@@ -31,6 +29,7 @@ pub(super) fn run(shared: &Shared, committed: &Committed) {
 
 fn write(shared: &Shared, committed: &Committed, charges: Vec<Pending>, is_probe: bool) {
     let began = Instant::now();
+    charges.iter().for_each(Pending::begin);
     if !shared.is_available() {
         return write_to_journal(shared, &charges);
     }
