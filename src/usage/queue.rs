@@ -84,8 +84,7 @@ impl Queue {
 
     fn push(&self, order: Order, ticket: Arc<Ticket>) {
         let Order { event, settled, claim } = order;
-        let pending =
-            Pending { event, ticket, settled: Cell::new(settled), is_tried: Cell::new(false), _claim: claim };
+        let pending = Pending { event, ticket, settled: Cell::new(settled), is_tried: Cell::new(false), _claim: claim };
         let mut waiting = self.waiting.lock();
         if waiting.stopped {
             // Dropped outside the lock, which refuses the charge.
