@@ -1,8 +1,10 @@
 //! Operations on accounts, for the web server and the command line.
 
+pub mod bounds;
 pub mod budgets;
 pub mod email;
 pub mod keys;
+pub mod limited_keys;
 pub mod scopes;
 
 use crate::auth::{Secret, secret};

@@ -69,6 +69,19 @@ impl Scope {
         self.addresses.as_ref().is_none_or(|networks| networks.iter().any(|network| network.contains(&address)))
     }
 
+    /// Whether a key with this scope may do nothing that this one may not.
+    pub fn includes(&self, other: KeyScope) -> bool {
+        let other = Scope::of(other).unwrap_or_default();
+        let all = [Permission::Models, Permission::Documents, Permission::Account, Permission::Admin];
+        let models = other.models.as_ref().map_or(self.models.is_none(), |all| all.iter().all(|m| self.has_model(m)));
+        let addresses = match (&self.addresses, &other.addresses) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(own), Some(others)) => others.iter().all(|other| own.iter().any(|own| own.contains(other))),
+        };
+        models && addresses && all.iter().all(|permission| self.permits(*permission) || !other.permits(*permission))
+    }
+
     /// Whether the key may call this model.
     pub fn has_model(&self, model: &str) -> bool {
         self.models.as_ref().is_none_or(|models| models.iter().any(|allowed| allowed == model))
@@ -87,6 +100,30 @@ mod tests {
     #[test]
     fn a_key_without_restrictions_has_none() {
         assert_eq!(scope(&[], &[]), None);
+    }
+
+    #[test]
+    fn a_scope_includes_what_is_no_wider() {
+        let stored = |models: Option<&[&str]>, permissions: Option<&[&str]>, addresses: Option<&[&str]>| {
+            let list = |items: Option<&[&str]>| items.map(|items| items.iter().map(|i| (*i).to_owned()).collect());
+            KeyScope { models: list(models), permissions: list(permissions), addresses: list(addresses) }
+        };
+        let own = Scope::of(stored(Some(&["m", "n"]), Some(&["models"]), Some(&["10.0.0.0/8"]))).unwrap();
+        assert!(own.includes(stored(Some(&["m"]), Some(&["models"]), Some(&["10.1.0.0/16"]))));
+        assert!(own.includes(stored(Some(&[]), Some(&[]), Some(&[]))));
+        for wider in [
+            stored(None, Some(&["models"]), Some(&["10.1.0.0/16"])),
+            stored(Some(&["o"]), Some(&["models"]), Some(&["10.1.0.0/16"])),
+            stored(Some(&["m"]), None, Some(&["10.1.0.0/16"])),
+            stored(Some(&["m"]), Some(&["models", "account"]), Some(&["10.1.0.0/16"])),
+            stored(Some(&["m"]), Some(&["models"]), None),
+            stored(Some(&["m"]), Some(&["models"]), Some(&["0.0.0.0/0"])),
+            stored(Some(&["m"]), Some(&["models"]), Some(&["10.1.0.0/16", "::1"])),
+        ] {
+            assert!(!own.includes(wider.clone()), "{wider:?}");
+        }
+        assert!(!Scope::default().includes(stored(None, Some(&["admin"]), None)));
+        assert!(Scope::default().includes(stored(Some(&["m"]), None, Some(&["::1"]))));
     }
 
     #[test]

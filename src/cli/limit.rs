@@ -7,7 +7,7 @@ use crate::accounts::budgets as account_budgets;
 use crate::config::Config;
 use crate::money::Cost;
 use crate::store::audit::{self, COMMAND_LINE};
-use crate::store::budgets::{self, Budget, BudgetSpec, Window};
+use crate::store::budgets::{self, Budget, BudgetChange, BudgetSpec, Window};
 use crate::store::{User, api_keys, timestamp};
 
 /// What to do with the limits of accounts.
@@ -36,12 +36,12 @@ pub struct SetArguments {
     /// The most that may be spent in a window; what was spent in the current one counts
     #[arg(long, value_name = "MICRODOLLARS", value_parser = clap::value_parser!(i64).range(0..=Cost::MAX.micros()))]
     budget: i64,
-    /// When it begins anew; a week begins on Monday
-    #[arg(long, default_value = "month")]
-    window: WindowName,
-    /// The IANA time zone of the windows
-    #[arg(long, default_value = "UTC")]
-    timezone: String,
+    /// When it begins anew; a week begins on Monday. Of a new budget, month by default
+    #[arg(long)]
+    window: Option<WindowName>,
+    /// The IANA time zone of the windows. Of a new budget, UTC by default
+    #[arg(long)]
+    timezone: Option<String>,
 }
 
 /// A window, as named on the command line.
@@ -78,19 +78,19 @@ pub(super) fn run(command: &LimitCommand, config: &Config) -> Result<String, Fai
             Ok(table(&user, &keys, &budgets::of_user(&mut session, &user.id)?))
         }
         LimitCommand::Set(SetArguments { user, budget, window, timezone }) => {
-            let spec = BudgetSpec { limit_micros: *budget, window: (*window).into(), timezone: timezone.clone() };
-            set(user, Some(&spec), config)
+            let window = window.map(Window::from);
+            set(user, Some(BudgetChange { limit_micros: *budget, window, timezone: timezone.clone() }), config)
         }
         LimitCommand::Remove { user } => set(user, None, config),
     }
 }
 
-fn set(user: &str, spec: Option<&BudgetSpec>, config: &Config) -> Result<String, Failure> {
+fn set(user: &str, change: Option<BudgetChange>, config: &Config) -> Result<String, Failure> {
     let db = database(config)?;
     let mut session = db.session()?;
     let mut transaction = session.transaction()?;
     let user = find_user(&mut transaction, user)?;
-    account_budgets::set_for_account(&mut transaction, &user.id, spec)?;
+    let spec = account_budgets::set_for_account(&mut transaction, &user.id, change)?;
     let detail = spec.map_or("no budget".to_owned(), |BudgetSpec { limit_micros, window, timezone }| {
         format!("{limit_micros} micro-dollars, {}, {timezone}", window.name())
     });

@@ -292,9 +292,13 @@ impl Limits {
                 Request { budget_id: id, at_least, at_most, returned, partial }
             })
             .collect();
-        let answers = leases::ask(&mut session, holder, &requests)?;
-        if answers.iter().any(Option::is_none) && !leases::register(&mut session, holder)? {
-            return Ok(None);
+        let mut answers = leases::ask(&mut session, holder, &requests)?;
+        if answers.iter().any(Option::is_none) {
+            // Either the budget is gone, or the database has lost this process, as it may when a standby takes over.
+            if !leases::register(&mut session, holder)? {
+                return Ok(None);
+            }
+            answers = leases::ask(&mut session, holder, &requests)?;
         }
         let grant = |granted: leases::Granted| {
             let leases::Granted { granted, returned, window_starts, is_short, unspent, collects } = granted;

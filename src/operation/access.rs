@@ -30,10 +30,11 @@ impl Operation {
                     Err(_) if self.works_without_database => None,
                     caller => caller?,
                 };
-                if let Some(caller) = &caller {
-                    self.check_scope(call, caller)?;
+                match caller.as_deref().map(|caller| self.check_scope(call, caller)) {
+                    // A restricted key gets what everybody gets.
+                    Some(Err(refusal)) => handler(call, None).map_err(|_| refusal),
+                    _ => handler(call, caller.as_deref()),
                 }
-                handler(call, caller.as_deref())
             }
             Handler::Authenticated(handler) => match call.authenticate()? {
                 Some(caller) => {

@@ -32,6 +32,8 @@ record! {
         #[serde(serialize_with = "super::timestamp::serialize_zulu_option")]
         #[schemars(with = "Option<String>", extend("format" = "date-time"))]
         pub expires: Option<OffsetDateTime> = "expires",
+        /// Whether it does not work any more: it was revoked, or it has expired.
+        pub disabled: bool = "(revoked IS NOT NULL OR coalesce(expires <= now(), false))",
         /// After a rotation, while this key still works: the id of the new key.
         pub replaced_by: Option<String> = "replaced_by",
         /// The id of its budget, which is shown instead.

@@ -32,6 +32,35 @@ impl Window {
             Window::Total => "total",
         }
     }
+
+    /// The one of this name.
+    fn named(name: &str) -> Option<Window> {
+        [Window::Day, Window::Week, Window::Month, Window::Total].into_iter().find(|window| window.name() == name)
+    }
+}
+
+/// What a budget becomes. What is missing stays as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BudgetChange {
+    /// The most that may be spent in a window, in micro-dollars.
+    pub limit_micros: i64,
+    /// When it begins anew.
+    pub window: Option<Window>,
+    /// The IANA time zone of the windows.
+    pub timezone: Option<String>,
+}
+
+impl BudgetChange {
+    /// The budget after the change; of a new one, the windows are `new_window` in UTC unless they are given.
+    pub fn apply(self, current: Option<BudgetSpec>, new_window: Window) -> BudgetSpec {
+        let (window, timezone) =
+            current.map_or((new_window, "UTC".to_owned()), |current| (current.window, current.timezone));
+        BudgetSpec {
+            limit_micros: self.limit_micros,
+            window: self.window.unwrap_or(window),
+            timezone: self.timezone.unwrap_or(timezone),
+        }
+    }
 }
 
 /// What a budget is.
@@ -79,19 +108,26 @@ pub fn insert(db: &mut impl Executor, id: &str, user_id: &str, spec: &BudgetSpec
     db.execute(SQL, &[&id, &user_id, &spec.limit_micros, &spec.window.name(), &spec.timezone.as_str()]).map(drop)
 }
 
-/// Changes a budget. Returns whether its windows are others now, so that [`count_anew`] must follow.
+/// What a budget is, locked until the end of the transaction; `None` if there is no such budget.
 ///
 /// # Errors
 /// See [`Error`].
-pub fn update(db: &mut impl Executor, id: &str, spec: &BudgetSpec) -> Result<bool, Error> {
-    const OLD: &str = "SELECT (period, timezone) IS DISTINCT FROM ($2::varchar, $3::varchar)
+pub fn lock(db: &mut impl Executor, id: &str) -> Result<Option<BudgetSpec>, Error> {
+    const SQL: &str = "SELECT div(limit_picos, 1000000)::bigint, period, timezone
         FROM budgets WHERE id = $1 FOR NO KEY UPDATE";
+    let Some(row) = db.query_opt(SQL, &[&id])? else { return Ok(None) };
+    let window = Window::named(row.try_get(1)?).unwrap_or(Window::Total);
+    Ok(Some(BudgetSpec { limit_micros: row.try_get(0)?, window, timezone: row.try_get(2)? }))
+}
+
+/// Changes a budget. If its windows are others now, [`count_anew`] must follow.
+///
+/// # Errors
+/// See [`Error`].
+pub fn update(db: &mut impl Executor, id: &str, spec: &BudgetSpec) -> Result<(), Error> {
     const SQL: &str =
         "UPDATE budgets SET limit_picos = $2::numeric * 1000000, period = $3, timezone = $4 WHERE id = $1";
-    let (window, timezone) = (spec.window.name(), spec.timezone.as_str());
-    let changes = db.query_opt(OLD, &[&id, &window, &timezone])?.map_or(Ok(false), |row| row.try_get(0))?;
-    db.execute(SQL, &[&id, &spec.limit_micros, &window, &timezone])?;
-    Ok(changes)
+    db.execute(SQL, &[&id, &spec.limit_micros, &spec.window.name(), &spec.timezone.as_str()]).map(drop)
 }
 
 /// Counts what was spent in the current window from the ledger: of the account, or of the keys that have the budget.
@@ -129,13 +165,16 @@ pub fn assign_to_key(db: &mut impl Executor, user_id: &str, key_id: &str, id: &s
     db.execute(SQL, &[&user_id, &key_id, &id]).map(drop)
 }
 
-/// Takes a budget from all keys that have it.
+/// Takes its budget from a key. Returns whether no working key has it any more.
 ///
 /// # Errors
 /// See [`Error`].
-pub fn take_from_keys(db: &mut impl Executor, user_id: &str, id: &str) -> Result<(), Error> {
-    const SQL: &str = "UPDATE api_keys SET budget_id = NULL WHERE user_id = $1 AND budget_id = $2";
-    db.execute(SQL, &[&user_id, &id]).map(drop)
+pub fn take_from_key(db: &mut impl Executor, user_id: &str, key_id: &str, id: &str) -> Result<bool, Error> {
+    const TAKE: &str = "UPDATE api_keys SET budget_id = NULL WHERE user_id = $1 AND id = $2";
+    const IS_UNUSED: &str = "SELECT NOT EXISTS (SELECT FROM api_keys WHERE user_id = $1 AND budget_id = $2
+        AND revoked IS NULL AND (expires IS NULL OR expires > now()))";
+    db.execute(TAKE, &[&user_id, &key_id])?;
+    Ok(db.query_one(IS_UNUSED, &[&user_id, &id])?.try_get(0)?)
 }
 
 /// All budgets of an account, its keys' included.
@@ -154,10 +193,11 @@ pub fn of_user(db: &mut impl Executor, user_id: &str) -> Result<Vec<Budget>, Err
     db.query(SQL, &[&user_id])?.iter().map(Budget::from_row).collect()
 }
 
-/// Checks that the database knows a time zone.
+/// Whether the database knows a time zone of this name. Abbreviations, and zones such as `X+3` that are made up, are none.
 ///
 /// # Errors
-/// [`Error::Value`] if it does not.
-pub fn check_timezone(db: &mut impl Executor, timezone: &str) -> Result<(), Error> {
-    db.query("SELECT (now() AT TIME ZONE $1)::text", &[&timezone]).map(drop)
+/// See [`Error`].
+pub fn is_timezone(db: &mut impl Executor, name: &str) -> Result<bool, Error> {
+    const SQL: &str = "SELECT EXISTS (SELECT FROM pg_timezone_names WHERE name = $1)";
+    Ok(db.query_one(SQL, &[&name])?.try_get(0)?)
 }

@@ -1,27 +1,34 @@
-//! The fields of keys that say what a key is limited to.
+//! The fields of requests that make or change keys, and of the replies.
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 
+use crate::accounts::limited_keys::KeyChange;
 use crate::accounts::scopes;
-use crate::auth::{Caller, Via};
-use crate::error::Result;
+use crate::auth::{Caller, Secret, Via};
+use crate::db::Executor;
+use crate::error::{Error, Result};
 use crate::http::form::{FieldError, Fields};
 use crate::http::request_fields::{Change, FromField};
-use crate::store::api_keys::KeyScope;
-use crate::store::budgets::{BudgetSpec, Window};
+use crate::store::budgets::{self, Budget, BudgetChange, Window};
+use crate::store::{ApiKey, timestamp};
 
-/// The most that a key may spend.
+/// The most characters of a key's name.
+const LONGEST_NAME: usize = 100;
+
+/// The most that a key or an account may spend.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(inline)]
 pub(super) struct BudgetFields {
     /// In micro-dollars (a millionth of a dollar), in each window.
     limit_micros: i64,
-    /// When it begins anew: `day`, `week` (on Monday), `month`, or by default `total`, which is never.
+    /// When it begins anew: `day`, `week` (on Monday), `month` or `total`, which is never. If it is missing, it stays as it
+    /// is; a new budget of a key is in total, that of an account for a month.
     #[schemars(with = "Option<String>")]
     window: Option<Window>,
-    /// The IANA time zone of the windows, by default `UTC`.
+    /// The IANA time zone of the windows. If it is missing, it stays as it is; `UTC` for a new budget.
     timezone: Option<String>,
 }
 
@@ -33,13 +40,10 @@ impl FromField<'_> for Option<BudgetFields> {
     }
 }
 
-impl From<BudgetFields> for BudgetSpec {
-    fn from(fields: BudgetFields) -> BudgetSpec {
-        BudgetSpec {
-            limit_micros: fields.limit_micros,
-            window: fields.window.unwrap_or(Window::Total),
-            timezone: fields.timezone.unwrap_or_else(|| "UTC".to_owned()),
-        }
+impl From<BudgetFields> for BudgetChange {
+    fn from(fields: BudgetFields) -> BudgetChange {
+        let BudgetFields { limit_micros, window, timezone } = fields;
+        BudgetChange { limit_micros, window, timezone }
     }
 }
 
@@ -57,43 +61,100 @@ impl FromField<'_> for Option<List> {
     }
 }
 
-/// What a request says of a key's scope, checked.
-pub(super) struct ScopeChange {
-    models: Change<Vec<String>>,
-    permissions: Change<Vec<String>>,
-    addresses: Change<Vec<String>>,
+/// What a request says of a key's limits.
+pub(super) struct LimitFields<'f> {
+    pub(super) expires: Change<&'f str>,
+    pub(super) budget: Change<BudgetFields>,
+    pub(super) models: Change<List>,
+    pub(super) permissions: Change<List>,
+    pub(super) addresses: Change<List>,
 }
 
-impl ScopeChange {
-    /// Checks the fields that a caller has sent.
+impl LimitFields<'_> {
+    /// Checks what a caller has sent.
     ///
     /// # Errors
     /// 400, 403.
-    pub(super) fn new(
-        caller: &Caller,
-        models: Change<List>,
-        permissions: Change<List>,
-        addresses: Change<List>,
-    ) -> Result<ScopeChange> {
+    pub(super) fn check(self, caller: &Caller, name: Option<&str>) -> Result<KeyChange> {
         let is_administrator = caller.user.is_admin && matches!(caller.via, Via::Session { .. });
-        Ok(ScopeChange {
-            models: models.try_map(|List(models)| scopes::models(models).map(Some))?,
-            permissions: permissions.try_map(|List(names)| scopes::permissions(names, is_administrator))?,
-            addresses: addresses.try_map(|List(addresses)| scopes::addresses(&addresses).map(Some))?,
+        let name = name.map(checked_name).transpose()?.map(str::to_owned);
+        Ok(KeyChange {
+            name,
+            expires: self.expires.try_map(expiry)?,
+            budget: self.budget.try_map::<_, Error>(|fields| Ok(Some(fields.into())))?,
+            models: self.models.try_map(|List(models)| scopes::models(models).map(Some))?,
+            permissions: self.permissions.try_map(|List(names)| scopes::permissions(names, is_administrator))?,
+            addresses: self.addresses.try_map(|List(addresses)| scopes::addresses(&addresses).map(Some))?,
         })
     }
+}
 
-    /// Whether nothing is to be changed.
-    pub(super) fn is_none(&self) -> bool {
-        [&self.models, &self.permissions, &self.addresses].iter().all(|change| matches!(change, Change::Keep))
+/// The name of a key without surrounding white space.
+///
+/// # Errors
+/// It is empty or too long.
+pub(super) fn checked_name(name: &str) -> Result<&str> {
+    let name = name.trim();
+    match name.chars().count() {
+        0 => Err(Error::bad("The name must not be empty")),
+        n if n > LONGEST_NAME => Err(Error::bad("The name must have at most 100 characters")),
+        _ => Ok(name),
     }
+}
 
-    /// What the key is limited to after the change.
-    pub(super) fn apply(self, scope: KeyScope) -> KeyScope {
-        KeyScope {
-            models: self.models.apply(scope.models),
-            permissions: self.permissions.apply(scope.permissions),
-            addresses: self.addresses.apply(scope.addresses),
-        }
+/// When a key stops working; `None` for never.
+fn expiry(text: &str) -> Result<Option<OffsetDateTime>> {
+    if text.is_empty() {
+        return Ok(None);
     }
+    let time = timestamp::parse(text).ok_or(Error::bad("expires must be a time such as 2027-01-31T12:00:00Z"))?;
+    if time > OffsetDateTime::now_utc() { Ok(Some(time)) } else { Err(Error::bad("expires must be in the future")) }
+}
+
+/// A key with its limits.
+#[derive(Serialize, JsonSchema)]
+#[schemars(inline)]
+pub(super) struct ShownKey {
+    #[serde(flatten)]
+    key: ApiKey,
+    /// The most that it may spend, and what it has spent.
+    budget: Option<Budget>,
+}
+
+/// A new key, in the only reply that holds its secret.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct NewKey {
+    #[serde(flatten)]
+    key: ShownKey,
+    /// Shown here and never again.
+    secret: String,
+}
+
+impl NewKey {
+    pub(super) fn new(key: ShownKey, secret: &Secret) -> NewKey {
+        NewKey { key, secret: secret.reveal().to_owned() }
+    }
+}
+
+/// Adds the budgets of a user's keys.
+///
+/// # Errors
+/// 503.
+pub(super) fn show_all(db: &mut impl Executor, user_id: &str, keys: Vec<ApiKey>) -> Result<Vec<ShownKey>> {
+    let has_any = keys.iter().any(|key| key.budget_id.is_some());
+    let budgets = if has_any { budgets::of_user(db, user_id)? } else { Vec::new() };
+    let shown = |key: ApiKey| {
+        let budget = budgets.iter().find(|budget| Some(&budget.id) == key.budget_id.as_ref()).cloned();
+        ShownKey { key, budget }
+    };
+    Ok(keys.into_iter().map(shown).collect())
+}
+
+/// Adds a key's budget.
+///
+/// # Errors
+/// 503.
+pub(super) fn show(db: &mut impl Executor, user_id: &str, key: ApiKey) -> Result<ShownKey> {
+    let shown = show_all(db, user_id, vec![key])?.pop();
+    shown.ok_or_else(|| Error::Internal("a key was lost".to_owned()))
 }

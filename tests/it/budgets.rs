@@ -206,9 +206,32 @@ fn a_key_does_not_escape_its_budget() {
     assert_eq!(reply["usage"]["completion_tokens"], 10);
     client.post("/v1/chat/completions", &chat(10)).expect(402);
     let web = server.web.with_secret(&secret);
-    web.post("/api/keys", &json!({"name": "more"})).expect(403);
+    web.post("/api/keys", &json!({"name": "more", "budget": {"limit_micros": 5}})).expect(403);
     web.post("/api/keys/update", &json!({"id": id, "budget": null})).expect(403);
     assert_eq!(db.count("SELECT sum(cost_micros)::bigint FROM usage_events"), 30);
+}
+
+#[test]
+fn a_change_of_the_limit_alone_keeps_the_windows() {
+    let upstream = obedient();
+    let (db, server, user) = start(&upstream, &[]);
+    let (id, _) = key_with(&user, &server, 30);
+    let set = |budget: Value| {
+        let body = json!({"id": id, "budget": budget});
+        let shown = user.browser.post("/api/keys/update", &body).expect(200).json();
+        json!([shown["budget"]["limit_micros"], shown["budget"]["window"], shown["budget"]["timezone"]])
+    };
+    let japan = json!({"limit_micros": 5, "window": "week", "timezone": "Japan"});
+    assert_eq!(set(japan), json!([5, "week", "Japan"]));
+    assert_eq!(set(json!({"limit_micros": 6})), json!([6, "week", "Japan"]));
+    assert_eq!(set(json!({"limit_micros": 6, "window": "day"})), json!([6, "day", "Japan"]));
+    assert_eq!(set(json!({"limit_micros": 7, "timezone": "Cuba"})), json!([7, "day", "Cuba"]));
+    let settings = [("DATABASE_URL", db.url())];
+    let settings = settings.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let limit = |args: &[&str]| done(run(&[&["limit", "set", "ann@example.com"], args].concat(), &settings, ""));
+    assert!(limit(&["--budget", "30"]).contains("30 micro-dollars, month, UTC"));
+    limit(&["--budget", "30", "--window", "day", "--timezone", "Asia/Tokyo"]);
+    assert!(limit(&["--budget", "40"]).contains("40 micro-dollars, day, Asia/Tokyo"));
 }
 
 #[test]
@@ -228,6 +251,8 @@ fn budgets_that_are_none_are_refused() {
         json!({"limit_micros": 1, "timezone": "Mars/Base"}),
         json!({"limit_micros": 1, "timezone": "X+3"}),
         json!({"limit_micros": 1, "timezone": ""}),
+        json!({"limit_micros": 1, "timezone": "localtime"}),
+        json!({"limit_micros": 1, "timezone": "UTC\0"}),
         json!({"limit_micros": 1, "period": "day"}),
     ] {
         user.browser.post("/api/keys", &json!({"name": "n", "budget": bad})).expect(400);

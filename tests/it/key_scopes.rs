@@ -96,6 +96,13 @@ fn a_key_with_limits_makes_nothing_wider() {
     let user = server.sign_up("ann@example.com");
     let keys = user.browser.get("/api/keys").expect(200).json();
     let default = keys["keys"][0]["id"].clone();
+    let wider = [
+        ("permissions", json!(["documents"])),
+        ("models", json!(["m", "n"])),
+        ("addresses", json!(["127.0.0.0/8"])),
+        ("budget", json!({"limit_micros": 1})),
+        ("expires", json!("2999-01-01T00:00:01Z")),
+    ];
     for limits in [
         json!({"permissions": ["models", "account"]}),
         json!({"models": ["m"]}),
@@ -105,17 +112,65 @@ fn a_key_with_limits_makes_nothing_wider() {
     ] {
         let (id, secret) = key(&user, &limits);
         let client = server.web.with_secret(&secret);
-        client.post("/api/keys", &json!({"name": "more"})).expect(403);
         client.post("/api/keys/rotate", &json!({"id": default})).expect(403);
-        client.post("/api/keys/update", &json!({"id": id, "budget": null, "expires": null})).expect(403);
+        client.post("/api/keys/rename", &json!({"id": default, "name": "mine"})).expect(403);
+        client.post("/api/keys/revoke", &json!({"id": default})).expect(403);
+        let (name, more) = wider.iter().find(|(name, _)| limits.get(*name).is_some()).unwrap();
+        for more in [more, &json!(null)] {
+            client.post("/api/keys", &json!({"name": "more", *name: more})).expect(403);
+            client.post("/api/keys/update", &json!({"id": id, *name: more})).expect(403);
+        }
+        // What it makes has its limits, and cannot get rid of them.
+        let made = client.post("/api/keys", &json!({"name": "same"})).expect(200).json();
+        let same = |name: &str, key: &Value| assert_eq!(key[name].is_null(), limits.get(name).is_none(), "{name}: {key}");
+        ["models", "addresses", "budget", "expires"].iter().for_each(|name| same(name, &made));
+        let child = server.web.with_secret(made["secret"].as_str().unwrap());
+        child.post("/api/keys/update", &json!({"id": made["id"], *name: null})).expect(403);
+        client.post("/api/keys/rename", &json!({"id": made["id"], "name": "other"})).expect(200);
+        client.post("/api/keys/revoke", &json!({"id": made["id"]})).expect(200);
         // It may replace itself, by a key with the same limits.
         let rotated = client.post("/api/keys/rotate", &json!({"id": id})).expect(200).json();
+        ["models", "addresses", "budget", "expires"].iter().for_each(|name| same(name, &rotated));
         let again = server.web.with_secret(rotated["secret"].as_str().unwrap());
-        again.post("/api/keys", &json!({"name": "more"})).expect(403);
-        for name in ["models", "permissions", "addresses"].iter().filter(|name| limits.get(**name).is_some()) {
-            assert!(rotated[*name].is_array(), "{name}: {rotated}");
-        }
+        again.post("/api/keys", &json!({"name": "more", *name: more})).expect(403);
+        again.post("/api/keys/revoke", &json!({"id": rotated["id"]})).expect(200);
     }
+    assert_eq!(user.browser.get("/api/keys").expect(200).json()["keys"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn keys_that_a_key_makes_spend_its_budget_with_it() {
+    let upstream = obedient();
+    let (db, server, user) = start(&upstream, &[]);
+    let (id, secret) = key(&user, &json!({"budget": {"limit_micros": 30}}));
+    let made = server.web.with_secret(&secret).post("/api/keys", &json!({"name": "child"})).expect(200).json();
+    let [parent, child] = [&secret, made["secret"].as_str().unwrap()].map(|secret| server.inference.with_secret(secret));
+    let used = |client: &Client| {
+        client.post("/v1/chat/completions", &chat(20)).expect(200).json()["usage"]["completion_tokens"].clone()
+    };
+    assert_eq!(json!([used(&parent), used(&child)]), json!([20, 10]));
+    [parent, child].iter().for_each(|client| drop(client.post("/v1/chat/completions", &chat(1)).expect(402)));
+    // Without its budget, one of them is without limit; the other one is not.
+    user.browser.post("/api/keys/update", &json!({"id": made["id"], "budget": null})).expect(200);
+    let kept = update(&user, &id, &json!({}));
+    assert_eq!(kept["budget"]["spent_micros"], 30);
+    assert_eq!(update(&user, &id, &json!({"budget": null}))["budget"], json!(null));
+    assert_eq!(db.count("SELECT count(*) FROM budgets"), 0);
+}
+
+#[test]
+fn a_restricted_key_sees_what_everybody_sees() {
+    let db = TestDb::new();
+    let server = Server::start(&db);
+    let user = server.sign_up("ann@example.com");
+    let (_, secret) = key(&user, &json!({"permissions": ["models"], "addresses": ["192.0.2.1"]}));
+    let (limited, anonymous) = (server.web.with_secret(&secret), server.web.clone());
+    for path in ["/", "/docs", "/api/subscription-status", "/v1/models"] {
+        assert_eq!(limited.get(path).status, anonymous.get(path).status, "{path}");
+    }
+    assert_eq!(limited.get("/api/subscription-status").expect(200).json()["authenticated"], false);
+    limited.get("/api/docs/get?id=doc_none").expect(403);
+    limited.get("/account").expect(403);
 }
 
 #[test]

@@ -152,14 +152,14 @@ pub(in crate::web) fn rotate_key(call: &mut Call<'_>, caller: &Caller) -> Answer
 /// `POST /account/keys/rename`.
 pub(in crate::web) fn rename_key(call: &mut Call<'_>, caller: &Caller) -> Answer {
     handle(call, caller, "keys", "key-renamed", |call, caller, fields| {
-        keys::rename_for(call, &caller.user.id, fields.text("id")?, fields.text("name")?).map(drop)
+        keys::rename_for(call, caller, fields.text("id")?, fields.text("name")?).map(drop)
     })
 }
 
 /// `POST /account/keys/revoke`.
 pub(in crate::web) fn revoke_key(call: &mut Call<'_>, caller: &Caller) -> Answer {
     handle(call, caller, "keys", "key-revoked", |call, caller, fields| {
-        keys::revoke_for(call, &caller.user.id, fields.text("id")?)
+        keys::revoke_for(call, caller, fields.text("id")?)
     })
 }
 

@@ -1,0 +1,136 @@
+//! Making and changing keys with their limits, for their owners and for operators.
+
+use time::OffsetDateTime;
+
+use super::{bounds, budgets, keys};
+use crate::auth::{Caller, Secret, Via};
+use crate::db::Executor;
+use crate::error::Result;
+use crate::http::request_fields::Change;
+use crate::store::api_keys::KeyScope;
+use crate::store::budgets::BudgetChange;
+use crate::store::{ApiKey, api_keys};
+
+/// What a key becomes.
+pub struct KeyChange {
+    /// Its name.
+    pub name: Option<String>,
+    /// When it stops working.
+    pub expires: Change<OffsetDateTime>,
+    /// The most that it may spend.
+    pub budget: Change<BudgetChange>,
+    /// The models that it may call.
+    pub models: Change<Vec<String>>,
+    /// What it may do.
+    pub permissions: Change<Vec<String>>,
+    /// The networks that it may be used from.
+    pub addresses: Change<Vec<String>>,
+}
+
+impl Default for KeyChange {
+    /// Nothing is changed.
+    fn default() -> KeyChange {
+        KeyChange {
+            name: None,
+            expires: Change::Keep,
+            budget: Change::Keep,
+            models: Change::Keep,
+            permissions: Change::Keep,
+            addresses: Change::Keep,
+        }
+    }
+}
+
+impl KeyChange {
+    fn apply_to_scope(&self, current: KeyScope) -> KeyScope {
+        KeyScope {
+            models: self.models.clone().apply(current.models),
+            permissions: self.permissions.clone().apply(current.permissions),
+            addresses: self.addresses.clone().apply(current.addresses),
+        }
+    }
+
+    fn changes_scope(&self) -> bool {
+        [&self.models, &self.permissions, &self.addresses].iter().any(|change| **change != Change::Keep)
+    }
+}
+
+/// Makes a key of an account. One that a key makes has its limits, unless it is given narrower ones; `author` is `None` for
+/// an operator. To be called in a transaction.
+///
+/// # Errors
+/// 403 if the key would be more than its author; those of [`keys::create`].
+pub fn create(
+    db: &mut impl Executor,
+    author: Option<&Caller>,
+    user_id: &str,
+    name: &str,
+    change: KeyChange,
+) -> Result<(ApiKey, Secret)> {
+    let own = match author.map(|author| (&author.via, author)) {
+        Some((Via::Key { id, expires }, author)) => Some((id, *expires, author)),
+        _ => None,
+    };
+    let expires = change.expires.apply(own.and_then(|(_, expires, _)| expires));
+    let (mut key, secret) = keys::create(db, user_id, name, expires)?;
+    if let Some((own, _, author)) = own
+        && (author.budgets.key.is_some() || author.scope.is_some())
+    {
+        key = api_keys::inherit(db, own, &key.id)?;
+    }
+    if change.changes_scope() {
+        let scope = change.apply_to_scope(api_keys::scope_of(db, &key.id)?);
+        key = api_keys::set_scope(db, &key.id, &scope)?;
+    }
+    key.budget_id = set_budget(db, author, user_id, &key, change.budget)?;
+    if let Some(author) = author {
+        bounds::check(author, &key)?;
+    }
+    Ok((key, secret))
+}
+
+/// Changes a working key. To be called in a transaction; then tell the cache.
+///
+/// # Errors
+/// 403 if the key is more than its author or would become so, 404 without such a key, 401 if the account has just been
+/// deleted, 400 for limits that are none.
+pub fn update(
+    db: &mut impl Executor,
+    author: Option<&Caller>,
+    user_id: &str,
+    id: &str,
+    change: KeyChange,
+) -> Result<ApiKey> {
+    let mut key = keys::lock(db, user_id, id)?;
+    if let Some(author) = author {
+        bounds::check(author, &key)?;
+    }
+    let scope = change.apply_to_scope(api_keys::scope_of(db, id)?);
+    let name = change.name.as_deref().unwrap_or(&key.name);
+    api_keys::update(db, id, name, change.expires.apply(key.expires))?;
+    key = api_keys::set_scope(db, id, &scope)?;
+    key.budget_id = set_budget(db, author, user_id, &key, change.budget)?;
+    if let Some(author) = author {
+        bounds::check(author, &key)?;
+    }
+    Ok(key)
+}
+
+fn set_budget(
+    db: &mut impl Executor,
+    author: Option<&Caller>,
+    user_id: &str,
+    key: &ApiKey,
+    change: Change<BudgetChange>,
+) -> Result<Option<String>> {
+    if change != Change::Keep
+        && let Some(author) = author
+    {
+        bounds::check_sets_budgets(author)?;
+    }
+    match change {
+        Change::Keep => Ok(key.budget_id.clone()),
+        Change::Clear => budgets::set_for_key(db, user_id, &key.id, None),
+        Change::Set(change) => budgets::set_for_key(db, user_id, &key.id, Some(change)),
+    }
+}
