@@ -26,7 +26,22 @@ fn a_key_is_created_shown_once_and_listed() {
     let keys: Vec<&String> = made.as_object().unwrap().keys().collect();
     assert_eq!(
         keys,
-        ["id", "name", "prefix", "secret", "created", "expires", "budget", "models", "permissions", "addresses"]
+        [
+            "id",
+            "name",
+            "prefix",
+            "is_default",
+            "created",
+            "last_used",
+            "expires",
+            "disabled",
+            "replaced_by",
+            "models",
+            "permissions",
+            "addresses",
+            "budget",
+            "secret"
+        ]
     );
     assert_eq!(json!([made["name"], made["expires"], made["budget"]]), json!(["build machine", null, null]));
     let secret = text(&made["secret"]);
