@@ -76,13 +76,7 @@ fn insert(db: &mut impl Executor, user_id: &str, spec: &BudgetSpec) -> Result<St
     Ok(id)
 }
 
-fn update(
-    db: &mut impl Executor,
-    id: &str,
-    user_id: &str,
-    change: BudgetChange,
-    of_keys: bool,
-) -> Result<BudgetSpec> {
+fn update(db: &mut impl Executor, id: &str, user_id: &str, change: BudgetChange, of_keys: bool) -> Result<BudgetSpec> {
     let current = budgets::lock(db, id)?;
     let spec = change.apply(current.clone(), Window::Total);
     check(db, &spec)?;

@@ -122,7 +122,8 @@ fn a_key_with_limits_makes_nothing_wider() {
         }
         // What it makes has its limits, and cannot get rid of them.
         let made = client.post("/api/keys", &json!({"name": "same"})).expect(200).json();
-        let same = |name: &str, key: &Value| assert_eq!(key[name].is_null(), limits.get(name).is_none(), "{name}: {key}");
+        let same =
+            |name: &str, key: &Value| assert_eq!(key[name].is_null(), limits.get(name).is_none(), "{name}: {key}");
         ["models", "addresses", "budget", "expires"].iter().for_each(|name| same(name, &made));
         let child = server.web.with_secret(made["secret"].as_str().unwrap());
         child.post("/api/keys/update", &json!({"id": made["id"], *name: null})).expect(403);
@@ -144,7 +145,8 @@ fn keys_that_a_key_makes_spend_its_budget_with_it() {
     let (db, server, user) = start(&upstream, &[]);
     let (id, secret) = key(&user, &json!({"budget": {"limit_micros": 30}}));
     let made = server.web.with_secret(&secret).post("/api/keys", &json!({"name": "child"})).expect(200).json();
-    let [parent, child] = [&secret, made["secret"].as_str().unwrap()].map(|secret| server.inference.with_secret(secret));
+    let [parent, child] =
+        [&secret, made["secret"].as_str().unwrap()].map(|secret| server.inference.with_secret(secret));
     let used = |client: &Client| {
         client.post("/v1/chat/completions", &chat(20)).expect(200).json()["usage"]["completion_tokens"].clone()
     };
