@@ -54,12 +54,17 @@ pub(super) fn commit_new(session: &mut db::Session, events: &[&Event]) -> Result
 }
 
 /// Whether nothing can make it a duplicate but a lost claim, which the unique index of its day notices. So its key must
-/// have been claimed on that day, even by a clock that differs.
+/// have been claimed on that day, even by a clock that differs: then what was charged on the day before was found, or comes
+/// from a journal, and its reply is kept on this day too. It must also be committed on that day, before a charge of the
+/// next one could miss it.
 fn is_new(event: &Event) -> bool {
     const CLOCKS_DIFFER: time::Duration = time::Duration::hours(1);
-    let is_claimed_on =
-        |day, reply: &KeptReply| reply.claimed.is_some_and(|claimed| (claimed - CLOCKS_DIFFER).date() == day);
-    !event.client_supplied && event.reply.as_ref().is_none_or(|reply| is_claimed_on(event.created.date(), reply))
+    const COMMIT_TAKES: time::Duration = time::Duration::minutes(5);
+    let is_within = |day, reply: &KeptReply| {
+        reply.claimed.is_some_and(|claimed| (claimed - CLOCKS_DIFFER).date() == day)
+            && (event.created + COMMIT_TAKES).date() == day
+    };
+    !event.client_supplied && event.reply.as_ref().is_none_or(|reply| is_within(event.created.date(), reply))
 }
 
 /// Cuts `all` into portions of about [`PORTION`] bytes.
@@ -188,4 +193,35 @@ fn charge_new(session: &mut db::Session, day: Date, events: &[&Event]) -> Result
 /// statement.
 fn is_late(day: Date) -> bool {
     OffsetDateTime::now_utc().date().previous_day().is_some_and(|yesterday| day < yesterday)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::usage::record::tests::event;
+
+    #[test]
+    fn a_charge_with_a_key_is_new_only_well_within_a_day() {
+        let at = |hour, minute| {
+            let day = Date::from_calendar_date(2026, time::Month::November, 27).unwrap();
+            day.with_hms(hour, minute, 0).unwrap().assume_utc()
+        };
+        let is_new_at = |claimed, created| {
+            let reply = KeptReply {
+                key: "k".to_owned(),
+                fingerprint: Vec::new(),
+                status: 200,
+                headers: String::new(),
+                body: None,
+                bytes: 0,
+                claimed,
+            };
+            is_new(&Event { created, reply: Some(Box::new(reply)), ..event("a") })
+        };
+        assert!(is_new(&Event { created: at(0, 0), ..event("a") }), "without a key");
+        assert!(is_new_at(Some(at(1, 0)), at(23, 54)));
+        assert!(!is_new_at(Some(at(0, 59)), at(12, 0)), "claimed when charges of yesterday were being made");
+        assert!(!is_new_at(Some(at(23, 0)), at(23, 55)), "a charge of tomorrow may begin before it is committed");
+        assert!(!is_new_at(None, at(12, 0)), "from a journal");
+    }
 }

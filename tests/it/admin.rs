@@ -35,6 +35,14 @@ fn total_usage_appears_seconds_after_a_charge() {
     let mut lock = client.transaction().unwrap();
     lock.batch_execute("LOCK TABLE usage_daily, usage_events IN ACCESS EXCLUSIVE MODE").unwrap();
     assert!(page().contains("<td class=\"num\">1</td>"));
+    drop(lock);
+    assert!(!page().contains("estimated"));
+    db.run("UPDATE usage_daily SET estimated = 1 WHERE user_id = 'user0'; DELETE FROM usage_days");
+    // Totals are computed soon after a charge.
+    admin.program(&server.inference).post("/v1/chat/completions", &chat).expect(200);
+    server.wait_until("the number of estimates", || {
+        page().matches("1 estimated").count() == 1 && page().contains("1 of the charges estimated")
+    });
 }
 
 #[test]

@@ -69,7 +69,8 @@ const FIRST_ROW_PARAMETER: usize = 3;
 /// [`charge`]'s statements, by the units that they write; see [`CHARGE_NEW`].
 static CHARGE: [OnceLock<String>; UnitSet::COUNT] = [const { OnceLock::new() }; UnitSet::COUNT];
 
-/// Composes the statement of [`CHARGE`]. It sorts by bytes, as Rust does, whatever the collation of the database is. `id IN (SELECT …)`
+/// Composes the statement of [`CHARGE`]. The reply to a charge of yesterday is kept among those of today: there it meets, in a
+/// unique index, a repetition that is charged now by [`charge_new`], which looks nowhere else. It sorts by bytes, as Rust does, whatever the collation of the database is. `id IN (SELECT …)`
 /// in the list of a SELECT is a look-up in a hash table, whatever the planner thinks of the sizes.
 fn charge_statement(units: UnitSet) -> String {
     let ledger = ledger_columns(units);
@@ -77,7 +78,8 @@ fn charge_statement(units: UnitSet) -> String {
     let first_reply_parameter = FIRST_ROW_PARAMETER + given.len();
     let replies = REPLY_COLUMNS.iter().zip(unnest(first_reply_parameter, &REPLY_COLUMNS));
     let replies = comma_separated(replies.map(|(column, array)| format!("{array} AS {column}")));
-    let reply_columns = comma_separated(REPLY_COLUMNS);
+    let [created, of_reply @ ..] = REPLY_COLUMNS;
+    let (reply_columns, of_reply) = (comma_separated(REPLY_COLUMNS), comma_separated(of_reply));
     let given =
         given.iter().zip(unnest(FIRST_ROW_PARAMETER, &given)).map(|(column, array)| format!("{array} AS {column}"));
     let given = comma_separated(given);
@@ -94,9 +96,10 @@ fn charge_statement(units: UnitSet) -> String {
             INSERT INTO charge_ids (id, created) SELECT id, created FROM given WHERE client_supplied
             ON CONFLICT DO NOTHING RETURNING id),
         kept AS (
-            INSERT INTO kept_replies ({reply_columns}) SELECT {reply_columns} FROM (SELECT {replies} OFFSET 0) AS r
-            WHERE NOT EXISTS (SELECT FROM kept_replies k WHERE k.user_id = r.user_id AND k.key = r.key
-                AND k.created > r.created - interval '1 day' AND k.created < r.created + interval '1 day')
+            INSERT INTO kept_replies ({reply_columns})
+            SELECT CASE WHEN {created} > now() - interval '1 day'
+                THEN greatest({created}, date_trunc('day', now(), 'UTC')) ELSE {created} END, {of_reply}
+            FROM (SELECT {replies} OFFSET 0) AS r WHERE textgen_may_keep(r.user_id, r.key, r.created)
             ON CONFLICT DO NOTHING RETURNING charge_id),
         ledger AS (
             INSERT INTO usage_events ({ledger}) SELECT {values}
@@ -214,7 +217,8 @@ pub fn charge(db: &mut impl Executor, day: Date, events: &[&Event]) -> Result<Ve
 /// [`charge`] for events whose ids were generated and that were never tried before. It is much less work for the database,
 /// which need not find out what is new. Leases that pay for them are settled in the same statement.
 ///
-/// Keys of replies must have been claimed on the same day: only within it is it certain that no other reply is kept.
+/// Keys of replies must have been claimed on the same day, and that must not be about to end: only within it is it certain
+/// that no other reply is kept.
 ///
 /// # Errors
 /// As [`charge`]; if one of them was charged before after all, another reply is kept for its key, or its leases have

@@ -44,6 +44,7 @@ struct TotalUsage {
     frame: Frame,
     chart: String,
     total: i64,
+    estimated: i64,
     as_of: Option<OffsetDateTime>,
     days: Vec<DayTotal>,
 }
@@ -144,8 +145,10 @@ pub(in crate::web) fn usage(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let costs: Vec<(&str, i64)> = totals.days.iter().map(|day| (day.day.as_str(), day.cost_micros)).collect();
     let chart = super::usage::cost_chart(days, &costs);
     let total = costs.iter().map(|(_, cost)| cost).sum();
+    let estimated = totals.days.iter().map(|day| day.estimated).sum();
+    let (frame, as_of) = (Frame::new(Some(caller), "admin"), totals.as_of);
     let days = totals.days.into_iter().rev().collect();
-    page(200, &TotalUsage { frame: Frame::new(Some(caller), "admin"), chart, total, as_of: totals.as_of, days })
+    page(200, &TotalUsage { frame, chart, total, estimated, as_of, days })
 }
 
 /// `GET /admin/users?q=&after=`.
