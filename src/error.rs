@@ -51,7 +51,7 @@ pub enum Error {
     Forbidden(&'static str),
     /// The account is suspended.
     AccountSuspended,
-    /// The budget of the account or of the key cannot pay for the request.
+    /// The account's credit, or its budget or the key's, cannot pay for the request.
     BudgetExhausted,
     /// Another site's page made the browser send the request.
     CrossSite,
@@ -143,7 +143,7 @@ impl Error {
             E::BudgetExhausted => (
                 402,
                 "insufficient_quota",
-                "The budget of this account or API key cannot pay for this request".into(),
+                "The credit or the budget of this account or API key cannot pay for this request".into(),
             ),
             E::AccountSuspended => (403, "account_suspended", "This account is suspended".into()),
             E::CrossSite => (403, "cross_site_request", "Cross-site request refused".into()),

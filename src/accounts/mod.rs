@@ -2,6 +2,7 @@
 
 pub mod bounds;
 pub mod budgets;
+pub mod credits;
 pub mod email;
 pub mod keys;
 pub mod limited_keys;
@@ -25,6 +26,17 @@ pub fn create(db: &mut impl Executor, email: &str, password_hash: Option<&str>) 
     keys::insert_default(db, &user.id, &secret)?;
     secret.reveal().clone_into(&mut user.secret);
     Ok(user)
+}
+
+/// The account with this e-mail address or id.
+///
+/// # Errors
+/// Those of the database.
+pub fn find(db: &mut impl Executor, name: &str) -> Result<Option<User>> {
+    Ok(match name.contains('@') {
+        true => users::by_email(db, &email::normalise(name))?.map(|(user, _)| user),
+        false => users::by_id(db, name)?,
+    })
 }
 
 /// A random id such as `key_Ab3dE…`, with about 95 random bits.

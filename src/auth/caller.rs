@@ -16,7 +16,7 @@ pub struct Caller {
     pub user: User,
     /// The credential.
     pub via: Via,
-    /// The budgets that the caller's charges count against.
+    /// The budgets that the caller's charges count against; the balance only if work is paid for in advance.
     pub budgets: Budgets,
     /// What the key is limited to, if it is.
     pub scope: Option<Arc<Scope>>,
@@ -50,8 +50,10 @@ pub enum Via {
 impl Caller {
     /// A caller with this account and credential.
     pub fn new(user: User, via: Via) -> Caller {
-        let account = user.budget_id.as_deref().map(Into::into);
-        Caller { user, via, budgets: Budgets { account, key: None }, scope: None, json: OnceLock::new() }
+        let id = |id: &Option<String>| id.as_deref().map(Into::into);
+        let (account, balance) = (id(&user.budget_id), id(&user.balance_id));
+        let budgets = Budgets { account, balance, ..Budgets::default() };
+        Caller { user, via, budgets, scope: None, json: OnceLock::new() }
     }
 
     /// The same, whose key has this budget, and is limited to this.

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod check_sharing;
+mod credit;
 mod limit;
 mod models;
 mod price;
@@ -10,14 +11,16 @@ use std::ffi::OsString;
 
 use clap::builder::Styles;
 use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use time::OffsetDateTime;
 
-use crate::accounts::email;
+use crate::accounts;
 use crate::call::Role;
 use crate::config::{self, Config};
 use crate::db::{self, Database, Executor, migrate};
 use crate::error::Error;
-use crate::store::{User, users};
+use crate::store::{User, timestamp};
 
+pub use credit::CreditCommand;
 pub use limit::LimitCommand;
 pub use models::{ModelsCommand, ProviderCommand};
 pub use price::PriceCommand;
@@ -71,6 +74,9 @@ pub enum Command {
     /// Manage the limits of accounts: show, set, remove
     #[command(subcommand)]
     Limit(LimitCommand),
+    /// Manage the credit of accounts: show, grant, withdraw
+    #[command(subcommand)]
+    Credit(CreditCommand),
 }
 
 impl Cli {
@@ -145,6 +151,7 @@ pub fn run(command: &Command, config: &Config) -> Result<String, Failure> {
         Command::Provider(command) => models::run_provider(command, config),
         Command::Price(command) => price::run(command, config),
         Command::Limit(command) => limit::run(command, config),
+        Command::Credit(command) => credit::run(command, config),
     }
 }
 
@@ -161,10 +168,7 @@ fn connection(config: &Config) -> Result<postgres::Config, Failure> {
 
 /// The account with this e-mail address or id.
 fn find_user(db: &mut impl Executor, name: &str) -> Result<User, Failure> {
-    let found = match name.contains('@') {
-        true => users::by_email(db, &email::normalise(name))?.map(|(user, _)| user),
-        false => users::by_id(db, name)?,
-    };
+    let found = accounts::find(db, name)?;
     found.ok_or_else(|| Failure(format!("no such account: {name:?}")))
 }
 
@@ -175,6 +179,12 @@ fn database(config: &Config) -> Result<Database, Failure> {
     let db = Database::new(connection, true, 1);
     db.open();
     Ok(db)
+}
+
+/// A time that is to come.
+fn future_time(text: &str) -> Result<OffsetDateTime, String> {
+    let time = timestamp::parse(text).ok_or("a time such as 2027-01-01T00:00:00Z is expected")?;
+    if time > OffsetDateTime::now_utc() { Ok(time) } else { Err("it must be in the future".to_owned()) }
 }
 
 #[cfg(test)]

@@ -47,6 +47,28 @@ pub enum Pooler {
     Transaction,
 }
 
+/// When work is paid for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Billing {
+    /// Afterwards.
+    Metered,
+    /// In advance.
+    Prepaid,
+    /// In advance, but for accounts with a subscription.
+    Subscription,
+}
+
+impl Billing {
+    /// Whether an account's work is paid for out of its balance.
+    pub fn needs_balance(self, is_subscribed: bool) -> bool {
+        match self {
+            Billing::Metered => false,
+            Billing::Prepaid => true,
+            Billing::Subscription => !is_subscribed,
+        }
+    }
+}
+
 /// The settings.
 #[derive(Clone, Args)]
 pub struct Config {
@@ -140,6 +162,11 @@ pub struct Config {
     #[arg(long, env, default_value = "300", value_parser = seconds(0..=86_400), help_heading = CAPACITY)]
     pub auth_grace: Duration,
 
+    /// `metered`: work is billed afterwards; `prepaid`: it needs credit, and uses it up; `subscription`: the same for
+    /// accounts without a subscription
+    #[arg(long, env, default_value = "metered", value_parser = plain(billing), help_heading = CHARGES)]
+    pub billing: Billing,
+
     /// Directory on a local disk for charges made while the database is down; processes on one machine share it
     #[arg(long, env, default_value = "journal", value_parser = plain(path), help_heading = CHARGES)]
     pub journal_dir: PathBuf,
@@ -217,6 +244,15 @@ fn pooler(value: &str) -> Result<Pooler, String> {
         "none" => Ok(Pooler::None),
         "transaction" => Ok(Pooler::Transaction),
         _ => Err("expected none or transaction".to_owned()),
+    }
+}
+
+fn billing(value: &str) -> Result<Billing, String> {
+    match value {
+        "metered" => Ok(Billing::Metered),
+        "prepaid" => Ok(Billing::Prepaid),
+        "subscription" => Ok(Billing::Subscription),
+        _ => Err("expected metered, prepaid or subscription".to_owned()),
     }
 }
 

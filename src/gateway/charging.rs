@@ -49,10 +49,13 @@ impl ChargeContext {
             Via::Session { .. } => None,
         };
         let meter = &call.app.meter;
-        let admission = match caller.budgets.is_empty() {
-            true => None,
-            false => Some(Admission::new(Arc::clone(meter.limits()), caller.budgets.clone())),
-        };
+        let mut budgets = caller.budgets.clone();
+        match call.app.config.billing.needs_balance(caller.user.is_subscribed) {
+            true => budgets.lacks_balance = budgets.balance.is_none(),
+            false => budgets.balance = None,
+        }
+        let limits = || Arc::clone(meter.limits());
+        let admission = (!budgets.is_empty()).then(|| Admission::new(limits(), budgets));
         Ok(ChargeContext {
             meter: Arc::clone(meter),
             admission,

@@ -66,6 +66,9 @@ impl Admission {
     /// # Errors
     /// See [`Refusal`]; nothing more is set aside then.
     pub fn reserve(&self, worst: Picos, least: Picos) -> Result<Picos, Refusal> {
+        if self.budgets.lacks_balance && worst > 0 {
+            return Err(Refusal::Exhausted);
+        }
         let more = self.limits.reserve(&self.budgets, worst, least)?;
         let amount = more.reservation.worst();
         self.keep(more);
@@ -74,6 +77,9 @@ impl Admission {
 
     /// How much of a charge of `cost` its budgets can pay: what was set aside, and what is free at once.
     pub fn cover(&self, cost: Picos) -> Picos {
+        if self.budgets.lacks_balance {
+            return 0;
+        }
         let Some(mut set_aside) = self.take() else { return 0 };
         let lacking = cost - set_aside.reservation.worst();
         if lacking > 0 {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::Condvar;
 
-use super::lease::{self, Ask, Grant, Lease, Reservation};
+use super::lease::{Ask, Grant, Lease, Reservation};
 use super::{Micros, Picos};
 
 /// How long a request waits for what others hold before it takes what there is, and until it is refused.
@@ -40,17 +40,21 @@ pub struct Budgets {
     pub account: Option<Arc<str>>,
     /// The key's.
     pub key: Option<Arc<str>>,
+    /// The account's balance, if its work is paid for in advance.
+    pub balance: Option<Arc<str>>,
+    /// Whether it is, but the account never had any credit, so that nothing can be paid.
+    pub lacks_balance: bool,
 }
 
 impl Budgets {
     /// Whether there is none, so that nothing is limited.
     pub fn is_empty(&self) -> bool {
-        self.account.is_none() && self.key.is_none()
+        self.iter().next().is_none() && !self.lacks_balance
     }
 
     /// Their ids.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.account.iter().chain(&self.key)
+        self.account.iter().chain(&self.key).chain(&self.balance)
     }
 }
 
@@ -134,16 +138,16 @@ impl Held {
     }
 
     fn reserve_in(&mut self, live: &Budgets, amount: Picos, now: Micros) -> Option<Reservation> {
-        match (&live.account, &live.key) {
-            (None, None) => lease::reserve(&mut [], amount, now),
-            (Some(one), None) | (None, Some(one)) => {
-                lease::reserve(&mut [&mut self.leases.get_mut(one)?.lease], amount, now)
-            }
-            (Some(account), Some(key)) => match self.leases.get_disjoint_mut([account, key]) {
-                [Some(account), Some(key)] => lease::reserve(&mut [&mut account.lease, &mut key.lease], amount, now),
-                _ => None,
-            },
+        let has = |id| self.leases.get(id).is_some_and(|held| held.lease.has(amount, now));
+        if amount < 0 || !live.iter().all(has) {
+            return None;
         }
+        for id in live.iter() {
+            if let Some(held) = self.leases.get_mut(id) {
+                held.lease.set_aside(amount, now);
+            }
+        }
+        Some(Reservation::of(amount))
     }
 
     /// Those of these budgets that exist, each with a lease, if only an empty one.
@@ -156,7 +160,12 @@ impl Held {
             };
             (!is_gone).then(|| Arc::clone(id))
         };
-        Budgets { account: live(&budgets.account), key: live(&budgets.key) }
+        Budgets {
+            account: live(&budgets.account),
+            key: live(&budgets.key),
+            balance: live(&budgets.balance),
+            ..Budgets::default()
+        }
     }
 
     /// Whether more is to be asked for, or handed back.
@@ -219,7 +228,7 @@ impl Held {
         };
         let live = self.live(&budgets);
         self.stop_collecting(&budgets);
-        if self.obtainable(&live, worst, round).is_none() {
+        if self.obtainable(&live, worst, round, now).is_none() {
             return Err(Refusal::Unreachable);
         }
         let rest = self.free(&live).min(worst);
@@ -238,10 +247,10 @@ impl Held {
 
     /// How much of `worst` could be set aside in the best case, were everything handed back; `None` if the database was
     /// not asked and heard since the questions with the number `round`.
-    fn obtainable(&self, live: &Budgets, worst: Picos, round: u64) -> Option<Picos> {
+    fn obtainable(&self, live: &Budgets, worst: Picos, round: u64, now: Micros) -> Option<Picos> {
         let mut most = worst;
         for held in live.iter().filter_map(|id| self.leases.get(id)) {
-            if held.lease.free() >= worst {
+            if held.lease.has(worst, now) {
                 continue;
             }
             if held.answered <= round {
@@ -260,7 +269,7 @@ impl Held {
             let Some(Waiting { budgets, worst, least, round, .. }) = self.waiting.get(&id) else { continue };
             let (budgets, worst, least, round) = (budgets.clone(), *worst, *least, *round);
             let live = self.live(&budgets);
-            let most = self.obtainable(&live, worst, round);
+            let most = self.obtainable(&live, worst, round, now);
             let outcome = if most.is_some_and(|most| most < least) {
                 Err(Refusal::Exhausted)
             } else {
@@ -337,8 +346,8 @@ impl Held {
         let mut waiting = self.waiting_for(id);
         let first = waiting.next();
         let partial = first.is_some_and(|first| now - first.since >= PARTIAL_AFTER);
-        let needed = first.map_or(0, |first| self.target(first));
-        (needed, waiting.map(|waiting| self.target(waiting)).sum(), partial)
+        let needed = first.map_or(0, |first| self.target(first, now));
+        (needed, waiting.map(|waiting| self.target(waiting, now)).sum(), partial)
     }
 
     fn waiting_for(&self, id: &Arc<str>) -> impl Iterator<Item = &Waiting> {
@@ -348,18 +357,24 @@ impl Held {
     }
 
     /// What a request waits for.
-    fn target(&self, waiting: &Waiting) -> Picos {
-        self.obtainable(&waiting.budgets, waiting.worst, waiting.round).unwrap_or(waiting.worst)
+    fn target(&self, waiting: &Waiting, now: Micros) -> Picos {
+        self.obtainable(&waiting.budgets, waiting.worst, waiting.round, now).unwrap_or(waiting.worst)
     }
 
-    /// The database has answered the questions with this number.
-    pub(super) fn receive(&mut self, round: u64, id: &Arc<str>, answer: Option<&Answer>, now: Micros) {
+    /// The database has answered the questions with this number, which were asked at this time.
+    pub(super) fn receive(
+        &mut self,
+        (round, asked_at): (u64, Micros),
+        id: &Arc<str>,
+        answer: Option<&Answer>,
+        now: Micros,
+    ) {
         let Some(held) = self.leases.get_mut(id) else { return };
         let Some((grant, unspent)) = answer else {
             held.is_gone = true;
             return;
         };
-        held.lease.receive(grant);
+        held.lease.receive(grant, asked_at);
         (held.answered, held.unspent, held.is_short) = (round, *unspent, grant.is_short);
         held.collected = if grant.collects { held.collected.saturating_add(1) } else { 0 };
         held.known_until = now + KNOWN_FOR;
@@ -367,12 +382,15 @@ impl Held {
     }
 
     /// Hands back what is not set aside of a budget. If another process lacks it, what is being collected may be kept; not if
-    /// the limit has changed (`is_change`).
+    /// the limit has changed (`is_change`), when what is set aside goes back too once its requests have ended.
     pub(super) fn recall(&mut self, id: &str, is_change: bool, now: Micros) {
         let Some(id) = self.leases.get_key_value(id).map(|(id, _)| Arc::clone(id)) else { return };
         let wanted = if is_change { 0 } else { self.wanted(&id, now).0 };
         if let Some(held) = self.leases.get_mut(&id) {
-            held.lease.recall(wanted);
+            match is_change {
+                true => held.lease.outdate(),
+                false => held.lease.recall(wanted),
+            }
             (held.asks_at, held.known_until) = (now, now);
             self.due.insert(id);
         }

@@ -28,6 +28,12 @@ pub struct Lease {
     last_used: Micros,
     last_asked: Micros,
     recall: Recall,
+    /// When no request may be admitted any more out of what is held.
+    valid_until: Option<Micros>,
+    /// That time has come, or the limit has changed: nothing is set aside until the database has said what is left.
+    is_outdated: bool,
+    /// Of what was set aside then, what still is. As its requests end, what they do not cost goes back.
+    outdated: Picos,
     /// Whether it collects what others hand back, for a request that waits.
     collects: bool,
 }
@@ -70,6 +76,9 @@ pub struct Grant {
     pub is_short: bool,
     /// Whether this process is the one that is granted less than it needs, of those that would take that.
     pub collects: bool,
+    /// For how long requests may be admitted out of what is held, if not for good: then a credit expires, or a budget that
+    /// was lifted limits again.
+    pub valid_for: Option<Micros>,
 }
 
 /// What is set aside for one request, in each of the leases that it was [`reserve`]d in.
@@ -79,6 +88,11 @@ pub struct Reservation {
 }
 
 impl Reservation {
+    /// So much, which was set aside in all of its leases.
+    pub(super) fn of(worst: Picos) -> Reservation {
+        Reservation { worst }
+    }
+
     /// The most that the request may cost.
     pub fn worst(&self) -> Picos {
         self.worst
@@ -101,17 +115,28 @@ impl Reservation {
 /// Sets the most that a request may cost aside in all of these leases (its account's and its key's), or in none of them if
 /// one of them has less. Nothing costs less than nothing.
 pub fn reserve(leases: &mut [&mut Lease], worst: Picos, now: Micros) -> Option<Reservation> {
-    if worst < 0 || leases.iter().any(|lease| lease.free() < worst) {
+    if worst < 0 || !leases.iter().all(|lease| lease.has(worst, now)) {
         return None;
     }
     for lease in leases {
-        lease.note_use(worst, now);
-        lease.reserved += worst;
+        lease.set_aside(worst, now);
     }
     Some(Reservation { worst })
 }
 
 impl Lease {
+    /// Whether so much can be set aside now.
+    pub(super) fn has(&self, worst: Picos, now: Micros) -> bool {
+        let is_over = self.is_outdated || self.valid_until.is_some_and(|until| until <= now);
+        self.free() >= worst && (worst == 0 || !is_over)
+    }
+
+    /// Sets aside what it [`Lease::has`].
+    pub(super) fn set_aside(&mut self, worst: Picos, now: Micros) {
+        self.note_use(worst, now);
+        self.reserved += worst;
+    }
+
     /// What can be set aside without asking the database. Below zero only if a charge was higher than its reservation.
     pub fn free(&self) -> Picos {
         self.granted - self.returned - self.settled - self.reserved
@@ -119,13 +144,22 @@ impl Lease {
 
     /// The request was charged: call it with the same reservation for each of its leases.
     pub fn settle(&mut self, reservation: &Reservation, cost: Picos) {
-        self.reserved -= reservation.worst;
+        let outdated = self.end(reservation);
         self.settled += cost;
+        self.returned += (outdated - cost).min(self.free()).max(0);
     }
 
     /// The request was not charged: call it with the same reservation for each of its leases.
     pub fn release(&mut self, reservation: &Reservation) {
+        self.returned += self.end(reservation);
+    }
+
+    /// A request ended. Returns how much of what was set aside for it must not be set aside for another one.
+    fn end(&mut self, reservation: &Reservation) -> Picos {
         self.reserved -= reservation.worst;
+        let outdated = reservation.worst.min(self.outdated);
+        self.outdated -= outdated;
+        outdated
     }
 
     /// A charge that was settled turned out not to be made.
@@ -153,15 +187,22 @@ impl Lease {
     /// the others may; both are 0 if none waits.
     pub fn ask(&mut self, needed: Picos, more: Picos, partial: bool, now: Micros) -> Option<Ask> {
         self.fade(now);
+        if self.valid_until.is_some_and(|until| until <= now) {
+            self.outdate();
+        }
         if self.recall == Recall::Answered {
             self.recall = Recall::None;
-            if needed == 0 {
+            if needed == 0 || self.is_outdated {
                 self.return_free_but(0);
             }
+            self.is_outdated = false;
         }
+        // What was granted before must be known before anything is granted anew.
+        let (needed, more) = if self.is_outdated { (0, 0) } else { (needed, more) };
         let free = self.free();
         let missing = (needed - free).max(0);
-        let reserve = if now - self.last_used < IDLE { self.recent } else { 0 };
+        let is_used = now - self.last_used < IDLE && !self.is_outdated;
+        let reserve = if is_used { self.recent } else { 0 };
         let is_low = missing > 0 || (free < reserve / 2 && now - self.last_asked >= PAUSE);
         // Others may collect once this process needs nothing more.
         let has_collected = self.collects && needed == 0;
@@ -188,16 +229,25 @@ impl Lease {
         self.recall = Recall::Asking;
     }
 
+    /// What is held may not be used for other requests any more, as the limit has changed or a credit has expired: all
+    /// that is not set aside goes back now, and the rest when the requests that run have ended.
+    pub fn outdate(&mut self) {
+        self.return_free_but(0);
+        (self.outdated, self.is_outdated, self.valid_until) = (self.reserved, true, None);
+        self.recall = Recall::Asking;
+    }
+
     fn return_free_but(&mut self, kept: Picos) {
         self.returned += (self.free() - kept).max(0);
     }
 
-    /// The database has answered, perhaps to an earlier question.
-    pub fn receive(&mut self, grant: &Grant) {
+    /// The database has answered a question of `asked_at`, perhaps an earlier one.
+    pub fn receive(&mut self, grant: &Grant, asked_at: Micros) {
         self.granted = self.granted.max(grant.granted);
         self.return_known = self.return_known.max(grant.returned);
         self.window_starts = self.window_starts.max(grant.window_starts);
         self.collects = grant.collects;
+        self.valid_until = grant.valid_for.map(|time| asked_at.saturating_add(time));
         if self.recall == Recall::Asking {
             self.recall = Recall::Answered;
         }
@@ -230,13 +280,13 @@ mod tests {
     const SECOND: Micros = 1_000_000;
 
     fn grant(granted: Picos) -> Grant {
-        Grant { granted, returned: 0, window_starts: 0, is_short: false, collects: false }
+        Grant { granted, returned: 0, window_starts: 0, is_short: false, collects: false, valid_for: None }
     }
 
     #[test]
     fn what_is_set_aside_cannot_be_set_aside_again() {
         let mut lease = Lease::default();
-        lease.receive(&grant(100));
+        lease.receive(&grant(100), 0);
         let first = reserve(&mut [&mut lease], 60, 0).unwrap();
         assert_eq!(reserve(&mut [&mut lease], 41, 0), None);
         lease.settle(&first, 35);
@@ -249,8 +299,8 @@ mod tests {
     #[test]
     fn a_refusal_by_one_lease_leaves_the_other_untouched() {
         let (mut account, mut key) = (Lease::default(), Lease::default());
-        account.receive(&grant(100));
-        key.receive(&grant(10));
+        account.receive(&grant(100), 0);
+        key.receive(&grant(10), 0);
         assert_eq!(reserve(&mut [&mut account, &mut key], 11, 0), None);
         assert_eq!((account.free(), key.free()), (100, 10));
     }
@@ -258,7 +308,7 @@ mod tests {
     #[test]
     fn parts_of_a_reservation_are_settled_and_released_on_their_own() {
         let mut lease = Lease::default();
-        lease.receive(&grant(100));
+        lease.receive(&grant(100), 0);
         let mut whole = reserve(&mut [&mut lease], 60, 0).unwrap();
         whole.add(reserve(&mut [&mut lease], 10, 0).unwrap());
         let part = whole.split(45);
@@ -270,10 +320,33 @@ mod tests {
     }
 
     #[test]
+    fn what_was_granted_before_a_credit_expired_goes_back() {
+        let mut lease = Lease::default();
+        lease.receive(&Grant { valid_for: Some(SECOND), ..grant(100) }, SECOND / 2);
+        let running = reserve(&mut [&mut lease], 30, SECOND).unwrap();
+        let late = reserve(&mut [&mut lease], 20, SECOND).unwrap();
+        assert_eq!(reserve(&mut [&mut lease], 1, SECOND * 3 / 2), None);
+        let ask = lease.ask(10, 0, false, SECOND * 3 / 2).unwrap();
+        assert_eq!((ask.at_least, ask.at_most, ask.returned), (100, 100, 50));
+        // An answer that was lost had granted something.
+        lease.receive(&grant(120), SECOND * 3 / 2);
+        assert_eq!(reserve(&mut [&mut lease], 1, SECOND * 3 / 2), None);
+        let ask = lease.ask(10, 0, false, SECOND * 3 / 2).unwrap();
+        assert_eq!((ask.at_least, ask.returned), (130, 70));
+        lease.receive(&grant(130), SECOND * 3 / 2);
+        let new = reserve(&mut [&mut lease], 10, 2 * SECOND).unwrap();
+        lease.settle(&running, 25);
+        lease.release(&late);
+        assert_eq!((lease.free(), lease.ask(0, 0, false, 2 * SECOND).unwrap().returned), (0, 95));
+        lease.release(&new);
+        assert_eq!(lease.free(), 10);
+    }
+
+    #[test]
     fn repeated_and_late_answers_count_once() {
         let mut lease = Lease::default();
         for granted in [100, 50, 100] {
-            lease.receive(&grant(granted));
+            lease.receive(&grant(granted), 0);
         }
         assert_eq!(lease.free(), 100);
     }
@@ -281,7 +354,7 @@ mod tests {
     #[test]
     fn an_idle_lease_goes_back_but_for_what_runs() {
         let mut lease = Lease::default();
-        lease.receive(&grant(100));
+        lease.receive(&grant(100), 0);
         let running = reserve(&mut [&mut lease], 30, 0).unwrap();
         lease.return_if_idle(SECOND);
         assert_eq!(lease.free(), 70);
@@ -298,7 +371,7 @@ mod tests {
         assert_eq!(lease.ask(0, 0, false, 0), None);
         let ask = lease.ask(10, 5, false, 0).unwrap();
         assert_eq!((ask.at_least, ask.at_most), (10, 15));
-        lease.receive(&grant(100));
+        lease.receive(&grant(100), 0);
         for _ in 0..9 {
             let reservation = reserve(&mut [&mut lease], 10, 0).unwrap();
             lease.settle(&reservation, 10);
@@ -311,17 +384,17 @@ mod tests {
     #[test]
     fn whoever_collects_tells_when_it_needs_no_more() {
         let mut lease = Lease::default();
-        lease.receive(&Grant { collects: true, ..grant(100) });
+        lease.receive(&Grant { collects: true, ..grant(100) }, 0);
         let ask = lease.ask(0, 0, false, 0).unwrap();
         assert_eq!((ask.at_least, ask.partial), (100, false));
-        lease.receive(&grant(100));
+        lease.receive(&grant(100), 0);
         assert_eq!(lease.ask(0, 0, false, 0), None);
     }
 
     #[test]
     fn a_recall_leaves_what_is_being_collected() {
         let mut lease = Lease::default();
-        lease.receive(&Grant { collects: true, ..grant(100) });
+        lease.receive(&Grant { collects: true, ..grant(100) }, 0);
         lease.recall(30);
         assert_eq!((lease.free(), lease.ask(40, 0, false, 0).unwrap().returned), (30, 70));
     }
@@ -331,9 +404,9 @@ mod tests {
         let mut lease = Lease::default();
         lease.recall(0);
         assert_eq!(lease.ask(0, 0, false, 0).unwrap().returned, 0);
-        lease.receive(&grant(100));
+        lease.receive(&grant(100), 0);
         assert_eq!(lease.ask(0, 0, false, 0).unwrap().returned, 100);
-        lease.receive(&Grant { returned: 100, ..grant(100) });
+        lease.receive(&Grant { returned: 100, ..grant(100) }, 0);
         assert_eq!(lease.ask(0, 0, false, 0), None);
     }
 }

@@ -97,7 +97,14 @@ impl Budget {
         sums.granted += granted;
         sums.returned += newly_returned;
         sums.window = sums.window.max(window);
-        Grant { granted: sums.granted, returned: sums.returned, window_starts: sums.window, is_short, collects }
+        Grant {
+            granted: sums.granted,
+            returned: sums.returned,
+            window_starts: sums.window,
+            is_short,
+            collects,
+            valid_for: None,
+        }
     }
 
     /// A new charge of a process, in the window that starts at `window` by the time that the charge bears. In the same

@@ -213,6 +213,7 @@ impl Limits {
     pub fn run(&self) {
         let mut failure = String::new();
         while let Some((holder, round, asked)) = self.next_questions() {
+            let asked_at = self.now();
             let answered = self.ask(&holder, &asked);
             let reason = answered.as_ref().err().map(ToString::to_string).unwrap_or_default();
             if reason != failure {
@@ -228,7 +229,7 @@ impl Limits {
             match answered {
                 Ok(Some(answers)) => {
                     for ((id, _), answer) in asked.iter().zip(&answers) {
-                        state.held.receive(round, id, answer.as_ref(), now);
+                        state.held.receive((round, asked_at), id, answer.as_ref(), now);
                     }
                     state.held.admit(now);
                 }
@@ -300,10 +301,12 @@ impl Limits {
             }
             answers = leases::ask(&mut session, holder, &requests)?;
         }
-        let grant = |granted: leases::Granted| {
-            let leases::Granted { granted, returned, window_starts, is_short, unspent, collects } = granted;
+        let grant = |answer: leases::Granted| {
+            let leases::Granted { granted, returned, window_starts, is_short, unspent, collects, valid_micros } =
+                answer;
             let window_starts = Micros::try_from(window_starts.unix_timestamp_nanos() / 1000).unwrap_or(0);
-            (Grant { granted, returned, window_starts, is_short, collects }, unspent)
+            let valid_for = valid_micros;
+            (Grant { granted, returned, window_starts, is_short, collects, valid_for }, unspent)
         };
         Ok(Some(answers.into_iter().map(|answer| answer.map(grant)).collect()))
     }

@@ -24,13 +24,15 @@ pub enum Group {
     Text,
     /// Speech to text and text to speech.
     Speech,
+    /// Other accounts, for administrators.
+    Administration,
     /// Probes, for those who run the servers.
     Health,
 }
 
 impl Group {
     /// Every group.
-    pub const ALL: [Group; 8] = [
+    pub const ALL: [Group; 9] = [
         Group::Accounts,
         Group::Keys,
         Group::Sessions,
@@ -38,6 +40,7 @@ impl Group {
         Group::Usage,
         Group::Text,
         Group::Speech,
+        Group::Administration,
         Group::Health,
     ];
 
@@ -48,9 +51,10 @@ impl Group {
             Group::Keys => ("Keys", "API keys, whose secrets programs send."),
             Group::Sessions => ("Sessions", "Active sessions: the browsers that are signed in."),
             Group::Documents => ("Documents", "Texts that people and their programs share."),
-            Group::Usage => ("Usage", "What was charged."),
+            Group::Usage => ("Usage", "What was charged, and what is left of credit."),
             Group::Text => ("Text", "Models that read and write text."),
             Group::Speech => ("Speech", "Speech to text, and text to speech."),
+            Group::Administration => ("Administration", "Other accounts, for administrators."),
             Group::Health => ("Health", "For those who run the servers."),
         }
     }

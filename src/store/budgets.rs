@@ -177,7 +177,7 @@ pub fn take_from_key(db: &mut impl Executor, user_id: &str, key_id: &str, id: &s
     Ok(db.query_one(IS_UNUSED, &[&user_id, &id])?.try_get(0)?)
 }
 
-/// All budgets of an account, its keys' included.
+/// All budgets of an account, its keys' included, but not its balance.
 ///
 /// # Errors
 /// See [`Error`].
@@ -188,7 +188,7 @@ pub fn of_user(db: &mut impl Executor, user_id: &str) -> Result<Vec<Budget>, Err
         " FROM budgets b CROSS JOIN LATERAL (
             SELECT coalesce((SELECT w.spent_picos FROM budget_windows w WHERE w.budget_id = b.id
                 AND w.starts = textgen_budget_window(b.period, b.timezone, now())), 0) AS spent_picos) AS w
-         WHERE b.user_id = $1"
+         WHERE b.user_id = $1 AND NOT EXISTS (SELECT FROM credit_balances c WHERE c.budget_id = b.id)"
     );
     db.query(SQL, &[&user_id])?.iter().map(Budget::from_row).collect()
 }

@@ -39,6 +39,8 @@ pub struct Granted {
     pub unspent: i128,
     /// Whether this process alone is granted less than it needs, for now.
     pub collects: bool,
+    /// For how many microseconds requests may be admitted out of it, if not for good.
+    pub valid_micros: Option<i64>,
 }
 
 /// A new charge against a budget.
@@ -122,7 +124,7 @@ pub fn register(db: &mut impl Executor, holder_id: &str) -> Result<bool, Error> 
 /// See [`Error`].
 pub fn ask(db: &mut impl Executor, holder_id: &str, requests: &[Request<'_>]) -> Result<Vec<Option<Granted>>, Error> {
     const SQL: &str = "SELECT r.place, l.granted::text, l.returned::text, l.starts, l.is_short, l.unspent::text,
-            l.collects
+            l.collects, l.valid_micros
         FROM unnest($2::text[]::varchar[], $3::text[]::numeric[], $4::text[]::numeric[], $5::text[]::numeric[], $6)
             WITH ORDINALITY AS r (budget_id, at_least, at_most, returned, partial, place)
         CROSS JOIN LATERAL textgen_ask_lease(r.budget_id, $1, r.at_least, r.at_most, r.returned, r.partial) AS l";
@@ -140,6 +142,7 @@ pub fn ask(db: &mut impl Executor, holder_id: &str, requests: &[Request<'_>]) ->
             is_short: row.try_get(4)?,
             unspent: amount(&row, 5)?,
             collects: row.try_get(6)?,
+            valid_micros: row.try_get(7)?,
         };
         if let Some(slot) = usize::try_from(place - 1).ok().and_then(|place| answers.get_mut(place)) {
             *slot = Some(answer);

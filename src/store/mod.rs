@@ -4,6 +4,7 @@ pub mod api_keys;
 pub mod audit;
 pub mod budgets;
 pub mod catalogue;
+pub mod credits;
 pub mod deleted_documents;
 pub mod directory;
 pub mod documents;

@@ -28,8 +28,8 @@ record! {
         pub stripe_id: Option<String> = "u.stripe_id",
         /// Visible prefix of the default key. The whole secret only in the reply to sign-up.
         pub secret: String = "u.secret",
-        /// Credits left, in cents.
-        pub free_credits: i32 = "u.free_credits",
+        /// Credit left, in whole cents. For an account that never had credit here, what an older system has stored.
+        pub free_credits: i32 = "CASE WHEN u.balance_id IS NULL THEN u.free_credits ELSE coalesce(textgen_credit_cents(u.balance_id), 0) END",
         /// Charges since the month began (UTC), in micro-dollars.
         pub charges_monthly: i64 = "CASE WHEN u.charges_month >= date_trunc('month', now() AT TIME ZONE 'UTC')::date \
             THEN u.charges_monthly ELSE 0 END",
@@ -49,6 +49,10 @@ record! {
         /// The id of the budget of the whole account, if it has one. Not part of the user object.
         #[serde(skip)]
         pub budget_id: Option<String> = "u.budget_id",
+        /// The id of the budget whose limit is the sum of the account's credits, if it ever had any. Not part of the user
+        /// object.
+        #[serde(skip)]
+        pub balance_id: Option<String> = "u.balance_id",
     }
 }
 pub(super) use columns;
@@ -247,6 +251,7 @@ impl User {
             updated: OffsetDateTime::UNIX_EPOCH,
             is_admin: false,
             budget_id: None,
+            balance_id: None,
         }
     }
 }

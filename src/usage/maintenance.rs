@@ -11,7 +11,7 @@ use super::price::Prices;
 use super::state::Shared;
 use super::{journal, recovery, replay};
 use crate::db;
-use crate::store::{installation, leases, prices, replies, usage::partitions};
+use crate::store::{credits, installation, leases, prices, replies, usage::partitions};
 
 /// How often the database is checked during an outage.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -98,6 +98,10 @@ impl Maintenance {
         }
         self.totals.recompute_if_due(shared);
         if refresh {
+            // They cannot be spent meanwhile: whoever asks for a lease ends them first.
+            if let Err(e) = shared.db.background().and_then(|mut session| credits::expire(&mut session)) {
+                log::warn!("cannot record which credits have expired, trying again: {e}");
+            }
             // The database holds a little too much meanwhile.
             if let Err(e) = shared.kept.trim(&shared.db) {
                 log::warn!("cannot drop the oldest kept replies, trying again: {e}");

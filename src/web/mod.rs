@@ -4,6 +4,7 @@ mod account;
 mod assets;
 mod attempt;
 mod chart;
+mod credits;
 mod cursor;
 mod documents;
 mod key_fields;
@@ -27,7 +28,13 @@ use crate::operation::{Group, Operation, get, post, summary};
 
 /// Its operations, beside those that every server has.
 pub fn operations() -> Vec<Operation> {
-    let apis = [sign_in::operations(), account::operations(), keys::operations(), sessions::operations()];
+    let apis = [
+        sign_in::operations(),
+        account::operations(),
+        keys::operations(),
+        sessions::operations(),
+        credits::operations(),
+    ];
     let documents = documents::operations().into_iter();
     let documents =
         documents.map(|operation| operation.errors(Shape::Error).unauthorized(documents::AUTHENTICATION_REQUIRED));

@@ -10,28 +10,29 @@ use crate::budgets::{chat, key_with, obedient, set_price};
 use crate::harness::{Address, Proxy, Server, Signal, TestDb, Upstream, User, soon};
 
 /// Tokens, and micro-dollars, of each request.
-const EACH: i64 = 20;
+pub const EACH: i64 = 20;
 /// Room for 1,000.5 requests.
-const LIMIT: i64 = 1000 * EACH + EACH / 2;
-const PROCESSES: usize = 4;
+pub const LIMIT: i64 = 1000 * EACH + EACH / 2;
+pub const PROCESSES: usize = 4;
 const CLIENTS: usize = 50;
 
 /// Several processes on one database, which share a folder of journals.
-struct Fleet {
-    servers: Vec<Server>,
+pub struct Fleet {
+    pub servers: Vec<Server>,
     folder: std::path::PathBuf,
 }
 
 impl Fleet {
-    fn start(url: &str, upstream: &Upstream) -> Fleet {
+    pub fn start(url: &str, upstream: &Upstream, more: &[(&str, &str)]) -> Fleet {
         let folder = std::env::temp_dir().join(format!("textgen-fleet-{}", textgen::usage::new_id()));
         let settings = [("INFERENCE_URL", upstream.url.as_str()), ("JOURNAL_DIR", folder.to_str().unwrap())];
+        let settings = [&settings, more].concat();
         let servers: Vec<Server> = (0..PROCESSES).map(|_| Server::spawn(url, &settings)).collect();
         servers.iter().for_each(Server::wait_until_listening);
         Fleet { servers, folder }
     }
 
-    fn inference(&self) -> Vec<Address> {
+    pub fn inference(&self) -> Vec<Address> {
         self.servers.iter().map(|server| server.inference.clone()).collect()
     }
 }
@@ -45,7 +46,7 @@ impl Drop for Fleet {
 
 /// What clients have received.
 #[derive(Default)]
-struct Received {
+pub struct Received {
     whole: AtomicUsize,
     shortened: AtomicUsize,
     /// Of the shortened ones.
@@ -53,14 +54,14 @@ struct Received {
 }
 
 impl Received {
-    fn all(&self) -> usize {
+    pub fn all(&self) -> usize {
         self.whole.load(SeqCst) + self.shortened.load(SeqCst)
     }
 }
 
 /// All clients send requests, each with a secret, until the budget refuses them. One that is not answered, or with 503,
 /// goes on with the next process.
-fn spend(addresses: &[Address], secrets: &[String], received: &Received) {
+pub fn spend(addresses: &[Address], secrets: &[String], received: &Received) {
     thread::scope(|scope| {
         for n in 0..PROCESSES * CLIENTS {
             scope.spawn(move || {
@@ -99,7 +100,7 @@ fn spend(addresses: &[Address], secrets: &[String], received: &Received) {
 
 /// All of the budget was answered, charged and spent, and not more. At its end, several processes may each hold a part of
 /// what is left, so more than one request may be shortened.
-fn assert_all_is_spent(db: &TestDb, received: &Received) {
+pub fn assert_all_is_spent(db: &TestDb, received: &Received) {
     let [whole, shortened, tokens] = [&received.whole, &received.shortened, &received.tokens]
         .map(|count| i64::try_from(count.load(SeqCst)).unwrap());
     let counts = format!("{whole} whole, {shortened} shortened to {tokens} tokens");
@@ -108,11 +109,11 @@ fn assert_all_is_spent(db: &TestDb, received: &Received) {
     assert_eq!((charged(db), spent(db)), (LIMIT, LIMIT), "{counts}");
 }
 
-fn charged(db: &TestDb) -> i64 {
+pub fn charged(db: &TestDb) -> i64 {
     db.count("SELECT coalesce(sum(cost_micros), 0)::bigint FROM usage_events")
 }
 
-fn spent(db: &TestDb) -> i64 {
+pub fn spent(db: &TestDb) -> i64 {
     db.count("SELECT coalesce(sum(div(spent_picos, 1000000)), 0)::bigint FROM budget_windows")
 }
 
@@ -127,7 +128,7 @@ fn key(user: &User, server: &Server, limit: i64) -> (String, String) {
 fn start() -> (TestDb, Fleet, User) {
     let db = TestDb::new();
     set_price(&db);
-    let fleet = Fleet::start(&db.url(), &obedient());
+    let fleet = Fleet::start(&db.url(), &obedient(), &[]);
     let user = fleet.servers[0].sign_up("ann@example.com");
     (db, fleet, user)
 }
@@ -208,7 +209,7 @@ fn a_budget_holds_while_the_database_is_away() {
     let db = TestDb::new();
     set_price(&db);
     let proxy = Proxy::to(&db);
-    let fleet = Fleet::start(&proxy.url(), &obedient());
+    let fleet = Fleet::start(&proxy.url(), &obedient(), &[]);
     let user = fleet.servers[0].sign_up("ann@example.com");
     let (_, secret) = key(&user, &fleet.servers[0], LIMIT);
     let (addresses, received, secrets) = (fleet.inference(), Received::default(), [secret]);

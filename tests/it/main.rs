@@ -14,6 +14,7 @@ mod budgets_at_once;
 mod catalogue;
 mod chaos;
 mod credentials;
+mod credits;
 mod crowds;
 mod crowds_with_keys;
 mod demo;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use textgen::api::operations;
 use textgen::operation::Handler;
 
-use crate::harness::{Client, PASSWORD, Reply, Server, TestDb, User};
+use crate::harness::{Client, PASSWORD, Reply, Server, TestDb, User, done, run};
 
 /// A body or query that makes an operation succeed, where the description's example is not enough.
 fn sample(path: &str, user: &User, ids: &BTreeMap<&str, String>) -> (String, Value) {
@@ -39,6 +39,12 @@ fn sample(path: &str, user: &User, ids: &BTreeMap<&str, String>) -> (String, Val
         "/v1/audio/speech" => (String::new(), json!({"input": "Hello", "response_format": "wav"})),
         "/api/v1/generate-bulk" => (String::new(), json!([{"text": "Hello"}])),
         "/api/docs/restore" => (String::new(), id("deleted")),
+        "/api/admin/credits" => {
+            let expires = "2999-01-01T00:00:00Z";
+            let body =
+                json!({"user": user.email, "amount_micros": 5, "reason": "R", "id": user.id, "expires": expires});
+            (String::new(), body)
+        }
         path if path.starts_with("/api/v1/") => (String::new(), json!({"text": "Hello"})),
         _ => (String::new(), json!({})),
     }
@@ -101,6 +107,10 @@ fn every_operation_answers_as_described() {
                     _ => (&server.audio, user.program(&server.audio)),
                 };
                 let (query, body) = sample(path, &user, &ids);
+                if path.starts_with("/api/admin/") {
+                    done(run(&["user", "promote", &user.email], &[("DATABASE_URL", &db.url())], ""));
+                    server.wait_until("the promotion to be seen", || client.get("/admin").status == 200);
+                }
                 if path == "/api/v1/audio-extraction" {
                     // Needs a recording at a public address, which tests do not have: only its errors are tested.
                     check_refusals(&document, operation, &address.anonymous(), method, path, path);

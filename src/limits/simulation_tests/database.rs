@@ -1,7 +1,7 @@
 //! The database of a schedule: budgets and the ledger.
 
 use super::super::model::Budget;
-use super::super::{Ask, Picos};
+use super::super::{Ask, Micros, Picos};
 use super::messages::{Answer, Fault, ToDatabase};
 use super::process::Charge;
 use super::world::{PROCESSES, RECALL_PAUSE, World};
@@ -35,7 +35,7 @@ impl World {
                     self.answer(slot, holder, Answer::Registered);
                 }
             }
-            ToDatabase::Ask(budget, ask) => self.grant(slot, holder, budget, ask)?,
+            ToDatabase::Ask(budget, ask, asked_at) => self.grant((slot, holder), budget, ask, asked_at)?,
             ToDatabase::Charge(charge) => {
                 let is_made = self.charge(holder, charge, self.fault != Fault::NoFence)?;
                 if is_made {
@@ -62,7 +62,13 @@ impl World {
         }
     }
 
-    pub(super) fn grant(&mut self, slot: usize, holder: u64, budget: usize, mut ask: Ask) -> Result<(), String> {
+    pub(super) fn grant(
+        &mut self,
+        (slot, holder): (usize, u64),
+        budget: usize,
+        mut ask: Ask,
+        asked_at: Micros,
+    ) -> Result<(), String> {
         if !self.holders.contains(&holder) {
             return Ok(());
         }
@@ -79,7 +85,7 @@ impl World {
         if grant.is_short && self.fault != Fault::NoRecall {
             self.recall(budget, Some(holder));
         }
-        self.answer(slot, holder, Answer::Granted(budget, grant));
+        self.answer(slot, holder, Answer::Granted(budget, grant, asked_at));
         Ok(())
     }
 

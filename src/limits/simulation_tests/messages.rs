@@ -1,6 +1,6 @@
 //! What processes and the database say to each other, and the mistakes that can be planted.
 
-use super::super::{Ask, Grant};
+use super::super::{Ask, Grant, Micros};
 use super::process::Charge;
 
 /// A mistake in the protocol, made on purpose.
@@ -38,7 +38,8 @@ impl Fault {
 #[derive(Clone, Debug)]
 pub(super) enum ToDatabase {
     Register,
-    Ask(usize, Ask),
+    /// Also when it was asked.
+    Ask(usize, Ask, Micros),
     Charge(Charge),
     Replay(u64, Vec<Charge>),
     End(u64),
@@ -47,7 +48,8 @@ pub(super) enum ToDatabase {
 #[derive(Clone, Debug)]
 pub(super) enum Answer {
     Registered,
-    Granted(usize, Grant),
+    /// Also when it was asked for.
+    Granted(usize, Grant, Micros),
     Charged(u64),
     Ended(u64),
     Replayed(u64, Vec<u64>),

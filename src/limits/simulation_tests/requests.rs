@@ -77,7 +77,7 @@ impl World {
             if let Some(ask) = process.leases[budget].ask(needed, more, partial, now) {
                 // While others are asked to hand something back, the next question comes a little later.
                 process.asked_until[budget] = now + ANSWER;
-                self.send(slot, ToDatabase::Ask(budget, ask));
+                self.send(slot, ToDatabase::Ask(budget, ask, now));
             }
         }
     }
@@ -159,10 +159,10 @@ impl World {
         let Some(process) = &mut self.processes[slot] else { return };
         match answer {
             Answer::Registered => process.is_registered = true,
-            Answer::Granted(budget, grant) => {
+            Answer::Granted(budget, grant, asked_at) => {
                 process.asked_until[budget] = if grant.is_short { self.now + 20 * MILLISECOND } else { Micros::MIN };
                 let known = process.leases[budget].earliest_charge();
-                process.leases[budget].receive(&grant);
+                process.leases[budget].receive(&grant, asked_at);
                 self.counters.windows += u64::from(known > 0 && grant.window_starts > known);
             }
             Answer::Charged(id) => {
@@ -185,8 +185,11 @@ impl World {
             }
             Answer::Recall(budget, is_change) => {
                 // What is handed back now must not wait for the answer to an earlier question.
-                let wanted = if is_change { 0 } else { process.wanted(budget).0 };
-                process.leases[budget].recall(wanted);
+                let wanted = process.wanted(budget).0;
+                match is_change {
+                    true => process.leases[budget].outdate(),
+                    false => process.leases[budget].recall(wanted),
+                }
                 process.asked_until[budget] = self.now;
             }
         }
