@@ -63,14 +63,8 @@ pub fn add(
         return Err(Error::bad("expires must be in the future"));
     }
     keys::lock_account(db, user_id)?;
-    let balance_id = match users::by_id(db, user_id)?.and_then(|user| user.balance_id) {
-        Some(balance_id) => balance_id,
-        None => {
-            let balance_id = new_id("balance_")?;
-            credits::open(db, &balance_id, user_id)?;
-            balance_id
-        }
-    };
+    let opened = users::by_id(db, user_id)?.and_then(|user| user.balance_id);
+    let balance_id = opened.map_or_else(|| open(db, user_id), Ok)?;
     let balance = credits::balance(db, &balance_id)?.balance_micros;
     if balance.saturating_add(amount_micros) > Cost::MAX.micros() {
         return Err(Error::bad("The balance cannot be so high"));
@@ -79,6 +73,12 @@ pub fn add(
         (entry, true) => Ok(Added { entry, is_new: true }),
         (entry, false) => same(entry, user_id, &new),
     }
+}
+
+fn open(db: &mut impl Executor, user_id: &str) -> Result<String> {
+    let id = new_id("balance_")?;
+    credits::open(db, &id, user_id)?;
+    Ok(id)
 }
 
 /// As [`add`], in a transaction of its own, before which a correction waits for processes to hand back what they do not

@@ -25,7 +25,7 @@ fn database() -> TestDb {
 }
 
 fn admission(meter: &Meter) -> Arc<Admission> {
-    let budgets = Budgets { account: Some("b".into()), key: None };
+    let budgets = Budgets { account: Some("b".into()), ..Budgets::default() };
     Admission::new(Arc::clone(meter.limits()), budgets)
 }
 
