@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::held::{Budgets, Refusal};
+use super::budgets::Budgets;
+use super::held::Refusal;
 use super::service::{Limits, SetAside};
 use super::{Micros, Picos};
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::Condvar;
 
+use super::budgets::Budgets;
 use super::lease::{Ask, Grant, Lease, Reservation};
 use super::{Micros, Picos};
 
@@ -32,31 +33,6 @@ const MAX_WAITING: usize = 100;
 
 /// Most budgets that are asked about at once.
 const MAX_ASKED: usize = 200;
-
-/// The budgets that a caller's charges count against, by their ids.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Budgets {
-    /// The account's.
-    pub account: Option<Arc<str>>,
-    /// The key's.
-    pub key: Option<Arc<str>>,
-    /// The account's balance, if its work is paid for in advance.
-    pub balance: Option<Arc<str>>,
-    /// Whether it is, but the account never had any credit, so that nothing can be paid.
-    pub lacks_balance: bool,
-}
-
-impl Budgets {
-    /// Whether there is none, so that nothing is limited.
-    pub fn is_empty(&self) -> bool {
-        self.iter().next().is_none() && !self.lacks_balance
-    }
-
-    /// Their ids.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.account.iter().chain(&self.key).chain(&self.balance)
-    }
-}
 
 /// Why nothing could be set aside for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,13 +8,15 @@
 //! clock or I/O; `service` (the thread that asks the database), `admission` (what is set aside for one request).
 
 mod admission;
+mod budgets;
 mod held;
 mod lease;
 pub mod model;
 mod service;
 
 pub use admission::{Admission, Settled};
-pub use held::{Budgets, Refusal};
+pub use budgets::Budgets;
+pub use held::Refusal;
 pub use lease::{Ask, Grant, Lease, Reservation, reserve};
 pub use service::{CHANNEL, Limits};
 

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::held::{Answer, Budgets, Held, Question, Refusal, Reserved};
+use super::budgets::Budgets;
+use super::held::{Answer, Held, Question, Refusal, Reserved};
 use super::{Ask, Grant, Micros, Picos, Reservation};
 use crate::blocking;
 use crate::db::{self, Database};
