@@ -82,7 +82,7 @@ impl App {
             passwords: Passwords::new(Hasher::new(cores)?, Peppers::from(&config))?,
             throttle: Throttle::default(),
             meter,
-            claims: Claims::new(db.clone(), i64::from_le_bytes(owner), cores / 2),
+            claims: Claims::new(db.clone(), i64::from_le_bytes(owner)),
             catalogue: Refresher::new(models.clone()),
             models,
             fetcher: Fetcher::new(&config.audio_url_allow, config.upstream_connect_timeout),
@@ -119,7 +119,10 @@ impl App {
         spawn("catalogue", |app| app.catalogue.follow_catalogue(&app.db, &app.stopped))?;
         spawn("model-lists", |app| app.catalogue.follow_lists(&app.stopped))?;
         spawn("background", |app| background::housekeeping(&app.db, &app.last_used, &app.stopped))?;
-        spawn("claims", |app| app.claims.run(&app.stopped, || app.meter.knows_kept_replies().is_ok()))?;
+        spawn("claims", |app| app.claims.run_calls(&app.stopped))?;
+        spawn("ended-claims", |app| {
+            app.claims.run_deletions(&app.stopped, || app.meter.knows_kept_replies().is_ok());
+        })?;
         self.meter.start()?;
         let revocations = Revocations {
             cache: self.cache.clone(),

@@ -1,12 +1,13 @@
 //! A request on its way through a handler.
 
+use std::any::Any;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::app::App;
 use crate::auth::{Caller, Kind, Via, client, is_renewal_due};
 use crate::error::{Error, Result, Shape};
-use crate::http::{Method, Request, cookie};
+use crate::http::{Method, Request, StartWaiting, cookie};
 
 /// One of the three servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +50,8 @@ pub struct Call<'a> {
     pub charged_as: &'static str,
     /// The session cookie's new value, if the reply is to carry one.
     pub renewed_cookie: Option<String>,
+    /// Set if the handler has [postponed](Call::postpone) the request.
+    pub postponed: Option<(Box<dyn Any + Send>, StartWaiting)>,
     caller: Option<Arc<Caller>>,
 }
 
@@ -56,7 +59,15 @@ impl<'a> Call<'a> {
     /// A request to `role`'s server.
     pub fn new(app: &'a App, role: Role, request: &'a mut Request) -> Call<'a> {
         let (segments, shape, charged_as) = (Vec::new(), Shape::default(), "");
-        Call { app, role, request, segments, shape, charged_as, renewed_cookie: None, caller: None }
+        Call { app, role, request, segments, shape, charged_as, renewed_cookie: None, postponed: None, caller: None }
+    }
+
+    /// Postpones the request: its handler must end at once with the returned error, which is not sent, and is called again
+    /// once the notifier that `start` gets was called, or after a time-out. No thread waits meanwhile. What the handler has
+    /// `begun` is then in `request.postponed`. Only for requests whose body is in memory, and was not read yet.
+    pub fn postpone(&mut self, begun: Box<dyn Any + Send>, start: StartWaiting) -> Error {
+        self.postponed = Some((begun, start));
+        Error::Busy
     }
 
     /// The caller, if the request has a valid credential: the session cookie (web server only), the `secret` header, or

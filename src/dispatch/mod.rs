@@ -14,7 +14,7 @@ use crate::app::App;
 use crate::call::{Call, Role};
 use crate::db;
 use crate::error::{Error, Shape};
-use crate::http::{Method, Request, Response};
+use crate::http::{Method, Postponed, Request, Response};
 use crate::logging;
 use crate::operation::{self, Found, Operation, Router};
 use crate::server;
@@ -37,7 +37,7 @@ fn answer(
     ids: &RequestIds,
     request: &mut Request,
 ) -> Response {
-    let began = Instant::now();
+    let began = request.postponed.as_ref().map_or_else(Instant::now, |postponed| postponed.since);
     let id = ids.of(request);
     let _id = logging::set_request_id(Some(id.as_str().into()));
     let (outcome, shape, user_id) = dispatch(app, role, router, request);
@@ -52,6 +52,9 @@ fn answer(
             _ => reply,
         }
     });
+    if response.postponed.is_some() {
+        return response;
+    }
     reply_headers::add(app, request, &mut response);
     let access = Entry::new(app, role, request, began, &id, user_id);
     response.headers.push(("X-Request-Id", id.into()));
@@ -94,6 +97,10 @@ fn dispatch(app: &App, role: Role, router: &Router<&'static Operation>, request:
     let mut call = Call::new(app, role, request);
     (call.segments, call.shape, call.charged_as) = (segments, operation.errors, operation.charged_as);
     let mut outcome = operation.run(&mut call);
+    if let Some((begun, start)) = call.postponed.take() {
+        call.request.postponed = Some(Postponed { since: Instant::now(), begun });
+        return (Ok(Response::postponed(start)), operation.errors, None);
+    }
     if let (Ok(response), Some(cookie)) = (&mut outcome, call.renewed_cookie.take())
         && response.get_header("Set-Cookie").is_none()
     {

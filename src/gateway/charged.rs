@@ -146,7 +146,7 @@ fn watch(idempotency: Option<&Idempotency>) -> Option<ClientGuard> {
     idempotency.map(|_| blocking::set_client(None))
 }
 
-fn begin(call: &Call<'_>, caller: &Caller, purpose: Purpose) -> Result<ChargeContext> {
+fn begin(call: &mut Call<'_>, caller: &Caller, purpose: Purpose) -> Result<ChargeContext> {
     let context = ChargeContext::new(call, caller)?;
     call.app.models.check(purpose)?;
     Ok(context)

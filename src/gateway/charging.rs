@@ -41,7 +41,7 @@ impl ChargeContext {
     ///
     /// # Errors
     /// 503 while a charge could not be recorded, 400 for an invalid `Idempotency-Key`.
-    pub(super) fn new(call: &Call<'_>, caller: &Caller) -> Result<ChargeContext> {
+    pub(super) fn new(call: &mut Call<'_>, caller: &Caller) -> Result<ChargeContext> {
         call.app.meter.admit()?;
         let idempotency = Idempotency::of(call, &caller.user.id)?;
         let key_id = match &caller.via {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::call::Call;
 use crate::error::{Error, Result};
 use crate::store::replies::KeptReply;
-use crate::usage::{Claim, Claims, Keep, KeyState, Meter};
+use crate::usage::{Claim, Claiming, Keep, KeyState, Meter};
 
 use super::digest::RequestDigest;
 use super::kept::{Kept, Reply};
@@ -17,25 +17,39 @@ const MAX_KEY: usize = 255;
 
 /// A request's key. Keys belong to an account.
 pub(super) struct Idempotency {
-    claims: Arc<Claims>,
     meter: Arc<Meter>,
-    user_id: String,
     key: String,
+    /// Until its answer is taken.
+    claiming: Option<Arc<Claiming>>,
     claim: Option<Arc<Claim>>,
 }
 
 impl Idempotency {
-    /// The key of a request of this user, if it has one.
+    /// The key of a request of this user, if it has one. It begins to be claimed. If the request's body is in memory, the
+    /// request is postponed meanwhile.
     ///
     /// # Errors
-    /// 400 for one that is no key.
-    pub(super) fn of(call: &Call<'_>, user_id: &str) -> Result<Option<Idempotency>> {
+    /// 400 for one that is no key, 503 while the database cannot tell.
+    pub(super) fn of(call: &mut Call<'_>, user_id: &str) -> Result<Option<Idempotency>> {
         let Some(key) = call.request.header(HEADER) else { return Ok(None) };
         if !(1..=MAX_KEY).contains(&key.len()) || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(Error::bad("Idempotency-Key must have 1 to 255 visible ASCII characters"));
         }
-        let (claims, meter) = (Arc::clone(&call.app.claims), Arc::clone(&call.app.meter));
-        Ok(Some(Idempotency { claims, meter, user_id: user_id.to_owned(), key: key.to_owned(), claim: None }))
+        let (key, meter) = (key.to_owned(), Arc::clone(&call.app.meter));
+        let begun = call.request.postponed.take().and_then(|postponed| postponed.begun.downcast().ok());
+        let claiming = match begun {
+            Some(claiming) => *claiming,
+            None => {
+                meter.knows_kept_replies()?;
+                let claiming = call.app.claims.begin(user_id, &key);
+                if call.request.body.is_buffered() {
+                    let begun = Box::new(Arc::clone(&claiming));
+                    return Err(call.postpone(begun, Box::new(move |notifier| claiming.notify(notifier))));
+                }
+                claiming
+            }
+        };
+        Ok(Some(Idempotency { meter, key, claiming: Some(claiming), claim: None }))
     }
 
     /// Claims the key, unless a reply is kept for it, which is returned.
@@ -43,8 +57,10 @@ impl Idempotency {
     /// # Errors
     /// 409 while another request with the key is running, 503 while the database cannot tell.
     pub(super) fn claim(&mut self) -> Result<Option<Kept>> {
+        let Some(claiming) = self.claiming.take() else { return Ok(None) };
+        claiming.wait()?;
         self.meter.knows_kept_replies()?;
-        match self.claims.claim(&self.user_id, &self.key)? {
+        match claiming.take()? {
             KeyState::Claimed(claim) => {
                 self.claim = Some(Arc::new(claim));
                 Ok(None)
@@ -62,10 +78,19 @@ impl Idempotency {
     }
 
     /// Frees the key, before the client hears that nothing was charged.
-    pub(super) fn release(self) {
+    pub(super) fn release(mut self) {
         // Otherwise it is a charge that still needs it.
-        if let Some(claim) = self.claim.and_then(Arc::into_inner) {
+        if let Some(claim) = self.claim.take().and_then(Arc::into_inner) {
             claim.release();
+        }
+    }
+}
+
+/// A request that was refused before it was known what is kept for its key leaves it free.
+impl Drop for Idempotency {
+    fn drop(&mut self) {
+        if let Some(claiming) = self.claiming.take() {
+            claiming.release();
         }
     }
 }

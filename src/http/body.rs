@@ -58,6 +58,11 @@ impl Body {
         self.rest.is_none()
     }
 
+    /// How many bytes of it are in memory.
+    pub fn buffered_bytes(&self) -> usize {
+        self.buffered.capacity()
+    }
+
     /// Reads the whole body into memory.
     ///
     /// # Errors

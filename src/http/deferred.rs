@@ -1,10 +1,29 @@
-//! Deferred responses: a response that is ready, but must not be sent before something else has happened. No thread
-//! waits for that.
+//! Deferred responses: a response that is ready, but must not be sent before something else has happened; and postponed
+//! requests, whose handler is called again once something has happened. No thread waits for that.
 
+use std::any::Any;
 use std::fmt;
+use std::time::Instant;
 
 /// Reports that a deferred response can be completed. It may be called on any thread, at once or later.
 pub type Notifier = Box<dyn FnOnce() + Send>;
+
+/// Begins what a postponed request waits for, and must not block. The notifier is called once the handler can go on.
+pub type StartWaiting = Box<dyn FnOnce(Notifier) + Send>;
+
+/// What a handler leaves for itself when it postpones its request.
+pub struct Postponed {
+    /// When the handler was called first.
+    pub since: Instant,
+    /// What it has begun.
+    pub begun: Box<dyn Any + Send>,
+}
+
+impl fmt::Debug for Postponed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Postponed")
+    }
+}
 
 type Complete<T> = Box<dyn FnOnce(T) -> T + Send>;
 

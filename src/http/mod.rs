@@ -19,7 +19,7 @@ pub mod sse;
 
 pub use ::http::{Method, StatusCode};
 pub use body::{Body, BodyError};
-pub use deferred::{Completion, Deferred, Notifier};
+pub use deferred::{Completion, Deferred, Notifier, Postponed, StartWaiting};
 pub use head::{Framing, Head, HeadError, Parsed};
 pub use request::Request;
 pub use response::{Content, Response};

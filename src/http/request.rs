@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use super::{Body, Head, Method};
+use super::{Body, Head, Method, Postponed};
 
 /// A request: its head, its body and its peer.
 #[derive(Debug)]
@@ -13,6 +13,8 @@ pub struct Request {
     pub body: Body,
     /// The peer's address: that of a proxy if there is one.
     pub peer: SocketAddr,
+    /// What its handler has begun, if the request was [postponed](super::Response::postponed).
+    pub postponed: Option<Postponed>,
 }
 
 impl Default for Request {
@@ -21,6 +23,7 @@ impl Default for Request {
             head: Head::default(),
             body: Body::default(),
             peer: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+            postponed: None,
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Deferred, StatusCode};
+use super::{Deferred, StartWaiting, StatusCode};
 
 /// How long [`Response::wait`] may block.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -31,7 +31,6 @@ pub enum Content {
 }
 
 /// A response: status, headers and body. `Content-Length`, `Transfer-Encoding`, `Connection` and `Date` are the server's.
-#[derive(Debug)]
 pub struct Response {
     /// The status.
     pub status: StatusCode,
@@ -43,6 +42,9 @@ pub struct Response {
     pub close: bool,
     /// What must happen before any byte of it is sent.
     pub deferred: Option<Deferred<Response>>,
+    /// The request is postponed: the handler is called again after this, with the same request, and the response is not
+    /// sent. Only a request whose body is [in memory](super::Body::is_buffered) can be postponed.
+    pub postponed: Option<StartWaiting>,
 }
 
 impl Response {
@@ -50,7 +52,7 @@ impl Response {
     pub fn new(status: u16) -> Response {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let (headers, content) = (Vec::with_capacity(8), Content::Empty);
-        Response { status, headers, content, close: false, deferred: None }
+        Response { status, headers, content, close: false, deferred: None, postponed: None }
     }
 
     /// A response with a body of this media type.
@@ -92,6 +94,11 @@ impl Response {
         response
     }
 
+    /// In place of a response: the request waits for what `start` begins, and is then handled again.
+    pub fn postponed(start: StartWaiting) -> Response {
+        Response { postponed: Some(start), ..Response::new(503) }
+    }
+
     /// Adds a header. It is left out if the value has control characters, which could begin another header line.
     #[must_use]
     pub fn header(mut self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Response {
@@ -121,6 +128,16 @@ impl Response {
         // After a time-out, or if the notifier was dropped, `complete` decides what to send.
         let _ = notified.recv_timeout(WAIT_TIMEOUT);
         completion.complete(self)
+    }
+}
+
+impl fmt::Debug for Response {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Response")
+            .field("status", &self.status)
+            .field("headers", &self.headers)
+            .field("content", &self.content)
+            .finish_non_exhaustive()
     }
 }
 

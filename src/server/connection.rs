@@ -38,7 +38,7 @@ pub(super) enum TimerKind {
     /// The client, to close its side.
     Linger = 4,
     FirstRequest = 5,
-    /// The completion of a deferred response.
+    /// The completion of a deferred response, or what a postponed request waits for.
     Deferred = 6,
 }
 
@@ -62,7 +62,7 @@ pub(super) struct Connection {
     hung_up: AtomicBool,
     /// It is to be closed unless it is busy.
     eviction_requested: AtomicBool,
-    /// Set when the deferred response can be completed.
+    /// Set when the deferred response can be completed, or the postponed request handled.
     pub(super) completion: CompletionFlag,
     /// The deadline in milliseconds of the server's clock, times eight, plus the [`TimerKind`].
     timer: AtomicU64,
@@ -93,10 +93,17 @@ pub(super) enum Phase {
     Head,
     /// A body that is collected in memory.
     Body(Box<BodyAccumulator>),
-    /// Nothing until the deferred response is sent.
-    Deferred(Box<DeferredResponse>),
+    /// Nothing until the deferred response is sent, or the postponed request handled.
+    Deferred(Box<Deferral>),
     /// Nothing: our side is shut down, and bytes are discarded until the client closes its side.
     Linger { discarded: u64 },
+}
+
+/// What waits until the connection's completion flag is set.
+pub(super) enum Deferral {
+    Response(DeferredResponse),
+    /// Its handler is to be called again.
+    Request(Request, Reservation),
 }
 
 /// A response that must not be sent yet, with what is needed to send it.
@@ -130,8 +137,8 @@ impl ConnectionState {
         }
     }
 
-    /// Takes the deferred response, if there is one.
-    pub(super) fn take_deferred(&mut self) -> Option<DeferredResponse> {
+    /// Takes the deferred response or postponed request, if there is one.
+    pub(super) fn take_deferred(&mut self) -> Option<Deferral> {
         if !matches!(self.phase, Phase::Deferred(_)) {
             return None;
         }

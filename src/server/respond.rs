@@ -10,10 +10,10 @@ use parking_lot::Mutex;
 
 use crate::blocking::{self, Busy};
 use crate::http::response::StreamFn;
-use crate::http::{Body, Content, Deferred, Framing, Response};
+use crate::http::{Body, Content, Deferred, Framing, Notifier, Request, Response, StartWaiting};
 
 use super::budget::Reservation;
-use super::connection::{AfterResponse, Connection, ConnectionState, DeferredResponse, Phase};
+use super::connection::{AfterResponse, Connection, ConnectionState, Deferral, DeferredResponse, Phase};
 use super::outgoing::{self, ClientCapabilities, ResponseFraming};
 use super::shared::Shared;
 use super::stream::{self, BlockingSocket, BodyWriter, StreamedBody, StreamedBodyReader};
@@ -39,9 +39,13 @@ impl Worker {
         if has_earlier {
             self.context.keep_responses(connection, &mut self.output);
         }
-        let response = self.call(connection);
+        let mut response = self.call(connection);
         if has_earlier {
             self.context.take_back_responses(&mut self.output);
+        }
+        if let Some(start) = response.postponed.take() {
+            self.context.leave_handler();
+            return self.postpone(connection, state, start);
         }
         let step = self.respond(connection, state, response, client, true);
         self.context.leave_handler();
@@ -152,6 +156,32 @@ impl Worker {
         }
     }
 
+    /// Keeps the worker's request until the notifier that `start` gets is called. Its handler is called again then.
+    fn postpone(&mut self, connection: &Arc<Connection>, state: &mut ConnectionState, start: StartWaiting) -> Step {
+        let mut memory = Reservation::new(&self.shared.deferred_memory);
+        memory.resize(self.request.body.buffered_bytes());
+        if self.shared.deferred_memory.used() > self.shared.settings.max_unsent_total {
+            let client = ClientCapabilities::new(&self.request.head);
+            let step = self.respond(connection, state, busy(), client, true);
+            self.request = Request::default();
+            return step;
+        }
+        let request = std::mem::take(&mut self.request);
+        start(self.notifier(connection));
+        state.phase = Phase::Deferred(Box::new(Deferral::Request(request, memory)));
+        Step::Deferred
+    }
+
+    /// Gives the connection its next turn when it is called.
+    fn notifier(&self, connection: &Arc<Connection>) -> Notifier {
+        connection.completion.reset();
+        let (shared, waiting) = (Arc::clone(&self.shared), Arc::clone(connection));
+        Box::new(move || {
+            waiting.completion.set();
+            shared.schedule(&waiting);
+        })
+    }
+
     /// Keeps a response until its notifier is called. No thread waits for that.
     fn defer(
         &mut self,
@@ -171,29 +201,31 @@ impl Worker {
             let completed = blocking::block_in_place(|| response.wait()).unwrap_or_else(|Busy| busy());
             return self.respond(connection, state, completed, client, body_received);
         }
-        connection.completion.reset();
-        let (shared, waiting) = (Arc::clone(&self.shared), Arc::clone(connection));
-        let notifier = Box::new(move || {
-            waiting.completion.set();
-            shared.schedule(&waiting);
-        });
+        let notifier = self.notifier(connection);
         match catch_unwind(AssertUnwindSafe(|| deferred.start(notifier))) {
             Ok(completion) => {
                 let deferred = DeferredResponse { completion, response, client, body_received, _memory: memory };
-                state.phase = Phase::Deferred(Box::new(deferred));
+                state.phase = Phase::Deferred(Box::new(Deferral::Response(deferred)));
                 Step::Deferred
             }
             Err(panic) => self.respond(connection, state, panicked(&*panic), client, body_received),
         }
     }
 
-    /// Completes a deferred response, and writes the result.
+    /// Completes a deferred response, and writes the result; or calls the handler of a postponed request again.
     pub(super) fn complete(
         &mut self,
         connection: &Arc<Connection>,
         state: &mut ConnectionState,
-        deferred: DeferredResponse,
+        deferred: Deferral,
     ) -> Step {
+        let deferred = match deferred {
+            Deferral::Response(deferred) => deferred,
+            Deferral::Request(request, _memory) => {
+                self.request = request;
+                return self.serve(connection, state);
+            }
+        };
         let DeferredResponse { completion, response, client, body_received, _memory } = deferred;
         let close = response.close;
         self.context.enter_handler();

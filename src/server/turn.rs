@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::http::{Body, Framing, Parsed, Request, Response};
 
 use super::clock::millis;
-use super::connection::{AfterResponse, Connection, ConnectionState, Phase, TimerKind};
+use super::connection::{AfterResponse, Connection, ConnectionState, Deferral, Phase, TimerKind};
 use super::incoming::{BodyAccumulator, BodyProgress};
 use super::outgoing::{self, Unsent};
 use super::stream::CONTINUE;
@@ -32,7 +32,7 @@ pub(super) enum Step {
     Incomplete,
     /// A request was answered or refused; the response is sent or in the output buffer.
     Answered(AfterResponse),
-    /// A request was answered, and its response is deferred.
+    /// A request was answered, and its response is deferred; or the request is postponed.
     Deferred,
     /// The connection must be closed at once.
     Cut,
@@ -64,7 +64,11 @@ impl Worker {
         }
         match &mut state.phase {
             Phase::Linger { .. } => return self.drain(connection, state),
-            Phase::Deferred(deferred) if is_late && kind == TimerKind::Deferred => deferred.response.close = true,
+            Phase::Deferred(deferred) if is_late && kind == TimerKind::Deferred => {
+                if let Deferral::Response(deferred) = &mut **deferred {
+                    deferred.response.close = true;
+                }
+            }
             Phase::Deferred(_) if !connection.completion.is_set() => {
                 if kind != TimerKind::Deferred {
                     connection.set_timer(TimerKind::Deferred, now + millis(self.shared.settings.deferred_timeout));
@@ -76,7 +80,7 @@ impl Worker {
         self.receive(connection, state)
     }
 
-    /// Completes a deferred response, if there is one, then reads and answers requests until there is nothing to read
+    /// Completes what was deferred, if anything was, then reads and answers requests until there is nothing to read
     /// or it is the turn of other connections.
     fn receive(&mut self, connection: &Arc<Connection>, state: &mut ConnectionState) -> Outcome {
         // Whether parsing may succeed: an incomplete head is only parsed again when another line is complete.

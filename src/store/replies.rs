@@ -65,7 +65,8 @@ pub enum ClaimState {
 
 /// For each of these claims, finds the reply that is kept under its key, or else claims the key for `owner`, the number
 /// of an advisory lock that the process holds. The claim of a process that does not hold its lock any more is taken over.
-/// The rows must be in order. A row that was claimed before, by a call whose outcome is unknown, is claimed.
+/// The rows must be in order. A row that was claimed before, by a call whose outcome is unknown, is claimed. Rows without an
+/// answer are running.
 ///
 /// # Errors
 /// See [`Error`].
@@ -77,7 +78,11 @@ pub fn claim(db: &mut impl Executor, owner: i64, rows: &[&ClaimRow]) -> Result<H
         let place: i64 = found.try_get(0)?;
         let row = usize::try_from(place - 1).ok().and_then(|place| rows.get(place));
         let row = row.ok_or_else(|| Error::Other(format!("no claim has the place {place}")))?;
-        states.insert((*row).clone(), claim_state(row, &found)?);
+        // A key that is looked for twice may be claimed, and then found to have been used.
+        match claim_state(row, &found)? {
+            state @ ClaimState::Kept(_) => drop(states.insert((*row).clone(), state)),
+            state => drop(states.entry((*row).clone()).or_insert(state)),
+        }
     }
     Ok(states)
 }
@@ -85,7 +90,6 @@ pub fn claim(db: &mut impl Executor, owner: i64, rows: &[&ClaimRow]) -> Result<H
 fn claim_state(row: &ClaimRow, found: &postgres::Row) -> Result<ClaimState, Error> {
     Ok(match found.try_get(1)? {
         "claimed" => ClaimState::Claimed,
-        "running" => ClaimState::Running,
         _ => {
             let body: Option<Vec<u8>> = found.try_get(5)?;
             ClaimState::Kept(KeptReply {

@@ -1,21 +1,41 @@
 //! Claims to `Idempotency-Key`s: of the requests with one key, one runs at a time, in whatever process.
 //!
-//! A claim is a row in the database. It ends when the request's charge is decided, or at once if there is none. Claims of
-//! a process that died are taken over: they name an advisory lock that the process held. Should a claim be lost, the
-//! request may run twice; it is still charged once, as only one reply can be kept for a key.
+//! A request [begins](Claims::begin) to claim its key, and no thread waits for the answer: a thread claims the keys of all
+//! requests that arrived meanwhile by one call of the database.
+//!
+//! A claim is a row in the database. It ends when the request's charge is decided, or at once if there is none. The row of
+//! a request that was charged stays for [`RETAINED`], so that a call which looks for kept replies and then claims a key
+//! finds one or the other. Claims of a process that died are taken over: they name an advisory lock that the process held.
+//! Should a claim be lost, the request may run twice; it is still charged once, as only one reply can be kept for a key.
 
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use time::OffsetDateTime;
 
-use crate::db::{self, Batcher, Database};
+use crate::blocking::{Busy, block_in_place};
+use crate::db::{self, Database};
 use crate::error::Result;
+use crate::http::Notifier;
 use crate::store::replies::{self, ClaimRow, ClaimState, KeptReply};
+
+/// How long the claim of a request stays after its reply was kept.
+const RETAINED: Duration = Duration::from_secs(1);
+
+/// A call that claims keys and takes longer than this may have looked for kept replies before one was kept, and claimed
+/// the key after its claim was deleted. It is repeated.
+const MAX_CALL: Duration = Duration::from_millis(500);
+
+/// How often such a call is made at most.
+const MAX_CALLS: u32 = 3;
+
+/// How long a statement may still run whose answer was not received.
+const MAX_DELAY: Duration = db::STATEMENT_TIMEOUT;
 
 /// How often the claims of finished requests are deleted.
 const DELETE_INTERVAL: Duration = Duration::from_millis(100);
@@ -24,7 +44,13 @@ const DELETE_INTERVAL: Duration = Duration::from_millis(100);
 const MAX_DELETED: usize = 1000;
 
 /// Most keys that one call claims. Each may bring a reply of at most [`replies::MAX_KEPT_BODY`].
-const MAX_CLAIMED: usize = 32;
+const MAX_CLAIMED: usize = 64;
+
+/// How long a thread waits for the answer to a claim.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How often the thread that claims keys looks whether it is to end.
+const STOP_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The claims of a process.
 pub struct Claims {
@@ -32,11 +58,18 @@ pub struct Claims {
     /// The advisory lock by which other processes see that this one lives.
     owner: i64,
     next: AtomicI64,
-    /// Claims that have ended and are still in the database. There are no more than requests at work since it was
-    /// reachable.
-    ended: Mutex<Vec<ClaimRow>>,
-    /// Keys that are claimed at the same time are claimed by one call of the database.
-    batcher: Batcher<ClaimRow, ClaimState>,
+    /// Requests whose keys are to be claimed. There are no more than requests.
+    queue: Mutex<Queue>,
+    arrival: Condvar,
+    /// Claims that have ended and are still in the database, and when they are to be deleted. There are no more than
+    /// requests of [`RETAINED`], or since the database was reachable.
+    ended: Mutex<Vec<(Instant, ClaimRow)>>,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Arc<Claiming>>,
+    is_stopped: bool,
 }
 
 /// What is known of a key.
@@ -47,6 +80,32 @@ pub enum KeyState {
     Kept(KeptReply),
     /// A request with it is running.
     Running,
+}
+
+/// A key that is being claimed. If this is dropped before the answer was taken, the claim ends.
+pub struct Claiming {
+    claims: Arc<Claims>,
+    began: OffsetDateTime,
+    row: ClaimRow,
+    progress: Mutex<Progress>,
+    arrival: Condvar,
+}
+
+#[derive(Default)]
+struct Progress {
+    answer: Answer,
+    notifier: Option<Notifier>,
+}
+
+/// The answer of the database.
+#[derive(Default)]
+enum Answer {
+    /// None yet, or an error: whether the key is claimed is unknown.
+    #[default]
+    Unknown,
+    Failed(db::Error),
+    Given(ClaimState),
+    Taken,
 }
 
 /// A key that is claimed until this is dropped.
@@ -64,39 +123,80 @@ impl fmt::Debug for Claim {
 }
 
 impl Claims {
-    /// Those of the process that holds the advisory lock `owner`. It claims keys by at most `most_calls` calls of the
-    /// database at a time, but at least one: the fewer, the more keys each of them claims.
-    pub fn new(db: Database, owner: i64, most_calls: usize) -> Arc<Claims> {
-        let (next, ended, batcher) = (AtomicI64::new(0), Mutex::default(), Batcher::new(most_calls, MAX_CLAIMED));
-        Arc::new(Claims { db, owner, next, ended, batcher })
+    /// Those of the process that holds the advisory lock `owner`.
+    pub fn new(db: Database, owner: i64) -> Arc<Claims> {
+        let (next, queue, arrival, ended) = (AtomicI64::new(0), Mutex::default(), Condvar::new(), Mutex::default());
+        Arc::new(Claims { db, owner, next, queue, arrival, ended })
     }
 
-    /// Finds the reply that is kept for a user's key, or else claims the key.
-    ///
-    /// # Errors
-    /// 503 while the database is away.
-    pub fn claim(self: &Arc<Claims>, user_id: &str, key: &str) -> Result<KeyState> {
-        let began = OffsetDateTime::now_utc();
+    /// Begins to find the reply that is kept for a user's key, or else to claim the key.
+    pub fn begin(self: &Arc<Claims>, user_id: &str, key: &str) -> Arc<Claiming> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let row = ClaimRow { user_id: user_id.to_owned(), key: key.to_owned(), number };
-        let state = {
-            let call = |rows: &[&ClaimRow]| replies::claim(&mut self.db.session()?, self.owner, rows);
-            self.batcher.get(&row, call)
+        let claiming = Arc::new(Claiming {
+            claims: Arc::clone(self),
+            began: OffsetDateTime::now_utc(),
+            row: ClaimRow { user_id: user_id.to_owned(), key: key.to_owned(), number },
+            progress: Mutex::default(),
+            arrival: Condvar::new(),
+        });
+        let mut queue = self.queue.lock();
+        if queue.is_stopped {
+            drop(queue);
+            claiming.answer(Answer::Failed(stopping()));
+        } else {
+            queue.waiting.push_back(Arc::clone(&claiming));
+            drop(queue);
+            self.arrival.notify_one();
+        }
+        claiming
+    }
+
+    /// Claims keys until the process is stopped.
+    pub fn run_calls(&self, stopped: &AtomicBool) {
+        while let Some(claiming) = self.take_waiting(stopped) {
+            let mut rows: Vec<&ClaimRow> = claiming.iter().map(|claiming| &claiming.row).collect();
+            rows.sort_unstable();
+            let mut states = self.call(&rows);
+            for claiming in &claiming {
+                claiming.answer(match &mut states {
+                    Ok(states) => Answer::Given(states.remove(&claiming.row).unwrap_or(ClaimState::Running)),
+                    Err(e) if e.is_outage() => Answer::Failed(db::Error::Unavailable(e.to_string())),
+                    Err(e) => Answer::Failed(db::Error::Other(e.to_string())),
+                });
+            }
+        }
+        let waiting = {
+            let mut queue = self.queue.lock();
+            queue.is_stopped = true;
+            std::mem::take(&mut queue.waiting)
         };
-        // If the outcome stays unknown, this deletes the row.
-        let claim = Claim { claims: Arc::clone(self), began, row: Some(row) };
-        let state = state?.ok_or_else(|| db::Error::Other("no answer to a claim".into()))?;
-        Ok(match state {
-            ClaimState::Claimed => KeyState::Claimed(claim),
-            ClaimState::Kept(reply) => {
-                claim.forget();
-                KeyState::Kept(reply)
+        waiting.iter().for_each(|claiming| claiming.answer(Answer::Failed(stopping())));
+    }
+
+    /// Waits for requests, and takes as many as one call serves; `None` when the process is stopped.
+    fn take_waiting(&self, stopped: &AtomicBool) -> Option<Vec<Arc<Claiming>>> {
+        let mut queue = self.queue.lock();
+        while queue.waiting.is_empty() {
+            if stopped.load(Ordering::Acquire) {
+                return None;
             }
-            ClaimState::Running => {
-                claim.forget();
-                KeyState::Running
+            self.arrival.wait_for(&mut queue, STOP_INTERVAL);
+        }
+        let count = queue.waiting.len().min(MAX_CLAIMED);
+        Some(queue.waiting.drain(..count).collect())
+    }
+
+    /// Claims the keys of these rows, which are in order.
+    fn call(&self, rows: &[&ClaimRow]) -> std::result::Result<HashMap<ClaimRow, ClaimState>, db::Error> {
+        for _ in 0..MAX_CALLS {
+            let mut session = self.db.session()?;
+            let began = Instant::now();
+            let states = replies::claim(&mut session, self.owner, rows)?;
+            if began.elapsed() < MAX_CALL {
+                return Ok(states);
             }
-        })
+        }
+        Err(db::Error::Unavailable("claims take too long".to_owned()))
     }
 
     /// The number of the advisory lock that the process must hold.
@@ -106,10 +206,14 @@ impl Claims {
 
     /// Deletes the claims of finished requests until the process is stopped, but not while a charge waits outside the
     /// database (`has_all_charges`): the claim is then all that it knows of the key.
-    pub fn run(&self, stopped: &AtomicBool, has_all_charges: impl Fn() -> bool) {
+    pub fn run_deletions(&self, stopped: &AtomicBool, has_all_charges: impl Fn() -> bool) {
+        let mut journaled = None;
         while !stopped.load(Ordering::Acquire) {
             thread::sleep(DELETE_INTERVAL);
-            if has_all_charges() {
+            // A charge that comes from the journal keeps its reply long after the claim has ended.
+            if !has_all_charges() {
+                journaled = Some(Instant::now());
+            } else if journaled.is_none_or(|last| last.elapsed() >= RETAINED) {
                 self.delete_ended();
             }
         }
@@ -117,20 +221,120 @@ impl Claims {
     }
 
     fn delete_ended(&self) {
-        let mut rows = std::mem::take(&mut *self.ended.lock());
-        while !rows.is_empty() {
-            let rest = rows.split_off(rows.len().min(MAX_DELETED));
-            if let Err(e) = self.delete(&rows) {
+        let now = Instant::now();
+        let mut rows: Vec<ClaimRow> = self.ended.lock().extract_if(.., |(due, _)| *due <= now).map(|(_, row)| row).collect();
+        // In the order of keys, in which the index of the table is.
+        rows.sort_unstable();
+        for rows in rows.chunks(MAX_DELETED) {
+            if let Err(e) = self.delete(rows) {
                 log::debug!("claims to keys were not deleted: {e}");
-                self.ended.lock().extend(rows.into_iter().chain(rest));
-                return;
+                self.ended.lock().extend(rows.iter().map(|row| (now, row.clone())));
             }
-            rows = rest;
         }
+    }
+
+    fn delete_after(&self, delay: Duration, row: ClaimRow) {
+        self.ended.lock().push((Instant::now() + delay, row));
     }
 
     fn delete(&self, rows: &[ClaimRow]) -> std::result::Result<(), db::Error> {
         replies::release(&mut self.db.session()?, self.owner, rows)
+    }
+
+    /// Deletes a claim of a request that was not charged.
+    fn release(&self, row: ClaimRow) {
+        if self.delete(std::slice::from_ref(&row)).is_err() {
+            self.delete_after(Duration::ZERO, row);
+        }
+    }
+}
+
+fn stopping() -> db::Error {
+    db::Error::Unavailable("the process is stopping".to_owned())
+}
+
+impl Claiming {
+    /// Has `notifier` called when there is an answer, maybe at once.
+    pub fn notify(&self, notifier: Notifier) {
+        let mut progress = self.progress.lock();
+        if let Answer::Unknown = progress.answer {
+            progress.notifier = Some(notifier);
+        } else {
+            drop(progress);
+            notifier();
+        }
+    }
+
+    /// Blocks until there is an answer.
+    ///
+    /// # Errors
+    /// Too many threads are blocked.
+    pub fn wait(&self) -> std::result::Result<(), Busy> {
+        block_in_place(|| {
+            let end = Instant::now() + WAIT_TIMEOUT;
+            let mut progress = self.progress.lock();
+            while let Answer::Unknown = progress.answer {
+                if self.arrival.wait_until(&mut progress, end).timed_out() {
+                    break;
+                }
+            }
+        })
+    }
+
+    /// Takes the answer.
+    ///
+    /// # Errors
+    /// 503 while the database is away, and if there is no answer yet.
+    pub fn take(&self) -> Result<KeyState> {
+        let mut progress = self.progress.lock();
+        match std::mem::replace(&mut progress.answer, Answer::Taken) {
+            Answer::Given(ClaimState::Claimed) => {
+                let (claims, row) = (Arc::clone(&self.claims), Some(self.row.clone()));
+                Ok(KeyState::Claimed(Claim { claims, began: self.began, row }))
+            }
+            Answer::Given(ClaimState::Kept(reply)) => Ok(KeyState::Kept(reply)),
+            Answer::Given(ClaimState::Running) => Ok(KeyState::Running),
+            Answer::Failed(e) => {
+                progress.answer = Answer::Unknown;
+                Err(e.into())
+            }
+            Answer::Unknown | Answer::Taken => {
+                progress.answer = Answer::Unknown;
+                Err(db::Error::Unavailable("no answer to a claim".to_owned()).into())
+            }
+        }
+    }
+
+    /// Frees the key, if it was claimed, before the client hears that nothing was charged.
+    pub fn release(&self) {
+        if let Ok(KeyState::Claimed(claim)) = self.take() {
+            claim.release();
+        }
+    }
+
+    fn answer(&self, answer: Answer) {
+        let mut progress = self.progress.lock();
+        progress.answer = answer;
+        let notifier = progress.notifier.take();
+        drop(progress);
+        match notifier {
+            Some(notifier) => notifier(),
+            None => drop(self.arrival.notify_one()),
+        }
+    }
+}
+
+impl Drop for Claiming {
+    fn drop(&mut self) {
+        match self.progress.get_mut().answer {
+            Answer::Taken | Answer::Given(ClaimState::Kept(_) | ClaimState::Running) => {}
+            Answer::Given(ClaimState::Claimed) => self.claims.delete_after(Duration::ZERO, self.row.clone()),
+            // The statement may still be running.
+            Answer::Unknown | Answer::Failed(_) => {
+                self.claims.delete_after(Duration::ZERO, self.row.clone());
+                self.claims.delete_after(MAX_DELAY, self.row.clone());
+            }
+        }
     }
 }
 
@@ -142,22 +346,16 @@ impl Claim {
 
     /// Ends it at once, so that the key is free before the client hears that nothing was charged.
     pub fn release(mut self) {
-        if let Some(row) = self.row.take()
-            && self.claims.delete(std::slice::from_ref(&row)).is_err()
-        {
-            self.claims.ended.lock().push(row);
+        if let Some(row) = self.row.take() {
+            self.claims.release(row);
         }
-    }
-
-    fn forget(mut self) {
-        self.row = None;
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
         if let Some(row) = self.row.take() {
-            self.claims.ended.lock().push(row);
+            self.claims.delete_after(RETAINED, row);
         }
     }
 }

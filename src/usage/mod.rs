@@ -31,7 +31,7 @@ mod spill;
 mod state;
 mod writer;
 
-pub use claims::{Claim, Claims, KeyState};
+pub use claims::{Claim, Claiming, Claims, KeyState};
 pub use connections::Connections;
 pub use meter::{Meter, Stats};
 pub use price::{Prices, cost, picos_each};

@@ -1,11 +1,11 @@
-//! Deferred responses: they are sent when something else has happened.
+//! Deferred responses: they are sent when something else has happened. Postponed requests: they are handled again then.
 
 use std::io::Read;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use textgen::blocking;
-use textgen::http::{Deferred, Notifier, Response};
+use textgen::http::{Deferred, Notifier, Postponed, Response};
 use textgen::server::Settings;
 
 use super::client::{Client, LONG, Running, serve, settings};
@@ -45,6 +45,86 @@ fn deferring(settings: Settings) -> (Running, Notifiers) {
         response
     });
     (server, notifiers)
+}
+
+/// Requests to `/postponed…` are postponed once. Each response contains its path and the length of the request's body, which
+/// is read last.
+fn postponing(settings: Settings) -> (Running, Notifiers) {
+    let notifiers = Notifiers::default();
+    let inner = Arc::clone(&notifiers);
+    let server = serve(settings, move |request| {
+        let begun = request.postponed.take().map(|postponed| *postponed.begun.downcast::<Arc<()>>().unwrap());
+        if begun.is_none() && request.path().starts_with("/postponed") {
+            let (begun, notifiers) = (Box::new(Arc::new(())), Arc::clone(&inner));
+            request.postponed = Some(Postponed { since: Instant::now(), begun });
+            return Response::postponed(Box::new(move |notifier| notifiers.lock().unwrap().push(notifier)));
+        }
+        let read = request.body.into_bytes(1024 * 1024).unwrap().len();
+        Response::with_body(200, "text/plain", format!("{} {read}", request.path()).into_bytes())
+    });
+    (server, notifiers)
+}
+
+#[test]
+fn many_are_postponed_without_a_thread() {
+    let (server, notifiers) = postponing(Settings { time_slice: LONG, ..settings() });
+    let mut clients: Vec<Client> = (0..300).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.send("POST /postponed HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n01234");
+    }
+    until_deferred(&notifiers, 300);
+    assert_silent(&mut clients[0]);
+    assert_eq!(server.connect().get("/quick").text(), "/quick 0");
+    assert_eq!((server.handle.stats().blocked, server.handle.stats().threads), (0, 2));
+    notify(&notifiers);
+    for client in &mut clients {
+        assert_eq!(client.reply().text(), "/postponed 5");
+        assert_eq!(client.get("/quick").text(), "/quick 0");
+    }
+    assert!(notifiers.lock().unwrap().is_empty(), "no request is postponed twice");
+}
+
+#[test]
+fn responses_to_pipelined_requests_that_are_postponed_keep_their_order() {
+    let (server, notifiers) = postponing(settings());
+    let mut client = server.connect();
+    for path in ["/quick", "/postponed", "/postponed-too", "/quick"] {
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n"));
+    }
+    assert_eq!(client.reply().text(), "/quick 0");
+    for path in ["/postponed 0", "/postponed-too 0"] {
+        until_deferred(&notifiers, 1);
+        assert_silent(&mut client);
+        notify(&notifiers);
+        assert_eq!(client.reply().text(), path);
+    }
+    assert_eq!(client.reply().text(), "/quick 0");
+}
+
+#[test]
+fn a_postponed_request_is_handled_after_a_time_out_and_none_is_kept_beyond_the_memory() {
+    let patient = Settings { deferred_timeout: Duration::from_millis(200), ..settings() };
+    let (server, notifiers) = postponing(patient);
+    let mut client = server.connect();
+    assert_eq!(client.get("/postponed").text(), "/postponed 0");
+    assert_eq!(notifiers.lock().unwrap().len(), 1, "it was never notified");
+    // A notifier that is called late does no harm.
+    notify(&notifiers);
+    assert_eq!(client.get("/quick").text(), "/quick 0");
+
+    let (server, notifiers) = postponing(Settings { max_unsent_total: 3000, ..settings() });
+    let post = format!("POST /postponed HTTP/1.1\r\nHost: h\r\nContent-Length: 2000\r\n\r\n{}", "x".repeat(2000));
+    let (mut first, mut second) = (server.connect(), server.connect());
+    first.send(&post);
+    until_deferred(&notifiers, 1);
+    second.send(&post);
+    assert_eq!(second.reply().status, 503);
+    notify(&notifiers);
+    assert_eq!(first.reply().text(), "/postponed 2000");
+    second.send(&post);
+    until_deferred(&notifiers, 1);
+    notify(&notifiers);
+    assert_eq!(second.reply().text(), "/postponed 2000");
 }
 
 fn until_deferred(notifiers: &Notifiers, count: usize) {
