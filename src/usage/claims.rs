@@ -222,7 +222,8 @@ impl Claims {
 
     fn delete_ended(&self) {
         let now = Instant::now();
-        let mut rows: Vec<ClaimRow> = self.ended.lock().extract_if(.., |(due, _)| *due <= now).map(|(_, row)| row).collect();
+        let mut rows: Vec<ClaimRow> =
+            self.ended.lock().extract_if(.., |(due, _)| *due <= now).map(|(_, row)| row).collect();
         // In the order of keys, in which the index of the table is.
         rows.sort_unstable();
         for rows in rows.chunks(MAX_DELETED) {
