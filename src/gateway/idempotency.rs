@@ -37,18 +37,15 @@ impl Idempotency {
         }
         let (key, meter) = (key.to_owned(), Arc::clone(&call.app.meter));
         let begun = call.request.postponed.take().and_then(|postponed| postponed.begun.downcast().ok());
-        let claiming = match begun {
-            Some(claiming) => *claiming,
-            None => {
-                meter.knows_kept_replies()?;
-                let claiming = call.app.claims.begin(user_id, &key);
-                if call.request.body.is_buffered() {
-                    let begun = Box::new(Arc::clone(&claiming));
-                    return Err(call.postpone(begun, Box::new(move |notifier| claiming.notify(notifier))));
-                }
-                claiming
-            }
-        };
+        if let Some(claiming) = begun {
+            return Ok(Some(Idempotency { meter, key, claiming: Some(*claiming), claim: None }));
+        }
+        meter.knows_kept_replies()?;
+        let claiming = call.app.claims.begin(user_id, &key);
+        if call.request.body.is_buffered() {
+            let begun = Box::new(Arc::clone(&claiming));
+            return Err(call.postpone(begun, Box::new(move |notifier| claiming.notify(notifier))));
+        }
         Ok(Some(Idempotency { meter, key, claiming: Some(claiming), claim: None }))
     }
 

@@ -88,21 +88,19 @@ pub fn claim(db: &mut impl Executor, owner: i64, rows: &[&ClaimRow]) -> Result<H
 }
 
 fn claim_state(row: &ClaimRow, found: &postgres::Row) -> Result<ClaimState, Error> {
-    Ok(match found.try_get(1)? {
-        "claimed" => ClaimState::Claimed,
-        _ => {
-            let body: Option<Vec<u8>> = found.try_get(5)?;
-            ClaimState::Kept(KeptReply {
-                key: row.key.clone(),
-                fingerprint: found.try_get(2)?,
-                status: u16::try_from(found.try_get::<_, i32>(3)?).unwrap_or(500),
-                headers: found.try_get(4)?,
-                claimed: None,
-                bytes: body.as_ref().map_or(0, |body| i64::try_from(body.len()).unwrap_or(i64::MAX)),
-                body,
-            })
-        }
-    })
+    if found.try_get::<_, &str>(1)? == "claimed" {
+        return Ok(ClaimState::Claimed);
+    }
+    let body: Option<Vec<u8>> = found.try_get(5)?;
+    Ok(ClaimState::Kept(KeptReply {
+        key: row.key.clone(),
+        fingerprint: found.try_get(2)?,
+        status: u16::try_from(found.try_get::<_, i32>(3)?).unwrap_or(500),
+        headers: found.try_get(4)?,
+        claimed: None,
+        bytes: body.as_ref().map_or(0, |body| i64::try_from(body.len()).unwrap_or(i64::MAX)),
+        body,
+    }))
 }
 
 /// Deletes these claims of this owner.

@@ -170,7 +170,9 @@ impl Claims {
             queue.is_stopped = true;
             std::mem::take(&mut queue.waiting)
         };
-        waiting.iter().for_each(|claiming| claiming.answer(Answer::Failed(stopping())));
+        for claiming in waiting {
+            claiming.answer(Answer::Failed(stopping()));
+        }
     }
 
     /// Waits for requests, and takes as many as one call serves; `None` when the process is stopped.
