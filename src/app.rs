@@ -71,18 +71,19 @@ impl App {
         let last_used = LastUsed::new();
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let charges = Connections::new(config.direct_url(), &format!("{name}-charges"))?;
+        let mut owner = [0; 8];
+        getrandom::fill(&mut owner).map_err(|e| e.to_string())?;
+        let claims = Claims::new(charges.pool(), i64::from_le_bytes(owner));
         let meter = Meter::new(charges, config.journal_dir.clone(), config.journal_max_bytes);
         meter.keep_months(config.usage_retention_months);
         meter.keep_reply_bytes(config.idempotency_max_bytes);
         let models = Models::new(&config)?;
-        let mut owner = [0; 8];
-        getrandom::fill(&mut owner).map_err(|e| e.to_string())?;
         Ok(Arc::new(App {
             resolver: Resolver::new(db.clone(), cache.clone(), last_used.clone(), config.auth_grace),
             passwords: Passwords::new(Hasher::new(cores)?, Peppers::from(&config))?,
             throttle: Throttle::default(),
             meter,
-            claims: Claims::new(db.clone(), i64::from_le_bytes(owner)),
+            claims,
             catalogue: Refresher::new(models.clone()),
             models,
             fetcher: Fetcher::new(&config.audio_url_allow, config.upstream_connect_timeout),

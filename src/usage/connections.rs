@@ -13,8 +13,8 @@ pub struct Connections {
     /// One connection with asynchronous commit, for slow disks, so that no row stays locked while the disk syncs. A
     /// later commit on [`Connections::durable`] makes its commits durable.
     fast: Database,
-    /// Four connections: one for charges, new or retried, one to make asynchronous commits durable, one for maintenance and
-    /// one to ask for leases.
+    /// Six connections: one for charges, new or retried, one to make asynchronous commits durable, one for maintenance, one
+    /// to ask for leases, and two for claims to keys.
     durable: Database,
 }
 
@@ -35,7 +35,7 @@ impl Connections {
             config.options(&format!("{PLAN} {given} {options}"));
             Ok::<_, String>(Database::new(config, true, size))
         };
-        Ok(Connections { fast: with(1, "-c synchronous_commit=off")?, durable: with(4, "")? })
+        Ok(Connections { fast: with(1, "-c synchronous_commit=off")?, durable: with(6, "")? })
     }
 
     /// A session for charges that requests are waiting for, with asynchronous commits.
@@ -53,8 +53,8 @@ impl Connections {
         self.durable.session()
     }
 
-    /// The pool whose connection leases are asked for on.
-    pub(super) fn for_limits(&self) -> Database {
+    /// The pool whose connections leases are asked for on, and keys are claimed.
+    pub fn pool(&self) -> Database {
         self.durable.clone()
     }
 

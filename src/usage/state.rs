@@ -97,7 +97,7 @@ impl Shared {
     /// The state before any thread was started.
     pub(super) fn new(db: Connections, journal: Journal) -> Shared {
         Shared {
-            limits: Limits::new(db.for_limits()),
+            limits: Limits::new(db.pool()),
             holder: Mutex::default(),
             db,
             queue: Queue::default(),
