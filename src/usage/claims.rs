@@ -407,7 +407,9 @@ mod tests {
         let notified = Arc::new(AtomicI64::new(0));
         let count = || {
             let notified = Arc::clone(&notified);
-            Box::new(move || drop(notified.fetch_add(1, Ordering::SeqCst)))
+            Box::new(move || {
+                notified.fetch_add(1, Ordering::SeqCst);
+            })
         };
         let claiming = claims.begin("u", "k");
         claiming.notify(count());
