@@ -14,12 +14,13 @@ use std::thread;
 use std::time::Duration;
 
 use serde::Deserialize;
+use textgen::blocking::Places;
 use textgen::http::response::StreamFn;
 use textgen::http::{Request, Response, sse};
 use textgen::server::{self, Handler, Server, Settings};
 
-/// Maximum number of concurrent streams; each occupies a thread.
-const STREAMS: usize = 4096;
+/// Places for streams, each of which occupies a thread. They all come from one address, which gets two thirds.
+const STREAMS: usize = 18_000;
 const LARGEST_BODY: usize = 1 << 20;
 
 const ANSWER: &str = r#"{"id":"chatcmpl-1","object":"chat.completion","created":1700000000,"model":"bench","choices":[{"index":0,"message":{"role":"assistant","content":"Here are some words."},"logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":9,"completion_tokens":4,"total_tokens":13}}"#;
@@ -42,7 +43,7 @@ struct Options {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let address = env::args().nth(1).unwrap_or("127.0.0.1:0".to_owned());
-    let mut server = Server::new(Settings { max_blocked: STREAMS, ..Settings::default() })?;
+    let mut server = Server::new(Settings { places: Places::new(|_| STREAMS), ..Settings::default() })?;
     let handler: Handler = Arc::new(answer);
     let address = server.listen("upstream", server::bind(address.parse()?, false)?, handler)?;
     println!("http://{address}");

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::app::App;
 use crate::auth::{Caller, Kind, Via, client, is_renewal_due};
+use crate::blocking;
 use crate::error::{Error, Result, Shape};
 use crate::http::{Method, Request, StartWaiting, cookie};
 
@@ -74,10 +75,14 @@ impl<'a> Call<'a> {
     /// what follows the scheme of `Authorization`; the first of these that is valid.
     ///
     /// # Errors
-    /// 403 for a cookie with a request that another site's page sent, 503 while the credential cannot be checked.
+    /// 403 for a cookie with a request that another site's page sent, 503 while the credential cannot be checked, 429 for an
+    /// upload if the account has too many.
     pub fn authenticate(&mut self) -> Result<Option<Arc<Caller>>> {
         if self.caller.is_none() {
             self.caller = self.find_caller()?;
+            if let Some(caller) = &self.caller {
+                blocking::identify(caller.party)?;
+            }
         }
         Ok(self.caller.clone())
     }

@@ -89,6 +89,8 @@ pub enum Error {
     NotConfigured(&'static str),
     /// Too much to do right now.
     Busy,
+    /// The account has as many requests waiting as it may have.
+    TooManyWaiting,
     /// The database is not reachable (503), or a statement failed (500).
     Database(db::Error),
     /// A fault of ours; the text is for the log.
@@ -169,6 +171,11 @@ impl Error {
                 (413, "request_too_large", format!("The body must not be larger than {most} bytes").into())
             }
             E::InvalidFields(issues) => (422, "invalid_fields", in_words(issues).into()),
+            E::TooManyWaiting => (
+                429,
+                "rate_limit_exceeded",
+                "This account has too many requests at once, try again when some are answered".into(),
+            ),
             E::TooManyAttempts(_) => (429, "rate_limit_exceeded", "Too many attempts, try again later".into()),
             E::ClientLeft | E::ClientLeftModel => (499, "client_closed_request", "The client closed the connection".into()),
             E::Upstream(status, text) => (*status, "model_server_failed", (*text).into()),
@@ -202,7 +209,7 @@ impl Error {
             Error::TooManyAttempts(wait) => Some((wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)),
             Error::NotConfigured(_) => None,
             Error::Relayed(relayed) if relayed.retry_after.is_some() => relayed.retry_after,
-            Error::KeyInUse => Some(1),
+            Error::KeyInUse | Error::TooManyWaiting => Some(1),
             _ if self.status() == 503 => Some(1),
             _ => None,
         }
@@ -301,9 +308,12 @@ impl From<db::Error> for Error {
     }
 }
 
-impl From<blocking::Busy> for Error {
-    fn from(_: blocking::Busy) -> Error {
-        Error::Busy
+impl From<blocking::Refused> for Error {
+    fn from(refused: blocking::Refused) -> Error {
+        match refused {
+            blocking::Refused::Full => Error::Busy,
+            blocking::Refused::ShareIsUsed => Error::TooManyWaiting,
+        }
     }
 }
 

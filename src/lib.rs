@@ -5,6 +5,8 @@
 //! `db` session, and a reply goes back. A module imports only from those above it in this list.
 
 pub mod blocking;
+pub mod memory;
+pub mod system_limits;
 pub mod hex;
 pub mod http;
 pub mod wav;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use textgen::call::Role;
 use textgen::cli::{self, Cli, Command};
 use textgen::config::Config;
-use textgen::{logging, startup};
+use textgen::{logging, memory, startup};
 
 /// The exit code when a command fails.
 const FAILURE: u8 = 1;
@@ -14,6 +14,7 @@ const FAILURE: u8 = 1;
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
+    memory::configure_allocator();
     let Cli { config, command } = match Cli::read(std::env::args_os()) {
         Ok(cli) => cli,
         Err(e) => {

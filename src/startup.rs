@@ -4,12 +4,18 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::thread;
 
 use crate::app::App;
+use crate::auth::hasher::QUEUE_PER_THREAD;
+use crate::blocking::{Places, Wait};
 use crate::call::Role;
 use crate::config::Config;
-use crate::dispatch;
 use crate::server::{self, Server, Settings};
+use crate::{dispatch, system_limits};
+
+/// Threads besides those that run handlers: of the database connections, the meter, the hasher and so on.
+const OTHER_THREADS: usize = 100;
 
 /// Runs the servers of these roles until SIGTERM or SIGINT, then finishes the requests in progress. Prints the addresses
 /// on standard output, one per line: `web http://127.0.0.1:8083`.
@@ -44,12 +50,37 @@ pub fn run(config: Config, roles: &[Role]) -> Result<(), String> {
 
 fn settings(config: &Config) -> Settings {
     let defaults = Settings::default();
+    let workers = config.workers.unwrap_or(defaults.workers);
     Settings {
-        workers: config.workers.unwrap_or(defaults.workers),
-        max_blocked: config.max_waiting,
+        workers,
+        places: granted(places(config), workers),
         max_connections: config.max_connections,
         ..defaults
     }
+}
+
+/// How many requests may wait for what.
+fn places(config: &Config) -> Places {
+    let hashes = thread::available_parallelism().map_or(1, usize::from) * QUEUE_PER_THREAD;
+    Places::new(|wait| match wait {
+        Wait::LogIn => config.max_waiting.min(hashes),
+        Wait::Database => config.max_waiting,
+        Wait::Model => config.max_model_calls,
+        Wait::Upload => config.max_uploads,
+        Wait::Fetch => config.max_fetches,
+    })
+}
+
+/// So many of these places as the system has threads and descriptors for; a warning if those are fewer.
+fn granted(wanted: Places, workers: usize) -> Places {
+    let limit = system_limits::tightest();
+    let places = wanted.at_most(limit.waiting.saturating_sub(OTHER_THREADS + workers));
+    if places != wanted {
+        let list = |places: Places| Wait::ALL.map(|wait| format!("{} {}", wait.name(), places.of(wait))).join(", ");
+        let (source, wanted, places) = (limit.source, list(wanted), list(places));
+        log::warn!("{source} allows fewer requests to wait than the settings: {places}; not {wanted}");
+    }
+    places
 }
 
 fn listen(server: &mut Server, app: &Arc<App>, roles: &[Role]) -> Result<Vec<(Role, SocketAddr)>, String> {

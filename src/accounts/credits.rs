@@ -116,7 +116,7 @@ fn wait_for_leases(db: &Database, user_id: &str, wanted_micros: i64) -> Result<(
     while !credits::has_free(&mut db.session()?, &balance_id, wanted_micros)? && since.elapsed() < RECALL_TIME {
         credits::recall(&mut db.session()?, &balance_id)?;
         // The connection is handed back meanwhile.
-        blocking::block_in_place(|| std::thread::sleep(RECALL_PAUSE)).map_err(|blocking::Busy| Error::Busy)?;
+        blocking::block_in_place(blocking::Wait::Database, || std::thread::sleep(RECALL_PAUSE))?;
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::auth::Caller;
-use crate::blocking::block_in_place;
+use crate::blocking::{Wait, block_in_place};
 use crate::call::Call;
 use crate::catalogue::{Purpose, ResolvedModel};
 use crate::engine::fetch::Download;
@@ -37,10 +37,10 @@ pub(super) fn from_url(call: &mut Call<'_>, caller: &Caller) -> Result<Response>
         Ok((url.to_owned(), translates, options, model))
     };
     let fetch =
-        |(url, ..): &(String, bool, Options, ResolvedModel)| block_in_place(|| app.fetcher.get(url, MAX_RECORDING))?;
+        |(url, ..): &(String, bool, Options, ResolvedModel)| block_in_place(Wait::Fetch, || app.fetcher.get(url, MAX_RECORDING))?;
     let work = |(_, translates, options, model): (String, bool, Options, ResolvedModel),
                 source: &mut DigestedSource<'_, Download>| {
-        let pending = block_in_place(|| {
+        let pending = block_in_place(Wait::Model, || {
             let map_trailing = |_| Ok((upstream_fields(&model), model.clone()));
             let upload = ForwardedUpload::new(source, "audio", &[], Box::new(map_trailing))?;
             transcription::send(&model, upstream_path(translates), upload, false)

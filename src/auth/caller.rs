@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use time::OffsetDateTime;
 
 use super::Scope;
+use crate::blocking::Party;
 use crate::limits::Budgets;
 use crate::store::User;
 use crate::store::api_keys::KeyScope;
@@ -18,6 +19,8 @@ pub struct Caller {
     pub via: Via,
     /// The budgets that the caller's charges count against; the balance only if work is paid for in advance.
     pub budgets: Budgets,
+    /// Who shares its account's places among requests that wait.
+    pub party: Party,
     /// What the key is limited to, if it is.
     pub scope: Option<Arc<Scope>>,
     /// The user object, serialised at most once while this caller is cached.
@@ -53,7 +56,8 @@ impl Caller {
         let id = |id: &Option<String>| id.as_deref().map(Into::into);
         let (account, balance) = (id(&user.budget_id), id(&user.balance_id));
         let budgets = Budgets { account, balance, ..Budgets::default() };
-        Caller { user, via, budgets, scope: None, json: OnceLock::new() }
+        let party = Party::account(&user.id);
+        Caller { user, via, budgets, party, scope: None, json: OnceLock::new() }
     }
 
     /// The same, whose key has this budget, and is limited to this.

@@ -7,14 +7,15 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::blocking;
+use crate::blocking::{self, Wait};
 use crate::error::Error;
 
 /// How long a hash may wait in the queue.
 pub const MAX_WAIT: Duration = Duration::from_secs(2);
 
-/// Length of the queue per thread. A hash takes about 20 ms, so later ones would wait for too long anyway.
-const QUEUE_PER_THREAD: usize = 64;
+/// Length of the queue per thread. A hash takes about 20 ms, so later ones would wait for too long anyway. No more
+/// requests than fit into it should wait, so that it is never full of those of one client.
+pub const QUEUE_PER_THREAD: usize = 64;
 
 /// The `nice` value of the threads.
 const NICENESS: i32 = 10;
@@ -77,9 +78,9 @@ impl Hasher {
             }
         };
         self.queue.try_send(Box::new(job)).map_err(|_| HashError::Busy)?;
-        let outcome = match blocking::block_in_place(|| result.recv()) {
+        let outcome = match blocking::block_in_place(Wait::LogIn, || result.recv()) {
             Ok(Ok(value)) => Ok(value),
-            Ok(Err(_)) | Err(blocking::Busy) => Err(HashError::Busy),
+            Ok(Err(_)) | Err(_) => Err(HashError::Busy),
         };
         drop(wanted);
         outcome
@@ -103,14 +104,23 @@ fn work(jobs: &Mutex<Receiver<Job>>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::blocking::{Party, Place, Refused};
     use std::rc::Rc;
     use std::sync::atomic::{AtomicBool, Ordering};
 
     struct Full;
 
     impl blocking::BlockingHooks for Full {
-        fn before_blocking(&self) -> Result<(), blocking::Busy> {
-            Err(blocking::Busy)
+        fn before_blocking(&self, _: Wait) -> Result<(), Refused> {
+            Err(Refused::Full)
+        }
+
+        fn place(&self, _: Wait) -> Result<Option<Place>, Refused> {
+            Err(Refused::Full)
+        }
+
+        fn identified(&self, _: Party) -> Result<(), Refused> {
+            Ok(())
         }
         fn before_short_wait(&self) {}
     }

@@ -9,7 +9,7 @@ use super::cache::{Key, Kind, Lookup};
 use super::epochs::Stamp;
 use super::single_flight::{Guard, Joined, NotShared, SingleFlight};
 use super::{Cache, Caller, Digest, LastUsed, Via};
-use crate::blocking;
+use crate::blocking::{self, Wait};
 use crate::db::{self, Database};
 use crate::error::{Error, Result};
 use crate::store::{api_keys, sessions};
@@ -81,7 +81,7 @@ impl Resolver {
                 Joined::Leader(guard) => return self.run(key, guard),
                 Joined::Follower(flight) => flight,
             };
-            let shared = blocking::block_in_place(|| flight.wait(SHARED_QUERY_TIMEOUT))??;
+            let shared = blocking::block_in_place(Wait::Database, || flight.wait(SHARED_QUERY_TIMEOUT))??;
             match shared.found {
                 // The query began before this request, and the user has changed since: the client may know of that.
                 Ok(Some(caller)) if !self.cache.is_current(&caller.user.id, shared.stamp) => {}

@@ -12,7 +12,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::Digest;
 use super::hasher::MAX_WAIT;
-use crate::blocking;
+use crate::blocking::{self, Wait, network_of};
 use crate::error::Error;
 
 /// A burst of failures that is allowed, and the interval after which one more is.
@@ -123,7 +123,7 @@ impl Throttle {
         if let Some(outcome) = self.attempts.lock().admit(own, Instant::now()) {
             return outcome;
         }
-        blocking::block_in_place(|| self.wait_for_others(own)).unwrap_or(Err(Rejection::Busy))
+        blocking::block_in_place(Wait::LogIn, || self.wait_for_others(own)).unwrap_or(Err(Rejection::Busy))
     }
 
     fn wait_for_others(&self, own: &[Subject]) -> Result<(), Rejection> {
@@ -231,17 +231,6 @@ fn make_room(full_at: &mut HashMap<Subject, Instant>, now: Instant) {
     }
 }
 
-/// The address itself or, for IPv6, the first address of its /64 network, since one client usually has a whole /64.
-pub fn network_of(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => {
-            let [a, b, c, d, ..] = v6.segments();
-            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
-        }
-        v4 @ IpAddr::V4(_) => v4,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -318,13 +307,5 @@ mod tests {
         }
         fail(&throttle, "a", [1, 1, 1, 1], false).unwrap();
         assert!(begin(&throttle, "a", [1, 1, 1, 1], false).is_err());
-    }
-
-    #[test]
-    fn an_ipv6_network_counts_as_one_address() {
-        let network = |text: &str| network_of(text.parse().unwrap());
-        assert_eq!(network("2001:db8:0:1::1"), network("2001:db8:0:1:ffff::2"));
-        assert_ne!(network("2001:db8:0:1::1"), network("2001:db8:0:2::1"));
-        assert_eq!(network("::ffff:1.2.3.4"), network("1.2.3.4"));
     }
 }

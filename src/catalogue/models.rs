@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
-use crate::blocking::{self, block_in_place};
+use crate::blocking::{self, Wait, block_in_place};
 use crate::config::Config;
 use crate::engine::{self, ListedModel, Protocol, Provider, Reply, Route, Routes, Timeouts, UpstreamRequest};
 use crate::error::{Error, Result};
@@ -113,7 +113,7 @@ impl Models {
     pub fn resolve(&self, purpose: Purpose, name: Option<&str>) -> Result<ResolvedModel> {
         let mut found = self.find(purpose, name)?;
         if matches!(found, Found::Pending) {
-            block_in_place(|| self.wait_for_lists(&[purpose]))?;
+            block_in_place(Wait::Database, || self.wait_for_lists(&[purpose]))?;
             found = self.find(purpose, name)?;
         }
         match found {
@@ -216,7 +216,7 @@ impl Models {
         let mut current = self.current()?;
         let mut tables = purposes.iter().map(|purpose| &current.tables[*purpose as usize]);
         if current.stored.is_empty() && tables.any(|table| table.is_pending) {
-            block_in_place(|| self.wait_for_lists(purposes))?;
+            block_in_place(Wait::Database, || self.wait_for_lists(purposes))?;
             current = self.current()?;
         }
         Ok(look(&current))
@@ -342,7 +342,7 @@ impl ResolvedModel {
     ///
     /// # Errors
     /// As there.
-    pub fn block_in_place<R>(&self, work: impl FnOnce() -> R) -> std::result::Result<R, blocking::Busy> {
+    pub fn block_in_place<R>(&self, work: impl FnOnce() -> R) -> std::result::Result<R, blocking::Refused> {
         self.routes().block_in_place(work)
     }
 

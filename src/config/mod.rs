@@ -146,9 +146,23 @@ pub struct Config {
     #[arg(long, env, default_value = "0", value_parser = or_automatic(1024), help_heading = CAPACITY)]
     pub workers: OrAutomatic,
 
-    /// Requests that may wait for a password hash, a database connection or a model server; further ones get a 503
+    /// Requests that may wait for password hashes, and as many again for the database; further ones get a 503. Of this and
+    /// the next three, one account (without a log-in: one network) gets two thirds at most, and the rest is for others
     #[arg(long, env, default_value = "512", value_parser = number(1_usize..=100_000), help_heading = CAPACITY)]
     pub max_waiting: usize,
+
+    /// Requests that may wait for model servers, streams included. Each takes a thread, about 40 kB and two file
+    /// descriptors
+    #[arg(long, env, default_value = "6144", value_parser = number(1_usize..=100_000), help_heading = CAPACITY)]
+    pub max_model_calls: usize,
+
+    /// Bodies over 1 MiB that may be received at once
+    #[arg(long, env, default_value = "256", value_parser = number(1_usize..=100_000), help_heading = CAPACITY)]
+    pub max_uploads: usize,
+
+    /// Recordings that may be fetched from an `audio_url` at once
+    #[arg(long, env, default_value = "256", value_parser = number(1_usize..=100_000), help_heading = CAPACITY)]
+    pub max_fetches: usize,
 
     /// Open connections, beyond which the one that has been idle longest is closed; 0 = file-descriptor limit
     #[arg(long, env, default_value = "0", value_parser = or_automatic(10_000_000), help_heading = CAPACITY)]

@@ -11,7 +11,7 @@ mod watchdog;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -22,7 +22,7 @@ pub use error::Error;
 pub use param::Param;
 pub use session::{Executor, Session, Transaction};
 
-use crate::blocking;
+use crate::blocking::{self, Bulkhead, Wait};
 use watchdog::TimeoutCounter;
 
 /// How long a request waits for a connection before it is refused.
@@ -38,8 +38,9 @@ pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(11);
 /// How long an attempt to connect may take, up to the first byte.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Requests that may wait for a connection, per connection of the pool; further ones are refused at once.
-const WAITERS_PER_CONNECTION: usize = 8;
+/// Requests that may wait for a connection, per connection of the pool; further ones are refused at once. One account can
+/// have two thirds of them.
+const WAITERS_PER_CONNECTION: usize = 32;
 
 /// How long the check of a connection may take after another was lost.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -50,6 +51,8 @@ pub struct Database {
     pool: r2d2::Pool<ConnectionManager>,
     health: Arc<Health>,
     size: usize,
+    /// Requests that wait for a connection.
+    waiting: Bulkhead,
 }
 
 /// Whether the database is available, shared with the threads of the pool.
@@ -60,7 +63,6 @@ pub(crate) struct Health {
     timeouts: TimeoutCounter,
     /// Why the database is unavailable, while it is.
     down: Mutex<Option<Down>>,
-    waiting: AtomicUsize,
     /// Whether the schema is known to be up to date.
     open: AtomicBool,
 }
@@ -79,7 +81,6 @@ impl Health {
             losses: AtomicU64::new(0),
             timeouts: TimeoutCounter::default(),
             down: Mutex::new(None),
-            waiting: AtomicUsize::new(0),
             open: AtomicBool::new(false),
         }
     }
@@ -137,7 +138,8 @@ impl Database {
             .idle_timeout(None)
             .error_handler(Box::new(r2d2::NopErrorHandler))
             .build_unchecked(manager);
-        Database { pool, health, size: size as usize }
+        let size = size as usize;
+        Database { pool, health, size, waiting: Bulkhead::new(size * WAITERS_PER_CONNECTION) }
     }
 
     /// The schema is up to date: sessions may be checked out from now on.
@@ -196,11 +198,11 @@ impl Database {
         if self.pool.state().connections == 0 {
             self.check_reachable()?;
         }
-        let _waiting = Waiting::enter(&self.health.waiting, self.size * WAITERS_PER_CONNECTION)?;
-        match blocking::block_in_place(|| self.pool.get_timeout(CHECKOUT_TIMEOUT)) {
+        let _waiting = self.waiting.enter(blocking::party()).map_err(|_| Error::Busy)?;
+        match blocking::block_in_place(Wait::Database, || self.pool.get_timeout(CHECKOUT_TIMEOUT)) {
             Ok(Ok(connection)) => Ok(connection),
             Ok(Err(_)) => self.check_reachable().and(Err(Error::Busy)),
-            Err(blocking::Busy) => Err(Error::Busy),
+            Err(_) => Err(Error::Busy),
         }
     }
 
@@ -230,7 +232,7 @@ impl Database {
             made: state.connections,
             idle: state.idle_connections,
             most: self.pool.max_size(),
-            waiting: self.health.waiting.load(Ordering::Relaxed),
+            waiting: self.waiting.used(),
         }
     }
 
@@ -257,22 +259,6 @@ pub struct PoolState {
 impl fmt::Debug for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Database").field("size", &self.size).finish_non_exhaustive()
-    }
-}
-
-/// A request that waits for a connection; counted until it is dropped.
-struct Waiting<'h>(&'h AtomicUsize);
-
-impl<'h> Waiting<'h> {
-    fn enter(count: &'h AtomicUsize, most: usize) -> Result<Waiting<'h>, Error> {
-        let waiting = Waiting(count);
-        if count.fetch_add(1, Ordering::AcqRel) >= most { Err(Error::Busy) } else { Ok(waiting) }
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -11,6 +11,7 @@ use log::Level;
 
 use crate::api;
 use crate::app::App;
+use crate::blocking::{self, Party};
 use crate::call::{Call, Role};
 use crate::db;
 use crate::error::{Error, Shape};
@@ -95,6 +96,9 @@ fn dispatch(app: &App, role: Role, router: &Router<&'static Operation>, request:
         return (Err(e.into()), operation.errors, None);
     }
     let mut call = Call::new(app, role, request);
+    if !app.config.trusted_proxies.is_empty() {
+        blocking::set_party(Party::network(call.client()));
+    }
     (call.segments, call.shape, call.charged_as) = (segments, operation.errors, operation.charged_as);
     let mut outcome = operation.run(&mut call);
     if let Some((begun, start)) = call.postponed.take() {

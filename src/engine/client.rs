@@ -14,6 +14,7 @@ use ureq::{Agent, SendBody};
 
 use crate::error::{Error, Result};
 
+use super::buffers;
 use super::spec::{ProviderSpec, Timeouts};
 use super::transport::{self, client_left, connector};
 
@@ -81,6 +82,8 @@ impl HttpClient {
                 .user_agent(concat!("textgen/", env!("CARGO_PKG_VERSION")))
                 .tls_config(tls.clone())
                 .max_idle_connections(idle)
+                .input_buffer_size(buffers::MOST)
+                .output_buffer_size(buffers::MOST)
                 .build()
         };
         let agent = |idle| Agent::with_parts(config(idle), connector(timeouts.idle), AddressResolver::default());

@@ -17,6 +17,7 @@ use ureq::{Agent, Body, BodyReader};
 use crate::error::{Error, Result};
 
 use super::address::is_public;
+use super::buffers;
 use super::transport::{client_left, connector};
 
 /// How long a download may take, redirects included.
@@ -46,6 +47,8 @@ impl Fetcher {
             // A proxy would connect to what it resolves itself.
             .proxy(None)
             .max_idle_connections(0)
+            .input_buffer_size(buffers::MOST)
+            .output_buffer_size(buffers::MOST)
             .user_agent(concat!("textgen/", env!("CARGO_PKG_VERSION")))
             .build();
         let resolver = PublicResolver { resolver: DefaultResolver::default(), allowed: allowed.to_vec() };

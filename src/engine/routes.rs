@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use crate::blocking;
+use crate::blocking::{self, Refused, Wait};
 
 use super::health::InFlight;
 use super::provider::Provider;
@@ -82,11 +82,11 @@ impl Routes {
     /// engine, which never waits.
     ///
     /// # Errors
-    /// [`Busy`](blocking::Busy).
-    pub fn block_in_place<R>(&self, work: impl FnOnce() -> R) -> Result<R, blocking::Busy> {
+    /// [`Refused`].
+    pub fn block_in_place<R>(&self, work: impl FnOnce() -> R) -> Result<R, Refused> {
         match self.routes.iter().all(|route| route.provider.is_demo()) {
             true => Ok(work()),
-            false => blocking::block_in_place(work),
+            false => blocking::block_in_place(Wait::Model, work),
         }
     }
 

@@ -10,13 +10,12 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use ureq::Error;
 use ureq::unversioned::transport::{
-    Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, RustlsConnector, Transport,
+    Buffers, ConnectionDetails, Connector, NextTimeout, RustlsConnector, Transport,
 };
 
-use crate::blocking;
+use crate::{blocking, memory};
 
-/// Bytes of a connection's buffer in each direction; there are as many connections as calls.
-const BUFFER: usize = 16 * 1024;
+use super::buffers::IdleBuffers;
 
 /// Sockets without TLS or with it, as the address says. `stall` is how long the other side may take to read more.
 pub(super) fn connector(stall: Duration) -> impl Connector {
@@ -95,6 +94,7 @@ pub(super) fn note_connecting<R>(work: impl FnOnce() -> R) -> (R, bool) {
 /// Notes that a request begins, of which nothing was sent yet.
 pub(super) fn note_request() {
     SENT.set(false);
+    memory::note_stack_used();
 }
 
 /// Whether all of this thread's latest request was sent, to an upstream that took the connection.
@@ -164,8 +164,7 @@ impl Connector<()> for Sockets {
                 Ok(stream) => {
                     stream.set_nodelay(true)?;
                     stream.set_nonblocking(true)?;
-                    let buffers = LazyBuffers::new(BUFFER, BUFFER);
-                    return Ok(Some(Socket { stream, buffers, stall: self.stall }));
+                    return Ok(Some(Socket { stream, buffers: IdleBuffers::new(), stall: self.stall }));
                 }
                 Err(e) if e.kind() == io::ErrorKind::TimedOut => last = Error::Timeout(details.timeout.reason),
                 Err(e) => last = Error::Io(e),
@@ -187,7 +186,7 @@ fn connect(address: &SocketAddr, until: Option<Instant>) -> io::Result<TcpStream
 
 struct Socket {
     stream: TcpStream,
-    buffers: LazyBuffers,
+    buffers: IdleBuffers,
     stall: Duration,
 }
 
@@ -229,6 +228,7 @@ impl Transport for Socket {
                     return Ok(n > 0);
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.buffers.free();
                     wait(&self.stream, PollFlags::IN, until, timeout)?;
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -257,27 +257,39 @@ pub(super) fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<In
     }
 }
 
+/// Waits for this long are frequent; during longer ones, memory is given back.
+const SHORT_WAIT: Duration = Duration::from_millis(50);
+
 /// Waits for the upstream; fails when the time is over or the client has left.
 fn wait(stream: &TcpStream, wanted: PollFlags, until: Option<Instant>, timeout: NextTimeout) -> Result<(), Error> {
     let client = blocking::client();
+    let mut is_short = true;
     loop {
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
         if left == Some(Duration::ZERO) {
             return Err(Error::Timeout(timeout.reason));
         }
-        let mut fds = vec![PollFd::new(stream, wanted)];
-        if let Some(client) = &client {
-            fds.push(PollFd::from_borrowed_fd(client.as_fd(), hang_up()));
-        }
-        let left = left.and_then(|left| Timespec::try_from(left).ok());
-        match poll(&mut fds, left.as_ref()) {
+        let upstream = PollFd::new(stream, wanted);
+        let mut fds = match &client {
+            Some(client) => [upstream, PollFd::from_borrowed_fd(client.as_fd(), hang_up())],
+            None => [upstream.clone(), upstream],
+        };
+        let watched = if client.is_some() { &mut fds[..] } else { &mut fds[..1] };
+        let time = if is_short { Some(left.map_or(SHORT_WAIT, |left| left.min(SHORT_WAIT))) } else { left };
+        let time = time.and_then(|time| Timespec::try_from(time).ok());
+        match poll(watched, time.as_ref()) {
+            Ok(0) if is_short => {
+                is_short = false;
+                memory::release_stack();
+                continue;
+            }
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(io::Error::from(e).into()),
         }
         if !fds[0].revents().is_empty() {
             return Ok(());
         }
-        if fds.get(1).is_some_and(|client| !client.revents().is_empty()) {
+        if client.is_some() && !fds[1].revents().is_empty() {
             return Err(Error::Other(Box::new(ClientLeft)));
         }
     }

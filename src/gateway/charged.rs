@@ -8,7 +8,7 @@
 use std::io::{self, Read};
 
 use crate::auth::Caller;
-use crate::blocking::{self, ClientGuard, block_in_place};
+use crate::blocking::{self, ClientGuard, Wait, block_in_place};
 use crate::call::Call;
 use crate::catalogue::Purpose;
 use crate::engine::client_left;
@@ -157,7 +157,7 @@ fn settle(mut context: ChargeContext, outcome: Result<Outcome>) -> Result<Respon
     match settled {
         Ok(Settled::Response(response)) => Ok(response),
         Ok(Settled::Stream(_, model, stream)) if client_left() => {
-            block_in_place(|| reply_stream::settle_without_client(context, model, stream))?;
+            block_in_place(Wait::Model, || reply_stream::settle_without_client(context, model, stream))?;
             Err(Error::ClientLeft)
         }
         Ok(Settled::Stream(response, model, stream)) => Ok(reply_stream::attach(response, context, model, stream)),

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use crate::blocking;
+use crate::blocking::{self, Wait};
 use crate::error::Error;
 use crate::http::{Content, Response};
 use crate::units::Units;
@@ -87,7 +87,7 @@ impl Drop for Unsent {
         // The client has disconnected. With an `Idempotency-Key`, it may repeat the request to get the whole reply.
         if let Some(stream) = self.0.take()
             && stream.head.is_some()
-            && let Ok(Err(e)) = blocking::block_in_place(|| stream.run(&mut io::sink()))
+            && let Ok(Err(e)) = blocking::block_in_place(Wait::Model, || stream.run(&mut io::sink()))
         {
             log::debug!("a stream whose client has disconnected failed: {e}");
         }

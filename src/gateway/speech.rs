@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::blocking::{block_in_place, unwatched};
+use crate::blocking::{Wait, block_in_place, unwatched};
 use crate::catalogue::ResolvedModel;
 use crate::engine::{Body, Reply, UpstreamRequest};
 use crate::error::{Error, Result};
@@ -30,7 +30,7 @@ pub fn request(model: &ResolvedModel, object: &Object<'_>) -> Result<Reply> {
     let text = object.read::<String>("input");
     worst_case::set_aside(model, &units(&text.unwrap_or_default()))?;
     let ask = UpstreamRequest { path: SPEECH, media_type: "application/json", body: Body::Json(object) };
-    block_in_place(|| {
+    block_in_place(Wait::Model, || {
         unwatched(|| {
             let mut reply = model.send(ask)?.successful()?;
             if reply.media_type == "application/json" || reply.media_type.starts_with("text/") {
@@ -47,7 +47,7 @@ pub fn request(model: &ResolvedModel, object: &Object<'_>) -> Result<Reply> {
 /// # Errors
 /// Those of [`request`]; 502 for a reply that ends early or is too long.
 pub fn synthesize(model: &ResolvedModel, request: &Value) -> Result<(Reply, Vec<u8>)> {
-    block_in_place(|| {
+    block_in_place(Wait::Model, || {
         let mut reply = self::request(model, &Object::of(request))?;
         let audio = unwatched(|| reply.read_all(MAX_REPLY))?;
         Ok::<_, Error>((reply, audio))

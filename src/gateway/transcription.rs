@@ -1,6 +1,6 @@
 //! Asks a model server to transcribe a recording.
 
-use crate::blocking::{block_in_place, unwatched};
+use crate::blocking::{Wait, block_in_place, unwatched};
 use crate::catalogue::ResolvedModel;
 use crate::engine::{Body, Reply, UpstreamRequest};
 use crate::error::{Error, Result};
@@ -46,7 +46,7 @@ pub fn send(
         Some(buffered) => Body::Form(buffered),
         None => Body::Stream(&mut upload),
     };
-    let reply = block_in_place(|| unwatched(|| model.send(UpstreamRequest { path, media_type: &media_type, body })))?;
+    let reply = block_in_place(Wait::Model, || unwatched(|| model.send(UpstreamRequest { path, media_type: &media_type, body })))?;
     if let Some(failure) = upload.failure.take() {
         return Err(failure);
     }
@@ -76,7 +76,7 @@ impl PendingTranscription {
     /// # Errors
     /// 502 for a reply that ends early, or is an error.
     pub fn read(&mut self) -> Result<Transcribed> {
-        let bytes = block_in_place(|| unwatched(|| self.reply.read_all(MAX_REPLY)))??;
+        let bytes = block_in_place(Wait::Model, || unwatched(|| self.reply.read_all(MAX_REPLY)))??;
         if let Some(message) = failure::message(&bytes) {
             return Err(disguised_failure(&message));
         }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::params::{DEFAULT_MODEL_NAMES, EXTENSIONS, Params};
 use crate::app::App;
 use crate::auth::Caller;
-use crate::blocking::{self, block_in_place};
+use crate::blocking::{self, Place, Wait, block_in_place};
 use crate::call::Call;
 use crate::catalogue::{Purpose, ResolvedModel};
 use crate::engine::client_left;
@@ -60,7 +60,7 @@ pub(super) fn bulk(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     request.run(|| {
         let results = match jobs.is_empty() {
             true => Vec::new(),
-            false => block_in_place(|| generate_all(&jobs))?,
+            false => block_in_place(Wait::Model, || generate_all(&jobs))?,
         };
         // Successful prompts, and what was made of those that were cut, are charged even if another one failed.
         let usages = usage_by_model(results.iter().flatten());
@@ -129,7 +129,7 @@ fn generate_all(jobs: &[Job]) -> Vec<Result<Generated>> {
     let (next, client, request_id) = (AtomicUsize::new(0), blocking::client(), logging::request_id());
     let budget = worst_case::current();
     let results: Mutex<BTreeMap<usize, Result<Generated>>> = Mutex::default();
-    let work = || {
+    let work = |_place: Option<Place>| {
         let _client = blocking::set_client(client.clone());
         let _id = logging::set_request_id(request_id.clone());
         let _budget = worst_case::enter(budget.clone());
@@ -148,10 +148,11 @@ fn generate_all(jobs: &[Job]) -> Vec<Result<Generated>> {
     };
     thread::scope(|scope| {
         for _ in 1..CONCURRENCY.min(jobs.len()) {
-            // This thread works too: if another cannot be started, the work only takes longer.
-            let _ = thread::Builder::new().name("bulk".to_owned()).spawn_scoped(scope, work);
+            // This thread works too: if another may not or cannot be started, the work only takes longer.
+            let Ok(place) = blocking::place(Wait::Model) else { break };
+            let _ = thread::Builder::new().name("bulk".to_owned()).spawn_scoped(scope, || work(place));
         }
-        work();
+        work(None);
     });
     results.into_inner().into_values().collect()
 }

@@ -8,7 +8,7 @@ use parking_lot::{Condvar, Mutex};
 use super::budgets::Budgets;
 use super::held::{Answer, Held, Question, Refusal, Reserved};
 use super::{Ask, Grant, Micros, Picos, Reservation};
-use crate::blocking;
+use crate::blocking::{self, Wait};
 use crate::db::{self, Database};
 use crate::store::leases::{self, Request};
 
@@ -133,9 +133,9 @@ impl Limits {
         let (id, arrival) = state.held.wait(budgets, worst, least, now);
         drop(state);
         self.work.notify_one();
-        let waited = blocking::block_in_place(|| self.wait(id, &arrival));
+        let waited = blocking::block_in_place(Wait::Database, || self.wait(id, &arrival));
         // If too many requests wait already, there is an outcome at once.
-        waited.unwrap_or_else(|blocking::Busy| self.give_up(&mut self.state.lock(), id))
+        waited.unwrap_or_else(|_| self.give_up(&mut self.state.lock(), id))
     }
 
     fn wait(&self, id: u64, arrival: &Condvar) -> Result<SetAside, Refusal> {

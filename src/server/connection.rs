@@ -20,8 +20,8 @@ use super::outgoing::{ClientCapabilities, Unsent};
 use super::sync::{CompletionFlag, Ownership};
 
 /// Answers requests. It may panic (the client gets a 500). It may block; if for long, then inside
-/// [`block_in_place`](crate::blocking::block_in_place); if that fails with
-/// [`Busy`](crate::blocking::Busy), the response should be a 503 with `Retry-After`.
+/// [`block_in_place`](crate::blocking::block_in_place); if that is
+/// [`Refused`](crate::blocking::Refused), the response should be a 503 or 429 with `Retry-After`.
 pub type Handler = Arc<dyn Fn(&mut Request) -> Response + Send + Sync>;
 
 /// What a connection is waiting for, which determines what happens at its deadline.

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::blocking::{BlockingHooks, Busy};
+use crate::blocking::{self, BlockingHooks, Party, Place, Refused, Wait};
 
 use super::connection::Connection;
 use super::outgoing;
@@ -18,6 +18,8 @@ pub(super) struct WorkerContext {
     in_handler: Cell<bool>,
     /// Responses to earlier requests of the connection whose handler runs. If that handler blocks, they are sent first.
     earlier_responses: RefCell<Option<(Arc<Connection>, Vec<u8>)>>,
+    /// What the request waits for, or has waited for last, and the place that it holds for that until it is answered.
+    place: RefCell<Option<(Wait, Place)>>,
 }
 
 impl WorkerContext {
@@ -28,6 +30,7 @@ impl WorkerContext {
             generation: Cell::new(0),
             in_handler: Cell::new(false),
             earlier_responses: RefCell::new(None),
+            place: RefCell::new(None),
         }
     }
 
@@ -63,6 +66,7 @@ impl WorkerContext {
         if !self.in_handler.replace(false) {
             return;
         }
+        self.place.take();
         if let Some(slot) = self.slot.get() {
             if self.shared.slots[slot].generation.try_end_run(self.generation.get()) {
                 self.generation.set(self.generation.get() + 1);
@@ -95,6 +99,19 @@ impl WorkerContext {
         }
     }
 
+    /// Has the request hold a place for this kind of wait, in place of that for another, unless that covers this one too.
+    fn take_place(&self, wait: Wait) -> Result<(), Refused> {
+        let mut place = self.place.borrow_mut();
+        if !place.as_ref().is_some_and(|(held, _)| *held == wait || held.covers_the_rest()) {
+            let taken = self.shared.bulkheads.of(wait).enter(blocking::party());
+            if taken.is_err() {
+                self.shared.pool.refused.fetch_add(1, Relaxed);
+            }
+            *place = Some((wait, taken?));
+        }
+        Ok(())
+    }
+
     fn send_earlier_responses(&self) {
         if let Some((connection, responses)) = &mut *self.earlier_responses.borrow_mut() {
             // An error will occur again when the rest is sent.
@@ -106,20 +123,16 @@ impl WorkerContext {
 }
 
 impl BlockingHooks for WorkerContext {
-    /// Gives the slot to another thread. This thread finishes its turn without a slot.
-    fn before_blocking(&self) -> Result<(), Busy> {
+    /// Takes a place, and gives the slot to another thread. This thread finishes its turn without a slot.
+    fn before_blocking(&self, wait: Wait) -> Result<(), Refused> {
         self.send_earlier_responses();
-        let (Some(slot), true) = (self.slot.get(), self.in_handler.get()) else {
+        if !self.in_handler.get() {
             return Ok(());
-        };
-        let (pool, generation) = (&self.shared.pool, &self.shared.slots[slot].generation);
-        // The monitor has already counted a thread that has lost its slot.
-        let counted = usize::from(generation.current() != self.generation.get());
-        if pool.detached.fetch_add(1, Relaxed) >= self.shared.settings.max_blocked + counted {
-            pool.detached.fetch_sub(1, Relaxed);
-            pool.refused.fetch_add(1, Relaxed);
-            return Err(Busy);
         }
+        self.take_place(wait)?;
+        let Some(slot) = self.slot.get() else { return Ok(()) };
+        let (pool, generation) = (&self.shared.pool, &self.shared.slots[slot].generation);
+        pool.detached.fetch_add(1, Relaxed);
         if !generation.try_end_run(self.generation.get()) {
             // The monitor was first, and has counted this thread.
             pool.detached.fetch_sub(1, Relaxed);
@@ -128,10 +141,22 @@ impl BlockingHooks for WorkerContext {
             generation.resume_run(self.generation.get());
             pool.detached.fetch_sub(1, Relaxed);
             pool.refused.fetch_add(1, Relaxed);
-            return Err(Busy);
+            self.place.take();
+            return Err(Refused::Full);
         }
         self.slot.set(None);
         Ok(())
+    }
+
+    fn place(&self, wait: Wait) -> Result<Option<Place>, Refused> {
+        self.shared.bulkheads.of(wait).enter(blocking::party()).map(Some)
+    }
+
+    fn identified(&self, party: Party) -> Result<(), Refused> {
+        match &mut *self.place.borrow_mut() {
+            Some((wait, place)) if wait.covers_the_rest() => place.pass_to(party),
+            _ => Ok(()),
+        }
     }
 
     fn before_short_wait(&self) {
@@ -145,11 +170,12 @@ impl BlockingHooks for WorkerContext {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::blocking::Places;
     use crate::server::settings::Settings;
     use crate::server::slot::Slot;
 
     fn context() -> WorkerContext {
-        let settings = Settings { workers: 1, max_blocked: 1, ..Settings::default() };
+        let settings = Settings { workers: 1, places: Places::new(|_| 1), ..Settings::default() };
         let context = WorkerContext::new(Arc::new(Shared::new(settings, |_, _| {}).unwrap()));
         context.take_slot(0);
         context
@@ -192,7 +218,33 @@ mod tests {
         let context = context();
         context.start_request();
         retake(&context);
-        assert_eq!(context.before_blocking(), Ok(()));
+        assert_eq!(context.before_blocking(Wait::Database), Ok(()));
         assert_eq!((context.slot(), context.shared.pool.detached.load(Relaxed)), (None, 1));
+    }
+
+    #[test]
+    fn a_request_holds_one_place_until_it_is_answered() {
+        let context = context();
+        let used = || Wait::ALL.map(|wait| context.shared.bulkheads.of(wait).used());
+        context.start_request();
+        for (wait, held) in [
+            (Wait::Database, [0, 1, 0, 0, 0]),
+            (Wait::LogIn, [1, 0, 0, 0, 0]),
+            (Wait::Model, [0, 0, 1, 0, 0]),
+            (Wait::Database, [0, 0, 1, 0, 0]),
+        ] {
+            assert_eq!((context.before_blocking(wait), used()), (Ok(()), held));
+        }
+        context.leave_handler();
+        assert_eq!(used(), [0; 5]);
+        let other = context.shared.bulkheads.of(Wait::Model).enter(Party::Process).unwrap();
+        context.start_request();
+        context.before_blocking(Wait::Fetch).unwrap();
+        assert_eq!(context.before_blocking(Wait::Model), Ok(()), "the fetch covers it");
+        context.leave_handler();
+        context.start_request();
+        assert_eq!(context.before_blocking(Wait::Model), Err(Refused::Full));
+        assert_eq!(context.shared.pool.refused.load(Relaxed), 1);
+        drop(other);
     }
 }

@@ -17,7 +17,9 @@ const MAX_READ: usize = 32 * 1024;
 /// The read buffer of a worker; `start..end` is received but not processed yet. Between turns, a connection keeps a
 /// copy of that part, so that an idle connection has no buffer at all.
 pub(super) struct ReadBuffer {
+    /// Empty until it is needed.
     buffer: Vec<u8>,
+    size: usize,
     start: usize,
     end: usize,
 }
@@ -25,13 +27,27 @@ pub(super) struct ReadBuffer {
 impl ReadBuffer {
     /// A buffer with room for a head of `max_head` bytes and as much again.
     pub(super) fn new(max_head: usize) -> ReadBuffer {
-        ReadBuffer { buffer: vec![0; (2 * max_head).max(32 * 1024)], start: 0, end: 0 }
+        ReadBuffer { buffer: Vec::new(), size: (2 * max_head).max(32 * 1024), start: 0, end: 0 }
+    }
+
+    /// Gives the memory back before the worker is busy for long with one request, unless bytes of the next one are in it.
+    pub(super) fn free(&mut self) {
+        if self.is_empty() {
+            (self.buffer, self.start, self.end) = (Vec::new(), 0, 0);
+        }
+    }
+
+    fn allocate(&mut self) {
+        if self.buffer.is_empty() {
+            self.buffer = vec![0; self.size];
+        }
     }
 
     /// Replaces the contents by the unprocessed bytes of a connection, which are moved.
     pub(super) fn load(&mut self, left_over: &mut Vec<u8>) {
         (self.start, self.end) = (0, left_over.len());
         if self.end > 0 {
+            self.allocate();
             if self.buffer.len() < 2 * self.end {
                 self.buffer.resize(2 * self.end, 0);
             }
@@ -66,6 +82,7 @@ impl ReadBuffer {
     /// Receives once. Returns the new bytes (none at the end of the stream), and whether the socket is probably empty
     /// now, as it returned less than there was room for.
     pub(super) fn fill(&mut self, mut socket: &TcpStream) -> io::Result<(&[u8], bool)> {
+        self.allocate();
         if self.start > 0 {
             self.buffer.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
@@ -79,6 +96,7 @@ impl ReadBuffer {
     /// Receives once, and discards these bytes and the contents of the buffer. Returns the number of bytes received.
     pub(super) fn discard(&mut self, mut socket: &TcpStream) -> io::Result<usize> {
         (self.start, self.end) = (0, 0);
+        self.allocate();
         retry(|| socket.read(&mut self.buffer))
     }
 }
@@ -211,7 +229,11 @@ mod tests {
         input.load(&mut left);
         assert!(left.is_empty() && input.len() == 100_000);
         input.consume(99_999);
-        assert_eq!(input.take(), [7]);
-        assert!(input.is_empty());
+        input.free();
+        assert_eq!(input.take(), [7], "what is in it is kept");
+        input.free();
+        assert!(input.is_empty() && input.buffer.capacity() == 0);
+        input.load(&mut vec![8]);
+        assert_eq!(input.take(), [8]);
     }
 }

@@ -102,7 +102,7 @@ pub struct Stats {
     pub blocked: usize,
     /// Handlers called so far.
     pub requests: u64,
-    /// Calls of [`block_in_place`](crate::blocking::block_in_place) refused so far, and requests with a streamed body.
+    /// Calls of [`block_in_place`](crate::blocking::block_in_place) refused so far.
     pub refused: u64,
     /// Connections closed so far to make room for others, or to free memory.
     pub evicted: u64,

@@ -97,7 +97,7 @@ impl Monitor {
     /// as many are allowed: nothing can be refused here, and connections that get no thread are stuck.
     fn retake_slot(&self, slot: usize, generation: u64) {
         let (settings, pool) = (&self.shared.settings, &self.shared.pool);
-        let limit = 2 * settings.max_blocked + settings.workers;
+        let limit = 2 * settings.places.total() + settings.workers;
         // Counted first, as the handler's thread may return and count itself out at once.
         if pool.detached.fetch_add(1, Relaxed) < limit && self.shared.slots[slot].generation.try_end_run(generation) {
             self.shared.assign_or_leave_vacant(slot);

@@ -4,18 +4,16 @@ use std::borrow::Cow;
 use std::io::{self, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use parking_lot::Mutex;
 
-use crate::blocking::{self, Busy};
+use crate::blocking::{self, Party, Refused, Wait};
 use crate::http::response::StreamFn;
 use crate::http::{Body, Content, Deferred, Framing, Notifier, Request, Response, StartWaiting};
 
 use super::budget::Reservation;
 use super::connection::{AfterResponse, Connection, ConnectionState, Deferral, DeferredResponse, Phase};
 use super::outgoing::{self, ClientCapabilities, ResponseFraming};
-use super::shared::Shared;
 use super::stream::{self, BlockingSocket, BodyWriter, StreamedBody, StreamedBodyReader};
 use super::turn::Step;
 use super::worker::Worker;
@@ -80,17 +78,15 @@ impl Worker {
         let client = ClientCapabilities::new(&self.request.head);
         let _client = blocking::set_client(Some(Arc::clone(connection) as blocking::Client));
         self.context.start_request();
-        let response = match StreamPermit::acquire(&self.shared) {
-            Ok(_permit) => blocking::block_in_place(|| self.call_blocking(connection)),
-            Err(busy) => Err(busy),
-        };
+        blocking::set_party(Party::network(connection.peer.ip()));
+        let response = blocking::block_in_place(Wait::Upload, || self.call_blocking(connection));
         let step = match response {
             Ok(Err(_)) => Step::Cut,
             Ok(Ok(response)) => {
                 let body_received = body.lock().is_finished();
                 self.respond(connection, state, response, client, body_received)
             }
-            Err(Busy) => self.respond(connection, state, busy(), client, false),
+            Err(refused) => self.respond(connection, state, busy(refused), client, false),
         };
         self.context.leave_handler();
         state.received = body.lock().close();
@@ -110,6 +106,7 @@ impl Worker {
     /// Calls the handler; a panic becomes a 500.
     fn call(&mut self, connection: &Connection) -> Response {
         self.request.peer = connection.peer;
+        blocking::set_party(Party::network(connection.peer.ip()));
         let request = &mut self.request;
         catch_unwind(AssertUnwindSafe(|| (connection.handler)(request))).unwrap_or_else(|panic| {
             log::error!("a handler panicked at {:?}: {}", self.request, message(&*panic));
@@ -143,15 +140,15 @@ impl Worker {
         let before = self.output.len();
         let after = self.write_head(&response, framing, client, body_received);
         let Some(source) = source else { return self.answered(connection, state, after) };
-        match blocking::block_in_place(|| self.send_source(connection, framing, source)) {
+        match blocking::block_in_place(Wait::Model, || self.send_source(connection, framing, source)) {
             Ok(Ok(())) => Step::Answered(after),
             Ok(Err(e)) => {
                 log::debug!("a response was cut off: {e}");
                 Step::Cut
             }
-            Err(Busy) => {
+            Err(refused) => {
                 self.output.truncate(before);
-                self.respond(connection, state, busy(), client, body_received)
+                self.respond(connection, state, busy(refused), client, body_received)
             }
         }
     }
@@ -162,7 +159,7 @@ impl Worker {
         memory.resize(self.request.body.buffered_bytes());
         if self.shared.deferred_memory.used() > self.shared.settings.max_unsent_total {
             let client = ClientCapabilities::new(&self.request.head);
-            let step = self.respond(connection, state, busy(), client, true);
+            let step = self.respond(connection, state, busy(Refused::Full), client, true);
             self.request = Request::default();
             return step;
         }
@@ -198,7 +195,7 @@ impl Worker {
         }
         if self.shared.deferred_memory.used() > self.shared.settings.max_unsent_total {
             let response = Response { deferred: Some(deferred), ..response };
-            let completed = blocking::block_in_place(|| response.wait()).unwrap_or_else(|Busy| busy());
+            let completed = blocking::block_in_place(Wait::Database, || response.wait()).unwrap_or_else(busy);
             return self.respond(connection, state, completed, client, body_received);
         }
         let notifier = self.notifier(connection);
@@ -298,7 +295,9 @@ impl Worker {
         let _blocking = BlockingSocket::start(connection, settings)?;
         let mut writer = BodyWriter::new(connection, framing == ResponseFraming::Chunked, settings);
         writer.send([&self.output, b"", b""])?;
-        self.output.clear();
+        // It may take minutes, and there may be thousands.
+        self.output = Vec::new();
+        self.input.free();
         let produced = catch_unwind(AssertUnwindSafe(|| match source {
             Source::Reader(mut reader, length) => stream::copy(&mut *reader, length, &mut writer),
             Source::Stream(write) => write(&mut writer),
@@ -315,34 +314,17 @@ impl Worker {
     }
 }
 
-/// Permission to stream a request's body. Streams get half of the threads that may block, so that clients that send
-/// slowly leave the other half to password hashes and upstreams.
-struct StreamPermit(Arc<Shared>);
-
-impl StreamPermit {
-    fn acquire(shared: &Arc<Shared>) -> Result<StreamPermit, Busy> {
-        let permit = StreamPermit(Arc::clone(shared));
-        if shared.streamed_bodies.fetch_add(1, Relaxed) < shared.settings.max_blocked.div_ceil(2) {
-            return Ok(permit);
-        }
-        shared.pool.refused.fetch_add(1, Relaxed);
-        Err(Busy)
-    }
-}
-
-impl Drop for StreamPermit {
-    fn drop(&mut self) {
-        self.0.streamed_bodies.fetch_sub(1, Relaxed);
-    }
-}
-
 fn panicked(panic: &(dyn std::any::Any + Send)) -> Response {
     log::error!("a deferred response panicked: {}", message(panic));
     Response::detail(500, "Internal Server Error")
 }
 
-fn busy() -> Response {
-    Response::detail(503, "Service Unavailable").header("Retry-After", "1")
+fn busy(refused: Refused) -> Response {
+    let response = match refused {
+        Refused::Full => Response::detail(503, "Service Unavailable"),
+        Refused::ShareIsUsed => Response::detail(429, "Too many requests of this account are waiting"),
+    };
+    response.header("Retry-After", "1")
 }
 
 fn message(panic: &(dyn std::any::Any + Send)) -> &str {

@@ -4,6 +4,8 @@ use std::num::NonZero;
 use std::thread;
 use std::time::Duration;
 
+use crate::blocking::Places;
+
 /// File descriptors reserved for everything except client connections (database, files, logs), in addition to one per
 /// thread that may block, for example on an upstream.
 const DESCRIPTOR_RESERVE: usize = 128;
@@ -13,9 +15,9 @@ const DESCRIPTOR_RESERVE: usize = 128;
 pub struct Settings {
     /// Threads that run at a time. Default: the number of cores.
     pub workers: usize,
-    /// Threads that may be inside [`block_in_place`](crate::blocking::block_in_place) at a time, besides those that
-    /// run. Beyond it, requests that would block are refused with 503. Default: 512.
-    pub max_blocked: usize,
+    /// Requests that may be inside [`block_in_place`](crate::blocking::block_in_place) at a time, by what they wait for.
+    /// Each has a thread, besides those that run. Beyond it, requests that would block are refused with 503.
+    pub places: Places,
     /// Maximum number of open connections. Beyond it, those idle longest are closed. `None` derives it from the
     /// descriptor limit. Default: `None`.
     pub max_connections: Option<usize>,
@@ -63,7 +65,7 @@ impl Default for Settings {
     fn default() -> Settings {
         Settings {
             workers: thread::available_parallelism().map_or(1, NonZero::get),
-            max_blocked: 512,
+            places: Places::default(),
             max_connections: None,
             max_head: 16 * 1024,
             max_buffered_body: 1024 * 1024,
@@ -88,7 +90,7 @@ impl Settings {
     pub(super) fn connection_limit(&self) -> usize {
         let descriptors = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024);
         let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
-        let reserve = self.max_blocked.saturating_add(DESCRIPTOR_RESERVE);
+        let reserve = self.places.total().saturating_add(DESCRIPTOR_RESERVE);
         let fit = descriptors.saturating_sub(reserve.min(descriptors / 2)).max(1);
         self.max_connections.map_or(fit, |n| n.clamp(1, fit))
     }

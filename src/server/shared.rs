@@ -8,6 +8,8 @@ use std::sync::atomic::{
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 
+use crate::blocking::Bulkheads;
+
 use super::budget::Budget;
 use super::clock::Clock;
 use super::connection::Connection;
@@ -54,8 +56,8 @@ pub(super) struct Shared {
     pub(super) unsent_memory: Arc<Budget>,
     /// Memory of deferred responses.
     pub(super) deferred_memory: Arc<Budget>,
-    /// Request bodies that are being streamed to a handler.
-    pub(super) streamed_bodies: AtomicUsize,
+    /// Places of requests that wait.
+    pub(super) bulkheads: Bulkheads,
     /// Connections that were evicted so far.
     pub(super) evicted: AtomicU64,
     stage: AtomicU8,
@@ -82,7 +84,7 @@ impl Shared {
             body_memory: Arc::default(),
             unsent_memory: Arc::default(),
             deferred_memory: Arc::default(),
-            streamed_bodies: AtomicUsize::new(0),
+            bulkheads: Bulkheads::new(&settings.places),
             evicted: AtomicU64::new(0),
             stage: AtomicU8::new(Stage::Running as u8),
             stop_listeners: OnceLock::new(),

@@ -11,7 +11,7 @@ use super::sync::IdleThreads;
 
 /// Handlers recurse little, but a TLS upstream or a JSON parser needs some room. Only pages that are touched take
 /// memory.
-const STACK_SIZE: usize = 1024 * 1024;
+pub(super) const STACK_SIZE: usize = 1024 * 1024;
 /// How long an idle thread waits for a slot before it exits.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 

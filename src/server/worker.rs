@@ -6,14 +6,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::blocking;
 use crate::http::Request;
+use crate::{blocking, memory};
 
 use super::clock::Date;
 use super::connection::{Connection, Phase};
 use super::context::WorkerContext;
 use super::incoming::ReadBuffer;
 use super::shared::Shared;
+use super::thread_pool::STACK_SIZE;
 
 /// A thread with all that it needs to run any connection.
 pub(super) struct Worker {
@@ -37,6 +38,7 @@ pub(super) enum Outcome {
 
 /// Runs a worker thread whose first slot is `slot`, until it exits.
 pub(super) fn run(shared: Arc<Shared>, slot: usize) {
+    memory::note_stack(STACK_SIZE);
     let context = Rc::new(WorkerContext::new(Arc::clone(&shared)));
     blocking::install(context.clone());
     let mut worker = Worker {

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use time::OffsetDateTime;
 
-use crate::blocking::{Busy, block_in_place};
+use crate::blocking::{self, Wait, block_in_place};
 use crate::db::{self, Database};
 use crate::error::Result;
 use crate::http::Notifier;
@@ -271,9 +271,9 @@ impl Claiming {
     /// Blocks until there is an answer.
     ///
     /// # Errors
-    /// Too many threads are blocked.
-    pub fn wait(&self) -> std::result::Result<(), Busy> {
-        block_in_place(|| {
+    /// Too many requests wait.
+    pub fn wait(&self) -> std::result::Result<(), blocking::Refused> {
+        block_in_place(Wait::Database, || {
             let end = Instant::now() + WAIT_TIMEOUT;
             let mut progress = self.progress.lock();
             while let Answer::Unknown = progress.answer {

@@ -14,7 +14,7 @@ use super::journal::Journal;
 use super::queue::{Order, Refused, Ticket};
 use super::state::Shared;
 use super::{Charge, Connections, Receipt, event, maintenance, price, replay, writer};
-use crate::blocking;
+use crate::blocking::{self, Wait};
 use crate::db;
 use crate::error::{Error, Result};
 use crate::http::{Deferred, Response};
@@ -143,7 +143,7 @@ impl Meter {
     /// meanwhile, the charge may turn out to have been made, once.
     pub fn charge(&self, charge: Charge) -> Result<Receipt> {
         // What it takes of a budget is only taken once it is certain that it can be charged.
-        blocking::block_in_place(|| {
+        blocking::block_in_place(Wait::Database, || {
             let order = self.order(charge)?;
             let has_reply = order.claim.is_some();
             outcome_of(self.shared.queue.charge(order), has_reply)

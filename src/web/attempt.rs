@@ -1,6 +1,7 @@
 //! Attempts at a password, which are limited.
 
 use crate::auth::throttle;
+use crate::blocking::network_of;
 use crate::call::Call;
 use crate::db;
 use crate::error::Result;
@@ -24,5 +25,5 @@ pub(super) fn remember_network(call: &Call<'_>, db: &mut impl db::Executor, user
 }
 
 fn network(call: &Call<'_>) -> String {
-    throttle::network_of(call.client()).to_string()
+    network_of(call.client()).to_string()
 }

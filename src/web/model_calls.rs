@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::Answer;
 use crate::auth::Caller;
-use crate::blocking::block_in_place;
+use crate::blocking::{Wait, block_in_place};
 use crate::call::Call;
 use crate::catalogue::Purpose;
 use crate::error::{Error, Result};
@@ -28,7 +28,7 @@ pub(super) fn chat(call: &mut Call<'_>, caller: &Caller, request: &Value) -> Res
     let (purpose, basis) = (Purpose::Text, ChargeBasis::Text);
     let route = ProxiedRoute { purpose, upstream_path: CHAT, basis, prompt_field: "messages" };
     let response = proxy(call, caller, route, |_, _| Ok(()))?;
-    let response = block_in_place(|| response.wait())?;
+    let response = block_in_place(Wait::Database, || response.wait())?;
     if response.status.as_u16() != 200 {
         return Err(Error::Busy);
     }

@@ -26,6 +26,7 @@ mod exact_usage;
 mod exactness;
 mod extensions;
 mod failover;
+mod fairness;
 mod faults;
 mod frozen;
 mod generate;

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use textgen::blocking;
+use textgen::blocking::{self, Places, Wait};
 use textgen::http::{Deferred, Notifier, Postponed, Response};
 use textgen::server::Settings;
 
@@ -36,7 +36,7 @@ fn deferring(settings: Settings) -> (Running, Notifiers) {
                     Some(Deferred::new(|notifier| notifier(), |r: Response| r.header("X-Completed", "yes")));
             }
             "/blocks" => {
-                blocking::block_in_place(|| std::thread::sleep(Duration::from_millis(20))).unwrap();
+                blocking::block_in_place(Wait::Database, || std::thread::sleep(Duration::from_millis(20))).unwrap();
                 response = defer(response, &inner);
             }
             path if path.starts_with("/deferred") => response = defer(response, &inner),
@@ -267,7 +267,7 @@ fn a_stop_waits_for_the_response() {
 fn the_memory_of_deferred_responses_is_bounded() {
     let notifiers = Notifiers::default();
     let inner = Arc::clone(&notifiers);
-    let limits = Settings { max_unsent_total: 1_000_000, max_blocked: 30, time_slice: LONG, ..settings() };
+    let limits = Settings { max_unsent_total: 1_000_000, places: Places::new(|_| 45), time_slice: LONG, ..settings() };
     let server = serve(limits, move |_| defer(Response::with_body(200, "text/plain", vec![b'x'; 100_000]), &inner));
     let mut clients: Vec<Client> = (0..60).map(|_| server.connect()).collect();
     for client in &mut clients {

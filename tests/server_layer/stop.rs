@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use textgen::blocking;
+use textgen::blocking::{self, Wait};
 use textgen::http::Response;
 use textgen::server::{self, Handler, Server, Settings};
 
@@ -17,7 +17,7 @@ fn requests_in_flight_are_finished_and_idle_connections_closed() {
     let inner = Arc::clone(&gate);
     let mut server = serve(settings(), move |request| {
         if request.path() == "/slow" {
-            blocking::block_in_place(|| inner.wait()).unwrap();
+            blocking::block_in_place(Wait::Model, || inner.wait()).unwrap();
         }
         Response::new(200)
     });
