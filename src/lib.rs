@@ -5,10 +5,10 @@
 //! `db` session, and a reply goes back. A module imports only from those above it in this list.
 
 pub mod blocking;
-pub mod memory;
-pub mod system_limits;
 pub mod hex;
 pub mod http;
+pub mod memory;
+pub mod system_limits;
 pub mod wav;
 
 pub mod media;

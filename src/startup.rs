@@ -51,12 +51,7 @@ pub fn run(config: Config, roles: &[Role]) -> Result<(), String> {
 fn settings(config: &Config) -> Settings {
     let defaults = Settings::default();
     let workers = config.workers.unwrap_or(defaults.workers);
-    Settings {
-        workers,
-        places: granted(places(config), workers),
-        max_connections: config.max_connections,
-        ..defaults
-    }
+    Settings { workers, places: granted(places(config), workers), max_connections: config.max_connections, ..defaults }
 }
 
 /// How many requests may wait for what.

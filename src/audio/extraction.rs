@@ -36,8 +36,9 @@ pub(super) fn from_url(call: &mut Call<'_>, caller: &Caller) -> Result<Response>
         let model = model::resolve(app, caller, Purpose::Transcription, None)?;
         Ok((url.to_owned(), translates, options, model))
     };
-    let fetch =
-        |(url, ..): &(String, bool, Options, ResolvedModel)| block_in_place(Wait::Fetch, || app.fetcher.get(url, MAX_RECORDING))?;
+    let fetch = |(url, ..): &(String, bool, Options, ResolvedModel)| {
+        block_in_place(Wait::Fetch, || app.fetcher.get(url, MAX_RECORDING))?
+    };
     let work = |(_, translates, options, model): (String, bool, Options, ResolvedModel),
                 source: &mut DigestedSource<'_, Download>| {
         let pending = block_in_place(Wait::Model, || {

@@ -46,7 +46,9 @@ pub fn send(
         Some(buffered) => Body::Form(buffered),
         None => Body::Stream(&mut upload),
     };
-    let reply = block_in_place(Wait::Model, || unwatched(|| model.send(UpstreamRequest { path, media_type: &media_type, body })))?;
+    let reply = block_in_place(Wait::Model, || {
+        unwatched(|| model.send(UpstreamRequest { path, media_type: &media_type, body }))
+    })?;
     if let Some(failure) = upload.failure.take() {
         return Err(failure);
     }

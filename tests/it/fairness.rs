@@ -182,8 +182,7 @@ fn recordings_that_do_not_come_stop_nothing_else() {
     let fetch = |path: &str| Raw::post(&server.audio, &hog.secret, "/api/v1/audio-extraction", &asked(path));
     let stalled: Vec<_> = ["/a.wav", "/begun.wav", "/b.wav", "/begun.wav"].map(fetch).into();
     soon("four to be fetched", || gate.waiting() == 4);
-    let extract =
-        |user: &User| user.program(&server.audio).post("/api/v1/audio-extraction", &asked("/now.wav"));
+    let extract = |user: &User| user.program(&server.audio).post("/api/v1/audio-extraction", &asked("/now.wav"));
     assert_share_is_used(&extract(&hog));
     let other = assert_others_are_served(&server, &hog, "ann@x");
     extract(&other).expect(200);
@@ -208,9 +207,8 @@ fn slow_uploads_of_one_account_stop_nothing_else() {
             raw
         })
         .collect();
-    let send = |user: &User| {
-        user.program(&server.audio).send("POST", "/v1/audio/transcriptions", Some(media_type), &upload)
-    };
+    let send =
+        |user: &User| user.program(&server.audio).send("POST", "/v1/audio/transcriptions", Some(media_type), &upload);
     soon("the share to be used", || send(&hog).status == 429);
     assert_share_is_used(&send(&hog));
     let other = assert_others_are_served(&server, &hog, "ann@x");
