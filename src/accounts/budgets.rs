@@ -1,11 +1,13 @@
 //! Setting the budgets of accounts and of keys.
 
+use time::OffsetDateTime;
+
 use super::{keys, new_id};
 use crate::db::Executor;
 use crate::error::{Error, Result};
 use crate::money::Cost;
 use crate::store::budgets::{self, BudgetChange, BudgetSpec, Window};
-use crate::store::users;
+use crate::store::{timestamp, users};
 
 /// Sets or removes the budget of an account. A new one is for a month. What was spent in the current window counts. To be
 /// called in a transaction. Returns what the budget is then.
@@ -69,6 +71,27 @@ pub fn set_for_key(
     })
 }
 
+/// Lifts the budget of an account, or of one of its working keys, until a time: spending is counted until then, but not
+/// limited. `None` ends that. Returns the budget's id. To be called in a transaction.
+///
+/// # Errors
+/// 400 for a time that has passed, 404 without such a budget, 401 if the account has just been deleted.
+pub fn lift(db: &mut impl Executor, user_id: &str, key_id: Option<&str>, until: Option<OffsetDateTime>) -> Result<()> {
+    if until.is_some_and(|until| until <= OffsetDateTime::now_utc() || until.year() > 9999) {
+        return Err(Error::bad("until must be in the future"));
+    }
+    let id = match key_id {
+        Some(key_id) => keys::lock(db, user_id, key_id)?.budget_id,
+        None => {
+            keys::lock_account(db, user_id)?;
+            users::by_id(db, user_id)?.and_then(|user| user.budget_id)
+        }
+    };
+    let id = id.ok_or(Error::NotFound("There is no budget to lift"))?;
+    budgets::lift(db, &id, until)?;
+    Ok(id)
+}
+
 fn insert(db: &mut impl Executor, user_id: &str, spec: &BudgetSpec) -> Result<String> {
     check(db, spec)?;
     let id = new_id("budget_")?;
@@ -98,5 +121,14 @@ fn check(db: &mut impl Executor, spec: &BudgetSpec) -> Result<()> {
     match zone == "UTC" || (is_name && budgets::is_timezone(db, zone)?) {
         true => Ok(()),
         false => Err(Error::bad("timezone must be an IANA time zone, such as Europe/Berlin")),
+    }
+}
+
+/// A lift for the audit log.
+pub fn lift_in_words(key_id: Option<&str>, until: Option<OffsetDateTime>) -> String {
+    let whose = key_id.map_or_else(|| "the account".to_owned(), |id| format!("key {id}"));
+    match until {
+        Some(until) => format!("the budget of {whose} does not limit until {}", timestamp::zulu(until)),
+        None => format!("the budget of {whose} limits again"),
     }
 }

@@ -1,8 +1,9 @@
 //! `textgen limit`.
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
+use time::{Duration, OffsetDateTime};
 
-use super::{Failure, database, find_user};
+use super::{Failure, database, find_user, future_time};
 use crate::accounts::budgets as account_budgets;
 use crate::config::Config;
 use crate::money::Cost;
@@ -25,6 +26,33 @@ pub enum LimitCommand {
         /// E-mail address or id of the account
         user: String,
     },
+    /// Lift a budget for a time: spending is counted, but not limited. Then it limits again by itself
+    Lift(LiftArguments),
+    /// Let a budget that was lifted limit again now
+    Restore {
+        /// E-mail address or id of the account
+        user: String,
+        /// The id of a key, whose budget it is; by default, that of the account
+        #[arg(long)]
+        key: Option<String>,
+    },
+}
+
+/// Which budget is lifted, and for how long.
+#[derive(Args)]
+#[command(arg_required_else_help = true, group = ArgGroup::new("end").required(true))]
+pub struct LiftArguments {
+    /// E-mail address or id of the account
+    user: String,
+    /// The id of a key, whose budget it is; by default, that of the account
+    #[arg(long)]
+    key: Option<String>,
+    /// When it limits again, such as 2027-01-01T00:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = future_time, group = "end")]
+    until: Option<OffsetDateTime>,
+    /// For how long, such as 30m, 2h or 7d
+    #[arg(long = "for", value_name = "TIME", value_parser = duration, group = "end")]
+    time: Option<Duration>,
 }
 
 /// A budget to be set.
@@ -82,6 +110,11 @@ pub(super) fn run(command: &LimitCommand, config: &Config) -> Result<String, Fai
             set(user, Some(BudgetChange { limit_micros: *budget, window, timezone: timezone.clone() }), config)
         }
         LimitCommand::Remove { user } => set(user, None, config),
+        LimitCommand::Lift(LiftArguments { user, key, until, time }) => {
+            let until = until.or_else(|| time.map(|time| OffsetDateTime::now_utc() + time));
+            lift(user, key.as_deref(), until, config)
+        }
+        LimitCommand::Restore { user, key } => lift(user, key.as_deref(), None, config),
     }
 }
 
@@ -99,6 +132,28 @@ fn set(user: &str, change: Option<BudgetChange>, config: &Config) -> Result<Stri
     Ok(format!("{} {}: {detail}\n", user.id, user.email))
 }
 
+fn lift(user: &str, key: Option<&str>, until: Option<OffsetDateTime>, config: &Config) -> Result<String, Failure> {
+    let db = database(config)?;
+    let mut session = db.session()?;
+    let mut transaction = session.transaction()?;
+    let user = find_user(&mut transaction, user)?;
+    account_budgets::lift(&mut transaction, &user.id, key, until)?;
+    let detail = account_budgets::lift_in_words(key, until);
+    audit::insert(&mut transaction, COMMAND_LINE, "lift limit", &user, &detail)?;
+    transaction.commit()?;
+    Ok(format!("{} {}: {detail}\n", user.id, user.email))
+}
+
+/// A length of time such as `90s`, `30m`, `2h` or `7d`, of at most ten years.
+fn duration(text: &str) -> Result<Duration, String> {
+    const UNITS: [(char, i64); 4] = [('s', 1), ('m', 60), ('h', 3600), ('d', 86_400)];
+    let parsed = UNITS.iter().find_map(|(unit, seconds)| {
+        let count: i64 = text.strip_suffix(*unit)?.parse().ok()?;
+        count.checked_mul(*seconds).filter(|all| (1..=3650 * 86_400).contains(all))
+    });
+    parsed.map(Duration::seconds).ok_or_else(|| "a time such as 30m, 2h or 7d is expected".to_owned())
+}
+
 fn table(user: &User, keys: &[api_keys::ApiKey], budgets: &[Budget]) -> String {
     let line = |of: &str, [limit, spent, left]: [&str; 3], window: &str, resets: &str| {
         format!("{of:<32} {limit:>16} {spent:>16} {left:>16} {window:<28} {resets}\n")
@@ -109,8 +164,25 @@ fn table(user: &User, keys: &[api_keys::ApiKey], budgets: &[Budget]) -> String {
         let Some(budget) = budgets.iter().find(|budget| Some(&budget.id) == id.as_ref()) else { continue };
         let amounts = [budget.limit_micros, budget.spent_micros, budget.remaining_micros].map(|n| n.to_string());
         let [limit, spent, left] = &amounts;
-        let resets = budget.resets.map_or_else(|| "never".to_owned(), timestamp::zulu);
+        let mut resets = budget.resets.map_or_else(|| "never".to_owned(), timestamp::zulu);
+        if let Some(until) = budget.lifted_until {
+            resets += &format!(" (lifted until {})", timestamp::zulu(until));
+        }
         text += &line(of, [limit, spent, left], &format!("{} {}", budget.window, budget.timezone), &resets);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_a_unit_and_a_bound() {
+        assert_eq!(duration("90s"), Ok(Duration::seconds(90)));
+        assert_eq!((duration("2h"), duration("7d")), (Ok(Duration::hours(2)), Ok(Duration::days(7))));
+        for bad in ["", "2", "h", "0m", "-1h", "1.5h", "3651d", "9223372036854775807d"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
 }

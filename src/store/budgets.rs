@@ -95,6 +95,10 @@ record! {
         #[serde(serialize_with = "super::timestamp::serialize_zulu_option")]
         #[schemars(with = "Option<String>", extend("format" = "date-time"))]
         pub resets: Option<OffsetDateTime> = "textgen_budget_window_end(b.period, b.timezone, now())",
+        /// Until when it does not limit, if an operator has lifted it.
+        #[serde(serialize_with = "super::timestamp::serialize_zulu_option", skip_serializing_if = "Option::is_none")]
+        #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+        pub lifted_until: Option<OffsetDateTime> = "CASE WHEN b.lifted_until > now() THEN b.lifted_until END",
     }
 }
 
@@ -128,6 +132,14 @@ pub fn update(db: &mut impl Executor, id: &str, spec: &BudgetSpec) -> Result<(),
     const SQL: &str =
         "UPDATE budgets SET limit_picos = $2::numeric * 1000000, period = $3, timezone = $4 WHERE id = $1";
     db.execute(SQL, &[&id, &spec.limit_micros, &spec.window.name(), &spec.timezone.as_str()]).map(drop)
+}
+
+/// Until this time, spending is counted but not limited; `None` if it limits at once.
+///
+/// # Errors
+/// See [`Error`].
+pub fn lift(db: &mut impl Executor, id: &str, until: Option<OffsetDateTime>) -> Result<(), Error> {
+    db.execute("UPDATE budgets SET lifted_until = $2 WHERE id = $1", &[&id, &until]).map(drop)
 }
 
 /// Counts what was spent in the current window from the ledger: of the account, or of the keys that have the budget.

@@ -8,6 +8,7 @@ pub mod credits;
 pub mod deleted_documents;
 pub mod directory;
 pub mod documents;
+pub mod events;
 pub mod installation;
 pub mod known_networks;
 pub mod leases;

@@ -11,7 +11,7 @@ use super::price::Prices;
 use super::state::Shared;
 use super::{journal, recovery, replay};
 use crate::db;
-use crate::store::{credits, installation, leases, prices, replies, usage::partitions};
+use crate::store::{credits, events, installation, leases, prices, replies, usage::partitions};
 
 /// How often the database is checked during an outage.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -142,6 +142,7 @@ fn maintain_partitions(shared: &Shared) -> std::result::Result<(), db::Error> {
     let mut session = shared.db.background()?;
     replies::maintain_partitions(&mut session)?;
     leases::forget_ended(&mut session)?;
+    events::forget_old(&mut session)?;
     partitions::make(&mut session)?;
     let months = shared.kept_months.load(Ordering::Relaxed);
     if months > 0 {

@@ -4,8 +4,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::{Answer, cursor, fields};
-use crate::accounts::{self, credits};
+use super::{Answer, cursor, fields, keys};
+use crate::accounts::{self, budgets, credits};
 use crate::auth::Caller;
 use crate::call::Call;
 use crate::error::{Error, NOT_AUTHENTICATED, Result};
@@ -36,6 +36,12 @@ pub(super) fn operations() -> Vec<Operation> {
                 .reply::<AddedCredit>()
                 .status(404, NO_ACCOUNT)
                 .status(409, "Another change of credit has this id"),
+        ),
+        post("/api/admin/limits/lift", Authenticated(lift)).for_administrators().described(
+            summary(Group::Administration, "Lift a budget for a time: spending is counted until then, but not limited")
+                .fields::<LiftBudget<'_>>()
+                .reply::<LiftedBudget<'_>>()
+                .status(404, "There is no such account, key or budget"),
         ),
     ]
 }
@@ -69,6 +75,28 @@ request_fields! {
         #[schemars(extend("format" = "date-time"))]
         expires: Option<&'f str>,
     }
+}
+
+request_fields! {
+    /// Which budget is lifted.
+    struct LiftBudget<'f> {
+        /// The account's e-mail address or id.
+        user: &'f str,
+        /// The id of a key, whose budget it is; by default, that of the account.
+        key: Option<&'f str>,
+        /// When it limits again by itself; without a time, it does so now.
+        #[schemars(extend("format" = "date-time"))]
+        until: Option<&'f str>,
+    }
+}
+
+#[derive(Serialize, JsonSchema)]
+struct LiftedBudget<'a> {
+    user: &'a str,
+    key: Option<&'a str>,
+    #[serde(serialize_with = "timestamp::serialize_zulu_option")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    lifted_until: Option<OffsetDateTime>,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -122,13 +150,17 @@ fn show(call: &mut Call<'_>, caller: &Caller) -> Answer {
 fn add(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = fields(call)?;
     let AddCredit { user, amount_micros, reason, id, expires } = AddCredit::read(&fields)?;
-    let expires = expires.filter(|text| !text.is_empty()).map(time_of).transpose()?;
+    let expires = expires.filter(|text| !text.is_empty()).map(|text| time_of("expires", text)).transpose()?;
     let user = accounts::find(&mut call.app.db.session()?, user)?.ok_or(Error::NotFound(NO_ACCOUNT))?;
     let amount_micros = amount_micros.ok_or(Error::bad("amount_micros is required"))?;
     let new = NewEntry { id: id.unwrap_or_default(), kind: kind_of(amount_micros), amount_micros, expires, reason };
     let added = add_for(call, caller, &user, &new)?;
     let mut session = call.app.db.session()?;
     let balance_id = users::by_id(&mut session, &user.id)?.and_then(|user| user.balance_id);
+    if let Some(id) = &balance_id {
+        // Other processes hear of it; this one need not wait for that.
+        call.app.meter.limits().notified(id);
+    }
     let balance = credits::balance(&mut session, balance_id.as_deref())?;
     drop(session);
     let credits::Added { entry, is_new } = added;
@@ -154,6 +186,39 @@ pub(super) fn add_for(call: &Call<'_>, caller: &Caller, user: &User, new: &NewEn
     Ok(added)
 }
 
-fn time_of(text: &str) -> Result<OffsetDateTime> {
-    timestamp::parse(text).ok_or_else(|| Error::bad("expires must be a time such as 2027-01-01T00:00:00Z"))
+/// `POST /api/admin/limits/lift` with `user`, and optionally `key` and `until`.
+fn lift(call: &mut Call<'_>, caller: &Caller) -> Answer {
+    let fields = fields(call)?;
+    let LiftBudget { user, key, until } = LiftBudget::read(&fields)?;
+    let until = until.filter(|text| !text.is_empty()).map(|text| time_of("until", text)).transpose()?;
+    let user = accounts::find(&mut call.app.db.session()?, user)?.ok_or(Error::NotFound(NO_ACCOUNT))?;
+    lift_for(call, caller, &user, key, until)?;
+    Ok(Response::json(200, &LiftedBudget { user: &user.id, key, lifted_until: until }))
+}
+
+/// Lifts a budget, and records it in the audit log.
+///
+/// # Errors
+/// As [`budgets::lift`].
+pub(super) fn lift_for(
+    call: &Call<'_>,
+    caller: &Caller,
+    user: &User,
+    key: Option<&str>,
+    until: Option<OffsetDateTime>,
+) -> Result<()> {
+    let address = call.client().to_string();
+    let actor = Actor { id: &caller.user.id, name: &caller.user.email, address: &address };
+    let budget_id = keys::in_transaction(call, |db| {
+        let id = budgets::lift(db, &user.id, key, until)?;
+        audit::insert(db, actor, "lift limit", user, &budgets::lift_in_words(key, until))?;
+        Ok(id)
+    })?;
+    // Other processes hear of it; this one need not wait for that.
+    call.app.meter.limits().notified(&budget_id);
+    Ok(())
+}
+
+fn time_of(name: &str, text: &str) -> Result<OffsetDateTime> {
+    timestamp::parse(text).ok_or_else(|| Error::bad(format!("{name} must be a time such as 2027-01-01T00:00:00Z")))
 }

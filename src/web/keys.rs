@@ -195,6 +195,10 @@ fn update(call: &mut Call<'_>, caller: &Caller) -> Answer {
         show(db, user_id, key)
     })?;
     call.app.cache.revoke(user_id);
+    if let Some(budget) = &shown.budget {
+        // Other processes hear of it; this one need not wait for that.
+        call.app.meter.limits().notified(&budget.id);
+    }
     Ok(Response::json(200, &shown))
 }
 

@@ -276,7 +276,8 @@ fn a_balance_survives_killed_processes() {
             soon("some requests", || received.all() > requests);
             fleet.servers[server].signal(Signal::KILL);
         }
-        credit(&db, &["grant", &user.id, "100"]);
+        let more = ["credit", "grant", &user.id, "100", "--id", "more"];
+        soon("more credit", || run(&more, &[("DATABASE_URL", &db.url())], "").code == 0);
     });
     fleet.servers.truncate(2);
     let killed = Instant::now();

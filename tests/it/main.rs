@@ -61,6 +61,7 @@ mod sessions;
 mod signup;
 mod smoke;
 mod streams;
+mod thresholds;
 mod throttle;
 mod tls;
 mod usage;

@@ -39,6 +39,10 @@ fn sample(path: &str, user: &User, ids: &BTreeMap<&str, String>) -> (String, Val
         "/v1/audio/speech" => (String::new(), json!({"input": "Hello", "response_format": "wav"})),
         "/api/v1/generate-bulk" => (String::new(), json!([{"text": "Hello"}])),
         "/api/docs/restore" => (String::new(), id("deleted")),
+        "/api/admin/limits/lift" => {
+            let body = json!({"user": user.id, "key": ids["budget key"], "until": "2999-01-01T00:00:00Z"});
+            (String::new(), body)
+        }
         "/api/admin/credits" => {
             let expires = "2999-01-01T00:00:00Z";
             let body =
@@ -70,7 +74,15 @@ fn prepare(user: &User) -> BTreeMap<&'static str, String> {
     let key = |name: &str| text(&user.browser.post("/api/keys", &json!({"name": name})).expect(200).json());
     let deleted = save();
     user.browser.post("/api/docs/delete", &json!({"id": deleted})).expect(200);
-    BTreeMap::from([("document", save()), ("deleted", deleted), ("key", key("one")), ("other key", key("two"))])
+    let budget = json!({"name": "three", "budget": {"limit_micros": 5}});
+    let budget_key = text(&user.browser.post("/api/keys", &budget).expect(200).json());
+    BTreeMap::from([
+        ("document", save()),
+        ("deleted", deleted),
+        ("key", key("one")),
+        ("other key", key("two")),
+        ("budget key", budget_key),
+    ])
 }
 
 fn send(client: &Client, method: &str, path: &str, body: &Value) -> Reply {
