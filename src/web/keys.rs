@@ -190,14 +190,14 @@ fn update(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let UpdateKey { id, name, expires, budget, models, permissions, addresses } = UpdateKey::read(&fields)?;
     let change = LimitFields { expires, budget, models, permissions, addresses }.check(caller, name)?;
     let user_id = &caller.user.id;
-    let shown = in_transaction(call, |db| {
+    let (budget_id, shown) = in_transaction(call, |db| {
         let key = limited_keys::update(db, Some(caller), user_id, id, change)?;
-        show(db, user_id, key)
+        Ok((key.budget_id.clone(), show(db, user_id, key)?))
     })?;
     call.app.cache.revoke(user_id);
-    if let Some(budget) = &shown.budget {
+    if let Some(budget_id) = budget_id {
         // Other processes hear of it; this one need not wait for that.
-        call.app.meter.limits().notified(&budget.id);
+        call.app.meter.limits().notified(&budget_id);
     }
     Ok(Response::json(200, &shown))
 }
