@@ -76,7 +76,12 @@ pub fn set_for_key(
 ///
 /// # Errors
 /// 400 for a time that has passed, 404 without such a budget, 401 if the account has just been deleted.
-pub fn lift(db: &mut impl Executor, user_id: &str, key_id: Option<&str>, until: Option<OffsetDateTime>) -> Result<String> {
+pub fn lift(
+    db: &mut impl Executor,
+    user_id: &str,
+    key_id: Option<&str>,
+    until: Option<OffsetDateTime>,
+) -> Result<String> {
     if until.is_some_and(|until| until <= OffsetDateTime::now_utc() || until.year() > 9999) {
         return Err(Error::bad("until must be in the future"));
     }
