@@ -85,13 +85,12 @@ pub fn lift(
     if until.is_some_and(|until| until <= OffsetDateTime::now_utc() || until.year() > 9999) {
         return Err(Error::bad("until must be in the future"));
     }
-    let id = match key_id {
-        Some(key_id) => keys::lock(db, user_id, key_id)?.budget_id,
-        None => {
-            keys::lock_account(db, user_id)?;
-            users::by_id(db, user_id)?.and_then(|user| user.budget_id)
-        }
-    };
+    let key = key_id.map(|key_id| keys::lock(db, user_id, key_id)).transpose()?;
+    if key.is_none() {
+        keys::lock_account(db, user_id)?;
+    }
+    let of_account = users::by_id(db, user_id)?.and_then(|user| user.budget_id);
+    let id = key.map_or(of_account, |key| key.budget_id);
     let id = id.ok_or(Error::NotFound("There is no budget to lift"))?;
     budgets::lift(db, &id, until)?;
     Ok(id)
