@@ -16,9 +16,9 @@ pub const CHANNELS: &[&str] = &[revocation::CHANNEL, catalogue::CHANNEL, limits:
 pub struct Notifications {
     /// Drops cached callers.
     pub revocations: Revocations,
-    /// Reads the prices anew, and hands leases back.
+    /// Hands leases back.
     pub meter: Arc<Meter>,
-    /// Reads the catalogue anew.
+    /// Reads the catalogue and the prices anew.
     pub catalogue: Arc<Refresher>,
 }
 
@@ -26,17 +26,13 @@ impl Listener for Notifications {
     fn connected(&self) {
         self.revocations.connected();
         // Changes may have been missed while nobody listened.
-        self.meter.prices_changed();
         self.meter.limits().notifications_missed();
         self.catalogue.set_listening(true);
     }
 
     fn notified(&self, channel: &str, payload: &str) {
         match channel {
-            catalogue::CHANNEL => {
-                self.meter.prices_changed();
-                self.catalogue.catalogue_changed();
-            }
+            catalogue::CHANNEL => self.catalogue.catalogue_changed(),
             limits::CHANNEL => self.meter.limits().notified(payload),
             _ => self.revocations.notified(channel, payload),
         }

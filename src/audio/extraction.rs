@@ -17,7 +17,6 @@ use crate::gateway::transcription::{self, PendingTranscription, TRANSCRIBE, TRAN
 use crate::gateway::upload::{DigestedSource, ReceivedUpload, last_value};
 use crate::gateway::{MAX_RECORDING, mark_demo, model};
 use crate::http::Response;
-use crate::http::form::FORM_LIMIT;
 
 const NO_RECORDING: &str = "Either audio_file or audio_url must be provided";
 
@@ -33,22 +32,22 @@ pub(super) fn from_url(call: &mut Call<'_>, caller: &Caller) -> Result<Response>
         let translates = fields.optional_bool(TRANSLATE_FIELD)?.unwrap_or(false);
         let with_segments = fields.optional_bool("include_segments")?.unwrap_or(true);
         let options = Options::new(fields.optional_text("output_filetype")?, with_segments)?;
-        let model = model::resolve(app, caller, Purpose::Transcription, None)?;
-        Ok((url.to_owned(), translates, options, model))
+        Ok((url.to_owned(), translates, options))
     };
-    let fetch = |(url, ..): &(String, bool, Options, ResolvedModel)| {
-        block_in_place(Wait::Fetch, || app.fetcher.get(url, MAX_RECORDING))?
-    };
-    let work = |(_, translates, options, model): (String, bool, Options, ResolvedModel),
+    let prepare = || model::resolve(app, caller, Purpose::Transcription, None);
+    let fetch =
+        |(url, ..): &(String, bool, Options)| block_in_place(Wait::Fetch, || app.fetcher.get(url, MAX_RECORDING))?;
+    let work = |(_, translates, options): (String, bool, Options),
+                model: ResolvedModel,
                 source: &mut DigestedSource<'_, Download>| {
         let pending = block_in_place(Wait::Model, || {
-            let map_trailing = |_| Ok((upstream_fields(&model), model.clone()));
-            let upload = ForwardedUpload::new(source, "audio", &[], Box::new(map_trailing))?;
+            let map_trailing = |_| Ok(upstream_fields(&model));
+            let upload = ForwardedUpload::new(source, "audio", &[], &model, Box::new(map_trailing))?;
             transcription::send(&model, upstream_path(translates), upload, false)
         })??;
         outcome(pending, &model, &options)
     };
-    charged_download(call, caller, Purpose::Transcription, FORM_LIMIT, read, fetch, work)
+    charged_download(call, caller, Purpose::Transcription, read, prepare, fetch, work)
 }
 
 /// A downloaded file has no form fields behind it.
@@ -62,7 +61,7 @@ impl AudioSource for DigestedSource<'_, Download> {
 pub(super) fn from_file(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     let app = call.app;
     let prepare = |_: &ReceivedUpload<'_>| model::resolve(app, caller, Purpose::Transcription, None);
-    charged_upload(call, caller, Purpose::Transcription, "audio_file", prepare, from_upload)
+    charged_upload(call, caller, Purpose::Transcription, "audio_file", None, prepare, from_upload)
 }
 
 fn from_upload(upload: ReceivedUpload<'_>, model: ResolvedModel) -> Result<Outcome> {
@@ -75,10 +74,10 @@ fn from_upload(upload: ReceivedUpload<'_>, model: ResolvedModel) -> Result<Outco
         // The model server is already being called, on the one path or the other.
         match wants_translation(&fields)? != translates && fields.iter().any(|(name, _)| name == TRANSLATE_FIELD) {
             true => Err(Error::bad("translate_to_english must come before audio_file")),
-            false => Ok((upstream_fields(&model), model.clone())),
+            false => Ok(upstream_fields(&model)),
         }
     };
-    let forward = ForwardedUpload::new(&mut source, &file_name, &[], Box::new(map_trailing))?;
+    let forward = ForwardedUpload::new(&mut source, &file_name, &[], &model, Box::new(map_trailing))?;
     let pending = transcription::send(&model, upstream_path(translates), forward, is_buffered)?;
     let all: FormFields = known.into_iter().chain(trailing).collect();
     let with_segments = last_value(&all, "include_segments").map_or(Ok(true), parse_bool)?;

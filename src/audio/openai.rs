@@ -35,7 +35,8 @@ fn answer(call: &mut Call<'_>, caller: &Caller, path: &'static str) -> Result<Re
     let app = call.app;
     let resolve = |name: Option<&str>| model::resolve(app, caller, Purpose::Transcription, name);
     let prepare = |upload: &ReceivedUpload<'_>| resolve(named_model(&upload.fields));
-    charged_upload(call, caller, Purpose::Transcription, "file", prepare, |upload, prepared| {
+    // Without its model, nothing of a request is sent anywhere.
+    charged_upload(call, caller, Purpose::Transcription, "file", Some("model"), prepare, |upload, model| {
         let ReceivedUpload { mut source, file_name, fields, is_buffered } = upload;
         let file_name = file_name.ok_or(Error::bad("file is required"))?;
         let is_replaced = |name: &str| REPLACED_FIELDS.contains(&name);
@@ -43,19 +44,15 @@ fn answer(call: &mut Call<'_>, caller: &Caller, path: &'static str) -> Result<Re
             fields.into_iter().partition(|(name, _)| is_replaced(name));
         let mut options = None;
         let map_trailing = |trailing: FormFields| {
-            let model = match named_model(&trailing) {
-                Some(name) => resolve(Some(name))?,
-                None => prepared.clone(),
-            };
             let all: FormFields = forwarded.iter().chain(&replaced).chain(&trailing).cloned().collect();
             let options = options.insert(Options::read(&all, model.clone())?);
             let mut last: FormFields = trailing.into_iter().filter(|(name, _)| !is_replaced(name)).collect();
-            last.push(("model".to_owned(), options.requested.clone()));
+            last.push(("model".to_owned(), model.requested_name().to_owned()));
             last.push(("response_format".to_owned(), options.upstream_format().to_owned()));
-            Ok((last, model))
+            Ok(last)
         };
-        let forward = ForwardedUpload::new(&mut source, &file_name, &forwarded, Box::new(map_trailing))?;
-        let pending = transcription::send(&prepared, path, forward, is_buffered)?;
+        let forward = ForwardedUpload::new(&mut source, &file_name, &forwarded, &model, Box::new(map_trailing))?;
+        let pending = transcription::send(&model, path, forward, is_buffered)?;
         // They were read with the trailing fields, as the upload is complete.
         let options = options.ok_or(Error::Internal("the fields of an upload were not read".to_owned()))?;
         outcome(pending, options)
@@ -71,8 +68,6 @@ fn named_model(fields: &FormFields) -> Option<&str> {
 /// model server is asked for, and the client's format is made here from it.
 struct Options {
     model: ResolvedModel,
-    /// The name by which the request asks for it.
-    requested: String,
     format: String,
     /// The model server is asked for the client's own format: for a stream, or a format that only some models have.
     is_direct: bool,
@@ -80,7 +75,6 @@ struct Options {
 
 impl Options {
     fn read(fields: &FormFields, model: ResolvedModel) -> Result<Options> {
-        let requested = named_model(fields).unwrap_or(model.name()).to_owned();
         let format = last_value(fields, "response_format").unwrap_or("json").to_owned();
         let is_known = matches!(format.as_str(), "json" | "text" | "srt" | "vtt" | "verbose_json");
         let is_stream = match last_value(fields, "stream").map(str::to_ascii_lowercase).as_deref() {
@@ -89,9 +83,9 @@ impl Options {
             Some(_) => return Err(Error::bad("stream must be true or false")),
         };
         // These models support no format but JSON, and count tokens.
-        let is_json_only = model.upstream_names(&requested).any(|name| name.starts_with("gpt-"));
+        let is_json_only = model.upstream_names().any(|name| name.starts_with("gpt-"));
         let is_direct = !is_known || is_stream || is_json_only;
-        Ok(Options { model, requested, format, is_direct })
+        Ok(Options { model, format, is_direct })
     }
 
     fn upstream_format(&self) -> &str {

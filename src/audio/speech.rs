@@ -42,8 +42,8 @@ pub(super) fn speak(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     let (request, body) = ChargedRequest::read(call, caller, Purpose::Speech, MAX_JSON_BODY)?;
     let mut object = json_object(&body)?;
     let input: String = object.read("input").ok_or(Error::bad("input is required and must be a string"))?;
-    let model = model::resolve_in(call.app, caller, Purpose::Speech, &mut object)?;
-    request.run(|| {
+    let prepared = model::resolve_in(call.app, caller, Purpose::Speech, &mut object);
+    request.run(prepared, |model| {
         let reply = speech::request(&model, &object)?;
         let response = response_typed_as(&reply);
         Ok(Outcome::Stream(
@@ -109,8 +109,8 @@ pub(super) fn generate(call: &mut Call<'_>, caller: &Caller) -> Result<Response>
     let text = fields.text("text")?;
     let voice = voice(fields.optional_text("voice")?, fields.optional_text("speaker")?);
     let speed = fields.optional_number("speed")?.unwrap_or(1.0);
-    let resolved = model::resolve(call.app, caller, Purpose::Speech, None)?;
-    request.run(|| {
+    let prepared = model::resolve(call.app, caller, Purpose::Speech, None);
+    request.run(prepared, |resolved| {
         let model = resolved.name().to_owned();
         let units = speech::units(text);
         if text.is_empty() {

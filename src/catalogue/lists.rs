@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::engine::ListedModel;
+use crate::engine::{ListedModel, UNREACHABLE};
 use crate::error::Error;
 
 use super::servers::{Listing, Purpose};
@@ -23,7 +23,8 @@ pub(super) struct Lists {
 struct Check {
     /// When it is asked next; `None` for at once.
     due: Option<Instant>,
-    is_failing: bool,
+    /// Why its last answer is of no use, in words for the operator.
+    problem: Option<&'static str>,
 }
 
 /// What [`Lists::record`] has noted.
@@ -47,6 +48,11 @@ impl Lists {
     /// What is known of the servers of a purpose.
     pub(super) fn of(&self, purpose: Purpose) -> &[Listing] {
         &self.listings[purpose as usize]
+    }
+
+    /// What is wrong with the last answer of a server, in words for the operator.
+    pub(super) fn problem(&self, purpose: Purpose, index: usize) -> Option<&'static str> {
+        self.checks[purpose as usize][index].problem
     }
 
     /// The servers to be asked now, by purpose and index.
@@ -76,10 +82,15 @@ impl Lists {
             (Err(_), Listing::Pending) => Some(Listing::Failed),
             (Err(_), _) => None,
         };
-        let is_failing = next.as_ref().is_none_or(|next| *next == Listing::Failed);
-        let interval = if is_failing { RETRY_INTERVAL } else { INTERVAL };
+        let problem = match answer {
+            Err(Error::Upstream(_, words)) => Some(*words),
+            Err(_) => Some(UNREACHABLE),
+            Ok(None) if next.is_none() => Some("It does not list its models any more"),
+            Ok(_) => None,
+        };
+        let interval = if problem.is_some() { RETRY_INTERVAL } else { INTERVAL };
         let check = &mut self.checks[purpose as usize][index];
-        let is_turn = std::mem::replace(&mut check.is_failing, is_failing) != is_failing;
+        let is_turn = std::mem::replace(&mut check.problem, problem).is_some() != problem.is_some();
         check.due = Some(now + interval);
         let has_changed = next.as_ref().is_some_and(|next| next != listing);
         if let Some(next) = next {

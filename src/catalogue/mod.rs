@@ -2,23 +2,27 @@
 //!
 //! `entries` is the form in which people write it, a TOML file; `validate` checks that, `apply` stores it and writes it out
 //! again, and `seal` encrypts providers' API keys in the database. `snapshot` is the catalogue as a server uses it, `servers`
-//! the models of the servers in the settings, whose `lists` are known. `models` holds what applies of the two, and resolves
-//! the names in requests; `refresh` keeps it up to date.
+//! the models of the servers in the settings, whose `lists` are known. `models` holds what applies of the two, and finds what
+//! requests name (`resolved`); `availability` is what operators see of it, and `refresh` keeps it up to date.
 
 mod apply;
+mod availability;
 mod entries;
 mod lists;
 mod models;
 mod refresh;
+mod resolved;
 mod seal;
 mod servers;
 mod snapshot;
 mod validate;
 
 pub use apply::{Applied, ApplyError, apply, export};
+pub use availability::{Availability, ServerCounts};
 pub use entries::{CatalogueFile, KeyEntry, ModelEntry, ProviderEntry, RouteEntry};
-pub use models::{Models, OUTPUT_LIMITS, ResolvedModel};
+pub use models::Models;
 pub use refresh::Refresher;
+pub use resolved::{OUTPUT_LIMITS, ResolvedModel};
 pub use seal::Sealer;
 pub use servers::Purpose;
 pub use snapshot::{Model, Snapshot, SnapshotContext, Unresolved};

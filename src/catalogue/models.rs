@@ -7,22 +7,22 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
-use crate::blocking::{self, Wait, block_in_place};
+use crate::blocking::{Wait, block_in_place};
 use crate::config::Config;
-use crate::engine::{self, ListedModel, Protocol, Provider, Reply, Route, Routes, Timeouts, UpstreamRequest};
+use crate::engine::{self, ListedModel, Provider, Timeouts};
 use crate::error::{Error, Result};
-use crate::http::object::Object;
 use crate::store::catalogue::CatalogueRows;
 
+use super::availability::{Availability, ServerCounts};
 use super::lists::Lists;
+use super::resolved::ResolvedModel;
 use super::seal::Sealer;
-use super::servers::{self, Found, Purpose, Servers, Table, described};
-use super::snapshot::{Model, Snapshot, SnapshotContext, Unresolved};
+use super::servers::{self, Found, Listing, Purpose, Servers, Table, described};
+use super::snapshot::{Snapshot, SnapshotContext, Unresolved};
 
-/// How long a request waits for servers to list their models: a little longer than each of them may take.
-const WAIT_FOR_LISTS: Duration = Duration::from_secs(11);
-/// The fields of a request that bound its output, in tokens.
-pub const OUTPUT_LIMITS: [&str; 2] = ["max_tokens", "max_completion_tokens"];
+/// How long a request waits for servers that have not listed their models yet: most do so in a moment, and the others must
+/// not hold it up.
+const WAIT_FOR_LISTS: Duration = Duration::from_secs(1);
 
 /// The models, as one process knows them.
 pub struct Models {
@@ -60,11 +60,13 @@ pub(super) struct DueList {
     pub(super) provider: Arc<Provider>,
 }
 
-/// The model that a request means, with the routes to it.
-#[derive(Clone, Debug)]
-pub struct ResolvedModel {
-    model: Arc<Model>,
-    protocol: Protocol,
+impl Current {
+    /// Whether no model is known, as servers have not answered.
+    fn is_unanswered(&self) -> bool {
+        self.stored.is_empty()
+            && self.tables.iter().all(|table| table.listed.is_empty())
+            && self.tables.iter().any(|table| table.is_incomplete)
+    }
 }
 
 impl Models {
@@ -105,39 +107,56 @@ impl Models {
     }
 
     /// The model that a request means: the one of exactly this name; without a name, the default model of the settings, else
-    /// the first one. Reads memory only, unless a server of the settings was not asked for its list of models yet.
+    /// the first one, of those whose names are allowed. Reads memory only, unless a server of the settings was not asked for
+    /// its list of models yet: then it waits for a second.
     ///
     /// # Errors
-    /// 404 for an unknown name; those of [`Models::check`]; 503 where the model's providers cannot be called, 502 where a
-    /// server that may have the model has not answered so far.
-    pub fn resolve(&self, purpose: Purpose, name: Option<&str>) -> Result<ResolvedModel> {
-        let mut found = self.find(purpose, name)?;
+    /// 404 for an unknown name; those of [`Models::check`]; 503 where the model's providers cannot be called, or a server
+    /// that may have the model was not asked yet; 502 where one has not answered.
+    pub fn resolve(
+        &self,
+        purpose: Purpose,
+        name: Option<&str>,
+        is_allowed: &dyn Fn(&str) -> bool,
+    ) -> Result<ResolvedModel> {
+        let mut found = self.find(purpose, name, is_allowed)?;
         if matches!(found, Found::Pending) {
             block_in_place(Wait::Database, || self.wait_for_lists(&[purpose]))?;
-            found = self.find(purpose, name)?;
+            found = self.find(purpose, name, is_allowed)?;
         }
         match found {
-            Found::Model(model) => Ok(ResolvedModel { model, protocol: purpose.protocol() }),
-            Found::Pending | Found::Unreachable => Err(Error::Upstream(502, engine::UNREACHABLE)),
+            Found::Model(model) => {
+                let requested = name.filter(|name| *name != model.name).map(Arc::from);
+                Ok(ResolvedModel { model, protocol: purpose.protocol(), requested })
+            }
+            Found::Pending => Err(Error::Busy),
+            Found::Unreachable => Err(Error::Upstream(502, engine::UNREACHABLE)),
             Found::Nothing => Err(Error::ModelNotFound(name.map(str::to_owned))),
         }
     }
 
-    fn find(&self, purpose: Purpose, name: Option<&str>) -> Result<Found> {
+    fn find(&self, purpose: Purpose, name: Option<&str>, is_allowed: &dyn Fn(&str) -> bool) -> Result<Found> {
         let current = self.current.read();
         let current = current.as_ref().ok_or(Error::Busy)?;
         let servers = &self.servers[purpose as usize];
         if current.stored.is_empty() {
             return match servers.providers.is_empty() {
                 true => Err(Error::NotConfigured(servers.variable)),
-                false => Ok(current.tables[purpose as usize].find(name)),
+                false => Ok(match name {
+                    Some(name) => current.tables[purpose as usize].named(name),
+                    None => current.tables[purpose as usize].first(is_allowed),
+                }),
             };
         }
-        let resolve = |name: Option<&str>| current.stored.resolve(purpose.protocol(), name);
-        let preferred = servers.default_model.as_deref().filter(|_| name.is_none());
-        let resolved = match preferred.map(|name| resolve(Some(name))) {
-            None | Some(Err(Unresolved::Unknown)) => resolve(name),
-            Some(preferred) => preferred,
+        let resolve = |name: &str| current.stored.resolve(purpose.protocol(), name);
+        let resolved = if let Some(name) = name {
+            resolve(name)
+        } else {
+            let default = servers.default_model.as_deref().map(resolve);
+            match default.filter(|default| default.is_ok_and(|model| is_allowed(&model.name))) {
+                Some(default) => default,
+                None => current.stored.first(purpose.protocol(), is_allowed),
+            }
         };
         match resolved {
             Ok(model) => Ok(Found::Model(Arc::clone(model))),
@@ -151,10 +170,20 @@ impl Models {
     /// # Errors
     /// Those of [`Models::check`].
     pub fn has(&self, purpose: Purpose, name: &str) -> Result<bool> {
-        self.ask(&[purpose], |current| match current.stored.is_empty() {
+        let has = |current: &Current| match current.stored.is_empty() {
             true => current.tables[purpose as usize].has(name),
             false => current.stored.named(name).is_some_and(|model| model.has(purpose.protocol())),
-        })
+        };
+        Ok(has(&*self.current()?) || self.ask(&[purpose], has)?)
+    }
+
+    /// [`Models::has`], or no server lists its models and one takes every name.
+    ///
+    /// # Errors
+    /// Those of [`Models::check`].
+    pub fn takes(&self, purpose: Purpose, name: &str) -> Result<bool> {
+        let takes_all = |current: &Current| current.stored.is_empty() && current.tables[purpose as usize].takes_all();
+        Ok(self.has(purpose, name)? || takes_all(&*self.current()?))
     }
 
     /// The names of the models for a purpose, the default one first where no catalogue is stored.
@@ -172,6 +201,31 @@ impl Models {
         })
     }
 
+    /// What can be said of the models for a purpose at once, for the operator.
+    pub fn availability(&self, purpose: Purpose) -> Availability {
+        let Ok(current) = self.current() else { return Availability::Unknown };
+        if !current.stored.is_empty() {
+            let models = current.stored.models().iter().filter(|model| model.has(purpose.protocol()));
+            return Availability::Catalogue { models: models.count() };
+        }
+        let servers = &self.servers[purpose as usize];
+        if servers.providers.is_empty() {
+            return Availability::NotConfigured;
+        }
+        let state = self.state.lock();
+        let mut found = ServerCounts { models: state.tables[purpose as usize].listed.len(), ..ServerCounts::default() };
+        for (index, listing) in state.lists.of(purpose).iter().enumerate() {
+            let name = &servers.providers[index].spec().name;
+            match (listing, state.lists.problem(purpose, index)) {
+                (Listing::Pending, _) => found.pending += 1,
+                (_, Some(problem)) => found.problems.push((name.clone(), problem)),
+                (Listing::Missing, None) => found.without_list += 1,
+                (_, None) => {}
+            }
+        }
+        Availability::Servers(found)
+    }
+
     /// All models that can be called, as OpenAI's API lists them. Of servers that do not answer, those that they last
     /// listed.
     ///
@@ -179,10 +233,8 @@ impl Models {
     /// 503 until the stored catalogue was read, or where it is empty and no server is configured; 502 where no server has
     /// answered so far.
     pub fn list(&self) -> Result<Vec<ListedModel>> {
-        if Purpose::ALL.into_iter().all(|purpose| self.check(purpose).is_err()) {
-            self.check(Purpose::Text)?;
-        }
-        let (listed, is_incomplete) = self.ask(&Purpose::ALL, |current| {
+        self.check_any()?;
+        let (listed, is_unanswered) = self.ask(&Purpose::ALL, |current| {
             if !current.stored.is_empty() {
                 let models = current.stored.models().iter();
                 return (models.map(|model| described(&model.name)).collect::<Vec<_>>(), false);
@@ -190,9 +242,9 @@ impl Models {
             let mut seen = std::collections::HashSet::new();
             let listed = current.tables.iter().flat_map(|table| &table.listed);
             let listed = listed.filter(|model| seen.insert(&model.id)).cloned().collect();
-            (listed, current.tables.iter().any(|table| table.is_incomplete))
+            (listed, current.is_unanswered())
         })?;
-        if listed.is_empty() && is_incomplete { Err(Error::Upstream(502, engine::UNREACHABLE)) } else { Ok(listed) }
+        if is_unanswered { Err(Error::Upstream(502, engine::UNREACHABLE)) } else { Ok(listed) }
     }
 
     /// One entry of [`Models::list`]: that of the model with this name or alias.
@@ -200,15 +252,30 @@ impl Models {
     /// # Errors
     /// 404 if there is none; those of [`Models::list`].
     pub fn describe(&self, name: &str) -> Result<ListedModel> {
-        self.list()?;
-        let entry = self.ask(&[], |current| {
+        let find = |current: &Current| {
             if !current.stored.is_empty() {
                 return current.stored.named(name).map(|model| described(&model.name));
             }
             let mut listed = current.tables.iter().flat_map(|table| &table.listed);
             listed.find(|model| model.id == name).cloned()
-        })?;
-        entry.ok_or_else(|| Error::ModelNotFound(Some(name.to_owned())))
+        };
+        if let Some(entry) = find(&*self.current()?) {
+            return Ok(entry);
+        }
+        self.check_any()?;
+        match self.ask(&Purpose::ALL, |current| (find(current), current.is_unanswered()))? {
+            (Some(entry), _) => Ok(entry),
+            (None, true) => Err(Error::Upstream(502, engine::UNREACHABLE)),
+            (None, false) => Err(Error::ModelNotFound(Some(name.to_owned()))),
+        }
+    }
+
+    /// Checks that there can be a model for any purpose.
+    fn check_any(&self) -> Result<()> {
+        match Purpose::ALL.into_iter().any(|purpose| self.check(purpose).is_ok()) {
+            true => Ok(()),
+            false => self.check(Purpose::Text),
+        }
     }
 
     /// Looks at the models, once the lists of these purposes were asked for.
@@ -312,67 +379,5 @@ impl Models {
             drop(previous);
         }
         self.has_changed.notify_all();
-    }
-}
-
-impl ResolvedModel {
-    /// The model's own name, which the ledger and the price have.
-    pub fn name(&self) -> &str {
-        &self.model.name
-    }
-
-    /// The most tokens that one reply may have.
-    pub fn max_output_tokens(&self) -> Option<u64> {
-        self.model.max_output_tokens
-    }
-
-    fn routes(&self) -> &Routes {
-        self.model.routes(self.protocol)
-    }
-
-    /// Sends a request to one of its providers; see [`engine::send`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn send(&self, request: UpstreamRequest<'_>) -> Result<Reply> {
-        engine::send(self.routes(), request)
-    }
-
-    /// See [`Routes::block_in_place`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn block_in_place<R>(&self, work: impl FnOnce() -> R) -> std::result::Result<R, blocking::Refused> {
-        self.routes().block_in_place(work)
-    }
-
-    /// The route to the provider of this name, if there is one.
-    pub fn route_to(&self, provider: &str) -> Option<&Route> {
-        self.routes().iter().find(|route| route.provider.spec().name == provider)
-    }
-
-    /// What the providers call it, where a request names it so.
-    pub fn upstream_names<'a>(&'a self, requested: &'a str) -> impl Iterator<Item = &'a str> {
-        self.routes().iter().map(move |route| route.upstream_model.as_deref().unwrap_or(requested))
-    }
-
-    /// Lowers what a request asks for in output tokens to what the model may make. What it does not ask for is left to the
-    /// provider.
-    ///
-    /// # Errors
-    /// 400 for a limit that is no number.
-    pub fn limit_output(&self, request: &mut Object<'_>) -> Result<()> {
-        let Some(most) = self.model.max_output_tokens else { return Ok(()) };
-        for field in OUTPUT_LIMITS {
-            if !request.has(field) {
-                continue;
-            }
-            match request.read::<serde_json::Number>(field) {
-                Some(number) if number.as_u64().is_some_and(|n| n <= most) => {}
-                Some(_) => request.set(field, &most),
-                None => return Err(Error::bad(format!("{field} must be a number"))),
-            }
-        }
-        Ok(())
     }
 }

@@ -1,5 +1,5 @@
-//! Keeps [`Models`] up to date: reads the stored catalogue when it has changed, and asks the servers of the settings for
-//! their lists of models.
+//! Keeps [`Models`] up to date: reads the stored catalogue and the prices when they have changed, and asks the servers of
+//! the settings for their lists of models.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,6 +10,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::db::{self, Database};
 use crate::store::catalogue as store;
+use crate::usage::Meter;
 
 use super::models::Models;
 
@@ -23,6 +24,7 @@ const MAX_ASKED_AT_ONCE: usize = 16;
 /// Keeps the models up to date.
 pub struct Refresher {
     models: Arc<Models>,
+    meter: Arc<Meter>,
     signal: Mutex<Signal>,
     wake: Condvar,
 }
@@ -35,10 +37,10 @@ struct Signal {
 }
 
 impl Refresher {
-    /// For these models, whose stored catalogue is yet to be read.
-    pub fn new(models: Arc<Models>) -> Arc<Refresher> {
+    /// For these models, whose stored catalogue is yet to be read, and whose prices the meter has.
+    pub fn new(models: Arc<Models>, meter: Arc<Meter>) -> Arc<Refresher> {
         let signal = Mutex::new(Signal { is_stale: true, is_listening: false });
-        Arc::new(Refresher { models, signal, wake: Condvar::new() })
+        Arc::new(Refresher { models, meter, signal, wake: Condvar::new() })
     }
 
     /// Has the stored catalogue read at once, as it has changed.
@@ -81,7 +83,11 @@ impl Refresher {
     }
 
     fn read(&self, db: &Database) -> Result<Vec<String>, db::Error> {
-        let rows = store::read(&mut db.session()?)?;
+        let mut session = db.session()?;
+        let rows = store::read(&mut session)?;
+        // Read after the models, and known before: no model can be called at another price than its own.
+        self.meter.read_prices(&mut session)?;
+        drop(session);
         Ok(self.models.set_stored(&rows))
     }
 

@@ -82,9 +82,12 @@ pub(super) enum Listing {
 /// The models of one purpose's servers.
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    /// As the servers describe them, each once.
+    /// As the servers describe them, each once, in the order of the servers.
     pub(super) listed: Vec<ListedModel>,
+    /// How many of these no model of a server can precede whose list is not known yet.
+    ranked: usize,
     names: HashMap<String, Arc<Model>>,
+    /// The default model of the settings.
     default: Option<Arc<Model>>,
     /// Stands for every other name, as there are servers whose models are not known.
     any: Option<Arc<Model>>,
@@ -142,7 +145,9 @@ impl Servers {
             ..Table::default()
         };
         let mut listing_it = HashMap::<&str, Vec<Route>>::new();
+        let mut are_ranked = true;
         for (provider, listing) in self.providers.iter().zip(listings) {
+            are_ranked &= !matches!(listing, Listing::Pending | Listing::Failed);
             for model in listing.models() {
                 let routes = listing_it.entry(&*model.id).or_insert_with(|| {
                     table.listed.push(model.clone());
@@ -150,12 +155,16 @@ impl Servers {
                 });
                 routes.push(Route::to(Arc::clone(provider)));
             }
+            if are_ranked {
+                table.ranked = table.listed.len();
+            }
         }
         let names = listing_it.into_iter().map(|(name, routes)| (name.to_owned(), self.model(name, routes)));
         table.names = names.collect();
         if let Some(name) = &self.default_model {
             if !table.names.contains_key(name) {
                 table.listed.insert(0, described(name));
+                table.ranked += 1;
             }
             let default = self.model(name, self.routes_of_default(name, listings));
             table.names.insert(name.clone(), Arc::clone(&default));
@@ -165,11 +174,6 @@ impl Servers {
         let without_list = self.routes(listings, |listing| *listing == Listing::Missing);
         if !without_list.is_empty() {
             table.any = Some(self.model(self.purpose.fallback_model(), without_list));
-        }
-        // Which list comes first must not depend on which server is the quickest.
-        if !table.is_pending {
-            let first = table.listed.first().and_then(|first| table.names.get(&first.id));
-            table.default = first.or(table.any.as_ref()).cloned();
         }
         table
     }
@@ -214,19 +218,35 @@ pub(super) enum Found {
 }
 
 impl Table {
-    /// The model of exactly this name; without a name the default one.
-    pub(super) fn find(&self, name: Option<&str>) -> Found {
-        let found = match name {
-            Some(name) => self.names.get(name),
-            None => self.default.as_ref(),
-        };
-        match found {
+    /// The model of exactly this name.
+    pub(super) fn named(&self, name: &str) -> Found {
+        self.names.get(name).map_or_else(|| self.unlisted(|_| true), |model| Found::Model(Arc::clone(model)))
+    }
+
+    /// The default model of the settings, else the first one that is listed, of those whose names are allowed. Which is the
+    /// first does not depend on which server is the quickest.
+    pub(super) fn first(&self, is_allowed: impl Fn(&str) -> bool) -> Found {
+        let default = self.default.as_ref().filter(|default| is_allowed(&default.name));
+        let listed = || self.listed[..self.ranked].iter().find(|listed| is_allowed(&listed.id));
+        match default.or_else(|| self.names.get(&listed()?.id)) {
             Some(model) => Found::Model(Arc::clone(model)),
-            // Another server may list it, at a price of its own.
-            None if self.is_pending => Found::Pending,
-            None if self.is_incomplete && (name.is_some() || self.any.is_none()) => Found::Unreachable,
-            None => self.any.as_ref().map_or(Found::Nothing, |any| Found::Model(Arc::clone(any))),
+            None => self.unlisted(is_allowed),
         }
+    }
+
+    /// A model that no server lists whose list is known. Another one may list it, at a price of its own.
+    fn unlisted(&self, is_allowed: impl Fn(&str) -> bool) -> Found {
+        match self.any.as_ref().filter(|any| is_allowed(&any.name)) {
+            _ if self.is_pending => Found::Pending,
+            _ if self.is_incomplete => Found::Unreachable,
+            Some(any) => Found::Model(Arc::clone(any)),
+            None => Found::Nothing,
+        }
+    }
+
+    /// Whether no server lists its models, and one takes every name.
+    pub(super) fn takes_all(&self) -> bool {
+        self.names.is_empty() && self.any.is_some() && !self.is_incomplete
     }
 
     /// Whether there is a model of exactly this name.
@@ -236,9 +256,9 @@ impl Table {
 
     /// The names of the models: the default one, then the others as they are listed.
     pub(super) fn names(&self) -> Vec<String> {
-        let default = self.default.as_ref().map(|model| &model.name);
-        let others = self.listed.iter().map(|model| &model.id).filter(|id| Some(*id) != default);
-        default.into_iter().chain(others).cloned().collect()
+        let first = if let Found::Model(first) = self.first(|_| true) { Some(first.name.clone()) } else { None };
+        let others = self.listed.iter().map(|model| &model.id).filter(|id| Some(*id) != first.as_ref()).cloned();
+        first.iter().cloned().chain(others).collect()
     }
 }
 
@@ -279,7 +299,7 @@ mod tests {
 
     /// The name of what is found, with the servers that it is called on.
     fn find(table: &Table, name: Option<&str>) -> Result<(String, Vec<String>), &'static str> {
-        match table.find(name) {
+        match name.map_or_else(|| table.first(|_| true), |name| table.named(name)) {
             Found::Model(model) => {
                 let routes = model.routes(Protocol::Chat).iter();
                 Ok((model.name.clone(), routes.map(|route| route.provider.spec().name.clone()).collect()))
@@ -340,7 +360,27 @@ mod tests {
         let table = servers(None, 2).table(&[Listing::Pending, known(&["b"])]);
         assert_eq!((find(&table, None), find(&table, Some("b"))), (Err("pending"), is("b", &["1"])));
         let table = servers(None, 2).table(&[Listing::Failed, known(&["b"])]);
-        assert_eq!(find(&table, None), is("b", &["1"]));
+        assert_eq!((find(&table, None), find(&table, Some("b"))), (Err("unreachable"), is("b", &["1"])));
+        let table = servers(None, 2).table(&[Listing::Missing, Listing::Failed]);
+        assert_eq!(find(&table, None), Err("unreachable"), "its models come before a server without a list");
+        for later in [Listing::Pending, Listing::Failed] {
+            assert_eq!(find(&servers(None, 2).table(&[known(&["a"]), later]), None), is("a", &["0"]));
+        }
+    }
+
+    #[test]
+    fn the_first_allowed_model_stands_for_a_default_that_is_not() {
+        let first = |table: &Table, allowed: &[&str]| match table.first(|name| allowed.contains(&name)) {
+            Found::Model(model) => model.name.clone(),
+            other => format!("{other:?}"),
+        };
+        let table = servers(Some("m"), 2).table(&[known(&["a", "b"]), known(&["c"])]);
+        assert_eq!((first(&table, &["c", "m"]), first(&table, &["c", "b"])), ("m".into(), "b".into()));
+        assert_eq!((first(&table, &["c"]), first(&table, &["x"])), ("c".into(), "Nothing".into()));
+        let table = servers(None, 2).table(&[Listing::Pending, known(&["c"])]);
+        assert_eq!(first(&table, &["c"]), "Pending", "the first server may have it before");
+        let table = servers(None, 1).table(&[Listing::Missing]);
+        assert_eq!((first(&table, &["default"]), first(&table, &["x"])), ("default".into(), "Nothing".into()));
     }
 
     #[test]

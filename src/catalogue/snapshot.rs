@@ -110,18 +110,26 @@ impl Snapshot {
         self.names.get(name).and_then(|index| self.models.get(*index))
     }
 
-    /// The model that a request means: the one of exactly this name, or without a name the first that has the protocol.
+    /// The model of exactly this name or alias, if it has the protocol.
     ///
     /// # Errors
     /// See [`Unresolved`].
-    pub fn resolve(&self, protocol: Protocol, name: Option<&str>) -> Result<&Arc<Model>, Unresolved> {
-        let named = match name {
-            Some(name) => self.named(name),
-            None => self.models.iter().find(|model| model.protocols.has(protocol)),
-        };
-        let model = named.filter(|model| model.protocols.has(protocol)).ok_or(Unresolved::Unknown)?;
-        if model.routes(protocol).is_empty() { Err(Unresolved::Unavailable) } else { Ok(model) }
+    pub fn resolve(&self, protocol: Protocol, name: &str) -> Result<&Arc<Model>, Unresolved> {
+        usable(self.named(name), protocol)
     }
+
+    /// The first model that has the protocol, of those whose names are allowed.
+    ///
+    /// # Errors
+    /// See [`Unresolved`].
+    pub fn first(&self, protocol: Protocol, is_allowed: &dyn Fn(&str) -> bool) -> Result<&Arc<Model>, Unresolved> {
+        usable(self.models.iter().find(|model| model.has(protocol) && is_allowed(&model.name)), protocol)
+    }
+}
+
+fn usable(model: Option<&Arc<Model>>, protocol: Protocol) -> Result<&Arc<Model>, Unresolved> {
+    let model = model.filter(|model| model.has(protocol)).ok_or(Unresolved::Unknown)?;
+    if model.routes(protocol).is_empty() { Err(Unresolved::Unavailable) } else { Ok(model) }
 }
 
 fn provider(row: &ProviderRow, previous: &Snapshot, given: &SnapshotContext<'_>) -> Result<Arc<Provider>, String> {
@@ -240,7 +248,13 @@ mod tests {
     fn names_are_exact_and_aliases_mean_their_model() {
         let (snapshot, faults) = snapshot(&rows(), &Snapshot::default(), Some("sk-1"));
         assert!(faults.is_empty(), "{faults:?}");
-        let name = |protocol, name| snapshot.resolve(protocol, name).map(|model| model.name.as_str());
+        let name = |protocol, name: Option<&str>| {
+            let model = match name {
+                Some(name) => snapshot.resolve(protocol, name),
+                None => snapshot.first(protocol, &|_| true),
+            };
+            model.map(|model| model.name.as_str())
+        };
         assert_eq!(name(Protocol::Chat, Some("w")), Ok("writer"));
         assert_eq!(name(Protocol::Chat, None), Ok("writer"), "the first that has the protocol");
         assert_eq!(name(Protocol::Audio, None), Ok("talker"));
@@ -248,7 +262,11 @@ mod tests {
             assert_eq!(name(Protocol::Chat, Some(unknown)), Err(Unresolved::Unknown), "{unknown:?}");
         }
         assert_eq!(name(Protocol::Messages, None), Err(Unresolved::Unknown));
-        let writer = snapshot.resolve(Protocol::Chat, Some("w")).unwrap();
+        let only_talker =
+            |protocol| snapshot.first(protocol, &|name| name == "talker").map(|model| model.name.as_str());
+        assert_eq!(only_talker(Protocol::Audio), Ok("talker"));
+        assert_eq!(only_talker(Protocol::Chat), Err(Unresolved::Unknown));
+        let writer = snapshot.resolve(Protocol::Chat, "w").unwrap();
         let route = writer.routes(Protocol::Chat).iter().next().unwrap();
         assert_eq!((route.upstream_model.as_deref(), route.weight, route.priority), (Some("writer-there"), 2, 1));
         assert_eq!(writer.routes(Protocol::Chat).iter().count(), 1, "the other one has no chat");
@@ -261,7 +279,7 @@ mod tests {
         for key in [None, Some(" ")] {
             let (snapshot, faults) = snapshot(&rows(), &Snapshot::default(), key);
             assert!(faults[0].contains("\"chats\"") && faults[0].contains("KEY is not set"), "{faults:?}");
-            let resolve = |protocol| snapshot.resolve(protocol, Some("writer")).map(|model| model.name.as_str());
+            let resolve = |protocol| snapshot.resolve(protocol, "writer").map(|model| model.name.as_str());
             assert_eq!(
                 (resolve(Protocol::Chat), resolve(Protocol::Audio)),
                 (Err(Unresolved::Unavailable), Ok("writer"))

@@ -1,9 +1,10 @@
 //! The wrapper of every charged handler.
 //!
 //! The caller is authenticated already. Before the handler's work, it checks that the meter could record a charge,
-//! validates the `Idempotency-Key` and reads the body. The handler then finds the model that the request means; what is
-//! wrong with a request is told before its key is claimed. After the work, it charges for the outcome, and defers the
-//! response until the charge is durable. What the handler's calls may cost is set aside meanwhile (`worst_case`).
+//! validates the `Idempotency-Key` and reads the body. The handler then finds the model that the request means. If there is
+//! none, a reply that is kept for the key is given all the same, else the key stays free. After the work, it charges for the
+//! outcome, and defers the response until the charge is durable. What the handler's calls may cost is set aside meanwhile
+//! (`worst_case`).
 
 use std::io::{self, Read};
 
@@ -15,6 +16,7 @@ use crate::engine::client_left;
 use crate::engine::fetch::Download;
 use crate::error::{Error, Result};
 use crate::http::Response;
+use crate::http::form::FORM_LIMIT;
 
 use super::MAX_RECORDING;
 use super::charging::ChargeContext;
@@ -58,53 +60,59 @@ impl ChargedRequest {
         Ok((ChargedRequest(context), body))
     }
 
-    /// Does the work, unless a reply is kept for the request, and charges for the outcome. What the request itself says
-    /// should be checked before, since a key is claimed here.
+    /// Does the work for a request that was `prepared`: its model was found, and what else it says is right. Charges for the
+    /// outcome. If a reply is kept for the request, it is given instead, also where the request cannot be prepared any more,
+    /// such as when its model was removed.
     ///
     /// # Errors
-    /// Those of `work`, of which 402 is one if a budget cannot pay for it; 409 and 422 for an `Idempotency-Key` that is in use; 503 if the outcome cannot be charged.
-    pub fn run(self, work: impl FnOnce() -> Result<Outcome>) -> Result<Response> {
+    /// That of `prepared`; those of `work`, of which 402 is one if a budget cannot pay for it; 409 and 422 for an `Idempotency-Key` that is in use; 503 if the outcome cannot be charged.
+    pub fn run<T>(self, prepared: Result<T>, work: impl FnOnce(T) -> Result<Outcome>) -> Result<Response> {
         let ChargedRequest(mut context) = self;
-        if let Some(kept) = claim_key(&mut context.idempotency)? {
-            return kept.replay(&context.digest);
-        }
+        let prepared = match claim_key(&mut context.idempotency, prepared)? {
+            Claimed::First(prepared) => prepared,
+            Claimed::Kept(kept) => return kept.replay(&context.digest),
+        };
         let _guards = (watch(context.idempotency.as_ref()), context.enter_budget());
-        let outcome = work();
+        let outcome = work(prepared);
         settle(context, outcome)
     }
 }
 
-/// Runs a handler whose request names a recording to be fetched. `read` reads the request from the body, and finds its
+/// Runs a handler whose request names a recording to be fetched. `read` reads the request from the body, `prepare` finds its
 /// model; `fetch` begins to fetch the recording. That is a part of the request: if there is another recording at the same
 /// place later, that is another request.
 ///
 /// # Errors
 /// As [`ChargedRequest::read`] and [`ChargedRequest::run`]; those of `read` and `fetch`.
-pub fn charged_download<T>(
+pub fn charged_download<T, M>(
     call: &mut Call<'_>,
     caller: &Caller,
     purpose: Purpose,
-    max_body: usize,
     read: impl FnOnce(&[u8]) -> Result<T>,
+    prepare: impl FnOnce() -> Result<M>,
     fetch: impl FnOnce(&T) -> Result<Download>,
-    work: impl FnOnce(T, &mut DigestedSource<'_, Download>) -> Result<Outcome>,
+    work: impl FnOnce(T, M, &mut DigestedSource<'_, Download>) -> Result<Outcome>,
 ) -> Result<Response> {
-    let (ChargedRequest(mut context), body) = ChargedRequest::read(call, caller, purpose, max_body)?;
+    let (ChargedRequest(mut context), body) = ChargedRequest::read(call, caller, purpose, FORM_LIMIT)?;
     let request = read(&body)?;
-    if let Some(kept) = claim_key(&mut context.idempotency)? {
-        let mut source = DigestedSource::new(fetch(&request)?, &mut context.digest);
-        read_to_end(&mut source)?;
-        return kept.replay(&context.digest);
-    }
+    let prepared = match claim_key(&mut context.idempotency, prepare())? {
+        Claimed::First(prepared) => prepared,
+        Claimed::Kept(kept) => {
+            let mut source = DigestedSource::new(fetch(&request)?, &mut context.digest);
+            read_to_end(&mut source)?;
+            return kept.replay(&context.digest);
+        }
+    };
     let _guards = (watch(context.idempotency.as_ref()), context.enter_budget());
     let digest = &mut context.digest;
-    let outcome = fetch(&request).and_then(|download| work(request, &mut DigestedSource::new(download, digest)));
+    let outcome =
+        fetch(&request).and_then(|download| work(request, prepared, &mut DigestedSource::new(download, digest)));
     settle(context, outcome)
 }
 
-/// Runs a handler that reads a recording, in the multipart field `file_field`, while it is uploaded. `prepare` reads the
-/// request from the fields that are known before the recording is, and finds its model. If the model server replies before
-/// the upload is complete, the handler must fail: the request is not known then.
+/// Runs a handler that reads a recording, in the multipart field `file_field`, while it is uploaded. `prepare` finds the
+/// model by the fields that are known before the recording is; the field `needed` is one of them if the request has it. If the
+/// model server replies before the upload is complete, the handler must fail: the request is not known then.
 ///
 /// # Errors
 /// As [`charged_download`].
@@ -113,19 +121,23 @@ pub fn charged_upload<T>(
     caller: &Caller,
     purpose: Purpose,
     file_field: &'static str,
+    needed: Option<&'static str>,
     prepare: impl FnOnce(&ReceivedUpload<'_>) -> Result<T>,
     work: impl FnOnce(ReceivedUpload<'_>, T) -> Result<Outcome>,
 ) -> Result<Response> {
     let mut context = begin(call, caller, purpose)?;
     let _budget = context.enter_budget();
-    let mut upload = ReceivedUpload::open(call.request, file_field, &mut context.digest)?;
-    let prepared = prepare(&upload)?;
-    // The recording is compared with that of the first request once all of it was read.
-    if let Some(kept) = claim_key(&mut context.idempotency)? {
-        read_to_end(&mut upload.source)?;
-        upload.source.trailing_fields()?;
-        return kept.replay(&context.digest);
-    }
+    let mut upload = ReceivedUpload::open(call.request, file_field, needed, &mut context.digest)?;
+    let prepared = prepare(&upload);
+    let prepared = match claim_key(&mut context.idempotency, prepared)? {
+        Claimed::First(prepared) => prepared,
+        // The recording is compared with that of the first request once all of it was read.
+        Claimed::Kept(kept) => {
+            read_to_end(&mut upload.source)?;
+            upload.source.trailing_fields()?;
+            return kept.replay(&context.digest);
+        }
+    };
     let _watch = watch(context.idempotency.as_ref());
     let outcome = work(upload, prepared);
     settle(context, outcome)
@@ -136,9 +148,28 @@ fn read_to_end(recording: &mut impl Read) -> Result<()> {
     if read > MAX_RECORDING { Err(upload_error(&io::ErrorKind::FileTooLarge.into())) } else { Ok(()) }
 }
 
-/// Claims a request's key, if it has one; the reply if one is kept for it.
-fn claim_key(idempotency: &mut Option<Idempotency>) -> Result<Option<Kept>> {
-    idempotency.as_mut().map_or(Ok(None), Idempotency::claim)
+/// What is known of a request once its key is claimed, if it has one.
+enum Claimed<T> {
+    /// It is to be answered.
+    First(T),
+    /// It is the repetition of one that was, or should be.
+    Kept(Kept),
+}
+
+/// Claims a request's key, if it has one. A request that could not be prepared may still be a repetition; if it is not, the
+/// key is free again.
+fn claim_key<T>(idempotency: &mut Option<Idempotency>, prepared: Result<T>) -> Result<Claimed<T>> {
+    let kept = idempotency.as_mut().map_or(Ok(None), Idempotency::claim)?;
+    match (kept, prepared) {
+        (Some(kept), _) => Ok(Claimed::Kept(kept)),
+        (None, Ok(prepared)) => Ok(Claimed::First(prepared)),
+        (None, Err(e)) => {
+            if let Some(idempotency) = idempotency.take() {
+                idempotency.release();
+            }
+            Err(e)
+        }
+    }
 }
 
 /// A reply that is kept is made to its end, whether or not the client waits for it.
@@ -148,7 +179,10 @@ fn watch(idempotency: Option<&Idempotency>) -> Option<ClientGuard> {
 
 fn begin(call: &mut Call<'_>, caller: &Caller, purpose: Purpose) -> Result<ChargeContext> {
     let context = ChargeContext::new(call, caller)?;
-    call.app.models.check(purpose)?;
+    // A repetition needs no model.
+    if context.idempotency.is_none() {
+        call.app.models.check(purpose)?;
+    }
     Ok(context)
 }
 

@@ -117,7 +117,7 @@ pub struct Completions {
 pub fn complete(model: &ResolvedModel, request: &Map<String, Value>, stop: &StopConditions) -> Result<Completions> {
     let mut request = request.clone();
     let choices = request.get("n").and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok()).unwrap_or(1);
-    request.insert("model".to_owned(), model.name().into());
+    request.insert("model".to_owned(), model.requested_name().into());
     request.insert("stream".to_owned(), true.into());
     let mut object = Object::of(&Value::Object(request));
     model.limit_output(&mut object)?;

@@ -17,9 +17,6 @@ const PREFIX: usize = 4096;
 /// The message for a recording whose length cannot be measured, and which could therefore not be charged for exactly.
 const NOT_MEASURABLE: &str = "The recording's length cannot be measured; send WAV, MP3, FLAC, Ogg, WebM, MP4 or AAC";
 
-/// The message for an upload whose model other providers have than the one that it is sent to already.
-const MODEL_TOO_LATE: &str = "In an upload of this size, the field model must come before the file";
-
 /// Names and values of form fields.
 pub type FormFields = Vec<(String, String)>;
 
@@ -32,13 +29,13 @@ pub trait AudioSource: Read {
     fn trailing_fields(&mut self) -> Result<FormFields>;
 }
 
-/// Maps the fields behind a recording, which are known last, to those that are sent to the model server behind it, and to
-/// the model that the request means.
-pub type MapTrailing<'a> = Box<dyn FnMut(FormFields) -> Result<(FormFields, ResolvedModel)> + 'a>;
+/// Maps the fields behind a recording, which are known last, to those that are sent to the model server behind it.
+pub type MapTrailing<'a> = Box<dyn FnMut(FormFields) -> Result<FormFields> + 'a>;
 
 /// The multipart body that is sent to the model server. It is composed while it is read.
 pub struct ForwardedUpload<'a> {
     source: &'a mut dyn AudioSource,
+    resolved: &'a ResolvedModel,
     map_trailing: MapTrailing<'a>,
     boundary: String,
     /// Bytes of the body that are not read from the source, of which `sent` were read.
@@ -62,7 +59,8 @@ pub struct ForwardedUpload<'a> {
 }
 
 impl<'a> ForwardedUpload<'a> {
-    /// Checks the first bytes of the recording and prepares a body of `leading` fields and the recording.
+    /// Checks the first bytes of the recording, which is for this model, and prepares a body of `leading` fields and the
+    /// recording.
     ///
     /// # Errors
     /// 400 for an empty file or one whose start shows that its length cannot be measured; 408 or 413 if it cannot be read.
@@ -70,6 +68,7 @@ impl<'a> ForwardedUpload<'a> {
         source: &'a mut dyn AudioSource,
         file_name: &str,
         leading: &[(String, String)],
+        resolved: &'a ResolvedModel,
         map_trailing: MapTrailing<'a>,
     ) -> Result<ForwardedUpload<'a>> {
         let mut start = Vec::new();
@@ -88,6 +87,7 @@ impl<'a> ForwardedUpload<'a> {
         buffer.extend_from_slice(&start);
         Ok(ForwardedUpload {
             source,
+            resolved,
             map_trailing,
             boundary,
             buffer,
@@ -140,16 +140,10 @@ impl<'a> ForwardedUpload<'a> {
     fn end_file(&mut self) -> Result<()> {
         self.is_file_complete = true;
         let trailing = self.source.trailing_fields()?;
-        let (fields, model) = (self.map_trailing)(trailing)?;
-        self.trailing = fields;
-        if let Some(provider) = &self.provider {
-            // The model may have been named behind the recording, which is on its way to this provider.
-            let route = model.route_to(provider).ok_or(Error::bad(MODEL_TOO_LATE))?;
-            self.model.clone_from(&route.upstream_model);
-        }
+        self.trailing = (self.map_trailing)(trailing)?;
         let measured = std::mem::take(&mut self.measurer).finish();
         self.duration = AudioDuration::of(measured, self.size);
-        worst_case::set_aside(&model, &self.duration.longest().units(&Reported::default()))?;
+        worst_case::set_aside(self.resolved, &self.duration.longest().units(&Reported::default()))?;
         (self.buffer, self.sent) = (Vec::new(), 0);
         let provider = self.provider.as_deref().unwrap_or_default();
         let variant = Variant { provider, model: self.model.as_deref(), without: self.without };

@@ -7,8 +7,8 @@ use crate::engine::{MAX_MODEL_NAME, is_model_name};
 use crate::error::{Error, Result};
 use crate::http::object::Object;
 
-/// The model of this name, or the default one where a request names none. It is called, recorded and charged under its own
-/// name, whichever of its names the request has.
+/// The model of this name. Where a request names none, the default one, or the first that the caller's key may call. It is
+/// recorded and charged under its own name, whichever of its names the request has.
 ///
 /// # Errors
 /// 400 for what cannot be a name, 404 for an unknown one or one that the caller's key may not call; 503 and 502 where there is
@@ -17,7 +17,7 @@ pub fn resolve(app: &App, caller: &Caller, purpose: Purpose, name: Option<&str>)
     if name.is_some_and(|name| !is_model_name(name)) {
         return Err(Error::bad(format!("model must be a name of at most {MAX_MODEL_NAME} bytes")));
     }
-    let model = app.models.resolve(purpose, name)?;
+    let model = app.models.resolve(purpose, name, &|model| may_call(caller, model))?;
     match may_call(caller, model.name()) {
         true => Ok(model),
         false => Err(Error::ModelNotFound(Some(name.unwrap_or(model.name()).to_owned()))),

@@ -50,9 +50,9 @@ pub fn proxy(
 ) -> Result<Response> {
     let (request, body) = ChargedRequest::read(call, caller, route.purpose, MAX_JSON_BODY)?;
     let mut object = json_object(&body)?;
-    prepare(call, &mut object)?;
-    let model = model::resolve_in(call.app, caller, route.purpose, &mut object)?;
-    request.run(|| {
+    let prepared =
+        prepare(call, &mut object).and_then(|()| model::resolve_in(call.app, caller, route.purpose, &mut object));
+    request.run(prepared, |model| {
         let pending = match forward(&model, &route, &mut object)? {
             Forwarded::Reply(pending) => pending,
             Forwarded::Cut(usage) => return Ok(Outcome::PerModel(Err(Error::ClientLeft), vec![usage])),

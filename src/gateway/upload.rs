@@ -1,6 +1,7 @@
 //! Recordings in multipart bodies, read piece by piece while they are uploaded.
 
 use std::io::{self, Read};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::error::{Error, Result};
 use crate::http::multipart;
@@ -14,6 +15,12 @@ use super::forward::{AudioSource, FormFields, upload_error};
 const MAX_FIELD: u64 = 64 * 1024;
 /// Most fields before the file, and most behind it.
 const MAX_FIELDS: usize = 100;
+/// Most bytes of a recording that is kept in memory until a field behind it is known: as much as OpenAI takes.
+const MAX_HELD: usize = 25 * 1024 * 1024;
+/// Most bytes of all such recordings.
+const MAX_ALL_HELD: usize = 4 * MAX_HELD;
+/// How much of one is read at a time.
+const HELD_STEP: usize = 1024 * 1024;
 
 /// The recording in a client's multipart body.
 pub struct Upload<'a> {
@@ -88,6 +95,29 @@ impl<'a> Upload<'a> {
         }
         Ok((fields, None))
     }
+
+    fn read_all(&mut self) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.read_to_end(&mut bytes).map_err(|e| upload_error(&e))?;
+        Ok(bytes)
+    }
+
+    /// All of the recording, since `field` comes behind it.
+    fn hold(&mut self, field: &str) -> Result<(Vec<u8>, Held)> {
+        let (mut bytes, mut held) = (Vec::new(), Held::default());
+        loop {
+            if bytes.len() >= MAX_HELD {
+                let most = MAX_HELD / 1024 / 1024;
+                return Err(Error::bad(format!("Above {most} MiB, the field {field} must come before the file")));
+            }
+            held.add(HELD_STEP)?;
+            bytes.reserve_exact(HELD_STEP);
+            let read = self.take(HELD_STEP as u64).read_to_end(&mut bytes).map_err(|e| upload_error(&e))?;
+            if read < HELD_STEP {
+                return Ok((bytes, held));
+            }
+        }
+    }
 }
 
 fn not_one_file(field: &str) -> Error {
@@ -109,8 +139,8 @@ impl AudioSource for Upload<'_> {
     }
 }
 
-/// An upload whose body was read up to its recording, or to its end if that is in memory already. So in a small upload,
-/// fields behind the file are known as early as those before it.
+/// An upload whose body was read up to its recording, or to its end if that is in memory already or a field is needed first.
+/// So in a small upload, fields behind the file are known as early as those before it.
 pub struct ReceivedUpload<'a> {
     /// The recording.
     pub source: RecordingSource<'a>,
@@ -127,26 +157,53 @@ pub enum RecordingSource<'a> {
     /// It is being received.
     Streamed(Box<Upload<'a>>),
     /// All of it was received.
-    Buffered(io::Cursor<Vec<u8>>),
+    Buffered(io::Cursor<Vec<u8>>, Held),
+}
+
+/// The memory of a recording that waited for a field behind it.
+#[derive(Default)]
+pub struct Held(usize);
+
+/// Bytes of all [`Held`] recordings.
+static ALL_HELD: AtomicUsize = AtomicUsize::new(0);
+
+impl Held {
+    fn add(&mut self, bytes: usize) -> Result<()> {
+        ALL_HELD
+            .fetch_update(Relaxed, Relaxed, |sum| sum.checked_add(bytes).filter(|sum| *sum <= MAX_ALL_HELD))
+            .map_err(|_| Error::Busy)?;
+        self.0 += bytes;
+        Ok(())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        ALL_HELD.fetch_sub(self.0, Relaxed);
+    }
 }
 
 impl<'a> ReceivedUpload<'a> {
-    /// As [`Upload::open`].
+    /// As [`Upload::open`]. If the field `needed` does not come before the file, all of the upload is read, to know it.
     ///
     /// # Errors
-    /// As there.
+    /// As there; 400 if it is too large for that, 503 if too many are.
     pub fn open(
         request: &'a mut Request,
         file_field: &'static str,
+        needed: Option<&str>,
         digest: &'a mut RequestDigest,
     ) -> Result<ReceivedUpload<'a>> {
         let is_buffered = request.body.is_buffered();
         let (mut upload, FileHead { mut fields, file_name }) = Upload::open(request, file_field, digest)?;
-        let source = if is_buffered && file_name.is_some() {
-            let mut bytes = Vec::new();
-            upload.read_to_end(&mut bytes).map_err(|e| upload_error(&e))?;
+        let missing = needed.filter(|needed| !is_buffered && !fields.iter().any(|(name, _)| name == needed));
+        let source = if file_name.is_some() && (is_buffered || missing.is_some()) {
+            let (bytes, held) = match missing {
+                Some(field) => upload.hold(field)?,
+                None => (upload.read_all()?, Held::default()),
+            };
             fields.append(&mut upload.trailing_fields()?);
-            RecordingSource::Buffered(io::Cursor::new(bytes))
+            RecordingSource::Buffered(io::Cursor::new(bytes), held)
         } else {
             RecordingSource::Streamed(Box::new(upload))
         };
@@ -163,7 +220,7 @@ impl Read for RecordingSource<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         match self {
             RecordingSource::Streamed(upload) => upload.read(out),
-            RecordingSource::Buffered(bytes) => bytes.read(out),
+            RecordingSource::Buffered(bytes, _) => bytes.read(out),
         }
     }
 }
@@ -172,7 +229,7 @@ impl AudioSource for RecordingSource<'_> {
     fn trailing_fields(&mut self) -> Result<FormFields> {
         match self {
             RecordingSource::Streamed(upload) => upload.trailing_fields(),
-            RecordingSource::Buffered(_) => Ok(FormFields::new()),
+            RecordingSource::Buffered(..) => Ok(FormFields::new()),
         }
     }
 }

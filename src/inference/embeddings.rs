@@ -46,8 +46,8 @@ pub(super) fn extract_features(call: &mut Call<'_>, caller: &Caller) -> Result<R
         None if fields.has("num_features") => usize::MAX,
         None => DEFAULT_FEATURES,
     };
-    let model = model::resolve(call.app, caller, Purpose::Embeddings, None)?;
-    request.run(|| {
+    let prepared = model::resolve(call.app, caller, Purpose::Embeddings, None);
+    request.run(prepared, |model| {
         let mut object = Object::default();
         object.set("model", &model.name());
         object.set("input", &text);

@@ -33,21 +33,37 @@ const MAX_PROMPTS: usize = 1000;
 /// A prompt, and the model that is to complete it.
 type Job = (Params, ResolvedModel);
 
-/// The completions of one prompt, and the model that made them.
-type Generated = (String, Completions);
+/// What was made of one prompt.
+struct Generated {
+    /// The model that made it.
+    model: String,
+    completions: Completions,
+    /// Why it is not all that was wanted. What was made is charged nevertheless.
+    failure: Option<Error>,
+}
+
+impl Generated {
+    fn usage(&self) -> ModelUsage {
+        let Completions { units, estimated, latency_micros, .. } = self.completions;
+        ModelUsage { model: self.model.clone(), units, estimated, latency_micros }
+    }
+
+    /// All completions that were wanted.
+    fn whole(self) -> Result<Completions> {
+        self.failure.map_or(Ok(self.completions), Err)
+    }
+}
 
 /// `POST /api/v1/generate`.
 pub(super) fn one(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     let (request, body) = ChargedRequest::read(call, caller, Purpose::Text, FORM_LIMIT)?;
-    let job = read(call.app, caller, &json_fields(&body)?)?;
-    request.run(|| {
-        let (model, generated) = job.1.block_in_place(|| generate(&job))??;
-        let response = mark_demo(Response::json(200, &to_json(&generated)), generated.is_demo);
-        let Completions { units, estimated, latency_micros, is_cut, .. } = generated;
-        let usage = ModelUsage { model, units, estimated, latency_micros };
-        Ok(match is_cut {
-            true => Outcome::PerModel(Err(Error::ClientLeft), vec![usage]),
-            false => Outcome::Reply(response, usage),
+    let fields = json_fields(&body)?;
+    request.run(read(call.app, caller, &fields), |job| {
+        let generated = job.1.block_in_place(|| generate(&job))??;
+        let usage = generated.usage();
+        Ok(match generated.whole() {
+            Ok(all) => Outcome::Reply(mark_demo(Response::json(200, &to_json(&all)), all.is_demo), usage),
+            Err(e) => Outcome::PerModel(Err(e), vec![usage]),
         })
     })
 }
@@ -56,24 +72,18 @@ pub(super) fn one(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
 /// answers, in the same order. If any element is invalid, the request fails before any work is done.
 pub(super) fn bulk(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     let (request, body) = ChargedRequest::read(call, caller, Purpose::Text, MAX_JSON_BODY)?;
-    let jobs = read_bulk(call.app, caller, &body)?;
-    request.run(|| {
+    request.run(read_bulk(call.app, caller, &body), |jobs| {
         let results = match jobs.is_empty() {
             true => Vec::new(),
             false => block_in_place(Wait::Model, || generate_all(&jobs))?,
         };
-        // Successful prompts, and what was made of those that were cut, are charged even if another one failed.
+        // Successful prompts, and what was made of the others, are charged even if one has failed.
         let usages = usage_by_model(results.iter().flatten());
-        let whole = |(model, generated): Generated| match generated.is_cut {
-            true => Err(Error::ClientLeft),
-            false => Ok((model, generated)),
-        };
-        let response =
-            results.into_iter().map(|result| result.and_then(whole)).collect::<Result<Vec<_>>>().map(|all| {
-                let is_demo = all.iter().any(|(_, generated)| generated.is_demo);
-                let json: Vec<_> = all.iter().map(|(_, generated)| to_json(generated)).collect();
-                mark_demo(Response::json(200, &json), is_demo)
-            });
+        let all = results.into_iter().map(|result| result.and_then(Generated::whole)).collect::<Result<Vec<_>>>();
+        let response = all.map(|all| {
+            let is_demo = all.iter().any(|completions| completions.is_demo);
+            mark_demo(Response::json(200, &all.iter().map(to_json).collect::<Vec<_>>()), is_demo)
+        });
         Ok(Outcome::PerModel(response, usages))
     })
 }
@@ -81,11 +91,11 @@ pub(super) fn bulk(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
 /// The sums for each model. Prompts were worked on at the same time, so of their latencies the longest counts.
 fn usage_by_model<'a>(all: impl Iterator<Item = &'a Generated>) -> Vec<ModelUsage> {
     let mut sums: BTreeMap<&str, (Units, bool, i64)> = BTreeMap::new();
-    for (model, generated) in all {
+    for Generated { model, completions, .. } in all {
         let (units, estimated, latency) = sums.entry(model).or_default();
-        *units += &generated.units;
-        *estimated |= generated.estimated;
-        *latency = (*latency).max(generated.latency_micros);
+        *units += &completions.units;
+        *estimated |= completions.estimated;
+        *latency = (*latency).max(completions.latency_micros);
     }
     let usage = |(model, (units, estimated, latency_micros)): (&str, _)| ModelUsage {
         model: model.to_owned(),
@@ -140,7 +150,7 @@ fn generate_all(jobs: &[Job]) -> Vec<Result<Generated>> {
                 true => Err(Error::ClientLeft),
                 false => generate(job),
             };
-            if !result.as_ref().is_ok_and(|(_, generated)| !generated.is_cut) {
+            if !result.as_ref().is_ok_and(|generated| generated.failure.is_none()) {
                 next.store(PAST_THE_END, Relaxed);
             }
             results.lock().insert(index, result);
@@ -161,43 +171,35 @@ fn generate_all(jobs: &[Job]) -> Vec<Result<Generated>> {
 const PAST_THE_END: usize = usize::MAX / 2;
 
 /// Asks until there are as many completions as wanted, since some model servers make only one per request.
+///
+/// # Errors
+/// Nothing was made.
 fn generate((params, model): &Job) -> Result<Generated> {
-    let named = |completions| (model.name().to_owned(), completions);
-    let mut all: Option<Completions> = None;
+    let of = |completions: Completions, failure| Generated { model: model.name().to_owned(), completions, failure };
+    let mut all = ask(params, model, params.results, 0)?;
     loop {
-        let count = all.as_ref().map_or(0, |all| all.completions.len());
-        let wanted = params.results - count.min(params.results);
-        if let Some(mut all) = all.take_if(|_| wanted == 0) {
+        let count = all.completions.len();
+        if all.is_cut {
+            return Ok(of(all, Some(Error::ClientLeft)));
+        }
+        if count >= params.results {
             all.completions.truncate(params.results);
-            return Ok(named(all));
+            return Ok(of(all, None));
         }
-        let more = match (ask(params, model, wanted, count), all.take()) {
-            (Err(Error::ClientLeft), Some(before)) => return Ok(named(Completions { is_cut: true, ..before })),
-            (more, before) => {
-                all = before;
-                more?
-            }
+        let more = match ask(params, model, params.results - count, count) {
+            Ok(more) => more,
+            Err(e) => return Ok(of(all, Some(e))),
         };
-        if more.completions.is_empty() && !more.is_cut {
-            return Err(Error::Upstream(502, "The model server sent an empty reply"));
-        }
-        match &mut all {
-            None => all = Some(more),
-            Some(all) => {
-                all.units += &more.units;
-                all.units[Unit::Requests] = 1;
-                all.estimated |= more.estimated;
-                all.is_cut |= more.is_cut;
-                all.latency_micros += more.latency_micros;
-                all.completions.extend(more.completions);
-            }
-        }
-        if let Some(all) = all.take_if(|all| all.is_cut) {
-            return Ok(named(all));
-        }
+        all.units += &more.units;
+        all.units[Unit::Requests] = 1;
+        all.estimated |= more.estimated;
+        all.is_cut |= more.is_cut;
+        all.latency_micros += more.latency_micros;
+        all.completions.extend(more.completions);
     }
 }
 
+/// Some of the completions that are `wanted`, at least one unless the client has left. There are `count` already.
 fn ask(params: &Params, model: &ResolvedModel, wanted: usize, count: usize) -> Result<Completions> {
     let mut request = params.request.clone();
     if wanted > 1 {
@@ -207,7 +209,7 @@ fn ask(params: &Params, model: &ResolvedModel, wanted: usize, count: usize) -> R
         // The same seed would give the same completion again.
         request.insert("seed".to_owned(), seed.wrapping_add(i64::try_from(count).unwrap_or(0)).into());
     }
-    match complete(model, &request, &params.stop) {
+    let made = match complete(model, &request, &params.stop) {
         // Hosted APIs may refuse fields that they do not know: try again without those.
         Err(Error::Relayed(refusal))
             if matches!(refusal.status, 400 | 422) && EXTENSIONS.iter().any(|name| refusal.message.contains(name)) =>
@@ -216,6 +218,10 @@ fn ask(params: &Params, model: &ResolvedModel, wanted: usize, count: usize) -> R
             complete(model, &request, &params.stop)
         }
         other => other,
+    }?;
+    match made.completions.is_empty() && !made.is_cut {
+        true => Err(Error::Upstream(502, "The model server sent an empty reply")),
+        false => Ok(made),
     }
 }
 

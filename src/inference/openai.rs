@@ -45,7 +45,7 @@ fn completion(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
         check_prompt(object)?;
         if !call.segments.is_empty() && !object.has("model") {
             let name = segment(call);
-            if call.app.models.has(purpose, &name)? {
+            if call.app.models.takes(purpose, &name)? {
                 object.set("model", &name);
             }
         }

@@ -29,8 +29,8 @@ pub(super) fn summarize(call: &mut Call<'_>, caller: &Caller) -> Result<Response
     if max_length.is_some_and(|n| n < 1) {
         return Err(Error::bad("max_length must be at least 1"));
     }
-    let model = model::resolve(call.app, caller, Purpose::Text, None)?;
-    request.run(|| {
+    let prepared = model::resolve(call.app, caller, Purpose::Text, None);
+    request.run(prepared, |model| {
         let chat = chat_request(text, max_length);
         let reply = model.block_in_place(|| complete(&model, &chat, &StopConditions::default()))??;
         let usage = ModelUsage {

@@ -1,17 +1,15 @@
 //! The meter's background tasks: prices, journals, partitions of the ledger, daily totals.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::day_totals::DayTotals;
 use super::holder::Holder;
-use super::price::Prices;
 use super::state::Shared;
 use super::{journal, recovery, replay};
 use crate::db;
-use crate::store::{credits, events, installation, leases, prices, replies, usage::partitions};
+use crate::store::{credits, events, installation, leases, replies, usage::partitions};
 
 /// How often the database is checked during an outage.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -44,8 +42,6 @@ pub(super) fn run(shared: &Shared) {
     while !shared.sleep_until_shutdown(pause) {
         pause = INTERVAL;
         if !shared.db.is_open() {
-            // They are read in any case once it is; left as it is, this would keep the thread awake.
-            shared.take_prices_changed();
             continue;
         }
         let failure = match maintenance.run(shared) {
@@ -73,8 +69,7 @@ impl Maintenance {
     fn run(&mut self, shared: &Shared) -> std::result::Result<(), replay::Failure> {
         let is_due = |at: Option<Instant>, every| at.is_none_or(|at: Instant| at.elapsed() >= every);
         let refresh = is_due(self.refreshed, REFRESH_EVERY);
-        // Asked first: what changes from here on is read again.
-        if shared.take_prices_changed() || refresh || !shared.is_available() {
+        if refresh || !shared.is_available() {
             self.refresh(shared)?;
             if refresh {
                 self.refreshed = Some(Instant::now());
@@ -120,8 +115,7 @@ impl Maintenance {
                 log::warn!("the journal folder holds journals of other databases, which are left alone: {foreign}");
             }
         }
-        let prices = Prices::new(prices::all(&mut session)?);
-        *shared.prices.write() = Some(Arc::new(prices));
+        shared.prices.read(&mut session)?;
         shared.set_available(true);
         Ok(())
     }

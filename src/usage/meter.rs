@@ -15,7 +15,7 @@ use super::queue::{Order, Refused, Ticket};
 use super::state::Shared;
 use super::{Charge, Connections, Receipt, event, maintenance, price, replay, writer};
 use crate::blocking::{self, Wait};
-use crate::db;
+use crate::db::{self, Executor};
 use crate::error::{Error, Result};
 use crate::http::{Deferred, Response};
 use crate::limits::Limits;
@@ -93,7 +93,7 @@ impl Meter {
 
     /// The price of a model now; `None` before prices have been read.
     pub fn price(&self, model: &str) -> Option<Price> {
-        let prices = self.shared.prices.read().clone()?;
+        let prices = self.shared.prices.current()?;
         Some(prices.current(model, OffsetDateTime::now_utc()))
     }
 
@@ -121,9 +121,12 @@ impl Meter {
         self.shared.db.open();
     }
 
-    /// Has prices read at once, as they have changed. Otherwise they are read every two seconds.
-    pub fn prices_changed(&self) {
-        self.shared.prices_changed();
+    /// Reads the prices at once, as they have changed. Otherwise they are read every two seconds.
+    ///
+    /// # Errors
+    /// Those of the database; the last ones stay.
+    pub fn read_prices(&self, db: &mut impl Executor) -> std::result::Result<(), db::Error> {
+        self.shared.prices.read(db)
     }
 
     /// Checks, before work begins, that its charge can be recorded in the database or in the journal.
@@ -132,7 +135,7 @@ impl Meter {
     /// 503: neither can record it, or the prices have not been read yet.
     pub fn admit(&self) -> Result<()> {
         let can_be_taken = self.shared.is_available() || self.shared.journal.has_room();
-        if can_be_taken && self.shared.prices.read().is_some() { Ok(()) } else { Err(Error::Busy) }
+        if can_be_taken && self.shared.prices.current().is_some() { Ok(()) } else { Err(Error::Busy) }
     }
 
     /// Charges, and returns when the charge is durable in the database or, while the database is down, in the journal.
@@ -174,7 +177,7 @@ impl Meter {
     }
 
     fn order(&self, mut charge: Charge) -> Result<Order> {
-        let prices = self.shared.prices.read().clone().ok_or(Error::Busy)?;
+        let prices = self.shared.prices.current().ok_or(Error::Busy)?;
         let now = OffsetDateTime::now_utc();
         let cost = |model: &str, units: &Units| prices.cost(model, units, now);
         let claim = charge.keep.as_ref().map(|keep| Arc::clone(&keep.claim));

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex, RwLock};
+use parking_lot::{Condvar, Mutex};
 
 use super::doubts::Doubts;
 use super::holder::Holder;
 use super::journal::Journal;
 use super::kept_bytes::KeptBytes;
-use super::price::Prices;
+use super::price_list::PriceList;
 use super::queue::Queue;
 use super::{Connections, Receipt};
 use crate::limits::Limits;
@@ -34,23 +34,15 @@ pub(super) struct Shared {
     pub(super) doubts: Doubts,
     /// Replies that were kept lately.
     pub(super) kept: KeptBytes,
-    /// The prices as they were last read; `None` before the first time.
-    pub(super) prices: RwLock<Option<Arc<Prices>>>,
+    /// The prices as they were last read.
+    pub(super) prices: PriceList,
     /// How many months of the ledger are kept in addition to the current one; 0 for all.
     pub(super) kept_months: AtomicI32,
     /// Whether the last statement succeeded.
     available: AtomicBool,
-    wakening: Mutex<Wakening>,
-    wakened: Condvar,
-}
-
-/// Why the maintenance thread is to wake up.
-#[derive(Default)]
-struct Wakening {
     /// The meter is shutting down.
-    stopped: bool,
-    /// The prices have changed.
-    prices_changed: bool,
+    stopped: Mutex<bool>,
+    wakened: Condvar,
 }
 
 /// Counters since the process started; see [`Stats`](super::Stats).
@@ -105,10 +97,10 @@ impl Shared {
             counters: Counters::default(),
             doubts: Doubts::default(),
             kept: KeptBytes::default(),
-            prices: RwLock::new(None),
+            prices: PriceList::default(),
             kept_months: AtomicI32::new(0),
             available: AtomicBool::new(false),
-            wakening: Mutex::default(),
+            stopped: Mutex::default(),
             wakened: Condvar::new(),
         }
     }
@@ -139,27 +131,16 @@ impl Shared {
     /// Accepts no more charges, and wakes the maintenance thread so that it ends.
     pub(super) fn shut_down(&self) {
         self.queue.stop();
-        self.wakening.lock().stopped = true;
+        *self.stopped.lock() = true;
         self.wakened.notify_all();
     }
 
-    /// Has the maintenance thread read the prices at once.
-    pub(super) fn prices_changed(&self) {
-        self.wakening.lock().prices_changed = true;
-        self.wakened.notify_all();
-    }
-
-    /// Whether the prices have changed since the last call.
-    pub(super) fn take_prices_changed(&self) -> bool {
-        std::mem::take(&mut self.wakening.lock().prices_changed)
-    }
-
-    /// Sleeps for `pause`, until shutdown, or until the prices change. Returns whether the meter is shutting down.
+    /// Sleeps for `pause`, or until shutdown. Returns whether the meter is shutting down.
     pub(super) fn sleep_until_shutdown(&self, pause: Duration) -> bool {
-        let mut wakening = self.wakening.lock();
-        if !wakening.stopped && !wakening.prices_changed {
-            self.wakened.wait_for(&mut wakening, pause);
+        let mut stopped = self.stopped.lock();
+        if !*stopped {
+            self.wakened.wait_for(&mut stopped, pause);
         }
-        wakening.stopped
+        *stopped
     }
 }

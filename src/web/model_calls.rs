@@ -47,8 +47,8 @@ pub(super) fn speak(call: &mut Call<'_>, caller: &Caller) -> Answer {
     if input.is_empty() {
         return Err(Error::bad("Enter some text"));
     }
-    let resolved = model::resolve(call.app, caller, Purpose::Speech, None)?;
-    request.run(|| {
+    let prepared = model::resolve(call.app, caller, Purpose::Speech, None);
+    request.run(prepared, |resolved| {
         let model = resolved.name().to_owned();
         let voice = if voice.is_empty() { "af" } else { voice };
         let request = json!({"model": model, "input": input, "voice": voice, "response_format": "wav"});

@@ -1,5 +1,7 @@
 //! The text routes of the old system.
 
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
 use serde_json::{Value, json};
 
 use crate::harness::{Raw, ReplyWriter, Server, TestDb, Upstream, User, charges, only_charge};
@@ -157,4 +159,28 @@ fn stop_sequences_are_bounded() {
     client.post("/api/v1/generate", &json!({"text": "Hi", "stop_sequences": ["x".repeat(1001)]})).expect(400);
     assert!(upstream.seen().is_empty());
     client.post("/api/v1/generate", &json!({"text": "Hi", "stop_sequences": many[..256]})).expect(200);
+}
+
+/// A model server that makes one completion for each call, and fails at the third.
+#[test]
+fn completions_that_were_made_are_charged_though_a_later_call_fails() {
+    let calls = AtomicUsize::new(0);
+    let (db, server, user, upstream) = start(move |_, wire| match calls.fetch_add(1, Relaxed) {
+        2 | 5 => wire.json(400, &json!({"error": {"message": "no more"}})),
+        _ => speak(wire, &["Hi"], "stop"),
+    });
+    let client = user.program(&server.inference).header("idempotency-key", "k1");
+    let request = json!({"text": "a", "number_of_results": 4});
+    client.post("/api/v1/generate", &request).expect(400);
+    let charge = only_charge(&db, &server);
+    assert_eq!((&charge["prompt_tokens"], &charge["completion_tokens"]), (&json!(8), &json!(12)));
+    // Nothing is kept: a repetition is a new request. So it is with many texts.
+    client.post("/api/v1/generate-bulk", &json!([request])).expect(400);
+    server.wait_until("the second charge", || charges(&db).len() == 2);
+    let reply = client.post("/api/v1/generate", &request).expect(200);
+    assert_eq!(reply.json().as_array().unwrap().len(), 4);
+    assert_eq!(upstream.seen().len(), 10);
+    let made: Vec<i64> = charges(&db).iter().map(|charge| charge["completion_tokens"].as_i64().unwrap()).collect();
+    assert_eq!(made, [12, 12, 24]);
+    assert_eq!(db.count("SELECT count(*) FROM kept_replies"), 1);
 }

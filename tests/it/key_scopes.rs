@@ -62,9 +62,10 @@ fn a_key_calls_the_models_that_it_may() {
     assert_eq!(json!([error["type"], error["code"]]), json!(["invalid_request_error", "model_not_found"]));
     client.post("/api/v1/generate", &json!({"text": "Hello", "model": "n"})).expect(404);
     client.post("/api/v1/generate-bulk", &json!([{"text": "Hello", "model": "n"}])).expect(404);
-    // The default model is another one.
-    client.post("/v1/chat/completions", &json!({"messages": []})).expect(404);
     assert_eq!(upstream.seen().len(), 1, "no model is called");
+    // The default model is another one.
+    client.post("/v1/chat/completions", &json!({"messages": []})).expect(200);
+    assert_eq!(upstream.seen()[1].json()["model"], "m");
     assert_eq!(client.get("/v1/models").expect(200).json()["data"], json!([{"id": "m", "object": "model"}]));
     client.get("/v1/models/m").expect(200);
     client.get("/v1/models/n").expect(404);

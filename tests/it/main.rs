@@ -42,6 +42,7 @@ mod leaving;
 mod lifecycle;
 mod login;
 mod migration;
+mod model_changes;
 mod model_lists;
 mod models;
 mod openapi;

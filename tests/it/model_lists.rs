@@ -1,10 +1,11 @@
 //! The models of the servers that the settings name, where no catalogue is stored: those that they list.
 
 use std::net::TcpListener;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Server, TestDb, Upstream, User, final_charges};
+use crate::harness::{Client, Server, TestDb, Upstream, User, done, final_charges, run};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -120,9 +121,14 @@ fn a_server_without_a_list_takes_every_name_at_one_price() {
     }
     client.post(CHAT, &json!({"messages": []})).expect(200);
     client.post("/api/v1/generate", &json!({"text": "a", "model": "best"})).expect(200);
-    assert_eq!(asked(&upstream), ["gpt-x", "free", "default", "default", "default"]);
+    // The older routes pass names on too.
+    client.post("/api/v1/generate", &json!({"text": "a", "model": "gpt-y"})).expect(200);
+    client.post("/api/v1/generate-bulk", &json!([{"text": "a", "model": "gpt-z"}])).expect(200);
+    client.post("/v1/engines/davinci/completions", &json!({"prompt": "a"})).expect(200);
+    let names = ["gpt-x", "free", "default", "default", "default", "gpt-y", "gpt-z", "davinci"];
+    assert_eq!(asked(&upstream), names);
     user.program(&server.audio).post("/v1/audio/speech", &json!({"model": "s", "input": "a"})).expect(502);
-    assert_eq!(charged(&final_charges(&db, server)), ["default"; 5]);
+    assert_eq!(charged(&final_charges(&db, server)), ["default"; 8]);
 }
 
 #[test]
@@ -133,4 +139,59 @@ fn the_demo_engine_has_one_model() {
     client.post(CHAT, &chat("demo")).expect(200);
     client.post(CHAT, &chat("gpt-x")).expect(404);
     assert_eq!(charged(&final_charges(&db, server)), ["demo"]);
+}
+
+#[test]
+fn a_server_that_does_not_send_its_list_holds_nobody_up() {
+    let two = answers().listing(&["b"]);
+    // It takes connections, and does not answer.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent_url = format!("http://{}", silent.local_addr().unwrap());
+    let (_db, server, user, client) = start(&[&silent_url, &two.url], &[("EMBEDDINGS_URL", &silent_url)]);
+    let began = Instant::now();
+    client.post(CHAT, &chat("b")).expect(200);
+    assert_eq!(ids(&client), ["b"]);
+    // Whether these are models of the first server is not known yet.
+    for body in [chat("a"), json!({"messages": []})] {
+        let refused = client.post(CHAT, &body).expect(503);
+        assert!(refused.header("retry-after").is_some());
+    }
+    user.browser.get("/playground").expect(200);
+    assert!(began.elapsed() < Duration::from_secs(9), "{:?}", began.elapsed());
+    assert_eq!(asked(&two), ["b"]);
+    drop(server);
+}
+
+#[test]
+fn the_default_model_is_that_of_the_first_server_though_it_is_the_last_to_answer() {
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap();
+    let place = closed.local_addr().unwrap().to_string();
+    drop(closed);
+    let two = answers().listing(&["b"]);
+    let (db, server, _, client) = start(&[&format!("http://{place}"), &two.url], &[]);
+    client.post(CHAT, &chat("b")).expect(200);
+    client.post(CHAT, &json!({"messages": []})).expect(502);
+    let one = Upstream::start_at(&place, &["a"], |_, wire| wire.json(200, &answer()));
+    server.wait_until("the list", || client.post(CHAT, &json!({"messages": []})).status == 200);
+    assert_eq!((asked(&one), asked(&two)), (vec![json!("a")], vec![json!("b")]));
+    assert_eq!(charged(&final_charges(&db, server)), ["b", "a"]);
+}
+
+#[test]
+fn administrators_see_why_there_is_no_model() {
+    let failing = Upstream::start_at("127.0.0.1:0", &[], |_, wire| wire.json(500, &json!({})));
+    let (lists, has_none) = (answers().listing(&["a", "b"]), answers().without_list());
+    let db = TestDb::new();
+    let failing_list = format!("{}/v1/failing", failing.url);
+    let text = format!("{},{},http://127.0.0.1:1", lists.url, has_none.url);
+    let settings = [("INFERENCE_URL", text.as_str()), ("SPEECH_URL", &failing_list)];
+    let server = Server::start_with(&db, &settings);
+    let user = server.sign_up("root@example.com");
+    done(run(&["user", "promote", "root@example.com"], &[("DATABASE_URL", &db.url())], ""));
+    let page = || user.browser.header("accept", "text/html").get("/admin").text();
+    server.wait_until("the lists", || page().contains("2 models, 1 servers without a list; http://127.0.0.1:1: "));
+    let page = page();
+    assert!(page.contains("The model server cannot be reached"), "{page}");
+    assert!(page.contains("The model server does not list its models"), "{page}");
+    assert_eq!(page.matches("not configured: routes return 503").count(), 2, "{page}");
 }

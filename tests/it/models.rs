@@ -14,12 +14,12 @@ pub(crate) fn apply(db: &TestDb, file: &str) {
     done(run(&["models", "apply", "-"], &[("DATABASE_URL", &db.url())], file));
 }
 
-fn provider(name: &str, upstream: &Upstream, protocols: &str) -> String {
+pub(crate) fn provider(name: &str, upstream: &Upstream, protocols: &str) -> String {
     format!("[[provider]]\nname = {name:?}\nbase_url = \"{}/v1\"\nprotocols = {protocols}\n", upstream.url)
 }
 
 /// A model with a price per request, in micro-dollars, and its routes: `(provider, its name there, priority)`.
-fn model(name: &str, more: &str, request_micros: i64, routes: &[(&str, &str, i64)]) -> String {
+pub(crate) fn model(name: &str, more: &str, request_micros: i64, routes: &[(&str, &str, i64)]) -> String {
     let mut text = format!(
         "[[model]]\nname = {name:?}\nprice = {{ request = \"0.{request_micros:06}\", input = \"0\", output = \"0\" }}\n{more}\n"
     );
@@ -205,32 +205,39 @@ fn the_next_route_is_asked_under_its_own_name_of_the_model() {
     assert_eq!(models, ["m", "m"]);
 }
 
-/// Only in an upload that is too large to be kept in memory is the model not known before a provider is chosen.
 #[test]
-fn a_large_upload_may_name_its_model_last_if_the_provider_has_it() {
+fn nothing_of_an_upload_is_sent_before_its_model_is_known() {
     let (one, other, db) = (answers(), answers(), TestDb::new());
     let file = [
         provider("one", &one, "[\"audio\"]"),
         provider("other", &other, "[\"audio\"]"),
         model("default-model", "", 7, &[("one", "default-there", 0)]),
-        model("second", "aliases = [\"2\"]", 8, &[("one", "second-there", 0)]),
-        model("elsewhere", "", 9, &[("other", "elsewhere-there", 0)]),
+        model("elsewhere", "aliases = [\"2\"]", 9, &[("other", "elsewhere-there", 0)]),
     ];
     apply(&db, &file.join("\n"));
     let server = Server::start(&db);
     let client = server.sign_up("ann@example.com").program(&server.audio);
-    let large = textgen::wav::file(8000, 16, &vec![0; 4 << 20]);
+    let recording = |bytes: usize| textgen::wav::file(8000, 16, &vec![0; bytes]);
+    let (large, larger) = (recording(4 << 20), recording(26 << 20));
     let send = |fields: &[(&str, &[u8])]| client.send("POST", "/v1/audio/transcriptions", BOUNDARY, &multipart(fields));
-    send(&[("file*", &large), ("model", b"2")]).expect(200);
-    assert!(one.only().text().contains("name=\"model\"\r\n\r\nsecond-there\r\n"));
-    let refusal = send(&[("file*", &large), ("model", b"elsewhere")]).expect(400);
-    assert!(refusal.text().contains("must come before the file"), "{}", refusal.text());
+    // The whole of a large upload is read first.
+    send(&[("file*", &large), ("model", b"2"), ("language", b"de")]).expect(200);
+    let heard = other.only().text();
+    assert!(
+        heard.contains("name=\"model\"\r\n\r\nelsewhere-there\r\n") && heard.contains("name=\"language\""),
+        "{heard}"
+    );
+    assert_eq!(other.only().body.len() / large.len(), 1, "all of it");
     send(&[("file*", &large), ("model", b"nothing")]).expect(404);
-    send(&[("model", b"elsewhere"), ("file*", &large)]).expect(200);
-    assert!(other.only().text().contains("name=\"model\"\r\n\r\nelsewhere-there\r\n"));
     send(&[("file*", &large)]).expect(200);
+    assert!(one.only().text().contains("name=\"model\"\r\n\r\ndefault-there\r\n"));
+    // A larger one is not, so it must name its model before.
+    let refusal = send(&[("file*", &larger), ("model", b"elsewhere")]).expect(400);
+    assert!(refusal.text().contains("the field model must come before the file"), "{}", refusal.text());
+    assert_eq!((one.seen().len(), other.seen().len()), (1, 1), "nothing was sent for those");
+    send(&[("model", b"elsewhere"), ("file*", &larger)]).expect(200);
     let models: Vec<_> = charged(&final_charges(&db, server)).into_iter().map(|(model, _)| model).collect();
-    assert_eq!(models, ["second", "elsewhere", "default-model"]);
+    assert_eq!(models, ["elsewhere", "default-model", "elsewhere"]);
 }
 
 #[test]

@@ -163,7 +163,7 @@ fn a_large_recording_streams_through() {
     let server = Server::start_with(&db, &[("TRANSCRIBE_URL", &url), ("TRANSCRIBE_MODEL", "w")]);
     let user = server.sign_up("ann@example.com");
     let samples = vec![0; 40 << 20];
-    let body = multipart(&[("file*", &textgen::wav::file(8000, 16, &samples))]);
+    let body = multipart(&[("model", b"w"), ("file*", &textgen::wav::file(8000, 16, &samples))]);
     let mut raw =
         Raw::head(&server.audio, &user.secret, TRANSCRIPTIONS, "multipart/form-data; boundary=bnd", body.len());
     raw.write(&body[..2 << 20]);
@@ -224,7 +224,7 @@ fn too_large_a_recording_is_413() {
     let (_db, server, user) = start(&upstream, &[]);
     let length = 101 << 20;
     let mut raw = Raw::head(&server.audio, &user.secret, TRANSCRIPTIONS, "multipart/form-data; boundary=bnd", length);
-    let mut start = multipart(&[("file*", &wav())]);
+    let mut start = multipart(&[("model", b"w"), ("file*", &wav())]);
     start.truncate(20_000);
     raw.write(&start);
     let piece = vec![0; 1 << 20];
@@ -340,7 +340,7 @@ fn disconnecting_during_an_upload_ends_the_upstream_call() {
     let db = TestDb::new();
     let server = Server::start_with(&db, &[("TRANSCRIBE_URL", &url), ("TRANSCRIBE_MODEL", "w")]);
     let user = server.sign_up("ann@example.com");
-    let body = multipart(&[("file*", &textgen::wav::file(8000, 16, &vec![0; 4 << 20]))]);
+    let body = multipart(&[("model", b"w"), ("file*", &textgen::wav::file(8000, 16, &vec![0; 4 << 20]))]);
     let mut raw =
         Raw::head(&server.audio, &user.secret, TRANSCRIPTIONS, "multipart/form-data; boundary=bnd", body.len());
     raw.write(&body[..3 << 20]);

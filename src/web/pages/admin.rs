@@ -6,7 +6,7 @@ use time::{Duration, OffsetDateTime};
 use super::{Frame, encoded, last_before_next_page, page, query_text, show};
 use crate::auth::Caller;
 use crate::call::Call;
-use crate::catalogue::Purpose;
+use crate::catalogue::{Availability, Purpose, ServerCounts};
 use crate::store::audit::{self, Entry};
 use crate::store::directory::{self, UserSummary};
 use crate::store::usage::days::{self, DayTotal};
@@ -127,14 +127,32 @@ fn parts(call: &Call<'_>) -> Vec<Part> {
         ("Transcription models", Purpose::Transcription),
         ("Speech models", Purpose::Speech),
     ] {
-        let models = app.models.names(purpose);
-        let details = models.as_ref().map_or_else(
-            |_| "not configured: routes return 503".to_owned(),
-            |models| format!("{} models", models.len()),
-        );
-        parts.push(part(name, models.is_ok_and(|models| !models.is_empty()), details));
+        let (is_ok, details) = models(app.models.availability(purpose));
+        parts.push(part(name, is_ok, details));
     }
     parts
+}
+
+/// Whether the models are as they should be, and what there is to say of them.
+fn models(availability: Availability) -> (bool, String) {
+    match availability {
+        Availability::Unknown => (false, "the catalogue could not be read yet: routes return 503".to_owned()),
+        Availability::NotConfigured => (false, "not configured: routes return 503".to_owned()),
+        Availability::Catalogue { models: 0 } => (false, "none in the catalogue: routes return 404".to_owned()),
+        Availability::Catalogue { models } => (true, format!("{models} models")),
+        Availability::Servers(ServerCounts { models, pending, without_list, problems }) => {
+            let mut details = format!("{models} models");
+            for (count, words) in [(without_list, "servers without a list"), (pending, "servers not asked yet")] {
+                if count > 0 {
+                    details += &format!(", {count} {words}");
+                }
+            }
+            for (server, problem) in &problems {
+                details += &format!("; {server}: {problem}");
+            }
+            (problems.is_empty() && models + without_list > 0, details)
+        }
+    }
 }
 
 /// `GET /admin/usage`: the usage of all accounts in the last 30 days.

@@ -1,0 +1,30 @@
+//! What operators are told of the models for a purpose.
+
+/// Which models there are for a purpose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Availability {
+    /// The stored catalogue was not read yet.
+    Unknown,
+    /// There is no catalogue, and no setting names a server.
+    NotConfigured,
+    /// So many models of the stored catalogue.
+    Catalogue {
+        /// Their number; there may be none.
+        models: usize,
+    },
+    /// The models of the servers that the settings name.
+    Servers(ServerCounts),
+}
+
+/// What is known of the servers for a purpose.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServerCounts {
+    /// How many models they list, as far as that is known.
+    pub models: usize,
+    /// How many servers were not asked for their lists yet.
+    pub pending: usize,
+    /// How many have none, and are called all the same.
+    pub without_list: usize,
+    /// Those that did not answer as they should, and in what way.
+    pub problems: Vec<(String, &'static str)>,
+}
