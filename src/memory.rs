@@ -25,7 +25,7 @@ pub fn configure_allocator() {
 /// The part of a stack below the current frame that is given back. Nothing goes deeper between two long waits.
 const RELEASED: usize = 256 * 1024;
 /// What is kept below the current frame: the frames of the call itself.
-const MARGIN: usize = 4096;
+const MARGIN: usize = 2048;
 /// Bytes of a stack that are left alone at its low end, where it may have a guard, and by which its beginning may be
 /// misjudged.
 const SLACK: usize = 64 * 1024;

@@ -68,14 +68,17 @@ fn places(config: &Config) -> Places {
 
 /// So many of these places as the system has threads and descriptors for; a warning if those are fewer.
 fn granted(wanted: Places, workers: usize) -> Places {
-    let limit = system_limits::tightest();
-    let places = wanted.at_most(limit.waiting.saturating_sub(OTHER_THREADS + workers));
-    if places != wanted {
-        let list = |places: Places| Wait::ALL.map(|wait| format!("{} {}", wait.name(), places.of(wait))).join(", ");
-        let (source, wanted, places) = (limit.source, list(wanted), list(places));
-        log::warn!("{source} allows fewer requests to wait than the settings: {places}; not {wanted}");
+    let (calls, threads) = (system_limits::of_calls(), system_limits::of_threads());
+    let some = Places::new(|wait| if wait == Wait::Model { wanted.of(wait).min(calls.waiting) } else { wanted.of(wait) });
+    let granted = some.at_most(threads.waiting.saturating_sub(OTHER_THREADS + workers));
+    for (before, after, source) in [(wanted, some, calls.source), (some, granted, threads.source)] {
+        for wait in Wait::ALL.into_iter().filter(|wait| after.of(*wait) != before.of(*wait)) {
+            let (name, setting) = (wait.name(), wait.setting());
+            let (before, after) = (before.of(wait), after.of(wait));
+            log::warn!("{source} allows {after} requests that wait for {name}, not {before} ({setting})");
+        }
     }
-    places
+    granted
 }
 
 fn listen(server: &mut Server, app: &Arc<App>, roles: &[Role]) -> Result<Vec<(Role, SocketAddr)>, String> {

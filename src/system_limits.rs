@@ -11,26 +11,30 @@ const OTHER_DESCRIPTORS: usize = 256;
 const OTHER_MAPPINGS: usize = 4096;
 /// Mappings of a thread's stack: the stack and its guard.
 const MAPPINGS_PER_THREAD: usize = 2;
-/// Descriptors of a request that waits: the client's and the upstream's.
-const DESCRIPTORS_PER_REQUEST: usize = 2;
+/// Descriptors of a call of a model: the client's and the upstream's.
+const DESCRIPTORS_PER_CALL: usize = 2;
 
 /// A limit, and what sets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {
-    /// How many requests it lets wait at once, with a thread and two descriptors each.
+    /// How many requests it lets wait at once.
     pub waiting: usize,
     /// Where it is set, for the operator.
     pub source: &'static str,
 }
 
-/// The tightest limit. Raises the soft limit of descriptors to the hard one.
-pub fn tightest() -> Limit {
+/// What limits the calls of models, each with two descriptors. Raises their soft limit to the hard one.
+pub fn of_calls() -> Limit {
     let descriptors = rlimit::increase_nofile_limit(u64::MAX).ok().and_then(|most| usize::try_from(most).ok());
-    let by_descriptors = descriptors.map(|most| most.saturating_sub(OTHER_DESCRIPTORS) / DESCRIPTORS_PER_REQUEST);
+    let waiting = descriptors.map(|most| most.saturating_sub(OTHER_DESCRIPTORS) / DESCRIPTORS_PER_CALL);
+    Limit { waiting: waiting.unwrap_or(usize::MAX), source: "RLIMIT_NOFILE (ulimit -n)" }
+}
+
+/// What limits all requests that wait, each with a thread: the tightest of several limits.
+pub fn of_threads() -> Limit {
     let mappings = number(Path::new("/proc/sys/vm/max_map_count"));
     let by_mappings = mappings.map(|most| most.saturating_sub(OTHER_MAPPINGS) / MAPPINGS_PER_THREAD);
     let limits = [
-        ("RLIMIT_NOFILE (ulimit -n)", by_descriptors),
         ("RLIMIT_NPROC (ulimit -u)", processes_of_user()),
         ("kernel.threads-max", number(Path::new("/proc/sys/kernel/threads-max"))),
         ("vm.max_map_count", by_mappings),
@@ -118,7 +122,8 @@ mod tests {
 
     #[test]
     fn this_machine_has_some() {
-        let limit = tightest();
-        assert!(limit.waiting > 10, "{limit:?}");
+        for limit in [of_calls(), of_threads()] {
+            assert!(limit.waiting > 10, "{limit:?}");
+        }
     }
 }

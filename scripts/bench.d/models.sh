@@ -169,7 +169,7 @@ commits() {
 }
 
 section_streams() {
-    local chunks=$(((SETTLE + SECONDS_EACH + 4) * 10))
+    local chunks=$(((SETTLE + SECONDS_EACH + 4) * 1000 / EVERY))
     users 1
     start_upstream
     serve "INFERENCE_URL=$upstream"
@@ -180,7 +180,7 @@ section_streams() {
     SECRET=$(cat "$work/secret")
     export SECRET
     open_books
-    alternate "slow streams" our_user "$server" "${inference#http://}" "$STREAMS" stream "chunks-$chunks-every-100"
+    alternate "slow streams" our_user "$server" "${inference#http://}" "$STREAMS" stream "chunks-$chunks-every-$EVERY"
     check_streams
     unserve
     end "$upstream_server"

@@ -8,7 +8,7 @@ use crate::blocking::unwatched;
 use crate::engine::{Reply, client_left};
 
 /// Bytes read at a time. Every stream that waits has as many.
-const READ_SIZE: usize = 4 * 1024;
+const READ_SIZE: usize = 2 * 1024;
 /// How long the rest of a reply is waited for once the model has finished.
 const REST_TIME: Duration = Duration::from_secs(10);
 /// Most bytes of that rest.
