@@ -69,7 +69,8 @@ fn places(config: &Config) -> Places {
 /// So many of these places as the system has threads and descriptors for; a warning if those are fewer.
 fn granted(wanted: Places, workers: usize) -> Places {
     let (calls, threads) = (system_limits::of_calls(), system_limits::of_threads());
-    let some = Places::new(|wait| if wait == Wait::Model { wanted.of(wait).min(calls.waiting) } else { wanted.of(wait) });
+    let some =
+        Places::new(|wait| if wait == Wait::Model { wanted.of(wait).min(calls.waiting) } else { wanted.of(wait) });
     let granted = some.at_most(threads.waiting.saturating_sub(OTHER_THREADS + workers));
     for (before, after, source) in [(wanted, some, calls.source), (some, granted, threads.source)] {
         for wait in Wait::ALL.into_iter().filter(|wait| after.of(*wait) != before.of(*wait)) {
