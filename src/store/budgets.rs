@@ -34,7 +34,7 @@ impl Window {
     }
 
     /// The one of this name.
-    fn named(name: &str) -> Option<Window> {
+    pub fn named(name: &str) -> Option<Window> {
         [Window::Day, Window::Week, Window::Month, Window::Total].into_iter().find(|window| window.name() == name)
     }
 }

@@ -19,6 +19,7 @@ use crate::http::request_fields::{Change, request_fields};
 use crate::operation::Group::Keys;
 use crate::operation::Handler::Authenticated;
 use crate::operation::{Operation, get, post, summary};
+use crate::store::budgets::BudgetChange;
 use crate::store::{ApiKey, api_keys};
 
 /// The longest that a rotated key can keep working, in seconds: 30 days.
@@ -172,14 +173,16 @@ fn create(call: &mut Call<'_>, caller: &Caller) -> Answer {
     Ok(Response::json(200, &NewKey::new(key, &secret)))
 }
 
-/// Creates a key for a caller, without limits of its own.
+/// Creates a key for a caller, without limits of its own but perhaps this budget.
 pub(super) fn create_for(
     call: &Call<'_>,
     caller: &Caller,
     name: &str,
     expires: Option<OffsetDateTime>,
+    budget: Option<BudgetChange>,
 ) -> Result<(ApiKey, Secret)> {
-    let change = KeyChange { expires: expires.map_or(Change::Keep, Change::Set), ..KeyChange::default() };
+    let (expires, budget) = (expires.map_or(Change::Keep, Change::Set), budget.map_or(Change::Keep, Change::Set));
+    let change = KeyChange { expires, budget, ..KeyChange::default() };
     in_transaction(call, |db| limited_keys::create(db, Some(caller), &caller.user.id, name, change))
 }
 

@@ -6,6 +6,7 @@ pub(super) mod admin_user;
 pub(super) mod documents;
 pub(super) mod editor;
 pub(super) mod failure;
+mod limits;
 pub(super) mod playground;
 pub(super) mod reference;
 mod show;

@@ -193,3 +193,48 @@ fn a_lift_ends_by_itself_and_exactly_in_all_processes() {
     assert!(answered > 100 && spent == 3 * i64::try_from(answered).unwrap(), "{answered} {spent}");
     assert!(seen.iter().any(|(.., status)| *status == 402));
 }
+
+#[test]
+fn the_pages_show_limits_and_an_administrator_changes_them() {
+    let upstream = obedient();
+    let (db, server, user) = start(&upstream, &[]);
+    let open = |path: &str| user.browser.header("accept", "text/html").get(path).expect(200).text();
+    assert!(open("/account").contains("No spending limits."));
+    user.browser.form("/account/keys", &[("name", "<b>"), ("limit", "0.00001"), ("window", "day")]).expect(303);
+    let refused = user.browser.form("/account/keys", &[("name", "x"), ("limit", "much")]).expect(400).text();
+    assert!(refused.contains("is not an amount such as 12.50"), "{refused}");
+    textgen(&db, &["limit", "set", &user.email, "--budget", "1000000"]);
+    let keys = user.browser.get("/api/keys").expect(200).json();
+    let key = keys["keys"].as_array().unwrap().iter().find(|key| key["name"] == "<b>").unwrap().clone();
+    assert_eq!(json!([key["budget"]["limit_micros"], key["budget"]["window"]]), json!([10, "day"]));
+    db.run("UPDATE budget_windows SET spent_picos = 8000000 WHERE budget_id IN (SELECT budget_id FROM api_keys)");
+    let page = open("/account");
+    for part in
+        ["US$\u{a0}0.000008 of US$\u{a0}0.00001 a day", "value=\"80\"", "All keys", "US$\u{a0}1.00 left · resets"]
+    {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+    assert!(page.contains("80 % of the limit of “&#60;b&#62;” spent") && !page.contains("Lift limit"), "{page}");
+    textgen(&db, &["user", "promote", &user.email]);
+    server.wait_until("the promotion to be seen", || user.browser.get("/admin").status == 200);
+    let admin = format!("/admin/users/{}", user.id);
+    let send = |path: &str, fields: &[(&str, &str)]| user.browser.form(&format!("{admin}/{path}"), fields);
+    let id = key["id"].as_str().unwrap();
+    send("limits/lift", &[("key", id), ("hours", "24")]).expect(303);
+    assert!(open(&admin).contains("<span class=\"badge good\">not limited</span> until"));
+    send("limits/lift", &[("key", id), ("hours", "0")]).expect(303);
+    assert!(!open(&admin).contains("not limited"));
+    for bad in [&[("hours", "x")][..], &[], &[("hours", "9999")]] {
+        assert!([400, 422].contains(&send("limits/lift", bad).status), "{bad:?}");
+    }
+    let grant =
+        [("id", "form-1"), ("action", "grant"), ("amount", "12.50"), ("reason", "Welcome"), ("expires", "2999-01-01")];
+    for _ in 0..2 {
+        send("credit", &grant).expect(303);
+    }
+    send("credit", &[("action", "withdraw"), ("amount", "2"), ("reason", "Back")]).expect(303);
+    let page = open("/account");
+    assert!(page.contains("<strong>US$\u{a0}10.50</strong> left") && page.contains("US$\u{a0}10.50 expires"), "{page}");
+    send("credit", &[("amount", "-1"), ("reason", "")]).expect(400);
+    assert_eq!(db.count("SELECT count(*) FROM audit WHERE action IN ('credit', 'lift limit')"), 4);
+}

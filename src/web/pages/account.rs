@@ -3,6 +3,7 @@
 use askama::Template;
 use time::{Duration, OffsetDateTime};
 
+use super::limits::{Limits, dollars};
 use super::{Frame, Problem, page, show, web_address};
 use crate::auth::{Caller, Digest, Secret};
 use crate::call::Call;
@@ -10,6 +11,7 @@ use crate::db;
 use crate::error::{Error, NOT_AUTHENTICATED, Result};
 use crate::http::form::Fields;
 use crate::http::{Response, cookie};
+use crate::store::budgets::{BudgetChange, Window};
 use crate::store::{ApiKey, BrowserSession, User, api_keys, sessions, users};
 use crate::web::{Answer, account, fields, keys, sessions as session_handlers};
 
@@ -32,6 +34,11 @@ struct Account {
     frame: Frame,
     user: User,
     keys: Vec<ApiKey>,
+    limits: Limits,
+    /// Whether the visitor may lift limits and change credit.
+    can_lift: bool,
+    /// The id of the next change of credit.
+    credit_id: &'static str,
     sessions: Vec<BrowserSession>,
     current_session: String,
     new_key: Option<NewKey>,
@@ -77,13 +84,18 @@ fn render(call: &Call<'_>, caller: &Caller, problem: Option<Problem>) -> Answer 
     let user = users::by_id(&mut session, &caller.user.id)?.ok_or(Error::Unauthorized(NOT_AUTHENTICATED))?;
     let keys = api_keys::of_user(&mut session, &user.id)?;
     let sessions = sessions::of_user(&mut session, &user.id)?;
+    let limits = Limits::of(&mut session, &user, &keys)?;
     let new_key = NewKey::from_cookie(call, &mut session, &keys)?;
     drop(session);
     let status = problem.as_ref().map_or(200, |problem| problem.status);
     let current_session = caller.session_id().unwrap_or("").to_owned();
     let web = web_address(call);
     let frame = Frame::new(Some(caller), "account").with_notice(call, NOTICES);
-    page(status, &Account { frame, user, keys, sessions, current_session, new_key, problem, web })
+    let (can_lift, credit_id) = (false, "");
+    page(
+        status,
+        &Account { frame, user, keys, limits, can_lift, credit_id, sessions, current_session, new_key, problem, web },
+    )
 }
 
 /// Handles a form: redirects to the account page with `done`, or shows the page again with the problem.
@@ -137,7 +149,11 @@ pub(in crate::web) fn create_key(call: &mut Call<'_>, caller: &Caller) -> Answer
         let name = keys::checked_name(fields.text("name")?)?;
         let days = fields.optional_integer("days")?.filter(|days| (1..=3650).contains(days));
         let expires = days.map(|days| OffsetDateTime::now_utc() + Duration::days(days));
-        keys::create_for(call, caller, name, expires)
+        let limit = fields.optional_text("limit")?.filter(|text| !text.trim().is_empty());
+        let window = fields.optional_text("window")?.and_then(Window::named);
+        let limit_micros = limit.map(|text| dollars(text).map_err(Error::bad)).transpose()?;
+        let budget = limit_micros.map(|limit_micros| BudgetChange { limit_micros, window, timezone: None });
+        keys::create_for(call, caller, name, expires, budget)
     })
 }
 

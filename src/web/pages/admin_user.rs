@@ -2,8 +2,11 @@
 //! transaction.
 
 use askama::Template;
+use time::{Duration, OffsetDateTime};
 
+use super::limits::{Limits, dollars};
 use super::{Frame, page, segment, show};
+use crate::accounts::new_id;
 use crate::auth::Caller;
 use crate::call::Call;
 use crate::db::Transaction;
@@ -11,10 +14,11 @@ use crate::error::{Error, Result};
 use crate::http::Response;
 use crate::http::form::Fields;
 use crate::store::audit::{self, Actor, Entry};
+use crate::store::credits::NewEntry;
 use crate::store::usage::lists::{self, ChargedCall};
 use crate::store::users::Status;
-use crate::store::{ApiKey, BrowserSession, User, api_keys, sessions, users};
-use crate::web::{Answer, fields, keys};
+use crate::store::{ApiKey, BrowserSession, User, api_keys, sessions, timestamp, users};
+use crate::web::{Answer, credits, fields, keys};
 
 /// Audit entries on the page.
 const ENTRIES: i64 = 20;
@@ -25,12 +29,18 @@ const CALLS: i64 = 10;
 /// The most characters of a reason; the rest is cut off.
 const LONGEST_REASON: usize = 300;
 
+/// The longest that this page lifts a limit, in hours: a year.
+const MOST_HOURS: i64 = 8760;
+
 /// The notice for each `done` in the query.
 const NOTICES: &[(&str, &str)] = &[
     ("suspended", "Suspended. The account's keys and sessions no longer work."),
     ("restored", "Restored. The account's keys and sessions work again."),
     ("sessions", "Signed out of all browsers."),
     ("key", "Key revoked."),
+    ("lifted", "Limit lifted."),
+    ("limited", "The limit applies again."),
+    ("credit", "Credit changed."),
 ];
 
 #[derive(Template)]
@@ -40,6 +50,10 @@ struct UserPage {
     user: User,
     status: Status,
     keys: Vec<ApiKey>,
+    limits: Limits,
+    can_lift: bool,
+    /// The id of the next change of credit: sending the form twice makes it once.
+    credit_id: String,
     sessions: Vec<BrowserSession>,
     entries: Vec<Entry>,
     newest: Vec<ChargedCall>,
@@ -51,10 +65,14 @@ pub(in crate::web) fn show(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let id = segment(call, 0)?;
     let mut session = call.app.db.session()?;
     let user = users::by_id(&mut session, &id)?.ok_or(Error::NotFound(NO_ACCOUNT))?;
+    let keys = api_keys::of_user(&mut session, &id)?;
     let user_page = UserPage {
         frame: Frame::new(Some(caller), "admin").with_notice(call, NOTICES),
         status: users::status(&mut session, &id)?,
-        keys: api_keys::of_user(&mut session, &id)?,
+        limits: Limits::of(&mut session, &user, &keys)?,
+        can_lift: true,
+        credit_id: new_id("credit_")?,
+        keys,
         sessions: sessions::of_user(&mut session, &id)?,
         entries: audit::page(&mut session, Some(&id), None, ENTRIES)?,
         newest: lists::newest(&mut session, &id, "", CALLS)?,
@@ -122,4 +140,43 @@ pub(in crate::web) fn revoke_key(call: &mut Call<'_>, caller: &Caller) -> Answer
         crate::accounts::keys::revoke(db, &user.id, id)?;
         Ok(id.to_owned())
     })
+}
+
+/// The account in the path.
+fn user_of(call: &Call<'_>) -> Result<User> {
+    let id = segment(call, 0)?;
+    users::by_id(&mut call.app.db.session()?, &id)?.ok_or(Error::NotFound(NO_ACCOUNT))
+}
+
+/// `POST /admin/users/{id}/limits/lift`: the budget of the account, or of a `key`, does not limit for so many `hours`.
+pub(in crate::web) fn lift_limit(call: &mut Call<'_>, caller: &Caller) -> Answer {
+    let fields = fields(call)?;
+    let user = user_of(call)?;
+    let key = fields.optional_text("key")?.filter(|id| !id.is_empty());
+    let hours = fields.optional_integer("hours")?.filter(|hours| (0..=MOST_HOURS).contains(hours));
+    let hours = hours.ok_or(Error::bad("hours must be from 0 to 8760"))?;
+    let until = (hours > 0).then(|| OffsetDateTime::now_utc() + Duration::hours(hours));
+    credits::lift_for(call, caller, &user, key, until)?;
+    let done = if hours > 0 { "lifted" } else { "limited" };
+    Ok(Response::see_other(format!("/admin/users/{}?done={done}", user.id)))
+}
+
+/// `POST /admin/users/{id}/credit`: adds an `amount` in US$, or withdraws it.
+pub(in crate::web) fn change_credit(call: &mut Call<'_>, caller: &Caller) -> Answer {
+    let fields = fields(call)?;
+    let user = user_of(call)?;
+    let amount = dollars(fields.text("amount")?).map_err(Error::bad)?;
+    let amount_micros = if fields.optional_text("action")? == Some("withdraw") { -amount } else { amount };
+    let expires = fields.optional_text("expires")?.filter(|text| !text.is_empty());
+    let expires =
+        expires.map(|day| timestamp::parse(&format!("{day}T00:00:00Z")).ok_or(Error::bad("expires must be a day")));
+    let new = NewEntry {
+        id: fields.optional_text("id")?.unwrap_or_default(),
+        kind: credits::kind_of(amount_micros),
+        amount_micros,
+        expires: expires.transpose()?,
+        reason: fields.optional_text("reason")?.unwrap_or_default(),
+    };
+    credits::add_for(call, caller, &user, &new)?;
+    Ok(Response::see_other(format!("/admin/users/{}?done=credit", user.id)))
 }
