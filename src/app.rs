@@ -73,7 +73,7 @@ impl App {
         let charges = Connections::new(config.direct_url(), &format!("{name}-charges"))?;
         let mut owner = [0; 8];
         getrandom::fill(&mut owner).map_err(|e| e.to_string())?;
-        let claims = Claims::new(charges.pool(), i64::from_le_bytes(owner));
+        let claims = Claims::new(charges.for_claims(), i64::from_le_bytes(owner));
         let meter = Meter::new(charges, config.journal_dir.clone(), config.journal_max_bytes);
         meter.keep_months(config.usage_retention_months);
         meter.keep_reply_bytes(config.idempotency_max_bytes);

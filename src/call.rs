@@ -51,6 +51,8 @@ pub struct Call<'a> {
     pub charged_as: &'static str,
     /// The session cookie's new value, if the reply is to carry one.
     pub renewed_cookie: Option<String>,
+    /// What its handler has begun, if the request was postponed before. It is dropped before the reply is sent.
+    pub begun: Option<Box<dyn Any + Send>>,
     /// Set if the handler has [postponed](Call::postpone) the request.
     pub postponed: Option<(Box<dyn Any + Send>, StartWaiting)>,
     caller: Option<Arc<Caller>>,
@@ -60,15 +62,21 @@ impl<'a> Call<'a> {
     /// A request to `role`'s server.
     pub fn new(app: &'a App, role: Role, request: &'a mut Request) -> Call<'a> {
         let (segments, shape, charged_as) = (Vec::new(), Shape::default(), "");
-        Call { app, role, request, segments, shape, charged_as, renewed_cookie: None, postponed: None, caller: None }
+        Call { app, role, request, segments, shape, charged_as, renewed_cookie: None, begun: None, postponed: None, caller: None }
     }
 
     /// Postpones the request: its handler must end at once with the returned error, which is not sent, and is called again
     /// once the notifier that `start` gets was called, or after a time-out. No thread waits meanwhile. What the handler has
-    /// `begun` is then in `request.postponed`. Only for requests whose body is in memory, and was not read yet.
+    /// `begun` is then in [`Call::begun`]. Only for requests whose body is in memory, and was not read yet; a handler that has
+    /// read it must put it back.
     pub fn postpone(&mut self, begun: Box<dyn Any + Send>, start: StartWaiting) -> Error {
         self.postponed = Some((begun, start));
         Error::Busy
+    }
+
+    /// Whether the request is postponed, so that the handler must end.
+    pub fn is_postponed(&self) -> bool {
+        self.postponed.is_some()
     }
 
     /// The caller, if the request has a valid credential: the session cookie (web server only), the `secret` header, or

@@ -77,10 +77,11 @@ impl Hasher {
                 let _ = done.send(hash());
             }
         };
-        self.queue.try_send(Box::new(job)).map_err(|_| HashError::Busy)?;
-        let outcome = match blocking::block_in_place(Wait::LogIn, || result.recv()) {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(_)) | Err(_) => Err(HashError::Busy),
+        // A request that gets no place must not fill the queue.
+        let wait = || self.queue.try_send(Box::new(job)).ok().and_then(|()| result.recv().ok());
+        let outcome = match blocking::block_in_place(Wait::LogIn, wait) {
+            Ok(Some(value)) => Ok(value),
+            Ok(None) | Err(_) => Err(HashError::Busy),
         };
         drop(wanted);
         outcome

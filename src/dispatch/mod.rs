@@ -38,10 +38,11 @@ fn answer(
     ids: &RequestIds,
     request: &mut Request,
 ) -> Response {
-    let began = request.postponed.as_ref().map_or_else(Instant::now, |postponed| postponed.since);
+    let postponed = request.postponed.take();
+    let began = postponed.as_ref().map_or_else(Instant::now, |postponed| postponed.since);
     let id = ids.of(request);
     let _id = logging::set_request_id(Some(id.as_str().into()));
-    let (outcome, shape, user_id) = dispatch(app, role, router, request);
+    let (outcome, shape, user_id) = dispatch(app, role, router, request, postponed);
     let mut response = outcome.unwrap_or_else(|e| {
         if e.is_fault() {
             let level = if e.status() == 503 { Level::Warn } else { Level::Error };
@@ -79,7 +80,13 @@ fn answer(
 /// The result of a request, the shape of its error, and the caller's account if the access log needs it.
 type Dispatched = (crate::error::Result<Response>, Shape, Option<String>);
 
-fn dispatch(app: &App, role: Role, router: &Router<&'static Operation>, request: &mut Request) -> Dispatched {
+fn dispatch(
+    app: &App,
+    role: Role,
+    router: &Router<&'static Operation>,
+    request: &mut Request,
+    postponed: Option<Postponed>,
+) -> Dispatched {
     let shape = operation::shape_of_unknown(role, request.path());
     let refusal = |e| (Err(e), shape, None);
     let (operation, segments) = match router.find(request.method(), request.path()) {
@@ -100,6 +107,7 @@ fn dispatch(app: &App, role: Role, router: &Router<&'static Operation>, request:
         blocking::set_party(Party::network(call.client()));
     }
     (call.segments, call.shape, call.charged_as) = (segments, operation.errors, operation.charged_as);
+    call.begun = postponed.map(|postponed| postponed.begun);
     let mut outcome = operation.run(&mut call);
     if let Some((begun, start)) = call.postponed.take() {
         call.request.postponed = Some(Postponed { since: Instant::now(), begun });

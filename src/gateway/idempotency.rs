@@ -19,8 +19,7 @@ const MAX_KEY: usize = 255;
 pub(super) struct Idempotency {
     meter: Arc<Meter>,
     key: String,
-    /// Until its answer is taken.
-    claiming: Option<Arc<Claiming>>,
+    claiming: Option<Begun>,
     claim: Option<Arc<Claim>>,
 }
 
@@ -36,17 +35,17 @@ impl Idempotency {
             return Err(Error::bad("Idempotency-Key must have 1 to 255 visible ASCII characters"));
         }
         let (key, meter) = (key.to_owned(), Arc::clone(&call.app.meter));
-        let begun = call.request.postponed.take().and_then(|postponed| postponed.begun.downcast().ok());
-        if let Some(claiming) = begun {
-            return Ok(Some(Idempotency { meter, key, claiming: Some(*claiming), claim: None }));
+        let begun = call.begun.take().and_then(|begun| begun.downcast::<Begun>().ok());
+        if let Some(begun) = begun.filter(|begun| begun.0.is_for(user_id, &key)) {
+            return Ok(Some(Idempotency { meter, key, claiming: Some(*begun), claim: None }));
         }
         meter.knows_kept_replies()?;
         let claiming = call.app.claims.begin(user_id, &key);
+        let begun = Begun(Arc::clone(&claiming));
         if call.request.body.is_buffered() {
-            let begun = Box::new(Arc::clone(&claiming));
-            return Err(call.postpone(begun, Box::new(move |notifier| claiming.notify(notifier))));
+            return Err(call.postpone(Box::new(begun), Box::new(move |notifier| claiming.notify(notifier))));
         }
-        Ok(Some(Idempotency { meter, key, claiming: Some(claiming), claim: None }))
+        Ok(Some(Idempotency { meter, key, claiming: Some(begun), claim: None }))
     }
 
     /// Claims the key, unless a reply is kept for it, which is returned.
@@ -54,7 +53,7 @@ impl Idempotency {
     /// # Errors
     /// 409 while another request with the key is running, 503 while the database cannot tell.
     pub(super) fn claim(&mut self) -> Result<Option<Kept>> {
-        let Some(claiming) = self.claiming.take() else { return Ok(None) };
+        let Some(Begun(claiming)) = &self.claiming else { return Ok(None) };
         claiming.wait()?;
         self.meter.knows_kept_replies()?;
         match claiming.take()? {
@@ -83,11 +82,12 @@ impl Idempotency {
     }
 }
 
-/// A request that was refused before it was known what is kept for its key leaves it free.
-impl Drop for Idempotency {
+/// A key that is being claimed. If the answer was not taken, because the request was refused before, the key is freed when
+/// this is dropped.
+struct Begun(Arc<Claiming>);
+
+impl Drop for Begun {
     fn drop(&mut self) {
-        if let Some(claiming) = self.claiming.take() {
-            claiming.release();
-        }
+        self.0.release();
     }
 }

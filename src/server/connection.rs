@@ -102,8 +102,16 @@ pub(super) enum Phase {
 /// What waits until the connection's completion flag is set.
 pub(super) enum Deferral {
     Response(DeferredResponse),
-    /// Its handler is to be called again.
-    Request(Request, Reservation),
+    Request(PostponedRequest),
+}
+
+/// A request whose handler is to be called again.
+pub(super) struct PostponedRequest {
+    pub(super) request: Request,
+    /// It has waited too long, and is refused. A notifier that is called later must not meet another response, so the
+    /// connection ends.
+    pub(super) is_late: bool,
+    pub(super) _memory: Reservation,
 }
 
 /// A response that must not be sent yet, with what is needed to send it.

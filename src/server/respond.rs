@@ -12,7 +12,7 @@ use crate::http::response::StreamFn;
 use crate::http::{Body, Content, Deferred, Framing, Notifier, Request, Response, StartWaiting};
 
 use super::budget::Reservation;
-use super::connection::{AfterResponse, Connection, ConnectionState, Deferral, DeferredResponse, Phase};
+use super::connection::{AfterResponse, Connection, ConnectionState, Deferral, DeferredResponse, Phase, PostponedRequest};
 use super::outgoing::{self, ClientCapabilities, ResponseFraming};
 use super::stream::{self, BlockingSocket, BodyWriter, StreamedBody, StreamedBodyReader};
 use super::turn::Step;
@@ -47,7 +47,7 @@ impl Worker {
         }
         let step = self.respond(connection, state, response, client, true);
         self.context.leave_handler();
-        self.request.body = Body::default();
+        (self.request.body, self.request.postponed) = (Body::default(), None);
         step
     }
 
@@ -165,7 +165,8 @@ impl Worker {
         }
         let request = std::mem::take(&mut self.request);
         start(self.notifier(connection));
-        state.phase = Phase::Deferred(Box::new(Deferral::Request(request, memory)));
+        let postponed = PostponedRequest { request, is_late: false, _memory: memory };
+        state.phase = Phase::Deferred(Box::new(Deferral::Request(postponed)));
         Step::Deferred
     }
 
@@ -218,8 +219,14 @@ impl Worker {
     ) -> Step {
         let deferred = match deferred {
             Deferral::Response(deferred) => deferred,
-            Deferral::Request(request, _memory) => {
-                self.request = request;
+            Deferral::Request(postponed) if postponed.is_late => {
+                let client = ClientCapabilities::new(&postponed.request.head);
+                drop(postponed);
+                let response = Response { close: true, ..busy(Refused::Full) };
+                return self.respond(connection, state, response, client, true);
+            }
+            Deferral::Request(postponed) => {
+                self.request = postponed.request;
                 return self.serve(connection, state);
             }
         };

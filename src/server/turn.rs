@@ -65,8 +65,9 @@ impl Worker {
         match &mut state.phase {
             Phase::Linger { .. } => return self.drain(connection, state),
             Phase::Deferred(deferred) if is_late && kind == TimerKind::Deferred => {
-                if let Deferral::Response(deferred) = &mut **deferred {
-                    deferred.response.close = true;
+                match &mut **deferred {
+                    Deferral::Response(deferred) => deferred.response.close = true,
+                    Deferral::Request(postponed) => postponed.is_late = true,
                 }
             }
             Phase::Deferred(_) if !connection.completion.is_set() => {

@@ -12,6 +12,9 @@ use crate::db::{Error, Executor};
 /// Most bytes of a body that is kept.
 pub const MAX_KEPT_BODY: usize = 1 << 20;
 
+/// Most bytes of a body that [`claim`] returns: as in `textgen_claim_keys`. [`body`] reads a larger one.
+pub const MAX_CLAIMED_BODY: usize = 16 * 1024;
+
 /// A reply, as it is kept under an `Idempotency-Key`. Serialised, it is part of a record of the journal.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeptReply {
@@ -59,7 +62,7 @@ pub enum ClaimState {
     Claimed,
     /// Another request with this key is running.
     Running,
-    /// A reply is kept for it.
+    /// A reply is kept for it. If it has bytes and no body, this is too large to be returned here.
     Kept(KeptReply),
 }
 
@@ -71,7 +74,7 @@ pub enum ClaimState {
 /// # Errors
 /// See [`Error`].
 pub fn claim(db: &mut impl Executor, owner: i64, rows: &[&ClaimRow]) -> Result<HashMap<ClaimRow, ClaimState>, Error> {
-    const SQL: &str = "SELECT place, state, fingerprint, status, headers, body FROM textgen_claim_keys($1, $2, $3, $4)";
+    const SQL: &str = "SELECT place, state, fingerprint, status, headers, body, bytes FROM textgen_claim_keys($1, $2, $3, $4)";
     let (users, keys, numbers) = columns(rows.iter().copied());
     let mut states = HashMap::with_capacity(rows.len());
     for found in db.query(SQL, &[&users, &keys, &owner, &numbers])? {
@@ -91,16 +94,26 @@ fn claim_state(row: &ClaimRow, found: &postgres::Row) -> Result<ClaimState, Erro
     if found.try_get::<_, &str>(1)? == "claimed" {
         return Ok(ClaimState::Claimed);
     }
-    let body: Option<Vec<u8>> = found.try_get(5)?;
     Ok(ClaimState::Kept(KeptReply {
         key: row.key.clone(),
         fingerprint: found.try_get(2)?,
         status: u16::try_from(found.try_get::<_, i32>(3)?).unwrap_or(500),
         headers: found.try_get(4)?,
         claimed: None,
-        bytes: body.as_ref().map_or(0, |body| i64::try_from(body.len()).unwrap_or(i64::MAX)),
-        body,
+        body: found.try_get(5)?,
+        bytes: found.try_get::<_, Option<i64>>(6)?.unwrap_or(0),
     }))
+}
+
+/// The body of the newest reply that is kept for a user's key, if it is still there.
+///
+/// # Errors
+/// See [`Error`].
+pub fn body(db: &mut impl Executor, user_id: &str, key: &str) -> Result<Option<Vec<u8>>, Error> {
+    const SQL: &str = "SELECT k.body FROM kept_replies k WHERE k.user_id = $1 AND k.key = $2
+        AND k.created > now() - interval '1 day' AND k.created < now() + interval '1 hour'
+        ORDER BY k.created DESC LIMIT 1";
+    db.query_opt(SQL, &[&user_id, &key])?.map_or(Ok(None), |row| Ok(row.try_get(0)?))
 }
 
 /// Deletes these claims of this owner.

@@ -28,11 +28,8 @@ use crate::store::replies::{self, ClaimRow, ClaimState, KeptReply};
 const RETAINED: Duration = Duration::from_secs(1);
 
 /// A call that claims keys and takes longer than this may have looked for kept replies before one was kept, and claimed
-/// the key after its claim was deleted. It is repeated.
+/// the key after its claim was deleted. What it claimed is looked for once more.
 const MAX_CALL: Duration = Duration::from_millis(500);
-
-/// How often such a call is made at most.
-const MAX_CALLS: u32 = 3;
 
 /// How long a statement may still run whose answer was not received.
 const MAX_DELAY: Duration = db::STATEMENT_TIMEOUT;
@@ -43,7 +40,7 @@ const DELETE_INTERVAL: Duration = Duration::from_millis(100);
 /// Most claims that one statement deletes.
 const MAX_DELETED: usize = 1000;
 
-/// Most keys that one call claims. Each may bring a reply of at most [`replies::MAX_KEPT_BODY`].
+/// Most keys that one call claims. Each may bring a reply of at most [`replies::MAX_CLAIMED_BODY`].
 const MAX_CLAIMED: usize = 64;
 
 /// How long a thread waits for the answer to a claim.
@@ -190,15 +187,20 @@ impl Claims {
 
     /// Claims the keys of these rows, which are in order.
     fn call(&self, rows: &[&ClaimRow]) -> std::result::Result<HashMap<ClaimRow, ClaimState>, db::Error> {
-        for _ in 0..MAX_CALLS {
-            let mut session = self.db.session()?;
-            let began = Instant::now();
-            let states = replies::claim(&mut session, self.owner, rows)?;
-            if began.elapsed() < MAX_CALL {
-                return Ok(states);
+        let mut session = self.db.session()?;
+        let began = Instant::now();
+        let mut states = replies::claim(&mut session, self.owner, rows)?;
+        if began.elapsed() >= MAX_CALL {
+            let is_claimed = |row: &&&ClaimRow| matches!(states.get(**row), Some(ClaimState::Claimed));
+            let claimed: Vec<&ClaimRow> = rows.iter().filter(is_claimed).copied().collect();
+            for (row, state) in replies::claim(&mut session, self.owner, &claimed)? {
+                if let ClaimState::Kept(_) = state {
+                    self.delete_after(Duration::ZERO, row.clone());
+                }
+                states.insert(row, state);
             }
         }
-        Err(db::Error::Unavailable("claims take too long".to_owned()))
+        Ok(states)
     }
 
     /// The number of the advisory lock that the process must hold.
@@ -268,11 +270,19 @@ impl Claiming {
         }
     }
 
+    /// Whether it is this user's key.
+    pub fn is_for(&self, user_id: &str, key: &str) -> bool {
+        self.row.user_id == user_id && self.row.key == key
+    }
+
     /// Blocks until there is an answer.
     ///
     /// # Errors
     /// Too many requests wait.
     pub fn wait(&self) -> std::result::Result<(), blocking::Refused> {
+        if self.is_answered() {
+            return Ok(());
+        }
         block_in_place(Wait::Database, || {
             let end = Instant::now() + WAIT_TIMEOUT;
             let mut progress = self.progress.lock();
@@ -295,21 +305,44 @@ impl Claiming {
                 let (claims, row) = (Arc::clone(&self.claims), Some(self.row.clone()));
                 Ok(KeyState::Claimed(Claim { claims, began: self.began, row }))
             }
-            Answer::Given(ClaimState::Kept(reply)) => Ok(KeyState::Kept(reply)),
+            Answer::Given(ClaimState::Kept(mut reply)) => {
+                drop(progress);
+                if reply.body.is_none() && reply.bytes > 0 {
+                    reply.body = replies::body(&mut self.claims.db.session()?, &self.row.user_id, &self.row.key)?;
+                }
+                Ok(KeyState::Kept(reply))
+            }
             Answer::Given(ClaimState::Running) => Ok(KeyState::Running),
             Answer::Failed(e) => {
                 progress.answer = Answer::Unknown;
                 Err(e.into())
             }
-            Answer::Unknown | Answer::Taken => {
+            Answer::Taken => Err(db::Error::Other("the answer to a claim was taken before".to_owned()).into()),
+            Answer::Unknown => {
                 progress.answer = Answer::Unknown;
                 Err(db::Error::Unavailable("no answer to a claim".to_owned()).into())
             }
         }
     }
 
-    /// Frees the key, if it was claimed, before the client hears that nothing was charged.
+    fn is_answered(&self) -> bool {
+        !matches!(self.progress.lock().answer, Answer::Unknown)
+    }
+
+    /// Frees the key, if it was claimed and the answer was not taken, before the client hears that nothing was charged.
     pub fn release(&self) {
+        if !self.is_answered() {
+            let mut queue = self.claims.queue.lock();
+            let place = queue.waiting.iter().position(|waiting| std::ptr::eq(&raw const **waiting, self));
+            let removed = place.and_then(|place| queue.waiting.remove(place));
+            drop(queue);
+            if removed.is_some() {
+                self.progress.lock().answer = Answer::Taken;
+                return;
+            }
+            // If too many wait, the key is freed a moment after its claim.
+            let _ = self.wait();
+        }
         if let Ok(KeyState::Claimed(claim)) = self.take() {
             claim.release();
         }
@@ -320,9 +353,9 @@ impl Claiming {
         progress.answer = answer;
         let notifier = progress.notifier.take();
         drop(progress);
-        match notifier {
-            Some(notifier) => notifier(),
-            None => drop(self.arrival.notify_one()),
+        self.arrival.notify_one();
+        if let Some(notifier) = notifier {
+            notifier();
         }
     }
 }

@@ -13,9 +13,11 @@ pub struct Connections {
     /// One connection with asynchronous commit, for slow disks, so that no row stays locked while the disk syncs. A
     /// later commit on [`Connections::durable`] makes its commits durable.
     fast: Database,
-    /// Six connections: one for charges, new or retried, one to make asynchronous commits durable, one for maintenance, one
-    /// to ask for leases, and two for claims to keys.
+    /// Four connections: one for charges, new or retried, one to make asynchronous commits durable, one for maintenance, and
+    /// one to ask for leases.
     durable: Database,
+    /// For claims to keys, and their ends, of which many may come at once.
+    claims: Database,
 }
 
 impl Connections {
@@ -35,7 +37,11 @@ impl Connections {
             config.options(&format!("{PLAN} {given} {options}"));
             Ok::<_, String>(Database::new(config, true, size))
         };
-        Ok(Connections { fast: with(1, "-c synchronous_commit=off")?, durable: with(6, "")? })
+        Ok(Connections {
+            fast: with(1, "-c synchronous_commit=off")?,
+            durable: with(4, "")?,
+            claims: with(3, "-c synchronous_commit=off")?,
+        })
     }
 
     /// A session for charges that requests are waiting for, with asynchronous commits.
@@ -53,15 +59,21 @@ impl Connections {
         self.durable.session()
     }
 
-    /// The pool whose connections leases are asked for on, and keys are claimed.
-    pub fn pool(&self) -> Database {
+    /// The pool whose connection leases are asked for on.
+    pub(super) fn for_limits(&self) -> Database {
         self.durable.clone()
+    }
+
+    /// The pool whose connections keys are claimed on. Claims are not durable.
+    pub fn for_claims(&self) -> Database {
+        self.claims.clone()
     }
 
     /// Notes that the tables exist.
     pub(super) fn open(&self) {
         self.fast.open();
         self.durable.open();
+        self.claims.open();
     }
 
     /// Whether the tables exist.

@@ -89,7 +89,7 @@ impl Shared {
     /// The state before any thread was started.
     pub(super) fn new(db: Connections, journal: Journal) -> Shared {
         Shared {
-            limits: Limits::new(db.pool()),
+            limits: Limits::new(db.for_limits()),
             holder: Mutex::default(),
             db,
             queue: Queue::default(),

@@ -328,3 +328,24 @@ fn a_reply_that_went_to_the_journal_is_kept() {
     upstream.only();
     only_charge(&db, &server);
 }
+
+#[test]
+fn what_was_begun_for_one_request_is_not_found_by_another() {
+    let upstream = counting();
+    // One worker serves all.
+    let (db, server, user) = start(&[("INFERENCE_URL", &upstream.url), ("WORKERS", "1")]);
+    let other = server.sign_up("bob@example.com");
+    // The form is read before the key is claimed, and read again afterwards.
+    let page = with_key(&user.browser);
+    let fields = [("prompt", "x"), ("model", "demo")];
+    assert!(page.form("/playground/ask", &fields).expect(200).text().contains("answer 0"));
+    // These are refused after their keys were claimed.
+    with_key(&user.browser).form("/playground/ask", &[("prompt", "")]).expect(400);
+    let program = user.program(&server.inference);
+    program.header("idempotency-key", "k2").post(CHAT, &json!({"messages": 1})).expect(400);
+    let answered = twice(|| program.header("idempotency-key", "k2").post(CHAT, &chat("x")));
+    assert!(answered.text().contains("answer 1"), "the key is free before the client hears of a refusal");
+    let theirs = twice(|| with_key(&other.program(&server.inference)).post(CHAT, &chat("x")));
+    assert!(theirs.text().contains("answer 2"));
+    assert_eq!(final_charges(&db, server).len(), 3);
+}

@@ -10,7 +10,7 @@ use crate::catalogue::Purpose;
 use crate::error::{Error, Result};
 use crate::gateway::body::form_fields;
 use crate::gateway::model;
-use crate::http::Response;
+use crate::http::{Body, Response};
 use crate::http::form::{FORM_LIMIT, Fields};
 use crate::store::documents as store;
 use crate::store::usage::lists;
@@ -133,6 +133,10 @@ pub(in crate::web) fn ask(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let body = call.request.body.into_bytes(FORM_LIMIT)?;
     let form = PromptForm::read(&form_fields(call.request, &body)?)?;
     let answer = form.request().and_then(|request| model_calls::chat(call, caller, &request));
+    if call.is_postponed() {
+        call.request.body = Body::from_bytes(body);
+        return Err(Error::Busy);
+    }
     match answer {
         Ok(text) => render(call, caller, form, Some(text), None),
         Err(e) if matches!(e.status(), 502..=504) => render(call, caller, form, None, Some(Problem::shown("ask", &e))),
