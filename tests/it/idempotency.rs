@@ -337,7 +337,7 @@ fn what_was_begun_for_one_request_is_not_found_by_another() {
     let other = server.sign_up("bob@example.com");
     // The form is read before the key is claimed, and read again afterwards.
     let page = with_key(&user.browser);
-    let fields = [("prompt", "x"), ("model", "demo")];
+    let fields = [("prompt", "x")];
     assert!(page.form("/playground/ask", &fields).expect(200).text().contains("answer 0"));
     // These are refused after their keys were claimed.
     with_key(&user.browser).form("/playground/ask", &[("prompt", "")]).expect(400);
