@@ -62,7 +62,18 @@ impl<'a> Call<'a> {
     /// A request to `role`'s server.
     pub fn new(app: &'a App, role: Role, request: &'a mut Request) -> Call<'a> {
         let (segments, shape, charged_as) = (Vec::new(), Shape::default(), "");
-        Call { app, role, request, segments, shape, charged_as, renewed_cookie: None, begun: None, postponed: None, caller: None }
+        Call {
+            app,
+            role,
+            request,
+            segments,
+            shape,
+            charged_as,
+            renewed_cookie: None,
+            begun: None,
+            postponed: None,
+            caller: None,
+        }
     }
 
     /// Postpones the request: its handler must end at once with the returned error, which is not sent, and is called again

@@ -12,7 +12,9 @@ use crate::http::response::StreamFn;
 use crate::http::{Body, Content, Deferred, Framing, Notifier, Request, Response, StartWaiting};
 
 use super::budget::Reservation;
-use super::connection::{AfterResponse, Connection, ConnectionState, Deferral, DeferredResponse, Phase, PostponedRequest};
+use super::connection::{
+    AfterResponse, Connection, ConnectionState, Deferral, DeferredResponse, Phase, PostponedRequest,
+};
 use super::outgoing::{self, ClientCapabilities, ResponseFraming};
 use super::stream::{self, BlockingSocket, BodyWriter, StreamedBody, StreamedBodyReader};
 use super::turn::Step;

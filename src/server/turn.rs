@@ -64,12 +64,10 @@ impl Worker {
         }
         match &mut state.phase {
             Phase::Linger { .. } => return self.drain(connection, state),
-            Phase::Deferred(deferred) if is_late && kind == TimerKind::Deferred => {
-                match &mut **deferred {
-                    Deferral::Response(deferred) => deferred.response.close = true,
-                    Deferral::Request(postponed) => postponed.is_late = true,
-                }
-            }
+            Phase::Deferred(deferred) if is_late && kind == TimerKind::Deferred => match &mut **deferred {
+                Deferral::Response(deferred) => deferred.response.close = true,
+                Deferral::Request(postponed) => postponed.is_late = true,
+            },
             Phase::Deferred(_) if !connection.completion.is_set() => {
                 if kind != TimerKind::Deferred {
                     connection.set_timer(TimerKind::Deferred, now + millis(self.shared.settings.deferred_timeout));

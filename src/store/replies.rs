@@ -74,7 +74,8 @@ pub enum ClaimState {
 /// # Errors
 /// See [`Error`].
 pub fn claim(db: &mut impl Executor, owner: i64, rows: &[&ClaimRow]) -> Result<HashMap<ClaimRow, ClaimState>, Error> {
-    const SQL: &str = "SELECT place, state, fingerprint, status, headers, body, bytes FROM textgen_claim_keys($1, $2, $3, $4)";
+    const SQL: &str =
+        "SELECT place, state, fingerprint, status, headers, body, bytes FROM textgen_claim_keys($1, $2, $3, $4)";
     let (users, keys, numbers) = columns(rows.iter().copied());
     let mut states = HashMap::with_capacity(rows.len());
     for found in db.query(SQL, &[&users, &keys, &owner, &numbers])? {
