@@ -153,8 +153,8 @@ fn a_process_has_the_documented_number_of_connections() {
         let rows = observer.query(sql, &[]).unwrap();
         rows.iter().map(|row| (row.get(0), row.get(1))).collect::<Vec<(String, i64)>>()
     };
-    // POOL_SIZE, five for charges, one for notifications.
-    let documented = [("textgen-all", 3), ("textgen-all-charges", 5), ("textgen-all-listen", 1)]
+    // POOL_SIZE, eight for charges and claims, one for notifications.
+    let documented = [("textgen-all", 3), ("textgen-all-charges", 8), ("textgen-all-listen", 1)]
         .map(|(name, n)| (name.to_owned(), n));
     server.wait_until("all connections", || connections() == documented);
     let clients: Vec<User> = (0..8).map(|n| server.sign_up(&format!("user{n}@example.com"))).collect();
