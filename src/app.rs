@@ -31,7 +31,7 @@ pub struct App {
     /// Authenticated callers.
     pub cache: Arc<Cache>,
     /// Looks up callers by their credentials.
-    pub resolver: Resolver,
+    pub resolver: Arc<Resolver>,
     /// Hashes and checks passwords.
     pub passwords: Passwords,
     /// Limits the guessing of passwords.
@@ -79,7 +79,7 @@ impl App {
         meter.keep_reply_bytes(config.idempotency_max_bytes);
         let models = Models::new(&config)?;
         Ok(Arc::new(App {
-            resolver: Resolver::new(db.clone(), cache.clone(), last_used.clone(), config.auth_grace),
+            resolver: Arc::new(Resolver::new(db.clone(), cache.clone(), last_used.clone(), config.auth_grace)),
             passwords: Passwords::new(Hasher::new(cores)?, Peppers::from(&config))?,
             throttle: Throttle::default(),
             claims,

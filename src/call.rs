@@ -9,6 +9,7 @@ use crate::auth::{Caller, Kind, Via, client, is_renewal_due};
 use crate::blocking;
 use crate::error::{Error, Result, Shape};
 use crate::http::{Method, Request, StartWaiting, cookie};
+use crate::limits::RateIds;
 
 /// One of the three servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +105,11 @@ impl<'a> Call<'a> {
             }
         }
         Ok(self.caller.clone())
+    }
+
+    /// The rate limits of the caller, once authenticated, if there are any.
+    pub fn rates(&self) -> Option<&RateIds> {
+        self.caller.as_ref().map(|caller| &caller.rates).filter(|rates| !rates.is_empty())
     }
 
     /// The id of the caller's account, once authenticated.

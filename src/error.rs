@@ -77,6 +77,9 @@ pub enum Error {
     TooLarge(usize),
     /// Too many failed attempts; the next one is allowed after this time.
     TooManyAttempts(Duration),
+    /// The rate limits of the account or of the key do not admit the request now; it is after this time, if nobody else
+    /// asks. `None` if it is more than a limit. The text says which.
+    RateLimited(&'static str, Option<Duration>),
     /// The client closed the connection; nobody sees the reply.
     ClientLeft,
     /// The same, when a model server had got the request and had not replied yet.
@@ -177,6 +180,7 @@ impl Error {
                 "This account has too many requests at once, try again when some are answered".into(),
             ),
             E::TooManyAttempts(_) => (429, "rate_limit_exceeded", "Too many attempts, try again later".into()),
+            E::RateLimited(text, _) => (429, "rate_limit_exceeded", (*text).into()),
             E::ClientLeft | E::ClientLeftModel => (499, "client_closed_request", "The client closed the connection".into()),
             E::Upstream(status, text) => (*status, "model_server_failed", (*text).into()),
             E::Relayed(relayed) => (relayed.status, relayed.code(), relayed.message.clone().into()),
@@ -206,7 +210,9 @@ impl Error {
     pub fn retry_after(&self) -> Option<u64> {
         match self {
             // Rounded up: whoever comes back after that must not be refused again.
-            Error::TooManyAttempts(wait) => Some((wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)),
+            Error::TooManyAttempts(wait) | Error::RateLimited(_, Some(wait)) => {
+                Some((wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1))
+            }
             Error::NotConfigured(_) => None,
             Error::Relayed(relayed) if relayed.retry_after.is_some() => relayed.retry_after,
             Error::KeyInUse | Error::TooManyWaiting => Some(1),
@@ -236,7 +242,10 @@ impl Error {
         if let Some(seconds) = self.retry_after() {
             response = response.header("Retry-After", seconds.to_string());
         }
-        if matches!(self, Error::BudgetExhausted) {
+        if let Error::RateLimited(_, Some(wait)) = self {
+            response = response.header("retry-after-ms", wait.as_micros().div_ceil(1000).to_string());
+        }
+        if matches!(self, Error::BudgetExhausted | Error::RateLimited(_, None)) {
             // OpenAI's clients would repeat it otherwise.
             response = response.header("x-should-retry", "false");
         }

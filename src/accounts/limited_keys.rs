@@ -2,6 +2,7 @@
 
 use time::OffsetDateTime;
 
+use super::rates::{self, RateChange};
 use super::{bounds, budgets, keys};
 use crate::auth::{Caller, Secret, Via};
 use crate::db::Executor;
@@ -19,6 +20,8 @@ pub struct KeyChange {
     pub expires: Change<OffsetDateTime>,
     /// The most that it may spend.
     pub budget: Change<BudgetChange>,
+    /// How much it may ask for in a minute, or at once.
+    pub rate: Change<RateChange>,
     /// The models that it may call.
     pub models: Change<Vec<String>>,
     /// What it may do.
@@ -34,6 +37,7 @@ impl Default for KeyChange {
             name: None,
             expires: Change::Keep,
             budget: Change::Keep,
+            rate: Change::Keep,
             models: Change::Keep,
             permissions: Change::Keep,
             addresses: Change::Keep,
@@ -74,7 +78,7 @@ pub fn create(
     let expires = change.expires.apply(own.and_then(|(_, expires, _)| expires));
     let (mut key, secret) = keys::create(db, user_id, name, expires)?;
     if let Some((own, _, author)) = own
-        && (author.budgets.key.is_some() || author.scope.is_some())
+        && bounds::has_limits(author)
     {
         key = api_keys::inherit(db, own, &key.id)?;
     }
@@ -83,6 +87,7 @@ pub fn create(
         key = api_keys::set_scope(db, &key.id, &scope)?;
     }
     key.budget_id = set_budget(db, author, user_id, &key, change.budget)?;
+    key.rate_id = set_rate(db, author, user_id, &key, change.rate)?;
     if let Some(author) = author {
         bounds::check(author, &key)?;
     }
@@ -110,6 +115,7 @@ pub fn update(
     api_keys::update(db, id, name, change.expires.apply(key.expires))?;
     key = api_keys::set_scope(db, id, &scope)?;
     key.budget_id = set_budget(db, author, user_id, &key, change.budget)?;
+    key.rate_id = set_rate(db, author, user_id, &key, change.rate)?;
     if let Some(author) = author {
         bounds::check(author, &key)?;
     }
@@ -132,5 +138,24 @@ fn set_budget(
         Change::Keep => Ok(key.budget_id.clone()),
         Change::Clear => budgets::set_for_key(db, user_id, &key.id, None),
         Change::Set(change) => budgets::set_for_key(db, user_id, &key.id, Some(change)),
+    }
+}
+
+fn set_rate(
+    db: &mut impl Executor,
+    author: Option<&Caller>,
+    user_id: &str,
+    key: &ApiKey,
+    change: Change<RateChange>,
+) -> Result<Option<String>> {
+    if change != Change::Keep
+        && let Some(author) = author
+    {
+        bounds::check_sets_rates(author)?;
+    }
+    match change {
+        Change::Keep => Ok(key.rate_id.clone()),
+        Change::Clear => rates::set_for_key(db, user_id, &key.id, None),
+        Change::Set(change) => rates::set_for_key(db, user_id, &key.id, Some(change)),
     }
 }

@@ -6,6 +6,7 @@ pub mod credits;
 pub mod email;
 pub mod keys;
 pub mod limited_keys;
+pub mod rates;
 pub mod scopes;
 
 use crate::auth::{Secret, secret};

@@ -130,6 +130,17 @@ impl Cache {
         self.epochs.stamp()
     }
 
+    /// Where the revocations of a user are noted.
+    pub(super) fn bucket(&self, user_id: &str) -> Bucket {
+        self.epochs.bucket(user_id)
+    }
+
+    /// Whether no user of the bucket has changed since the stamp was taken, as far as is known, and no change can have been
+    /// missed.
+    pub(super) fn is_bucket_current(&self, bucket: Bucket, stamp: Stamp) -> bool {
+        self.epochs.is_current(bucket, stamp) && self.epochs.is_trusted(stamp)
+    }
+
     /// Whether the user has not changed since the stamp was taken.
     pub(super) fn is_current(&self, user_id: &str, stamp: Stamp) -> bool {
         self.epochs.is_current(self.epochs.bucket(user_id), stamp)

@@ -1,12 +1,15 @@
 //! An authenticated caller.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use time::OffsetDateTime;
 
 use super::Scope;
+use super::cache::Key;
+use super::epochs::{Bucket, Stamp};
 use crate::blocking::Party;
-use crate::limits::Budgets;
+use crate::limits::{Budgets, RateIds};
 use crate::store::User;
 use crate::store::api_keys::KeyScope;
 
@@ -21,10 +24,23 @@ pub struct Caller {
     pub budgets: Budgets,
     /// Who shares its account's places among requests that wait.
     pub party: Party,
+    /// The rate limits of the caller's requests.
+    pub rates: RateIds,
     /// What the key is limited to, if it is.
     pub scope: Option<Arc<Scope>>,
+    /// By which it is known later whether the credential still works.
+    pub validity: Validity,
     /// The user object, serialised at most once while this caller is cached.
     json: OnceLock<Vec<u8>>,
+}
+
+/// When a credential was found to be valid.
+#[derive(Clone, Debug, Default)]
+pub struct Validity {
+    /// The credential, and when its row was read; `None` for a caller that was not looked up.
+    pub(super) read: Option<(Key, Bucket, Stamp)>,
+    /// When it could not be read, as the database was away.
+    pub(super) failed: Option<Instant>,
 }
 
 /// A valid credential.
@@ -57,13 +73,16 @@ impl Caller {
         let (account, balance) = (id(&user.budget_id), id(&user.balance_id));
         let budgets = Budgets { account, balance, ..Budgets::default() };
         let party = Party::account(&user.id);
-        Caller { user, via, budgets, party, scope: None, json: OnceLock::new() }
+        let rates = RateIds { account: id(&user.rate_id), key: None };
+        let validity = Validity::default();
+        Caller { user, via, budgets, party, rates, scope: None, validity, json: OnceLock::new() }
     }
 
-    /// The same, whose key has this budget, and is limited to this.
+    /// The same, whose key has this budget and these rate limits, and is limited to this.
     #[must_use]
-    pub fn with_limits(mut self, budget_id: Option<&str>, scope: KeyScope) -> Caller {
+    pub fn with_limits(mut self, budget_id: Option<&str>, rate_id: Option<&str>, scope: KeyScope) -> Caller {
         self.budgets.key = budget_id.map(Into::into);
+        self.rates.key = rate_id.map(Into::into);
         self.scope = Scope::of(scope).map(Arc::new);
         self
     }

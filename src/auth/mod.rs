@@ -17,7 +17,7 @@ mod single_flight;
 pub mod throttle;
 
 pub use cache::{Cache, Kind};
-pub use caller::{Caller, Via};
+pub use caller::{Caller, Validity, Via};
 pub use hasher::Hasher;
 pub use last_used::{LastUsed, is_renewal_due};
 pub use resolver::Resolver;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::cache::{Key, Kind, Lookup};
 use super::epochs::Stamp;
 use super::single_flight::{Guard, Joined, NotShared, SingleFlight};
-use super::{Cache, Caller, Digest, LastUsed, Via};
+use super::{Cache, Caller, Digest, LastUsed, Validity, Via};
 use crate::blocking::{self, Wait};
 use crate::db::{self, Database};
 use crate::error::{Error, Result};
@@ -16,6 +16,9 @@ use crate::store::{api_keys, sessions};
 
 /// How long a request waits for another request's query: the timeouts of a connection and of a statement together.
 const SHARED_QUERY_TIMEOUT: Duration = Duration::from_secs(12);
+
+/// How often a credential that could not be looked up again is tried.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Bytes of a credential. Ours are shorter; longer ones are refused without hashing them.
 const MAX_CREDENTIAL: usize = 512;
@@ -75,6 +78,27 @@ impl Resolver {
         }
     }
 
+    /// Whether a credential is valid that was so before. It is looked up again only if something of its account has changed
+    /// since; while the database is down, it stays valid.
+    pub fn is_still_valid(&self, validity: &mut Validity) -> bool {
+        let Some((key, bucket, stamp)) = validity.read else { return true };
+        let is_current = self.cache.is_bucket_current(bucket, stamp);
+        if is_current || validity.failed.is_some_and(|failed| failed.elapsed() < RETRY_INTERVAL) {
+            return true;
+        }
+        let found = match self.cache.lookup(&key, Instant::now()) {
+            Lookup::Hit(caller, _) => Ok(Some(caller)),
+            Lookup::Invalid => Ok(None),
+            Lookup::Miss | Lookup::Stale(..) => self.load(key),
+        };
+        match found {
+            Ok(Some(caller)) => *validity = caller.validity.clone(),
+            Ok(None) => return false,
+            Err(_) => validity.failed = Some(Instant::now()),
+        }
+        true
+    }
+
     fn load(&self, key: Key) -> Result<Option<Arc<Caller>>> {
         loop {
             let flight = match self.flights.join(key) {
@@ -95,7 +119,7 @@ impl Resolver {
     fn run(&self, key: Key, guard: Guard<'_, Key, Shared>) -> Result<Option<Arc<Caller>>> {
         let stamp = self.cache.stamp();
         self.cache.counters.misses.fetch_add(1, Ordering::Relaxed);
-        let found = self.query(&key);
+        let found = self.query(&key, stamp);
         if let Ok(found) = &found {
             let now = Instant::now();
             match found {
@@ -114,20 +138,24 @@ impl Resolver {
         found.map_err(Error::from)
     }
 
-    fn query(&self, key: &Key) -> std::result::Result<Option<Arc<Caller>>, db::Error> {
+    fn query(&self, key: &Key, stamp: Stamp) -> std::result::Result<Option<Arc<Caller>>, db::Error> {
         let mut session = self.db.session()?;
         let digest = &key.1.0;
         let caller = match key.0 {
             Kind::Key => api_keys::by_digest(&mut session, digest)?.map(|found| {
-                let api_keys::KeyMatch { user, id, expires, budget_id, scope } = found;
-                Caller::new(user, Via::Key { id, expires }).with_limits(budget_id.as_deref(), scope)
+                let api_keys::KeyMatch { user, id, expires, budget_id, rate_id, scope } = found;
+                let caller = Caller::new(user, Via::Key { id, expires });
+                caller.with_limits(budget_id.as_deref(), rate_id.as_deref(), scope)
             }),
             Kind::Session => sessions::by_digest(&mut session, digest)?.map(|found| {
                 let sessions::SessionMatch { user, id, created, expires, renewed } = found;
                 Caller::new(user, Via::Session { id, created, expires, renewed })
             }),
         };
-        Ok(caller.map(Arc::new))
+        Ok(caller.map(|mut caller| {
+            caller.validity.read = Some((*key, self.cache.bucket(&caller.user.id), stamp));
+            Arc::new(caller)
+        }))
     }
 }
 

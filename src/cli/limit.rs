@@ -5,27 +5,27 @@ use time::{Duration, OffsetDateTime};
 
 use super::{Failure, database, find_user, future_time};
 use crate::accounts::budgets as account_budgets;
+use crate::accounts::rates::{self as account_rates, HIGHEST, RateChange};
 use crate::config::Config;
+use crate::http::request_fields::Change;
 use crate::money::Cost;
 use crate::store::audit::{self, COMMAND_LINE};
 use crate::store::budgets::{self, Budget, BudgetChange, BudgetSpec, Window};
+use crate::store::rates::{self, RateLimit};
 use crate::store::{User, api_keys, timestamp};
 
 /// What to do with the limits of accounts.
 #[derive(Subcommand)]
 pub enum LimitCommand {
-    /// Show the budgets of an account and of its keys, in micro-dollars (a millionth of a dollar)
+    /// Show the limits of an account and of its keys; amounts are in micro-dollars (a millionth of a dollar)
     Show {
         /// E-mail address or id of the account
         user: String,
     },
-    /// Set the budget of an account, for all of its keys together. Servers follow at once
+    /// Set limits of an account, for all of its keys together. Those that are not named stay. Servers follow at once
     Set(SetArguments),
-    /// Remove the budget of an account
-    Remove {
-        /// E-mail address or id of the account
-        user: String,
-    },
+    /// Remove the limits of an account: all of them, or those that are named
+    Remove(RemoveArguments),
     /// Lift a budget for a time: spending is counted, but not limited. Then it limits again by itself
     Lift(LiftArguments),
     /// Let a budget that was lifted limit again now
@@ -55,21 +55,46 @@ pub struct LiftArguments {
     time: Option<Duration>,
 }
 
-/// A budget to be set.
+/// Limits to be set.
 #[derive(Args)]
 #[command(arg_required_else_help = true)]
+#[command(group(ArgGroup::new("limits").required(true).multiple(true)
+    .args(["budget", "requests_per_minute", "tokens_per_minute", "concurrent"])))]
 pub struct SetArguments {
     /// E-mail address or id of the account
     user: String,
     /// The most that may be spent in a window; what was spent in the current one counts
     #[arg(long, value_name = "MICRODOLLARS", value_parser = clap::value_parser!(i64).range(0..=Cost::MAX.micros()))]
-    budget: i64,
+    budget: Option<i64>,
     /// When it begins anew; a week begins on Monday. Of a new budget, month by default
-    #[arg(long)]
+    #[arg(long, requires = "budget")]
     window: Option<WindowName>,
     /// The IANA time zone of the windows. Of a new budget, UTC by default
-    #[arg(long)]
+    #[arg(long, requires = "budget")]
     timezone: Option<String>,
+    /// The most requests in any minute
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(i64).range(1..=HIGHEST))]
+    requests_per_minute: Option<i64>,
+    /// The most tokens, of prompts and replies, of the requests in any minute
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(i64).range(1..=HIGHEST))]
+    tokens_per_minute: Option<i64>,
+    /// The most requests at once
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(i64).range(1..=HIGHEST))]
+    concurrent: Option<i64>,
+}
+
+/// Limits to be removed.
+#[derive(Args)]
+#[command(arg_required_else_help = true)]
+pub struct RemoveArguments {
+    /// E-mail address or id of the account
+    user: String,
+    /// Remove the budget
+    #[arg(long)]
+    budget: bool,
+    /// Remove the limits of requests and tokens a minute, and of requests at once
+    #[arg(long)]
+    rates: bool,
 }
 
 /// A window, as named on the command line.
@@ -103,13 +128,39 @@ pub(super) fn run(command: &LimitCommand, config: &Config) -> Result<String, Fai
             let mut session = db.session()?;
             let user = find_user(&mut session, user)?;
             let keys = api_keys::of_user(&mut session, &user.id)?;
-            Ok(table(&user, &keys, &budgets::of_user(&mut session, &user.id)?))
+            let rates = rates::of_user(&mut session, &user.id)?;
+            let budgets = budgets::of_user(&mut session, &user.id)?;
+            Ok(budget_table(&user, &keys, &budgets) + &rate_table(&user, &keys, &rates))
         }
-        LimitCommand::Set(SetArguments { user, budget, window, timezone }) => {
-            let window = window.map(Window::from);
-            set(user, Some(BudgetChange { limit_micros: *budget, window, timezone: timezone.clone() }), config)
+        LimitCommand::Set(set) => {
+            let SetArguments { user, budget, window, timezone, requests_per_minute, tokens_per_minute, concurrent } =
+                set;
+            let budget = budget.map(|limit_micros| BudgetChange {
+                limit_micros,
+                window: window.map(Window::from),
+                timezone: timezone.clone(),
+            });
+            let change = |limit: &Option<i64>| limit.map_or(Change::Keep, Change::Set);
+            let has_rate = [requests_per_minute, tokens_per_minute, concurrent].iter().any(|limit| limit.is_some());
+            let rate = has_rate.then(|| RateChange {
+                requests_per_minute: change(requests_per_minute),
+                tokens_per_minute: change(tokens_per_minute),
+                concurrent: change(concurrent),
+            });
+            change_limits(
+                user,
+                config,
+                budget.map_or(Change::Keep, Change::Set),
+                rate.map_or(Change::Keep, Change::Set),
+            )
         }
-        LimitCommand::Remove { user } => set(user, None, config),
+        LimitCommand::Remove(RemoveArguments { user, budget, rates }) => {
+            let is_all = !budget && !rates;
+            let remove = |is_named: bool| is_all || is_named;
+            let budget = if remove(*budget) { Change::Clear } else { Change::Keep };
+            let rate = if remove(*rates) { Change::Clear } else { Change::Keep };
+            change_limits(user, config, budget, rate)
+        }
         LimitCommand::Lift(LiftArguments { user, key, until, time }) => {
             let until = until.or_else(|| time.map(|time| OffsetDateTime::now_utc() + time));
             lift(user, key.as_deref(), until, config)
@@ -118,15 +169,31 @@ pub(super) fn run(command: &LimitCommand, config: &Config) -> Result<String, Fai
     }
 }
 
-fn set(user: &str, change: Option<BudgetChange>, config: &Config) -> Result<String, Failure> {
+fn change_limits(
+    user: &str,
+    config: &Config,
+    budget: Change<BudgetChange>,
+    rate: Change<RateChange>,
+) -> Result<String, Failure> {
     let db = database(config)?;
     let mut session = db.session()?;
     let mut transaction = session.transaction()?;
     let user = find_user(&mut transaction, user)?;
-    let spec = account_budgets::set_for_account(&mut transaction, &user.id, change)?;
-    let detail = spec.map_or("no budget".to_owned(), |BudgetSpec { limit_micros, window, timezone }| {
-        format!("{limit_micros} micro-dollars, {}, {timezone}", window.name())
-    });
+    let mut details = Vec::new();
+    if budget != Change::Keep {
+        let spec = account_budgets::set_for_account(&mut transaction, &user.id, budget.apply(None))?;
+        details.push(spec.map_or("no budget".to_owned(), |BudgetSpec { limit_micros, window, timezone }| {
+            format!("{limit_micros} micro-dollars, {}, {timezone}", window.name())
+        }));
+    }
+    if rate != Change::Keep {
+        let rate = account_rates::set_for_account(&mut transaction, &user.id, rate.apply(None))?;
+        details.push(rate.map_or("no rate limits".to_owned(), |rate| {
+            let limits = named(&rate).into_iter().filter_map(|(limit, words)| Some(format!("{} {words}", limit?)));
+            limits.collect::<Vec<String>>().join(", ")
+        }));
+    }
+    let detail = details.join("; ");
     audit::insert(&mut transaction, COMMAND_LINE, "limit", &user, &detail)?;
     transaction.commit()?;
     Ok(format!("{} {}: {detail}\n", user.id, user.email))
@@ -154,7 +221,15 @@ fn duration(text: &str) -> Result<Duration, String> {
     parsed.map(Duration::seconds).ok_or_else(|| "a time such as 30m, 2h or 7d is expected".to_owned())
 }
 
-fn table(user: &User, keys: &[api_keys::ApiKey], budgets: &[Budget]) -> String {
+fn named(rate: &RateLimit) -> [(Option<i64>, &'static str); 3] {
+    [
+        (rate.requests_per_minute, "requests a minute"),
+        (rate.tokens_per_minute, "tokens a minute"),
+        (rate.concurrent, "requests at once"),
+    ]
+}
+
+fn budget_table(user: &User, keys: &[api_keys::ApiKey], budgets: &[Budget]) -> String {
     let line = |of: &str, [limit, spent, left]: [&str; 3], window: &str, resets: &str| {
         format!("{of:<32} {limit:>16} {spent:>16} {left:>16} {window:<28} {resets}\n")
     };
@@ -169,6 +244,25 @@ fn table(user: &User, keys: &[api_keys::ApiKey], budgets: &[Budget]) -> String {
             resets += &format!(" (lifted until {})", timestamp::zulu(until));
         }
         text += &line(of, [limit, spent, left], &format!("{} {}", budget.window, budget.timezone), &resets);
+    }
+    text
+}
+
+/// Nothing if there are no rate limits.
+fn rate_table(user: &User, keys: &[api_keys::ApiKey], rates: &[RateLimit]) -> String {
+    let line = |of: &str, [requests, tokens, concurrent]: [&str; 3]| {
+        format!("{of:<32} {requests:>16} {tokens:>16} {concurrent:>16}\n")
+    };
+    let account = std::iter::once((user.email.as_str(), &user.rate_id));
+    let mut text = String::new();
+    for (of, id) in account.chain(keys.iter().map(|key| (key.id.as_str(), &key.rate_id))) {
+        let Some(rate) = rates.iter().find(|rate| Some(&rate.id) == id.as_ref()) else { continue };
+        if text.is_empty() {
+            text = format!("\n{}", line("OF", ["REQUESTS/MINUTE", "TOKENS/MINUTE", "AT ONCE"]));
+        }
+        let [requests, tokens, concurrent] =
+            named(rate).map(|(limit, _)| limit.map_or_else(|| "-".to_owned(), |limit| limit.to_string()));
+        text += &line(of, [&requests, &tokens, &concurrent]);
     }
     text
 }

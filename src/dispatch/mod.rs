@@ -1,6 +1,7 @@
 //! Answers the requests of one server: finds the operation, runs it, turns its error into a reply, and logs the request.
 
 mod access_log;
+mod rate_headers;
 mod reply_headers;
 mod request_ids;
 
@@ -42,7 +43,7 @@ fn answer(
     let began = postponed.as_ref().map_or_else(Instant::now, |postponed| postponed.since);
     let id = ids.of(request);
     let _id = logging::set_request_id(Some(id.as_str().into()));
-    let (outcome, shape, user_id) = dispatch(app, role, router, request, postponed);
+    let Dispatched { outcome, shape, user_id, rate_headers } = dispatch(app, role, router, request, postponed);
     let mut response = outcome.unwrap_or_else(|e| {
         if e.is_fault() {
             let level = if e.status() == 503 { Level::Warn } else { Level::Error };
@@ -57,6 +58,7 @@ fn answer(
     if response.postponed.is_some() {
         return response;
     }
+    response.headers.extend(rate_headers.into_iter().map(|(name, value)| (name, value.into())));
     reply_headers::add(app, request, &mut response);
     let access = Entry::new(app, role, request, began, &id, user_id);
     response.headers.push(("X-Request-Id", id.into()));
@@ -77,8 +79,16 @@ fn answer(
     response
 }
 
-/// The result of a request, the shape of its error, and the caller's account if the access log needs it.
-type Dispatched = (crate::error::Result<Response>, Shape, Option<String>);
+/// What became of a request.
+struct Dispatched {
+    outcome: crate::error::Result<Response>,
+    /// The shape of its error.
+    shape: Shape,
+    /// The caller's account, if the access log needs it.
+    user_id: Option<String>,
+    /// What is left of the caller's rate limits, if there are any.
+    rate_headers: Vec<(&'static str, String)>,
+}
 
 fn dispatch(
     app: &App,
@@ -88,19 +98,20 @@ fn dispatch(
     postponed: Option<Postponed>,
 ) -> Dispatched {
     let shape = operation::shape_of_unknown(role, request.path());
-    let refusal = |e| (Err(e), shape, None);
+    let early = |outcome, shape| Dispatched { outcome, shape, user_id: None, rate_headers: Vec::new() };
+    let refusal = |e| early(Err(e), shape);
     let (operation, segments) = match router.find(request.method(), request.path()) {
         Found::Handler(operation, segments) => (*operation, segments.into_iter().map(str::to_owned).collect()),
         Found::WrongMethod(allow) if *request.method() == Method::OPTIONS => {
-            return (Ok(Response::new(204).header("Allow", allow)), shape, None);
+            return early(Ok(Response::new(204).header("Allow", allow)), shape);
         }
         Found::WrongMethod(allow) => return refusal(Error::MethodNotAllowed(allow)),
-        Found::Nothing if request.path() == "*" => return (Ok(Response::new(204)), shape, None),
+        Found::Nothing if request.path() == "*" => return early(Ok(Response::new(204)), shape),
         Found::Nothing => return refusal(Error::NoRoute),
     };
     if !app.db.is_open() && !operation.works_without_database {
         let e = db::Error::Unavailable("the schema is not up to date yet".to_owned());
-        return (Err(e.into()), operation.errors, None);
+        return early(Err(e.into()), operation.errors);
     }
     let mut call = Call::new(app, role, request);
     if !app.config.trusted_proxies.is_empty() {
@@ -111,7 +122,7 @@ fn dispatch(
     let mut outcome = operation.run(&mut call);
     if let Some((begun, start)) = call.postponed.take() {
         call.request.postponed = Some(Postponed { since: Instant::now(), begun });
-        return (Ok(Response::postponed(start)), operation.errors, None);
+        return early(Ok(Response::postponed(start)), operation.errors);
     }
     if let (Ok(response), Some(cookie)) = (&mut outcome, call.renewed_cookie.take())
         && response.get_header("Set-Cookie").is_none()
@@ -119,5 +130,7 @@ fn dispatch(
         response.headers.push(("Set-Cookie", cookie.into()));
     }
     let user_id = access_log::is_enabled().then(|| call.user_id()).flatten();
-    (outcome, operation.errors, user_id)
+    let rates = call.rates().filter(|_| operation.calls_models());
+    let rate_headers = rates.map(|rates| rate_headers::of(app, rates)).unwrap_or_default();
+    Dispatched { outcome, shape: operation.errors, user_id, rate_headers }
 }

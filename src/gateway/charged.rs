@@ -24,6 +24,7 @@ use super::forward::{AudioSource, upload_error};
 use super::idempotency::Idempotency;
 use super::kept::Kept;
 use super::reply_stream::{self, ReplyStream};
+use super::request_rate::RequestRate;
 use super::upload::{DigestedSource, ReceivedUpload};
 
 pub use super::charging::ModelUsage;
@@ -65,15 +66,15 @@ impl ChargedRequest {
     /// such as when its model was removed.
     ///
     /// # Errors
-    /// That of `prepared`; those of `work`, of which 402 is one if a budget cannot pay for it; 409 and 422 for an `Idempotency-Key` that is in use; 503 if the outcome cannot be charged.
+    /// That of `prepared`; those of `work`, of which 402 is one if a budget cannot pay for it; 429 if the rate limits do not admit it; 409 and 422 for an `Idempotency-Key` that is in use; 503 if the outcome cannot be charged.
     pub fn run<T>(self, prepared: Result<T>, work: impl FnOnce(T) -> Result<Outcome>) -> Result<Response> {
         let ChargedRequest(mut context) = self;
         let prepared = match claim_key(&mut context.idempotency, prepared)? {
             Claimed::First(prepared) => prepared,
             Claimed::Kept(kept) => return kept.replay(&context.digest),
         };
-        let _guards = (watch(context.idempotency.as_ref()), context.enter_budget());
-        let outcome = work(prepared);
+        let _guards = (watch(context.idempotency.as_ref()), context.enter_limits());
+        let outcome = admit(context.rate.as_deref()).and_then(|()| work(prepared));
         settle(context, outcome)
     }
 }
@@ -103,10 +104,11 @@ pub fn charged_download<T, M>(
             return kept.replay(&context.digest);
         }
     };
-    let _guards = (watch(context.idempotency.as_ref()), context.enter_budget());
+    let _guards = (watch(context.idempotency.as_ref()), context.enter_limits());
     let digest = &mut context.digest;
-    let outcome =
-        fetch(&request).and_then(|download| work(request, prepared, &mut DigestedSource::new(download, digest)));
+    let outcome = admit(context.rate.as_deref())
+        .and_then(|()| fetch(&request))
+        .and_then(|download| work(request, prepared, &mut DigestedSource::new(download, digest)));
     settle(context, outcome)
 }
 
@@ -126,7 +128,7 @@ pub fn charged_upload<T>(
     work: impl FnOnce(ReceivedUpload<'_>, T) -> Result<Outcome>,
 ) -> Result<Response> {
     let mut context = begin(call, caller, purpose)?;
-    let _budget = context.enter_budget();
+    let _budget = context.enter_limits();
     let mut upload = ReceivedUpload::open(call.request, file_field, needed, &mut context.digest)?;
     let prepared = prepare(&upload);
     let prepared = match claim_key(&mut context.idempotency, prepared)? {
@@ -139,7 +141,7 @@ pub fn charged_upload<T>(
         }
     };
     let _watch = watch(context.idempotency.as_ref());
-    let outcome = work(upload, prepared);
+    let outcome = admit(context.rate.as_deref()).and_then(|()| work(upload, prepared));
     settle(context, outcome)
 }
 
@@ -172,6 +174,19 @@ fn claim_key<T>(idempotency: &mut Option<Idempotency>, prepared: Result<T>) -> R
     }
 }
 
+/// Admits a request that has rate limits. One that is answered with a kept reply needs no permit.
+fn admit(rate: Option<&RequestRate>) -> Result<()> {
+    rate.map_or(Ok(()), RequestRate::admit)
+}
+
+/// Whether a request failed before a model was at work for it.
+fn is_refusal(e: &Error) -> bool {
+    !matches!(
+        e,
+        Error::Upstream(..) | Error::Relayed(_) | Error::ClientLeftModel | Error::Database(_) | Error::Internal(_)
+    )
+}
+
 /// A reply that is kept is made to its end, whether or not the client waits for it.
 fn watch(idempotency: Option<&Idempotency>) -> Option<ClientGuard> {
     idempotency.map(|_| blocking::set_client(None))
@@ -196,6 +211,9 @@ fn settle(mut context: ChargeContext, outcome: Result<Outcome>) -> Result<Respon
         }
         Ok(Settled::Stream(response, model, stream)) => Ok(reply_stream::attach(response, context, model, stream)),
         Err(e) => {
+            if let Some(rate) = context.rate.as_ref().filter(|_| is_refusal(&e)) {
+                rate.cancel();
+            }
             context.release_key();
             Err(e)
         }

@@ -14,6 +14,8 @@ pub use crate::usage::ModelUsage;
 use super::digest::RequestDigest;
 use super::idempotency::Idempotency;
 use super::kept;
+use super::request_rate::RequestRate;
+use super::standing::Standing;
 use super::worst_case::{self, RequestBudget};
 
 /// Most bytes of a response that is deferred until its charge is durable. A larger one keeps a thread waiting instead;
@@ -25,6 +27,10 @@ pub(super) struct ChargeContext {
     meter: Arc<Meter>,
     /// What is set aside for it, if its account or key has a budget.
     admission: Option<Arc<Admission>>,
+    /// Its rate limits, if its account or key has some.
+    pub(super) rate: Option<Arc<RequestRate>>,
+    /// Whether its stream may go on.
+    pub(super) standing: Standing,
     user_id: String,
     key_id: Option<String>,
     server: &'static str,
@@ -58,7 +64,9 @@ impl ChargeContext {
         let admission = (!budgets.is_empty()).then(|| Admission::new(limits(), budgets));
         Ok(ChargeContext {
             meter: Arc::clone(meter),
+            standing: Standing::of(caller, &call.app.resolver, admission.as_ref()),
             admission,
+            rate: RequestRate::of(caller, meter.limits().rates()),
             user_id: caller.user.id.clone(),
             key_id,
             server: call.role.name(),
@@ -69,12 +77,14 @@ impl ChargeContext {
         })
     }
 
-    /// The calls of models that this thread makes count against the caller's budgets until the result is dropped.
-    pub(super) fn enter_budget(&self) -> worst_case::Guard {
-        let budget = self.admission.as_ref().map(|admission| {
-            Arc::new(RequestBudget { admission: Arc::clone(admission), meter: Arc::clone(&self.meter) })
+    /// The calls of models that this thread makes count against the caller's limits until the result is dropped.
+    pub(super) fn enter_limits(&self) -> worst_case::Guard {
+        let has_limits = self.admission.is_some() || self.rate.is_some();
+        let limits = has_limits.then(|| {
+            let (admission, rate, meter) = (self.admission.clone(), self.rate.clone(), Arc::clone(&self.meter));
+            Arc::new(RequestBudget { admission, rate, meter })
         });
-        worst_case::enter(budget.into())
+        worst_case::enter(limits.into())
     }
 
     /// Charges for a request, `parts` being what other models did of it, and defers its response until the charge is
@@ -130,6 +140,9 @@ impl ChargeContext {
 
     fn charge_of(&self, usage: ModelUsage, parts: Vec<ModelUsage>, reply: Option<kept::Reply>) -> Charge {
         let keep = reply.zip(self.idempotency.as_ref());
+        if let Some(rate) = &self.rate {
+            parts.iter().chain([&usage]).for_each(|usage| rate.note_use(&usage.units));
+        }
         Charge {
             id: ChargeId::Generated(new_id()),
             user_id: self.user_id.clone(),

@@ -9,6 +9,7 @@ use crate::units::Units;
 
 use super::charging::{ChargeContext, ModelUsage};
 use super::kept::{Head, Recorder};
+use super::standing::Watched;
 
 /// A reply on its way from a model server to the client.
 pub trait ReplyStream: Send {
@@ -110,7 +111,9 @@ impl ChargedStream {
         // the recorder never fails.
         let _watch = head.as_ref().map(|_| blocking::set_client(None));
         let mut out = Recorder::new(out, head);
-        let end = self.stream.copy(&mut out);
+        let mut watched = Watched::new(&mut out, &mut self.context.standing);
+        let end = self.stream.copy(&mut watched);
+        let ended = watched.ended;
         let usage = self.stream.units(&end).map(|units| ModelUsage {
             model: std::mem::take(&mut self.model),
             units,
@@ -138,7 +141,8 @@ impl ChargedStream {
                 if let Some(Err(e)) = usage.map(|usage| self.context.charge_part(usage, Vec::new())) {
                     log::error!("what was made for a client that disconnected could not be charged: {e}");
                 }
-                Err(e)
+                // Or the caller may not have more, and hears of it.
+                ended.map_or(Err(e), |ended| self.fail(&mut out, ended))
             }
         }
     }

@@ -1,6 +1,7 @@
-//! The most that a call of a model can cost, which is set aside before it where the account or the key has a budget.
+//! The most that a call of a model can cost, which is set aside before it where the account or the key has a budget; and the
+//! most tokens that it can use, which are taken where these are limited.
 //!
-//! [`charged`](super::charged) says whose budget the calls of this thread count against ([`enter`]). What is sent to a model
+//! [`charged`](super::charged) says whose limits the calls of this thread count against ([`enter`]). What is sent to a model
 //! server is bounded here: [`set_aside_text`] lowers `max_tokens` to what can be paid for.
 
 use std::cell::RefCell;
@@ -15,13 +16,17 @@ use crate::units::{Unit, Units};
 use crate::usage::{Meter, cost, picos_each};
 
 use super::bound;
+use super::request_rate::{self, RequestRate};
 
 /// The most tokens of a reply, for each choice, where neither the request nor the catalogue says it.
 const DEFAULT_MAX_TOKENS: u64 = 4096;
 
-/// Whose budgets a request counts against.
+/// What a request counts against.
 pub(super) struct RequestBudget {
-    pub(super) admission: Arc<Admission>,
+    /// The budgets, if there are any.
+    pub(super) admission: Option<Arc<Admission>>,
+    /// The rate limits, if there are any.
+    pub(super) rate: Option<Arc<RequestRate>>,
     pub(super) meter: Arc<Meter>,
 }
 
@@ -62,9 +67,17 @@ impl From<Option<Arc<RequestBudget>>> for Handle {
 /// Sets aside what these units of a model cost.
 ///
 /// # Errors
-/// 402: the budget cannot pay for it. 503: that is unknown, as the database is away.
+/// 402: the budget cannot pay for it. 429: the rate limits do not admit so many tokens. 503: that is unknown, as the database
+/// is away.
 pub fn set_aside(model: &ResolvedModel, units: &Units) -> Result<()> {
     let Handle(Some(budget)) = current() else { return Ok(()) };
+    let tokens = request_rate::tokens(units);
+    if let Some(rate) = budget.rate.as_ref().filter(|_| tokens > 0) {
+        rate.take_tokens(tokens)?;
+    }
+    if budget.admission.is_none() {
+        return Ok(());
+    }
     let worst = cost(&budget.price(model.name())?, units).total_picos();
     budget.reserve(worst, worst).map(drop)
 }
@@ -94,23 +107,37 @@ pub fn set_aside_text(
     choices: usize,
 ) -> Result<Option<u64>> {
     let Handle(Some(budget)) = current() else { return Ok(None) };
-    let price = budget.price(model.name())?;
+    let is_rated = budget.rate.as_ref().is_some_and(|rate| rate.most_tokens().is_some());
+    if budget.admission.is_none() && !is_rated {
+        return Ok(None);
+    }
     // Some servers make more than they answer, and count it.
     let choices = request.read::<usize>("best_of").unwrap_or(1).max(choices).max(1) as u64;
-    let input = bound::tokens(request, prompt_field) as i128;
-    let each_input = [Unit::PromptTokens, Unit::CachedInputTokens, Unit::CacheWriteTokens];
-    let each_input = each_input.map(|unit| picos_each(&price, unit)).into_iter().max().unwrap_or(0);
-    let fixed = input.saturating_mul(each_input).saturating_add(picos_each(&price, Unit::Requests));
-    let each_output = picos_each(&price, Unit::CompletionTokens).saturating_mul(i128::from(choices));
-    if each_output == 0 {
-        return budget.reserve(fixed, fixed).map(|_| None);
+    let input = bound::tokens(request, prompt_field);
+    let wanted =
+        |asked: Option<u64>| asked.into_iter().chain(model.max_output_tokens()).min().unwrap_or(DEFAULT_MAX_TOKENS);
+    let mut allowed = None;
+    if is_rated {
+        let fitting = budget.take_tokens(input, wanted(asked_tokens(request)?), choices)?;
+        allowed = Some(fitting);
     }
-    let asked = asked_tokens(request)?;
-    let wanted = asked.into_iter().chain(model.max_output_tokens()).min().unwrap_or(DEFAULT_MAX_TOKENS);
-    let at_most = |tokens: u64| fixed.saturating_add(each_output.saturating_mul(i128::from(tokens)));
-    let granted = budget.reserve(at_most(wanted), at_most(wanted.min(1)))?;
-    let allowed = u64::try_from((granted - fixed) / each_output).unwrap_or(0).min(wanted);
-    if asked != Some(allowed) {
+    if budget.admission.is_some() {
+        let price = budget.price(model.name())?;
+        let each_input = [Unit::PromptTokens, Unit::CachedInputTokens, Unit::CacheWriteTokens];
+        let each_input = each_input.map(|unit| picos_each(&price, unit)).into_iter().max().unwrap_or(0);
+        let fixed = (input as i128).saturating_mul(each_input).saturating_add(picos_each(&price, Unit::Requests));
+        let each_output = picos_each(&price, Unit::CompletionTokens).saturating_mul(i128::from(choices));
+        if each_output == 0 {
+            budget.reserve(fixed, fixed)?;
+        } else {
+            let wanted = allowed.map_or_else(|| asked_tokens(request).map(wanted), Ok)?;
+            let at_most = |tokens: u64| fixed.saturating_add(each_output.saturating_mul(i128::from(tokens)));
+            let granted = budget.reserve(at_most(wanted), at_most(wanted.min(1)))?;
+            allowed = Some(u64::try_from((granted - fixed) / each_output).unwrap_or(0).min(wanted));
+        }
+    }
+    let Some(allowed) = allowed else { return Ok(None) };
+    if asked_tokens(request)? != Some(allowed) {
         lower(request, allowed);
     }
     Ok(Some(allowed.saturating_mul(choices)))
@@ -141,8 +168,21 @@ impl RequestBudget {
         self.meter.price(model).ok_or(Error::Busy)
     }
 
+    /// Takes what a text of `input` tokens and a reply of `wanted` tokens for each choice may use. A reply that is longer than
+    /// the limit admits in a minute is shortened. Returns its tokens.
+    fn take_tokens(&self, input: usize, wanted: u64, choices: u64) -> Result<u64> {
+        let Some(rate) = &self.rate else { return Ok(wanted) };
+        let most = rate.most_tokens().and_then(|most| u64::try_from(most).ok()).unwrap_or(u64::MAX);
+        let fitting = most.saturating_sub(input as u64) / choices;
+        let allowed = wanted.min(fitting.max(1));
+        let tokens = choices.saturating_mul(allowed).saturating_add(input as u64);
+        rate.take_tokens(i64::try_from(tokens).unwrap_or(i64::MAX))?;
+        Ok(allowed)
+    }
+
     fn reserve(&self, worst: i128, least: i128) -> Result<i128> {
-        self.admission.reserve(worst, least).map_err(|refusal| match refusal {
+        let Some(admission) = &self.admission else { return Ok(worst) };
+        admission.reserve(worst, least).map_err(|refusal| match refusal {
             Refusal::Exhausted => Error::BudgetExhausted,
             Refusal::Unreachable => Error::Busy,
         })

@@ -61,6 +61,22 @@ impl Admission {
         Arc::new(Admission { limits, budgets, set_aside: Mutex::default() })
     }
 
+    /// To be given to [`Admission::is_emptied`].
+    pub fn exhaustions(&self) -> u64 {
+        self.limits.exhaustions()
+    }
+
+    /// Whether the limit of one of the budgets was lowered so that nothing is left of it. It looks only at a counter, unless
+    /// that has changed since it was `seen`.
+    pub fn is_emptied(&self, seen: &mut u64) -> bool {
+        let now = self.limits.exhaustions();
+        if now == *seen {
+            return false;
+        }
+        *seen = now;
+        self.limits.is_emptied(&self.budgets)
+    }
+
     /// Sets aside what a call of a model may cost, in addition to what was set aside before: `worst`, or where less is left,
     /// at least `least`. Returns how much. It may wait for almost a second.
     ///

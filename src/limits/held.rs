@@ -357,6 +357,12 @@ impl Held {
         held.asks_at = if grant.is_short { now + SHORT_PAUSE } else { now };
     }
 
+    /// Whether nothing is left of one of these budgets: as something is set aside of it, the limit was lowered.
+    pub(super) fn is_emptied(&self, budgets: &Budgets) -> bool {
+        let is_empty = |held: &HeldLease| !held.is_gone && held.answered > 0 && held.unspent <= 0;
+        budgets.iter().any(|id| self.leases.get(id).is_some_and(is_empty))
+    }
+
     /// Hands back what is not set aside of a budget. If another process lacks it, what is being collected may be kept; not if
     /// the limit has changed (`is_change`), when what is set aside goes back too once its requests have ended.
     pub(super) fn recall(&mut self, id: &str, is_change: bool, now: Micros) {

@@ -6,19 +6,31 @@
 //!
 //! From the bottom up: `lease` (one lease), `held` (all leases of a process, and the requests that wait), both without a
 //! clock or I/O; `service` (the thread that asks the database), `admission` (what is set aside for one request).
+//!
+//! Rate limits are built in the same way, of permits: `permits` (what is held of one limit), `held_rates` (of all), `rates`
+//! (the thread, and what a request uses), [`permit_book`] (what the database does).
 
 mod admission;
 mod budgets;
 mod held;
+mod held_rates;
 mod lease;
 pub mod model;
+pub mod permit_book;
+mod permits;
+mod rates;
 mod service;
+
+use std::time::Duration;
 
 pub use admission::{Admission, Settled};
 pub use budgets::Budgets;
 pub use held::Refusal;
+pub use held_rates::{Kind, RateIds, Standing};
 pub use lease::{Ask, Grant, Lease, Reservation, reserve};
-pub use service::{CHANNEL, Limits};
+pub use permits::{PermitAsk, PermitGrant, Permits};
+pub use rates::{Permit, RateLimits, RateRefusal};
+pub use service::{CHANNEL, Limits, RATE_PREFIX};
 
 /// An amount of money in picodollars (10⁻¹² US$), in which every charge is a whole number.
 pub type Picos = i128;
@@ -26,5 +38,10 @@ pub type Picos = i128;
 /// A time in microseconds since 1970, or since any other fixed time where only differences matter.
 pub type Micros = i64;
 
+/// How long the database may take to respond.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod rate_simulation_tests;
 #[cfg(test)]
 mod simulation_tests;

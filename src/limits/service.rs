@@ -1,19 +1,20 @@
 //! Budgets in a running server: requests are admitted from memory, and one thread asks the database for leases.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
 use super::budgets::Budgets;
 use super::held::{Answer, Held, Question, Refusal, Reserved};
-use super::{Ask, Grant, Micros, Picos, Reservation};
+use super::{Ask, Grant, Micros, Picos, RESPONSE_TIMEOUT, RateLimits, Reservation};
 use crate::blocking::{self, Wait};
 use crate::db::{self, Database};
 use crate::store::leases::{self, Request};
 
-/// The channel on which leases are asked back, and changes of budgets are announced. The payload is the budget's id, and
-/// that of the process that lacks something, if there is one.
+/// The channel on which leases and permits are asked back, and changes of limits are announced. The payload is the id of the
+/// budget or of the rate limits, and that of the process that lacks something, if there is one.
 pub const CHANNEL: &str = "textgen_limits";
 
 /// How often all leases are looked at, and handed back if they are idle.
@@ -28,16 +29,19 @@ const IDLE_INTERVAL: Duration = Duration::from_secs(60);
 /// The pause after a question that was not answered.
 const FAILURE_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long the database may take to respond.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// What the ids of rate limits begin with; others are budgets.
+pub const RATE_PREFIX: &str = "rate_";
 
-/// The budgets of a process's requests.
+/// The budgets and the rate limits of a process's requests.
 pub struct Limits {
     db: Database,
+    rates: Arc<RateLimits>,
     /// Where the times begin that are given to [`Held`]. They do not jump when the clock is set.
     origin: Instant,
     state: Mutex<State>,
     work: Condvar,
+    /// How often a budget was found of which nothing is left.
+    exhaustions: AtomicU64,
 }
 
 struct State {
@@ -60,7 +64,30 @@ impl Limits {
     /// Those of a process that asks this database. Nothing is leased until [`Limits::set_holder`].
     pub fn new(db: Database) -> Arc<Limits> {
         let state = State { held: Held::default(), holder: None, is_registered: false, is_stopped: false };
-        Arc::new(Limits { db, origin: Instant::now(), state: Mutex::new(state), work: Condvar::new() })
+        let rates = RateLimits::new(db.clone());
+        Arc::new(Limits {
+            db,
+            rates,
+            origin: Instant::now(),
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            exhaustions: AtomicU64::new(0),
+        })
+    }
+
+    /// How often a budget was found of which nothing is left.
+    pub(super) fn exhaustions(&self) -> u64 {
+        self.exhaustions.load(Ordering::Acquire)
+    }
+
+    /// Whether nothing is left of one of these budgets, of which something is set aside.
+    pub(super) fn is_emptied(&self, budgets: &Budgets) -> bool {
+        self.state.lock().held.is_emptied(budgets)
+    }
+
+    /// The rate limits.
+    pub fn rates(&self) -> &Arc<RateLimits> {
+        &self.rates
     }
 
     /// The id by which this process holds leases; `None` if it needs one.
@@ -70,7 +97,7 @@ impl Limits {
 
     /// Whether this holder has asked for leases, so that it may have some.
     pub fn has_asked(&self) -> bool {
-        self.state.lock().is_registered
+        self.state.lock().is_registered || self.rates.has_asked()
     }
 
     /// From now on, leases are held by this id. It must be new, and others must notice when this process dies.
@@ -82,12 +109,29 @@ impl Limits {
         state.holder = Some(id.into());
         state.is_registered = false;
         drop(state);
+        self.rates.set_holder(Some(id.into()));
         self.work.notify_one();
+    }
+
+    /// What this holder holds has ended although this process lives. It needs a new id.
+    fn holder_ended(&self, id: &Arc<str>) {
+        let mut state = self.state.lock();
+        if state.holder.as_ref() != Some(id) {
+            return;
+        }
+        log::error!("limits: what this process holds has ended although it runs: it begins anew");
+        state.held.forget_leases();
+        state.holder = None;
+        drop(state);
+        self.rates.set_holder(None);
     }
 
     /// A notification arrived on [`CHANNEL`].
     pub fn notified(&self, payload: &str) {
         let (budget, asking) = payload.split_once(' ').unwrap_or((payload, ""));
+        if budget.starts_with(RATE_PREFIX) {
+            return self.rates.notified(budget, Some(asking).filter(|asking| !asking.is_empty()));
+        }
         let now = self.now();
         let mut state = self.state.lock();
         if state.holder.as_deref().is_some_and(|own| own == asking) {
@@ -103,6 +147,7 @@ impl Limits {
         let now = self.now();
         self.state.lock().held.recall_all(now);
         self.work.notify_one();
+        self.rates.notifications_missed();
     }
 
     /// Microseconds since a fixed time.
@@ -233,11 +278,13 @@ impl Limits {
                         state.held.receive((round, asked_at), id, answer.as_ref(), now);
                     }
                     state.held.admit(now);
+                    if answers.iter().flatten().any(|(_, unspent)| *unspent <= 0) {
+                        self.exhaustions.fetch_add(1, Ordering::Release);
+                    }
                 }
                 Ok(None) => {
-                    log::error!("budgets: the leases of this process have ended although it runs: it begins anew");
-                    state.held.forget_leases();
-                    state.holder = None;
+                    drop(state);
+                    self.holder_ended(&holder);
                 }
                 Err(_) => {
                     drop(state);
@@ -245,6 +292,11 @@ impl Limits {
                 }
             }
         }
+    }
+
+    /// Asks the database for permits until [`Limits::stop`].
+    pub fn run_rates(&self) {
+        self.rates.run(|holder| self.holder_ended(holder));
     }
 
     /// Waits until there is something to ask; `None` once stopped.
@@ -312,10 +364,11 @@ impl Limits {
         Ok(Some(answers.into_iter().map(|answer| answer.map(grant)).collect()))
     }
 
-    /// Ends [`Limits::run`].
+    /// Ends [`Limits::run`] and [`Limits::run_rates`].
     pub fn stop(&self) {
         self.state.lock().is_stopped = true;
         self.work.notify_all();
+        self.rates.stop();
     }
 }
 

@@ -61,6 +61,11 @@ impl Operation {
         }
     }
 
+    /// Whether it calls models.
+    pub fn calls_models(&self) -> bool {
+        self.permission() == Some(Permission::Models)
+    }
+
     /// What a key must be permitted to; nothing for what every caller may see.
     fn permission(&self) -> Option<Permission> {
         if self.is_administrative {

@@ -39,6 +39,9 @@ record! {
         /// The id of its budget, which is shown instead.
         #[serde(skip)]
         pub budget_id: Option<String> = "budget_id",
+        /// The id of its rate limits, which are shown instead.
+        #[serde(skip)]
+        pub rate_id: Option<String> = "rate_id",
         /// The models that it may call; null for all.
         pub models: Option<Vec<String>> = "models",
         /// What it may do: of `models`, `documents`, `account` and `admin`.
@@ -70,6 +73,8 @@ pub struct KeyMatch {
     pub expires: Option<OffsetDateTime>,
     /// The id of the key's budget, if it has one.
     pub budget_id: Option<String>,
+    /// The id of the key's rate limits, if it has some.
+    pub rate_id: Option<String>,
     /// What the key is limited to.
     pub scope: KeyScope,
 }
@@ -115,7 +120,7 @@ pub fn by_digest(db: &mut impl Executor, digest: &[u8]) -> Result<Option<KeyMatc
     const SQL: &str = concat!(
         "SELECT ",
         users::columns!(),
-        ", k.id, k.expires, k.budget_id, k.models, k.permissions, k.addresses FROM api_keys k JOIN users u ON u.id = k.user_id \
+        ", k.id, k.expires, k.budget_id, k.rate_id, k.models, k.permissions, k.addresses FROM api_keys k JOIN users u ON u.id = k.user_id \
          WHERE k.digest = $1 AND k.revoked IS NULL AND (k.expires IS NULL OR k.expires > now()) \
          AND u.suspended IS NULL"
     );
@@ -126,6 +131,7 @@ pub fn by_digest(db: &mut impl Executor, digest: &[u8]) -> Result<Option<KeyMatc
         id: columns.next()?,
         expires: columns.next()?,
         budget_id: columns.next()?,
+        rate_id: columns.next()?,
         scope: KeyScope { models: columns.next()?, permissions: columns.next()?, addresses: columns.next()? },
     }))
 }
@@ -218,8 +224,8 @@ pub fn set_scope(db: &mut impl Executor, id: &str, scope: &KeyScope) -> Result<A
 /// See [`Error`].
 pub fn inherit(db: &mut impl Executor, old_id: &str, id: &str) -> Result<ApiKey, Error> {
     const SQL: &str = concat!(
-        "UPDATE api_keys SET (budget_id, models, permissions, addresses) =
-            (SELECT o.budget_id, o.models, o.permissions, o.addresses FROM api_keys o WHERE o.id = $1)
+        "UPDATE api_keys SET (budget_id, rate_id, models, permissions, addresses) =
+            (SELECT o.budget_id, o.rate_id, o.models, o.permissions, o.addresses FROM api_keys o WHERE o.id = $1)
          WHERE id = $2 RETURNING ",
         columns!()
     );

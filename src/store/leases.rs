@@ -165,7 +165,7 @@ pub fn settle(db: &mut impl Executor, charges: &[Settlement<'_>], is_first_try: 
 }
 
 /// A process is gone, and all charges of its journals have been made: what it holds is free. Give it a session, as these
-/// are two transactions; the first one keeps messages from it that are under way from being obeyed.
+/// are three transactions; the first one keeps messages from it that are under way from being obeyed.
 ///
 /// # Errors
 /// See [`Error`]; then call it again.
@@ -173,8 +173,10 @@ pub fn end(db: &mut crate::db::Session, holder_id: &str) -> Result<(), Error> {
     const END: &str = "INSERT INTO lease_holders (id, ended) VALUES ($1, now())
         ON CONFLICT ON CONSTRAINT lease_holders_pkey DO UPDATE SET ended = now()";
     const FREE: &str = "SELECT textgen_free_leases($1)::text";
+    const FREE_PERMITS: &str = "SELECT textgen_free_permits($1)::text";
     db.execute(END, &[&holder_id])?;
-    db.query(FREE, &[&holder_id]).map(drop)
+    db.query(FREE, &[&holder_id])?;
+    db.query(FREE_PERMITS, &[&holder_id]).map(drop)
 }
 
 /// Forgets processes that ended long ago: no message of theirs is under way any more.
@@ -183,7 +185,8 @@ pub fn end(db: &mut crate::db::Session, holder_id: &str) -> Result<(), Error> {
 /// See [`Error`].
 pub fn forget_ended(db: &mut impl Executor) -> Result<u64, Error> {
     const SQL: &str = "DELETE FROM lease_holders h WHERE h.ended < now() - interval '1 day'
-        AND NOT EXISTS (SELECT FROM leases l WHERE l.holder_id = h.id)";
+        AND NOT EXISTS (SELECT FROM leases l WHERE l.holder_id = h.id)
+        AND NOT EXISTS (SELECT FROM rate_shares s WHERE s.holder_id = h.id)";
     db.execute(SQL, &[])
 }
 

@@ -13,6 +13,7 @@ pub mod installation;
 pub mod known_networks;
 pub mod leases;
 pub mod prices;
+pub mod rates;
 pub mod replies;
 mod row;
 pub mod sessions;

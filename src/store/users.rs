@@ -53,6 +53,9 @@ record! {
         /// object.
         #[serde(skip)]
         pub balance_id: Option<String> = "u.balance_id",
+        /// The id of the rate limits of the whole account, if it has some. Not part of the user object.
+        #[serde(skip)]
+        pub rate_id: Option<String> = "u.rate_id",
     }
 }
 pub(super) use columns;
@@ -252,6 +255,7 @@ impl User {
             is_admin: false,
             budget_id: None,
             balance_id: None,
+            rate_id: None,
         }
     }
 }

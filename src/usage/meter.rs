@@ -97,7 +97,7 @@ impl Meter {
         Some(prices.current(model, OffsetDateTime::now_utc()))
     }
 
-    /// Starts the threads: writer, acknowledgement, maintenance, budgets.
+    /// Starts the threads: writer, acknowledgement, maintenance, budgets, rate limits.
     ///
     /// # Errors
     /// A thread cannot be started, in words for the operator.
@@ -113,6 +113,7 @@ impl Meter {
         threads.push(spawn("charges-ack", acknowledge::run)?);
         threads.push(spawn("meter", |shared, _| maintenance::run(shared))?);
         threads.push(spawn("limits", |shared, _| shared.limits.run())?);
+        threads.push(spawn("rates", |shared, _| shared.limits.run_rates())?);
         Ok(())
     }
 

@@ -1,17 +1,20 @@
 //! The fields of requests that make or change keys, and of the replies.
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use time::OffsetDateTime;
 
 use crate::accounts::limited_keys::KeyChange;
+use crate::accounts::rates::RateChange;
 use crate::accounts::scopes;
+use crate::app::App;
 use crate::auth::{Caller, Secret, Via};
 use crate::db::Executor;
 use crate::error::{Error, Result};
 use crate::http::form::{FieldError, Fields};
 use crate::http::request_fields::{Change, FromField};
 use crate::store::budgets::{self, Budget, BudgetChange, Window};
+use crate::store::rates::{self, RateLimit};
 use crate::store::{ApiKey, timestamp};
 
 /// The most characters of a key's name.
@@ -47,6 +50,53 @@ impl From<BudgetFields> for BudgetChange {
     }
 }
 
+/// How much a key or an account may ask for, on all servers together. What is missing stays as it is; null for no limit.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(inline)]
+pub(super) struct RateFields {
+    /// The most requests in any minute.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<i64>")]
+    requests_per_minute: Option<Option<i64>>,
+    /// The most tokens, of prompts and replies, of the requests in any minute.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<i64>")]
+    tokens_per_minute: Option<Option<i64>>,
+    /// The most requests at once.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<i64>")]
+    concurrent: Option<Option<i64>>,
+}
+
+/// A field that is there, though it may be null.
+fn given<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<Option<i64>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
+impl FromField<'_> for Option<RateFields> {
+    const IS_REQUIRED: bool = false;
+
+    fn from_field(fields: &Fields, name: &'static str) -> std::result::Result<Option<RateFields>, FieldError> {
+        fields.optional_object(name)
+    }
+}
+
+impl From<RateFields> for RateChange {
+    fn from(fields: RateFields) -> RateChange {
+        let change = |field: Option<Option<i64>>| match field {
+            None => Change::Keep,
+            Some(None) => Change::Clear,
+            Some(Some(limit)) => Change::Set(limit),
+        };
+        RateChange {
+            requests_per_minute: change(fields.requests_per_minute),
+            tokens_per_minute: change(fields.tokens_per_minute),
+            concurrent: change(fields.concurrent),
+        }
+    }
+}
+
 /// A list of texts; in a form, its JSON.
 #[derive(Deserialize, JsonSchema)]
 #[serde(transparent)]
@@ -65,6 +115,7 @@ impl FromField<'_> for Option<List> {
 pub(super) struct LimitFields<'f> {
     pub(super) expires: Change<&'f str>,
     pub(super) budget: Change<BudgetFields>,
+    pub(super) rate: Change<RateFields>,
     pub(super) models: Change<List>,
     pub(super) permissions: Change<List>,
     pub(super) addresses: Change<List>,
@@ -82,6 +133,7 @@ impl LimitFields<'_> {
             name,
             expires: self.expires.try_map(expiry)?,
             budget: self.budget.try_map::<_, Error>(|fields| Ok(Some(fields.into())))?,
+            rate: self.rate.try_map::<_, Error>(|fields| Ok(Some(fields.into())))?,
             models: self.models.try_map(|List(models)| scopes::models(models).map(Some))?,
             permissions: self.permissions.try_map(|List(names)| scopes::permissions(names, is_administrator))?,
             addresses: self.addresses.try_map(|List(addresses)| scopes::addresses(&addresses).map(Some))?,
@@ -119,6 +171,17 @@ pub(super) struct ShownKey {
     key: ApiKey,
     /// The most that it may spend, and what it has spent.
     budget: Option<Budget>,
+    /// How much it may ask for in a minute, or at once.
+    rate: Option<RateLimit>,
+}
+
+impl ShownKey {
+    /// Tells this process at once that the key's limits may have changed; others are notified.
+    pub(super) fn limits_changed(&self, app: &App) {
+        for id in self.key.budget_id.iter().chain(&self.key.rate_id) {
+            app.meter.limits().notified(id);
+        }
+    }
 }
 
 /// A new key, in the only reply that holds its secret.
@@ -136,21 +199,24 @@ impl NewKey {
     }
 }
 
-/// Adds the budgets of a user's keys.
+/// Adds the budgets and rate limits of a user's keys.
 ///
 /// # Errors
 /// 503.
 pub(super) fn show_all(db: &mut impl Executor, user_id: &str, keys: Vec<ApiKey>) -> Result<Vec<ShownKey>> {
     let has_any = keys.iter().any(|key| key.budget_id.is_some());
     let budgets = if has_any { budgets::of_user(db, user_id)? } else { Vec::new() };
+    let has_any = keys.iter().any(|key| key.rate_id.is_some());
+    let rates = if has_any { rates::of_user(db, user_id)? } else { Vec::new() };
     let shown = |key: ApiKey| {
         let budget = budgets.iter().find(|budget| Some(&budget.id) == key.budget_id.as_ref()).cloned();
-        ShownKey { key, budget }
+        let rate = rates.iter().find(|rate| Some(&rate.id) == key.rate_id.as_ref()).cloned();
+        ShownKey { key, budget, rate }
     };
     Ok(keys.into_iter().map(shown).collect())
 }
 
-/// Adds a key's budget.
+/// Adds a key's budget and rate limits.
 ///
 /// # Errors
 /// 503.

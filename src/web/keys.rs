@@ -5,7 +5,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 pub(super) use super::key_fields::checked_name;
-use super::key_fields::{BudgetFields, LimitFields, List, NewKey, ShownKey, show, show_all};
+use super::key_fields::{BudgetFields, LimitFields, List, NewKey, RateFields, ShownKey, show, show_all};
 use super::{Answer, fields};
 use crate::accounts::limited_keys::{self, KeyChange};
 use crate::accounts::{bounds, keys};
@@ -14,7 +14,6 @@ use crate::call::Call;
 use crate::db::Transaction;
 use crate::error::{Error, Result};
 use crate::http::Response;
-use crate::http::form::Fields;
 use crate::http::request_fields::{Change, request_fields};
 use crate::operation::Group::Keys;
 use crate::operation::Handler::Authenticated;
@@ -74,6 +73,8 @@ request_fields! {
         expires: Change<&'f str>,
         /// The most that it may spend.
         budget: Change<BudgetFields>,
+        /// How much it may ask for in a minute, or at once; null for no limit.
+        rate: Change<RateFields>,
         /// The models that it may call; all by default.
         models: Change<List>,
         /// What it may do: of `models`, `documents`, `account` and `admin`; all but the last by default.
@@ -94,6 +95,8 @@ request_fields! {
         expires: Change<&'f str>,
         /// The most that it may spend; null for no limit. What was spent in the current window counts.
         budget: Change<BudgetFields>,
+        /// How much it may ask for in a minute, or at once; null for no limit.
+        rate: Change<RateFields>,
         /// The models that it may call; null for all.
         models: Change<List>,
         /// What it may do: of `models`, `documents`, `account` and `admin`; null for all but the last.
@@ -154,17 +157,11 @@ fn list(call: &mut Call<'_>, caller: &Caller) -> Answer {
     Ok(Response::json(200, &KeyList { keys }))
 }
 
-/// A limit that would not hold must not seem to: keys have no rates.
-fn check_no_rate(fields: &Fields) -> Result<()> {
-    if fields.has("rate") { Err(Error::bad("rate is not available: keys have no rate limits")) } else { Ok(()) }
-}
-
 /// `POST /api/keys` with `name` and optionally `expires`, `budget` and what the key is limited to.
 fn create(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = fields(call)?;
-    check_no_rate(&fields)?;
-    let CreateKey { name, expires, budget, models, permissions, addresses } = CreateKey::read(&fields)?;
-    let change = LimitFields { expires, budget, models, permissions, addresses }.check(caller, None)?;
+    let CreateKey { name, expires, budget, rate, models, permissions, addresses } = CreateKey::read(&fields)?;
+    let change = LimitFields { expires, budget, rate, models, permissions, addresses }.check(caller, None)?;
     let (name, user_id) = (checked_name(name)?, &caller.user.id);
     let (key, secret) = in_transaction(call, |db| {
         let (key, secret) = limited_keys::create(db, Some(caller), user_id, name, change)?;
@@ -189,19 +186,15 @@ pub(super) fn create_for(
 /// `POST /api/keys/update` with `id` and what is to be changed.
 fn update(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = fields(call)?;
-    check_no_rate(&fields)?;
-    let UpdateKey { id, name, expires, budget, models, permissions, addresses } = UpdateKey::read(&fields)?;
-    let change = LimitFields { expires, budget, models, permissions, addresses }.check(caller, name)?;
+    let UpdateKey { id, name, expires, budget, rate, models, permissions, addresses } = UpdateKey::read(&fields)?;
+    let change = LimitFields { expires, budget, rate, models, permissions, addresses }.check(caller, name)?;
     let user_id = &caller.user.id;
-    let (budget_id, shown) = in_transaction(call, |db| {
+    let shown = in_transaction(call, |db| {
         let key = limited_keys::update(db, Some(caller), user_id, id, change)?;
-        Ok((key.budget_id.clone(), show(db, user_id, key)?))
+        show(db, user_id, key)
     })?;
     call.app.cache.revoke(user_id);
-    if let Some(budget_id) = budget_id {
-        // Other processes hear of it; this one need not wait for that.
-        call.app.meter.limits().notified(&budget_id);
-    }
+    shown.limits_changed(call.app);
     Ok(Response::json(200, &shown))
 }
 

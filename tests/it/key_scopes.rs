@@ -102,6 +102,7 @@ fn a_key_with_limits_makes_nothing_wider() {
         ("models", json!(["m", "n"])),
         ("addresses", json!(["127.0.0.0/8"])),
         ("budget", json!({"limit_micros": 1})),
+        ("rate", json!({"concurrent": 1})),
         ("expires", json!("2999-01-01T00:00:01Z")),
     ];
     for limits in [
@@ -109,6 +110,7 @@ fn a_key_with_limits_makes_nothing_wider() {
         json!({"models": ["m"]}),
         json!({"addresses": ["127.0.0.1"]}),
         json!({"budget": {"limit_micros": 5}}),
+        json!({"rate": {"concurrent": 5}}),
         json!({"expires": "2999-01-01T00:00:00Z"}),
     ] {
         let (id, secret) = key(&user, &limits);
@@ -124,7 +126,7 @@ fn a_key_with_limits_makes_nothing_wider() {
         // What it makes has its limits, and cannot get rid of them.
         let made = client.post("/api/keys", &json!({"name": "same"})).expect(200).json();
         let check = |key: &Value| {
-            for name in ["models", "addresses", "budget", "expires"] {
+            for name in ["models", "addresses", "budget", "rate", "expires"] {
                 assert_eq!(key[name].is_null(), limits.get(name).is_none(), "{name}: {key}");
             }
         };
@@ -208,7 +210,6 @@ fn limits_that_are_none_are_refused() {
     let db = TestDb::new();
     let server = Server::start(&db);
     let user = server.sign_up("ann@example.com");
-    user.browser.post("/api/keys", &json!({"name": "k", "rate": {"requests_per_minute": 1}})).expect(400);
     for bad in [
         json!({"models": "m"}),
         json!({"models": [1]}),
@@ -218,6 +219,12 @@ fn limits_that_are_none_are_refused() {
         json!({"permissions": "models"}),
         json!({"addresses": ["nowhere"]}),
         json!({"addresses": ["10.0.0.0/33"]}),
+        json!({"rate": 5}),
+        json!({"rate": {"requests_per_minute": 0}}),
+        json!({"rate": {"tokens_per_minute": -1}}),
+        json!({"rate": {"concurrent": 1.5}}),
+        json!({"rate": {"requests_per_minute": 1_000_000_000_001_i64}}),
+        json!({"rate": {"requests_per_hour": 5}}),
     ] {
         let mut body = json!({"name": "k"});
         body.as_object_mut().unwrap().extend(bad.as_object().unwrap().clone());

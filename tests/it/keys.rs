@@ -40,6 +40,7 @@ fn a_key_is_created_shown_once_and_listed() {
             "permissions",
             "addresses",
             "budget",
+            "rate",
             "secret"
         ]
     );

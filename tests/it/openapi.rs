@@ -19,7 +19,7 @@ fn sample(path: &str, user: &User, ids: &BTreeMap<&str, String>) -> (String, Val
         "/api/keys" | "/api/keys/update" => {
             let budget = json!({"limit_micros": 5, "window": "day", "timezone": "UTC"});
             let mut body = json!({"name": "laptop", "expires": "2999-01-01T00:00:00Z", "budget": budget,
-                "models": ["m"], "permissions": ["models"], "addresses": ["10.0.0.0/8"]});
+                "rate": {"requests_per_minute": 600, "concurrent": 5}, "models": ["m"], "permissions": ["models"], "addresses": ["10.0.0.0/8"]});
             if path == "/api/keys/update" {
                 body["id"] = json!(ids["key"]);
             }
