@@ -96,6 +96,11 @@ pub fn lift(
     Ok(id)
 }
 
+/// A budget in words, for operators.
+pub fn in_words(budget: &BudgetSpec) -> String {
+    format!("{} micro-dollars, {}, {}", budget.limit_micros, budget.window.name(), budget.timezone)
+}
+
 fn insert(db: &mut impl Executor, user_id: &str, spec: &BudgetSpec) -> Result<String> {
     check(db, spec)?;
     let id = new_id("budget_")?;

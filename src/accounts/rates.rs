@@ -122,3 +122,18 @@ fn set(db: &mut impl Executor, user_id: &str, current: Option<String>, change: O
     }
     Ok(Changed::To(changed))
 }
+
+/// Each kind of limit, with what it counts.
+pub fn named(rate: &RateLimit) -> [(Option<i64>, &'static str); 3] {
+    [
+        (rate.requests_per_minute, "requests a minute"),
+        (rate.tokens_per_minute, "tokens a minute"),
+        (rate.concurrent, "requests at once"),
+    ]
+}
+
+/// The limits in words, for operators.
+pub fn in_words(rate: &RateLimit) -> String {
+    let limits = named(rate).into_iter().filter_map(|(limit, words)| Some(format!("{} {words}", limit?)));
+    limits.collect::<Vec<String>>().join(", ")
+}

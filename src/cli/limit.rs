@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::http::request_fields::Change;
 use crate::money::Cost;
 use crate::store::audit::{self, COMMAND_LINE};
-use crate::store::budgets::{self, Budget, BudgetChange, BudgetSpec, Window};
+use crate::store::budgets::{self, Budget, BudgetChange, Window};
 use crate::store::rates::{self, RateLimit};
 use crate::store::{User, api_keys, timestamp};
 
@@ -182,16 +182,11 @@ fn change_limits(
     let mut details = Vec::new();
     if budget != Change::Keep {
         let spec = account_budgets::set_for_account(&mut transaction, &user.id, budget.apply(None))?;
-        details.push(spec.map_or("no budget".to_owned(), |BudgetSpec { limit_micros, window, timezone }| {
-            format!("{limit_micros} micro-dollars, {}, {timezone}", window.name())
-        }));
+        details.push(spec.map_or("no budget".to_owned(), |spec| account_budgets::in_words(&spec)));
     }
     if rate != Change::Keep {
         let rate = account_rates::set_for_account(&mut transaction, &user.id, rate.apply(None))?;
-        details.push(rate.map_or("no rate limits".to_owned(), |rate| {
-            let limits = named(&rate).into_iter().filter_map(|(limit, words)| Some(format!("{} {words}", limit?)));
-            limits.collect::<Vec<String>>().join(", ")
-        }));
+        details.push(rate.map_or("no rate limits".to_owned(), |rate| account_rates::in_words(&rate)));
     }
     let detail = details.join("; ");
     audit::insert(&mut transaction, COMMAND_LINE, "limit", &user, &detail)?;
@@ -219,14 +214,6 @@ fn duration(text: &str) -> Result<Duration, String> {
         count.checked_mul(*seconds).filter(|all| (1..=3650 * 86_400).contains(all))
     });
     parsed.map(Duration::seconds).ok_or_else(|| "a time such as 30m, 2h or 7d is expected".to_owned())
-}
-
-fn named(rate: &RateLimit) -> [(Option<i64>, &'static str); 3] {
-    [
-        (rate.requests_per_minute, "requests a minute"),
-        (rate.tokens_per_minute, "tokens a minute"),
-        (rate.concurrent, "requests at once"),
-    ]
 }
 
 fn budget_table(user: &User, keys: &[api_keys::ApiKey], budgets: &[Budget]) -> String {
@@ -260,8 +247,8 @@ fn rate_table(user: &User, keys: &[api_keys::ApiKey], rates: &[RateLimit]) -> St
         if text.is_empty() {
             text = format!("\n{}", line("OF", ["REQUESTS/MINUTE", "TOKENS/MINUTE", "AT ONCE"]));
         }
-        let [requests, tokens, concurrent] =
-            named(rate).map(|(limit, _)| limit.map_or_else(|| "-".to_owned(), |limit| limit.to_string()));
+        let [requests, tokens, concurrent] = account_rates::named(rate)
+            .map(|(limit, _)| limit.map_or_else(|| "-".to_owned(), |limit| limit.to_string()));
         text += &line(of, [&requests, &tokens, &concurrent]);
     }
     text

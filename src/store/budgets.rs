@@ -1,11 +1,13 @@
 //! Table `budgets`: the most that an account or a key may spend in a window, and what was spent. `users.budget_id` and
 //! `api_keys.budget_id` say whose budget it is; keys that a rotation made of each other share one.
 
+use std::collections::HashMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::row::{Record, record};
+use super::row::{Columns, Record, record};
 use crate::db::{Error, Executor};
 
 /// When a budget begins anew.
@@ -187,6 +189,27 @@ pub fn take_from_key(db: &mut impl Executor, user_id: &str, key_id: &str, id: &s
         AND revoked IS NULL AND (expires IS NULL OR expires > now()))";
     db.execute(TAKE, &[&user_id, &key_id])?;
     Ok(db.query_one(IS_UNUSED, &[&user_id, &id])?.try_get(0)?)
+}
+
+/// The budgets of these accounts, by the accounts' ids.
+///
+/// # Errors
+/// See [`Error`].
+pub fn of_accounts(db: &mut impl Executor, user_ids: &[&str]) -> Result<HashMap<String, Budget>, Error> {
+    const SQL: &str = concat!(
+        "SELECT u.id, ",
+        columns!(),
+        " FROM users u JOIN budgets b ON b.id = u.budget_id CROSS JOIN LATERAL (
+            SELECT coalesce((SELECT w.spent_picos FROM budget_windows w WHERE w.budget_id = b.id
+                AND w.starts = textgen_budget_window(b.period, b.timezone, now())), 0) AS spent_picos) AS w
+         WHERE u.id = ANY($1::text[]::varchar[])"
+    );
+    let rows = db.query(SQL, &[&user_ids.to_vec()])?;
+    let read = |row: &postgres::Row| {
+        let mut columns = Columns::of(row);
+        Ok((columns.next()?, Budget::from_columns(&mut columns)?))
+    };
+    rows.iter().map(read).collect()
 }
 
 /// All budgets of an account, its keys' included, but not its balance.

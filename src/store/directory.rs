@@ -48,6 +48,20 @@ pub fn newest(
     db.query(SQL, &[&time, &id, &limit])?.iter().map(UserSummary::from_row).collect()
 }
 
+/// The accounts with these ids.
+///
+/// # Errors
+/// See [`Error`].
+pub fn with_ids(db: &mut impl Executor, ids: &[&str]) -> Result<Vec<UserSummary>, Error> {
+    const SQL: &str = concat!(
+        "SELECT ",
+        columns!(),
+        " FROM users CROSS JOIN (SELECT '' AS matched) AS no_search
+         WHERE id = ANY($1::text[]::varchar[]) ORDER BY created DESC, id DESC"
+    );
+    db.query(SQL, &[&ids.to_vec()])?.iter().map(UserSummary::from_row).collect()
+}
+
 /// A page of the accounts of which the e-mail address, its domain (`@example.com`), the name or the visible prefix of a
 /// key starts with this text, or whose id it is. They are sorted by the text that matched. `after` is that text and the
 /// id of the last account on the previous page.

@@ -2,10 +2,12 @@
 //! account or a key may have, and the permits of these that processes hold. `users.rate_id` and `api_keys.rate_id` say whose
 //! limits they are; keys that a rotation made of each other share them. `limits::permit_book` says what each function does.
 
+use std::collections::HashMap;
+
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::row::{Record, record};
+use super::row::{Columns, Record, record};
 use crate::db::{Error, Executor};
 
 /// How many kinds of limits there are: requests, tokens, requests at once.
@@ -17,13 +19,13 @@ record! {
     pub struct RateLimit {
         /// Not shown.
         #[serde(skip)]
-        pub id: String = "id",
+        pub id: String = "r.id",
         /// The most requests in any minute; null for no limit.
-        pub requests_per_minute: Option<i64> = "requests_per_minute",
+        pub requests_per_minute: Option<i64> = "r.requests_per_minute",
         /// The most tokens, of prompts and replies, of the requests in any minute; null for no limit.
-        pub tokens_per_minute: Option<i64> = "tokens_per_minute",
+        pub tokens_per_minute: Option<i64> = "r.tokens_per_minute",
         /// The most requests at once; null for no limit.
-        pub concurrent: Option<i64> = "concurrent",
+        pub concurrent: Option<i64> = "r.concurrent",
     }
 }
 
@@ -84,7 +86,7 @@ pub fn insert(db: &mut impl Executor, user_id: &str, limit: &RateLimit) -> Resul
 /// # Errors
 /// See [`Error`].
 pub fn lock(db: &mut impl Executor, id: &str) -> Result<Option<RateLimit>, Error> {
-    const SQL: &str = concat!("SELECT ", columns!(), " FROM rate_limits WHERE id = $1 FOR NO KEY UPDATE");
+    const SQL: &str = concat!("SELECT ", columns!(), " FROM rate_limits r WHERE r.id = $1 FOR NO KEY UPDATE");
     db.query_opt(SQL, &[&id])?.as_ref().map(RateLimit::from_row).transpose()
 }
 
@@ -137,12 +139,30 @@ pub fn is_used(db: &mut impl Executor, user_id: &str, id: &str) -> Result<bool, 
     Ok(db.query_one(SQL, &[&user_id, &id])?.try_get(0)?)
 }
 
+/// The limits of these accounts, by the accounts' ids.
+///
+/// # Errors
+/// See [`Error`].
+pub fn of_accounts(db: &mut impl Executor, user_ids: &[&str]) -> Result<HashMap<String, RateLimit>, Error> {
+    const SQL: &str = concat!(
+        "SELECT u.id, ",
+        columns!(),
+        " FROM users u JOIN rate_limits r ON r.id = u.rate_id WHERE u.id = ANY($1::text[]::varchar[])"
+    );
+    let rows = db.query(SQL, &[&user_ids.to_vec()])?;
+    let read = |row: &postgres::Row| {
+        let mut columns = Columns::of(row);
+        Ok((columns.next()?, RateLimit::from_columns(&mut columns)?))
+    };
+    rows.iter().map(read).collect()
+}
+
 /// All limits of an account, its keys' included.
 ///
 /// # Errors
 /// See [`Error`].
 pub fn of_user(db: &mut impl Executor, user_id: &str) -> Result<Vec<RateLimit>, Error> {
-    const SQL: &str = concat!("SELECT ", columns!(), " FROM rate_limits WHERE user_id = $1");
+    const SQL: &str = concat!("SELECT ", columns!(), " FROM rate_limits r WHERE r.user_id = $1");
     db.query(SQL, &[&user_id])?.iter().map(RateLimit::from_row).collect()
 }
 

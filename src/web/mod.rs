@@ -1,6 +1,7 @@
 //! The web server, for people, who sign in with a cookie.
 
 mod account;
+mod admin_users;
 mod assets;
 mod attempt;
 mod chart;
@@ -32,6 +33,7 @@ pub fn operations() -> Vec<Operation> {
         sign_in::operations(),
         account::operations(),
         keys::operations(),
+        admin_users::operations(),
         sessions::operations(),
         credits::operations(),
     ];

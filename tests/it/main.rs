@@ -48,6 +48,7 @@ mod models;
 mod openapi;
 mod operations;
 mod operator;
+mod operator_api;
 mod origins;
 mod outage;
 mod pages;

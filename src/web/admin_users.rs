@@ -1,0 +1,333 @@
+//! The operator's API of accounts: the twin of `textgen user` and `textgen limit`. Each change is recorded in the audit log,
+//! in the same transaction.
+
+use schemars::JsonSchema;
+use serde::Serialize;
+use time::OffsetDateTime;
+
+use super::key_fields::{BudgetFields, LimitFields, List, NewKey, RateFields, checked_name, show};
+use super::keys::in_transaction;
+use super::{Answer, cursor, fields};
+use crate::accounts::{self, budgets, email, limited_keys, rates};
+use crate::auth::Caller;
+use crate::auth::password::Passwords;
+use crate::call::Call;
+use crate::db::{self, Executor, Transaction};
+use crate::error::{Conflicting, Error, Result};
+use crate::http::Response;
+use crate::http::form::Fields;
+use crate::http::request_fields::{Change, request_fields};
+use crate::operation::Group::Administration;
+use crate::operation::Handler::Authenticated;
+use crate::operation::{Operation, get, post, summary};
+use crate::store::audit::{self, Actor};
+use crate::store::budgets::{Budget, BudgetChange};
+use crate::store::directory::{self, UserSummary};
+use crate::store::rates::RateLimit;
+use crate::store::{User, timestamp, users};
+
+/// Accounts on a page of the list, unless `limit` asks for fewer.
+const PAGE: i64 = 100;
+
+const NO_ACCOUNT: &str = "Account not found";
+const TAKEN: &str = "The e-mail address has an account already";
+
+/// The operations of this file.
+pub(super) fn operations() -> Vec<Operation> {
+    let all = [
+        get("/api/admin/users", Authenticated(list)).described(
+            summary(Administration, "Accounts, newest first, with their limits")
+                .query::<ListUsers>()
+                .reply::<UserList>()
+                .status(400, "limit or after is invalid"),
+        ),
+        post("/api/admin/users", Authenticated(create)).described(
+            summary(Administration, "Create an account")
+                .fields::<CreateUser<'_>>()
+                .reply::<NewUser>()
+                .status(409, TAKEN),
+        ),
+        post("/api/admin/users/update", Authenticated(update)).described(
+            summary(Administration, "Limit, suspend or restore an account; fields that are missing stay as they are")
+                .fields::<UpdateUser<'_>>()
+                .reply::<ShownUser>()
+                .status(404, NO_ACCOUNT),
+        ),
+        post("/api/admin/users/keys", Authenticated(create_key)).described(
+            summary(Administration, "Create a key of an account")
+                .fields::<CreateUserKey<'_>>()
+                .reply::<NewKey>()
+                .status(404, NO_ACCOUNT)
+                .status(409, "The account has as many keys as it may have"),
+        ),
+    ];
+    all.into_iter().map(Operation::for_administrators).collect()
+}
+
+/// The parameters of the list.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "describes the query")]
+struct ListUsers {
+    /// 1 to 100.
+    limit: Option<i64>,
+    /// The `next` of the page before.
+    after: Option<String>,
+    /// Only the account with this e-mail address or id.
+    user: Option<String>,
+}
+
+request_fields! {
+    /// What the creation of an account takes.
+    struct CreateUser<'f> {
+        email: &'f str,
+        /// At most 200 characters.
+        name: Option<&'f str>,
+        /// Without one, only the account's secret works.
+        password: Option<&'f str>,
+        /// The most that it may spend, all of its keys together.
+        budget: Change<BudgetFields>,
+        /// How much it may ask for in a minute, or at once, all of its keys together.
+        rate: Change<RateFields>,
+    }
+}
+
+request_fields! {
+    /// What the change of an account takes.
+    struct UpdateUser<'f> {
+        /// The account's e-mail address or id.
+        user: &'f str,
+        /// Whether its keys and sessions do not work.
+        suspended: Option<bool>,
+        /// Why, for the audit log; at most 300 characters.
+        reason: Option<&'f str>,
+        /// The most that it may spend, all of its keys together; null for no limit.
+        budget: Change<BudgetFields>,
+        /// How much it may ask for in a minute, or at once, all of its keys together; null for no limit.
+        rate: Change<RateFields>,
+    }
+}
+
+request_fields! {
+    /// What the creation of a key of an account takes.
+    struct CreateUserKey<'f> {
+        /// The account's e-mail address or id.
+        user: &'f str,
+        /// At most 100 characters.
+        name: &'f str,
+        /// When it stops working.
+        #[schemars(extend("format" = "date-time"))]
+        expires: Change<&'f str>,
+        /// The most that it may spend.
+        budget: Change<BudgetFields>,
+        /// How much it may ask for in a minute, or at once.
+        rate: Change<RateFields>,
+        /// The models that it may call; all by default.
+        models: Change<List>,
+        /// What it may do: of `models`, `documents`, `account` and `admin`; all but the last by default.
+        permissions: Change<List>,
+        /// The addresses and networks that it may be used from; all by default.
+        addresses: Change<List>,
+    }
+}
+
+#[derive(Serialize, JsonSchema)]
+struct UserList {
+    users: Vec<ShownUser>,
+    /// The `after` of the next page.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+/// An account as operators see it.
+#[derive(Serialize, JsonSchema)]
+#[schemars(inline)]
+struct ShownUser {
+    id: String,
+    email: String,
+    name: Option<String>,
+    #[serde(serialize_with = "timestamp::serialize_zulu")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    created: OffsetDateTime,
+    is_admin: bool,
+    /// Since when its keys and sessions do not work.
+    #[serde(serialize_with = "timestamp::serialize_zulu_option")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    suspended: Option<OffsetDateTime>,
+    /// The most that it may spend, and what it has spent.
+    budget: Option<Budget>,
+    /// How much it may ask for in a minute, or at once.
+    rate: Option<RateLimit>,
+}
+
+/// A new account, in the only reply that holds its secret.
+#[derive(Serialize, JsonSchema)]
+struct NewUser {
+    #[serde(flatten)]
+    user: ShownUser,
+    /// Of its default key. Shown here and never again.
+    secret: String,
+}
+
+/// `GET /api/admin/users?limit=&after=&user=`.
+fn list(call: &mut Call<'_>, _: &Caller) -> Answer {
+    let limit = match call.request.query("limit") {
+        Some(text) => {
+            text.parse().ok().filter(|n| (1..=PAGE).contains(n)).ok_or(Error::bad("limit must be from 1 to 100"))?
+        }
+        None => PAGE,
+    };
+    let after = call.request.query("after").filter(|text| !text.is_empty());
+    let after =
+        after.as_deref().map(|text| cursor::parse(text).ok_or(Error::bad("after must be the next of a previous page")));
+    let after = after.transpose()?;
+    let only = call.request.query("user").filter(|text| !text.is_empty());
+    let mut session = call.app.db.session()?;
+    let mut found = match only {
+        Some(only) => match accounts::find(&mut session, &only)? {
+            Some(user) => directory::with_ids(&mut session, &[user.id.as_str()])?,
+            None => Vec::new(),
+        },
+        None => directory::newest(&mut session, after, limit + 1)?,
+    };
+    let has_more = i64::try_from(found.len()).unwrap_or(i64::MAX) > limit;
+    found.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    let next = found.last().filter(|_| has_more).map(|last| cursor::write(last.created, &last.id));
+    let users = with_limits(&mut session, found)?;
+    Ok(Response::json(200, &UserList { users, next }))
+}
+
+/// Adds the limits of accounts.
+fn with_limits(db: &mut impl Executor, found: Vec<UserSummary>) -> Result<Vec<ShownUser>> {
+    let ids: Vec<&str> = found.iter().map(|user| user.id.as_str()).collect();
+    let mut budgets = crate::store::budgets::of_accounts(db, &ids)?;
+    let mut rates = crate::store::rates::of_accounts(db, &ids)?;
+    let shown = |user: UserSummary| {
+        let UserSummary { id, email, name, created, is_admin, suspended, .. } = user;
+        let (budget, rate) = (budgets.remove(&id), rates.remove(&id));
+        ShownUser { id, email, name, created, is_admin, suspended, budget, rate }
+    };
+    Ok(found.into_iter().map(shown).collect())
+}
+
+fn shown(db: &mut impl Executor, id: &str) -> Result<ShownUser> {
+    let found = directory::with_ids(db, &[id])?;
+    with_limits(db, found)?.pop().ok_or(Error::NotFound(NO_ACCOUNT))
+}
+
+/// `POST /api/admin/users` with `email` and optionally `name`, `password`, `budget` and `rate`.
+fn create(call: &mut Call<'_>, caller: &Caller) -> Answer {
+    let fields = fields(call)?;
+    check_account_limits(&fields)?;
+    let CreateUser { email, name, password, budget, rate } = CreateUser::read(&fields)?;
+    let address = email::normalise(email);
+    if !email::is_valid(&address) {
+        return Err(Error::InvalidEmail);
+    }
+    let name = name.map(str::trim).filter(|name| !name.is_empty());
+    if name.is_some_and(|name| name.chars().count() > 200) {
+        return Err(Error::bad("The name must have at most 200 characters"));
+    }
+    let password = password.filter(|password| !password.is_empty());
+    password.map(Passwords::validate).transpose()?;
+    let hash = password.map(|password| call.app.passwords.hash(password)).transpose()?;
+    let made = in_transaction(call, |db| {
+        let user = match accounts::create(db, &address, hash.as_deref()) {
+            Err(Error::Database(db::Error::Unique(name))) if name == users::EMAIL_KEY => {
+                return Err(Error::Conflict(TAKEN, Conflicting::default()));
+            }
+            created => created?,
+        };
+        if let Some(name) = name {
+            users::set_name(db, &user.id, name)?;
+        }
+        let mut details = set_limits(db, &user, budget, rate)?;
+        details.insert(0, "created".to_owned());
+        record(call, caller, db, "create", &user, &details.join("; "))?;
+        Ok(NewUser { user: shown(db, &user.id)?, secret: user.secret })
+    })?;
+    Ok(Response::json(200, &made))
+}
+
+/// `POST /api/admin/users/update` with `user` and what is to be changed.
+fn update(call: &mut Call<'_>, caller: &Caller) -> Answer {
+    let fields = fields(call)?;
+    check_account_limits(&fields)?;
+    let UpdateUser { user, suspended, reason, budget, rate } = UpdateUser::read(&fields)?;
+    let changed = in_transaction(call, |db| {
+        let user = accounts::find(db, user)?.ok_or(Error::NotFound(NO_ACCOUNT))?;
+        let reason: String = reason.unwrap_or("").trim().chars().take(300).collect();
+        if let Some(suspended) = suspended {
+            if suspended && caller.user.id == user.id {
+                return Err(Error::bad("You cannot suspend your own account"));
+            }
+            users::set_suspended(db, &user.id, suspended)?;
+            record(call, caller, db, if suspended { "suspend" } else { "restore" }, &user, &reason)?;
+        }
+        let details = set_limits(db, &user, budget, rate)?;
+        if !details.is_empty() {
+            record(call, caller, db, "limit", &user, &details.join("; "))?;
+        }
+        shown(db, &user.id)
+    })?;
+    call.app.cache.revoke(&changed.id);
+    let limits = changed.budget.iter().map(|budget| &budget.id).chain(changed.rate.iter().map(|rate| &rate.id));
+    limits.for_each(|id| call.app.meter.limits().notified(id));
+    Ok(Response::json(200, &changed))
+}
+
+/// A limit that would not hold must not seem to.
+fn check_account_limits(fields: &Fields) -> Result<()> {
+    match ["models", "permissions", "addresses", "expires"].iter().any(|name| fields.has(name)) {
+        true => Err(Error::bad("models, permissions, addresses and expires are limits of keys, not of accounts")),
+        false => Ok(()),
+    }
+}
+
+/// Sets the limits of an account. Returns them in words.
+fn set_limits(
+    db: &mut Transaction<'_>,
+    user: &User,
+    budget: Change<BudgetFields>,
+    rate: Change<RateFields>,
+) -> Result<Vec<String>> {
+    let mut details = Vec::new();
+    if !matches!(budget, Change::Keep) {
+        let budget = budgets::set_for_account(db, &user.id, budget.apply(None).map(BudgetChange::from))?;
+        details.push(budget.map_or("no budget".to_owned(), |budget| budgets::in_words(&budget)));
+    }
+    if !matches!(rate, Change::Keep) {
+        let rate = rates::set_for_account(db, &user.id, rate.apply(None).map(rates::RateChange::from))?;
+        details.push(rate.map_or("no rate limits".to_owned(), |rate| rates::in_words(&rate)));
+    }
+    Ok(details)
+}
+
+/// Records an action in the audit log.
+fn record(
+    call: &Call<'_>,
+    caller: &Caller,
+    db: &mut Transaction<'_>,
+    action: &str,
+    user: &User,
+    details: &str,
+) -> Result<()> {
+    let address = call.client().to_string();
+    let actor = Actor { id: &caller.user.id, name: &caller.user.email, address: &address };
+    Ok(audit::insert(db, actor, action, user, details)?)
+}
+
+/// `POST /api/admin/users/keys` with `user`, `name` and optionally what the key is limited to.
+fn create_key(call: &mut Call<'_>, caller: &Caller) -> Answer {
+    let fields = fields(call)?;
+    let CreateUserKey { user, name, expires, budget, rate, models, permissions, addresses } =
+        CreateUserKey::read(&fields)?;
+    let change = LimitFields { expires, budget, rate, models, permissions, addresses }.check(caller, None)?;
+    let name = checked_name(name)?;
+    let made = in_transaction(call, |db| {
+        let user = accounts::find(db, user)?.ok_or(Error::NotFound(NO_ACCOUNT))?;
+        let (key, secret) = limited_keys::create(db, None, &user.id, name, change)?;
+        record(call, caller, db, "create key", &user, &key.id)?;
+        Ok(NewKey::new(show(db, &user.id, key)?, &secret))
+    })?;
+    Ok(Response::json(200, &made))
+}
