@@ -43,12 +43,23 @@ fn sample(path: &str, user: &User, ids: &BTreeMap<&str, String>) -> (String, Val
             let body = json!({"user": user.id, "key": ids["budget key"], "until": "2999-01-01T00:00:00Z"});
             (String::new(), body)
         }
-        "/api/admin/users" => (String::new(), json!({"email": format!("new.{}", user.email), "name": "N"})),
-        "/api/admin/users/update" => {
-            let limits = json!({"user": user.email, "budget": {"limit_micros": 5}, "rate": {"concurrent": 5}});
-            (String::new(), limits)
+        "/api/admin/users" => {
+            let email = format!("new.{}", user.email);
+            let body = json!({"email": email, "name": "N", "password": PASSWORD, "budget": {"limit_micros": 5},
+                "rate": {"concurrent": 5}});
+            (String::new(), body)
         }
-        "/api/admin/users/keys" => (String::new(), json!({"user": user.email, "name": "N"})),
+        "/api/admin/users/update" => {
+            let body = json!({"user": user.email, "budget": {"limit_micros": 5}, "rate": {"concurrent": 5},
+                "suspended": false, "reason": "R"});
+            (String::new(), body)
+        }
+        "/api/admin/users/keys" => {
+            let body = json!({"user": user.email, "name": "N", "expires": "2999-01-01T00:00:00Z",
+                "budget": {"limit_micros": 5}, "rate": {"concurrent": 5}, "models": ["m"], "permissions": ["models"],
+                "addresses": ["10.0.0.0/8"]});
+            (String::new(), body)
+        }
         "/api/admin/credits" => {
             let expires = "2999-01-01T00:00:00Z";
             let body =
