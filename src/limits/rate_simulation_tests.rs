@@ -149,7 +149,7 @@ impl World {
     }
 
     fn index(&mut self) -> usize {
-        usize::try_from(self.below(PROCESSES as i64)).unwrap()
+        usize::try_from(self.below(i64::try_from(PROCESSES).unwrap())).unwrap()
     }
 
     fn chance(&mut self, percent: i64) -> bool {
@@ -351,8 +351,8 @@ impl World {
         while self.admitted.front().is_some_and(|first| *first <= now - MINUTE) {
             self.admitted.pop_front();
         }
-        let admitted = self.admitted.len();
-        if admitted as i64 > self.highest { Err(format!("{admitted} requests in a minute")) } else { Ok(()) }
+        let admitted = i64::try_from(self.admitted.len()).unwrap();
+        if admitted > self.highest { Err(format!("{admitted} requests in a minute")) } else { Ok(()) }
     }
 
     fn tick(&mut self, slot: usize, holder: u64) -> Result<(), String> {

@@ -255,40 +255,15 @@ impl RateLimits {
             }
             self.state.lock().is_registered = true;
         }
-        let mut answers = self.ask_all(&mut session, holder, asked)?;
+        let mut answers = ask_all(&mut session, holder, asked)?;
         if answers.iter().any(Option::is_none) {
             // Either the limit is gone, or the database has lost this process.
             if !leases::register(&mut session, holder)? {
                 return Ok(None);
             }
-            answers = self.ask_all(&mut session, holder, asked)?;
+            answers = ask_all(&mut session, holder, asked)?;
         }
         Ok(Some(answers))
-    }
-
-    fn ask_all(
-        &self,
-        session: &mut db::Session,
-        holder: &str,
-        asked: &[Question],
-    ) -> Result<Vec<Option<Answer>>, db::Error> {
-        let requests: Vec<rates::Request<'_>> = asked
-            .iter()
-            .map(|(id, asks)| rates::Request {
-                rate_id: id,
-                at_least: asks.map(|ask| ask.at_least),
-                at_most: asks.map(|ask| ask.at_most),
-                returned: asks.map(|ask| ask.returned),
-                idle: asks.map(|ask| ask.idle),
-                ready_in: asks.map(|ask| ask.ready_in),
-            })
-            .collect();
-        let answers = rates::ask(session, holder, &requests)?;
-        let grant = |granted: rates::Granted| {
-            let rates::Granted { most, granted, returned, is_short, elsewhere, elsewhere_in } = granted;
-            PermitGrant { most, granted, returned, is_short, elsewhere, elsewhere_in }
-        };
-        Ok(answers.into_iter().map(|answer| answer.map(|kinds| kinds.map(|kind| kind.map(grant)))).collect())
     }
 
     /// Ends [`RateLimits::run`].
@@ -296,6 +271,26 @@ impl RateLimits {
         self.state.lock().is_stopped = true;
         self.work.notify_all();
     }
+}
+
+fn ask_all(session: &mut db::Session, holder: &str, asked: &[Question]) -> Result<Vec<Option<Answer>>, db::Error> {
+    let requests: Vec<rates::Request<'_>> = asked
+        .iter()
+        .map(|(id, asks)| rates::Request {
+            rate_id: id,
+            at_least: asks.map(|ask| ask.at_least),
+            at_most: asks.map(|ask| ask.at_most),
+            returned: asks.map(|ask| ask.returned),
+            idle: asks.map(|ask| ask.idle),
+            ready_in: asks.map(|ask| ask.ready_in),
+        })
+        .collect();
+    let answers = rates::ask(session, holder, &requests)?;
+    let grant = |granted: rates::Granted| {
+        let rates::Granted { most, granted, returned, is_short, elsewhere, elsewhere_in } = granted;
+        PermitGrant { most, granted, returned, is_short, elsewhere, elsewhere_in }
+    };
+    Ok(answers.into_iter().map(|answer| answer.map(|kinds| kinds.map(|kind| kind.map(grant)))).collect())
 }
 
 fn outcome(attempt: Attempt) -> Result<Vec<Taken>, RateRefusal> {

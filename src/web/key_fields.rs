@@ -56,22 +56,27 @@ impl From<BudgetFields> for BudgetChange {
 #[schemars(inline)]
 pub(super) struct RateFields {
     /// The most requests in any minute.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default = "kept", deserialize_with = "given")]
     #[schemars(with = "Option<i64>")]
-    requests_per_minute: Option<Option<i64>>,
+    requests_per_minute: Change<i64>,
     /// The most tokens, of prompts and replies, of the requests in any minute.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default = "kept", deserialize_with = "given")]
     #[schemars(with = "Option<i64>")]
-    tokens_per_minute: Option<Option<i64>>,
+    tokens_per_minute: Change<i64>,
     /// The most requests at once.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default = "kept", deserialize_with = "given")]
     #[schemars(with = "Option<i64>")]
-    concurrent: Option<Option<i64>>,
+    concurrent: Change<i64>,
+}
+
+/// A field that is missing.
+fn kept() -> Change<i64> {
+    Change::Keep
 }
 
 /// A field that is there, though it may be null.
-fn given<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<Option<i64>>, D::Error> {
-    Option::deserialize(deserializer).map(Some)
+fn given<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Change<i64>, D::Error> {
+    Ok(Option::deserialize(deserializer)?.map_or(Change::Clear, Change::Set))
 }
 
 impl FromField<'_> for Option<RateFields> {
@@ -84,16 +89,8 @@ impl FromField<'_> for Option<RateFields> {
 
 impl From<RateFields> for RateChange {
     fn from(fields: RateFields) -> RateChange {
-        let change = |field: Option<Option<i64>>| match field {
-            None => Change::Keep,
-            Some(None) => Change::Clear,
-            Some(Some(limit)) => Change::Set(limit),
-        };
-        RateChange {
-            requests_per_minute: change(fields.requests_per_minute),
-            tokens_per_minute: change(fields.tokens_per_minute),
-            concurrent: change(fields.concurrent),
-        }
+        let RateFields { requests_per_minute, tokens_per_minute, concurrent } = fields;
+        RateChange { requests_per_minute, tokens_per_minute, concurrent }
     }
 }
 

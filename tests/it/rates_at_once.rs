@@ -139,7 +139,7 @@ fn requests_at_once_are_counted_over_all_processes_and_places_of_a_killed_one_ar
         for address in &addresses {
             let client = address.with_secret(&secret);
             scope.spawn(move || {
-                drop(client.try_send("POST", CHAT, Some("application/json"), stream().to_string().as_bytes()))
+                drop(client.try_send("POST", CHAT, Some("application/json"), stream().to_string().as_bytes()));
             });
         }
         soon("four streams", || upstream.seen().len() == 4);
