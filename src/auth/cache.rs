@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use time::OffsetDateTime;
 
+use super::Caller;
+use super::credential::Key;
 use super::epochs::{BUCKETS, Bucket, Epochs, Stamp};
 use super::negative::NegativeCache;
 use super::shard::Shard;
-use super::{Caller, Digest};
 
 /// How long an entry is used without looking it up in the database again.
 pub const TTL: Duration = Duration::from_secs(60);
@@ -20,18 +21,6 @@ pub const TTL: Duration = Duration::from_secs(60);
 const RECORD_INTERVAL: Duration = Duration::from_secs(60);
 
 const SHARDS: usize = 64;
-
-/// The kind of a credential. An API secret is not accepted as a session token, or the other way round.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// An API secret.
-    Key,
-    /// A session token.
-    Session,
-}
-
-/// The key of an entry.
-pub(super) type Key = (Kind, Digest);
 
 /// What the cache knows of a credential.
 pub(super) enum Lookup {
@@ -207,6 +196,7 @@ fn has_expired(caller: &Caller) -> bool {
 mod tests {
     use super::*;
     use crate::auth::Via;
+    use crate::auth::{Digest, Kind};
     use crate::store::User;
 
     fn caller(user: &str) -> Arc<Caller> {

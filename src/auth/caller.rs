@@ -1,13 +1,11 @@
 //! An authenticated caller.
 
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
 
 use time::OffsetDateTime;
 
 use super::Scope;
-use super::cache::Key;
-use super::epochs::{Bucket, Stamp};
+use super::credential::Validity;
 use crate::blocking::Party;
 use crate::limits::{Budgets, RateIds};
 use crate::store::User;
@@ -32,15 +30,6 @@ pub struct Caller {
     pub validity: Validity,
     /// The user object, serialised at most once while this caller is cached.
     json: OnceLock<Vec<u8>>,
-}
-
-/// When a credential was found to be valid.
-#[derive(Clone, Debug, Default)]
-pub struct Validity {
-    /// The credential, and when its row was read; `None` for a caller that was not looked up.
-    pub(super) read: Option<(Key, Bucket, Stamp)>,
-    /// When it could not be read, as the database was away.
-    pub(super) failed: Option<Instant>,
 }
 
 /// A valid credential.

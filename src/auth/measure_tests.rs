@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::cache::{Key, Lookup};
+use super::cache::Lookup;
+use super::credential::Key;
 use super::{Cache, Caller, Digest, Kind, Via};
 use crate::store::User;
 

@@ -3,6 +3,7 @@
 pub mod cache;
 mod caller;
 pub mod client;
+mod credential;
 mod epochs;
 pub mod hasher;
 pub mod last_used;
@@ -16,8 +17,9 @@ mod shard;
 mod single_flight;
 pub mod throttle;
 
-pub use cache::{Cache, Kind};
-pub use caller::{Caller, Validity, Via};
+pub use cache::Cache;
+pub use caller::{Caller, Via};
+pub use credential::{Kind, Validity};
 pub use hasher::Hasher;
 pub use last_used::{LastUsed, is_renewal_due};
 pub use resolver::Resolver;

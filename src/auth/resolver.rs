@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::cache::{Key, Kind, Lookup};
+use super::cache::Lookup;
+use super::credential::{Key, Kind};
 use super::epochs::Stamp;
 use super::single_flight::{Guard, Joined, NotShared, SingleFlight};
 use super::{Cache, Caller, Digest, LastUsed, Validity, Via};

@@ -4,29 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::Micros;
+use super::kinds::{Amounts, KINDS, Kind, RateIds, Standing};
 use super::permits::{COOL_DOWN, PermitAsk, PermitGrant, Permits};
-
-/// How many kinds of limits there are.
-pub(super) const KINDS: usize = 3;
-
-/// What is limited.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Requests in a minute.
-    Requests,
-    /// Tokens in a minute.
-    Tokens,
-    /// Requests at once.
-    Concurrent,
-}
-
-impl Kind {
-    /// Each, in the order of the amounts of an [`Amounts`].
-    pub const ALL: [Kind; KINDS] = [Kind::Requests, Kind::Tokens, Kind::Concurrent];
-}
-
-/// An amount of each [`Kind`].
-pub(super) type Amounts = [i64; KINDS];
 
 /// The longest that a request waits for a permit that will be ready soon, or that others may hand back.
 const PATIENCE: Micros = 300_000;
@@ -61,26 +40,6 @@ const MAX_WAITING: usize = 100;
 /// Most limits that are asked about at once.
 const MAX_ASKED: usize = 200;
 
-/// The rate limits of a caller, by their ids.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RateIds {
-    /// The account's.
-    pub account: Option<Arc<str>>,
-    /// The key's.
-    pub key: Option<Arc<str>>,
-}
-
-impl RateIds {
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.account.is_none() && self.key.is_none()
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.account.iter().chain(&self.key)
-    }
-}
-
 /// Permits that a request uses.
 #[derive(Debug)]
 pub(super) struct Taken {
@@ -103,17 +62,6 @@ pub(super) enum Attempt {
     TooLarge(Kind, i64),
     /// What is held does not suffice, and the database cannot be asked for more.
     Unreachable,
-}
-
-/// One limit as its caller sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
-    /// The limit.
-    pub most: i64,
-    /// What is left of it, as far as this process knows.
-    pub remaining: i64,
-    /// In how long all of it will be left.
-    pub resets_in: Micros,
 }
 
 /// What is asked about one rate.

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::held_rates::{Amounts, Answer, Attempt, HeldRates, KINDS, Kind, Question, RateIds, Standing, Taken};
+use super::held_rates::{Answer, Attempt, HeldRates, Question, Taken};
+use super::kinds::{Amounts, KINDS, Kind, RateIds, Standing};
 use super::permits::PermitGrant;
 use super::{Micros, RESPONSE_TIMEOUT};
 use crate::blocking::{self, Wait};
