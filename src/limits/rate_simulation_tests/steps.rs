@@ -128,7 +128,7 @@ impl World {
         if process.asked_until > now || process.asks_at > now {
             return;
         }
-        let waiting = i64::try_from(process.waiting.len()).unwrap();
+        let waiting = i64::try_from(process.waiting.len()).unwrap_or(i64::MAX);
         let (ask, is_due) = process.permits.ask(waiting.min(1), (waiting - 1).max(0), most, now);
         if is_due {
             process.asked_until = now + ANSWER;
