@@ -118,12 +118,12 @@ mod tests {
             stored(Some(&["m"]), Some(&["models", "account"]), Some(&["10.1.0.0/16"])),
             stored(Some(&["m"]), Some(&["models"]), None),
             stored(Some(&["m"]), Some(&["models"]), Some(&["0.0.0.0/0"])),
-            stored(Some(&["m"]), Some(&["models"]), Some(&["10.1.0.0/16", "::1"])),
+            stored(Some(&["m"]), Some(&["models"]), Some(&["10.1.0.0/16", "::1/128"])),
         ] {
             assert!(!own.includes(wider.clone()), "{wider:?}");
         }
         assert!(!Scope::default().includes(stored(None, Some(&["admin"]), None)));
-        assert!(Scope::default().includes(stored(Some(&["m"]), None, Some(&["::1"]))));
+        assert!(Scope::default().includes(stored(Some(&["m"]), None, Some(&["::1/128"]))));
     }
 
     #[test]
