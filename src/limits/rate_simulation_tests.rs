@@ -215,7 +215,9 @@ impl World {
             self.now = self.now.max(at);
             self.step(event)?;
         }
-        if !self.is_concurrency && self.probes_admitted * 100 < self.probes * 95 {
+        // What was admitted late, before this was watched, is ready late: of a small limit, that may cost one request.
+        let refused = self.probes - self.probes_admitted;
+        if !self.is_concurrency && refused > 1 && self.probes_admitted * 100 < self.probes * 95 {
             return Err(format!("{} of {} were admitted: {:?}", self.probes_admitted, self.probes, self.book));
         }
         self.probe_concurrency()
