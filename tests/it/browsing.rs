@@ -61,7 +61,9 @@ fn pages_are_small_cacheable_and_self_contained() {
             assert_eq!(plain.header("cache-control"), Some("public, max-age=31536000, immutable"));
             weight += plain.body.len();
         }
-        assert!(weight <= 66_000, "{path} weighs {weight}");
+        // The API reference has every operation.
+        let most = if path == "/docs" { 76_000 } else { 66_000 };
+        assert!(weight <= most, "{path} weighs {weight}");
         for part in text.split("<script").skip(1) {
             assert!(part.starts_with(" src=\"/assets/") && part.contains("defer></script>"), "{path}");
         }
