@@ -21,7 +21,9 @@ BEGIN
             FROM charges c GROUP BY c.id, window_starts
             ON CONFLICT ON CONSTRAINT budget_windows_pkey DO UPDATE SET spent_picos = w.spent_picos + excluded.spent_picos),
         sums AS MATERIALIZED (
-            SELECT c.id, c.holder_id, sum(c.cost) AS cost FROM charges c GROUP BY c.id, c.holder_id),
+            -- What costs nothing needs no lease.
+            SELECT c.id, c.holder_id, sum(c.cost) AS cost FROM charges c
+            GROUP BY c.id, c.holder_id HAVING sum(c.cost) > 0),
         settled AS (
             UPDATE leases l SET settled_picos = l.settled_picos + s.cost FROM sums s
             WHERE l.budget_id = s.id AND l.holder_id = s.holder_id
