@@ -46,10 +46,10 @@ test-browser: need-cargo ## run the tests in a headless browser; installs node a
 	@$(path); TEST_DATABASE_URL="$${TEST_DATABASE_URL:-$$(scripts/postgres --test start)}" && export TEST_DATABASE_URL && \
 	unset DATABASE_URL && cargo build --locked && exec tests/browser/run
 
-chaos: need-cargo ## inject faults in random order under load, and simulate budgets; SEED=... repeats a run, ROUNDS=... and SCHEDULES=... set the length
+chaos: need-cargo ## inject faults in random order under load, and simulate budgets and rate limits; SEED=... repeats a run, ROUNDS=... and SCHEDULES=... set the length
 	@$(path); TEST_DATABASE_URL="$${TEST_DATABASE_URL:-$$(scripts/postgres --test start)}" && export TEST_DATABASE_URL && \
 	unset DATABASE_URL && cargo test --locked --test it chaos::many_faults -- --ignored --nocapture && \
-	exec cargo test --release --locked --lib limits::simulation_tests::budgets_hold_in -- --ignored --nocapture
+	exec cargo test --release --locked --lib limits:: -- --ignored --nocapture
 
 lint: need-cargo ## run rustfmt, clippy and, if installed, shellcheck
 	@$(path); cargo fmt --check && cargo clippy --locked --all-targets -- -D warnings && \
