@@ -3,12 +3,13 @@
 use std::any::Any;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::app::App;
 use crate::auth::{Caller, Kind, Via, client, is_renewal_due};
 use crate::blocking;
 use crate::error::{Error, Result, Shape};
-use crate::http::{Method, Request, StartWaiting, cookie};
+use crate::http::{Method, Postponed, Request, StartWaiting, cookie};
 use crate::limits::RateIds;
 
 /// One of the three servers.
@@ -55,7 +56,7 @@ pub struct Call<'a> {
     /// What its handler has begun, if the request was postponed before. It is dropped before the reply is sent.
     pub begun: Option<Box<dyn Any + Send>>,
     /// Set if the handler has [postponed](Call::postpone) the request.
-    pub postponed: Option<(Box<dyn Any + Send>, StartWaiting)>,
+    pub postponed: Option<StartWaiting>,
     caller: Option<Arc<Caller>>,
 }
 
@@ -77,12 +78,13 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Postpones the request: its handler must end at once with the returned error, which is not sent, and is called again
-    /// once the notifier that `start` gets was called, or after a time-out. No thread waits meanwhile. What the handler has
-    /// `begun` is then in [`Call::begun`]. Only for requests whose body is in memory, and was not read yet; a handler that has
-    /// read it must put it back.
+    /// Postpones the request: its handler must end at once with the returned error, which is not sent, and is called
+    /// again once the notifier that `start` gets was called, or after a time-out. No thread waits meanwhile. What the
+    /// handler has `begun` is then in [`Call::begun`]. Only for requests whose body is in memory, and was not read yet;
+    /// a handler that has read it must put it back.
     pub fn postpone(&mut self, begun: Box<dyn Any + Send>, start: StartWaiting) -> Error {
-        self.postponed = Some((begun, start));
+        self.request.postponed = Some(Postponed { since: Instant::now(), begun });
+        self.postponed = Some(start);
         Error::Busy
     }
 
@@ -95,8 +97,8 @@ impl<'a> Call<'a> {
     /// what follows the scheme of `Authorization`; the first of these that is valid.
     ///
     /// # Errors
-    /// 403 for a cookie with a request that another site's page sent, 503 while the credential cannot be checked, 429 for an
-    /// upload if the account has too many.
+    /// 403 for a cookie with a request that another site's page sent, 503 while the credential cannot be checked, 429
+    /// for an upload if the account has too many.
     pub fn authenticate(&mut self) -> Result<Option<Arc<Caller>>> {
         if self.caller.is_none() {
             self.caller = self.find_caller()?;

@@ -59,8 +59,8 @@ impl KeyChange {
     }
 }
 
-/// Makes a key of an account. One that a key makes has its limits, unless it is given narrower ones; `author` is `None` for
-/// an operator. To be called in a transaction.
+/// Makes a key of an account. One that a key makes has its limits, unless it is given narrower ones; `author` is `None`
+/// for an operator. To be called in a transaction.
 ///
 /// # Errors
 /// 403 if the key would be more than its author; those of [`keys::create`].
@@ -129,16 +129,11 @@ fn set_budget(
     key: &ApiKey,
     change: Change<BudgetChange>,
 ) -> Result<Option<String>> {
-    if change != Change::Keep
-        && let Some(author) = author
-    {
-        bounds::check_sets_budgets(author)?;
+    if change == Change::Keep {
+        return Ok(key.budget_id.clone());
     }
-    match change {
-        Change::Keep => Ok(key.budget_id.clone()),
-        Change::Clear => budgets::set_for_key(db, user_id, &key.id, None),
-        Change::Set(change) => budgets::set_for_key(db, user_id, &key.id, Some(change)),
-    }
+    author.map_or(Ok(()), bounds::check_sets_budgets)?;
+    budgets::set_for_key(db, user_id, &key.id, change.apply(None))
 }
 
 fn set_rate(
@@ -148,14 +143,9 @@ fn set_rate(
     key: &ApiKey,
     change: Change<RateChange>,
 ) -> Result<Option<String>> {
-    if change != Change::Keep
-        && let Some(author) = author
-    {
-        bounds::check_sets_rates(author)?;
+    if change == Change::Keep {
+        return Ok(key.rate_id.clone());
     }
-    match change {
-        Change::Keep => Ok(key.rate_id.clone()),
-        Change::Clear => rates::set_for_key(db, user_id, &key.id, None),
-        Change::Set(change) => rates::set_for_key(db, user_id, &key.id, Some(change)),
-    }
+    author.map_or(Ok(()), bounds::check_sets_rates)?;
+    rates::set_for_key(db, user_id, &key.id, change.apply(None))
 }

@@ -120,8 +120,7 @@ fn dispatch(
     (call.segments, call.shape, call.charged_as) = (segments, operation.errors, operation.charged_as);
     call.begun = postponed.map(|postponed| postponed.begun);
     let mut outcome = operation.run(&mut call);
-    if let Some((begun, start)) = call.postponed.take() {
-        call.request.postponed = Some(Postponed { since: Instant::now(), begun });
+    if let Some(start) = call.postponed.take() {
         return early(Ok(Response::postponed(start)), operation.errors);
     }
     if let (Ok(response), Some(cookie)) = (&mut outcome, call.renewed_cookie.take())

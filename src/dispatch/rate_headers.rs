@@ -11,13 +11,13 @@ const NAMES: [[&str; 3]; 2] = [
 
 /// Those of a caller with these limits.
 pub(super) fn of(app: &App, rates: &RateIds) -> Vec<(&'static str, String)> {
-    let standing = app.meter.limits().rates().standing(rates);
+    let status = app.meter.limits().rates().status(rates);
     let mut headers = Vec::new();
-    for ([limit, remaining, reset], standing) in NAMES.into_iter().zip(standing) {
-        if let Some(standing) = standing {
-            headers.push((limit, standing.most.to_string()));
-            headers.push((remaining, standing.remaining.to_string()));
-            headers.push((reset, duration(standing.resets_in)));
+    for ([limit, remaining, reset], status) in NAMES.into_iter().zip(status) {
+        if let Some(status) = status {
+            headers.push((limit, status.most.to_string()));
+            headers.push((remaining, status.remaining.to_string()));
+            headers.push((reset, duration(status.resets_in)));
         }
     }
     headers

@@ -1,10 +1,10 @@
 //! The wrapper of every charged handler.
 //!
 //! The caller is authenticated already. Before the handler's work, it checks that the meter could record a charge,
-//! validates the `Idempotency-Key` and reads the body. The handler then finds the model that the request means. If there is
-//! none, a reply that is kept for the key is given all the same, else the key stays free. After the work, it charges for the
-//! outcome, and defers the response until the charge is durable. What the handler's calls may cost is set aside meanwhile
-//! (`worst_case`).
+//! validates the `Idempotency-Key` and reads the body. The handler then finds the model that the request means. If
+//! there is none, a reply that is kept for the key is given all the same, else the key stays free. After the work, it
+//! charges for the outcome, and defers the response until the charge is durable. What the handler's calls may cost is
+//! set aside meanwhile (`worst_case`).
 
 use std::io::{self, Read};
 
@@ -36,8 +36,8 @@ pub struct ChargedRequest(ChargeContext);
 pub enum Outcome {
     /// A complete response.
     Reply(Response, ModelUsage),
-    /// A response that several models contributed to, and what was used of each, which is one charge. If it is an error, that is charged
-    /// nevertheless, but nothing is kept, and a repetition of the request will be charged again.
+    /// A response that several models contributed to, and what was used of each, which is one charge. If it is an
+    /// error, that is charged nevertheless, but nothing is kept, and a repetition of the request will be charged again.
     PerModel(Result<Response>, Vec<ModelUsage>),
     /// A response without content, the model, and the stream that will be the content.
     Stream(Response, String, Box<dyn ReplyStream>),
@@ -61,12 +61,13 @@ impl ChargedRequest {
         Ok((ChargedRequest(context), body))
     }
 
-    /// Does the work for a request that was `prepared`: its model was found, and what else it says is right. Charges for the
-    /// outcome. If a reply is kept for the request, it is given instead, also where the request cannot be prepared any more,
-    /// such as when its model was removed.
+    /// Does the work for a request that was `prepared`: its model was found, and what else it says is right. Charges
+    /// for the outcome. If a reply is kept for the request, it is given instead, also where the request cannot be
+    /// prepared any more, such as when its model was removed.
     ///
     /// # Errors
-    /// That of `prepared`; those of `work`, of which 402 is one if a budget cannot pay for it; 429 if the rate limits do not admit it; 409 and 422 for an `Idempotency-Key` that is in use; 503 if the outcome cannot be charged.
+    /// That of `prepared`; those of `work`, of which 402 is one if a budget cannot pay for it; 429 if the rate limits
+    /// do not admit it; 409 and 422 for an `Idempotency-Key` that is in use; 503 if the outcome cannot be charged.
     pub fn run<T>(self, prepared: Result<T>, work: impl FnOnce(T) -> Result<Outcome>) -> Result<Response> {
         let ChargedRequest(mut context) = self;
         let prepared = match claim_key(&mut context.idempotency, prepared)? {
@@ -79,9 +80,9 @@ impl ChargedRequest {
     }
 }
 
-/// Runs a handler whose request names a recording to be fetched. `read` reads the request from the body, `prepare` finds its
-/// model; `fetch` begins to fetch the recording. That is a part of the request: if there is another recording at the same
-/// place later, that is another request.
+/// Runs a handler whose request names a recording to be fetched. `read` reads the request from the body, `prepare`
+/// finds its model; `fetch` begins to fetch the recording. That is a part of the request: if there is another recording
+/// at the same place later, that is another request.
 ///
 /// # Errors
 /// As [`ChargedRequest::read`] and [`ChargedRequest::run`]; those of `read` and `fetch`.
@@ -112,9 +113,9 @@ pub fn charged_download<T, M>(
     settle(context, outcome)
 }
 
-/// Runs a handler that reads a recording, in the multipart field `file_field`, while it is uploaded. `prepare` finds the
-/// model by the fields that are known before the recording is; the field `needed` is one of them if the request has it. If the
-/// model server replies before the upload is complete, the handler must fail: the request is not known then.
+/// Runs a handler that reads a recording, in the multipart field `file_field`, while it is uploaded. `prepare` finds
+/// the model by the fields that are known before the recording is; the field `needed` is one of them if the request has
+/// it. If the model server replies before the upload is complete, the handler must fail: the request is not known then.
 ///
 /// # Errors
 /// As [`charged_download`].
@@ -128,7 +129,7 @@ pub fn charged_upload<T>(
     work: impl FnOnce(ReceivedUpload<'_>, T) -> Result<Outcome>,
 ) -> Result<Response> {
     let mut context = begin(call, caller, purpose)?;
-    let _budget = context.enter_limits();
+    let _limits = context.enter_limits();
     let mut upload = ReceivedUpload::open(call.request, file_field, needed, &mut context.digest)?;
     let prepared = prepare(&upload);
     let prepared = match claim_key(&mut context.idempotency, prepared)? {
@@ -158,8 +159,8 @@ enum Claimed<T> {
     Kept(Kept),
 }
 
-/// Claims a request's key, if it has one. A request that could not be prepared may still be a repetition; if it is not, the
-/// key is free again.
+/// Claims a request's key, if it has one. A request that could not be prepared may still be a repetition; if it is not,
+/// the key is free again.
 fn claim_key<T>(idempotency: &mut Option<Idempotency>, prepared: Result<T>) -> Result<Claimed<T>> {
     let kept = idempotency.as_mut().map_or(Ok(None), Idempotency::claim)?;
     match (kept, prepared) {

@@ -11,12 +11,12 @@ use crate::usage::{Charge, ChargeId, Meter, new_id};
 
 pub use crate::usage::ModelUsage;
 
+use super::caller_check::CallerCheck;
 use super::digest::RequestDigest;
 use super::idempotency::Idempotency;
 use super::kept;
 use super::request_rate::RequestRate;
-use super::standing::Standing;
-use super::worst_case::{self, RequestBudget};
+use super::worst_case::{self, RequestLimits};
 
 /// Most bytes of a response that is deferred until its charge is durable. A larger one keeps a thread waiting instead;
 /// there are few threads, so few large responses are in memory at once.
@@ -30,7 +30,7 @@ pub(super) struct ChargeContext {
     /// Its rate limits, if its account or key has some.
     pub(super) rate: Option<Arc<RequestRate>>,
     /// Whether its stream may go on.
-    pub(super) standing: Standing,
+    pub(super) caller_check: CallerCheck,
     user_id: String,
     key_id: Option<String>,
     server: &'static str,
@@ -64,7 +64,7 @@ impl ChargeContext {
         let admission = (!budgets.is_empty()).then(|| Admission::new(limits(), budgets));
         Ok(ChargeContext {
             meter: Arc::clone(meter),
-            standing: Standing::of(caller, &call.app.resolver, admission.as_ref()),
+            caller_check: CallerCheck::of(caller, &call.app.resolver, admission.as_ref()),
             admission,
             rate: RequestRate::of(caller, meter.limits().rates()),
             user_id: caller.user.id.clone(),
@@ -82,7 +82,7 @@ impl ChargeContext {
         let has_limits = self.admission.is_some() || self.rate.is_some();
         let limits = has_limits.then(|| {
             let (admission, rate, meter) = (self.admission.clone(), self.rate.clone(), Arc::clone(&self.meter));
-            Arc::new(RequestBudget { admission, rate, meter })
+            Arc::new(RequestLimits { admission, rate, meter })
         });
         worst_case::enter(limits.into())
     }

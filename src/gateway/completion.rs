@@ -112,8 +112,8 @@ pub struct Completions {
 /// ends the model's work. It blocks, so call it inside [`block_in_place`](crate::blocking::block_in_place).
 ///
 /// # Errors
-/// Those of [`ResolvedModel::send`]; the model server's refusal; 502 for a reply that ends early, or is an error; the client
-/// has disconnected before a model server had the request.
+/// Those of [`ResolvedModel::send`]; the model server's refusal; 502 for a reply that ends early, or is an error; the
+/// client has disconnected before a model server had the request.
 pub fn complete(model: &ResolvedModel, request: &Map<String, Value>, stop: &StopConditions) -> Result<Completions> {
     let mut request = request.clone();
     let choices = request.get("n").and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok()).unwrap_or(1);

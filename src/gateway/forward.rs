@@ -63,7 +63,8 @@ impl<'a> ForwardedUpload<'a> {
     /// recording.
     ///
     /// # Errors
-    /// 400 for an empty file or one whose start shows that its length cannot be measured; 408 or 413 if it cannot be read.
+    /// 400 for an empty file or one whose start shows that its length cannot be measured; 408 or 413 if it cannot be
+    /// read.
     pub fn new(
         source: &'a mut dyn AudioSource,
         file_name: &str,

@@ -24,8 +24,8 @@ pub(super) struct Idempotency {
 }
 
 impl Idempotency {
-    /// The key of a request of this user, if it has one. It begins to be claimed. If the request's body is in memory, the
-    /// request is postponed meanwhile.
+    /// The key of a request of this user, if it has one. It begins to be claimed. If the request's body is in memory,
+    /// the request is postponed meanwhile.
     ///
     /// # Errors
     /// 400 for one that is no key, 503 while the database cannot tell.
@@ -82,8 +82,8 @@ impl Idempotency {
     }
 }
 
-/// A key that is being claimed. If the answer was not taken, because the request was refused before, the key is freed when
-/// this is dropped.
+/// A key that is being claimed. If the answer was not taken, because the request was refused before, the key is freed
+/// when this is dropped.
 struct Begun(Arc<Claiming>);
 
 impl Drop for Begun {

@@ -1,5 +1,5 @@
-//! Reads a reply while the model makes it. Until the model has finished, a client that disconnects ends the call. From then
-//! on the rest, which tells what was used, is read in any case.
+//! Reads a reply while the model makes it. Until the model has finished, a client that disconnects ends the call. From
+//! then on the rest, which tells what was used, is read in any case.
 
 use std::io;
 use std::time::{Duration, Instant};

@@ -2,18 +2,18 @@
 //! reply to the client, and a charge to the meter before the last byte of the reply is sent.
 //!
 //! Every charged handler runs inside `charged`, which reads the body (`body` parses it), and charges for the outcome
-//! (`charging`, `reply_stream`). `model` finds the model that a request names, before any work. `idempotency` claims the
-//! key of a request, and `kept` keeps its reply for
-//! repetitions. `proxy` passes OpenAI's JSON routes through and `event_stream` their streams, read by `live_reply`;
-//! `completion` asks a chat model for text with stop conditions; `speech` synthesizes; `upload`, `forward`,
-//! `transcription` send recordings, and `transcript` formats the result. `usage_counter` counts tokens, `stream_usage`
-//! has streams bring their numbers, and `estimate` counts tokens that no server reports. `worst_case` sets aside what a call
-//! may cost, where a budget limits that: `bound` tells what the model reads at the most, and `output_limit` holds it to what
-//! it may make.
+//! (`charging`, `reply_stream`). `model` finds the model that a request names, before any work. `idempotency` claims
+//! the key of a request, and `kept` keeps its reply for repetitions. `proxy` passes OpenAI's JSON routes through and
+//! `event_stream` their streams, read by `live_reply`; `completion` asks a chat model for text with stop conditions;
+//! `speech` synthesizes; `upload`, `forward`, `transcription` send recordings, and `transcript` formats the result.
+//! `usage_counter` counts tokens, `stream_usage` has streams bring their numbers, and `estimate` counts tokens that no
+//! server reports. `worst_case` sets aside what a call may cost, where a budget limits that: `bound` tells what the
+//! model reads at the most, and `output_limit` holds it to what it may make.
 
 pub mod audio_duration;
 pub mod body;
 mod bound;
+mod caller_check;
 pub mod charged;
 mod charging;
 pub mod completion;
@@ -32,7 +32,6 @@ pub mod reply_stream;
 mod request_rate;
 mod sentences;
 pub mod speech;
-mod standing;
 pub mod stream_usage;
 pub mod transcript;
 pub mod transcription;

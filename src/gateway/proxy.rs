@@ -40,8 +40,8 @@ pub struct ProxiedRoute {
 /// Handles a request to such a route. `prepare` checks the fields and fills in those that are missing.
 ///
 /// # Errors
-/// As [`ChargedRequest::read`] and [`ChargedRequest::run`]; those of `prepare`; 400 for a body that is invalid; 404 for an
-/// unknown model; what the model server refuses; 502, 503 or 504 if it fails.
+/// As [`ChargedRequest::read`] and [`ChargedRequest::run`]; those of `prepare`; 400 for a body that is invalid; 404 for
+/// an unknown model; what the model server refuses; 502, 503 or 504 if it fails.
 pub fn proxy(
     call: &mut Call<'_>,
     caller: &Caller,

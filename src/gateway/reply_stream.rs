@@ -7,9 +7,9 @@ use crate::error::Error;
 use crate::http::{Content, Response};
 use crate::units::Units;
 
+use super::caller_check::CheckedClient;
 use super::charging::{ChargeContext, ModelUsage};
 use super::kept::{Head, Recorder};
-use super::standing::Watched;
 
 /// A reply on its way from a model server to the client.
 pub trait ReplyStream: Send {
@@ -107,13 +107,13 @@ impl ChargedStream {
     /// Writes the content. An error closes the client's connection.
     fn run(mut self, out: &mut dyn Write) -> io::Result<()> {
         let head = self.head.take();
-        // A reply that is kept is read to its end, whether or not the client waits for it: nothing watches the client, and
-        // the recorder never fails.
+        // A reply that is kept is read to its end, whether or not the client waits for it: nothing watches the client,
+        // and the recorder never fails.
         let _watch = head.as_ref().map(|_| blocking::set_client(None));
         let mut out = Recorder::new(out, head);
-        let mut watched = Watched::new(&mut out, &mut self.context.standing);
-        let end = self.stream.copy(&mut watched);
-        let ended = watched.ended;
+        let mut client = CheckedClient::new(&mut out, &mut self.context.caller_check);
+        let end = self.stream.copy(&mut client);
+        let ended = client.ended;
         let usage = self.stream.units(&end).map(|units| ModelUsage {
             model: std::mem::take(&mut self.model),
             units,

@@ -24,8 +24,8 @@ const MAX_ERROR: usize = 64 * 1024;
 /// disconnected: many servers send it only once they have made all of the audio.
 ///
 /// # Errors
-/// 402 if a budget cannot pay for it; those of [`ResolvedModel::send`]; the model server's refusal; 502 for JSON or text in
-/// place of audio.
+/// 402 if a budget cannot pay for it; those of [`ResolvedModel::send`]; the model server's refusal; 502 for JSON or
+/// text in place of audio.
 pub fn request(model: &ResolvedModel, object: &Object<'_>) -> Result<Reply> {
     let text = object.read::<String>("input");
     worst_case::set_aside(model, &units(&text.unwrap_or_default()))?;

@@ -32,8 +32,8 @@ pub struct PendingTranscription {
 /// was received does not end the call, as the recording is known then and charged.
 ///
 /// # Errors
-/// What is wrong with the upload; those of [`ResolvedModel::send`]; the model server's refusal; 502 if it replied before the
-/// upload was complete.
+/// What is wrong with the upload; those of [`ResolvedModel::send`]; the model server's refusal; 502 if it replied
+/// before the upload was complete.
 pub fn send(
     model: &ResolvedModel,
     path: &'static str,

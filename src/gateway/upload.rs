@@ -139,8 +139,8 @@ impl AudioSource for Upload<'_> {
     }
 }
 
-/// An upload whose body was read up to its recording, or to its end if that is in memory already or a field is needed first.
-/// So in a small upload, fields behind the file are known as early as those before it.
+/// An upload whose body was read up to its recording, or to its end if that is in memory already or a field is needed
+/// first. So in a small upload, fields behind the file are known as early as those before it.
 pub struct ReceivedUpload<'a> {
     /// The recording.
     pub source: RecordingSource<'a>,

@@ -1,8 +1,8 @@
-//! The most that a call of a model can cost, which is set aside before it where the account or the key has a budget; and the
-//! most tokens that it can use, which are taken where these are limited.
+//! The most that a call of a model can cost, which is set aside before it where the account or the key has a budget;
+//! and the most tokens that it can use, which are taken where these are limited.
 //!
-//! [`charged`](super::charged) says whose limits the calls of this thread count against ([`enter`]). What is sent to a model
-//! server is bounded here: [`set_aside_text`] lowers `max_tokens` to what can be paid for.
+//! [`charged`](super::charged) says whose limits the calls of this thread count against ([`enter`]). What is sent to a
+//! model server is bounded here: [`set_aside_text`] lowers `max_tokens` to what can be paid for.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use super::request_rate::{self, RequestRate};
 const DEFAULT_MAX_TOKENS: u64 = 4096;
 
 /// What a request counts against.
-pub(super) struct RequestBudget {
+pub(super) struct RequestLimits {
     /// The budgets, if there are any.
     pub(super) admission: Option<Arc<Admission>>,
     /// The rate limits, if there are any.
@@ -31,12 +31,12 @@ pub(super) struct RequestBudget {
 }
 
 thread_local! {
-    static CURRENT: RefCell<Option<Arc<RequestBudget>>> = const { RefCell::new(None) };
+    static CURRENT: RefCell<Option<Arc<RequestLimits>>> = const { RefCell::new(None) };
 }
 
 /// Restores what was there before when dropped; see [`enter`].
 #[must_use]
-pub struct Guard(Option<Arc<RequestBudget>>);
+pub struct Guard(Option<Arc<RequestLimits>>);
 
 impl Drop for Guard {
     fn drop(&mut self) {
@@ -46,7 +46,7 @@ impl Drop for Guard {
 
 /// A request's budgets, to be handed to another thread that works on it.
 #[derive(Clone)]
-pub struct Handle(Option<Arc<RequestBudget>>);
+pub struct Handle(Option<Arc<RequestLimits>>);
 
 /// Those that the calls of this thread count against; there may be none.
 pub fn current() -> Handle {
@@ -54,32 +54,32 @@ pub fn current() -> Handle {
 }
 
 /// The calls of this thread count against these budgets until the result is dropped.
-pub fn enter(Handle(budget): Handle) -> Guard {
-    Guard(CURRENT.replace(budget))
+pub fn enter(Handle(limits): Handle) -> Guard {
+    Guard(CURRENT.replace(limits))
 }
 
-impl From<Option<Arc<RequestBudget>>> for Handle {
-    fn from(budget: Option<Arc<RequestBudget>>) -> Handle {
-        Handle(budget)
+impl From<Option<Arc<RequestLimits>>> for Handle {
+    fn from(limits: Option<Arc<RequestLimits>>) -> Handle {
+        Handle(limits)
     }
 }
 
 /// Sets aside what these units of a model cost.
 ///
 /// # Errors
-/// 402: the budget cannot pay for it. 429: the rate limits do not admit so many tokens. 503: that is unknown, as the database
-/// is away.
+/// 402: the budget cannot pay for it. 429: the rate limits do not admit so many tokens. 503: that is unknown, as the
+/// database is away.
 pub fn set_aside(model: &ResolvedModel, units: &Units) -> Result<()> {
-    let Handle(Some(budget)) = current() else { return Ok(()) };
+    let Handle(Some(limits)) = current() else { return Ok(()) };
     let tokens = request_rate::tokens(units);
-    if let Some(rate) = budget.rate.as_ref().filter(|_| tokens > 0) {
+    if let Some(rate) = limits.rate.as_ref().filter(|_| tokens > 0) {
         rate.take_tokens(tokens)?;
     }
-    if budget.admission.is_none() {
+    if limits.admission.is_none() {
         return Ok(());
     }
-    let worst = cost(&budget.price(model.name())?, units).total_picos();
-    budget.reserve(worst, worst).map(drop)
+    let worst = cost(&limits.price(model.name())?, units).total_picos();
+    limits.reserve(worst, worst).map(drop)
 }
 
 /// Sets aside what a request for embeddings costs at most.
@@ -94,9 +94,9 @@ pub fn set_aside_embeddings(model: &ResolvedModel, request: &Object<'_>) -> Resu
     set_aside(model, &Units::of([(Unit::EmbeddingTokens, tokens), (Unit::Requests, 1)]))
 }
 
-/// Sets aside what a request for text costs at most, and lowers the most tokens of its reply to what can be paid for. Without
-/// such a bound, it gets one: that of the model, or [`DEFAULT_MAX_TOKENS`]. Returns how many tokens may be made of
-/// all its `choices` together, if that is bounded.
+/// Sets aside what a request for text costs at most, and lowers the most tokens of its reply to what can be paid for.
+/// Without such a bound, it gets one: that of the model, or [`DEFAULT_MAX_TOKENS`]. Returns how many tokens may be made
+/// of all its `choices` together, if that is bounded.
 ///
 /// # Errors
 /// As [`set_aside`]; 400 for a bound that is no whole number.
@@ -106,41 +106,36 @@ pub fn set_aside_text(
     prompt_field: &str,
     choices: usize,
 ) -> Result<Option<u64>> {
-    let Handle(Some(budget)) = current() else { return Ok(None) };
-    let is_rated = budget.rate.as_ref().is_some_and(|rate| rate.most_tokens().is_some());
-    if budget.admission.is_none() && !is_rated {
+    let Handle(Some(limits)) = current() else { return Ok(None) };
+    let is_rated = limits.rate.as_ref().is_some_and(|rate| rate.most_tokens().is_some());
+    if limits.admission.is_none() && !is_rated {
         return Ok(None);
     }
     // Some servers make more than they answer, and count it.
     let choices = request.read::<usize>("best_of").unwrap_or(1).max(choices).max(1) as u64;
     let input = bound::tokens(request, prompt_field);
-    let wanted =
-        |asked: Option<u64>| asked.into_iter().chain(model.max_output_tokens()).min().unwrap_or(DEFAULT_MAX_TOKENS);
-    let mut allowed = None;
-    if is_rated {
-        let fitting = budget.take_tokens(input, wanted(asked_tokens(request)?), choices)?;
-        allowed = Some(fitting);
+    let cost = limits.text_cost(model.name(), input, choices)?;
+    if let Some(cost) = cost.as_ref().filter(|cost| cost.each_output == 0 && !is_rated) {
+        return limits.reserve_text(cost, 0).map(|_| None);
     }
-    if budget.admission.is_some() {
-        let price = budget.price(model.name())?;
-        let each_input = [Unit::PromptTokens, Unit::CachedInputTokens, Unit::CacheWriteTokens];
-        let each_input = each_input.map(|unit| picos_each(&price, unit)).into_iter().max().unwrap_or(0);
-        let fixed = (input as i128).saturating_mul(each_input).saturating_add(picos_each(&price, Unit::Requests));
-        let each_output = picos_each(&price, Unit::CompletionTokens).saturating_mul(i128::from(choices));
-        if each_output == 0 {
-            budget.reserve(fixed, fixed)?;
-        } else {
-            let wanted = allowed.map_or_else(|| asked_tokens(request).map(wanted), Ok)?;
-            let at_most = |tokens: u64| fixed.saturating_add(each_output.saturating_mul(i128::from(tokens)));
-            let granted = budget.reserve(at_most(wanted), at_most(wanted.min(1)))?;
-            allowed = Some(u64::try_from((granted - fixed) / each_output).unwrap_or(0).min(wanted));
-        }
+    let asked = asked_tokens(request)?;
+    let wanted = asked.into_iter().chain(model.max_output_tokens()).min().unwrap_or(DEFAULT_MAX_TOKENS);
+    let mut allowed = if is_rated { limits.take_tokens(input, wanted, choices)? } else { wanted };
+    if let Some(cost) = cost {
+        allowed = limits.reserve_text(&cost, allowed)?;
     }
-    let Some(allowed) = allowed else { return Ok(None) };
-    if asked_tokens(request)? != Some(allowed) {
+    if asked != Some(allowed) {
         lower(request, allowed);
     }
     Ok(Some(allowed.saturating_mul(choices)))
+}
+
+/// What a text costs at most, in picodollars.
+struct TextCost {
+    /// Without its reply.
+    fixed: i128,
+    /// For each token of its reply, in all choices together.
+    each_output: i128,
 }
 
 /// The most tokens that a request asks for.
@@ -163,13 +158,13 @@ fn lower(request: &mut Object<'_>, allowed: u64) {
     }
 }
 
-impl RequestBudget {
+impl RequestLimits {
     fn price(&self, model: &str) -> Result<Price> {
         self.meter.price(model).ok_or(Error::Busy)
     }
 
-    /// Takes what a text of `input` tokens and a reply of `wanted` tokens for each choice may use. A reply that is longer than
-    /// the limit admits in a minute is shortened. Returns its tokens.
+    /// Takes what a text of `input` tokens and a reply of `wanted` tokens for each choice may use. A reply that is
+    /// longer than the limit admits in a minute is shortened. Returns its tokens.
     fn take_tokens(&self, input: usize, wanted: u64, choices: u64) -> Result<u64> {
         let Some(rate) = &self.rate else { return Ok(wanted) };
         let most = rate.most_tokens().and_then(|most| u64::try_from(most).ok()).unwrap_or(u64::MAX);
@@ -178,6 +173,29 @@ impl RequestBudget {
         let tokens = choices.saturating_mul(allowed).saturating_add(input as u64);
         rate.take_tokens(i64::try_from(tokens).unwrap_or(i64::MAX))?;
         Ok(allowed)
+    }
+
+    /// The cost of a text of `input` tokens; `None` without a budget.
+    fn text_cost(&self, model: &str, input: usize, choices: u64) -> Result<Option<TextCost>> {
+        if self.admission.is_none() {
+            return Ok(None);
+        }
+        let price = self.price(model)?;
+        let each_input = [Unit::PromptTokens, Unit::CachedInputTokens, Unit::CacheWriteTokens];
+        let each_input = each_input.map(|unit| picos_each(&price, unit)).into_iter().max().unwrap_or(0);
+        let fixed = (input as i128).saturating_mul(each_input).saturating_add(picos_each(&price, Unit::Requests));
+        let each_output = picos_each(&price, Unit::CompletionTokens).saturating_mul(i128::from(choices));
+        Ok(Some(TextCost { fixed, each_output }))
+    }
+
+    /// Sets aside what a text with a reply of `wanted` tokens for each choice costs, or what there is, but at least one
+    /// of them. Returns how many tokens can be paid for.
+    fn reserve_text(&self, cost: &TextCost, wanted: u64) -> Result<u64> {
+        let TextCost { fixed, each_output } = *cost;
+        let at_most = |tokens: u64| fixed.saturating_add(each_output.saturating_mul(i128::from(tokens)));
+        let granted = self.reserve(at_most(wanted), at_most(wanted.min(1)))?;
+        let affordable = (granted - fixed).checked_div(each_output);
+        Ok(affordable.map_or(wanted, |tokens| u64::try_from(tokens).unwrap_or(0).min(wanted)))
     }
 
     fn reserve(&self, worst: i128, least: i128) -> Result<i128> {

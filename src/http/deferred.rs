@@ -8,7 +8,8 @@ use std::time::Instant;
 /// Reports that a deferred response can be completed. It may be called on any thread, at once or later.
 pub type Notifier = Box<dyn FnOnce() + Send>;
 
-/// Begins what a postponed request waits for, and must not block. The notifier is called once the handler can go on.
+/// Begins what a deferred response or a postponed request waits for, and must not block. The notifier is called when
+/// that has happened.
 pub type StartWaiting = Box<dyn FnOnce(Notifier) + Send>;
 
 /// What a handler leaves for itself when it postpones its request.
@@ -29,7 +30,7 @@ type Complete<T> = Box<dyn FnOnce(T) -> T + Send>;
 
 /// What a response, of type `T`, waits for. Nothing happens until it is started.
 pub struct Deferred<T> {
-    start: Box<dyn FnOnce(Notifier) + Send>,
+    start: StartWaiting,
     complete: Complete<T>,
 }
 

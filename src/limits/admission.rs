@@ -18,15 +18,15 @@ pub struct Admission {
     set_aside: Mutex<Option<SetAside>>,
 }
 
-/// A charge that was settled in the leases of a process. What it took of them is free again once this is dropped, unless the
-/// charge was made ([`Settled::keep`]).
+/// A charge that was settled in the leases of a process. What it took of them is free again once this is dropped,
+/// unless the charge was made ([`Settled::keep`]).
 pub struct Settled {
     /// The process.
     pub holder: Arc<str>,
     /// The budgets of the leases.
     pub budgets: Vec<Arc<str>>,
-    /// The earliest time that the charge may bear, in microseconds since 1970: so that it does not count in a window before
-    /// the one in which it was granted.
+    /// The earliest time that the charge may bear, in microseconds since 1970: so that it does not count in a window
+    /// before the one in which it was granted.
     pub earliest: Micros,
     limits: Arc<Limits>,
     cost: Picos,
@@ -66,8 +66,8 @@ impl Admission {
         self.limits.exhaustions()
     }
 
-    /// Whether the limit of one of the budgets was lowered so that nothing is left of it. It looks only at a counter, unless
-    /// that has changed since it was `seen`.
+    /// Whether the limit of one of the budgets was lowered so that nothing is left of it. It looks only at a counter,
+    /// unless that has changed since it was `seen`.
     pub fn is_emptied(&self, seen: &mut u64) -> bool {
         let now = self.limits.exhaustions();
         if now == *seen {
@@ -77,8 +77,8 @@ impl Admission {
         self.limits.is_emptied(&self.budgets)
     }
 
-    /// Sets aside what a call of a model may cost, in addition to what was set aside before: `worst`, or where less is left,
-    /// at least `least`. Returns how much. It may wait for almost a second.
+    /// Sets aside what a call of a model may cost, in addition to what was set aside before: `worst`, or where less is
+    /// left, at least `least`. Returns how much. It may wait for almost a second.
     ///
     /// # Errors
     /// See [`Refusal`]; nothing more is set aside then.
@@ -131,8 +131,8 @@ impl Admission {
         kept.or_else(|| self.limits.reserve(&self.budgets, 0, 0).ok())
     }
 
-    /// Puts it to what other threads of the request have set aside. What does not belong together, as a budget has ended or
-    /// this process is another holder now, is given back.
+    /// Puts it to what other threads of the request have set aside. What does not belong together, as a budget has
+    /// ended or this process is another holder now, is given back.
     fn keep(&self, more: SetAside) {
         let mut kept = self.set_aside.lock();
         let rest = match kept.as_mut() {

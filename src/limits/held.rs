@@ -39,7 +39,8 @@ const MAX_ASKED: usize = 200;
 pub enum Refusal {
     /// A budget cannot pay for it.
     Exhausted,
-    /// What this process holds does not suffice, and the database cannot be asked for more, or too many requests wait for it.
+    /// What this process holds does not suffice, and the database cannot be asked for more, or too many requests wait
+    /// for it.
     Unreachable,
 }
 
@@ -155,8 +156,8 @@ impl Held {
         budgets.iter().any(|id| self.leases.get(id).is_some_and(lacks))
     }
 
-    /// A request begins to wait: for `worst`, or at least for `least`. Returns its number, and what is notified when there is
-    /// an outcome.
+    /// A request begins to wait: for `worst`, or at least for `least`. Returns its number, and what is notified when
+    /// there is an outcome.
     pub(super) fn wait(&mut self, budgets: &Budgets, worst: Picos, least: Picos, now: Micros) -> (u64, Arc<Condvar>) {
         let id = self.next_waiting;
         self.next_waiting += 1;
@@ -168,7 +169,8 @@ impl Held {
         (id, arrival)
     }
 
-    /// How much longer a request waits; nothing if it is to give up. Where the database is slow, what it collects takes longer.
+    /// How much longer a request waits; nothing if it is to give up. Where the database is slow, what it collects takes
+    /// longer.
     pub(super) fn patience(&self, id: u64, now: Micros) -> Micros {
         let Some(waiting) = self.waiting.get(&id) else { return 0 };
         let is_new = |held: &HeldLease| held.lease.collects() && held.collected < COLLECTS;
@@ -275,7 +277,8 @@ impl Held {
         }
     }
 
-    /// The next request that waits for these budgets has time to collect what is left now, although it has waited already.
+    /// The next request that waits for these budgets has time to collect what is left now, although it has waited
+    /// already.
     fn encourage(&mut self, budgets: &Budgets, now: Micros) {
         let waits = |waiting: &&mut Waiting| {
             waiting.outcome.is_none() && waiting.budgets.iter().any(|id| budgets.iter().any(|other| other == id))
@@ -286,8 +289,8 @@ impl Held {
         }
     }
 
-    /// The next questions to the database, in the byte order of their budgets, and their number. With `all`, every lease is
-    /// looked at, also for whether it is idle.
+    /// The next questions to the database, in the byte order of their budgets, and their number. With `all`, every
+    /// lease is looked at, also for whether it is idle.
     pub(super) fn questions(&mut self, all: bool, now: Micros) -> (u64, Vec<Question>) {
         if all {
             self.leases.retain(|_, held| !held.is_gone);
@@ -316,8 +319,8 @@ impl Held {
         (self.round, asked)
     }
 
-    /// What the first request that waits for a budget needs, what the others do, and whether the first has waited so long
-    /// that it takes less.
+    /// What the first request that waits for a budget needs, what the others do, and whether the first has waited so
+    /// long that it takes less.
     fn wanted(&self, id: &Arc<str>, now: Micros) -> (Picos, Picos, bool) {
         let mut waiting = self.waiting_for(id);
         let first = waiting.next();
@@ -363,8 +366,8 @@ impl Held {
         budgets.iter().any(|id| self.leases.get(id).is_some_and(is_empty))
     }
 
-    /// Hands back what is not set aside of a budget. If another process lacks it, what is being collected may be kept; not if
-    /// the limit has changed (`is_change`), when what is set aside goes back too once its requests have ended.
+    /// Hands back what is not set aside of a budget. If another process lacks it, what is being collected may be kept;
+    /// not if the limit has changed (`is_change`), when what is set aside goes back too once its requests have ended.
     pub(super) fn recall(&mut self, id: &str, is_change: bool, now: Micros) {
         let Some(id) = self.leases.get_key_value(id).map(|(id, _)| Arc::clone(id)) else { return };
         let wanted = if is_change { 0 } else { self.wanted(&id, now).0 };

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::Micros;
-use super::kinds::{Amounts, KINDS, Kind, RateIds, Standing};
+use super::kinds::{Amounts, KINDS, Kind, RateIds, RateStatus};
 use super::permits::{COOL_DOWN, PermitAsk, PermitGrant, Permits};
 
 /// The longest that a request waits for a permit that will be ready soon, or that others may hand back.
@@ -114,7 +114,8 @@ struct Limit {
 }
 
 impl Limit {
-    /// When there is so much, after the database has `answered`; `Err` if the request is to wait for what others hand back.
+    /// When there is so much, after the database has `answered`; `Err` if the request is to wait for what others hand
+    /// back.
     fn ready_at(&mut self, kind: Kind, amount: i64, since: Micros, now: Micros) -> Result<Option<Micros>, ()> {
         let is_lowered = self.lowered_until.is_some_and(|until| now < until);
         let elsewhere = if self.permits.held() >= self.most.unwrap_or(0) { 0 } else { self.elsewhere };
@@ -376,7 +377,7 @@ impl HeldRates {
     }
 
     /// The limits of requests and of tokens as the caller sees them, the tightest of each.
-    pub(super) fn standing(&mut self, ids: &RateIds, now: Micros) -> [Option<Standing>; 2] {
+    pub(super) fn status(&mut self, ids: &RateIds, now: Micros) -> [Option<RateStatus>; 2] {
         let mut tightest = [None; 2];
         for id in ids.iter() {
             let Some(rate) = self.rates.get_mut(id) else { continue };
@@ -385,9 +386,9 @@ impl HeldRates {
                 limit.permits.pass_time(now);
                 let remaining = (limit.permits.idle() + limit.elsewhere).clamp(0, most);
                 let resets_in = limit.permits.all_ready_at().map_or(0, |at| (at - now).max(0));
-                let standing = Standing { most, remaining, resets_in };
-                if tightest.is_none_or(|other: Standing| other.remaining > remaining) {
-                    *tightest = Some(standing);
+                let status = RateStatus { most, remaining, resets_in };
+                if tightest.is_none_or(|other: RateStatus| other.remaining > remaining) {
+                    *tightest = Some(status);
                 }
             }
         }

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use super::Micros;
-
-/// How many kinds of limits there are.
-pub(super) const KINDS: usize = 3;
+pub(super) use crate::store::rates::KINDS;
 
 /// What is limited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +46,7 @@ impl RateIds {
 
 /// One limit as its caller sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct RateStatus {
     /// The limit.
     pub most: i64,
     /// What is left of it, as far as this process knows.

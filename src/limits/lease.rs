@@ -76,8 +76,8 @@ pub struct Grant {
     pub is_short: bool,
     /// Whether this process is the one that is granted less than it needs, of those that would take that.
     pub collects: bool,
-    /// For how long requests may be admitted out of what is held, if not for good: then a credit expires, or a budget that
-    /// was lifted limits again.
+    /// For how long requests may be admitted out of what is held, if not for good: then a credit expires, or a budget
+    /// that was lifted limits again.
     pub valid_for: Option<Micros>,
 }
 
@@ -112,8 +112,8 @@ impl Reservation {
     }
 }
 
-/// Sets the most that a request may cost aside in all of these leases (its account's and its key's), or in none of them if
-/// one of them has less. Nothing costs less than nothing.
+/// Sets the most that a request may cost aside in all of these leases (its account's and its key's), or in none of them
+/// if one of them has less. Nothing costs less than nothing.
 pub fn reserve(leases: &mut [&mut Lease], worst: Picos, now: Micros) -> Option<Reservation> {
     if worst < 0 || !leases.iter().all(|lease| lease.has(worst, now)) {
         return None;
@@ -177,8 +177,8 @@ impl Lease {
         self.collects
     }
 
-    /// The earliest time that a charge may bear. What was granted in one window must not be charged to the one before, as
-    /// would happen if this machine's clock were behind the database's.
+    /// The earliest time that a charge may bear. What was granted in one window must not be charged to the one before,
+    /// as would happen if this machine's clock were behind the database's.
     pub fn earliest_charge(&self) -> Micros {
         self.window_starts
     }
@@ -222,8 +222,9 @@ impl Lease {
         }
     }
 
-    /// Another process lacks what this one does not use, or the limit has changed: hands back all that is not set aside. What is
-    /// `wanted` for a request that waits is kept if this process collects. [`Lease::ask`] tells the database.
+    /// Another process lacks what this one does not use, or the limit has changed: hands back all that is not set
+    /// aside. What is `wanted` for a request that waits is kept if this process collects. [`Lease::ask`] tells the
+    /// database.
     pub fn recall(&mut self, wanted: Picos) {
         self.return_free_but(if self.collects { wanted } else { 0 });
         self.recall = Recall::Asking;

@@ -1,16 +1,18 @@
 //! Budgets that hold. `docs/limits.md` explains it.
 //!
-//! A process admits requests out of [`Lease`]s, the parts of budgets that the database has set aside for it. [`model`] says
-//! what the database does with each message; `store::leases` does it. A seeded simulation (`simulation_tests`) runs both
-//! through crashes, lost messages, window ends and clock steps.
+//! A process admits requests out of [`Lease`]s, the parts of budgets that the database has set aside for it. [`model`]
+//! says what the database does with each message; `store::leases` does it. A seeded simulation (`simulation_tests`)
+//! runs both through crashes, lost messages, window ends and clock steps.
 //!
 //! From the bottom up: `lease` (one lease), `held` (all leases of a process, and the requests that wait), both without a
 //! clock or I/O; `service` (the thread that asks the database), `admission` (what is set aside for one request).
 //!
-//! Rate limits are built in the same way, of permits: `permits` (what is held of one limit), `held_rates` (of all), `rates`
-//! (the thread, and what a request uses), [`permit_book`] (what the database does).
+//! Rate limits are built in the same way, of permits: `permits` (what is held of one limit), `held_rates` (of all),
+//! `rates` (the thread, and what a request uses), [`permit_book`] (what the database does). `asking` is what both
+//! threads share.
 
 mod admission;
+mod asking;
 mod budgets;
 mod held;
 mod held_rates;
@@ -27,7 +29,7 @@ use std::time::Duration;
 pub use admission::{Admission, Settled};
 pub use budgets::Budgets;
 pub use held::Refusal;
-pub use kinds::{Kind, RateIds, Standing};
+pub use kinds::{Kind, RateIds, RateStatus};
 pub use lease::{Ask, Grant, Lease, Reservation, reserve};
 pub use permits::{PermitAsk, PermitGrant, Permits};
 pub use rates::{Permit, RateLimits, RateRefusal};

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{Ask, Grant, Micros, Picos};
 
-/// What is free is granted beyond what is needed only up to this share, so that leases get smaller as the limit comes near.
+/// What is free is granted beyond what is needed only up to this share, so that leases get smaller as the limit comes
+/// near.
 const SHARE: Picos = 4;
 
 /// How long the process that collects is the only one that is granted less than it needs, unless it asks again.
@@ -42,8 +43,8 @@ impl Sums {
     }
 }
 
-/// A process charges more than it holds: its leases have ended. The charge must be made again as one of a process that is
-/// gone.
+/// A process charges more than it holds: its leases have ended. The charge must be made again as one of a process that
+/// is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ended;
 
@@ -63,15 +64,15 @@ impl Budget {
         self.leased
     }
 
-    /// What no process holds and nobody has spent, in the window that starts then and all later ones: a machine whose clock
-    /// is ahead may have charged to the next one already.
+    /// What no process holds and nobody has spent, in the window that starts then and all later ones: a machine whose
+    /// clock is ahead may have charged to the next one already.
     pub fn free(&self, window: Micros) -> Picos {
         let most_spent = self.spent.range(window..).map(|(_, spent)| *spent).max().unwrap_or(0);
         self.limit - self.leased - most_spent
     }
 
-    /// A process that is known asks for a grant or hands something back, at `now` by the database's clock, while the window
-    /// that starts at `window` runs.
+    /// A process that is known asks for a grant or hands something back, at `now` by the database's clock, while the
+    /// window that starts at `window` runs.
     pub fn ask(&mut self, holder: u64, window: Micros, ask: &Ask, now: Micros) -> Grant {
         let before = self.leases.get(&holder).copied().unwrap_or_default();
         let newly_returned = (ask.returned - before.returned).max(0);
@@ -111,7 +112,8 @@ impl Budget {
     /// transaction its row in the ledger is made, so a charge that comes again settles nothing.
     ///
     /// # Errors
-    /// [`Ended`]: the process does not hold so much, and `is_first_try`. A charge that comes from a journal is always made.
+    /// [`Ended`]: the process does not hold so much, and `is_first_try`. A charge that comes from a journal is always
+    /// made.
     pub fn settle(&mut self, holder: u64, window: Micros, cost: Picos, is_first_try: bool) -> Result<(), Ended> {
         let outstanding = self.leases.get(&holder).map_or(0, |sums| sums.outstanding());
         if is_first_try && outstanding < cost {

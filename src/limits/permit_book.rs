@@ -8,7 +8,8 @@ use super::permits::{PermitAsk, PermitGrant};
 /// Of what is free, at most this share is granted beyond what is needed.
 const SHARE: i64 = 4;
 
-/// For how long the permits of a process that died cannot be used: a minute, and what the database's clock may be stepped.
+/// For how long the permits of a process that died cannot be used: a minute, and what the database's clock may be
+/// stepped.
 pub const AFTER_DEATH: Micros = 61_500_000;
 
 /// A rate limit. What processes hold and what those that died may have used in the last minute are together at most the
@@ -85,8 +86,8 @@ impl PermitBook {
         }
     }
 
-    /// A process is gone, at `now` by the database's clock. It may have used all it held a moment ago. What requests that
-    /// run use is free at once if `is_concurrency`.
+    /// A process is gone, at `now` by the database's clock. It may have used all it held a moment ago. What requests
+    /// that run use is free at once if `is_concurrency`.
     pub fn end(&mut self, holder: u64, now: Micros, is_concurrency: bool) {
         if let Some(share) = self.shares.remove(&holder)
             && share.held() > 0

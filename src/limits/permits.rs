@@ -28,9 +28,10 @@ const WANTED_FOR: Micros = 2_000_000;
 /// This share of a limit is asked for in addition to what is used, so that it is not asked for each request.
 const COMFORT: i64 = 32;
 
-/// The permits of one limit (of requests or tokens in a minute, or of requests at once) that a process holds. The database
-/// has no more of them than the limit, and each is used once in a minute, so that in any minute the limit holds. The two
-/// sums only ever grow, so that a message which is lost, late or repeated does no harm: the larger number counts.
+/// The permits of one limit (of requests or tokens in a minute, or of requests at once) that a process holds. The
+/// database has no more of them than the limit, and each is used once in a minute, so that in any minute the limit
+/// holds. The two sums only ever grow, so that a message which is lost, late or repeated does no harm: the larger
+/// number counts.
 #[derive(Clone, Debug, Default)]
 pub struct Permits {
     granted: i64,
@@ -122,8 +123,8 @@ impl Permits {
         ready
     }
 
-    /// Permits that [`Permits::take`] gave with this time were not used after all, or are used no longer. Nothing happens if
-    /// they are ready already.
+    /// Permits that [`Permits::take`] gave with this time were not used after all, or are used no longer. Nothing
+    /// happens if they are ready already.
     pub fn give_back(&mut self, amount: i64, ready: Micros) {
         let Some(in_use) = self.in_use.get_mut(&ready) else { return };
         let amount = amount.min(*in_use);
@@ -142,8 +143,8 @@ impl Permits {
         self.returned += owed;
     }
 
-    /// When so many can be used, if nobody else uses them; `None` if that is not known. Those that are handed back when they
-    /// are ready count, as they can be had again, unless the limit `is_lowered`.
+    /// When so many can be used, if nobody else uses them; `None` if that is not known. Those that are handed back when
+    /// they are ready count, as they can be had again, unless the limit `is_lowered`.
     pub fn ready_at(&self, amount: i64, is_lowered: bool, now: Micros) -> Option<Micros> {
         let mut lacking = amount - self.idle() + if is_lowered { self.owed } else { 0 };
         if amount <= self.idle() {
@@ -163,8 +164,8 @@ impl Permits {
         self.in_use.range(..UNTIL_GIVEN_BACK).next_back().map(|(ready, _)| *ready)
     }
 
-    /// What to ask of the database, and whether it is time to. `needed` is how many the first request that waits uses, `more`
-    /// how many the others do. `most` is the limit, as far as it is known.
+    /// What to ask of the database, and whether it is time to. `needed` is how many the first request that waits uses,
+    /// `more` how many the others do. `most` is the limit, as far as it is known.
     pub fn ask(&mut self, needed: i64, more: i64, most: i64, now: Micros) -> (PermitAsk, bool) {
         self.pass_time(now);
         self.fade(now);

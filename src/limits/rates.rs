@@ -5,25 +5,17 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::asking::{FAILURE_PAUSE, FailureLog, IDLE_INTERVAL, Sweeps, ask_registered};
 use super::held_rates::{Answer, Attempt, HeldRates, Question, Taken};
-use super::kinds::{Amounts, KINDS, Kind, RateIds, Standing};
+use super::kinds::{Amounts, KINDS, Kind, RateIds, RateStatus};
 use super::permits::PermitGrant;
 use super::{Micros, RESPONSE_TIMEOUT};
 use crate::blocking::{self, Wait};
 use crate::db::{self, Database};
-use crate::store::{leases, rates};
+use crate::store::rates;
 
 /// How often all permits are looked at, and handed back if they are idle.
 const SWEEP_INTERVAL: Micros = 100_000;
-
-/// How often the thread looks for what is to be asked while requests wait.
-const WAITING_INTERVAL: Duration = Duration::from_millis(10);
-
-/// The same while nothing is held.
-const IDLE_INTERVAL: Duration = Duration::from_secs(60);
-
-/// The pause after a question that was not answered.
-const FAILURE_PAUSE: Duration = Duration::from_millis(100);
 
 /// The rate limits of a process's requests.
 pub struct RateLimits {
@@ -57,8 +49,8 @@ pub enum RateRefusal {
     Unreachable,
 }
 
-/// A request that was admitted. The place that it takes among those at once is free again when this is dropped, and so are
-/// tokens that were not used.
+/// A request that was admitted. The place that it takes among those at once is free again when this is dropped, and so
+/// are tokens that were not used.
 pub struct Permit {
     limits: Arc<RateLimits>,
     ids: RateIds,
@@ -137,9 +129,9 @@ impl RateLimits {
     }
 
     /// What is left of the limits of requests and of tokens in a minute.
-    pub fn standing(&self, ids: &RateIds) -> [Option<Standing>; 2] {
+    pub fn status(&self, ids: &RateIds) -> [Option<RateStatus>; 2] {
         let now = self.now();
-        self.state.lock().held.standing(ids, now)
+        self.state.lock().held.status(ids, now)
     }
 
     fn take(&self, ids: &RateIds, wanted: Amounts) -> Result<(Option<Arc<str>>, Vec<Taken>), RateRefusal> {
@@ -182,19 +174,13 @@ impl RateLimits {
         }
     }
 
-    /// Asks the database for permits until [`RateLimits::stop`]. `has_ended` is called when those of a holder have ended.
+    /// Asks the database for permits until [`RateLimits::stop`]. `has_ended` is called when those of a holder have
+    /// ended.
     pub(super) fn run(&self, has_ended: impl Fn(&Arc<str>)) {
-        let mut failure = String::new();
+        let mut failures = FailureLog::new("rate limits", "permits");
         while let Some((holder, asked)) = self.next_questions() {
             let answered = self.ask(&holder, &asked);
-            let reason = answered.as_ref().err().map(ToString::to_string).unwrap_or_default();
-            if reason != failure {
-                match reason.is_empty() {
-                    true => log::info!("rate limits: the database answers again"),
-                    false => log::warn!("rate limits: no permits are granted, trying again: {reason}"),
-                }
-                failure = reason;
-            }
+            failures.note(&answered);
             let now = self.now();
             let mut state = self.state.lock();
             state.held.is_unreachable = answered.is_err();
@@ -219,7 +205,7 @@ impl RateLimits {
 
     /// Waits until there is something to ask; `None` once stopped.
     fn next_questions(&self) -> Option<(Arc<str>, Vec<Question>)> {
-        let mut swept = self.now();
+        let mut sweeps = Sweeps::new(SWEEP_INTERVAL, self.now());
         let mut state = self.state.lock();
         loop {
             if state.is_stopped {
@@ -228,19 +214,12 @@ impl RateLimits {
             let now = self.now();
             let mut pause = IDLE_INTERVAL;
             if let Some(holder) = state.holder.clone() {
-                let is_sweep = now - swept >= SWEEP_INTERVAL;
-                if is_sweep {
-                    swept = now;
-                }
+                let is_sweep = sweeps.is_due(now);
                 let asked = state.held.questions(is_sweep, now);
                 if !asked.is_empty() {
                     return Some((holder, asked));
                 }
-                if state.held.has_due() {
-                    pause = WAITING_INTERVAL;
-                } else if !state.held.is_empty() {
-                    pause = Duration::from_micros((SWEEP_INTERVAL - (now - swept)).max(1).unsigned_abs());
-                }
+                pause = sweeps.pause(state.held.has_due(), !state.held.is_empty(), now);
             }
             self.work.wait_for(&mut state, pause);
         }
@@ -250,21 +229,9 @@ impl RateLimits {
     fn ask(&self, holder: &Arc<str>, asked: &[Question]) -> Result<Option<Vec<Option<Answer>>>, db::Error> {
         let mut session = self.db.session()?;
         session.set_timeout(RESPONSE_TIMEOUT);
-        if !self.state.lock().is_registered {
-            if !leases::register(&mut session, holder)? {
-                return Ok(None);
-            }
-            self.state.lock().is_registered = true;
-        }
-        let mut answers = ask_all(&mut session, holder, asked)?;
-        if answers.iter().any(Option::is_none) {
-            // Either the limit is gone, or the database has lost this process.
-            if !leases::register(&mut session, holder)? {
-                return Ok(None);
-            }
-            answers = ask_all(&mut session, holder, asked)?;
-        }
-        Ok(Some(answers))
+        let is_registered = self.state.lock().is_registered;
+        let registered = || self.state.lock().is_registered = true;
+        ask_registered(&mut session, holder, is_registered, registered, |session| ask_all(session, holder, asked))
     }
 
     /// Ends [`RateLimits::run`].
@@ -352,7 +319,7 @@ impl Drop for Permit {
         if taken.is_empty() || state.holder != holder {
             return;
         }
-        for id in self.ids.account.iter().chain(&self.ids.key) {
+        for id in self.ids.iter() {
             let mut used = used_tokens;
             for taken in taken.iter().filter(|taken| taken.rate == *id) {
                 let unused = match taken.kind {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::asking::{FAILURE_PAUSE, FailureLog, IDLE_INTERVAL, Sweeps, ask_registered};
 use super::budgets::Budgets;
 use super::held::{Answer, Held, Question, Refusal, Reserved};
 use super::{Ask, Grant, Micros, Picos, RESPONSE_TIMEOUT, RateLimits, Reservation};
@@ -13,21 +14,12 @@ use crate::blocking::{self, Wait};
 use crate::db::{self, Database};
 use crate::store::leases::{self, Request};
 
-/// The channel on which leases and permits are asked back, and changes of limits are announced. The payload is the id of the
-/// budget or of the rate limits, and that of the process that lacks something, if there is one.
+/// The channel on which leases and permits are asked back, and changes of limits are announced. The payload is the id
+/// of the budget or of the rate limits, and that of the process that lacks something, if there is one.
 pub const CHANNEL: &str = "textgen_limits";
 
 /// How often all leases are looked at, and handed back if they are idle.
 const SWEEP_INTERVAL: Micros = 250_000;
-
-/// How often the thread looks for what is to be asked while requests wait.
-const WAITING_INTERVAL: Duration = Duration::from_millis(10);
-
-/// The same while nothing is held.
-const IDLE_INTERVAL: Duration = Duration::from_secs(60);
-
-/// The pause after a question that was not answered.
-const FAILURE_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the ids of rate limits begin with; others are budgets.
 pub const RATE_PREFIX: &str = "rate_";
@@ -156,7 +148,8 @@ impl Limits {
         START + i64::try_from(self.origin.elapsed().as_micros()).unwrap_or(i64::MAX - START)
     }
 
-    /// Sets `worst` aside in the leases of these budgets, or after a short wait all there is, if that is `least` or more.
+    /// Sets `worst` aside in the leases of these budgets, or after a short wait all there is, if that is `least` or
+    /// more.
     pub(super) fn reserve(&self, budgets: &Budgets, worst: Picos, least: Picos) -> Result<SetAside, Refusal> {
         let now = self.now();
         let mut state = self.state.lock();
@@ -257,18 +250,11 @@ impl Limits {
 
     /// Asks the database for leases until [`Limits::stop`].
     pub fn run(&self) {
-        let mut failure = String::new();
+        let mut failures = FailureLog::new("budgets", "leases");
         while let Some((holder, round, asked)) = self.next_questions() {
             let asked_at = self.now();
             let answered = self.ask(&holder, &asked);
-            let reason = answered.as_ref().err().map(ToString::to_string).unwrap_or_default();
-            if reason != failure {
-                match reason.is_empty() {
-                    true => log::info!("budgets: the database answers again"),
-                    false => log::warn!("budgets: no leases are granted, trying again: {reason}"),
-                }
-                failure = reason;
-            }
+            failures.note(&answered);
             let now = self.now();
             let mut state = self.state.lock();
             state.held.is_unreachable = answered.is_err();
@@ -301,7 +287,7 @@ impl Limits {
 
     /// Waits until there is something to ask; `None` once stopped.
     fn next_questions(&self) -> Option<(Arc<str>, u64, Vec<Question>)> {
-        let mut swept = self.now();
+        let mut sweeps = Sweeps::new(SWEEP_INTERVAL, self.now());
         let mut state = self.state.lock();
         loop {
             if state.is_stopped {
@@ -310,19 +296,12 @@ impl Limits {
             let now = self.now();
             let mut pause = IDLE_INTERVAL;
             if let Some(holder) = state.holder.clone() {
-                let is_sweep = now - swept >= SWEEP_INTERVAL;
-                if is_sweep {
-                    swept = now;
-                }
+                let is_sweep = sweeps.is_due(now);
                 let (round, asked) = state.held.questions(is_sweep, now);
                 if !asked.is_empty() {
                     return Some((holder, round, asked));
                 }
-                if state.held.has_waiting() {
-                    pause = WAITING_INTERVAL;
-                } else if !state.held.is_empty() {
-                    pause = Duration::from_micros((SWEEP_INTERVAL - (now - swept)).max(1).unsigned_abs());
-                }
+                pause = sweeps.pause(state.held.has_waiting(), !state.held.is_empty(), now);
             }
             self.work.wait_for(&mut state, pause);
         }
@@ -332,13 +311,6 @@ impl Limits {
     fn ask(&self, holder: &Arc<str>, asked: &[Question]) -> Result<Option<Vec<Option<Answer>>>, db::Error> {
         let mut session = self.db.session()?;
         session.set_timeout(RESPONSE_TIMEOUT);
-        let is_registered = self.state.lock().is_registered;
-        if !is_registered {
-            if !leases::register(&mut session, holder)? {
-                return Ok(None);
-            }
-            self.state.lock().is_registered = true;
-        }
         let requests: Vec<Request<'_>> = asked
             .iter()
             .map(|(id, ask)| {
@@ -346,14 +318,10 @@ impl Limits {
                 Request { budget_id: id, at_least, at_most, returned, partial }
             })
             .collect();
-        let mut answers = leases::ask(&mut session, holder, &requests)?;
-        if answers.iter().any(Option::is_none) {
-            // Either the budget is gone, or the database has lost this process, as it may when a standby takes over.
-            if !leases::register(&mut session, holder)? {
-                return Ok(None);
-            }
-            answers = leases::ask(&mut session, holder, &requests)?;
-        }
+        let is_registered = self.state.lock().is_registered;
+        let registered = || self.state.lock().is_registered = true;
+        let ask = |session: &mut db::Session| leases::ask(session, holder, &requests);
+        let answers = ask_registered(&mut session, holder, is_registered, registered, ask)?;
         let grant = |answer: leases::Granted| {
             let leases::Granted { granted, returned, window_starts, is_short, unspent, collects, valid_micros } =
                 answer;
@@ -361,7 +329,7 @@ impl Limits {
             let valid_for = valid_micros;
             (Grant { granted, returned, window_starts, is_short, collects, valid_for }, unspent)
         };
-        Ok(Some(answers.into_iter().map(|answer| answer.map(grant)).collect()))
+        Ok(answers.map(|answers| answers.into_iter().map(|answer| answer.map(grant)).collect()))
     }
 
     /// Ends [`Limits::run`] and [`Limits::run_rates`].

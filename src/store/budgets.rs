@@ -191,6 +191,15 @@ pub fn take_from_key(db: &mut impl Executor, user_id: &str, key_id: &str, id: &s
     Ok(db.query_one(IS_UNUSED, &[&user_id, &id])?.try_get(0)?)
 }
 
+/// The budgets `b`, each with what was spent of it in the current window, `w`.
+macro_rules! with_spent {
+    () => {
+        " FROM budgets b CROSS JOIN LATERAL (
+        SELECT coalesce((SELECT w.spent_picos FROM budget_windows w WHERE w.budget_id = b.id
+            AND w.starts = textgen_budget_window(b.period, b.timezone, now())), 0) AS spent_picos) AS w"
+    };
+}
+
 /// The budgets of these accounts, by the accounts' ids.
 ///
 /// # Errors
@@ -199,10 +208,8 @@ pub fn of_accounts(db: &mut impl Executor, user_ids: &[&str]) -> Result<HashMap<
     const SQL: &str = concat!(
         "SELECT u.id, ",
         columns!(),
-        " FROM users u JOIN budgets b ON b.id = u.budget_id CROSS JOIN LATERAL (
-            SELECT coalesce((SELECT w.spent_picos FROM budget_windows w WHERE w.budget_id = b.id
-                AND w.starts = textgen_budget_window(b.period, b.timezone, now())), 0) AS spent_picos) AS w
-         WHERE u.id = ANY($1::text[]::varchar[])"
+        with_spent!(),
+        " JOIN users u ON u.budget_id = b.id WHERE u.id = ANY($1::text[]::varchar[])"
     );
     let rows = db.query(SQL, &[&user_ids.to_vec()])?;
     let read = |row: &postgres::Row| {
@@ -220,15 +227,14 @@ pub fn of_user(db: &mut impl Executor, user_id: &str) -> Result<Vec<Budget>, Err
     const SQL: &str = concat!(
         "SELECT ",
         columns!(),
-        " FROM budgets b CROSS JOIN LATERAL (
-            SELECT coalesce((SELECT w.spent_picos FROM budget_windows w WHERE w.budget_id = b.id
-                AND w.starts = textgen_budget_window(b.period, b.timezone, now())), 0) AS spent_picos) AS w
-         WHERE b.user_id = $1 AND NOT EXISTS (SELECT FROM credit_balances c WHERE c.budget_id = b.id)"
+        with_spent!(),
+        " WHERE b.user_id = $1 AND NOT EXISTS (SELECT FROM credit_balances c WHERE c.budget_id = b.id)"
     );
     db.query(SQL, &[&user_id])?.iter().map(Budget::from_row).collect()
 }
 
-/// Whether the database knows a time zone of this name. Abbreviations, and zones such as `X+3` that are made up, are none.
+/// Whether the database knows a time zone of this name. Abbreviations, and zones such as `X+3` that are made up, are
+/// none.
 ///
 /// # Errors
 /// See [`Error`].

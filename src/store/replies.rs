@@ -2,8 +2,6 @@
 //! (`idempotency_claims`). Rows of `kept_replies` are inserted by the statement that charges
 //! ([`charge`](super::usage::charges::charge)).
 
-use std::collections::HashMap;
-
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
@@ -45,7 +43,7 @@ impl std::fmt::Debug for KeptReply {
 }
 
 /// The claim of a request, a row of `idempotency_claims`. Claims are locked in the order of `Ord`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ClaimRow {
     /// Whose key it is.
     pub user_id: String,
@@ -67,25 +65,25 @@ pub enum ClaimState {
 }
 
 /// For each of these claims, finds the reply that is kept under its key, or else claims the key for `owner`, the number
-/// of an advisory lock that the process holds. The claim of a process that does not hold its lock any more is taken over.
-/// The rows must be in order. A row that was claimed before, by a call whose outcome is unknown, is claimed. Rows without an
-/// answer are running.
+/// of an advisory lock that the process holds. The claim of a process that does not hold its lock any more is taken
+/// over. The rows must be in order. A row that was claimed before, by a call whose outcome is unknown, is claimed.
+/// Returns what became of each row.
 ///
 /// # Errors
 /// See [`Error`].
-pub fn claim(db: &mut impl Executor, owner: i64, rows: &[&ClaimRow]) -> Result<HashMap<ClaimRow, ClaimState>, Error> {
+pub fn claim(db: &mut impl Executor, owner: i64, rows: &[&ClaimRow]) -> Result<Vec<ClaimState>, Error> {
     const SQL: &str =
         "SELECT place, state, fingerprint, status, headers, body, bytes FROM textgen_claim_keys($1, $2, $3, $4)";
     let (users, keys, numbers) = columns(rows.iter().copied());
-    let mut states = HashMap::with_capacity(rows.len());
+    // Keys without an answer are those of requests that are running.
+    let mut states = vec![ClaimState::Running; rows.len()];
     for found in db.query(SQL, &[&users, &keys, &owner, &numbers])? {
         let place: i64 = found.try_get(0)?;
-        let row = usize::try_from(place - 1).ok().and_then(|place| rows.get(place));
-        let row = row.ok_or_else(|| Error::Other(format!("no claim has the place {place}")))?;
+        let place = usize::try_from(place - 1).ok().filter(|place| *place < rows.len());
+        let place = place.ok_or_else(|| Error::Other("a claim has an impossible place".to_owned()))?;
         // A key that is looked for twice may be claimed, and then found to have been used.
-        match claim_state(row, &found)? {
-            state @ ClaimState::Kept(_) => drop(states.insert((*row).clone(), state)),
-            state => drop(states.entry((*row).clone()).or_insert(state)),
+        if !matches!(states[place], ClaimState::Kept(_)) {
+            states[place] = claim_state(rows[place], &found)?;
         }
     }
     Ok(states)

@@ -1,14 +1,15 @@
 //! Claims to `Idempotency-Key`s: of the requests with one key, one runs at a time, in whatever process.
 //!
-//! A request [begins](Claims::begin) to claim its key, and no thread waits for the answer: a thread claims the keys of all
-//! requests that arrived meanwhile by one call of the database.
+//! A request [begins](Claims::begin) to claim its key, and no thread waits for the answer: a thread claims the keys of
+//! all requests that arrived meanwhile by one call of the database.
 //!
-//! A claim is a row in the database. It ends when the request's charge is decided, or at once if there is none. The row of
-//! a request that was charged stays for [`RETAINED`], so that a call which looks for kept replies and then claims a key
-//! finds one or the other. Claims of a process that died are taken over: they name an advisory lock that the process held.
-//! Should a claim be lost, the request may run twice; it is still charged once, as only one reply can be kept for a key.
+//! A claim is a row in the database. It ends when the request's charge is decided, or at once if there is none. The row
+//! of a request that was charged stays for [`RETAINED`], so that a call which looks for kept replies and then claims a
+//! key finds one or the other. Claims of a process that died are taken over: they name an advisory lock that the
+//! process held. Should a claim be lost, the request may run twice; it is still charged once, as only one reply can be
+//! kept for a key.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -150,16 +151,16 @@ impl Claims {
 
     /// Claims keys until the process is stopped.
     pub fn run_calls(&self, stopped: &AtomicBool) {
-        while let Some(claiming) = self.take_waiting(stopped) {
-            let mut rows: Vec<&ClaimRow> = claiming.iter().map(|claiming| &claiming.row).collect();
-            rows.sort_unstable();
-            let mut states = self.call(&rows);
-            for claiming in &claiming {
-                claiming.answer(match &mut states {
-                    Ok(states) => Answer::Given(states.remove(&claiming.row).unwrap_or(ClaimState::Running)),
-                    Err(e) if e.is_outage() => Answer::Failed(db::Error::Unavailable(e.to_string())),
-                    Err(e) => Answer::Failed(db::Error::Other(e.to_string())),
-                });
+        while let Some(mut claiming) = self.take_waiting(stopped) {
+            claiming.sort_unstable_by(|a, b| a.row.cmp(&b.row));
+            let rows: Vec<&ClaimRow> = claiming.iter().map(|claiming| &claiming.row).collect();
+            match self.call(&rows) {
+                Ok(states) => {
+                    for (claiming, state) in claiming.iter().zip(states) {
+                        claiming.answer(Answer::Given(state));
+                    }
+                }
+                Err(e) => claiming.iter().for_each(|claiming| claiming.answer(Answer::Failed(copy_of(&e)))),
             }
         }
         let waiting = {
@@ -186,18 +187,19 @@ impl Claims {
     }
 
     /// Claims the keys of these rows, which are in order.
-    fn call(&self, rows: &[&ClaimRow]) -> std::result::Result<HashMap<ClaimRow, ClaimState>, db::Error> {
+    fn call(&self, rows: &[&ClaimRow]) -> std::result::Result<Vec<ClaimState>, db::Error> {
         let mut session = self.db.session()?;
         let began = Instant::now();
         let mut states = replies::claim(&mut session, self.owner, rows)?;
         if began.elapsed() >= MAX_CALL {
-            let is_claimed = |row: &&&ClaimRow| matches!(states.get(**row), Some(ClaimState::Claimed));
-            let claimed: Vec<&ClaimRow> = rows.iter().filter(is_claimed).copied().collect();
-            for (row, state) in replies::claim(&mut session, self.owner, &claimed)? {
+            let is_claimed = |place: &usize| matches!(states[*place], ClaimState::Claimed);
+            let claimed: Vec<usize> = (0..rows.len()).filter(is_claimed).collect();
+            let again: Vec<&ClaimRow> = claimed.iter().map(|place| rows[*place]).collect();
+            for (place, state) in claimed.into_iter().zip(replies::claim(&mut session, self.owner, &again)?) {
                 if let ClaimState::Kept(_) = state {
-                    self.delete_after(Duration::ZERO, row.clone());
+                    self.delete_after(Duration::ZERO, rows[place].clone());
                 }
-                states.insert(row, state);
+                states[place] = state;
             }
         }
         Ok(states)
@@ -251,6 +253,14 @@ impl Claims {
         if self.delete(std::slice::from_ref(&row)).is_err() {
             self.delete_after(Duration::ZERO, row);
         }
+    }
+}
+
+/// An error for each of the requests that it meets.
+fn copy_of(e: &db::Error) -> db::Error {
+    match e.is_outage() {
+        true => db::Error::Unavailable(e.to_string()),
+        false => db::Error::Other(e.to_string()),
     }
 }
 

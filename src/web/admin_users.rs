@@ -1,13 +1,14 @@
-//! The operator's API of accounts: the twin of `textgen user` and `textgen limit`. Each change is recorded in the audit log,
-//! in the same transaction.
+//! The operator's API of accounts: the twin of `textgen user` and `textgen limit`. Each change is recorded in the audit
+//! log, in the same transaction.
 
 use schemars::JsonSchema;
 use serde::Serialize;
 use time::OffsetDateTime;
 
+use super::cursor::Page;
 use super::key_fields::{BudgetFields, LimitFields, List, NewKey, RateFields, checked_name, show};
 use super::keys::in_transaction;
-use super::{Answer, cursor, fields};
+use super::{Answer, fields, record};
 use crate::accounts::{self, budgets, email, limited_keys, rates};
 use crate::auth::Caller;
 use crate::auth::password::Passwords;
@@ -20,7 +21,6 @@ use crate::http::request_fields::{Change, request_fields};
 use crate::operation::Group::Administration;
 use crate::operation::Handler::Authenticated;
 use crate::operation::{Operation, get, post, summary};
-use crate::store::audit::{self, Actor};
 use crate::store::budgets::{Budget, BudgetChange};
 use crate::store::directory::{self, UserSummary};
 use crate::store::rates::RateLimit;
@@ -170,16 +170,7 @@ struct NewUser {
 
 /// `GET /api/admin/users?limit=&after=&user=`.
 fn list(call: &mut Call<'_>, _: &Caller) -> Answer {
-    let limit = match call.request.query("limit") {
-        Some(text) => {
-            text.parse().ok().filter(|n| (1..=PAGE).contains(n)).ok_or(Error::bad("limit must be from 1 to 100"))?
-        }
-        None => PAGE,
-    };
-    let after = call.request.query("after").filter(|text| !text.is_empty());
-    let after =
-        after.as_deref().map(|text| cursor::parse(text).ok_or(Error::bad("after must be the next of a previous page")));
-    let after = after.transpose()?;
+    let asked = Page::of(call.request, PAGE)?;
     let only = call.request.query("user").filter(|text| !text.is_empty());
     let mut session = call.app.db.session()?;
     let mut found = match only {
@@ -187,11 +178,9 @@ fn list(call: &mut Call<'_>, _: &Caller) -> Answer {
             Some(user) => directory::with_ids(&mut session, &[user.id.as_str()])?,
             None => Vec::new(),
         },
-        None => directory::newest(&mut session, after, limit + 1)?,
+        None => directory::newest(&mut session, asked.after(), asked.limit + 1)?,
     };
-    let has_more = i64::try_from(found.len()).unwrap_or(i64::MAX) > limit;
-    found.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    let next = found.last().filter(|_| has_more).map(|last| cursor::write(last.created, &last.id));
+    let next = asked.cut(&mut found, false, |last| (last.created, &last.id));
     let users = with_limits(&mut session, found)?;
     Ok(Response::json(200, &UserList { users, next }))
 }
@@ -300,20 +289,6 @@ fn set_limits(
         details.push(rate.map_or("no rate limits".to_owned(), |rate| rates::in_words(&rate)));
     }
     Ok(details)
-}
-
-/// Records an action in the audit log.
-fn record(
-    call: &Call<'_>,
-    caller: &Caller,
-    db: &mut Transaction<'_>,
-    action: &str,
-    user: &User,
-    details: &str,
-) -> Result<()> {
-    let address = call.client().to_string();
-    let actor = Actor { id: &caller.user.id, name: &caller.user.email, address: &address };
-    Ok(audit::insert(db, actor, action, user, details)?)
 }
 
 /// `POST /api/admin/users/keys` with `user`, `name` and optionally what the key is limited to.

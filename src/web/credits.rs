@@ -4,7 +4,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::{Answer, cursor, fields, keys};
+use super::cursor::Page;
+use super::{Answer, fields, keys, record};
 use crate::accounts::{self, budgets, credits};
 use crate::auth::Caller;
 use crate::call::Call;
@@ -14,7 +15,6 @@ use crate::http::request_fields::request_fields;
 use crate::operation::Group;
 use crate::operation::Handler::Authenticated;
 use crate::operation::{Operation, get, post, summary};
-use crate::store::audit::{self, Actor};
 use crate::store::credits::{Entry, Expiring, Kind, NewEntry, page};
 use crate::store::{User, timestamp, users};
 
@@ -63,8 +63,8 @@ request_fields! {
     struct AddCredit<'f> {
         /// The account's e-mail address or id.
         user: &'f str,
-        /// How much, in micro-dollars (a millionth of a dollar). Below zero it takes credit away, at most what is neither
-        /// spent nor set aside for requests that run.
+        /// How much, in micro-dollars (a millionth of a dollar). Below zero it takes credit away, at most what is
+        /// neither spent nor set aside for requests that run.
         #[schemars(required)]
         amount_micros: Option<i64>,
         /// Why, for the account's owner to read; at most 300 characters.
@@ -123,25 +123,14 @@ struct AddedCredit {
 
 /// `GET /api/credits?limit=&after=`.
 fn show(call: &mut Call<'_>, caller: &Caller) -> Answer {
-    let limit = match call.request.query("limit") {
-        Some(text) => {
-            text.parse().ok().filter(|n| (1..=PAGE).contains(n)).ok_or(Error::bad("limit must be from 1 to 1000"))?
-        }
-        None => PAGE,
-    };
-    let after = call.request.query("after").filter(|text| !text.is_empty());
-    let after =
-        after.as_deref().map(|text| cursor::parse(text).ok_or(Error::bad("after must be the next of a previous page")));
-    let after = after.transpose()?;
+    let asked = Page::of(call.request, PAGE)?;
     let mut session = call.app.db.session()?;
     // From the database and not the cache: credit may just have been added.
     let user = users::by_id(&mut session, &caller.user.id)?.ok_or(Error::Unauthorized(NOT_AUTHENTICATED))?;
     let balance = credits::balance(&mut session, user.balance_id.as_deref())?;
-    let mut entries = page(&mut session, &user.id, after, limit + 1)?;
+    let mut entries = page(&mut session, &user.id, asked.after(), asked.limit + 1)?;
     drop(session);
-    let has_more = i64::try_from(entries.len()).unwrap_or(i64::MAX) > limit;
-    entries.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    let next = entries.last().filter(|_| has_more).map(|last| cursor::write(last.created, &last.id));
+    let next = asked.cut(&mut entries, false, |last| (last.created, &last.id));
     let (balance_micros, expiring) = (balance.balance_micros, balance.expiring);
     Ok(Response::json(200, &Credits { balance_micros, expiring, entries, next }))
 }
@@ -177,10 +166,8 @@ pub(super) fn kind_of(amount_micros: i64) -> Kind {
 /// # Errors
 /// As [`credits::add`].
 pub(super) fn add_for(call: &Call<'_>, caller: &Caller, user: &User, new: &NewEntry<'_>) -> Result<credits::Added> {
-    let address = call.client().to_string();
-    let actor = Actor { id: &caller.user.id, name: &caller.user.email, address: &address };
     let added = credits::add_now(&call.app.db, &user.id, new, |db, added| {
-        Ok(audit::insert(db, actor, "credit", user, &credits::in_words(&added.entry))?)
+        record(call, caller, db, "credit", user, &credits::in_words(&added.entry))
     })?;
     call.app.cache.revoke(&user.id);
     Ok(added)
@@ -207,11 +194,9 @@ pub(super) fn lift_for(
     key: Option<&str>,
     until: Option<OffsetDateTime>,
 ) -> Result<()> {
-    let address = call.client().to_string();
-    let actor = Actor { id: &caller.user.id, name: &caller.user.email, address: &address };
     let budget_id = keys::in_transaction(call, |db| {
         let id = budgets::lift(db, &user.id, key, until)?;
-        audit::insert(db, actor, "lift limit", user, &budgets::lift_in_words(key, until))?;
+        record(call, caller, db, "lift limit", user, &budgets::lift_in_words(key, until))?;
         Ok(id)
     })?;
     // Other processes hear of it; this one need not wait for that.

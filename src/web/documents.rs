@@ -4,7 +4,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Answer, cursor};
+use super::Answer;
+use super::cursor::Page;
 use crate::accounts::random;
 use crate::auth::Caller;
 use crate::call::Call;
@@ -166,28 +167,19 @@ struct PublishedDocument<'a> {
 
 /// `GET /api/docs/list?limit=&after=&content=false`: newest first, with `next` if there are more.
 fn list(call: &mut Call<'_>, caller: &Caller) -> Answer {
-    let limit = match call.request.query("limit") {
-        Some(text) => {
-            text.parse().ok().filter(|n| (1..=PAGE).contains(n)).ok_or(Error::bad("limit must be from 1 to 1000"))?
-        }
-        None => PAGE,
-    };
-    let after = call.request.query("after").filter(|text| !text.is_empty());
-    let after =
-        after.as_deref().map(|text| cursor::parse(text).ok_or(Error::bad("after must be the next of a previous page")));
-    let after = after.transpose()?;
+    let asked = Page::of(call.request, PAGE)?;
     let with_content = call.request.query("content").as_deref() != Some("false");
     let mut session = call.app.db.session()?;
-    let page = documents::page(&mut session, &caller.user.id, after, limit + 1, with_content, PAGE_BYTES)?;
+    let page =
+        documents::page(&mut session, &caller.user.id, asked.after(), asked.limit + 1, with_content, PAGE_BYTES)?;
     drop(session);
-    Ok(Response::json(200, &as_page(page, limit, with_content)?))
+    Ok(Response::json(200, &as_page(page, &asked, with_content)?))
 }
 
-fn as_page(mut page: Vec<Document>, limit: i64, with_content: bool) -> Result<Value> {
+fn as_page(mut page: Vec<Document>, asked: &Page, with_content: bool) -> Result<Value> {
     let bytes: usize = page.iter().filter_map(|d| d.content.as_ref()).map(String::len).sum();
-    let more = i64::try_from(page.len()).unwrap_or(i64::MAX) > limit || i64::try_from(bytes).unwrap_or(0) > PAGE_BYTES;
-    page.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    let next = page.last().filter(|_| more).map(|last| cursor::write(last.created_at, &last.id));
+    let is_cut = i64::try_from(bytes).unwrap_or(0) > PAGE_BYTES;
+    let next = asked.cut(&mut page, is_cut, |last| (last.created_at, &last.id));
     let mut body =
         serde_json::to_value(DocumentList { documents: page, next }).map_err(|e| Error::Internal(e.to_string()))?;
     if !with_content {

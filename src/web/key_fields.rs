@@ -27,8 +27,8 @@ const LONGEST_NAME: usize = 100;
 pub(super) struct BudgetFields {
     /// In micro-dollars (a millionth of a dollar), in each window.
     limit_micros: i64,
-    /// When it begins anew: `day`, `week` (on Monday), `month` or `total`, which is never. If it is missing, it stays as it
-    /// is; a new budget of a key is in total, that of an account for a month.
+    /// When it begins anew: `day`, `week` (on Monday), `month` or `total`, which is never. If it is missing, it stays
+    /// as it is; a new budget of a key is in total, that of an account for a month.
     #[schemars(with = "Option<String>")]
     window: Option<Window>,
     /// The IANA time zone of the windows. If it is missing, it stays as it is; `UTC` for a new budget.

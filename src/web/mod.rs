@@ -20,12 +20,16 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::app::App;
+use crate::auth::Caller;
 use crate::call::{Call, Role};
+use crate::db::Executor;
 use crate::error::{Error, Result, Shape};
 use crate::gateway::speech::SPEECH;
 use crate::http::{Request, Response};
 use crate::operation::Handler::{Authenticated, Optional, Public};
 use crate::operation::{Group, Operation, get, post, summary};
+use crate::store::User;
+use crate::store::audit::{self, Actor};
 
 /// Its operations, beside those that every server has.
 pub fn operations() -> Vec<Operation> {
@@ -112,6 +116,20 @@ type Answer = Result<Response>;
 #[derive(Serialize, JsonSchema)]
 struct Message {
     message: &'static str,
+}
+
+/// Records in the audit log what an administrator does to an account. To be called in the transaction that does it.
+fn record(
+    call: &Call<'_>,
+    caller: &Caller,
+    db: &mut impl Executor,
+    action: &str,
+    user: &User,
+    details: &str,
+) -> Result<()> {
+    let address = call.client().to_string();
+    let actor = Actor { id: &caller.user.id, name: &caller.user.email, address: &address };
+    Ok(audit::insert(db, actor, action, user, details)?)
 }
 
 /// Reads the fields of a small body. The caller was authenticated before, so the body of an anonymous request is never

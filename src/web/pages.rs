@@ -113,15 +113,6 @@ pub(super) fn is_local_path(next: &str) -> bool {
         && next.bytes().all(|b| b.is_ascii_graphic() && b != b'\\')
 }
 
-/// The last item of a page, if another page follows. `found` was read with one item more than the `size` of a page, and
-/// loses it.
-fn last_before_next_page<T>(found: &mut Vec<T>, size: i64) -> Option<&T> {
-    let size = usize::try_from(size).unwrap_or(usize::MAX);
-    let has_more = found.len() > size;
-    found.truncate(size);
-    found.last().filter(|_| has_more)
-}
-
 /// The address of this server, for the examples on the pages.
 fn web_address(call: &Call<'_>) -> String {
     let config = &call.app.config;

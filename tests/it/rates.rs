@@ -25,7 +25,7 @@ fn client(user: &User, server: &Server, rate: &Value) -> (String, Client) {
 }
 
 /// What the headers say of requests or tokens: limit, what is left, and in how many seconds all is.
-fn standing(reply: &Reply, of: &str) -> Option<(i64, i64, i64)> {
+fn rate_status(reply: &Reply, of: &str) -> Option<(i64, i64, i64)> {
     let header = |what: &str| reply.header(&format!("x-ratelimit-{what}-{of}"));
     let number = |what: &str| header(what).map(|text| text.parse::<i64>().unwrap());
     let reset = header("reset").map(|text| match text.split_once('m') {
@@ -70,10 +70,10 @@ fn a_key_admits_as_many_requests_in_a_minute_as_it_may() {
     client.post(CHAT, &json!({"model": "m", "messages": [], "max_tokens": "many"}));
     for left in [2, 1, 0] {
         let reply = client.post(CHAT, &chat(1)).expect(200);
-        let (limit, remaining, reset) = standing(&reply, "requests").unwrap();
+        let (limit, remaining, reset) = rate_status(&reply, "requests").unwrap();
         assert_eq!((limit, remaining), (3, left));
         assert!((58..=61).contains(&reset), "{reset}");
-        assert_eq!(standing(&reply, "tokens"), None);
+        assert_eq!(rate_status(&reply, "tokens"), None);
     }
     let called = upstream.seen().len();
     let reply = client.post(CHAT, &chat(1)).expect(429);
@@ -82,12 +82,12 @@ fn a_key_admits_as_many_requests_in_a_minute_as_it_may() {
     let seconds: i64 = reply.header("retry-after").unwrap().parse().unwrap();
     let millis: i64 = reply.header("retry-after-ms").unwrap().parse().unwrap();
     assert!((55..=60).contains(&seconds) && (millis + 999) / 1000 == seconds, "{seconds} {millis}");
-    assert_eq!(standing(&reply, "requests").map(|(limit, left, _)| (limit, left)), Some((3, 0)));
+    assert_eq!(rate_status(&reply, "requests").map(|(limit, left, _)| (limit, left)), Some((3, 0)));
     assert_eq!(upstream.seen().len(), called);
     // Other errors of it have the headers too; other keys are free.
     client.post("/api/v1/generate", &json!({"text": "Hello"})).expect(429);
     let free = user.program(&server.inference).post(CHAT, &chat(1)).expect(200);
-    assert_eq!(standing(&free, "requests"), None);
+    assert_eq!(rate_status(&free, "requests"), None);
     // More of them are admitted at once if the limit is raised, and all without one.
     let update = |rate: Value| {
         user.browser.post("/api/keys/update", &json!({"id": id, "rate": rate})).expect(200).json()["rate"].clone()
@@ -101,7 +101,7 @@ fn a_key_admits_as_many_requests_in_a_minute_as_it_may() {
     assert_eq!(update(json!({"concurrent": null}))["concurrent"], json!(null));
     client.post(CHAT, &chat(1)).expect(429);
     assert_eq!(update(json!(null)), json!(null));
-    assert_eq!(standing(&client.post(CHAT, &chat(1)).expect(200), "requests"), None);
+    assert_eq!(rate_status(&client.post(CHAT, &chat(1)).expect(200), "requests"), None);
 }
 
 #[test]
@@ -136,9 +136,9 @@ fn the_account_and_the_key_both_limit_the_rate() {
     let (first, second) =
         (client(&user, &server, &json!({"requests_per_minute": 2})).1, user.program(&server.inference));
     soon("the account's limit to hold", || {
-        standing(&second.post(CHAT, &chat(1)), "requests").is_some_and(|(limit, ..)| limit == 5)
+        rate_status(&second.post(CHAT, &chat(1)), "requests").is_some_and(|(limit, ..)| limit == 5)
     });
-    let before = standing(&second.post(CHAT, &chat(1)).expect(200), "requests").unwrap().1;
+    let before = rate_status(&second.post(CHAT, &chat(1)).expect(200), "requests").unwrap().1;
     assert!(before >= 2, "{before}");
     first.post(CHAT, &chat(1)).expect(200);
     first.post(CHAT, &chat(1)).expect(200);
@@ -163,7 +163,7 @@ fn the_tokens_of_a_minute_are_limited() {
     // Each may use 505 tokens, and uses 100.
     for left in [900, 800, 700, 600, 500] {
         let reply = client.post(CHAT, &chat(500)).expect(200);
-        assert_eq!(standing(&reply, "tokens").map(|(limit, left, _)| (limit, left)), Some((1000, left)));
+        assert_eq!(rate_status(&reply, "tokens").map(|(limit, left, _)| (limit, left)), Some((1000, left)));
     }
     let reply = client.post(CHAT, &chat(500)).expect(429);
     let wait: i64 = reply.header("retry-after").unwrap().parse().unwrap();
@@ -195,7 +195,7 @@ fn so_many_requests_run_at_once() {
         let refused = client.post(CHAT, &chat(1)).expect(429);
         assert_eq!(refused.header("retry-after"), Some("1"));
         assert!(refused.json()["error"]["message"].as_str().unwrap().contains("at once"));
-        assert_eq!(standing(&refused, "requests"), None);
+        assert_eq!(rate_status(&refused, "requests"), None);
         // A place more.
         let more = json!({"id": id, "rate": {"concurrent": 3}});
         user.browser.post("/api/keys/update", &more).expect(200);

@@ -3,14 +3,15 @@
 use askama::Template;
 use time::{Duration, OffsetDateTime};
 
-use super::{Frame, encoded, last_before_next_page, page, query_text, show};
+use super::{Frame, encoded, page, query_text, show};
 use crate::auth::Caller;
 use crate::call::Call;
 use crate::catalogue::{Availability, Purpose, ServerCounts};
 use crate::store::audit::{self, Entry};
 use crate::store::directory::{self, UserSummary};
 use crate::store::usage::days::{self, DayTotal};
-use crate::web::{Answer, cursor};
+use crate::web::Answer;
+use crate::web::cursor::{self, last_before_next_page};
 
 /// Accounts or audit entries on a page.
 const PAGE: i64 = 50;

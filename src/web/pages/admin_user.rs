@@ -13,12 +13,12 @@ use crate::db::Transaction;
 use crate::error::{Error, Result};
 use crate::http::Response;
 use crate::http::form::Fields;
-use crate::store::audit::{self, Actor, Entry};
+use crate::store::audit::{self, Entry};
 use crate::store::credits::NewEntry;
 use crate::store::usage::lists::{self, ChargedCall};
 use crate::store::users::Status;
 use crate::store::{ApiKey, BrowserSession, User, api_keys, sessions, timestamp, users};
-use crate::web::{Answer, credits, fields, keys};
+use crate::web::{Answer, credits, fields, keys, record};
 
 /// Audit entries on the page.
 const ENTRIES: i64 = 20;
@@ -96,12 +96,10 @@ fn act(
 ) -> Answer {
     let fields = fields(call)?;
     let id = segment(call, 0)?;
-    let address = call.client().to_string();
-    let actor = Actor { id: &caller.user.id, name: &caller.user.email, address: &address };
     keys::in_transaction(call, |db| {
         let user = users::by_id(db, &id)?.ok_or(Error::NotFound(NO_ACCOUNT))?;
         let details = work(db, caller, &user, &fields)?;
-        Ok(audit::insert(db, actor, action, &user, &details)?)
+        record(call, caller, db, action, &user, &details)
     })?;
     call.app.cache.revoke(&id);
     Ok(Response::see_other(format!("/admin/users/{id}?done={done}")))

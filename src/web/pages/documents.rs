@@ -2,15 +2,16 @@
 
 use askama::Template;
 
-use super::{Frame, encoded, last_before_next_page, page, query_text, segment, show};
+use super::{Frame, encoded, page, query_text, segment, show};
 use crate::auth::Caller;
 use crate::call::Call;
 use crate::error::Error;
 use crate::http::Response;
 use crate::store::deleted_documents::{self, DeletedDocument, KEPT_DAYS};
 use crate::store::documents::{self as store, DocumentSummary};
+use crate::web::cursor::{self, last_before_next_page};
 use crate::web::documents::{NOT_FOUND, UNTITLED, insert};
-use crate::web::{Answer, cursor, fields};
+use crate::web::{Answer, fields};
 
 /// Documents on a page.
 const PAGE: i64 = 30;

@@ -9,16 +9,16 @@ use crate::error::{Error, Result};
 use crate::limits::Admission;
 
 /// The caller of a stream, as it was known when the request came.
-pub(super) struct Standing {
+pub(super) struct CallerCheck {
     resolver: Arc<Resolver>,
     validity: Validity,
     /// The budgets, if there are any, and the number of those that were found to be used up.
     admission: Option<(Arc<Admission>, u64)>,
 }
 
-impl Standing {
-    pub(super) fn of(caller: &Caller, resolver: &Arc<Resolver>, admission: Option<&Arc<Admission>>) -> Standing {
-        Standing {
+impl CallerCheck {
+    pub(super) fn of(caller: &Caller, resolver: &Arc<Resolver>, admission: Option<&Arc<Admission>>) -> CallerCheck {
+        CallerCheck {
             resolver: Arc::clone(resolver),
             validity: caller.validity.clone(),
             admission: admission.map(|admission| (Arc::clone(admission), admission.exhaustions())),
@@ -39,23 +39,23 @@ impl Standing {
 }
 
 /// The client of a stream, which gets nothing more once the stream may not go on: each write fails then.
-pub(super) struct Watched<'a> {
+pub(super) struct CheckedClient<'a> {
     out: &'a mut dyn Write,
-    standing: &'a mut Standing,
+    caller: &'a mut CallerCheck,
     /// Why it may not.
     pub(super) ended: Option<Error>,
 }
 
-impl<'a> Watched<'a> {
-    pub(super) fn new(out: &'a mut dyn Write, standing: &'a mut Standing) -> Watched<'a> {
-        Watched { out, standing, ended: None }
+impl<'a> CheckedClient<'a> {
+    pub(super) fn new(out: &'a mut dyn Write, caller: &'a mut CallerCheck) -> CheckedClient<'a> {
+        CheckedClient { out, caller, ended: None }
     }
 }
 
-impl Write for Watched<'_> {
+impl Write for CheckedClient<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.ended.is_none() {
-            self.ended = self.standing.check().err();
+            self.ended = self.caller.check().err();
         }
         match self.ended {
             Some(_) => Err(io::ErrorKind::ConnectionAborted.into()),
