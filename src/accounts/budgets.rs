@@ -9,8 +9,8 @@ use crate::money::Cost;
 use crate::store::budgets::{self, BudgetChange, BudgetSpec, Window};
 use crate::store::{timestamp, users};
 
-/// Sets or removes the budget of an account. A new one is for a month. What was spent in the current window counts. To be
-/// called in a transaction. Returns what the budget is then.
+/// Sets or removes the budget of an account. A new one is for a month. What was spent in the current window counts. To
+/// be called in a transaction. Returns what the budget is then.
 ///
 /// # Errors
 /// 400 for a budget that is none, 401 if the account has just been deleted.

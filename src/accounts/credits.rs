@@ -36,8 +36,9 @@ pub struct Added {
     pub is_new: bool,
 }
 
-/// Adds credit to an account, or takes it away. The entry is made once for each `id`, and without one always. A correction
-/// takes no more than there is: what is spent or set aside for running requests stays. To be called in a transaction.
+/// Adds credit to an account, or takes it away. The entry is made once for each `id`, and without one always. A
+/// correction takes no more than there is: what is spent or set aside for running requests stays. To be called in a
+/// transaction.
 ///
 /// # Errors
 /// 400 for an amount, a time or an id that cannot be; 409 if there is another entry with this id; 401 if the account has

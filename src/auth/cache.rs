@@ -124,8 +124,8 @@ impl Cache {
         self.epochs.bucket(user_id)
     }
 
-    /// Whether no user of the bucket has changed since the stamp was taken, as far as is known, and no change can have been
-    /// missed.
+    /// Whether no user of the bucket has changed since the stamp was taken, as far as is known, and no change can have
+    /// been missed.
     pub(super) fn is_bucket_current(&self, bucket: Bucket, stamp: Stamp) -> bool {
         self.epochs.is_current(bucket, stamp) && self.epochs.is_trusted(stamp)
     }

@@ -79,8 +79,8 @@ impl Resolver {
         }
     }
 
-    /// Whether a credential is valid that was so before. It is looked up again only if something of its account has changed
-    /// since; while the database is down, it stays valid.
+    /// Whether a credential is valid that was so before. It is looked up again only if something of its account has
+    /// changed since; while the database is down, it stays valid.
     pub fn is_still_valid(&self, validity: &mut Validity) -> bool {
         let Some((key, bucket, stamp)) = validity.read else { return true };
         let is_current = self.cache.is_bucket_current(bucket, stamp);

@@ -44,8 +44,8 @@ pub struct Scope {
 }
 
 impl Scope {
-    /// The one that a key's row describes; `None` for a key without restrictions. What is stored and not understood allows
-    /// nothing.
+    /// The one that a key's row describes; `None` for a key without restrictions. What is stored and not understood
+    /// allows nothing.
     pub fn of(stored: KeyScope) -> Option<Scope> {
         let KeyScope { models, permissions, addresses } = stored;
         let scope = Scope {

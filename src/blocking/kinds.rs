@@ -1,12 +1,13 @@
-//! What requests wait for. Each kind has a number of places of its own (a bulkhead), so that none takes those of another.
+//! What requests wait for. Each kind has a number of places of its own (a bulkhead), so that none takes those of
+//! another.
 
 /// A kind of wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
     /// A password hash, or other log-ins from the same place.
     LogIn,
-    /// A database connection, a commit, or another request that asks the database for the same. They are short. So is the
-    /// wait for the lists of models after the start.
+    /// A database connection, a commit, or another request that asks the database for the same. They are short. So is
+    /// the wait for the lists of models after the start.
     Database,
     /// A model server: one that has not answered yet, or whose reply is passed on while it is made.
     Model,

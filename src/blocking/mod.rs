@@ -86,8 +86,8 @@ pub fn install(hooks: Rc<dyn BlockingHooks>) {
     HOOKS.with(|installed| *installed.borrow_mut() = Some(hooks));
 }
 
-/// Runs `work`, which may wait for long. Nested calls count as part of the outermost one. Later calls for the same request
-/// count as part of one that waited for a model server, an upload or a fetch, and are not refused.
+/// Runs `work`, which may wait for long. Nested calls count as part of the outermost one. Later calls for the same
+/// request count as part of one that waited for a model server, an upload or a fetch, and are not refused.
 ///
 /// # Errors
 /// Too many requests wait for the same kind of thing; `work` was not called.

@@ -1,9 +1,10 @@
 //! The catalogue: the models that clients may name, who serves them, and what they cost.
 //!
-//! `entries` is the form in which people write it, a TOML file; `validate` checks that, `apply` stores it and writes it out
-//! again, and `seal` encrypts providers' API keys in the database. `snapshot` is the catalogue as a server uses it, `servers`
-//! the models of the servers in the settings, whose `lists` are known. `models` holds what applies of the two, and finds what
-//! requests name (`resolved`); `availability` is what operators see of it, and `refresh` keeps it up to date.
+//! `entries` is the form in which people write it, a TOML file; `validate` checks that, `apply` stores it and writes it
+//! out again, and `seal` encrypts providers' API keys in the database. `snapshot` is the catalogue as a server uses it,
+//! `servers` the models of the servers in the settings, whose `lists` are known. `models` holds what applies of the
+//! two, and finds what requests name (`resolved`); `availability` is what operators see of it, and `refresh` keeps it
+//! up to date.
 
 mod apply;
 mod availability;

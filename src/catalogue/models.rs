@@ -20,8 +20,8 @@ use super::seal::Sealer;
 use super::servers::{self, Found, Listing, Purpose, Servers, Table, described};
 use super::snapshot::{Snapshot, SnapshotContext, Unresolved};
 
-/// How long a request waits for servers that have not listed their models yet: most do so in a moment, and the others must
-/// not hold it up.
+/// How long a request waits for servers that have not listed their models yet: most do so in a moment, and the others
+/// must not hold it up.
 const WAIT_FOR_LISTS: Duration = Duration::from_secs(1);
 
 /// The models, as one process knows them.
@@ -106,13 +106,13 @@ impl Models {
         }
     }
 
-    /// The model that a request means: the one of exactly this name; without a name, the default model of the settings, else
-    /// the first one, of those whose names are allowed. Reads memory only, unless a server of the settings was not asked for
-    /// its list of models yet: then it waits for a second.
+    /// The model that a request means: the one of exactly this name; without a name, the default model of the settings,
+    /// else the first one, of those whose names are allowed. Reads memory only, unless a server of the settings was not
+    /// asked for its list of models yet: then it waits for a second.
     ///
     /// # Errors
-    /// 404 for an unknown name; those of [`Models::check`]; 503 where the model's providers cannot be called, or a server
-    /// that may have the model was not asked yet; 502 where one has not answered.
+    /// 404 for an unknown name; those of [`Models::check`]; 503 where the model's providers cannot be called, or a
+    /// server that may have the model was not asked yet; 502 where one has not answered.
     pub fn resolve(
         &self,
         purpose: Purpose,
@@ -230,8 +230,8 @@ impl Models {
     /// listed.
     ///
     /// # Errors
-    /// 503 until the stored catalogue was read, or where it is empty and no server is configured; 502 where no server has
-    /// answered so far.
+    /// 503 until the stored catalogue was read, or where it is empty and no server is configured; 502 where no server
+    /// has answered so far.
     pub fn list(&self) -> Result<Vec<ListedModel>> {
         self.check_any()?;
         let (listed, is_unanswered) = self.ask(&Purpose::ALL, |current| {
@@ -309,8 +309,8 @@ impl Models {
         self.current.read().is_some()
     }
 
-    /// Takes a catalogue that was read in the place of the current one. Returns what is wrong with its providers, for the
-    /// log.
+    /// Takes a catalogue that was read in the place of the current one. Returns what is wrong with its providers, for
+    /// the log.
     pub(super) fn set_stored(&self, rows: &CatalogueRows) -> Vec<String> {
         let context = SnapshotContext {
             timeouts: self.timeouts,
@@ -324,8 +324,8 @@ impl Models {
         faults
     }
 
-    /// The servers of the settings that are to be asked for their lists now: none while there is a stored catalogue. Waits
-    /// for the first for this time at most.
+    /// The servers of the settings that are to be asked for their lists now: none while there is a stored catalogue.
+    /// Waits for the first for this time at most.
     pub(super) fn wait_for_due_lists(&self, time: Duration) -> Vec<DueList> {
         let until = Instant::now() + time;
         let mut state = self.state.lock();

@@ -1,5 +1,5 @@
-//! Keeps [`Models`] up to date: reads the stored catalogue and the prices when they have changed, and asks the servers of
-//! the settings for their lists of models.
+//! Keeps [`Models`] up to date: reads the stored catalogue and the prices when they have changed, and asks the servers
+//! of the settings for their lists of models.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -58,8 +58,8 @@ impl Refresher {
         self.wake.notify_one();
     }
 
-    /// Reads the stored catalogue whenever it has changed, until the process stops. While it cannot be read, the last one
-    /// stays.
+    /// Reads the stored catalogue whenever it has changed, until the process stops. While it cannot be read, the last
+    /// one stays.
     pub fn follow_catalogue(&self, db: &Database, stopped: &AtomicBool) {
         let mut logged = String::new();
         while !stopped.load(Ordering::Acquire) {

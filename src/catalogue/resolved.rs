@@ -62,8 +62,8 @@ impl ResolvedModel {
         self.routes().iter().map(|route| route.upstream_model.as_deref().unwrap_or(self.requested_name()))
     }
 
-    /// Lowers what a request asks for in output tokens to what the model may make. What it does not ask for is left to the
-    /// provider.
+    /// Lowers what a request asks for in output tokens to what the model may make. What it does not ask for is left to
+    /// the provider.
     ///
     /// # Errors
     /// 400 for a limit that is no number.

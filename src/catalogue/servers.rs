@@ -135,9 +135,9 @@ impl Servers {
 
     /// The models of these servers, of whose lists this is known, in the order of the servers.
     ///
-    /// A model is called on the servers that list it. The default model of the settings is one even if no server lists it,
-    /// and is called on those whose models are not known too. Where no default model is set, a server without a list takes
-    /// every name that the others do not list.
+    /// A model is called on the servers that list it. The default model of the settings is one even if no server lists
+    /// it, and is called on those whose models are not known too. Where no default model is set, a server without a
+    /// list takes every name that the others do not list.
     pub(super) fn table(&self, listings: &[Listing]) -> Table {
         let mut table = Table {
             is_pending: listings.contains(&Listing::Pending),
@@ -178,8 +178,8 @@ impl Servers {
         table
     }
 
-    /// The routes to the default model: to the servers that list it, and to those whose models are not known. If there is
-    /// none, the operator may still be right, and each is asked.
+    /// The routes to the default model: to the servers that list it, and to those whose models are not known. If there
+    /// is none, the operator may still be right, and each is asked.
     fn routes_of_default(&self, name: &str, listings: &[Listing]) -> Vec<Route> {
         let may_have = |listing: &Listing| match listing {
             Listing::Known(models) => models.iter().any(|model| model.id == name),
@@ -223,8 +223,8 @@ impl Table {
         self.names.get(name).map_or_else(|| self.unlisted(|_| true), |model| Found::Model(Arc::clone(model)))
     }
 
-    /// The default model of the settings, else the first one that is listed, of those whose names are allowed. Which is the
-    /// first does not depend on which server is the quickest.
+    /// The default model of the settings, else the first one that is listed, of those whose names are allowed. Which is
+    /// the first does not depend on which server is the quickest.
     pub(super) fn first(&self, is_allowed: impl Fn(&str) -> bool) -> Found {
         let default = self.default.as_ref().filter(|default| is_allowed(&default.name));
         let listed = || self.listed[..self.ranked].iter().find(|listed| is_allowed(&listed.id));

@@ -92,8 +92,8 @@ pub struct Config {
         action = ArgAction::Set)]
     pub use_postgres: bool,
 
-    /// Database connections per process, 1 to 1000, in addition to eight that record charges and claim keys and one that listens for
-    /// notifications
+    /// Database connections per process, 1 to 1000, in addition to eight that record charges and claim keys and one
+    /// that listens for notifications
     #[arg(long, env, default_value = "16", value_parser = number(1_u32..=1000), help_heading = DATABASE)]
     pub pool_size: u32,
 
@@ -146,8 +146,9 @@ pub struct Config {
     #[arg(long, env, default_value = "0", value_parser = or_automatic(1024), help_heading = CAPACITY)]
     pub workers: OrAutomatic,
 
-    /// Requests that may wait for password hashes, and as many again for the database; further ones get a 503. Of this and
-    /// the next three, one account (without a log-in: one network) gets two thirds at most, and the rest is for others
+    /// Requests that may wait for password hashes, and as many again for the database; further ones get a 503. Of this
+    /// and the next three, one account (without a log-in: one network) gets two thirds at most, and the rest is for
+    /// others
     #[arg(long, env, default_value = "512", value_parser = number(1_usize..=100_000), help_heading = CAPACITY)]
     pub max_waiting: usize,
 
@@ -204,8 +205,8 @@ pub struct Config {
     #[command(flatten, next_help_heading = MODELS)]
     pub engines: EngineConfigs,
 
-    /// File with the certificates (PEM) that those of `https://` model servers are checked against, in place of the public
-    /// authorities
+    /// File with the certificates (PEM) that those of `https://` model servers are checked against, in place of the
+    /// public authorities
     #[arg(long, env, value_parser = plain(path), help_heading = MODELS)]
     pub upstream_ca_file: Option<PathBuf>,
 

@@ -38,8 +38,8 @@ pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(11);
 /// How long an attempt to connect may take, up to the first byte.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Requests that may wait for a connection, per connection of the pool; further ones are refused at once. One account can
-/// have two thirds of them.
+/// Requests that may wait for a connection, per connection of the pool; further ones are refused at once. One account
+/// can have two thirds of them.
 const WAITERS_PER_CONNECTION: usize = 32;
 
 /// How long the check of a connection may take after another was lost.
@@ -126,8 +126,8 @@ impl Health {
 }
 
 impl Database {
-    /// A pool of `size` connections, which are made in the background; the database may be unavailable. `prepares` is false
-    /// behind a pooler in transaction mode.
+    /// A pool of `size` connections, which are made in the background; the database may be unavailable. `prepares` is
+    /// false behind a pooler in transaction mode.
     pub fn new(config: postgres::Config, prepares: bool, size: u32) -> Database {
         let health = Arc::new(Health::new());
         let manager = ConnectionManager::new(config, prepares, health.clone());
@@ -179,8 +179,8 @@ impl Database {
         Err(Error::Unavailable("every connection was lost".to_owned()))
     }
 
-    /// Closes the idle connections that were made before a loss: one of them did not respond, and checking each would take
-    /// long.
+    /// Closes the idle connections that were made before a loss: one of them did not respond, and checking each would
+    /// take long.
     fn forget_idle(&self) {
         self.health.timed_out();
         for _ in 0..self.size {
@@ -236,8 +236,8 @@ impl Database {
         }
     }
 
-    /// Reports that a connection was lost, so that the others are checked before they are used; or, if `silently`, that the
-    /// server did not respond on it.
+    /// Reports that a connection was lost, so that the others are checked before they are used; or, if `silently`, that
+    /// the server did not respond on it.
     pub fn connection_lost(&self, silently: bool) {
         if silently { self.health.timed_out() } else { self.health.connection_lost() }
     }

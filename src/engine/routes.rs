@@ -91,9 +91,9 @@ impl Routes {
     }
 
     /// Begins a call on a route that is not among the `tried` ones: of those that are not cooling down, the first by
-    /// priority; of several, the one with the fewest calls in flight for its weight; of several, by turns and weight. If
-    /// all are cooling down, the one whose cool-down ends first, because refusing the call would help nobody; unless it keeps
-    /// asking for a pause.
+    /// priority; of several, the one with the fewest calls in flight for its weight; of several, by turns and weight.
+    /// If all are cooling down, the one whose cool-down ends first, because refusing the call would help nobody; unless
+    /// it keeps asking for a pause.
     pub(super) fn pick(&self, tried: &[usize], now: Instant) -> Pick<'_> {
         if let ([_], []) = (&self.routes[..], tried) {
             return self.begin(0, now);

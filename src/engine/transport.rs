@@ -106,8 +106,8 @@ pub(super) fn is_timeout(e: &io::Error) -> bool {
     e.kind() == io::ErrorKind::TimedOut || matches!(inner, Some(Error::Timeout(_)))
 }
 
-/// Notes when an upstream is waited for, which is when all of the request was sent. It is outside of TLS, which waits for
-/// its handshake before that.
+/// Notes when an upstream is waited for, which is when all of the request was sent. It is outside of TLS, which waits
+/// for its handshake before that.
 #[derive(Debug)]
 struct SentWatch;
 

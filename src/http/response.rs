@@ -30,7 +30,8 @@ pub enum Content {
     Stream(StreamFn),
 }
 
-/// A response: status, headers and body. `Content-Length`, `Transfer-Encoding`, `Connection` and `Date` are the server's.
+/// A response: status, headers and body. `Content-Length`, `Transfer-Encoding`, `Connection` and `Date` are the
+/// server's.
 pub struct Response {
     /// The status.
     pub status: StatusCode,

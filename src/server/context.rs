@@ -99,7 +99,8 @@ impl WorkerContext {
         }
     }
 
-    /// Has the request hold a place for this kind of wait, in place of that for another, unless that covers this one too.
+    /// Has the request hold a place for this kind of wait, in place of that for another, unless that covers this one
+    /// too.
     fn take_place(&self, wait: Wait) -> Result<(), Refused> {
         let mut place = self.place.borrow_mut();
         if !place.as_ref().is_some_and(|(held, _)| *held == wait || held.covers_the_rest()) {

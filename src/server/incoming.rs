@@ -30,7 +30,8 @@ impl ReadBuffer {
         ReadBuffer { buffer: Vec::new(), size: (2 * max_head).max(32 * 1024), start: 0, end: 0 }
     }
 
-    /// Gives the memory back before the worker is busy for long with one request, unless bytes of the next one are in it.
+    /// Gives the memory back before the worker is busy for long with one request, unless bytes of the next one are in
+    /// it.
     pub(super) fn free(&mut self) {
         if self.is_empty() {
             (self.buffer, self.start, self.end) = (Vec::new(), 0, 0);

@@ -63,8 +63,8 @@ pub fn newest(db: &mut impl Executor, user_id: &str, limit: i64) -> Result<Vec<E
     db.query(SQL, &[&user_id, &limit])?.iter().map(Event::from_row).collect()
 }
 
-/// Takes events that a sender has to deliver, the oldest first. No other process gets them for so many seconds; if they are
-/// not [`delivered`] by then, they are due again, which the caller may [`delay`].
+/// Takes events that a sender has to deliver, the oldest first. No other process gets them for so many seconds; if they
+/// are not [`delivered`] by then, they are due again, which the caller may [`delay`].
 ///
 /// # Errors
 /// See [`Error`].

@@ -1,5 +1,5 @@
-//! Tables `budgets`, `budget_windows`, `lease_holders` and `leases`: what may be spent, and the parts of it that processes
-//! hold. Amounts are in picodollars. `limits::model` says what each function does.
+//! Tables `budgets`, `budget_windows`, `lease_holders` and `leases`: what may be spent, and the parts of it that
+//! processes hold. Amounts are in picodollars. `limits::model` says what each function does.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -105,8 +105,8 @@ impl<'a> Settlements<'a> {
     }
 }
 
-/// Makes a process known, before it asks for its first lease. One that has ended stays so. Returns whether it is not one of
-/// these.
+/// Makes a process known, before it asks for its first lease. One that has ended stays so. Returns whether it is not
+/// one of these.
 ///
 /// # Errors
 /// See [`Error`].

@@ -1,6 +1,7 @@
-//! Tables `rate_limits`, `rate_shares` and `rate_cooling`: how many requests and tokens a minute, and requests at once, an
-//! account or a key may have, and the permits of these that processes hold. `users.rate_id` and `api_keys.rate_id` say whose
-//! limits they are; keys that a rotation made of each other share them. `limits::permit_book` says what each function does.
+//! Tables `rate_limits`, `rate_shares` and `rate_cooling`: how many requests and tokens a minute, and requests at once,
+//! an account or a key may have, and the permits of these that processes hold. `users.rate_id` and `api_keys.rate_id`
+//! say whose limits they are; keys that a rotation made of each other share them. `limits::permit_book` says what each
+//! function does.
 
 use std::collections::HashMap;
 
@@ -167,8 +168,8 @@ pub fn of_user(db: &mut impl Executor, user_id: &str) -> Result<Vec<RateLimit>, 
 }
 
 /// Grants permits to a process, or takes some back, in one round trip. The requests must be in the byte order of their
-/// limits. Returns the answer to each, which is nothing for a kind that is not limited; `None` if there are no such limits, or
-/// the process is unknown or has ended.
+/// limits. Returns the answer to each, which is nothing for a kind that is not limited; `None` if there are no such
+/// limits, or the process is unknown or has ended.
 ///
 /// # Errors
 /// See [`Error`].

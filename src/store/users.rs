@@ -49,8 +49,8 @@ record! {
         /// The id of the budget of the whole account, if it has one. Not part of the user object.
         #[serde(skip)]
         pub budget_id: Option<String> = "u.budget_id",
-        /// The id of the budget whose limit is the sum of the account's credits, if it ever had any. Not part of the user
-        /// object.
+        /// The id of the budget whose limit is the sum of the account's credits, if it ever had any. Not part of the
+        /// user object.
         #[serde(skip)]
         pub balance_id: Option<String> = "u.balance_id",
         /// The id of the rate limits of the whole account, if it has some. Not part of the user object.

@@ -54,9 +54,9 @@ pub(super) fn commit_new(session: &mut db::Session, events: &[&Event]) -> Result
 }
 
 /// Whether nothing can make it a duplicate but a lost claim, which the unique index of its day notices. So its key must
-/// have been claimed on that day, even by a clock that differs: then what was charged on the day before was found, or comes
-/// from a journal, and its reply is kept on this day too. It must also be committed on that day, before a charge of the
-/// next one could miss it.
+/// have been claimed on that day, even by a clock that differs: then what was charged on the day before was found, or
+/// comes from a journal, and its reply is kept on this day too. It must also be committed on that day, before a charge
+/// of the next one could miss it.
 fn is_new(event: &Event) -> bool {
     const CLOCKS_DIFFER: time::Duration = time::Duration::hours(1);
     const COMMIT_TAKES: time::Duration = time::Duration::minutes(5);
@@ -97,9 +97,9 @@ pub(super) fn first(event: &Event) -> Receipt {
     Receipt { cost_micros: event.cost().micros(), duplicate: false }
 }
 
-/// Charges these events in one transaction per day (UTC) and per [`PORTION`], so nearly always in one. Returns the receipts
-/// in the order of the events, and whether some were duplicates. At the first try it fails if the leases that are to pay for
-/// them have ended.
+/// Charges these events in one transaction per day (UTC) and per [`PORTION`], so nearly always in one. Returns the
+/// receipts in the order of the events, and whether some were duplicates. At the first try it fails if the leases that
+/// are to pay for them have ended.
 ///
 /// # Errors
 /// See [`db::Error`]. Some may have been charged; repeating the call charges only the others.

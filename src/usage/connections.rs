@@ -13,8 +13,8 @@ pub struct Connections {
     /// One connection with asynchronous commit, for slow disks, so that no row stays locked while the disk syncs. A
     /// later commit on [`Connections::durable`] makes its commits durable.
     fast: Database,
-    /// Four connections: one for charges, new or retried, one to make asynchronous commits durable, one for maintenance, and
-    /// one to ask for leases.
+    /// Four connections: one for charges, new or retried, one to make asynchronous commits durable, one for
+    /// maintenance, and one to ask for leases.
     durable: Database,
     /// For claims to keys, and their ends, of which many may come at once.
     claims: Database,

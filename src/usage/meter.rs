@@ -143,8 +143,8 @@ impl Meter {
     /// Blocks for as long as a commit takes.
     ///
     /// # Errors
-    /// 409: another reply is kept under the charge's key. 503: too many requests wait, or neither the database nor the journal accepted the charge. If the database died
-    /// meanwhile, the charge may turn out to have been made, once.
+    /// 409: another reply is kept under the charge's key. 503: too many requests wait, or neither the database nor the
+    /// journal accepted the charge. If the database died meanwhile, the charge may turn out to have been made, once.
     pub fn charge(&self, charge: Charge) -> Result<Receipt> {
         // What it takes of a budget is only taken once it is certain that it can be charged.
         blocking::block_in_place(Wait::Database, || {

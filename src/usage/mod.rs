@@ -6,9 +6,11 @@
 //! `journal`, a file that is synced before the reply ends. The `maintenance` thread replays journals when the database
 //! is back, also those of processes that died, and recomputes the totals of each day.
 //!
-//! From the bottom up: `event` (a charge as a row of the ledger), `price`, `price_list`, `record` (an event as bytes), `journal` and
-//! `recovery` (files), `holder` (by which other processes see that this one lives), `connections`, `queue`, `doubts` (charges that may have been made), `state` (what the threads share), `commit` (events to the database),
-//! `claims` (keys whose first request is running), `spill`, `acknowledge`, `replay`, `day_totals`, `writer`, `maintenance`, `meter`.
+//! From the bottom up: `event` (a charge as a row of the ledger), `price`, `price_list`, `record` (an event as bytes),
+//! `journal` and `recovery` (files), `holder` (by which other processes see that this one lives), `connections`,
+//! `queue`, `doubts` (charges that may have been made), `state` (what the threads share), `commit` (events to the
+//! database), `claims` (keys whose first request is running), `spill`, `acknowledge`, `replay`, `day_totals`, `writer`,
+//! `maintenance`, `meter`.
 
 mod acknowledge;
 mod claims;

@@ -72,8 +72,8 @@ impl Counters {
         self.journaled.fetch_add(count as u64, Ordering::Relaxed);
     }
 
-    /// How many charges were sent to the database. Duplicates count as well, because a late one also deletes the total of
-    /// its day.
+    /// How many charges were sent to the database. Duplicates count as well, because a late one also deletes the total
+    /// of its day.
     pub(super) fn sent(&self) -> u64 {
         [&self.committed, &self.replayed, &self.duplicates].iter().map(|count| count.load(Ordering::Relaxed)).sum()
     }

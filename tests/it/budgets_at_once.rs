@@ -98,8 +98,8 @@ pub fn spend(addresses: &[Address], secrets: &[String], received: &Received) {
     });
 }
 
-/// All of the budget was answered, charged and spent, and not more. At its end, several processes may each hold a part of
-/// what is left, so more than one request may be shortened.
+/// All of the budget was answered, charged and spent, and not more. At its end, several processes may each hold a part
+/// of what is left, so more than one request may be shortened.
 pub fn assert_all_is_spent(db: &TestDb, received: &Received) {
     let [whole, shortened, tokens] = [&received.whole, &received.shortened, &received.tokens]
         .map(|count| i64::try_from(count.load(SeqCst)).unwrap());

@@ -1,5 +1,5 @@
-//! Requests that wait: no kind of them, and no account, leaves others without a place. Of `n` places, one account that is
-//! alone gets two thirds.
+//! Requests that wait: no kind of them, and no account, leaves others without a place. Of `n` places, one account that
+//! is alone gets two thirds.
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex};

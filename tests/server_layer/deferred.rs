@@ -47,8 +47,8 @@ fn deferring(settings: Settings) -> (Running, Notifiers) {
     (server, notifiers)
 }
 
-/// Requests to `/postponed…` are postponed once. Each response contains its path and the length of the request's body, which
-/// is read last.
+/// Requests to `/postponed…` are postponed once. Each response contains its path and the length of the request's body,
+/// which is read last.
 fn postponing(settings: Settings) -> (Running, Notifiers) {
     let notifiers = Notifiers::default();
     let inner = Arc::clone(&notifiers);

@@ -69,9 +69,10 @@ const FIRST_ROW_PARAMETER: usize = 3;
 /// [`charge`]'s statements, by the units that they write; see [`CHARGE_NEW`].
 static CHARGE: [OnceLock<String>; UnitSet::COUNT] = [const { OnceLock::new() }; UnitSet::COUNT];
 
-/// Composes the statement of [`CHARGE`]. The reply to a charge of yesterday is kept among those of today: there it meets, in a
-/// unique index, a repetition that is charged now by [`charge_new`], which looks nowhere else. It sorts by bytes, as Rust does, whatever the collation of the database is. `id IN (SELECT …)`
-/// in the list of a SELECT is a look-up in a hash table, whatever the planner thinks of the sizes.
+/// Composes the statement of [`CHARGE`]. The reply to a charge of yesterday is kept among those of today: there it
+/// meets, in a unique index, a repetition that is charged now by [`charge_new`], which looks nowhere else. It sorts by
+/// bytes, as Rust does, whatever the collation of the database is. `id IN (SELECT …)` in the list of a SELECT is a
+/// look-up in a hash table, whatever the planner thinks of the sizes.
 fn charge_statement(units: UnitSet) -> String {
     let ledger = ledger_columns(units);
     let given: Vec<&str> = ledger.iter().copied().chain(["client_supplied", "keyed_by"]).collect();
@@ -142,8 +143,8 @@ impl Extras {
     }
 }
 
-/// Composes the statement of [`CHARGE_NEW`]. PostgreSQL runs the last of the parts in WITH first, and all writers must lock
-/// rows in one order.
+/// Composes the statement of [`CHARGE_NEW`]. PostgreSQL runs the last of the parts in WITH first, and all writers must
+/// lock rows in one order.
 fn charge_new_statement(units: UnitSet, extras: Extras) -> String {
     let (ledger, day) = (ledger_columns(units), day_columns(units));
     let first_day_parameter = FIRST_ROW_PARAMETER + ledger.len();
@@ -193,8 +194,9 @@ fn or_null(column: &str, value: &str) -> String {
 /// Returns the ids that were charged before. It settles no leases.
 ///
 /// The events must all be of `day` (UTC), ordered by id, and no id may occur twice. Every writer locks ids, then kept
-/// replies, then users, then days, each in the order of their keys, so that writers never deadlock (provided that the session's plans use
-/// nested loops only). A user who was deleted has no monthly total any more; the ledger and the daily totals are kept.
+/// replies, then users, then days, each in the order of their keys, so that writers never deadlock (provided that the
+/// session's plans use nested loops only). A user who was deleted has no monthly total any more; the ledger and the
+/// daily totals are kept.
 ///
 /// # Errors
 /// See [`Error`]. After [`Error::Unavailable`] the charges may have been made: the same call finds out.
@@ -214,11 +216,11 @@ pub fn charge(db: &mut impl Executor, day: Date, events: &[&Event]) -> Result<Ve
     db.query(statement, &params)?.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }
 
-/// [`charge`] for events whose ids were generated and that were never tried before. It is much less work for the database,
-/// which need not find out what is new. Leases that pay for them are settled in the same statement.
+/// [`charge`] for events whose ids were generated and that were never tried before. It is much less work for the
+/// database, which need not find out what is new. Leases that pay for them are settled in the same statement.
 ///
-/// Keys of replies must have been claimed on the same day, and that must not be about to end: only within it is it certain
-/// that no other reply is kept.
+/// Keys of replies must have been claimed on the same day, and that must not be about to end: only within it is it
+/// certain that no other reply is kept.
 ///
 /// # Errors
 /// As [`charge`]; if one of them was charged before after all, another reply is kept for its key, or its leases have

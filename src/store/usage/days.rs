@@ -61,12 +61,12 @@ pub fn compute(db: &mut impl Executor) -> Result<Option<Duration>, Error> {
 }
 
 /// [`charges::charge`] for a day whose total may be final already: the total is deleted, and computed again by the next
-/// [`compute`]. Call it in a transaction: until that ends, the lock taken by the deletion keeps totals from being computed
-/// without these charges.
+/// [`compute`]. Call it in a transaction: until that ends, the lock taken by the deletion keeps totals from being
+/// computed without these charges.
 ///
 /// # Errors
-/// As [`charges::charge`]; [`Error::Value`] if the ledger of that month was dropped and one of the events has a generated
-/// id, so that it can no longer be known whether it was charged.
+/// As [`charges::charge`]; [`Error::Value`] if the ledger of that month was dropped and one of the events has a
+/// generated id, so that it can no longer be known whether it was charged.
 pub fn charge_late(transaction: &mut Transaction<'_>, day: Date, events: &[&Event]) -> Result<Vec<String>, Error> {
     const IS_DROPPED: &str = "SELECT coalesce(ledger_begins > $1, false) FROM installation FOR SHARE";
     let is_dropped: bool = transaction.query_one(IS_DROPPED, &[&day])?.try_get(0)?;
