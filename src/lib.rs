@@ -35,6 +35,8 @@ pub mod limits;
 pub mod auth;
 pub mod usage;
 
+pub mod billing;
+
 pub mod accounts;
 
 pub mod engine;

@@ -3,6 +3,7 @@
 
 mod engines;
 mod parse;
+mod stripe;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -20,6 +21,7 @@ use parse::{
 
 pub use engines::{EngineConfig, EngineConfigs};
 pub use parse::{EncryptionKey, Networks, OrAutomatic, Urls};
+pub use stripe::StripeConfig;
 
 const DATABASE: &str = "Database";
 const ADDRESSES: &str = "Addresses";
@@ -27,6 +29,7 @@ const PASSWORDS: &str = "Passwords";
 const CAPACITY: &str = "Capacity";
 const CHARGES: &str = "Charges";
 const MODELS: &str = "Model servers";
+const STRIPE: &str = "Stripe";
 const LOG: &str = "Log";
 
 /// How log lines are written.
@@ -244,6 +247,10 @@ pub struct Config {
     /// Whether the built-in demo engine answers where no model server is configured. Set by `textgen serve`.
     #[arg(skip)]
     pub demo_engine: bool,
+
+    /// The connection to Stripe.
+    #[command(flatten)]
+    pub stripe: StripeConfig,
 
     /// `off`, `error`, `warn`, `info` (one line per request), `debug` or `trace`
     #[arg(long, env, default_value = "info", value_parser = plain(log_level), help_heading = LOG)]

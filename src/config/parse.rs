@@ -169,6 +169,14 @@ fn engine_url(value: &str) -> Result<String, String> {
     }
 }
 
+/// The base URL of a service's API, without a slash at the end.
+pub(super) fn service_url(value: &str) -> Result<String, String> {
+    match engine_url(value) {
+        Ok(url) => Ok(url),
+        Err(_) => Err("expected a URL such as https://api.example.com, without a user name".to_owned()),
+    }
+}
+
 /// A key for AES-256-GCM.
 #[derive(Clone)]
 pub struct EncryptionKey([u8; 32]);

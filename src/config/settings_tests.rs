@@ -57,6 +57,7 @@ fn secrets_are_hidden_in_help() {
         let is_secret = name.ends_with("_pepper")
             || name.ends_with("_api_key")
             || name == "encryption_key"
+            || name == "stripe_secret_key"
             || name.starts_with("database_") && name.ends_with("_url");
         assert_eq!(arg.is_hide_env_values_set(), is_secret, "{name}");
     }

@@ -66,6 +66,7 @@ mod sessions;
 mod signup;
 mod smoke;
 mod streams;
+mod stripe_requests;
 mod thresholds;
 mod throttle;
 mod tls;

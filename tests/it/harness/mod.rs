@@ -12,6 +12,7 @@ mod proxy;
 mod raw;
 mod server;
 mod signals;
+pub mod stripe;
 mod upstream;
 
 pub use at_once::{at_once, refused_soon, retry_while_unavailable, soon};

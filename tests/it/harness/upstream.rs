@@ -260,7 +260,7 @@ pub fn accept_call(listener: &TcpListener) -> TcpStream {
     }
 }
 
-fn read(reader: &mut impl BufRead) -> Option<ReceivedRequest> {
+pub(super) fn read(reader: &mut impl BufRead) -> Option<ReceivedRequest> {
     let mut line = || {
         let mut line = String::new();
         (reader.read_line(&mut line).ok()? > 0).then(|| line.trim_end().to_owned())
