@@ -73,18 +73,15 @@ pub enum ClaimState {
 /// See [`Error`].
 pub fn claim(db: &mut impl Executor, owner: i64, rows: &[&ClaimRow]) -> Result<Vec<ClaimState>, Error> {
     const SQL: &str =
-        "SELECT place, state, fingerprint, status, headers, body, bytes FROM textgen_claim_keys($1, $2, $3, $4)";
+        "SELECT number, state, fingerprint, status, headers, body, bytes FROM textgen_claim_keys($1, $2, $3, $4)";
     let (users, keys, numbers) = columns(rows.iter().copied());
     // Keys without an answer are those of requests that are running.
     let mut states = vec![ClaimState::Running; rows.len()];
     for found in db.query(SQL, &[&users, &keys, &owner, &numbers])? {
-        let place: i64 = found.try_get(0)?;
-        let place = usize::try_from(place - 1).ok().filter(|place| *place < rows.len());
-        let place = place.ok_or_else(|| Error::Other("a claim has an impossible place".to_owned()))?;
-        // A key that is looked for twice may be claimed, and then found to have been used.
-        if !matches!(states[place], ClaimState::Kept(_)) {
-            states[place] = claim_state(rows[place], &found)?;
-        }
+        let number: i64 = found.try_get(0)?;
+        let place = rows.iter().position(|row| row.number == number);
+        let place = place.ok_or_else(|| Error::Other("a claim has an impossible number".to_owned()))?;
+        states[place] = claim_state(rows[place], &found)?;
     }
     Ok(states)
 }
