@@ -156,7 +156,7 @@ fn a_lift_ends_by_itself_and_exactly_in_all_processes() {
     let fleet = Fleet::start(&db.url(), &obedient(), &[]);
     let user = fleet.servers[0].sign_up("ann@example.com");
     let key = user.browser.post("/api/keys", &json!({"name": "k", "budget": {"limit_micros": 1}})).expect(200).json();
-    let until = OffsetDateTime::now_utc() + Duration::from_secs(4);
+    let until = OffsetDateTime::now_utc() + Duration::from_secs(8);
     let id = key["id"].as_str().unwrap();
     textgen(&db, &["limit", "lift", &user.email, "--key", id, "--until", &timestamp::zulu(until)]);
     let secret = key["secret"].as_str().unwrap();
@@ -190,7 +190,7 @@ fn a_lift_ends_by_itself_and_exactly_in_all_processes() {
         }
     }
     let spent = db.count("SELECT (spent_picos / 1000000)::bigint FROM budget_windows");
-    assert!(answered > 100 && spent == 3 * i64::try_from(answered).unwrap(), "{answered} {spent}");
+    assert!(answered > 10 && spent == 3 * i64::try_from(answered).unwrap(), "{answered} {spent}");
     assert!(seen.iter().any(|(.., status)| *status == 402));
 }
 
