@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# The sections about models and charges: charges, keys, upstream, latency, streams.
+# The sections about models and charges: charges, keys, limits, upstream, latency, streams.
 
 chat='{"model":"demo","max_tokens":4,"messages":[{"role":"user","content":"Hello"}]}'
 streamed='{"model":"chunks-20","stream":true,"messages":[{"role":"user","content":"Hello"}]}'
@@ -17,6 +17,9 @@ our_streams() { charge_with "$work/secret" "$streamed" "$inference$completions" 
 upstream_streams() { SECRETS=$work/secret METHOD=POST BODY=$streamed measure "$upstream$completions" "$1"; }
 peer_charges() { SECRETS=$PEER_SECRETS METHOD=POST measure "$PEER$PEER_CHARGE" "$1"; }
 peer_hot_charges() { SECRETS=$work/peer-secret METHOD=POST measure "$PEER$PEER_CHARGE" "$1"; }
+
+our_limited_charges() { charge_with "$work/limited-secrets" "$chat" "$inference$completions" "$1"; }
+peer_reserved() { SECRETS=$PEER_SECRETS METHOD=POST measure "$PEER$PEER_RESERVED" "$1"; }
 
 our_keyed_charges() { IDEMPOTENCY=new our_charges "$1"; }
 our_repeats() { SECRETS=$work/secrets METHOD=POST BODY=$chat IDEMPOTENCY=repeated measure "$inference$completions" "$1"; }
@@ -95,6 +98,41 @@ section_keys() {
     open_books
     for connections in $CHARGE_CONNECTIONS; do
         compare "a repeat: the kept reply" "$connections" our_repeats "new" our_charges
+    done
+    check_books
+    unserve
+}
+
+# limited_users N: makes N accounts with keys, both limited so that nothing is refused; the keys' secrets are in
+# $work/limited-secrets
+limited_users() {
+    local n account most=1000000000
+    : >"$work/limited-secrets"
+    for n in $(seq "$1"); do
+        account=bench-limited-$n@example.invalid
+        "$release/textgen" user create "$account" 2>"$work/create" | sed -n 's/^secret //p' >"$work/account-secret"
+        "$release/textgen" limit set "$account" --budget "${most}000" --requests-per-minute "$most" \
+            --tokens-per-minute "$most" --concurrent 10000 >"$work/create" 2>&1 || { cat "$work/create" >&2 && fail "no limits can be set"; }
+        curl -sf -H "secret: $(cat "$work/account-secret")" -H 'Content-Type: application/json' -d "{\"name\":\"limited\",
+            \"budget\":{\"limit_micros\":${most}000,\"window\":\"month\"}, \"rate\":{\"requests_per_minute\":$most,
+            \"tokens_per_minute\":$most,\"concurrent\":10000}}" "$web/api/keys" >"$work/key"
+        # The reply does not end its line.
+        sed 's/.*"secret":"\([^"]*\)".*/\1/' "$work/key" >>"$work/limited-secrets"
+        echo >>"$work/limited-secrets"
+    done
+    [ "$(wc -l <"$work/limited-secrets")" = "$1" ] || fail "limited keys cannot be made"
+}
+
+section_limits() {
+    local connections
+    serve_charges --demo-engine
+    limited_users "$USERS"
+    SECONDS_EACH=2 our_limited_charges 16 # the first leases
+    for connections in $CHARGE_CONNECTIONS; do
+        compare "with all limits" "$connections" our_limited_charges without our_charges
+    done
+    [ -z "$PEER" ] || for connections in $CHARGE_CONNECTIONS; do
+        compare "with all limits" "$connections" our_limited_charges peer peer_reserved
     done
     check_books
     unserve
