@@ -37,6 +37,7 @@ impl Settled {
     /// The charge was made, or may have been.
     pub fn keep(mut self) {
         self.is_kept = true;
+        self.limits.note_charge();
     }
 }
 

@@ -22,6 +22,8 @@ pub struct Budget {
     /// What was charged, by the start of the window.
     spent: BTreeMap<Micros, Picos>,
     leases: BTreeMap<u64, Sums>,
+    /// What processes have charged and not settled yet, by window: it is leased still.
+    unsettled: BTreeMap<u64, Vec<(Micros, Picos)>>,
     /// The process that collects what there is, and until when.
     collector: Option<(u64, Micros)>,
 }
@@ -108,8 +110,22 @@ impl Budget {
         }
     }
 
-    /// A new charge of a process, in the window that starts at `window` by the time that the charge bears. In the same
-    /// transaction its row in the ledger is made, so a charge that comes again settles nothing.
+    /// A new charge of a process that has not ended, noted in the transaction that makes its row in the ledger, to be
+    /// settled later: so many charges are settled at once.
+    pub fn defer(&mut self, holder: u64, window: Micros, cost: Picos) {
+        self.unsettled.entry(holder).or_default().push((window, cost));
+    }
+
+    /// Settles what a process has noted.
+    pub fn settle_deferred(&mut self, holder: u64) {
+        for (window, cost) in self.unsettled.remove(&holder).unwrap_or_default() {
+            // It is in the ledger, so it is settled in any case.
+            let _ = self.settle(holder, window, cost, false);
+        }
+    }
+
+    /// Settles a charge of a process at once, in the window that starts at `window` by the time that the charge bears. In
+    /// the same transaction its row in the ledger is made, so a charge that comes again settles nothing.
     ///
     /// # Errors
     /// [`Ended`]: the process does not hold so much, and `is_first_try`. A charge that comes from a journal is always
@@ -130,6 +146,7 @@ impl Budget {
 
     /// A process is gone, and all that was in its journal has been charged.
     pub fn end(&mut self, holder: u64) {
+        self.settle_deferred(holder);
         if let Some(sums) = self.leases.remove(&holder) {
             self.leased -= sums.outstanding();
         }
@@ -138,6 +155,12 @@ impl Budget {
     /// The process that collected has not asked for some time.
     pub fn forget_collector(&mut self) {
         self.collector = None;
+    }
+
+    /// Forgets what a process has noted, for the simulation.
+    #[cfg(test)]
+    pub(super) fn forget_deferred(&mut self, holder: u64) {
+        self.unsettled.remove(&holder);
     }
 
     /// Makes a message count again that came before, for the simulation: what was handed back, or a grant.

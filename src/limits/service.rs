@@ -1,7 +1,7 @@
 //! Budgets in a running server: requests are admitted from memory, and one thread asks the database for leases.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -21,6 +21,15 @@ pub const CHANNEL: &str = "textgen_limits";
 /// How often all leases are looked at, and handed back if they are idle.
 const SWEEP_INTERVAL: Micros = 250_000;
 
+/// How long charges wait to be settled, unless somebody lacks what is left of a budget.
+const SETTLE_INTERVAL: Micros = 250_000;
+
+/// How long they wait in any case.
+const SETTLE_PAUSE: Micros = 20_000;
+
+/// After so many rows of settled charges, their space is made free.
+const TIDY_AFTER: i64 = 2000;
+
 /// What the ids of rate limits begin with; others are budgets.
 pub const RATE_PREFIX: &str = "rate_";
 
@@ -34,6 +43,8 @@ pub struct Limits {
     work: Condvar,
     /// How often a budget was found of which nothing is left.
     exhaustions: AtomicU64,
+    /// Whether charges were made since the last time that they were settled.
+    has_unsettled: AtomicBool,
 }
 
 struct State {
@@ -42,6 +53,19 @@ struct State {
     holder: Option<Arc<str>>,
     is_registered: bool,
     is_stopped: bool,
+    /// When charges were last settled.
+    settled_at: Micros,
+    /// Whether they are to be settled soon, as others want to know what is left.
+    settles_soon: bool,
+}
+
+/// What there is to do at the database.
+struct Work {
+    holder: Arc<str>,
+    /// Whether charges are to be settled first.
+    settles: bool,
+    round: u64,
+    asked: Vec<Question>,
 }
 
 /// What is set aside in the leases of a holder.
@@ -55,7 +79,14 @@ pub(super) struct SetAside {
 impl Limits {
     /// Those of a process that asks this database. Nothing is leased until [`Limits::set_holder`].
     pub fn new(db: Database) -> Arc<Limits> {
-        let state = State { held: Held::default(), holder: None, is_registered: false, is_stopped: false };
+        let state = State {
+            held: Held::default(),
+            holder: None,
+            is_registered: false,
+            is_stopped: false,
+            settled_at: 0,
+            settles_soon: false,
+        };
         let rates = RateLimits::new(db.clone());
         Arc::new(Limits {
             db,
@@ -64,6 +95,7 @@ impl Limits {
             state: Mutex::new(state),
             work: Condvar::new(),
             exhaustions: AtomicU64::new(0),
+            has_unsettled: AtomicBool::new(false),
         })
     }
 
@@ -130,6 +162,7 @@ impl Limits {
             return;
         }
         state.held.recall(budget, asking.is_empty(), now);
+        state.settles_soon = true;
         drop(state);
         self.work.notify_one();
     }
@@ -137,7 +170,10 @@ impl Limits {
     /// Notifications may have been missed.
     pub fn notifications_missed(&self) {
         let now = self.now();
-        self.state.lock().held.recall_all(now);
+        let mut state = self.state.lock();
+        state.held.recall_all(now);
+        state.settles_soon = true;
+        drop(state);
         self.work.notify_one();
         self.rates.notifications_missed();
     }
@@ -248,12 +284,18 @@ impl Limits {
         }
     }
 
-    /// Asks the database for leases until [`Limits::stop`].
+    /// A charge was made, or may have been, and is to be settled.
+    pub(super) fn note_charge(&self) {
+        self.has_unsettled.store(true, Ordering::Release);
+    }
+
+    /// Settles charges, and asks the database for leases, until [`Limits::stop`].
     pub fn run(&self) {
         let mut failures = FailureLog::new("budgets", "leases");
-        while let Some((holder, round, asked)) = self.next_questions() {
+        let mut untidy = 0;
+        while let Some(Work { holder, settles, round, asked }) = self.next_work() {
             let asked_at = self.now();
-            let answered = self.ask(&holder, &asked);
+            let answered = self.ask(&holder, settles.then_some(&mut untidy), &asked);
             failures.note(&answered);
             let now = self.now();
             let mut state = self.state.lock();
@@ -274,6 +316,7 @@ impl Limits {
                 }
                 Err(_) => {
                     drop(state);
+                    self.has_unsettled.fetch_or(settles, Ordering::AcqRel);
                     std::thread::sleep(FAILURE_PAUSE);
                 }
             }
@@ -285,8 +328,8 @@ impl Limits {
         self.rates.run(|holder| self.holder_ended(holder));
     }
 
-    /// Waits until there is something to ask; `None` once stopped.
-    fn next_questions(&self) -> Option<(Arc<str>, u64, Vec<Question>)> {
+    /// Waits until there is something to do; `None` once stopped.
+    fn next_work(&self) -> Option<Work> {
         let mut sweeps = Sweeps::new(SWEEP_INTERVAL, self.now());
         let mut state = self.state.lock();
         loop {
@@ -296,21 +339,46 @@ impl Limits {
             let now = self.now();
             let mut pause = IDLE_INTERVAL;
             if let Some(holder) = state.holder.clone() {
+                let is_urgent = state.settles_soon || state.held.has_waiting();
+                let interval = if is_urgent { SETTLE_PAUSE } else { SETTLE_INTERVAL };
+                let settles = now - state.settled_at >= interval && self.has_unsettled.swap(false, Ordering::AcqRel);
+                if now - state.settled_at >= SETTLE_PAUSE {
+                    state.settles_soon = false;
+                }
+                if settles {
+                    state.settled_at = now;
+                }
                 let is_sweep = sweeps.is_due(now);
                 let (round, asked) = state.held.questions(is_sweep, now);
-                if !asked.is_empty() {
-                    return Some((holder, round, asked));
+                if settles || !asked.is_empty() {
+                    return Some(Work { holder, settles, round, asked });
                 }
-                pause = sweeps.pause(state.held.has_waiting(), !state.held.is_empty(), now);
+                pause = sweeps.pause(state.held.has_waiting() || state.settles_soon, !state.held.is_empty(), now);
             }
             self.work.wait_for(&mut state, pause);
         }
     }
 
-    /// The database's answers; `None` if the leases of this holder have ended.
-    fn ask(&self, holder: &Arc<str>, asked: &[Question]) -> Result<Option<Vec<Option<Answer>>>, db::Error> {
+    /// Settles charges, if rows of settled ones are to be counted, and asks. Returns the database's answers; `None` if
+    /// the leases of this holder have ended.
+    fn ask(
+        &self,
+        holder: &Arc<str>,
+        settled: Option<&mut i64>,
+        asked: &[Question],
+    ) -> Result<Option<Vec<Option<Answer>>>, db::Error> {
         let mut session = self.db.session()?;
         session.set_timeout(RESPONSE_TIMEOUT);
+        if let Some(settled) = settled {
+            *settled += leases::settle_deferred(&mut session, holder)?;
+            if *settled >= TIDY_AFTER {
+                *settled = 0;
+                leases::tidy_settled(&mut session)?;
+            }
+        }
+        if asked.is_empty() {
+            return Ok(Some(Vec::new()));
+        }
         let requests: Vec<Request<'_>> = asked
             .iter()
             .map(|(id, ask)| {

@@ -196,7 +196,8 @@ macro_rules! with_spent {
     () => {
         " FROM budgets b CROSS JOIN LATERAL (
         SELECT coalesce((SELECT w.spent_picos FROM budget_windows w WHERE w.budget_id = b.id
-            AND w.starts = textgen_budget_window(b.period, b.timezone, now())), 0) AS spent_picos) AS w"
+            AND w.starts = textgen_budget_window(b.period, b.timezone, now())), 0)
+            + textgen_unsettled(b.id, textgen_budget_window(b.period, b.timezone, now())) AS spent_picos) AS w"
     };
 }
 

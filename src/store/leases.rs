@@ -1,4 +1,4 @@
-//! Tables `budgets`, `budget_windows`, `lease_holders` and `leases`: what may be spent, and the parts of it that
+//! Tables `budgets`, `budget_windows`, `lease_holders`, `leases` and `unsettled`: what may be spent, and the parts of it that
 //! processes hold. Amounts are in picodollars. `limits::model` says what each function does.
 
 use std::collections::BTreeMap;
@@ -56,19 +56,26 @@ pub struct Settlement<'a> {
     pub cost: i128,
 }
 
-/// The call that settles the charges of [`Settlements`]; `first` is the number of its first parameter of five.
-pub(super) fn settle_call(first: usize) -> String {
-    let [holders, created, costs, is_first_try] = [first + 1, first + 2, first + 3, first + 4];
+/// The first four parameters of both ways to settle the charges of [`Settlements`]; `first` is the number of the first.
+fn settlement_parameters(first: usize) -> String {
+    let [holders, created, costs] = [first + 1, first + 2, first + 3];
     format!(
-        "textgen_settle_leases(${first}::text[]::varchar[], ${holders}::text[]::varchar[], ${created},
-            ${costs}::text[]::numeric[], ${is_first_try})::text"
+        "${first}::text[]::varchar[], ${holders}::text[]::varchar[], ${created},
+            ${costs}::text[]::numeric[]"
     )
+}
+
+/// The call that notes the charges of [`Settlements`], to be settled by [`settle_deferred`]. It fails if a process has
+/// ended. `first` is the number of its first parameter of four.
+pub(super) fn defer_call(first: usize) -> String {
+    format!("textgen_defer_settlements({})::text", settlement_parameters(first))
 }
 
 /// Windows begin at multiples of so many seconds: zones differ by quarters of an hour.
 const WINDOW_STEP: i64 = 900;
 
-/// [`Settlement`]s as the columns that are sent, in the order of their budgets, those of one window added up.
+/// [`Settlement`]s as the columns that are sent, in the order of their budgets, those of one window added up. What costs
+/// nothing settles nothing.
 #[derive(Default)]
 pub(super) struct Settlements<'a> {
     budgets: Vec<&'a str>,
@@ -85,7 +92,7 @@ impl<'a> Settlements<'a> {
             sums.entry((budget_id, holder_id, part)).or_insert((created, 0)).1 += cost;
         }
         let mut columns = Settlements::default();
-        for ((budget_id, holder_id, _), (created, cost)) in sums {
+        for ((budget_id, holder_id, _), (created, cost)) in sums.into_iter().filter(|(_, (_, cost))| *cost > 0) {
             columns.budgets.push(budget_id);
             columns.holders.push(holder_id);
             columns.created.push(created);
@@ -99,7 +106,7 @@ impl<'a> Settlements<'a> {
         self.budgets.is_empty()
     }
 
-    /// All parameters of [`settle_call`] but the last.
+    /// The parameters of [`defer_call`].
     pub(super) fn params(&self) -> Vec<&dyn Param> {
         vec![&self.budgets, &self.holders, &self.created, &self.costs]
     }
@@ -157,11 +164,32 @@ pub fn ask(db: &mut impl Executor, holder_id: &str, requests: &[Request<'_>]) ->
 /// See [`Error`]. If it is the first try and a process holds less than it charges, which happens when its leases have
 /// ended, nothing is settled; a second try always is.
 pub fn settle(db: &mut impl Executor, charges: &[Settlement<'_>], is_first_try: bool) -> Result<(), Error> {
-    static SQL: LazyLock<String> = LazyLock::new(|| format!("SELECT {}", settle_call(1)));
+    static SQL: LazyLock<String> =
+        LazyLock::new(|| format!("SELECT textgen_settle_leases({}, $5)::text", settlement_parameters(1)));
     let columns = Settlements::of(charges.iter().copied());
+    if columns.is_empty() {
+        return Ok(());
+    }
     let mut params = columns.params();
     params.push(&is_first_try);
     db.query(&SQL, &params).map(drop)
+}
+
+/// Settles what a process has noted with its charges: moves it from leased to spent. Returns in how many rows it was.
+///
+/// # Errors
+/// See [`Error`].
+pub fn settle_deferred(db: &mut impl Executor, holder_id: &str) -> Result<i64, Error> {
+    Ok(db.query_one("SELECT textgen_settle_deferred($1)", &[&holder_id])?.try_get(0)?)
+}
+
+/// Gives the space of settled rows free for others, rather than once a minute as the server would: the table is read as
+/// a whole by those who want to know what was spent.
+///
+/// # Errors
+/// See [`Error`].
+pub fn tidy_settled(db: &mut impl Executor) -> Result<(), Error> {
+    db.execute("VACUUM (SKIP_LOCKED, TRUNCATE FALSE) unsettled", &[]).map(drop)
 }
 
 /// A process is gone, and all charges of its journals have been made: what it holds is free. Give it a session, as these

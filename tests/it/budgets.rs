@@ -53,6 +53,11 @@ pub fn key_with(user: &User, server: &Server, limit_micros: i64) -> (String, Cli
     (key["id"].as_str().unwrap().to_owned(), client)
 }
 
+/// Waits until all that was charged is settled.
+pub fn settled(db: &TestDb) {
+    soon("charges to be settled", || db.count("SELECT count(*) FROM unsettled") == 0);
+}
+
 fn budget_of(user: &User, id: &str) -> Value {
     let keys = user.browser.get("/api/keys").expect(200).json();
     keys["keys"].as_array().unwrap().iter().find(|key| key["id"] == id).unwrap()["budget"].clone()

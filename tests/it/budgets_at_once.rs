@@ -114,7 +114,7 @@ pub fn charged(db: &TestDb) -> i64 {
 }
 
 pub fn spent(db: &TestDb) -> i64 {
-    db.count("SELECT coalesce(sum(div(spent_picos, 1000000)), 0)::bigint FROM budget_windows")
+    db.count("SELECT coalesce(sum(div(textgen_spent(id), 1000000)), 0)::bigint FROM budgets")
 }
 
 fn key(user: &User, server: &Server, limit: i64) -> (String, String) {

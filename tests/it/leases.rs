@@ -50,6 +50,12 @@ enum Step {
         cost: Picos,
         is_first_try: bool,
     },
+    /// A new charge, which is settled later.
+    Defer {
+        holder: u64,
+        cost: Picos,
+    },
+    SettleDeferred(u64),
     Limit(Picos),
     End(u64),
     /// The process that collects does not ask for some time.
@@ -62,6 +68,8 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(holder, needed, comfort, returned, partial)| Step::Ask { holder, needed, comfort, returned, partial }),
         6 => (0..3_u64, 0..60_i128, any::<bool>())
             .prop_map(|(holder, cost, is_first_try)| Step::Settle { holder, cost, is_first_try }),
+        6 => (0..3_u64, 1..60_i128).prop_map(|(holder, cost)| Step::Defer { holder, cost }),
+        3 => (0..3_u64).prop_map(Step::SettleDeferred),
         1 => (0..800_i128).prop_map(Step::Limit),
         1 => (0..3_u64).prop_map(Step::End),
         1 => Just(Step::Pause),
@@ -82,6 +90,7 @@ fn the_database_does_what_the_model_says() {
         client
             .batch_execute(
                 "DELETE FROM leases; DELETE FROM lease_holders; DELETE FROM budget_windows;
+            DELETE FROM unsettled;
             UPDATE budgets SET leased_picos = 0, limit_picos = 500, collector = NULL",
             )
             .unwrap();
@@ -89,6 +98,7 @@ fn the_database_does_what_the_model_says() {
         let mut model = Budget::new(500);
         let mut ended = BTreeSet::new();
         let mut taken = [(0, 0); 3];
+        let mut charged = 0;
         for holder in 0..3 {
             leases::register(&mut session, &holder.to_string()).unwrap();
         }
@@ -116,8 +126,24 @@ fn the_database_does_what_the_model_says() {
                     let expected = model.settle(holder, 0, cost, is_first_try);
                     prop_assert_eq!(made.is_ok(), expected.is_ok());
                     if made.is_ok() {
+                        charged += cost;
                         taken[usize::try_from(holder).unwrap()].1 += cost;
                     }
+                }
+                Step::Defer { holder, cost } => {
+                    let made = client.batch_execute(&format!(
+                        "SELECT textgen_defer_settlements(ARRAY['b'], ARRAY['{holder}'], ARRAY[now()], ARRAY[{cost}])"
+                    ));
+                    prop_assert_eq!(made.is_err(), ended.contains(&holder));
+                    if made.is_ok() {
+                        model.defer(holder, 0, cost);
+                        charged += cost;
+                        taken[usize::try_from(holder).unwrap()].1 += cost;
+                    }
+                }
+                Step::SettleDeferred(holder) => {
+                    leases::settle_deferred(&mut session, &holder.to_string()).unwrap();
+                    model.settle_deferred(holder);
                 }
                 Step::Limit(limit) => {
                     client.batch_execute(&format!("UPDATE budgets SET limit_picos = {limit}")).unwrap();
@@ -136,11 +162,13 @@ fn the_database_does_what_the_model_says() {
             let row = client
                 .query_one(
                     "SELECT leased_picos::bigint,
-                coalesce((SELECT sum(spent_picos) FROM budget_windows), 0)::bigint FROM budgets",
+                coalesce((SELECT sum(spent_picos) FROM budget_windows), 0)::bigint, textgen_spent(id)::bigint
+                FROM budgets",
                     &[],
                 )
                 .unwrap();
             let (leased, spent): (i64, i64) = (row.get(0), row.get(1));
+            prop_assert_eq!(Picos::from(row.get::<_, i64>(2)), charged, "settled or not");
             prop_assert_eq!((Picos::from(leased), Picos::from(spent)), (model.leased(), model.spent(0)));
         }
         Ok(())

@@ -9,12 +9,13 @@ use textgen::store::events::{self, Sender};
 use textgen::store::timestamp;
 use time::OffsetDateTime;
 
-use crate::budgets::{chat, key_with, obedient, set_price, start};
+use crate::budgets::{chat, key_with, obedient, set_price, settled, start};
 use crate::budgets_at_once::{Fleet, LIMIT, Received, assert_all_is_spent, spend};
 use crate::harness::{Client, TestDb, at_once, done, refused, run, soon};
 
 /// The kinds and percentages of all events, in their order.
 fn told(db: &TestDb) -> Vec<(String, i32)> {
+    settled(db);
     let rows = db.connect().query("SELECT kind, percent FROM events ORDER BY id", &[]).unwrap();
     rows.iter().map(|row| (row.get(0), row.get(1))).collect()
 }
@@ -189,6 +190,7 @@ fn a_lift_ends_by_itself_and_exactly_in_all_processes() {
             _ => panic!("{status}"),
         }
     }
+    settled(&db);
     let spent = db.count("SELECT (spent_picos / 1000000)::bigint FROM budget_windows");
     assert!(answered > 10 && spent == 3 * i64::try_from(answered).unwrap(), "{answered} {spent}");
     assert!(seen.iter().any(|(.., status)| *status == 402));

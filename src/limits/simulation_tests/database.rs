@@ -37,11 +37,12 @@ impl World {
             }
             ToDatabase::Ask(budget, ask, asked_at) => self.grant((slot, holder), budget, ask, asked_at)?,
             ToDatabase::Charge(charge) => {
-                let is_made = self.charge(holder, charge, self.fault != Fault::NoFence)?;
+                let is_made = self.charge(holder, charge, true)?;
                 if is_made {
                     self.answer(slot, holder, Answer::Charged(charge.id));
                 }
             }
+            ToDatabase::Settle => self.budgets.iter_mut().for_each(|budget| budget.settle_deferred(holder)),
             ToDatabase::Replay(of, charges) => {
                 for charge in &charges {
                     self.charge(of, *charge, false)?;
@@ -52,6 +53,9 @@ impl World {
             ToDatabase::End(of) => {
                 self.holders.remove(&of);
                 self.ended.insert(of);
+                if self.fault == Fault::ForgetDeferred {
+                    self.budgets.iter_mut().for_each(|budget| budget.forget_deferred(of));
+                }
                 self.budgets.iter_mut().for_each(|budget| budget.end(of));
                 self.answer(slot, holder, Answer::Ended(of));
             }
@@ -94,12 +98,15 @@ impl World {
         if self.ledger.contains_key(&charge.id) {
             return Ok(true);
         }
-        let before = self.budgets.clone();
+        if is_first_try && !self.holders.contains(&holder) && self.fault != Fault::NoFence {
+            return Ok(false);
+        }
         for budget in charge.budgets() {
             let window = World::window(budget, charge.created);
-            if self.budgets[budget].settle(holder, window, charge.cost, is_first_try).is_err() {
-                self.budgets = before; // the transaction is rolled back
-                return Ok(false);
+            match is_first_try {
+                true => self.budgets[budget].defer(holder, window, charge.cost),
+                // A charge that is made again is always settled.
+                false => drop(self.budgets[budget].settle(holder, window, charge.cost, false)),
             }
         }
         self.ledger.insert(charge.id, charge);

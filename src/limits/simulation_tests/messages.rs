@@ -21,10 +21,12 @@ pub(super) enum Fault {
     NoRecall,
     /// A request that was not charged keeps what was set aside for it.
     KeepReservation,
+    /// A dead process's leases end before the charges that it has noted are settled.
+    ForgetDeferred,
 }
 
 impl Fault {
-    pub(super) const PLANTED: [Fault; 7] = [
+    pub(super) const PLANTED: [Fault; 8] = [
         Fault::ForgetJournal,
         Fault::ReturnTwice,
         Fault::TrustClock,
@@ -32,6 +34,7 @@ impl Fault {
         Fault::GrantTwice,
         Fault::NoRecall,
         Fault::KeepReservation,
+        Fault::ForgetDeferred,
     ];
 }
 
@@ -41,6 +44,8 @@ pub(super) enum ToDatabase {
     /// Also when it was asked.
     Ask(usize, Ask, Micros),
     Charge(Charge),
+    /// What this process has noted is to be settled.
+    Settle,
     Replay(u64, Vec<Charge>),
     End(u64),
 }

@@ -128,6 +128,7 @@ impl World {
             lease.return_if_idle(now);
         }
         if is_registered {
+            self.send(slot, ToDatabase::Settle);
             self.send_journals(slot);
         } else {
             self.send(slot, ToDatabase::Register);

@@ -174,7 +174,7 @@ fn charge_new_statement(units: UnitSet, extras: Extras) -> String {
         return format!("WITH daily AS ({daily}), total AS ({total}){kept} {events}");
     }
     // A part is done when its count is asked for: replies, then users, then days, then leases.
-    let settle = leases::settle_call(after_replies);
+    let settle = leases::defer_call(after_replies);
     let count_kept = if extras.keeps_replies { "(SELECT count(*) FROM kept)" } else { "0" };
     format!(
         "WITH daily AS ({daily} RETURNING 1), total AS ({total} RETURNING 1){kept}, events AS ({events})
@@ -217,7 +217,8 @@ pub fn charge(db: &mut impl Executor, day: Date, events: &[&Event]) -> Result<Ve
 }
 
 /// [`charge`] for events whose ids were generated and that were never tried before. It is much less work for the
-/// database, which need not find out what is new. Leases that pay for them are settled in the same statement.
+/// database, which need not find out what is new. What their leases pay is noted in the same statement, to
+/// be settled soon.
 ///
 /// Keys of replies must have been claimed on the same day, and that must not be about to end: only within it is it
 /// certain that no other reply is kept.
@@ -240,7 +241,6 @@ pub fn charge_new(db: &mut impl Executor, day: Date, events: &[&Event]) -> Resul
     }
     if extras.settles_leases {
         params.extend(settlements.params());
-        params.push(&true);
     }
     let statement = CHARGE_NEW[extras.index()][units.index()].get_or_init(|| charge_new_statement(units, extras));
     match extras.settles_leases {
