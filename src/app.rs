@@ -11,6 +11,7 @@ use crate::auth::password::{Passwords, Peppers};
 use crate::auth::revocation::Revocations;
 use crate::auth::{Cache, Hasher, LastUsed, Resolver, Throttle};
 use crate::background;
+use crate::billing::{self, Sender, Stripe};
 use crate::catalogue::{Models, Refresher};
 use crate::config::Config;
 use crate::db::{self, Batcher, Database, listen};
@@ -107,8 +108,7 @@ impl App {
     pub fn start(self: &Arc<App>) -> Result<(), String> {
         let spawn = |name: &str, work: fn(&App)| {
             let app = self.clone();
-            let thread = thread::Builder::new().name(name.to_owned());
-            thread.spawn(move || work(&app)).map(drop).map_err(|e| e.to_string())
+            self::spawn(name, move || work(&app))
         };
         spawn("migrate", |app| {
             if background::migrate(&app.migration_database, &app.stopped) {
@@ -125,6 +125,7 @@ impl App {
             app.claims.run_deletions(&app.stopped, || app.meter.knows_kept_replies().is_ok());
         })?;
         self.meter.start()?;
+        self.start_billing()?;
         let revocations = Revocations {
             cache: self.cache.clone(),
             db: self.db.clone(),
@@ -136,10 +137,26 @@ impl App {
         listen::spawn(self.listen_database.clone(), CHANNELS, presence, notifications).map_err(|e| e.to_string())
     }
 
+    /// Starts what reports usage to Stripe, if that is wanted.
+    fn start_billing(&self) -> Result<(), String> {
+        let Some(stripe) = Stripe::of(&self.config.stripe) else { return Ok(()) };
+        let Some(meter) = &self.config.stripe.stripe_meter_event else { return Ok(()) };
+        let (sender, db, stopped) =
+            (Sender::new(stripe.clone(), self.db.clone(), meter)?, self.db.clone(), self.stopped.clone());
+        spawn("billing", move || billing::report_usage(sender, &db, &stopped))?;
+        let (db, stopped) = (self.db.clone(), self.stopped.clone());
+        spawn("billing-check", move || billing::check_daily(&stripe, &db, &stopped))
+    }
+
     /// Stops the background threads, and writes what they have not written yet.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::Release);
         self.meter.stop();
         background::flush_at_exit(&self.db, &self.last_used);
     }
+}
+
+/// Starts a thread that ends by itself once the process is stopped.
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), String> {
+    thread::Builder::new().name(name.to_owned()).spawn(work).map(drop).map_err(|e| e.to_string())
 }

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod billing;
 mod check_sharing;
 mod credit;
 mod limit;
@@ -20,6 +21,7 @@ use crate::db::{self, Database, Executor, migrate};
 use crate::error::Error;
 use crate::store::{User, timestamp};
 
+pub use billing::BillingCommand;
 pub use credit::CreditCommand;
 pub use limit::LimitCommand;
 pub use models::{ModelsCommand, ProviderCommand};
@@ -77,6 +79,9 @@ pub enum Command {
     /// Manage the credit of accounts: show, grant, withdraw
     #[command(subcommand)]
     Credit(CreditCommand),
+    /// Report usage to Stripe: send, check
+    #[command(subcommand)]
+    Billing(BillingCommand),
 }
 
 impl Cli {
@@ -152,6 +157,7 @@ pub fn run(command: &Command, config: &Config) -> Result<String, Failure> {
         Command::Price(command) => price::run(command, config),
         Command::Limit(command) => limit::run(command, config),
         Command::Credit(command) => credit::run(command, config),
+        Command::Billing(command) => billing::run(command, config),
     }
 }
 

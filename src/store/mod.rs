@@ -15,6 +15,7 @@ pub mod leases;
 pub mod prices;
 pub mod rates;
 pub mod replies;
+pub mod reporting;
 mod row;
 pub mod sessions;
 pub mod timestamp;

@@ -71,3 +71,4 @@ mod thresholds;
 mod throttle;
 mod tls;
 mod usage;
+mod usage_reported;

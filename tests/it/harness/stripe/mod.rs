@@ -5,6 +5,7 @@ mod customers;
 mod exchange;
 mod faults;
 mod idempotency;
+mod meters;
 mod params;
 mod refusal;
 mod server;
@@ -31,7 +32,7 @@ type Route = fn(&mut State, &ApiRequest) -> Option<Answer>;
 pub type Answer = Result<Value, Refusal>;
 
 /// Tried in this order.
-const ROUTES: &[Route] = &[customers::answer];
+const ROUTES: &[Route] = &[customers::answer, meters::answer];
 
 /// A running server, until the test process ends. Clones are of one server.
 #[derive(Clone)]
@@ -71,6 +72,16 @@ impl Stripe {
     /// The requests so far, with their statuses.
     pub fn calls(&self) -> Vec<Call> {
         self.state().calls.clone()
+    }
+
+    /// Makes an active meter, whose sums lag by so much. Returns its id.
+    pub fn meter(&self, event_name: &str, lag: Duration) -> String {
+        meters::create(&mut self.state(), event_name, lag)
+    }
+
+    /// What a customer was counted with a meter, added up or not.
+    pub fn used(&self, event_name: &str, customer: &str) -> i64 {
+        self.state().used(event_name, customer)
     }
 
     /// Makes a customer. Returns its id.

@@ -9,6 +9,7 @@ use super::Answer;
 use super::exchange::Call;
 use super::faults::Faults;
 use super::idempotency::Remembered;
+use super::meters::Usage;
 use super::params::Params;
 use super::refusal::Refusal;
 
@@ -22,6 +23,9 @@ pub struct State {
     pub clock_ahead: Duration,
     /// How long each request takes, in which others may come.
     pub work_time: Duration,
+    pub usage: Vec<Usage>,
+    /// How long each meter takes to add an event up, in seconds.
+    pub(super) lags: BTreeMap<String, i64>,
     pub(super) remembered: BTreeMap<String, Remembered>,
     /// What requests are at work on.
     pub(super) at_work: HashSet<String>,
