@@ -1,22 +1,26 @@
-//! Billing through [Stripe](https://docs.stripe.com/api): typed requests over HTTP, and reporting of usage.
-//! `docs/billing.md` explains it.
+//! Billing through [Stripe](https://docs.stripe.com/api): typed requests over HTTP.
 //!
 //! Nothing here runs without `STRIPE_SECRET_KEY`. No database connection is held while Stripe is called.
 
-mod check;
+mod cancellations;
+pub mod checkout;
 mod client;
-mod delivery;
+mod customers;
+pub mod events;
 mod failure;
 mod form;
-mod meters;
-mod parallel;
-mod sender;
-mod service;
+pub mod import;
+pub mod objects;
+pub mod payments;
+pub mod plans;
+pub mod prices;
+mod purchases;
+pub mod signature;
+mod subscriptions;
+mod upkeep;
+pub mod validation_token;
+mod webhook;
 
-pub use check::{CheckError, Report, check};
 pub use client::{Stripe, VERSION};
 pub use failure::{ApiError, Failure};
 pub use form::Form;
-pub use meters::{Meter, MeterEvent};
-pub use sender::Sender;
-pub use service::{check_daily, report_usage};

@@ -79,7 +79,7 @@ pub enum Command {
     /// Manage the credit of accounts: show, grant, withdraw
     #[command(subcommand)]
     Credit(CreditCommand),
-    /// Report usage to Stripe: send, check
+    /// Exchange billing data with Stripe: import
     #[command(subcommand)]
     Billing(BillingCommand),
 }
