@@ -1,7 +1,7 @@
 # `make` lists the targets. Works with GNU make 3.81 (macOS) and newer.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help serve stop migrate check-sharing psql monitor test test-browser chaos lint bench need-cargo
+.PHONY: help serve stop migrate check-sharing psql monitor test test-browser test-stripe chaos lint bench need-cargo
 
 # Where rustup installs cargo, for shells started before that.
 path = PATH="$$PATH:$$HOME/.cargo/bin"; export PATH
@@ -46,15 +46,19 @@ test-browser: need-cargo ## run the tests in a headless browser; installs node a
 	@$(path); TEST_DATABASE_URL="$${TEST_DATABASE_URL:-$$(scripts/postgres --test start)}" && export TEST_DATABASE_URL && \
 	unset DATABASE_URL && cargo build --locked && exec tests/browser/run
 
-chaos: need-cargo ## inject faults in random order under load, and simulate budgets and rate limits; SEED=... repeats a run, ROUNDS=... and SCHEDULES=... set the length
+test-stripe: need-cargo ## run Stripe's library for Python against the Stripe of the tests; installs it in a venv
+	@$(path); exec tests/stripe/run
+
+chaos: need-cargo ## inject faults in random order under load, bill under faults, and simulate budgets and rate limits; SEED=... repeats a run, ROUNDS=..., SEEDS=... and SCHEDULES=... set the length
 	@$(path); TEST_DATABASE_URL="$${TEST_DATABASE_URL:-$$(scripts/postgres --test start)}" && export TEST_DATABASE_URL && \
 	unset DATABASE_URL && cargo test --locked --test it chaos::many_faults -- --ignored --nocapture && \
+	cargo test --locked --test it usage_reported_at_once::many_seeds -- --ignored --nocapture && \
 	exec cargo test --release --locked --lib limits:: -- --ignored --nocapture
 
 lint: need-cargo ## run rustfmt, clippy and, if installed, shellcheck
 	@$(path); cargo fmt --check && cargo clippy --locked --all-targets -- -D warnings && \
 	if command -v shellcheck >/dev/null; then \
-		for file in scripts/* tests/browser/run .ci/run; do \
+		for file in scripts/* tests/browser/run tests/stripe/run .ci/run; do \
 			[ -f "$$file" ] || continue; \
 			case $$(head -n 1 "$$file") in '#!'*sh) shellcheck -xa "$$file" || exit 1 ;; esac; \
 		done; \

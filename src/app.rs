@@ -11,12 +11,11 @@ use crate::auth::password::{Passwords, Peppers};
 use crate::auth::revocation::Revocations;
 use crate::auth::{Cache, Hasher, LastUsed, Resolver, Throttle};
 use crate::background;
-use crate::billing::payments::Payments;
+use crate::billing::{self, Sender, Stripe};
 use crate::catalogue::{Models, Refresher};
 use crate::config::Config;
 use crate::db::{self, Batcher, Database, listen};
 use crate::engine::Fetcher;
-use crate::error::{Error, Result as Answer};
 use crate::notifications::{CHANNELS, Notifications};
 use crate::store::Document;
 use crate::usage::{Claims, Connections, Meter};
@@ -52,7 +51,6 @@ pub struct App {
     pub api_document: OnceLock<Value>,
     /// The listen addresses of this process's servers, by server name.
     pub addresses: OnceLock<Vec<(&'static str, SocketAddr)>>,
-    payments: Option<Payments>,
     catalogue: Arc<Refresher>,
     last_used: Arc<LastUsed>,
     migration_database: postgres::Config,
@@ -81,7 +79,6 @@ impl App {
         meter.keep_months(config.usage_retention_months);
         meter.keep_reply_bytes(config.idempotency_max_bytes);
         let models = Models::new(&config)?;
-        Payments::check(&config)?;
         Ok(Arc::new(App {
             resolver: Arc::new(Resolver::new(db.clone(), cache.clone(), last_used.clone(), config.auth_grace)),
             passwords: Passwords::new(Hasher::new(cores)?, Peppers::from(&config))?,
@@ -91,7 +88,6 @@ impl App {
             meter,
             models,
             fetcher: Fetcher::new(&config.audio_url_allow, config.upstream_connect_timeout),
-            payments: Payments::of(&config),
             config,
             db,
             cache,
@@ -105,14 +101,6 @@ impl App {
         }))
     }
 
-    /// What is paid at Stripe.
-    ///
-    /// # Errors
-    /// 503 without `STRIPE_SECRET_KEY`.
-    pub fn payments(&self) -> Answer<&Payments> {
-        self.payments.as_ref().ok_or(Error::PaymentsNotConfigured("STRIPE_SECRET_KEY"))
-    }
-
     /// Starts the background threads. Once the migrations are applied, requests can use the database.
     ///
     /// # Errors
@@ -120,8 +108,7 @@ impl App {
     pub fn start(self: &Arc<App>) -> Result<(), String> {
         let spawn = |name: &str, work: fn(&App)| {
             let app = self.clone();
-            let thread = thread::Builder::new().name(name.to_owned());
-            thread.spawn(move || work(&app)).map(drop).map_err(|e| e.to_string())
+            self::spawn(name, move || work(&app))
         };
         spawn("migrate", |app| {
             if background::migrate(&app.migration_database, &app.stopped) {
@@ -133,14 +120,12 @@ impl App {
         spawn("catalogue", |app| app.catalogue.follow_catalogue(&app.db, &app.stopped))?;
         spawn("model-lists", |app| app.catalogue.follow_lists(&app.stopped))?;
         spawn("background", |app| background::housekeeping(&app.db, &app.last_used, &app.stopped))?;
-        if self.payments.is_some() {
-            spawn("payments", |app| app.payments.iter().for_each(|payments| payments.follow(&app.db, &app.stopped)))?;
-        }
         spawn("claims", |app| app.claims.run_calls(&app.stopped))?;
         spawn("ended-claims", |app| {
             app.claims.run_deletions(&app.stopped, || app.meter.knows_kept_replies().is_ok());
         })?;
         self.meter.start()?;
+        self.start_billing()?;
         let revocations = Revocations {
             cache: self.cache.clone(),
             db: self.db.clone(),
@@ -152,10 +137,26 @@ impl App {
         listen::spawn(self.listen_database.clone(), CHANNELS, presence, notifications).map_err(|e| e.to_string())
     }
 
+    /// Starts what reports usage to Stripe, if that is wanted.
+    fn start_billing(&self) -> Result<(), String> {
+        let Some(stripe) = Stripe::of(&self.config.stripe) else { return Ok(()) };
+        let Some(meter) = &self.config.stripe.stripe_meter_event else { return Ok(()) };
+        let (sender, db, stopped) =
+            (Sender::new(stripe.clone(), self.db.clone(), meter)?, self.db.clone(), self.stopped.clone());
+        spawn("billing", move || billing::report_usage(sender, &db, &stopped))?;
+        let (db, stopped) = (self.db.clone(), self.stopped.clone());
+        spawn("billing-check", move || billing::check_daily(&stripe, &db, &stopped))
+    }
+
     /// Stops the background threads, and writes what they have not written yet.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::Release);
         self.meter.stop();
         background::flush_at_exit(&self.db, &self.last_used);
     }
+}
+
+/// Starts a thread that ends by itself once the process is stopped.
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), String> {
+    thread::Builder::new().name(name.to_owned()).spawn(work).map(drop).map_err(|e| e.to_string())
 }

@@ -1,26 +1,22 @@
-//! Billing through [Stripe](https://docs.stripe.com/api): typed requests over HTTP.
+//! Billing through [Stripe](https://docs.stripe.com/api): typed requests over HTTP, and reporting of usage.
+//! `docs/billing.md` explains it.
 //!
 //! Nothing here runs without `STRIPE_SECRET_KEY`. No database connection is held while Stripe is called.
 
-mod cancellations;
-pub mod checkout;
+mod check;
 mod client;
-mod customers;
-pub mod events;
+mod delivery;
 mod failure;
 mod form;
-pub mod import;
-pub mod objects;
-pub mod payments;
-pub mod plans;
-pub mod prices;
-mod purchases;
-pub mod signature;
-mod subscriptions;
-mod upkeep;
-pub mod validation_token;
-mod webhook;
+mod meters;
+mod parallel;
+mod sender;
+mod service;
 
+pub use check::{CheckError, Report, check};
 pub use client::{Stripe, VERSION};
 pub use failure::{ApiError, Failure};
 pub use form::Form;
+pub use meters::{Meter, MeterEvent};
+pub use sender::Sender;
+pub use service::{check_daily, report_usage};

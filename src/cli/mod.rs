@@ -79,7 +79,7 @@ pub enum Command {
     /// Manage the credit of accounts: show, grant, withdraw
     #[command(subcommand)]
     Credit(CreditCommand),
-    /// Exchange billing data with Stripe: import
+    /// Report usage to Stripe: send, check
     #[command(subcommand)]
     Billing(BillingCommand),
 }

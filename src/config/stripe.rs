@@ -24,6 +24,13 @@ pub struct StripeConfig {
     pub stripe_meter_event: Option<String>,
 }
 
+impl StripeConfig {
+    /// Whether usage is reported.
+    pub fn reports_usage(&self) -> bool {
+        self.stripe_secret_key.is_some() && self.stripe_meter_event.is_some()
+    }
+}
+
 /// Leaves out the key.
 impl fmt::Debug for StripeConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

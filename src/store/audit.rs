@@ -46,25 +46,10 @@ record! {
 /// # Errors
 /// See [`Error`].
 pub fn insert(db: &mut impl Executor, actor: Actor<'_>, action: &str, user: &User, detail: &str) -> Result<(), Error> {
-    insert_for(db, actor, action, &user.id, &user.email, detail)
-}
-
-/// The same for an account that may be gone.
-///
-/// # Errors
-/// See [`Error`].
-pub fn insert_for(
-    db: &mut impl Executor,
-    actor: Actor<'_>,
-    action: &str,
-    user_id: &str,
-    user_email: &str,
-    detail: &str,
-) -> Result<(), Error> {
     const SQL: &str = "INSERT INTO audit (actor_id, actor, address, action, user_id, user_email, detail) \
         VALUES ($1, $2, $3, $4, $5, $6, $7)";
     let Actor { id, name, address } = actor;
-    db.execute(SQL, &[&id, &name, &address, &action, &user_id, &user_email, &detail]).map(drop)
+    db.execute(SQL, &[&id, &name, &address, &action, &user.id, &user.email, &detail]).map(drop)
 }
 
 /// A page of entries, newest first: those before the entry `before`, and only those about `user_id` if it is given.

@@ -43,6 +43,18 @@ fn every_route_finds_its_rows_by_an_index() {
     assert_eq!(server.stop(), 0);
     let user = textgen(&["user", "rotate-secret", "user77"]).env("DATABASE_URL", db.url()).output().unwrap();
     assert!(user.status.success(), "{user:?}");
+    let stripe = crate::harness::stripe::Stripe::start();
+    stripe.meter("usage", std::time::Duration::ZERO);
+    db.run(&format!("UPDATE users SET stripe_id = '{}' WHERE id IN ('user77', 'user78')", stripe.customer("77")));
+    for args in [&["billing", "send"][..], &["billing", "send", "--until", "now"], &["billing", "check"]] {
+        let billing = textgen(args)
+            .envs(stripe.settings())
+            .env("STRIPE_METER_EVENT", "usage")
+            .env("DATABASE_URL", db.url())
+            .output()
+            .unwrap();
+        assert!(billing.status.success(), "{billing:?}");
+    }
     // Backends report their statistics when they exit, and the server's have exited.
     let mut client = db.connect();
     let scanned = client

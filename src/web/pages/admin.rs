@@ -9,6 +9,7 @@ use crate::call::Call;
 use crate::catalogue::{Availability, Purpose, ServerCounts};
 use crate::store::audit::{self, Entry};
 use crate::store::directory::{self, UserSummary};
+use crate::store::reporting::outbox::{self, Stuck, Unsent};
 use crate::store::usage::days::{self, DayTotal};
 use crate::web::Answer;
 use crate::web::cursor::{self, last_before_next_page};
@@ -30,6 +31,8 @@ struct Overview {
     newest: Vec<UserSummary>,
     entries: Vec<Entry>,
     parts: Vec<Part>,
+    /// Usage that Stripe has refused.
+    stuck: Vec<Stuck>,
 }
 
 /// The status of one part of the system.
@@ -76,6 +79,12 @@ pub(in crate::web) fn overview(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let users = directory::estimate(&mut session)?;
     let newest = directory::newest(&mut session, None, LATEST)?;
     let entries = audit::page(&mut session, None, None, LATEST)?;
+    let mut parts = parts(call);
+    let mut stuck = Vec::new();
+    if call.app.config.stripe.reports_usage() {
+        parts.push(billing(&outbox::unsent(&mut session)?));
+        stuck = outbox::list_put_aside(&mut session, LATEST)?;
+    }
     drop(session);
     page(
         200,
@@ -84,7 +93,8 @@ pub(in crate::web) fn overview(call: &mut Call<'_>, caller: &Caller) -> Answer {
             users: u64::try_from(users).unwrap_or(0),
             newest,
             entries,
-            parts: parts(call),
+            parts,
+            stuck,
         },
     )
 }
@@ -132,6 +142,16 @@ fn parts(call: &Call<'_>) -> Vec<Part> {
         parts.push(part(name, is_ok, details));
     }
     parts
+}
+
+/// How usage is reported to Stripe.
+fn billing(unsent: &Unsent) -> Part {
+    let is_late = unsent.oldest.is_some_and(|oldest| OffsetDateTime::now_utc() - oldest > Duration::hours(3));
+    let mut details = format!("{} rows of usage wait to be sent", unsent.waiting);
+    if unsent.put_aside > 0 {
+        details += &format!(", {} put aside", unsent.put_aside);
+    }
+    Part { name: "Billing", is_ok: !is_late && unsent.put_aside == 0, details }
 }
 
 /// Whether the models are as they should be, and what there is to say of them.

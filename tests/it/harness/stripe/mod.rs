@@ -1,27 +1,21 @@
 //! Stripe, for tests: a server on a real socket that keeps the rules of its API, with faults if a test wants them. Each
 //! kind of object has a file; [`ROUTES`] lists them.
 
-mod checkout;
 mod customers;
-mod events;
 mod exchange;
 mod faults;
 mod idempotency;
-mod pages;
+mod meters;
 mod params;
-mod payments;
-mod prices;
 mod refusal;
 mod server;
 mod state;
-mod subscriptions;
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use serde_json::Value;
 
-pub use events::{WEBHOOK_SECRET, signature};
 pub use exchange::{ApiRequest, Call};
 pub use faults::{Fault, Faults};
 pub use params::Params;
@@ -38,8 +32,7 @@ type Route = fn(&mut State, &ApiRequest) -> Option<Answer>;
 pub type Answer = Result<Value, Refusal>;
 
 /// Tried in this order.
-const ROUTES: &[Route] =
-    &[customers::answer, prices::answer, subscriptions::answer, checkout::answer, payments::answer];
+const ROUTES: &[Route] = &[customers::answer, meters::answer];
 
 /// A running server, until the test process ends. Clones are of one server.
 #[derive(Clone)]
@@ -53,15 +46,12 @@ impl Stripe {
     /// Starts an empty account.
     pub fn start() -> Stripe {
         let state = Arc::new(Mutex::new(State::default()));
-        let url = server::start(state.clone());
-        state.lock().unwrap().url.clone_from(&url);
-        Stripe { url, state }
+        Stripe { url: server::start(state.clone()), state }
     }
 
     /// The settings of a textgen that uses it.
-    pub fn settings(&self) -> [(&str, &str); 3] {
-        let api = ("STRIPE_API_URL", self.url.as_str());
-        [("STRIPE_SECRET_KEY", SECRET_KEY), api, ("STRIPE_WEBHOOK_SECRET", WEBHOOK_SECRET)]
+    pub fn settings(&self) -> [(&str, &str); 2] {
+        [("STRIPE_SECRET_KEY", SECRET_KEY), ("STRIPE_API_URL", &self.url)]
     }
 
     /// Everything that it holds.
@@ -82,6 +72,16 @@ impl Stripe {
     /// The requests so far, with their statuses.
     pub fn calls(&self) -> Vec<Call> {
         self.state().calls.clone()
+    }
+
+    /// Makes an active meter, whose sums lag by so much. Returns its id.
+    pub fn meter(&self, event_name: &str, lag: Duration) -> String {
+        meters::create(&mut self.state(), event_name, lag)
+    }
+
+    /// What a customer was counted with a meter, added up or not.
+    pub fn used(&self, event_name: &str, customer: &str) -> i64 {
+        self.state().used(event_name, customer)
     }
 
     /// Makes a customer. Returns its id.

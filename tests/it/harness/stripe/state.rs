@@ -9,15 +9,12 @@ use super::Answer;
 use super::exchange::Call;
 use super::faults::Faults;
 use super::idempotency::Remembered;
+use super::meters::Usage;
 use super::params::Params;
 use super::refusal::Refusal;
 
 #[derive(Default)]
 pub struct State {
-    /// Where the server listens.
-    pub url: String,
-    /// Web-hook events, in the order in which they happened.
-    pub events: Vec<Value>,
     /// By id, such as `cus_…`, in the order in which they were made: ids grow.
     pub objects: BTreeMap<String, Value>,
     pub calls: Vec<Call>,
@@ -26,6 +23,9 @@ pub struct State {
     pub clock_ahead: Duration,
     /// How long each request takes, in which others may come.
     pub work_time: Duration,
+    pub usage: Vec<Usage>,
+    /// How long each meter takes to add an event up, in seconds.
+    pub(super) lags: BTreeMap<String, i64>,
     pub(super) remembered: BTreeMap<String, Remembered>,
     /// What requests are at work on.
     pub(super) at_work: HashSet<String>,

@@ -1,0 +1,77 @@
+//! The threads of a server that report usage.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::check::{CheckError, Report, check};
+use super::client::Stripe;
+use super::sender::Sender;
+use crate::db::{self, Database};
+use crate::store::reporting;
+
+/// How often it is looked for something to do.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// How often it is asked whether the sums were compared today.
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
+/// How soon a stop is noticed.
+const STEP: Duration = Duration::from_millis(100);
+
+/// Closes hours and sends usage until the process is stopped.
+pub fn report_usage(mut sender: Sender, db: &Database, stopped: &AtomicBool) {
+    let mut logged = String::new();
+    while sleep(INTERVAL, stopped) {
+        if !db.is_open() {
+            continue;
+        }
+        let failure = sender.turn(stopped).err().map_or(String::new(), |e| e.to_string());
+        if failure != logged && !failure.is_empty() {
+            log::warn!("billing: usage is not sent, trying again: {failure}");
+        }
+        logged = failure;
+    }
+    // It may not have been the sender, and the database may be down.
+    let _ = sender.release();
+}
+
+/// Compares all sums once a day, in one of all processes, until the process is stopped.
+pub fn check_daily(stripe: &Stripe, db: &Database, stopped: &AtomicBool) {
+    while sleep(CHECK_INTERVAL, stopped) {
+        if !db.is_open() {
+            continue;
+        }
+        match check_if_due(stripe, db) {
+            Ok(None) => {}
+            Ok(Some(Report { accounts, customers, in_flight, different: 0, .. })) => log::info!(
+                "billing: the ledger, the outbox and Stripe agree for {accounts} accounts and {customers} customers \
+                 ({in_flight} with usage that Stripe has not added up yet)"
+            ),
+            Ok(Some(report)) => {
+                let what = report.differences.join("; ");
+                log::error!("billing: {} sums differ: {what}", report.different);
+                if let Err(e) = note(db, &what) {
+                    log::error!("billing: this could not be recorded: {e}");
+                }
+            }
+            Err(e) => log::error!("billing: the sums could not be compared: {e}"),
+        }
+    }
+}
+
+fn check_if_due(stripe: &Stripe, db: &Database) -> Result<Option<Report>, CheckError> {
+    let is_due = reporting::sender::take_check(&mut db.session()?)?;
+    is_due.then(|| check(db, stripe)).transpose()
+}
+
+fn note(db: &Database, what: &str) -> Result<(), db::Error> {
+    reporting::check::note_difference(&mut db.session()?, what)
+}
+
+/// False once the process is stopped.
+fn sleep(time: Duration, stopped: &AtomicBool) -> bool {
+    let began = Instant::now();
+    while began.elapsed() < time && !stopped.load(Ordering::Acquire) {
+        thread::sleep(STEP);
+    }
+    !stopped.load(Ordering::Acquire)
+}

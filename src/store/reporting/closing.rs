@@ -1,0 +1,70 @@
+//! Making rows of the outbox.
+
+use time::OffsetDateTime;
+
+use crate::db::{Error, Executor};
+
+/// Accounts that are looked at in one transaction.
+const BATCH: i32 = 200;
+
+/// What to look for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Charges of the last week, to accounts that were charged something since yesterday.
+    Recent,
+    /// All charges since reporting began. This is the work of a query for each account.
+    Everything,
+}
+
+/// Begins reporting with the charges of today (UTC), unless that was done before.
+///
+/// # Errors
+/// See [`Error`].
+pub fn begin(db: &mut impl Executor) -> Result<(), Error> {
+    const SQL: &str = "INSERT INTO stripe_reporting (begins, closed, closed_all, checked)
+        VALUES ((now() AT TIME ZONE 'UTC')::date, date_trunc('hour', now()), now(), now()) ON CONFLICT DO NOTHING";
+    db.execute(SQL, &[]).map(drop)
+}
+
+/// Makes rows for some of the accounts behind `after`, in the order of their ids. Returns the last one that was looked
+/// at, `None` if there was none. An account's row has all that it was charged until this call, beyond its earlier rows.
+///
+/// # Errors
+/// See [`Error`].
+pub fn close_some(
+    db: &mut impl Executor,
+    after: &str,
+    meter: &str,
+    hour: OffsetDateTime,
+    scope: Scope,
+) -> Result<Option<String>, Error> {
+    const SQL: &str = "SELECT last FROM textgen_close_usage($1,
+        CASE WHEN $4 THEN '-infinity' ELSE (now() AT TIME ZONE 'UTC')::date - 1 END, $2, $3, $4, $5)";
+    let is_full = scope == Scope::Everything;
+    Ok(db.query_one(SQL, &[&after, &meter, &hour, &is_full, &BATCH])?.try_get(0)?)
+}
+
+/// All rows were made for what was charged until this time.
+///
+/// # Errors
+/// See [`Error`].
+pub fn closed(db: &mut impl Executor, until: OffsetDateTime, scope: Scope) -> Result<(), Error> {
+    const SQL: &str = "UPDATE stripe_reporting SET closed = greatest(closed, $1),
+        closed_all = CASE WHEN $2 THEN now() ELSE closed_all END";
+    db.execute(SQL, &[&until, &(scope == Scope::Everything)]).map(drop)
+}
+
+/// Deletes rows that were sent more than 100 days ago, at most 10,000 at once. Their sums stay.
+///
+/// # Errors
+/// See [`Error`].
+pub fn forget_old(db: &mut impl Executor) -> Result<u64, Error> {
+    const SQL: &str = "WITH old AS (
+            SELECT id FROM stripe_outbox WHERE sent IS NOT NULL AND used_at < now() - interval '100 days'
+            ORDER BY used_at LIMIT 10000 FOR UPDATE SKIP LOCKED),
+        gone AS (DELETE FROM stripe_outbox o USING old WHERE o.id = old.id RETURNING o.user_id, o.amount_micros),
+        sums AS (SELECT user_id, sum(amount_micros)::bigint AS micros FROM gone GROUP BY user_id ORDER BY user_id)
+        UPDATE stripe_usage u SET forgotten_micros = u.forgotten_micros + sums.micros
+        FROM sums WHERE u.user_id = sums.user_id";
+    db.execute(SQL, &[])
+}

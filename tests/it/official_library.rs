@@ -1,0 +1,28 @@
+//! Stripe's own library for Python against the Stripe of the tests. `tests/stripe/run` installs it and runs these.
+
+use std::process::Command;
+use std::time::Duration;
+
+use crate::harness::stripe::{Fault, Faults, SECRET_KEY, Stripe};
+
+/// Runs a script of `tests/stripe` with these arguments.
+#[track_caller]
+fn python(script: &str, arguments: &[&str]) {
+    let python = std::env::var("STRIPE_PYTHON").expect("STRIPE_PYTHON is not set: use tests/stripe/run");
+    let script = format!("{}/tests/stripe/{script}", env!("CARGO_MANIFEST_DIR"));
+    let output = Command::new(python).arg("-W").arg("error").arg(script).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    print!("{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+#[ignore = "tests/stripe/run runs it"]
+fn usage() {
+    let stripe = Stripe::start();
+    let meter = stripe.meter("api_usage", Duration::ZERO);
+    let faults = [Fault::CutBefore, Fault::CutAfter, Fault::Conflict, Fault::Silence, Fault::Conflict];
+    stripe.inject(Faults::next(&faults.map(Some)));
+    python("usage.py", &[&stripe.url, SECRET_KEY, &meter]);
+    let lost = stripe.calls().iter().filter(|call| !call.is_answered).count();
+    assert_eq!(lost, 3);
+}
