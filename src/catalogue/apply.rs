@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 
 use time::OffsetDateTime;
 
-use crate::db::{self, Session};
+use crate::db::{self, Executor, Session};
 use crate::engine::Protocol;
 use crate::money::format_price;
-use crate::store::catalogue::{self as store, CatalogueRows, ProviderRow, StoredKey};
+use crate::store::audit::{self, Actor};
+use crate::store::catalogue::{self as store, CatalogueRows, ModelRow, ProviderRow, RouteRow, StoredKey};
 use crate::store::prices::{self, DatedPrice, Price};
 use crate::units::{ByUnit, Unit};
 
@@ -41,7 +42,7 @@ pub enum ApplyError {
 
 /// Puts a file's catalogue in the place of the stored one, in one transaction. A price that is another than the one that
 /// applies gets a new row, from now on or from the file's date; what was charged is never charged anew. `sealer` is asked
-/// for only if there is an API key to be sealed.
+/// for only if there is an API key to be sealed. A change is recorded in the audit log.
 ///
 /// # Errors
 /// See [`ApplyError`].
@@ -49,6 +50,7 @@ pub fn apply(
     session: &mut Session,
     file: CatalogueFile,
     sealer: impl FnOnce() -> Result<Sealer, String>,
+    actor: Actor<'_>,
 ) -> Result<Applied, ApplyError> {
     let validated = validate(file).map_err(|problems| ApplyError::Invalid(problems.to_string()))?;
     let mut transaction = session.transaction()?;
@@ -65,13 +67,27 @@ pub fn apply(
     let existing = prices::all(&mut transaction)?;
     let mut changed_prices = 0;
     for (model, new) in rows.models.iter().zip(new_prices) {
-        if let Some(new) = new.filter(|new| !applies(&existing, &model.name, new)) {
-            prices::set(&mut transaction, &model.name, &ByUnit::from_fn(|unit| Some(new.price.0[unit])), new.from)?;
-            changed_prices += 1;
-        }
+        changed_prices += usize::from(set_price(&mut transaction, &existing, &model.name, new)?);
+    }
+    if changed || changed_prices > 0 {
+        let details =
+            format!("{} models, {} providers, {changed_prices} new prices", rows.models.len(), rows.providers.len());
+        audit::insert_for(&mut transaction, actor, "apply", "catalogue", &details)?;
     }
     transaction.commit()?;
     Ok(Applied { models: rows.models.len(), providers: rows.providers.len(), changed, prices: changed_prices })
+}
+
+/// Sets a model's price, unless the same one applies already. Whether it has.
+pub(super) fn set_price(
+    db: &mut impl Executor,
+    existing: &[DatedPrice],
+    model: &str,
+    new: Option<NewPrice>,
+) -> Result<bool, db::Error> {
+    let Some(new) = new.filter(|new| !applies(existing, model, new)) else { return Ok(false) };
+    prices::set(db, model, &ByUnit::from_fn(|unit| Some(new.price.0[unit])), new.from)?;
+    Ok(true)
 }
 
 /// Whether the price that applies at the time from which a new one is to apply is the same.
@@ -81,7 +97,7 @@ fn applies(existing: &[DatedPrice], model: &str, new: &NewPrice) -> bool {
 }
 
 /// A model's own price at a time.
-fn price_at<'p>(prices: &'p [DatedPrice], model: &str, at: OffsetDateTime) -> Option<&'p Price> {
+pub(super) fn price_at<'p>(prices: &'p [DatedPrice], model: &str, at: OffsetDateTime) -> Option<&'p Price> {
     let own = prices.iter().filter(|price| price.model == model && price.valid_from <= at);
     own.max_by_key(|price| price.valid_from).map(|price| &price.price)
 }
@@ -93,32 +109,46 @@ fn provider_rows(
 ) -> Result<Vec<ProviderRow>, String> {
     let has_literals = providers.iter().any(|provider| matches!(provider.api_key, KeyEntry::Literal(_)));
     let sealer = if has_literals { Some(sealer()?) } else { None };
-    let stored: HashMap<&str, &StoredKey> = stored.iter().map(|row| (row.name.as_str(), &row.api_key)).collect();
+    let stored: HashMap<&str, &ProviderRow> = stored.iter().map(|row| (row.name.as_str(), row)).collect();
     let row = |entry: ProviderEntry| {
-        let api_key = stored_key(&entry, stored.get(entry.name.as_str()).copied(), sealer.as_ref())
-            .map_err(|e| format!("provider {:?}: api_key: {e}", entry.name))?;
-        let all = || Protocol::ALL.map(|protocol| protocol.name().to_owned()).to_vec();
-        Ok(ProviderRow {
-            api_key,
-            name: entry.name,
-            base_url: entry.base_url,
-            protocols: entry.protocols.unwrap_or_else(all),
-            headers: entry.headers.into_iter().collect(),
-            ca_file: entry.ca_file,
-            connect_timeout_ms: entry.connect_timeout_ms,
-            first_byte_timeout_ms: entry.first_byte_timeout_ms,
-            idle_timeout_ms: entry.idle_timeout_ms,
-            total_timeout_ms: entry.total_timeout_ms,
-            max_concurrent: entry.max_concurrent,
-        })
+        let stored = stored.get(entry.name.as_str()).copied();
+        provider_row(entry, stored, sealer.as_ref())
     };
     providers.into_iter().map(row).collect()
 }
 
-fn stored_key(entry: &ProviderEntry, stored: Option<&StoredKey>, sealer: Option<&Sealer>) -> Result<StoredKey, String> {
-    match (&entry.api_key, stored, sealer) {
+/// What is stored for a provider that has been checked, in the place of the row of its name. A literal key needs the
+/// `sealer`.
+pub(super) fn provider_row(
+    entry: ProviderEntry,
+    stored: Option<&ProviderRow>,
+    sealer: Option<&Sealer>,
+) -> Result<ProviderRow, String> {
+    let api_key = stored_key(&entry, stored, sealer).map_err(|e| format!("provider {:?}: api_key: {e}", entry.name))?;
+    let all = || Protocol::ALL.map(|protocol| protocol.name().to_owned()).to_vec();
+    Ok(ProviderRow {
+        api_key,
+        name: entry.name,
+        base_url: entry.base_url,
+        protocols: entry.protocols.unwrap_or_else(all),
+        headers: entry.headers.into_iter().collect(),
+        ca_file: entry.ca_file,
+        connect_timeout_ms: entry.connect_timeout_ms,
+        first_byte_timeout_ms: entry.first_byte_timeout_ms,
+        idle_timeout_ms: entry.idle_timeout_ms,
+        total_timeout_ms: entry.total_timeout_ms,
+        max_concurrent: entry.max_concurrent,
+    })
+}
+
+fn stored_key(entry: &ProviderEntry, row: Option<&ProviderRow>, sealer: Option<&Sealer>) -> Result<StoredKey, String> {
+    match (&entry.api_key, row.map(|row| &row.api_key), sealer) {
         (KeyEntry::None, ..) => Ok(StoredKey::None),
         (KeyEntry::Variable(name), ..) => Ok(StoredKey::Variable(name.clone())),
+        // Whoever does not know the key must not be able to have it sent to a server of their own.
+        (KeyEntry::Stored, Some(StoredKey::Sealed(_)), _) if row.is_some_and(|row| row.base_url != entry.base_url) => {
+            Err("base_url is another one than that for which the key was given, so give the key again".to_owned())
+        }
         (KeyEntry::Stored, Some(StoredKey::Sealed(sealed)), _) => Ok(StoredKey::Sealed(sealed.clone())),
         (KeyEntry::Stored, ..) => {
             Err("it says \"sealed\", but no key is stored for a provider of this name".to_owned())
@@ -146,28 +176,34 @@ pub fn export(session: &mut Session) -> Result<CatalogueFile, db::Error> {
     let rows = store::read(&mut transaction)?;
     let prices = prices::all(&mut transaction)?;
     let now = OffsetDateTime::now_utc();
-    let models = rows.models.into_iter().map(|model| ModelEntry {
-        price: price_at(&prices, &model.name, now).map(price_entry),
-        price_from: None,
-        route: model
-            .routes
-            .into_iter()
-            .map(|route| RouteEntry {
-                model: Some(route.upstream_model).filter(|name| *name != model.name),
-                provider: route.provider,
-                weight: route.weight,
-                priority: route.priority,
-            })
-            .collect(),
-        name: model.name,
-        aliases: model.aliases,
-        max_output_tokens: model.max_output_tokens,
+    let models = rows.models.into_iter().map(|model| {
+        let price = price_at(&prices, &model.name, now).map(price_entry);
+        ModelEntry { price, ..model_entry(model) }
     });
     let model = models.collect();
     Ok(CatalogueFile { provider: rows.providers.into_iter().map(provider_entry).collect(), model })
 }
 
-fn provider_entry(row: ProviderRow) -> ProviderEntry {
+/// A stored model as an entry of the file, without its price.
+pub(super) fn model_entry(model: ModelRow) -> ModelEntry {
+    let route = |route: RouteRow| RouteEntry {
+        model: Some(route.upstream_model).filter(|name| *name != model.name),
+        provider: route.provider,
+        weight: route.weight,
+        priority: route.priority,
+    };
+    ModelEntry {
+        price: None,
+        price_from: None,
+        route: model.routes.into_iter().map(route).collect(),
+        name: model.name,
+        aliases: model.aliases,
+        max_output_tokens: model.max_output_tokens,
+    }
+}
+
+/// A stored provider as an entry of the file; a sealed key as `sealed`.
+pub(super) fn provider_entry(row: ProviderRow) -> ProviderEntry {
     ProviderEntry {
         name: row.name,
         base_url: row.base_url,
@@ -188,7 +224,7 @@ fn provider_entry(row: ProviderRow) -> ProviderEntry {
 }
 
 /// Every unit whose price is not what the file means by leaving it out.
-fn price_entry(price: &Price) -> BTreeMap<String, String> {
+pub(super) fn price_entry(price: &Price) -> BTreeMap<String, String> {
     let implied = |unit: Unit| unit.price_fallback().map_or(0, |fallback| price.0[fallback]);
     let shown = price.0.iter().filter(|(unit, number)| **number != implied(*unit));
     shown

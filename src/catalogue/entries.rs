@@ -30,6 +30,7 @@ pub struct ProviderEntry {
     /// Its name in routes and in the log.
     pub name: String,
     /// Its address, taken as it is: `/chat/completions` is appended.
+    #[serde(default)]
     pub base_url: String,
     /// Its API key.
     #[serde(default, skip_serializing_if = "KeyEntry::is_none")]
@@ -87,8 +88,8 @@ pub struct ModelEntry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_output_tokens: Option<i64>,
     /// From when on the price applies; from now on by default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub price_from: Option<Datetime>,
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "time")]
+    pub price_from: Option<String>,
     /// What it costs in US dollars: tokens per million, the rest each. Without it, the price stays as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub price: Option<BTreeMap<String, String>>,
@@ -112,6 +113,20 @@ pub struct RouteEntry {
     /// Routes with a higher number are asked when all with a lower one fail.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub priority: i64,
+}
+
+/// A time as TOML has it, or as a text, which is how JSON has it.
+fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a time such as 2027-01-01T00:00:00Z")]
+    enum Time {
+        Toml(Datetime),
+        Text(String),
+    }
+    Ok(Some(match Time::deserialize(deserializer)? {
+        Time::Toml(time) => time.to_string(),
+        Time::Text(text) => text,
+    }))
 }
 
 const fn one() -> i64 {

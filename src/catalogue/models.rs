@@ -226,6 +226,14 @@ impl Models {
         Availability::Servers(found)
     }
 
+    /// What keeps this process from calling a provider of the stored catalogue now, if anything does; for the operator.
+    pub fn problem_of(&self, provider: &str) -> Option<String> {
+        match self.current() {
+            Ok(current) => current.stored.problem_of(provider),
+            Err(_) => Some("the catalogue could not be read yet".to_owned()),
+        }
+    }
+
     /// All models that can be called, as OpenAI's API lists them. Of servers that do not answer, those that they last
     /// listed.
     ///

@@ -30,6 +30,8 @@ pub struct Snapshot {
     /// The place of a model in `models`, by each of its names.
     names: HashMap<String, usize>,
     providers: HashMap<String, Arc<Provider>>,
+    /// Why providers are not used, by name.
+    faults: HashMap<String, String>,
 }
 
 /// A model that clients may name.
@@ -82,7 +84,10 @@ impl Snapshot {
         for row in &rows.providers {
             match provider(row, previous, context) {
                 Ok(provider) => drop(snapshot.providers.insert(row.name.clone(), provider)),
-                Err(e) => faults.push(format!("provider {:?} is not used: {e}", row.name)),
+                Err(e) => {
+                    faults.push(format!("provider {:?} is not used: {e}", row.name));
+                    snapshot.faults.insert(row.name.clone(), e);
+                }
             }
         }
         let protocols: HashMap<&str, Protocols> =
@@ -103,6 +108,16 @@ impl Snapshot {
     /// All models, in the catalogue's order.
     pub fn models(&self) -> &[Arc<Model>] {
         &self.models
+    }
+
+    /// What keeps a provider from being called now, if anything does.
+    pub fn problem_of(&self, provider: &str) -> Option<String> {
+        match self.providers.get(provider) {
+            Some(provider) => provider.problem(),
+            None => {
+                Some(self.faults.get(provider).map_or("this server does not know it yet", String::as_str).to_owned())
+            }
+        }
     }
 
     /// The model of exactly this name or alias.

@@ -6,9 +6,10 @@ use std::fmt;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::config::is_own_secret;
 use crate::engine::{Protocol, Provider, ProviderSpec};
 use crate::money::parse_price;
-use crate::store::catalogue::{ModelRow, RouteRow};
+use crate::store::catalogue::{CatalogueRows, ModelRow, RouteRow};
 use crate::store::prices::{DEFAULT, HIGHEST, Price};
 use crate::units::{ByUnit, Unit};
 
@@ -75,30 +76,71 @@ pub fn validate(file: CatalogueFile) -> Result<Validated, Problems> {
     }
     let mut known = HashSet::new();
     for provider in &file.provider {
-        let entry = format!("provider {:?}", provider.name);
-        let mut problem = |text: String| problems.add(format!("{entry}: {text}"));
-        if !known.insert(provider.name.clone()) {
-            problem("name: there are two of this name".to_owned());
+        if !known.insert(provider.name.as_str()) {
+            problems.add(format!("provider {:?}: name: there are two of this name", provider.name));
         }
-        check_provider(provider, &mut problem);
+        check_provider(provider, &mut problems);
     }
     let mut names = HashMap::new();
-    let mut models = Vec::new();
-    for model in &file.model {
-        let entry = format!("model {:?}", model.name);
-        let mut problem = |text: String| problems.add(format!("{entry}: {text}"));
-        check_names(model, &mut names, &mut problem);
-        let routes = check_routes(model, &known, &mut problem);
-        let price = check_price(model, &mut problem);
-        let row = ModelRow {
-            name: model.name.clone(),
-            aliases: model.aliases.clone(),
-            max_output_tokens: model.max_output_tokens,
-            routes,
-        };
-        models.push((row, price));
-    }
+    let models = file.model.iter().map(|model| check_model(model, &known, &mut names, &mut problems)).collect();
     if problems.0.is_empty() { Ok(Validated { providers: file.provider, models }) } else { Err(problems) }
+}
+
+/// Checks a provider that is to be stored beside others, in the place of the one of its name.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub(super) fn validate_provider(provider: &ProviderEntry, stored: &CatalogueRows) -> Result<(), Problems> {
+    let mut problems = Problems::default();
+    if stored.providers.iter().filter(|other| other.name != provider.name).count() >= MAX_ENTRIES {
+        problems.add(format!("there must not be more than {MAX_ENTRIES} providers"));
+    }
+    check_provider(provider, &mut problems);
+    if problems.0.is_empty() { Ok(()) } else { Err(problems) }
+}
+
+/// Checks a model that is to be stored beside others, in the place of the one of its name.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub(super) fn validate_model(
+    model: &ModelEntry,
+    stored: &CatalogueRows,
+) -> Result<(ModelRow, Option<NewPrice>), Problems> {
+    let mut problems = Problems::default();
+    let others = || stored.models.iter().filter(|other| other.name != model.name);
+    if others().count() >= MAX_ENTRIES {
+        problems.add(format!("there must not be more than {MAX_ENTRIES} models"));
+    }
+    let known = stored.providers.iter().map(|provider| provider.name.as_str()).collect();
+    let mut names = HashMap::new();
+    for other in others() {
+        let all = std::iter::once(&other.name).chain(&other.aliases);
+        names.extend(all.map(|name| (name.as_str(), other.name.as_str())));
+    }
+    let checked = check_model(model, &known, &mut names, &mut problems);
+    if problems.0.is_empty() { Ok(checked) } else { Err(problems) }
+}
+
+/// Checks a model, given the providers that there are, and the names of other models, to which its own are added.
+fn check_model<'f>(
+    model: &'f ModelEntry,
+    known: &HashSet<&str>,
+    names: &mut HashMap<&'f str, &'f str>,
+    problems: &mut Problems,
+) -> (ModelRow, Option<NewPrice>) {
+    let entry = format!("model {:?}", model.name);
+    let mut problem = |text: String| problems.add(format!("{entry}: {text}"));
+    check_names(model, names, &mut problem);
+    let routes = check_routes(model, known, &mut problem);
+    let price = check_price(model, &mut problem);
+    let row = ModelRow {
+        name: model.name.clone(),
+        aliases: model.aliases.clone(),
+        max_output_tokens: model.max_output_tokens,
+        routes,
+    };
+    (row, price)
 }
 
 fn check_name(field: &str, name: &str, problem: &mut impl FnMut(String)) {
@@ -107,7 +149,9 @@ fn check_name(field: &str, name: &str, problem: &mut impl FnMut(String)) {
     }
 }
 
-fn check_provider(provider: &ProviderEntry, problem: &mut impl FnMut(String)) {
+fn check_provider(provider: &ProviderEntry, problems: &mut Problems) {
+    let entry = format!("provider {:?}", provider.name);
+    let problem = &mut |text: String| problems.add(format!("{entry}: {text}"));
     check_name("name", &provider.name, problem);
     // The same check as when it is used, without its files, which are those of each server.
     if let Err(e) = Provider::new(ProviderSpec::new("", provider.base_url.clone())) {
@@ -117,9 +161,7 @@ fn check_provider(provider: &ProviderEntry, problem: &mut impl FnMut(String)) {
         problem("base_url: it must have no user name and no fragment".to_owned());
     }
     match &provider.api_key {
-        KeyEntry::Variable(name) if !is_variable(name) => {
-            problem("api_key: env: must be followed by the name of an environment variable".to_owned());
-        }
+        KeyEntry::Variable(name) => check_variable("api_key", name, problem),
         KeyEntry::Literal(key) if !key.reveal().bytes().all(|b| b.is_ascii_graphic()) || key.reveal().len() > 8192 => {
             problem("api_key: a key must not contain blanks or control characters".to_owned());
         }
@@ -131,8 +173,11 @@ fn check_provider(provider: &ProviderEntry, problem: &mut impl FnMut(String)) {
         if !is_name || RESERVED_HEADERS.iter().any(|reserved| name.eq_ignore_ascii_case(reserved)) {
             problem(format!("headers: {name:?} is no header that can be set"));
         }
-        if value.parse::<http::HeaderValue>().is_err() || value.strip_prefix("env:").is_some_and(|v| !is_variable(v)) {
+        if value.parse::<http::HeaderValue>().is_err() {
             problem(format!("headers: the value of {name:?} is not valid"));
+        }
+        if let Some(variable) = value.strip_prefix("env:") {
+            check_variable("headers", variable, problem);
         }
     }
     if provider.headers.len() > 32 {
@@ -172,10 +217,17 @@ fn check_protocols(protocols: Option<&[String]>, problem: &mut impl FnMut(String
     }
 }
 
-fn is_variable(name: &str) -> bool {
-    !name.is_empty()
+/// Whoever edits the catalogue may have the variable's value sent to any address, so it must be none of the secrets of
+/// textgen itself.
+fn check_variable(field: &str, name: &str, problem: &mut impl FnMut(String)) {
+    let is_name = !name.is_empty()
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
-        && !name.starts_with(|first: char| first.is_ascii_digit())
+        && !name.starts_with(|first: char| first.is_ascii_digit());
+    if !is_name {
+        problem(format!("{field}: env: must be followed by the name of an environment variable"));
+    } else if is_own_secret(name) {
+        problem(format!("{field}: {name} is a secret of textgen itself, which no provider may be sent"));
+    }
 }
 
 fn check_names<'f>(model: &'f ModelEntry, names: &mut HashMap<&'f str, &'f str>, problem: &mut impl FnMut(String)) {
@@ -197,7 +249,7 @@ fn check_names<'f>(model: &'f ModelEntry, names: &mut HashMap<&'f str, &'f str>,
     }
 }
 
-fn check_routes(model: &ModelEntry, known: &HashSet<String>, problem: &mut impl FnMut(String)) -> Vec<RouteRow> {
+fn check_routes(model: &ModelEntry, known: &HashSet<&str>, problem: &mut impl FnMut(String)) -> Vec<RouteRow> {
     if model.route.is_empty() || model.route.len() > 100 {
         problem("route: there must be 1 to 100".to_owned());
     }
@@ -205,7 +257,7 @@ fn check_routes(model: &ModelEntry, known: &HashSet<String>, problem: &mut impl 
     let mut check = |(n, route): (usize, &RouteEntry)| {
         let upstream_model = route.model.clone().unwrap_or_else(|| model.name.clone());
         let mut problem = |text: String| problem(format!("route {}: {text}", n + 1));
-        if !known.contains(&route.provider) {
+        if !known.contains(route.provider.as_str()) {
             problem(format!("provider: there is no provider {:?}", route.provider));
         }
         check_name("model", &upstream_model, &mut problem);
@@ -224,8 +276,8 @@ fn check_routes(model: &ModelEntry, known: &HashSet<String>, problem: &mut impl 
 }
 
 fn check_price(model: &ModelEntry, problem: &mut impl FnMut(String)) -> Option<NewPrice> {
-    let from = model.price_from.and_then(|from| {
-        let from = OffsetDateTime::parse(&from.to_string(), &Rfc3339).ok();
+    let from = model.price_from.as_ref().and_then(|from| {
+        let from = OffsetDateTime::parse(from, &Rfc3339).ok();
         if from.is_none() {
             problem("price_from: expected a time with its zone, such as 2027-01-01T00:00:00Z".to_owned());
         }
@@ -324,6 +376,16 @@ mod tests {
             ("http://127", "ftp://127", "provider \"local\": base_url: "),
             ("http://127", "http://u:p@127", "provider \"local\": base_url: "),
             ("env:LOCAL_API_KEY", "env:9", "provider \"local\": api_key: "),
+            (
+                "env:LOCAL_API_KEY",
+                "env:DATABASE_URL",
+                "provider \"local\": api_key: DATABASE_URL is a secret of textgen",
+            ),
+            (
+                "protocols =",
+                "headers = { X = \"env:ENCRYPTION_KEY\" }\nprotocols =",
+                "headers: ENCRYPTION_KEY is a secret",
+            ),
             ("env:LOCAL_API_KEY", "hunter 2", "provider \"local\": api_key: "),
             ("\"0.15\"", "\"0.1500001\"", "model \"gpt-x\": price: input: 0.1500001 has more than 6 digits"),
             ("\"0.15\"", "\"1,5\"", "model \"gpt-x\": price: input: "),

@@ -7,6 +7,7 @@ use clap::Subcommand;
 use super::{Failure, database};
 use crate::catalogue::{self, CatalogueFile, Sealer};
 use crate::config::Config;
+use crate::store::audit::COMMAND_LINE;
 use crate::store::catalogue::{self as store, StoredKey};
 
 /// What to do with the catalogue.
@@ -49,7 +50,7 @@ fn apply(path: &str, config: &Config) -> Result<String, Failure> {
     };
     let file = text.map_err(|e| e.to_string()).and_then(|text| CatalogueFile::parse(&text)).map_err(failed)?;
     let mut session = database(config)?.session()?;
-    let applied = catalogue::apply(&mut session, file, || Sealer::new(config.encryption_key.as_ref()));
+    let applied = catalogue::apply(&mut session, file, || Sealer::new(config.encryption_key.as_ref()), COMMAND_LINE);
     let applied = applied.map_err(|e| failed(e.to_string()))?;
     let change = match applied {
         catalogue::Applied { changed: false, prices: 0, .. } => "nothing changed".to_owned(),

@@ -350,6 +350,17 @@ pub fn adjust(command: Command) -> Command {
     })
 }
 
+/// Whether this environment variable holds a secret of textgen itself, such as the database's password, rather than a
+/// model server's API key.
+pub fn is_own_secret(variable: &str) -> bool {
+    let is_secret = |command: Command| {
+        let mut secrets = command.get_arguments().filter(|arg| arg.is_hide_env_values_set());
+        secrets.any(|arg| arg.get_env().is_some_and(|name| name == variable))
+    };
+    is_secret(Config::augment_args(Command::new("all")))
+        && !is_secret(EngineConfigs::augment_args(Command::new("keys")))
+}
+
 /// The settings of this command as Markdown tables, one per heading.
 pub fn markdown(command: &Command) -> String {
     let mut text = String::new();

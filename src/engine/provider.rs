@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::error::Result;
 
@@ -62,6 +63,12 @@ impl Provider {
 
     pub(super) fn health(&self) -> &Arc<Health> {
         &self.health
+    }
+
+    /// What keeps it from being called now, if anything does; for the operator.
+    pub fn problem(&self) -> Option<String> {
+        let left = self.health.cool_down(Instant::now())?;
+        Some(format!("it failed, and is tried again in {} s", left.as_secs() + 1))
     }
 
     /// Asks for its list of models; `None` where it has none, or keeps it from this server. Waits for the provider, for ten

@@ -123,6 +123,11 @@ impl Fields {
         Fields(object)
     }
 
+    /// All of them.
+    pub fn into_object(self) -> Map<String, Value> {
+        self.0
+    }
+
     /// The value of a field; `None` also for `null`.
     pub fn get(&self, name: &str) -> Option<&Value> {
         self.0.get(name).filter(|value| !value.is_null())

@@ -24,7 +24,7 @@ pub enum Group {
     Text,
     /// Speech to text and text to speech.
     Speech,
-    /// Other accounts, for administrators.
+    /// Accounts and the catalogue of models, for administrators.
     Administration,
     /// Probes, for those who run the servers.
     Health,
@@ -54,7 +54,7 @@ impl Group {
             Group::Usage => ("Usage", "What was charged, and what is left of credit."),
             Group::Text => ("Text", "Models that read and write text."),
             Group::Speech => ("Speech", "Speech to text, and text to speech."),
-            Group::Administration => ("Administration", "Other accounts, for administrators."),
+            Group::Administration => ("Administration", "Accounts and the catalogue of models, for administrators."),
             Group::Health => ("Health", "For those who run the servers."),
         }
     }

@@ -1,4 +1,4 @@
-//! Table `audit`: what administrators did to accounts.
+//! Table `audit`: what administrators did to accounts and to the catalogue.
 
 use time::OffsetDateTime;
 
@@ -32,9 +32,9 @@ record! {
         pub actor: String = "actor",
         /// What was done, such as `suspend`.
         pub action: String = "action",
-        /// Id of the account it was done to.
+        /// Id of the account it was done to; empty if it was done to something else.
         pub user_id: String = "user_id",
-        /// E-mail address of that account at that time.
+        /// E-mail address of that account at that time, or what else it was done to.
         pub user_email: String = "user_email",
         /// Details, such as the reason.
         pub detail: String = "detail",
@@ -46,10 +46,34 @@ record! {
 /// # Errors
 /// See [`Error`].
 pub fn insert(db: &mut impl Executor, actor: Actor<'_>, action: &str, user: &User, detail: &str) -> Result<(), Error> {
+    insert_row(db, actor, action, (&user.id, &user.email), detail)
+}
+
+/// Records an action on what is no account, such as `model gpt-x`. To be called in the transaction that performs it.
+///
+/// # Errors
+/// See [`Error`].
+pub fn insert_for(
+    db: &mut impl Executor,
+    actor: Actor<'_>,
+    action: &str,
+    target: &str,
+    detail: &str,
+) -> Result<(), Error> {
+    insert_row(db, actor, action, ("", target), detail)
+}
+
+fn insert_row(
+    db: &mut impl Executor,
+    actor: Actor<'_>,
+    action: &str,
+    (user_id, target): (&str, &str),
+    detail: &str,
+) -> Result<(), Error> {
     const SQL: &str = "INSERT INTO audit (actor_id, actor, address, action, user_id, user_email, detail) \
         VALUES ($1, $2, $3, $4, $5, $6, $7)";
     let Actor { id, name, address } = actor;
-    db.execute(SQL, &[&id, &name, &address, &action, &user.id, &user.email, &detail]).map(drop)
+    db.execute(SQL, &[&id, &name, &address, &action, &user_id, &target, &detail]).map(drop)
 }
 
 /// A page of entries, newest first: those before the entry `before`, and only those about `user_id` if it is given.

@@ -1,4 +1,5 @@
-//! Tables `providers`, `models`, `model_names` and `model_routes`: the catalogue. It is read and replaced as a whole.
+//! Tables `providers`, `models`, `model_names` and `model_routes`: the catalogue. It is read as a whole, and replaced as a
+//! whole or entry by entry.
 
 use postgres::Row;
 
@@ -168,7 +169,7 @@ pub fn replace(db: &mut impl Executor, rows: &CatalogueRows) -> Result<(), Error
     db.execute("DELETE FROM models", &[])?;
     db.execute("DELETE FROM providers", &[])?;
     for provider in &rows.providers {
-        insert_provider(db, provider)?;
+        put_provider(db, provider)?;
     }
     for (position, model) in (0_i64..).zip(&rows.models) {
         insert_model(db, position, model)?;
@@ -176,12 +177,22 @@ pub fn replace(db: &mut impl Executor, rows: &CatalogueRows) -> Result<(), Error
     Ok(())
 }
 
-fn insert_provider(db: &mut impl Executor, provider: &ProviderRow) -> Result<(), Error> {
+/// Stores a provider, in the place of the one of its name if there is one. To be called in a transaction, after [`lock`].
+///
+/// # Errors
+/// See [`Error`].
+pub fn put_provider(db: &mut impl Executor, provider: &ProviderRow) -> Result<(), Error> {
     const SQL: &str =
         "INSERT INTO providers (name, base_url, api_key_variable, api_key_sealed, protocols, header_names,
             header_values, ca_file, connect_timeout_ms, first_byte_timeout_ms, idle_timeout_ms, total_timeout_ms,
             max_concurrent)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+        ON CONFLICT (name) DO UPDATE SET base_url = excluded.base_url, api_key_variable = excluded.api_key_variable,
+            api_key_sealed = excluded.api_key_sealed, protocols = excluded.protocols,
+            header_names = excluded.header_names, header_values = excluded.header_values, ca_file = excluded.ca_file,
+            connect_timeout_ms = excluded.connect_timeout_ms, first_byte_timeout_ms = excluded.first_byte_timeout_ms,
+            idle_timeout_ms = excluded.idle_timeout_ms, total_timeout_ms = excluded.total_timeout_ms,
+            max_concurrent = excluded.max_concurrent";
     let (variable, sealed) = match &provider.api_key {
         StoredKey::None => (None, None),
         StoredKey::Variable(name) => (Some(name.clone()), None),
@@ -207,6 +218,36 @@ fn insert_provider(db: &mut impl Executor, provider: &ProviderRow) -> Result<(),
         ],
     )
     .map(drop)
+}
+
+/// Removes a provider, to which no route may lead any more. To be called in a transaction, after [`lock`].
+///
+/// # Errors
+/// See [`Error`].
+pub fn remove_provider(db: &mut impl Executor, name: &str) -> Result<(), Error> {
+    db.execute("DELETE FROM providers WHERE name = $1", &[&name]).map(drop)
+}
+
+/// Stores a model, in the place of the one of its name, or behind all others if there is none. To be called in a
+/// transaction, after [`lock`].
+///
+/// # Errors
+/// See [`Error`].
+pub fn put_model(db: &mut impl Executor, model: &ModelRow) -> Result<(), Error> {
+    let removed = db.query("DELETE FROM models WHERE name = $1 RETURNING position", &[&model.name])?;
+    let position = match removed.first() {
+        Some(row) => row.try_get(0)?,
+        None => db.query_one("SELECT coalesce(max(position) + 1, 0) FROM models", &[])?.try_get(0)?,
+    };
+    insert_model(db, position, model)
+}
+
+/// Removes a model with its names and routes. To be called in a transaction, after [`lock`].
+///
+/// # Errors
+/// See [`Error`].
+pub fn remove_model(db: &mut impl Executor, name: &str) -> Result<(), Error> {
+    db.execute("DELETE FROM models WHERE name = $1", &[&name]).map(drop)
 }
 
 fn insert_model(db: &mut impl Executor, position: i64, model: &ModelRow) -> Result<(), Error> {

@@ -1,4 +1,4 @@
-//! Pages of lists that are sorted by time and id. Where a page ends is sent to the client, which sends it back to get
+//! Pages of lists, most of which are sorted by time and id. Where a page ends is sent to the client, which sends it back to get
 //! the next one.
 
 use time::OffsetDateTime;
@@ -19,12 +19,9 @@ impl Page {
     /// # Errors
     /// 400 for a limit or a position that cannot be.
     pub(super) fn of(request: &Request, most: i64) -> Result<Page> {
-        let limit = request.query("limit").map_or(Some(most), |text| text.parse().ok());
-        let limit = limit.filter(|n| (1..=most).contains(n));
-        let limit = limit.ok_or_else(|| Error::bad(format!("limit must be from 1 to {most}")))?;
-        let after = request.query("after").filter(|text| !text.is_empty());
+        let (limit, after) = asked(request, most)?;
         if after.as_deref().is_some_and(|text| parse(text).is_none()) {
-            return Err(Error::bad("after must be the next of a previous page"));
+            return Err(Error::bad(NO_POSITION));
         }
         Ok(Page { limit, after })
     }
@@ -48,6 +45,40 @@ impl Page {
             write(time, id)
         })
     }
+}
+
+const NO_POSITION: &str = "after must be the next of a previous page";
+
+/// The `limit` and `after` of a request.
+fn asked(request: &Request, most: i64) -> Result<(i64, Option<String>)> {
+    let limit = request.query("limit").map_or(Some(most), |text| text.parse().ok());
+    let limit = limit.filter(|n| (1..=most).contains(n));
+    let limit = limit.ok_or_else(|| Error::bad(format!("limit must be from 1 to {most}")))?;
+    Ok((limit, request.query("after").filter(|text| !text.is_empty())))
+}
+
+/// Cuts a list that is in memory to the page that a request asks for, of at most `most` items. Returns where the next
+/// one begins, if there is one. An item's place and name are in it, so that a list that has changed meanwhile goes on
+/// behind the same item, or if that is gone at the same place.
+///
+/// # Errors
+/// As [`Page::of`].
+pub(super) fn cut_list<T>(
+    request: &Request,
+    most: i64,
+    items: &mut Vec<T>,
+    name: impl Fn(&T) -> &str,
+) -> Result<Option<String>> {
+    let (limit, after) = asked(request, most)?;
+    let mut first = 0;
+    if let Some(after) = after {
+        let position = after.split_once('_').and_then(|(at, name)| Some((at.parse::<usize>().ok()?, name)));
+        let (at, last) = position.ok_or(Error::bad(NO_POSITION))?;
+        first = items.iter().position(|item| name(item) == last).map_or(at, |found| found + 1);
+    }
+    items.drain(..first.min(items.len()));
+    let last = last_before_next_page(items, limit);
+    Ok(last.map(|item| format!("{}_{}", first + usize::try_from(limit).unwrap_or(usize::MAX) - 1, name(item))))
 }
 
 /// The last item of a page, if another page follows. `found` was read with one item more than the `size` of a page, and
@@ -76,6 +107,25 @@ pub(super) fn parse(text: &str) -> Option<(OffsetDateTime, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_goes_on_behind_the_same_item() {
+        let page = |query: &str, items: &[&'static str]| {
+            let mut request = Request::default();
+            request.head.parse(format!("GET /?{query} HTTP/1.1\r\nHost: h\r\n\r\n").as_bytes()).unwrap();
+            let mut items = items.to_vec();
+            cut_list(&request, 2, &mut items, |item| item).map(|next| (items, next)).map_err(|e| e.to_string())
+        };
+        let next = |text: &str| Some(text.to_owned());
+        assert_eq!(page("", &["a", "b", "c_d", "e", "f"]), Ok((vec!["a", "b"], next("1_b"))));
+        assert_eq!(page("after=1_b", &["a", "b", "c_d", "e", "f"]), Ok((vec!["c_d", "e"], next("3_e"))));
+        assert_eq!(page("after=2_c_d", &["c_d", "e", "f"]), Ok((vec!["e", "f"], None)), "the first ones are gone");
+        assert_eq!(page("after=1_b", &["a", "c_d", "e", "f"]), Ok((vec!["c_d", "e"], next("2_e"))), "b is gone");
+        assert_eq!(page("after=99999999_x", &["a"]), Ok((vec![], None)));
+        for bad in ["after=x", "after=_a", "after=-1_a", "limit=3", "limit=0"] {
+            assert!(page(bad, &["a"]).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn a_cursor_is_parsed_as_it_was_written() {

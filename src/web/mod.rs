@@ -1,6 +1,7 @@
 //! The web server, for people, who sign in with a cookie.
 
 mod account;
+mod admin_models;
 mod admin_users;
 mod assets;
 mod attempt;
@@ -38,6 +39,7 @@ pub fn operations() -> Vec<Operation> {
         account::operations(),
         keys::operations(),
         admin_users::operations(),
+        admin_models::operations(),
         sessions::operations(),
         credits::operations(),
     ];
@@ -128,8 +130,12 @@ fn record(
     details: &str,
 ) -> Result<()> {
     let address = call.client().to_string();
-    let actor = Actor { id: &caller.user.id, name: &caller.user.email, address: &address };
-    Ok(audit::insert(db, actor, action, user, details)?)
+    Ok(audit::insert(db, actor(caller, &address), action, user, details)?)
+}
+
+/// An administrator, for the audit log.
+fn actor<'a>(caller: &'a Caller, address: &'a str) -> Actor<'a> {
+    Actor { id: &caller.user.id, name: &caller.user.email, address }
 }
 
 /// Reads the fields of a small body. The caller was authenticated before, so the body of an anonymous request is never

@@ -12,6 +12,7 @@ mod browsing;
 mod budgets;
 mod budgets_at_once;
 mod catalogue;
+mod catalogue_api;
 mod chaos;
 mod credentials;
 mod credits;

@@ -146,6 +146,12 @@ fn every_operation_answers_as_described() {
                     check_reply(&document, operation, &send(&client, method, path, &json!({})), path);
                     continue;
                 }
+                if method == "post" && ["/api/admin/providers", "/api/admin/models"].contains(&path.as_str()) {
+                    // A catalogue would take the place of the demo's models, so it has a test of its own.
+                    check_refusals(&document, operation, &address.anonymous(), method, path, path);
+                    check_reply(&document, operation, &send(&client, method, path, &json!({})), path);
+                    continue;
+                }
                 check_request(&document, operation, &body, path);
                 let at = format!("{}{query}", path.replace("{name}", "demo"));
                 let reply = send(&client, method, &at, &body);
@@ -157,6 +163,35 @@ fn every_operation_answers_as_described() {
         }
     }
     assert!(called > 30, "only {called} calls");
+}
+
+#[test]
+fn the_catalogue_is_changed_and_shown_as_described() {
+    let db = TestDb::new();
+    let server = Server::start(&db);
+    let root = server.sign_up("root@example.com").browser;
+    db.run("UPDATE users SET is_admin = true");
+    server.wait_until("the promotion to be seen", || root.get("/admin").status == 200);
+    let document = textgen::openapi::document(operations());
+    let provider = json!({"name": "p", "base_url": "http://127.0.0.1:1/v1", "api_key": "env:P_KEY", "protocols": ["chat"],
+        "headers": {"X-Team": "blue"}, "ca_file": "/etc/ca.pem", "connect_timeout_ms": 5, "first_byte_timeout_ms": 5,
+        "idle_timeout_ms": 5, "total_timeout_ms": 5, "max_concurrent": 5});
+    let model = json!({"name": "m", "aliases": ["n"], "max_output_tokens": 5, "price": {"input": "0.15"},
+        "price_from": "2999-01-01T00:00:00Z",
+        "route": [{"provider": "p", "model": "there", "weight": 2, "priority": 1}]});
+    for (path, body) in [("/api/admin/providers", provider), ("/api/admin/models", model)] {
+        let operation = |method: &str| &document["paths"][path][method];
+        check_request(&document, operation("post"), &body, path);
+        check_reply(&document, operation("post"), &root.post(path, &body).expect(200), path);
+        check_reply(&document, operation("get"), &root.get(path).expect(200), path);
+    }
+    for path in ["/api/admin/models", "/api/admin/providers"] {
+        let name = if path.ends_with("models") { "m" } else { "p" };
+        let body = json!({"name": name, "remove": true});
+        for status in [200, 404] {
+            check_reply(&document, &document["paths"][path]["post"], &root.post(path, &body).expect(status), path);
+        }
+    }
 }
 
 #[test]
