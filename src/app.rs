@@ -11,11 +11,13 @@ use crate::auth::password::{Passwords, Peppers};
 use crate::auth::revocation::Revocations;
 use crate::auth::{Cache, Hasher, LastUsed, Resolver, Throttle};
 use crate::background;
+use crate::billing::payments::Payments;
 use crate::billing::{self, Sender, Stripe};
 use crate::catalogue::{Models, Refresher};
 use crate::config::Config;
 use crate::db::{self, Batcher, Database, listen};
 use crate::engine::Fetcher;
+use crate::error::{Error, Result as Answer};
 use crate::notifications::{CHANNELS, Notifications};
 use crate::store::Document;
 use crate::usage::{Claims, Connections, Meter};
@@ -51,6 +53,7 @@ pub struct App {
     pub api_document: OnceLock<Value>,
     /// The listen addresses of this process's servers, by server name.
     pub addresses: OnceLock<Vec<(&'static str, SocketAddr)>>,
+    payments: Option<Payments>,
     catalogue: Arc<Refresher>,
     last_used: Arc<LastUsed>,
     migration_database: postgres::Config,
@@ -79,6 +82,7 @@ impl App {
         meter.keep_months(config.usage_retention_months);
         meter.keep_reply_bytes(config.idempotency_max_bytes);
         let models = Models::new(&config)?;
+        Payments::check(&config)?;
         Ok(Arc::new(App {
             resolver: Arc::new(Resolver::new(db.clone(), cache.clone(), last_used.clone(), config.auth_grace)),
             passwords: Passwords::new(Hasher::new(cores)?, Peppers::from(&config))?,
@@ -88,6 +92,7 @@ impl App {
             meter,
             models,
             fetcher: Fetcher::new(&config.audio_url_allow, config.upstream_connect_timeout),
+            payments: Payments::of(&config),
             config,
             db,
             cache,
@@ -99,6 +104,14 @@ impl App {
             listen_database,
             stopped: Arc::new(AtomicBool::new(false)),
         }))
+    }
+
+    /// What is paid at Stripe.
+    ///
+    /// # Errors
+    /// 503 without `STRIPE_SECRET_KEY`.
+    pub fn payments(&self) -> Answer<&Payments> {
+        self.payments.as_ref().ok_or(Error::PaymentsNotConfigured("STRIPE_SECRET_KEY"))
     }
 
     /// Starts the background threads. Once the migrations are applied, requests can use the database.
@@ -120,6 +133,9 @@ impl App {
         spawn("catalogue", |app| app.catalogue.follow_catalogue(&app.db, &app.stopped))?;
         spawn("model-lists", |app| app.catalogue.follow_lists(&app.stopped))?;
         spawn("background", |app| background::housekeeping(&app.db, &app.last_used, &app.stopped))?;
+        if self.payments.is_some() {
+            spawn("payments", |app| app.payments.iter().for_each(|payments| payments.follow(&app.db, &app.stopped)))?;
+        }
         spawn("claims", |app| app.claims.run_calls(&app.stopped))?;
         spawn("ended-claims", |app| {
             app.claims.run_deletions(&app.stopped, || app.meter.knows_kept_replies().is_ok());

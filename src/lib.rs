@@ -35,9 +35,9 @@ pub mod limits;
 pub mod auth;
 pub mod usage;
 
-pub mod billing;
-
 pub mod accounts;
+
+pub mod billing;
 
 pub mod engine;
 

@@ -108,8 +108,11 @@ pub fn add_now(
     Ok(added)
 }
 
-/// Waits until so much of an account's balance is not leased, or all that was not spent.
-fn wait_for_leases(db: &Database, user_id: &str, wanted_micros: i64) -> Result<()> {
+/// Waits until so much of an account's balance is not leased, or all that was not spent, for a second or two at most.
+///
+/// # Errors
+/// Those of the database.
+pub fn wait_for_leases(db: &Database, user_id: &str, wanted_micros: i64) -> Result<()> {
     let Some(balance_id) = users::by_id(&mut db.session()?, user_id)?.and_then(|user| user.balance_id) else {
         return Ok(());
     };

@@ -3,15 +3,30 @@
 //!
 //! Nothing here runs without `STRIPE_SECRET_KEY`. No database connection is held while Stripe is called.
 
+mod cancellations;
 mod check;
+pub mod checkout;
 mod client;
+mod customers;
 mod delivery;
+pub mod events;
 mod failure;
 mod form;
+pub mod import;
 mod meters;
+pub mod objects;
 mod parallel;
+pub mod payments;
+pub mod plans;
+pub mod prices;
+mod purchases;
 mod sender;
 mod service;
+pub mod signature;
+mod subscriptions;
+mod upkeep;
+pub mod validation_token;
+mod webhook;
 
 pub use check::{CheckError, Report, check};
 pub use client::{Stripe, VERSION};

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Subcommand, ValueEnum};
 
-use super::{Failure, database};
+use super::{Failure, database, import};
 use crate::billing::{self, Report, Sender, Stripe};
 use crate::config::Config;
 use crate::db::Database;
@@ -36,6 +36,9 @@ pub enum BillingCommand {
     /// Compare the ledger, the outbox and what Stripe has added up, for each customer, and fail if sums differ. Servers
     /// do this by themselves once a day
     Check,
+    /// Read from Stripe who has subscribed, for all accounts with a customer: once, after moving from the older system. If
+    /// it was interrupted, it goes on where it stopped
+    Import,
 }
 
 /// Up to which time usage is sent.
@@ -55,6 +58,7 @@ pub(super) fn run(command: &BillingCommand, config: &Config) -> Result<String, F
             send(Sender::new(stripe, db.clone(), meter?)?, &db, until.is_some(), *put_aside)
         }
         BillingCommand::Check => check(&database(config)?, &stripe),
+        BillingCommand::Import => import::run(config),
     }
 }
 

@@ -3,6 +3,7 @@
 mod billing;
 mod check_sharing;
 mod credit;
+mod import;
 mod limit;
 mod models;
 mod price;
@@ -79,7 +80,7 @@ pub enum Command {
     /// Manage the credit of accounts: show, grant, withdraw
     #[command(subcommand)]
     Credit(CreditCommand),
-    /// Report usage to Stripe: send, check
+    /// Exchange billing data with Stripe: send, check, import
     #[command(subcommand)]
     Billing(BillingCommand),
 }

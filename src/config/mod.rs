@@ -3,6 +3,7 @@
 
 mod engines;
 mod parse;
+mod payments;
 mod stripe;
 
 use std::fmt;
@@ -20,7 +21,8 @@ use parse::{
 };
 
 pub use engines::{EngineConfig, EngineConfigs};
-pub use parse::{EncryptionKey, Networks, OrAutomatic, Urls};
+pub use parse::{EncryptionKey, Networks, OrAutomatic, Secrets, Urls};
+pub use payments::PaymentConfig;
 pub use stripe::StripeConfig;
 
 const DATABASE: &str = "Database";
@@ -164,7 +166,7 @@ pub struct Config {
     #[arg(long, env, default_value = "256", value_parser = number(1_usize..=100_000), help_heading = CAPACITY)]
     pub max_uploads: usize,
 
-    /// Recordings that may be fetched from an `audio_url` at once
+    /// Recordings that may be fetched from an `audio_url`, and requests that wait for Stripe, at once
     #[arg(long, env, default_value = "256", value_parser = number(1_usize..=100_000), help_heading = CAPACITY)]
     pub max_fetches: usize,
 
@@ -251,6 +253,10 @@ pub struct Config {
     /// The connection to Stripe.
     #[command(flatten)]
     pub stripe: StripeConfig,
+
+    /// What is paid there.
+    #[command(flatten)]
+    pub payments: PaymentConfig,
 
     /// `off`, `error`, `warn`, `info` (one line per request), `debug` or `trace`
     #[arg(long, env, default_value = "info", value_parser = plain(log_level), help_heading = LOG)]

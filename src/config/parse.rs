@@ -177,6 +177,22 @@ pub(super) fn service_url(value: &str) -> Result<String, String> {
     }
 }
 
+/// Comma-separated secrets; an alias for the same reason as [`Networks`].
+pub type Secrets = Vec<String>;
+
+/// Comma-separated secrets, without blanks in them.
+pub(super) fn secrets(value: &str) -> Result<Secrets, String> {
+    list(value).map(api_key).collect()
+}
+
+/// The id of an object at Stripe.
+pub(super) fn stripe_id(value: &str) -> Result<String, String> {
+    match !value.is_empty() && value.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+        true => Ok(value.to_owned()),
+        false => Err("expected an id such as price_1A2b3C4d".to_owned()),
+    }
+}
+
 /// A key for AES-256-GCM.
 #[derive(Clone)]
 pub struct EncryptionKey([u8; 32]);

@@ -58,6 +58,8 @@ fn secrets_are_hidden_in_help() {
             || name.ends_with("_api_key")
             || name == "encryption_key"
             || name == "stripe_secret_key"
+            || name == "stripe_webhook_secret"
+            || name == "backend_validation_secret"
             || name.starts_with("database_") && name.ends_with("_url");
         assert_eq!(arg.is_hide_env_values_set(), is_secret, "{name}");
     }

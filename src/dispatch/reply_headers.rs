@@ -6,10 +6,6 @@ use crate::http::{Method, Request, Response};
 /// For browsers: take the media type as given, and tell no other site where the visitor came from.
 const SECURITY_HEADERS: [(&str, &str); 2] = [("X-Content-Type-Options", "nosniff"), ("Referrer-Policy", "same-origin")];
 
-/// What a page may do: load from and send to this site only, run no inline script, be in no frame.
-const PAGE_POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; \
-     media-src 'self' blob:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
-
 /// What any other content may do if a browser shows it: nothing.
 const DATA_POLICY: &str = "default-src 'none'; frame-ancestors 'none'";
 
@@ -23,7 +19,10 @@ pub(super) fn add(app: &App, request: &Request, response: &mut Response) {
     }
     response.headers.extend(SECURITY_HEADERS.map(|(name, value)| (name, value.into())));
     let is_page = response.get_header("Content-Type").is_some_and(|media_type| media_type.starts_with("text/html"));
-    response.headers.push(("Content-Security-Policy", if is_page { PAGE_POLICY } else { DATA_POLICY }.into()));
+    if response.get_header("Content-Security-Policy").is_none() {
+        let policy = if is_page { crate::web::page_policy().into() } else { DATA_POLICY.into() };
+        response.headers.push(("Content-Security-Policy", policy));
+    }
     if app.config.is_https() {
         response.headers.push((STRICT_TRANSPORT.0, STRICT_TRANSPORT.1.into()));
     }

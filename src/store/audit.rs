@@ -63,6 +63,21 @@ pub fn insert_for(
     insert_row(db, actor, action, ("", target), detail)
 }
 
+/// Records an action on an account that may be gone.
+///
+/// # Errors
+/// See [`Error`].
+pub fn insert_for(
+    db: &mut impl Executor,
+    actor: Actor<'_>,
+    action: &str,
+    user_id: &str,
+    user_email: &str,
+    detail: &str,
+) -> Result<(), Error> {
+    insert_row(db, actor, action, (user_id, user_email), detail)
+}
+
 fn insert_row(
     db: &mut impl Executor,
     actor: Actor<'_>,

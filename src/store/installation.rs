@@ -9,3 +9,11 @@ use crate::db::{Error, Executor};
 pub fn identity(db: &mut impl Executor) -> Result<String, Error> {
     Ok(db.query_one("SELECT id::text || current_database() FROM installation", &[])?.try_get(0)?)
 }
+
+/// The key of validation tokens: the same for all processes on this database.
+///
+/// # Errors
+/// See [`Error`].
+pub fn validation_key(db: &mut impl Executor) -> Result<Vec<u8>, Error> {
+    Ok(db.query_one("SELECT validation_key FROM installation", &[])?.try_get(0)?)
+}

@@ -13,6 +13,7 @@ mod key_fields;
 mod keys;
 mod model_calls;
 mod pages;
+mod payments;
 mod sessions;
 mod sign_in;
 mod usage;
@@ -42,6 +43,7 @@ pub fn operations() -> Vec<Operation> {
         admin_models::operations(),
         sessions::operations(),
         credits::operations(),
+        payments::operations(),
     ];
     let documents = documents::operations().into_iter();
     let documents =
@@ -51,7 +53,7 @@ pub fn operations() -> Vec<Operation> {
 }
 
 fn page_operations() -> Vec<Operation> {
-    use pages::{account, admin, admin_user, documents, editor, playground, reference, usage, welcome};
+    use pages::{account, admin, admin_user, documents, editor, playground, reference, subscribe, usage, welcome};
     assets::prepare();
     vec![
         // The documentation must be available during an outage.
@@ -64,6 +66,7 @@ fn page_operations() -> Vec<Operation> {
         get("/signup", Public(welcome::signup)),
         get("/login", Public(welcome::login)),
         get("/account", Authenticated(account::show)).or_log_in(),
+        get("/subscribe", Optional(subscribe::show)),
         post("/account/name", Authenticated(account::rename)),
         post("/account/keys", Authenticated(account::create_key)),
         post("/account/keys/rename", Authenticated(account::rename_key)),
@@ -102,6 +105,8 @@ fn page_operations() -> Vec<Operation> {
         post("/admin/users/{id}/credit", Authenticated(admin_user::change_credit)).for_administrators(),
     ]
 }
+
+pub(crate) use pages::page_policy;
 
 /// The page for the error `e` if the client is a browser that opens a page, and otherwise `reply`.
 pub(crate) fn as_page(app: &App, request: &mut Request, e: &Error, reply: Response, request_id: &str) -> Response {

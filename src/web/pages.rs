@@ -10,6 +10,7 @@ mod limits;
 pub(super) mod playground;
 pub(super) mod reference;
 mod show;
+pub(super) mod subscribe;
 pub(super) mod usage;
 pub(super) mod welcome;
 
@@ -47,6 +48,19 @@ impl Frame {
         self.notice = notices.iter().find(|(code, _)| *code == done).map(|(_, notice)| *notice);
         self
     }
+}
+
+/// What a page may do: load from and send to this site only, run no inline script, be in no frame.
+pub(crate) fn page_policy() -> String {
+    policy("'self'")
+}
+
+/// The same for a page whose forms lead elsewhere too: browsers also check where a reply to a form leads.
+fn policy(form_targets: &str) -> String {
+    format!(
+        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; media-src 'self' blob:; \
+         connect-src 'self'; form-action {form_targets}; base-uri 'none'; frame-ancestors 'none'"
+    )
 }
 
 /// The form that was refused, and why. The page is shown again with the message beside the form.
@@ -114,7 +128,7 @@ pub(super) fn is_local_path(next: &str) -> bool {
 }
 
 /// The address of this server, for the examples on the pages.
-fn web_address(call: &Call<'_>) -> String {
+pub(super) fn web_address(call: &Call<'_>) -> String {
     let config = &call.app.config;
     match (config.public_url.as_str(), call.request.header("host")) {
         ("", Some(host)) => format!("http://{host}"),

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use textgen::api::operations;
 use textgen::operation::Handler;
 
+use crate::harness::stripe::Stripe;
 use crate::harness::{Client, PASSWORD, Reply, Server, TestDb, User, done, run};
 
 /// A body or query that makes an operation succeed, where the description's example is not enough.
@@ -121,7 +122,8 @@ fn person(server: &Server, count: usize) -> (User, BTreeMap<&'static str, String
 #[test]
 fn every_operation_answers_as_described() {
     let db = TestDb::new();
-    let server = Server::start_demo(&db, &[]);
+    let stripe = Stripe::start();
+    let server = Server::start_demo(&db, &stripe.settings());
     let document = server.web.anonymous().get("/openapi.json").expect(200).json();
     assert_eq!(document["openapi"], "3.1.0");
     let mut called = 0;
@@ -136,6 +138,21 @@ fn every_operation_answers_as_described() {
                     _ => (&server.audio, user.program(&server.audio)),
                 };
                 let (query, body) = sample(path, &user, &ids);
+                if path == "/api/stripe/webhook" {
+                    let event = json!({"id": "evt_1", "type": "payout.paid"});
+                    check_reply(&document, operation, &stripe.deliver(&address.anonymous(), &event).expect(200), path);
+                    check_refusals(&document, operation, &address.anonymous(), method, path, path);
+                    continue;
+                }
+                if path == "/api/validation-token" {
+                    db.run(&format!("UPDATE users SET is_subscribed = true WHERE id = '{}'", user.id));
+                    db.run(&format!(
+                        "INSERT INTO stripe_subscriptions (id, user_id, item_id, plan, state, instances,
+                            cancel_at_period_end, fetch_number)
+                         VALUES ('sub_1', '{}', 'si_1', 'monthly', 'active', 0, false, 1)",
+                        user.id
+                    ));
+                }
                 if path.starts_with("/api/admin/") {
                     done(run(&["user", "promote", &user.email], &[("DATABASE_URL", &db.url())], ""));
                     server.wait_until("the promotion to be seen", || client.get("/admin").status == 200);

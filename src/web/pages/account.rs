@@ -44,6 +44,8 @@ struct Account {
     new_key: Option<NewKey>,
     problem: Option<Problem>,
     web: String,
+    /// Whether there is anything to be paid at Stripe.
+    has_payments: bool,
 }
 
 /// A new key, whose secret is shown only once.
@@ -92,9 +94,23 @@ fn render(call: &Call<'_>, caller: &Caller, problem: Option<Problem>) -> Answer 
     let web = web_address(call);
     let frame = Frame::new(Some(caller), "account").with_notice(call, NOTICES);
     let (can_lift, credit_id) = (false, "");
+    let has_payments = call.app.payments().is_ok();
     page(
         status,
-        &Account { frame, user, keys, limits, can_lift, credit_id, sessions, current_session, new_key, problem, web },
+        &Account {
+            frame,
+            user,
+            keys,
+            limits,
+            can_lift,
+            credit_id,
+            sessions,
+            current_session,
+            new_key,
+            problem,
+            web,
+            has_payments,
+        },
     )
 }
 

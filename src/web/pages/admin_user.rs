@@ -5,7 +5,7 @@ use askama::Template;
 use time::{Duration, OffsetDateTime};
 
 use super::limits::{Limits, dollars};
-use super::{Frame, page, segment, show};
+use super::{Frame, page, segment, show, subscribe};
 use crate::accounts::new_id;
 use crate::auth::Caller;
 use crate::call::Call;
@@ -15,6 +15,7 @@ use crate::http::Response;
 use crate::http::form::Fields;
 use crate::store::audit::{self, Entry};
 use crate::store::credits::NewEntry;
+use crate::store::subscriptions::{self, Subscription};
 use crate::store::usage::lists::{self, ChargedCall};
 use crate::store::users::Status;
 use crate::store::{ApiKey, BrowserSession, User, api_keys, sessions, timestamp, users};
@@ -58,6 +59,7 @@ struct UserPage {
     entries: Vec<Entry>,
     newest: Vec<ChargedCall>,
     is_self: bool,
+    subscription: Option<Subscription>,
 }
 
 /// `GET /admin/users/{id}`.
@@ -77,6 +79,7 @@ pub(in crate::web) fn show(call: &mut Call<'_>, caller: &Caller) -> Answer {
         entries: audit::page(&mut session, Some(&id), None, ENTRIES)?,
         newest: lists::newest(&mut session, &id, "", CALLS)?,
         is_self: caller.user.id == user.id,
+        subscription: subscriptions::of_user(&mut session, &id)?,
         user,
     };
     drop(session);

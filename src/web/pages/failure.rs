@@ -55,6 +55,7 @@ fn describe(e: &Error) -> (&'static str, String) {
         405 => ("Method not allowed", "This page doesn’t accept that request.".to_owned()),
         409 => ("Conflict", format!("{message}.")),
         429 => ("Too many attempts", "Wait a moment, then try again.".to_owned()),
+        503 if matches!(e, Error::PaymentsNotConfigured(_)) => ("Not available", format!("{message}.")),
         503 => ("Back in a moment", "The service is busy or under maintenance. Please try again.".to_owned()),
         500 => ("Something went wrong", "We’ve logged the error. Please try again.".to_owned()),
         _ => ("Request failed", format!("{message}.")),

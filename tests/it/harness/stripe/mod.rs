@@ -1,21 +1,28 @@
 //! Stripe, for tests: a server on a real socket that keeps the rules of its API, with faults if a test wants them. Each
 //! kind of object has a file; [`ROUTES`] lists them.
 
+mod checkout;
 mod customers;
+mod events;
 mod exchange;
 mod faults;
 mod idempotency;
 mod meters;
+mod pages;
 mod params;
+mod payments;
+mod prices;
 mod refusal;
 mod server;
 mod state;
+mod subscriptions;
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use serde_json::Value;
 
+pub use events::{WEBHOOK_SECRET, signature};
 pub use exchange::{ApiRequest, Call};
 pub use faults::{Fault, Faults};
 pub use params::Params;
@@ -32,7 +39,14 @@ type Route = fn(&mut State, &ApiRequest) -> Option<Answer>;
 pub type Answer = Result<Value, Refusal>;
 
 /// Tried in this order.
-const ROUTES: &[Route] = &[customers::answer, meters::answer];
+const ROUTES: &[Route] = &[
+    customers::answer,
+    meters::answer,
+    prices::answer,
+    subscriptions::answer,
+    checkout::answer,
+    payments::answer,
+];
 
 /// A running server, until the test process ends. Clones are of one server.
 #[derive(Clone)]
@@ -46,12 +60,15 @@ impl Stripe {
     /// Starts an empty account.
     pub fn start() -> Stripe {
         let state = Arc::new(Mutex::new(State::default()));
-        Stripe { url: server::start(state.clone()), state }
+        let url = server::start(state.clone());
+        state.lock().unwrap().url.clone_from(&url);
+        Stripe { url, state }
     }
 
     /// The settings of a textgen that uses it.
-    pub fn settings(&self) -> [(&str, &str); 2] {
-        [("STRIPE_SECRET_KEY", SECRET_KEY), ("STRIPE_API_URL", &self.url)]
+    pub fn settings(&self) -> [(&str, &str); 3] {
+        let api = ("STRIPE_API_URL", self.url.as_str());
+        [("STRIPE_SECRET_KEY", SECRET_KEY), api, ("STRIPE_WEBHOOK_SECRET", WEBHOOK_SECRET)]
     }
 
     /// Everything that it holds.

@@ -12,6 +12,7 @@ use super::super::upstream::{ReceivedRequest, read};
 use super::exchange::{ApiRequest, Call};
 use super::faults::Fault;
 use super::idempotency::{self, Entry};
+use super::pages::{self, Page};
 use super::params::Params;
 use super::refusal::Refusal;
 use super::state::State;
@@ -37,6 +38,13 @@ fn serve(state: &Mutex<State>, mut stream: TcpStream) {
     stream.set_nodelay(true).unwrap();
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     while let Some(received) = read(&mut reader) {
+        let page = pages::page(&mut state.lock().unwrap(), &received.method, &received.path);
+        if let Some(page) = page {
+            if send_page(&mut stream, &page).is_err() {
+                return;
+            }
+            continue;
+        }
         let reply = match authorized(&received) {
             Ok(request) => respond(state, request),
             Err(refusal) => Some(Reply::of(&refusal)),
@@ -46,6 +54,14 @@ fn serve(state: &Mutex<State>, mut stream: TcpStream) {
             return;
         }
     }
+}
+
+fn send_page(stream: &mut TcpStream, page: &Page) -> std::io::Result<()> {
+    let Page { status, location, html } = page;
+    let location = location.as_ref().map(|place| format!("Location: {place}\r\n")).unwrap_or_default();
+    let head =
+        format!("HTTP/1.1 {status} X\r\nContent-Type: text/html\r\n{location}Content-Length: {}\r\n", html.len());
+    stream.write_all(format!("{head}\r\n{html}").as_bytes())
 }
 
 struct Reply {

@@ -15,6 +15,10 @@ use super::refusal::Refusal;
 
 #[derive(Default)]
 pub struct State {
+    /// Where the server listens.
+    pub url: String,
+    /// Web-hook events, in the order in which they happened.
+    pub events: Vec<Value>,
     /// By id, such as `cus_…`, in the order in which they were made: ids grow.
     pub objects: BTreeMap<String, Value>,
     pub calls: Vec<Call>,

@@ -1,0 +1,80 @@
+//! What is paid at Stripe: the settings for it, and what everything here needs.
+
+use super::prices::{Offer, PriceList};
+use super::{Failure, Stripe};
+use crate::config::{Config, PaymentConfig};
+use crate::error::Error;
+
+/// The connection to Stripe for what is paid there.
+pub struct Payments {
+    pub(super) stripe: Stripe,
+    pub(super) config: PaymentConfig,
+    pub(super) price_list: PriceList,
+    /// Whether `STRIPE_API_URL` is Stripe's.
+    api_url: String,
+}
+
+impl Payments {
+    /// Those of the settings; `None` without `STRIPE_SECRET_KEY`.
+    pub fn of(config: &Config) -> Option<Payments> {
+        Some(Payments {
+            stripe: Stripe::of(&config.stripe)?,
+            config: config.payments.clone(),
+            price_list: PriceList::default(),
+            api_url: config.stripe.stripe_api_url.clone(),
+        })
+    }
+
+    /// What a server needs beside the key.
+    ///
+    /// # Errors
+    /// A line for the operator.
+    pub fn check(config: &Config) -> Result<(), String> {
+        let is_missing = config.payments.stripe_webhook_secret.is_empty();
+        match config.stripe.stripe_secret_key.is_some() && is_missing {
+            true => {
+                Err("STRIPE_SECRET_KEY is set, but STRIPE_WEBHOOK_SECRET is not: without it, payments would not be \
+                 noticed. In Stripe's dashboard, add a web-hook endpoint with the URL of this web server and \
+                 /api/stripe/webhook, and set STRIPE_WEBHOOK_SECRET to its signing secret (whsec_…)"
+                    .to_owned())
+            }
+            false => Ok(()),
+        }
+    }
+
+    /// How many days a subscription counts whose payment has failed.
+    pub fn grace_days(&self) -> i32 {
+        self.config.stripe_past_due_days
+    }
+
+    /// The secrets that sign web-hooks.
+    pub fn webhook_secrets(&self) -> &[String] {
+        &self.config.stripe_webhook_secret
+    }
+
+    /// The plans that are offered, with their prices. Asks Stripe at most once in ten minutes, and every five seconds while
+    /// it does not answer, so it is to be called in a [`block_in_place`](crate::blocking::block_in_place).
+    pub fn offers(&self) -> Vec<Offer> {
+        self.price_list.offers(&self.stripe, &self.config)
+    }
+
+    /// Where pages of ours lead to: hosts whose pages are Stripe's, as sources for a content security policy.
+    pub fn page_hosts(&self) -> String {
+        // Those who pay for it have their own host for Stripe's pages, so its name is not known.
+        match self.api_url.strip_prefix("http://") {
+            Some(host) => format!("https: http://{}", host.split('/').next().unwrap_or_default()),
+            None => "https:".to_owned(),
+        }
+    }
+}
+
+/// The result of a request to Stripe.
+pub(super) type Asked<T> = std::result::Result<T, Failure>;
+
+/// What a request ends with that Stripe has not carried out.
+pub(super) fn failed(e: Failure) -> Error {
+    match e.may_pass() || matches!(e, Failure::Malformed(_)) {
+        true => Error::PaymentsUnavailable(e.to_string()),
+        false => Error::Internal(e.to_string()),
+    }
+}

@@ -1,0 +1,91 @@
+//! Subscriptions.
+
+use serde_json::{Value, json};
+
+use super::exchange::ApiRequest;
+use super::refusal::Refusal;
+use super::state::State;
+use super::{Answer, Stripe};
+
+/// In seconds.
+const MONTH: i64 = 30 * 86_400;
+
+pub(super) fn answer(state: &mut State, request: &ApiRequest) -> Option<Answer> {
+    let params = &request.params;
+    Some(match request.parts() {
+        ("GET", path) if path == ["subscriptions"] => {
+            let of_customer = |object: &Value| params.get("customer").is_none_or(|id| object["customer"] == id);
+            let is_listed = |object: &Value| {
+                of_customer(object)
+                    && match params.get("status") {
+                        None => object["status"] != "canceled",
+                        Some("all") => true,
+                        Some(status) => object["status"] == status,
+                    }
+            };
+            if let Some(customer) = params.get("customer")
+                && let Err(refusal) = state.named("customer", customer, "customer")
+            {
+                return Some(Err(refusal));
+            }
+            state.list("subscription", "/v1/subscriptions", params, is_listed)
+        }
+        ("GET", path) if path.len() == 2 && path[0] == "subscriptions" => state.object("subscription", path[1]),
+        ("DELETE", path) if path.len() == 2 && path[0] == "subscriptions" => cancel(state, path[1]),
+        _ => return None,
+    })
+}
+
+/// Makes one, and an event.
+pub(super) fn create(state: &mut State, customer: &str, price: &Value, quantity: i64, metadata: Value) -> Value {
+    let (id, item, now) = (state.new_id("sub"), state.new_id("si"), state.now());
+    let made = json!({
+        "id": id, "object": "subscription", "cancel_at": null, "cancel_at_period_end": false, "canceled_at": null,
+        "collection_method": "charge_automatically", "created": now, "currency": "usd", "customer": customer,
+        "ended_at": null, "livemode": false, "metadata": metadata, "start_date": now, "status": "active",
+        "items": {"object": "list", "has_more": false, "url": "/v1/subscription_items", "data": [{
+            "id": item, "object": "subscription_item", "created": now, "metadata": {}, "price": price,
+            "quantity": quantity, "subscription": id, "current_period_start": now, "current_period_end": now + MONTH,
+        }]},
+    });
+    state.emit("customer.subscription.created", &made);
+    state.put(made).unwrap()
+}
+
+fn cancel(state: &mut State, id: &str) -> Answer {
+    let mut found = state.object("subscription", id)?;
+    if found["status"] == "canceled" {
+        return Err(Refusal::unknown_object(404, "subscription", id, "id"));
+    }
+    let now = state.now();
+    (found["status"], found["canceled_at"], found["ended_at"]) = (json!("canceled"), json!(now), json!(now));
+    state.emit("customer.subscription.deleted", &found);
+    state.put(found)
+}
+
+/// Changes one, and makes an event.
+pub(super) fn change(state: &mut State, id: &str, change: impl FnOnce(&mut Value)) {
+    let mut found = state.object("subscription", id).unwrap();
+    change(&mut found);
+    state.emit("customer.subscription.updated", &found);
+    state.put(found).unwrap();
+}
+
+impl Stripe {
+    /// Makes a subscription of a customer. Returns its id.
+    pub fn subscribe(&self, customer: &str, price: &str) -> String {
+        let mut state = self.state();
+        let price = state.object("price", price).unwrap();
+        create(&mut state, customer, &price, 1, json!({}))["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Sets the status of a subscription.
+    pub fn set_status(&self, id: &str, status: &str) {
+        change(&mut self.state(), id, |subscription| subscription["status"] = json!(status));
+    }
+
+    /// Cancels a subscription, as a person does in the dashboard.
+    pub fn cancel(&self, id: &str) {
+        cancel(&mut self.state(), id).unwrap();
+    }
+}
