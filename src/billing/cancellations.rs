@@ -31,7 +31,7 @@ impl Payments {
         if !cancelled.is_empty() {
             let details = cancelled.join(", ");
             let (id, email) = (&due.user_id, &due.user_email);
-            audit::insert_for(&mut transaction, STRIPE, "cancel subscription", id, email, &details)?;
+            audit::insert_for_deleted(&mut transaction, STRIPE, "cancel subscription", id, email, &details)?;
         }
         transaction.commit()?;
         Ok(true)

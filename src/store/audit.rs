@@ -67,7 +67,7 @@ pub fn insert_for(
 ///
 /// # Errors
 /// See [`Error`].
-pub fn insert_for(
+pub fn insert_for_deleted(
     db: &mut impl Executor,
     actor: Actor<'_>,
     action: &str,

@@ -39,14 +39,8 @@ type Route = fn(&mut State, &ApiRequest) -> Option<Answer>;
 pub type Answer = Result<Value, Refusal>;
 
 /// Tried in this order.
-const ROUTES: &[Route] = &[
-    customers::answer,
-    meters::answer,
-    prices::answer,
-    subscriptions::answer,
-    checkout::answer,
-    payments::answer,
-];
+const ROUTES: &[Route] =
+    &[customers::answer, meters::answer, prices::answer, subscriptions::answer, checkout::answer, payments::answer];
 
 /// A running server, until the test process ends. Clones are of one server.
 #[derive(Clone)]
