@@ -16,6 +16,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 /// The shortest pause where an operator has to do something.
 const OPERATOR_PAUSE: Duration = Duration::from_secs(30);
 
+/// Characters that are stored of a problem.
+const MAX_PROBLEM: usize = 500;
+
 /// What became of a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
@@ -71,7 +74,7 @@ pub(super) fn deliver(stripe: &Stripe, meter_id: &str, row: &Due) -> Outcome {
     match stripe.report_usage(&event, &row.idempotency_key()) {
         Ok(()) => Outcome::Sent,
         Err(Failure::Refused(e)) if is_known_already(&e) => Outcome::Sent,
-        Err(Failure::Refused(e)) if e.status == 400 => Outcome::PutAside(e.to_string()),
+        Err(Failure::Refused(e)) if e.status == 400 => Outcome::PutAside(in_words(&e)),
         Err(e) => after(&e, row.attempts, is_unknown),
     }
 }
@@ -105,9 +108,14 @@ fn after(failure: &Failure, attempts: i32, is_unknown: bool) -> Outcome {
         // The answer to the key is remembered, an error too. The identifier keeps the event from being counted twice.
         new_key: matches!(failure, Failure::Server(_)),
         knowledge,
-        problem: failure.to_string(),
+        problem: in_words(failure),
         needs_operator,
     })
+}
+
+/// What is stored of a problem: Stripe's words may be long.
+fn in_words(problem: &impl ToString) -> String {
+    problem.to_string().chars().take(MAX_PROBLEM).collect()
 }
 
 #[cfg(test)]
@@ -143,6 +151,11 @@ mod tests {
             assert_eq!((of(status, false), of(status, true)), (Knowledge::NotSent, Knowledge::Unknown));
         }
         assert_eq!(retry(&Failure::Unanswered(String::new()), 1, false).knowledge, Knowledge::LatestUnknown);
+    }
+
+    #[test]
+    fn long_words_are_shortened() {
+        assert_eq!(retry(&failure(500, &"ü".repeat(9000)), 1, false).problem.chars().count(), MAX_PROBLEM);
     }
 
     #[test]

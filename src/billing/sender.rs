@@ -86,7 +86,7 @@ impl Sender {
                 );
             }
             if duties.is_full_due {
-                closing::forget_old(&mut session)?;
+                while closing::forget_old(&mut session)? > 0 && !stopped.load(Ordering::Acquire) {}
             }
         }
         self.send(stopped)

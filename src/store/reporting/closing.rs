@@ -4,9 +4,6 @@ use time::OffsetDateTime;
 
 use crate::db::{Error, Executor};
 
-/// Accounts that are looked at in one transaction.
-const BATCH: i32 = 200;
-
 /// What to look for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
@@ -14,6 +11,16 @@ pub enum Scope {
     Recent,
     /// All charges since reporting began. This is the work of a query for each account.
     Everything,
+}
+
+impl Scope {
+    /// Accounts that are looked at in one transaction, which locks their rows.
+    fn batch(self) -> i32 {
+        match self {
+            Scope::Recent => 1000,
+            Scope::Everything => 200,
+        }
+    }
 }
 
 /// Begins reporting with the charges of today (UTC), unless that was done before.
@@ -41,7 +48,7 @@ pub fn close_some(
     const SQL: &str = "SELECT last FROM textgen_close_usage($1,
         CASE WHEN $4 THEN '-infinity' ELSE (now() AT TIME ZONE 'UTC')::date - 1 END, $2, $3, $4, $5)";
     let is_full = scope == Scope::Everything;
-    Ok(db.query_one(SQL, &[&after, &meter, &hour, &is_full, &BATCH])?.try_get(0)?)
+    Ok(db.query_one(SQL, &[&after, &meter, &hour, &is_full, &scope.batch()])?.try_get(0)?)
 }
 
 /// All rows were made for what was charged until this time.
@@ -54,7 +61,8 @@ pub fn closed(db: &mut impl Executor, until: OffsetDateTime, scope: Scope) -> Re
     db.execute(SQL, &[&until, &(scope == Scope::Everything)]).map(drop)
 }
 
-/// Deletes rows that were sent more than 100 days ago, at most 10,000 at once. Their sums stay.
+/// Deletes rows that were sent more than 100 days ago, at most 10,000 at once. Their sums stay. Returns of how many
+/// accounts they were.
 ///
 /// # Errors
 /// See [`Error`].
