@@ -122,7 +122,7 @@ impl Run {
     fn send(&self, mut random: Random, settings: &[(&str, &str)]) {
         while !self.is_over() {
             let sender = Process::start(&["billing", "send", "--until", "now"], settings);
-            thread::sleep(random.millis(50, 1500));
+            thread::sleep(random.millis(50, 4000));
             sender.signal(Signal::KILL);
             sender.wait();
             self.kills.fetch_add(1, Relaxed);
