@@ -44,7 +44,7 @@ test: need-cargo ## run all tests on a PostgreSQL for tests; ARGS="..." is passe
 test-browser: need-cargo ## run the tests in a headless browser; installs node and chromium if permitted
 	@scripts/install-tools chromium node
 	@$(path); TEST_DATABASE_URL="$${TEST_DATABASE_URL:-$$(scripts/postgres --test start)}" && export TEST_DATABASE_URL && \
-	unset DATABASE_URL && cargo build --locked && exec tests/browser/run
+	unset DATABASE_URL && cargo build --locked && cargo build --locked --example stripe && exec tests/browser/run
 
 test-stripe: need-cargo ## run Stripe's library for Python against the Stripe of the tests; installs it in a venv
 	@$(path); exec tests/stripe/run

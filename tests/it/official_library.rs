@@ -3,7 +3,10 @@
 use std::process::Command;
 use std::time::Duration;
 
-use crate::harness::stripe::{Fault, Faults, SECRET_KEY, Stripe};
+use serde_json::json;
+
+use crate::harness::stripe::{Fault, Faults, SECRET_KEY, Stripe, WEBHOOK_SECRET, signature};
+use crate::harness::{Server, TestDb};
 
 /// Runs a script of `tests/stripe` with these arguments.
 #[track_caller]
@@ -25,4 +28,16 @@ fn usage() {
     python("usage.py", &[&stripe.url, SECRET_KEY, &meter]);
     let lost = stripe.calls().iter().filter(|call| !call.is_answered).count();
     assert_eq!(lost, 3);
+}
+
+#[test]
+#[ignore = "tests/stripe/run runs it"]
+fn webhooks() {
+    let (stripe, db) = (Stripe::start(), TestDb::new());
+    let server = Server::start_with(&db, &stripe.settings());
+    let now = stripe.state().now();
+    let bodies = ["{}", "{\"id\": \"evt_1\", \"object\": \"event\"}", "{\"id\": \"evt_2\", \"name\": \"\u{fc}\"}"];
+    let signed = bodies.map(|body| json!([signature(WEBHOOK_SECRET, now, body), body]));
+    let web = format!("{}/api/stripe/webhook", server.web.0);
+    python("webhooks.py", &[&json!(signed).to_string(), &web, WEBHOOK_SECRET]);
 }
