@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
 use crate::db::{self, Executor, Session};
 use crate::engine::Protocol;
+use crate::hex;
 use crate::money::format_price;
 use crate::store::audit::{self, Actor};
 use crate::store::catalogue::{self as store, CatalogueRows, ModelRow, ProviderRow, RouteRow, StoredKey};
@@ -35,20 +37,27 @@ pub enum ApplyError {
     /// It is wrong; in words for the operator.
     #[error("{0}")]
     Invalid(String),
+    /// It was made from a catalogue that is not the stored one any more.
+    #[error(
+        "the catalogue has changed since this page was opened; open it again in another tab, and repeat your changes"
+    )]
+    Outdated,
     /// The database failed.
     #[error(transparent)]
     Database(#[from] db::Error),
 }
 
 /// Puts a file's catalogue in the place of the stored one, in one transaction. A price that is another than the one that
-/// applies gets a new row, from now on or from the file's date; what was charged is never charged anew. `sealer` is asked
-/// for only if there is an API key to be sealed. A change is recorded in the audit log.
+/// applies gets a new row, from now on or from the file's date; what was charged is never charged anew. With a `version`,
+/// the stored catalogue must still be that one. `sealer` is asked for only if there is an API key to be sealed. A change
+/// is recorded in the audit log.
 ///
 /// # Errors
 /// See [`ApplyError`].
 pub fn apply(
     session: &mut Session,
     file: CatalogueFile,
+    version: Option<&str>,
     sealer: impl FnOnce() -> Result<Sealer, String>,
     actor: Actor<'_>,
 ) -> Result<Applied, ApplyError> {
@@ -56,6 +65,12 @@ pub fn apply(
     let mut transaction = session.transaction()?;
     store::lock(&mut transaction)?;
     let stored = store::read(&mut transaction)?;
+    if let Some(expected) = version {
+        let current = exported(stored.clone(), &prices::all(&mut transaction)?).to_toml();
+        if current.map(|file| self::version(&file)).as_deref() != Ok(expected) {
+            return Err(ApplyError::Outdated);
+        }
+    }
     let mut providers = provider_rows(validated.providers, &stored.providers, sealer).map_err(ApplyError::Invalid)?;
     providers.sort_by(|a, b| a.name.cmp(&b.name));
     let (models, new_prices): (Vec<_>, Vec<_>) = validated.models.into_iter().unzip();
@@ -175,13 +190,22 @@ pub fn export(session: &mut Session) -> Result<CatalogueFile, db::Error> {
     let mut transaction = session.transaction()?;
     let rows = store::read(&mut transaction)?;
     let prices = prices::all(&mut transaction)?;
+    Ok(exported(rows, &prices))
+}
+
+/// What the catalogue that was exported as this text is recognised by.
+pub fn version(exported: &str) -> String {
+    hex::encode(&Sha256::digest(exported))
+}
+
+fn exported(rows: CatalogueRows, prices: &[DatedPrice]) -> CatalogueFile {
     let now = OffsetDateTime::now_utc();
     let models = rows.models.into_iter().map(|model| {
-        let price = price_at(&prices, &model.name, now).map(price_entry);
+        let price = price_at(prices, &model.name, now).map(price_entry);
         ModelEntry { price, ..model_entry(model) }
     });
     let model = models.collect();
-    Ok(CatalogueFile { provider: rows.providers.into_iter().map(provider_entry).collect(), model })
+    CatalogueFile { provider: rows.providers.into_iter().map(provider_entry).collect(), model }
 }
 
 /// A stored model as an entry of the file, without its price.

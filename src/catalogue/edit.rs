@@ -22,6 +22,8 @@ const LONGEST_DETAIL: usize = 1000;
 pub struct EntryChange {
     name: String,
     is_removal: bool,
+    /// Whether there must be no such entry yet.
+    is_creation: bool,
     /// The fields to be changed, in the form of the file; null is the same as to leave one out of the file.
     fields: Map<String, Value>,
 }
@@ -56,7 +58,13 @@ impl EntryChange {
             Some(Value::Bool(true)) => return Err(Error::bad("remove: expected no other field than the name with it")),
             Some(_) => return Err(Error::bad("remove: expected true or false")),
         };
-        Ok(EntryChange { name, is_removal, fields })
+        Ok(EntryChange { name, is_removal, is_creation: false, fields })
+    }
+
+    /// The same, but there must be no such entry yet.
+    #[must_use]
+    pub fn of_new_entry(self) -> EntryChange {
+        EntryChange { is_creation: true, ..self }
     }
 
     /// The name of the entry.
@@ -66,6 +74,9 @@ impl EntryChange {
 
     /// The entry as it is to be.
     fn applied_to<E: Serialize + DeserializeOwned>(&self, existing: Option<E>) -> Result<E> {
+        if self.is_creation && existing.is_some() {
+            return Err(Error::bad(format!("name: there is already one with the name {:?}", self.name)));
+        }
         let mut object = match existing.map(serde_json::to_value) {
             Some(Ok(Value::Object(object))) => object,
             _ => Map::new(),

@@ -21,7 +21,7 @@ mod servers;
 mod snapshot;
 mod validate;
 
-pub use apply::{Applied, ApplyError, apply, export};
+pub use apply::{Applied, ApplyError, apply, export, version};
 pub use availability::{Availability, ServerCounts};
 pub use edit::{EntryChange, Outcome, change_model, change_provider};
 pub use entries::{CatalogueFile, KeyEntry, ModelEntry, ProviderEntry, RouteEntry};

@@ -50,7 +50,8 @@ fn apply(path: &str, config: &Config) -> Result<String, Failure> {
     };
     let file = text.map_err(|e| e.to_string()).and_then(|text| CatalogueFile::parse(&text)).map_err(failed)?;
     let mut session = database(config)?.session()?;
-    let applied = catalogue::apply(&mut session, file, || Sealer::new(config.encryption_key.as_ref()), COMMAND_LINE);
+    let applied =
+        catalogue::apply(&mut session, file, None, || Sealer::new(config.encryption_key.as_ref()), COMMAND_LINE);
     let applied = applied.map_err(|e| failed(e.to_string()))?;
     let change = match applied {
         catalogue::Applied { changed: false, prices: 0, .. } => "nothing changed".to_owned(),

@@ -242,11 +242,7 @@ impl ShownProvider {
         ShownProvider {
             name: row.name,
             base_url: row.base_url,
-            api_key: match row.api_key {
-                StoredKey::None => None,
-                StoredKey::Variable(name) => Some(format!("env:{name}")),
-                StoredKey::Sealed(_) => Some("sealed".to_owned()),
-            },
+            api_key: key_in_words(&row.api_key),
             protocols: row.protocols,
             headers: row.headers.into_iter().collect(),
             ca_file: row.ca_file,
@@ -257,6 +253,15 @@ impl ShownProvider {
             max_concurrent: row.max_concurrent,
             problem,
         }
+    }
+}
+
+/// Where a provider's API key is, without showing it.
+pub(super) fn key_in_words(key: &StoredKey) -> Option<String> {
+    match key {
+        StoredKey::None => None,
+        StoredKey::Variable(name) => Some(format!("env:{name}")),
+        StoredKey::Sealed(_) => Some("sealed".to_owned()),
     }
 }
 

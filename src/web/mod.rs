@@ -53,7 +53,8 @@ pub fn operations() -> Vec<Operation> {
 }
 
 fn page_operations() -> Vec<Operation> {
-    use pages::{account, admin, admin_user, documents, editor, playground, reference, subscribe, usage, welcome};
+    use pages::{account, admin, admin_catalogue, admin_models, admin_provider, admin_user};
+    use pages::{documents, editor, playground, reference, subscribe, usage, welcome};
     assets::prepare();
     vec![
         // The documentation must be available during an outage.
@@ -96,6 +97,15 @@ fn page_operations() -> Vec<Operation> {
         get("/admin/users", Authenticated(admin::users)).or_log_in().for_administrators(),
         get("/admin/usage", Authenticated(admin::usage)).or_log_in().for_administrators(),
         get("/admin/audit", Authenticated(admin::audit)).or_log_in().for_administrators(),
+        get("/admin/models", Authenticated(admin_models::list)).or_log_in().for_administrators(),
+        get("/admin/models/edit", Authenticated(admin_models::edit)).or_log_in().for_administrators(),
+        post("/admin/models/edit", Authenticated(admin_models::save)).for_administrators(),
+        post("/admin/models/remove", Authenticated(admin_models::remove)).for_administrators(),
+        get("/admin/models/file", Authenticated(admin_catalogue::show)).or_log_in().for_administrators(),
+        post("/admin/models/file", Authenticated(admin_catalogue::apply)).for_administrators(),
+        get("/admin/providers/edit", Authenticated(admin_provider::edit)).or_log_in().for_administrators(),
+        post("/admin/providers/edit", Authenticated(admin_provider::save)).for_administrators(),
+        post("/admin/providers/remove", Authenticated(admin_provider::remove)).for_administrators(),
         get("/admin/users/{id}", Authenticated(admin_user::show)).or_log_in().for_administrators(),
         post("/admin/users/{id}/suspend", Authenticated(admin_user::suspend)).for_administrators(),
         post("/admin/users/{id}/restore", Authenticated(admin_user::restore)).for_administrators(),

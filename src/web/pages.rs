@@ -2,6 +2,9 @@
 
 pub(super) mod account;
 pub(super) mod admin;
+pub(super) mod admin_catalogue;
+pub(super) mod admin_models;
+pub(super) mod admin_provider;
 pub(super) mod admin_user;
 pub(super) mod documents;
 pub(super) mod editor;

@@ -30,7 +30,18 @@ test("script in every field a person can fill stays text", async () => {
   // An administrator's reason for a suspension, in the audit log.
   await here.server.query(`INSERT INTO audit (actor, action, user_id, user_email, detail)
     SELECT $$${EVIL}$$, $$${EVIL}$$, id, email, $$${EVIL}$$ FROM users`);
+  // Names in the catalogue of models.
+  const name = EVIL.replaceAll("'", "");
+  await here.server.query(`INSERT INTO providers (name, base_url, protocols, header_names, header_values, ca_file)
+    VALUES ('${name}', 'http://127.0.0.1:1/${name}', '{chat}', ARRAY['X'], ARRAY['${name}'], '${name}')`);
+  await here.server.query(`INSERT INTO models (name, position) VALUES ('${name}', 0)`);
+  await here.server.query(`INSERT INTO model_names (name, model, position, is_alias)
+    VALUES ('${name}', '${name}', 1, false), ('${name}2', '${name}', 2, true)`);
+  await here.server.query(`INSERT INTO model_routes (model, position, provider, upstream_model, weight, priority)
+    VALUES ('${name}', 1, '${name}', '${name}', 1, 0)`);
+  const entry = encodeURIComponent(name);
   const paths = [
+    "/admin/models", `/admin/models/edit?name=${entry}`, `/admin/providers/edit?name=${entry}`, "/admin/models/file",
     "/account", "/playground", "/documents", `/documents?q=${evil}`, `/documents?deleted=${evil}`, "/documents/deleted",
     `/documents/${ids[0]}`, `/documents/${ids[1]}`, `/public/${ids[0]}`, `/documents/${evil}`, "/admin", "/admin/audit",
     `/admin/users?q=${evil}`, "/admin/users", `/admin/users/${user}`, `/login?error=${evil}&next=${evil}`,

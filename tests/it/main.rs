@@ -13,6 +13,7 @@ mod budgets;
 mod budgets_at_once;
 mod catalogue;
 mod catalogue_api;
+mod catalogue_pages;
 mod chaos;
 mod credentials;
 mod credits;
