@@ -51,8 +51,8 @@ pub struct Call<'a> {
     pub shape: Shape,
     /// The path under which the operation's charges are recorded.
     pub charged_as: &'static str,
-    /// The session cookie's new value, if the reply is to carry one.
-    pub renewed_cookie: Option<String>,
+    /// The token of the session, if the reply is to set its cookie again.
+    pub renewed_session: Option<String>,
     /// What its handler has begun, if the request was postponed before. It is dropped before the reply is sent.
     pub begun: Option<Box<dyn Any + Send>>,
     /// Set if the handler has [postponed](Call::postpone) the request.
@@ -71,7 +71,7 @@ impl<'a> Call<'a> {
             segments,
             shape,
             charged_as,
-            renewed_cookie: None,
+            renewed_session: None,
             begun: None,
             postponed: None,
             caller: None,
@@ -121,13 +121,11 @@ impl<'a> Call<'a> {
 
     fn find_caller(&mut self) -> Result<Option<Arc<Caller>>> {
         let mut refused = None;
-        if self.role == Role::Web
-            && let Some(token) = cookie::read(self.request, cookie::SESSION)
-            && let Some(caller) = self.app.resolver.resolve(Kind::Session, token)?
-        {
+        if let Some((token, caller)) = self.find_session()? {
+            let renewed = is_session_renewed(&caller).then(|| token.to_owned());
             match self.check_same_site() {
                 Ok(()) => {
-                    self.renewed_cookie = self.renewal(token, &caller);
+                    self.renewed_session = renewed;
                     return Ok(Some(caller));
                 }
                 Err(e) => refused = Some(e),
@@ -141,10 +139,19 @@ impl<'a> Call<'a> {
         refused.map_or(Ok(None), Err)
     }
 
+    /// The first session token that is valid.
+    fn find_session(&self) -> Result<Option<(&str, Arc<Caller>)>> {
+        for token in self.session_tokens() {
+            if let Some(caller) = self.app.resolver.resolve(Kind::Session, token)? {
+                return Ok(Some((token, caller)));
+            }
+        }
+        Ok(None)
+    }
+
     /// Whether the request has a credential, valid or not.
     pub fn has_credential(&self) -> bool {
-        let cookie = self.role == Role::Web && cookie::read(self.request, cookie::SESSION).is_some();
-        cookie || self.request.header("secret").is_some() || self.bearer().is_some()
+        self.session_tokens().next().is_some() || self.request.header("secret").is_some() || self.bearer().is_some()
     }
 
     /// The secret in `Authorization`. Older clients send it with any scheme.
@@ -152,13 +159,9 @@ impl<'a> Call<'a> {
         self.request.header("authorization")?.split_once(' ').map(|(_, secret)| secret)
     }
 
-    fn renewal(&self, token: &str, caller: &Caller) -> Option<String> {
-        match &caller.via {
-            Via::Session { renewed, .. } if is_renewal_due(*renewed, time::OffsetDateTime::now_utc()) => {
-                Some(cookie::session(token, self.app.config.is_https()))
-            }
-            _ => None,
-        }
+    /// The tokens of the session cookie, which only the web server accepts.
+    fn session_tokens(&self) -> impl Iterator<Item = &str> {
+        (self.role == Role::Web).then(|| cookie::sessions(self.request)).into_iter().flatten()
     }
 
     /// Refuses an unsafe request that a browser sent on behalf of another site's page. Browsers tell by
@@ -198,5 +201,13 @@ impl<'a> Call<'a> {
     /// The client's address, as told by trusted proxies.
     pub fn client(&self) -> IpAddr {
         client::address(self.request, &self.app.config.trusted_proxies)
+    }
+}
+
+/// Whether the caller's session cookie is to be sent again.
+fn is_session_renewed(caller: &Caller) -> bool {
+    match &caller.via {
+        Via::Session { renewed, .. } => is_renewal_due(*renewed, time::OffsetDateTime::now_utc()),
+        Via::Key { .. } => false,
     }
 }

@@ -45,6 +45,8 @@ pub enum Error {
     PasswordTooShort(usize),
     /// A new password has more characters than this.
     PasswordTooLong(usize),
+    /// A new password is among the first that anybody would guess.
+    PasswordTooCommon,
     /// No credential, or one that is not valid.
     Unauthorized(&'static str),
     /// The caller is known but not allowed to do this.
@@ -146,6 +148,9 @@ impl Error {
             }
             E::PasswordTooLong(most) => {
                 (400, "password_too_long", format!("The password must have at most {most} characters").into())
+            }
+            E::PasswordTooCommon => {
+                (400, "password_too_common", "This password is too easy to guess; take several words, for example".into())
             }
             E::Unauthorized(text) => (401, "invalid_api_key", (*text).into()),
             E::Forbidden(text) => (403, "permission_denied", (*text).into()),

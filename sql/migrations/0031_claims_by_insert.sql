@@ -1,4 +1,5 @@
--- As before, but a key for which nothing is known, as most are, costs less: one plain INSERT claims it.
+-- Keys are claimed as before, but one for which nothing is known, as most are, costs less: a plain INSERT claims it. The
+-- function has a new name, since processes of the release before go on calling the old one while this one is installed.
 
 -- For each of these users and keys, finds the reply that is kept for it, or claims the key: `state` is `kept` or `claimed`,
 -- and keys of requests that are running are left out. `number` is that of the arrays. These must be ordered by user and
@@ -8,8 +9,11 @@
 -- The first statement looks for replies and claims keys by one snapshot, which is enough if the call takes less time than
 -- a claim is left in the table after its reply was kept. If not, the caller must call again: keys that are claimed already
 -- are looked for once more, by a later snapshot.
-DROP FUNCTION textgen_claim_keys(varchar[], varchar[], bigint, bigint[]);
-CREATE FUNCTION textgen_claim_keys(users varchar[], keys varchar[], new_owner bigint, numbers bigint[])
+--
+-- A process lives as long as any of its connections shares the advisory lock `new_owner`: the one that listens for
+-- notifications, and each that has claimed keys. Claims of a dead one are taken over, but not right after a restart of
+-- the server, when the living have yet to connect again.
+CREATE FUNCTION textgen_claim(users varchar[], keys varchar[], new_owner bigint, numbers bigint[])
 RETURNS TABLE (number bigint, state text, fingerprint bytea, status integer, headers varchar, body bytea, bytes bigint)
 LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
@@ -20,6 +24,10 @@ DECLARE
     is_own   boolean;
     is_free  boolean;
 BEGIN
+    IF current_setting('textgen.present', true) IS DISTINCT FROM new_owner::text THEN
+        PERFORM pg_advisory_lock_shared(new_owner);
+        PERFORM set_config('textgen.present', new_owner::text, false);
+    END IF;
     WITH inserted AS (
         INSERT INTO idempotency_claims AS c (user_id, key, owner, number)
         SELECT t.user_id, t.key, new_owner, t.number
@@ -43,8 +51,8 @@ BEGIN
         SELECT c.owner, c.number INTO existing FROM idempotency_claims c
             WHERE c.user_id = wanted.user_id AND c.key = wanted.key FOR UPDATE;
         is_own := FOUND AND existing.owner = new_owner AND existing.number = wanted.number;
-        -- The claim of a process that does not hold its lock any more is taken over.
-        is_free := is_own OR (FOUND AND existing.owner <> new_owner AND pg_try_advisory_xact_lock(existing.owner));
+        is_free := is_own OR (FOUND AND existing.owner <> new_owner
+            AND pg_postmaster_start_time() < now() - interval '2 seconds' AND pg_try_advisory_xact_lock(existing.owner));
         RETURN QUERY SELECT wanted.number, 'kept', k.fingerprint, k.status, k.headers,
             CASE WHEN octet_length(k.body) <= 16384 THEN k.body END, octet_length(k.body)::bigint FROM kept_replies k
             WHERE k.user_id = wanted.user_id AND k.key = wanted.key AND k.created > now() - interval '1 day'

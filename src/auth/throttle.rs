@@ -25,7 +25,11 @@ const PAIR: Allowance = Allowance { burst: 5, refill: Duration::from_secs(60) };
 const ADDRESS: Allowance = Allowance { burst: 30, refill: Duration::from_secs(10) };
 const ACCOUNT: Allowance = Allowance { burst: 50, refill: Duration::from_secs(10) };
 
-/// Maximum number of counters. Beyond it, those that have expired are dropped or, if there are none, all of them.
+/// Of those who are signed in to the account, and confirm something by its password.
+const CONFIRMATION: Allowance = Allowance { burst: 10, refill: Duration::from_secs(60) };
+
+/// Maximum number of counters. Beyond it, those that have expired are dropped or, if there are none, a tenth: those that
+/// would expire first.
 const MAX_COUNTERS: usize = 200_000;
 
 /// Maximum number of attempts that wait for others to finish. Each of them occupies a thread.
@@ -37,6 +41,7 @@ enum Subject {
     Pair(Digest, IpAddr),
     Address(IpAddr),
     Account(Digest),
+    Confirmation(Digest),
 }
 
 impl Subject {
@@ -45,6 +50,7 @@ impl Subject {
             Subject::Pair(..) => &PAIR,
             Subject::Address(_) => &ADDRESS,
             Subject::Account(_) => &ACCOUNT,
+            Subject::Confirmation(_) => &CONFIRMATION,
         }
     }
 }
@@ -88,7 +94,7 @@ impl From<Rejection> for Error {
 #[must_use]
 pub struct Attempt<'t> {
     throttle: &'t Throttle,
-    own: [Subject; 2],
+    own: Vec<Subject>,
     /// Unless the account's counter does not apply.
     account: Option<Subject>,
     failed: bool,
@@ -116,7 +122,17 @@ impl Throttle {
             return Ok(Err(Rejection::TooManyFailures(wait)));
         }
         let account = Some(target).filter(|_| wait.is_none());
-        Ok(self.begin(&own).map(|()| Attempt { throttle: self, own, account, failed: false }))
+        Ok(self.begin(&own).map(|()| Attempt { throttle: self, own: own.into(), account, failed: false }))
+    }
+
+    /// Begins an attempt of a client that is signed in to the account. Neither those who guess at it from outside nor
+    /// others behind the same address can lock the client out.
+    ///
+    /// # Errors
+    /// Why it is rejected.
+    pub fn confirmation(&self, account: &str) -> Result<Attempt<'_>, Rejection> {
+        let own = vec![Subject::Confirmation(Digest::of(account))];
+        self.begin(&own).map(|()| Attempt { throttle: self, own, account: None, failed: false })
     }
 
     fn begin(&self, own: &[Subject]) -> Result<(), Rejection> {
@@ -207,7 +223,7 @@ impl Attempts {
     }
 
     fn count<'s>(&mut self, failed: impl Iterator<Item = &'s Subject>, now: Instant) {
-        make_room(&mut self.full_at, now);
+        make_room(&mut self.full_at, now, MAX_COUNTERS);
         for subject in failed {
             let at = self.full_at.entry(subject.clone()).or_insert(now);
             *at = (*at).max(now) + subject.allowance().refill;
@@ -222,12 +238,16 @@ fn remaining_wait(full_at: Instant, allowance: &Allowance, now: Instant) -> Opti
     used.checked_sub(allowed).filter(|wait| !wait.is_zero())
 }
 
-fn make_room(full_at: &mut HashMap<Subject, Instant>, now: Instant) {
-    if full_at.len() >= MAX_COUNTERS {
-        full_at.retain(|_, at| *at > now);
+fn make_room(full_at: &mut HashMap<Subject, Instant>, now: Instant, most: usize) {
+    if full_at.len() < most {
+        return;
     }
-    if full_at.len() >= MAX_COUNTERS {
-        full_at.clear();
+    full_at.retain(|_, at| *at > now);
+    if full_at.len() >= most {
+        let mut times: Vec<Instant> = full_at.values().copied().collect();
+        let (_, last, _) = times.select_nth_unstable(most / 10);
+        let last = *last;
+        full_at.retain(|_, at| *at > last);
     }
 }
 
@@ -287,6 +307,36 @@ mod tests {
         }
         let attempts = throttle.attempts.lock();
         assert!(attempts.full_at.is_empty() && attempts.in_progress.is_empty() && attempts.waiting == 0);
+    }
+
+    #[test]
+    fn guesses_of_someone_signed_in_are_limited_for_the_account() {
+        let throttle = Throttle::default();
+        for n in 0..ADDRESS.burst {
+            fail(&throttle, &n.to_string(), [1, 1, 1, 1], false).unwrap();
+        }
+        assert!(begin(&throttle, "a", [1, 1, 1, 1], false).is_err());
+        for _ in 0..CONFIRMATION.burst {
+            throttle.confirmation("a").unwrap().failed();
+        }
+        let Err(Rejection::TooManyFailures(wait)) = throttle.confirmation("a").map(drop) else { panic!() };
+        assert!(wait > Duration::from_secs(50) && wait <= CONFIRMATION.refill);
+        assert!(begin(&throttle, "a", [2, 2, 2, 2], false).is_ok(), "the owner elsewhere");
+    }
+
+    #[test]
+    fn what_would_be_forgotten_first_makes_room() {
+        let (now, second) = (Instant::now(), Duration::from_secs(1));
+        let address = |n: u8| Subject::Address(IpAddr::from([1, 1, 1, n]));
+        let mut full_at: HashMap<Subject, Instant> =
+            (0..100).map(|n| (address(n), now + second * (1 + u32::from(n)))).collect();
+        make_room(&mut full_at, now, 101);
+        assert_eq!(full_at.len(), 100);
+        make_room(&mut full_at, now, 100);
+        assert!((85..95).contains(&full_at.len()), "{}", full_at.len());
+        assert!(full_at.contains_key(&address(99)) && !full_at.contains_key(&address(0)));
+        make_room(&mut full_at, now + second * 50, 85);
+        assert!(full_at.len() == 50 && !full_at.contains_key(&address(49)));
     }
 
     #[test]

@@ -4,13 +4,13 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use crate::config::is_own_secret;
 use crate::engine::{Protocol, Provider, ProviderSpec};
 use crate::money::parse_price;
 use crate::store::catalogue::{CatalogueRows, ModelRow, RouteRow};
 use crate::store::prices::{DEFAULT, HIGHEST, Price};
+use crate::store::timestamp;
 use crate::units::{ByUnit, Unit};
 
 use super::entries::{CatalogueFile, KeyEntry, ModelEntry, ProviderEntry, RouteEntry};
@@ -277,7 +277,7 @@ fn check_routes(model: &ModelEntry, known: &HashSet<&str>, problem: &mut impl Fn
 
 fn check_price(model: &ModelEntry, problem: &mut impl FnMut(String)) -> Option<NewPrice> {
     let from = model.price_from.as_ref().and_then(|from| {
-        let from = OffsetDateTime::parse(from, &Rfc3339).ok();
+        let from = timestamp::parse_zoned(from);
         if from.is_none() {
             problem("price_from: expected a time with its zone, such as 2027-01-01T00:00:00Z".to_owned());
         }

@@ -3,7 +3,6 @@
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, Subcommand};
 
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::{Failure, database};
 use crate::config::Config;
@@ -93,7 +92,7 @@ fn set(arguments: &SetArguments, config: &Config) -> Result<String, Failure> {
 }
 
 fn time(text: &str) -> Result<OffsetDateTime, String> {
-    OffsetDateTime::parse(text, &Rfc3339).map_err(|_| "a time such as 2027-01-01T00:00:00Z is expected".to_owned())
+    timestamp::parse_zoned(text).ok_or_else(|| "a time such as 2027-01-01T00:00:00Z is expected".to_owned())
 }
 
 fn table<'p>(rows: impl Iterator<Item = &'p DatedPrice>) -> String {

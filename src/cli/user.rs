@@ -103,7 +103,7 @@ fn create(db: &mut Session, config: &Config, address: &str, password: Option<&st
     if !email::is_valid(&address) {
         return Err(Failure(format!("{address:?} is not an e-mail address")));
     }
-    let hash = password.map(|password| hash(config, password)).transpose()?;
+    let hash = password.map(|password| hash(config, &address, password)).transpose()?;
     let mut transaction = db.transaction()?;
     let user = match accounts::create(&mut transaction, &address, hash.as_deref()) {
         Err(crate::error::Error::Database(crate::db::Error::Unique(_))) => {
@@ -111,12 +111,13 @@ fn create(db: &mut Session, config: &Config, address: &str, password: Option<&st
         }
         done => done?,
     };
+    audit::insert(&mut transaction, COMMAND_LINE, "create", &user, "")?;
     transaction.commit()?;
     Ok(format!("id {}\nemail {}\nsecret {}\n", user.id, user.email, user.secret))
 }
 
-fn hash(config: &Config, password: &str) -> Result<String, Failure> {
-    Passwords::validate(password)?;
+fn hash(config: &Config, address: &str, password: &str) -> Result<String, Failure> {
+    Passwords::validate(password, address)?;
     let passwords = Passwords::new(Hasher::new(1)?, Peppers::from(config))?;
     Ok(passwords.hash(password).map_err(crate::error::Error::from)?)
 }
@@ -125,6 +126,7 @@ fn rotate_secret(db: &mut Session, user: &str) -> Result<String, Failure> {
     let user = find_user(db, user)?;
     let mut transaction = db.transaction()?;
     let secret = keys::rotate_default(&mut transaction, &user.id)?;
+    audit::insert(&mut transaction, COMMAND_LINE, "rotate secret", &user, "")?;
     transaction.commit()?;
     Ok(format!("secret {}\n", secret.reveal()))
 }

@@ -30,7 +30,7 @@ pub trait Listener: Send + 'static {
 }
 
 /// Listens on these channels, over one connection, until the listener says to stop, reconnecting as often as needed. While
-/// it is connected, it holds the advisory lock `presence`, by which other processes see that this one lives.
+/// it is connected, it shares the advisory lock `presence`, by which other processes see that this one lives.
 ///
 /// # Errors
 /// The thread could not be started.
@@ -77,7 +77,7 @@ fn connect(
 
 /// Takes the advisory lock, unless another connection holds it.
 fn hold(presence: i64) -> String {
-    format!("SELECT pg_try_advisory_lock({presence})")
+    format!("SELECT pg_try_advisory_lock_shared({presence})")
 }
 
 /// Passes notifications on until the connection breaks; returns why.

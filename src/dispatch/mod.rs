@@ -16,7 +16,7 @@ use crate::blocking::{self, Party};
 use crate::call::{Call, Role};
 use crate::db;
 use crate::error::{Error, Shape};
-use crate::http::{Method, Postponed, Request, Response};
+use crate::http::{Method, Postponed, Request, Response, cookie};
 use crate::logging;
 use crate::operation::{self, Found, Operation, Router};
 use crate::server;
@@ -123,10 +123,12 @@ fn dispatch(
     if let Some(start) = call.postponed.take() {
         return early(Ok(Response::postponed(start)), operation.errors);
     }
-    if let (Ok(response), Some(cookie)) = (&mut outcome, call.renewed_cookie.take())
-        && response.get_header("Set-Cookie").is_none()
-    {
-        response.headers.push(("Set-Cookie", cookie.into()));
+    if let Some(token) = call.renewed_session.take() {
+        let renew = |response: Response| match response.get_header("Set-Cookie") {
+            Some(_) => response,
+            None => cookie::set_session(response, &token, app.config.is_https()),
+        };
+        outcome = outcome.map(renew);
     }
     let user_id = access_log::is_enabled().then(|| call.user_id()).flatten();
     let rates = call.rates().filter(|_| operation.calls_models());

@@ -129,8 +129,9 @@ impl HttpClient {
             let response = response.map_err(|e| failure(&e))?;
             match response.status().as_u16() {
                 200 => {}
-                // Some keys may call models but not list them: 403.
-                400 | 403 | 404 | 405 | 501 => return Ok(None),
+                400 | 404 | 405 | 501 => return Ok(None),
+                // It has a list. Without it, a client could call any of its models at one price.
+                403 => return Err(Error::Upstream(502, "The provider's key may not list its models: name the model")),
                 _ => return Err(Error::Upstream(502, "The model server does not list its models")),
             }
             let mut bytes = Vec::new();

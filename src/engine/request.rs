@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::Read;
 
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
 use crate::http::object::Object;
 
@@ -17,8 +18,12 @@ pub struct UpstreamRequest<'a> {
     pub body: Body<'a>,
 }
 
-/// The field `stream_options` that asks for the usage of a stream behind its last piece.
-pub const USAGE_AT_THE_END: &str = r#"{"include_usage":true}"#;
+const STREAM_OPTIONS: &str = "stream_options";
+
+/// The option of a stream that asks for its usage behind its last piece.
+pub const INCLUDE_USAGE: &str = "include_usage";
+/// The option of a stream that asks for its usage with each of its pieces.
+pub const CONTINUOUS_USAGE: &str = "continuous_usage_stats";
 /// The field `stream_options` that asks for the usage of a stream with each of its pieces.
 pub const USAGE_WITH_EACH_PIECE: &str = r#"{"include_usage":true,"continuous_usage_stats":true}"#;
 
@@ -142,12 +147,19 @@ impl Variant<'_> {
 impl Variant<'_> {
     /// A JSON body for this provider.
     pub(super) fn json(&self, object: &Object<'_>) -> Vec<u8> {
+        let used = Body::Json(object).extensions();
+        let without_each_piece = || {
+            let mut options = object.read::<Map<String, Value>>(STREAM_OPTIONS)?;
+            options.remove(CONTINUOUS_USAGE);
+            serde_json::to_string(&options).ok()
+        };
         let options = match (self.without.stream_options, self.without.continuous_usage) {
             (true, _) => Some(None),
-            (_, true) if Body::Json(object).extensions().continuous_usage => Some(Some(USAGE_AT_THE_END)),
+            (_, true) if used.continuous_usage => Some(without_each_piece()),
             _ => None,
         };
-        object.to_bytes_with(self.model, options.map(|options| ("stream_options", options)))
+        let options = options.as_ref().map(|options| (STREAM_OPTIONS, options.as_deref()));
+        object.to_bytes_with(self.model, options)
     }
 }
 
@@ -157,11 +169,12 @@ impl Body<'_> {
     pub(super) fn extensions(&self) -> Extensions {
         match self {
             Body::Json(object) => {
-                let options = object.get("stream_options").map(RawValue::get);
-                let continuous_usage = options == Some(USAGE_WITH_EACH_PIECE);
+                let options = object.get(STREAM_OPTIONS).map(RawValue::get);
+                let asks = |name: &str| options.is_some_and(|options| options.contains(name));
                 Extensions {
-                    stream_options: continuous_usage || options == Some(USAGE_AT_THE_END),
-                    continuous_usage,
+                    // Other options are the client's own.
+                    stream_options: options == Some(USAGE_WITH_EACH_PIECE),
+                    continuous_usage: asks(CONTINUOUS_USAGE),
                     verbose_json: false,
                 }
             }

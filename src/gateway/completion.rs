@@ -17,13 +17,14 @@ use crate::protocol::failure;
 use crate::units::Units;
 
 use super::MAX_REPLY;
+use super::chunk::{Choice, Chunk};
 use super::estimate::Prompt;
 use super::event_stream::{disguised_failure, is_event_stream};
 use super::live_reply::{LiveReader, Next};
 use super::output_limit::OutputLimit;
 use super::sentences::Sentences;
 use super::stream_usage::request_usage;
-use super::usage_counter::{ChargeBasis, Choice, Chunk, UsageCounter};
+use super::usage_counter::{ChargeBasis, UsageCounter};
 use super::worst_case;
 
 /// Most stop sequences.
@@ -121,12 +122,12 @@ pub fn complete(model: &ResolvedModel, request: &Map<String, Value>, stop: &Stop
     request.insert("stream".to_owned(), true.into());
     let mut object = Object::of(&Value::Object(request));
     model.limit_output(&mut object)?;
-    request_usage(&mut object, choices);
+    request_usage(&mut object);
     let limit = worst_case::set_aside_text(model, &mut object, "messages", choices)?.map(OutputLimit::new);
     let ask =
         UpstreamRequest { path: "/v1/chat/completions", media_type: "application/json", body: Body::Json(&object) };
     let finder = StopFinder::new(stop)?;
-    let counter = UsageCounter::new(ChargeBasis::Text).expecting(choices);
+    let counter = UsageCounter::new(ChargeBasis::Text).expecting(choices, 1);
     let mut collector = Collector { stop: finder, completions: BTreeMap::new(), counter, limit };
     let began = Instant::now();
     let reply = match model.send(ask).and_then(Reply::successful) {
@@ -202,7 +203,7 @@ impl Collector {
                         return Ok(false);
                     }
                     Ok(chunk) => self.add(&chunk),
-                    Err(_) => self.counter.add_unparsed(),
+                    Err(_) => self.counter.add_unparsed(&data),
                 }
             }
             // Dropping the reply ends the call, so that the model server stops generating.
@@ -225,7 +226,7 @@ impl Collector {
     fn add(&mut self, chunk: &Chunk<'_>) {
         self.counter.add(chunk);
         for choice in &chunk.choices {
-            let completion = self.completions.entry(choice.index).or_default();
+            let completion = self.completions.entry(choice.index.unwrap_or(0)).or_default();
             if completion.stop_reason.is_none() {
                 completion.add(choice, &self.stop);
             }
@@ -237,10 +238,10 @@ impl Completion {
     fn add(&mut self, choice: &Choice<'_>, stop: &StopFinder) {
         if let Some(message) = choice.delta.as_ref().or(choice.message.as_ref()) {
             if let Some(reasoning) = message.reasoning_content.as_ref().or(message.reasoning.as_ref()) {
-                self.reasoning.get_or_insert_default().push_str(reasoning);
+                self.reasoning.get_or_insert_default().push_str(&reasoning.0);
             }
             if let Some(text) = &message.content {
-                self.add_text(text, stop);
+                self.add_text(&text.0, stop);
             }
         }
         if self.stop_reason.is_none()

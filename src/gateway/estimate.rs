@@ -17,6 +17,8 @@ const SMALL_PICTURE: usize = 85;
 /// Characters of base64 that make a token of a recording. One of 6 kbit/s has 1000 of them in a second, for which models
 /// count up to 32 tokens.
 const RECORDING_CHARACTERS: usize = 32;
+/// Tokens of a recording or a film at an address: ten minutes, by the rate above.
+const REMOTE_MEDIA: usize = 600 * 32;
 /// Tokens that a chat template adds to each message.
 const MESSAGE: usize = 4;
 /// Bytes of a prompt that are kept until it is known whether they must be counted. A longer text is counted at once: in
@@ -127,7 +129,8 @@ impl PromptParts for Prompt {
         self.counted += if is_small { SMALL_PICTURE } else { PICTURE };
     }
     fn media(&mut self, value: &RawValue) {
-        self.counted += value.get().len().div_ceil(RECORDING_CHARACTERS);
+        let characters = value.get().len().div_ceil(RECORDING_CHARACTERS);
+        self.counted += if value.get().contains("://") { characters.max(REMOTE_MEDIA) } else { characters };
     }
     fn role(&mut self, value: &RawValue) {
         if value.get().len() > LONGEST_ROLE {

@@ -11,13 +11,14 @@ use crate::protocol::failure;
 use crate::units::Units;
 
 use super::charged::Outcome;
+use super::chunk::Chunk;
 use super::estimate::KeptPrompt;
 use super::live_reply::{LiveReader, Next};
 use super::mark_demo;
 use super::output_limit::{self, OutputLimit};
 use super::reply_stream::{ReplyStream, StreamEnd};
 use super::stream_usage::UsageFilter;
-use super::usage_counter::{Chunk, UsageCounter};
+use super::usage_counter::UsageCounter;
 
 const DONE: &[u8] = b"[DONE]";
 
@@ -141,7 +142,7 @@ impl EventStream {
     /// Counts an event and adds to `output` what the client gets of it.
     fn pass_on(&mut self, event: &[u8], data: &[u8], output: &mut Vec<u8>) {
         let Ok(chunk) = serde_json::from_slice::<Chunk<'_>>(data) else {
-            self.counter.add_unparsed();
+            self.counter.add_unparsed(data);
             output.extend_from_slice(event);
             return;
         };

@@ -16,6 +16,7 @@ mod bound;
 mod caller_check;
 pub mod charged;
 mod charging;
+pub mod chunk;
 pub mod completion;
 pub mod digest;
 pub mod estimate;
@@ -37,6 +38,7 @@ pub mod transcript;
 pub mod transcription;
 pub mod upload;
 pub mod usage_counter;
+mod words;
 pub mod worst_case;
 
 use crate::engine::{DEMO_HEADER, Reply};

@@ -9,8 +9,16 @@ use serde_json::value::RawValue;
 use crate::http::object::Object;
 
 /// Fields beside the prompt that models read, as JSON.
-const OTHER_FIELDS: [&str; 6] =
-    ["tools", "functions", "tool_choice", "response_format", "suffix", "chat_template_kwargs"];
+const OTHER_FIELDS: [&str; 8] = [
+    "tools",
+    "functions",
+    "tool_choice",
+    "response_format",
+    "suffix",
+    "documents",
+    "chat_template",
+    "chat_template_kwargs",
+];
 
 /// Takes what a model reads, piece by piece.
 pub(super) trait PromptParts {

@@ -16,12 +16,13 @@ use crate::protocol::failure;
 
 use super::body::json_object;
 use super::charged::{ChargedRequest, ModelUsage, Outcome};
+use super::chunk::Chunk;
 use super::estimate::{KeptPrompt, Prompt};
 use super::event_stream::{self, EventStream};
 use super::model;
 use super::output_limit::OutputLimit;
 use super::stream_usage::{UsageFilter, UsageShown, request_usage};
-use super::usage_counter::{ChargeBasis, Chunk, UsageCounter};
+use super::usage_counter::{ChargeBasis, UsageCounter};
 use super::worst_case;
 use super::{MAX_JSON_BODY, MAX_REPLY, response_typed_as};
 
@@ -84,8 +85,8 @@ enum Forwarded {
 
 fn forward(model: &ResolvedModel, route: &ProxiedRoute, object: &mut Object<'_>) -> Result<Forwarded> {
     let wants_stream = matches!(route.basis, ChargeBasis::Text) && object.read::<bool>("stream") == Some(true);
-    let choices = choices(object);
-    let shown = if wants_stream { request_usage(object, choices) } else { UsageShown::AsSent };
+    let (choices, prompts) = choices(object);
+    let shown = if wants_stream { request_usage(object) } else { UsageShown::AsSent };
     let most_tokens = match &route.basis {
         ChargeBasis::Text => worst_case::set_aside_text(model, object, route.prompt_field, choices)?,
         ChargeBasis::Embeddings => worst_case::set_aside_embeddings(model, object).map(|()| None)?,
@@ -93,7 +94,7 @@ fn forward(model: &ResolvedModel, route: &ProxiedRoute, object: &mut Object<'_>)
         ChargeBasis::Audio(_) => None,
     };
     let limit = most_tokens.map(OutputLimit::new);
-    let counter = UsageCounter::new(route.basis.clone()).expecting(choices);
+    let counter = UsageCounter::new(route.basis.clone()).expecting(choices, prompts);
     let ask = UpstreamRequest { path: route.upstream_path, media_type: "application/json", body: Body::Json(object) };
     let send = || model.send(ask).and_then(Reply::successful);
     // Only a stream tells, piece by piece, what was made. Of a reply in one piece nothing is known before its end.
@@ -134,8 +135,8 @@ impl Pending {
     }
 }
 
-/// How many choices a request asks for.
-fn choices(object: &Object<'_>) -> usize {
+/// How many choices a request asks for, and how many prompts it has.
+fn choices(object: &Object<'_>) -> (usize, usize) {
     let each = object.read::<usize>("n").unwrap_or(1);
     let prompts = object.get("prompt").and_then(|prompt| serde_json::from_str::<Vec<&RawValue>>(prompt.get()).ok());
     let prompts = match prompts {
@@ -143,14 +144,14 @@ fn choices(object: &Object<'_>) -> usize {
         Some(list) if list.first().is_some_and(|first| first.get().starts_with(['"', '['])) => list.len(),
         _ => 1,
     };
-    each.saturating_mul(prompts)
+    (each.saturating_mul(prompts), prompts)
 }
 
 fn count(mut counter: UsageCounter, bytes: &[u8]) -> Result<UsageCounter> {
     match serde_json::from_slice::<Chunk<'_>>(bytes) {
-        Ok(chunk) => counter.add(&chunk),
+        Ok(chunk) => counter.add_whole(&chunk),
         // Its fields may have unexpected types, but it must be JSON.
-        Err(e) if e.classify() == serde_json::error::Category::Data => counter.add_unparsed(),
+        Err(e) if e.classify() == serde_json::error::Category::Data => counter.add_unparsed(bytes),
         Err(_) => return Err(event_stream::not_json()),
     }
     Ok(counter)

@@ -4,10 +4,10 @@
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use crate::engine::{USAGE_AT_THE_END, USAGE_WITH_EACH_PIECE};
+use crate::engine::{CONTINUOUS_USAGE, INCLUDE_USAGE, USAGE_WITH_EACH_PIECE};
 use crate::http::object::Object;
 
-use super::usage_counter::Chunk;
+use super::chunk::Chunk;
 
 const OPTIONS: &str = "stream_options";
 
@@ -22,28 +22,26 @@ pub enum UsageShown {
     AsSent,
 }
 
-/// Makes a model server send usage numbers with the stream of this many choices. With each piece they are only useful for
-/// a single choice, as servers count each choice by itself.
-pub fn request_usage(object: &mut Object<'_>, choices: usize) -> UsageShown {
-    let options = object.read::<Map<String, Value>>(OPTIONS).unwrap_or_default();
-    let is_asked = options.get("include_usage") == Some(&true.into());
-    if options.keys().any(|name| name != "include_usage") {
-        if is_asked {
-            return UsageShown::AsSent;
+/// Makes a model server send usage numbers with each piece of a stream, whatever the client has written in this field: what
+/// was made is charged by them if the client leaves. Its other options stay.
+pub fn request_usage(object: &mut Object<'_>) -> UsageShown {
+    let mut options = object.read::<Map<String, Value>>(OPTIONS).unwrap_or_default();
+    let [is_asked, is_asked_with_each_piece] =
+        [INCLUDE_USAGE, CONTINUOUS_USAGE].map(|name| options.remove(name) == Some(true.into()));
+    match options.is_empty() {
+        true => {
+            if let Ok(options) = serde_json::from_str::<&RawValue>(USAGE_WITH_EACH_PIECE) {
+                object.set(OPTIONS, &options);
+            }
         }
-        let mut options = options;
-        options.insert("include_usage".to_owned(), true.into());
-        object.set(OPTIONS, &options);
-        return UsageShown::Never;
-    }
-    let is_single = choices <= 1;
-    let options = if is_single { USAGE_WITH_EACH_PIECE } else { USAGE_AT_THE_END };
-    if let Ok(options) = serde_json::from_str::<&RawValue>(options) {
-        object.set(OPTIONS, &options);
+        false => {
+            options.extend([INCLUDE_USAGE, CONTINUOUS_USAGE].map(|name| (name.to_owned(), true.into())));
+            object.set(OPTIONS, &options);
+        }
     }
     match is_asked {
-        true if is_single => UsageShown::AtTheEnd,
-        true => UsageShown::AsSent,
+        true if is_asked_with_each_piece => UsageShown::AsSent,
+        true => UsageShown::AtTheEnd,
         false => UsageShown::Never,
     }
 }
@@ -194,22 +192,29 @@ mod tests {
 
     #[test]
     fn the_model_server_is_asked_for_numbers() {
-        for (asked, choices, options, shown) in [
-            ("{}", 1, USAGE_WITH_EACH_PIECE, UsageShown::Never),
-            (r#"{"stream_options":null}"#, 1, USAGE_WITH_EACH_PIECE, UsageShown::Never),
-            (r#"{"stream_options":{"include_usage":false}}"#, 2, USAGE_AT_THE_END, UsageShown::Never),
-            (r#"{"stream_options":{"include_usage": true}}"#, 1, USAGE_WITH_EACH_PIECE, UsageShown::AtTheEnd),
-            (r#"{"stream_options":{"include_usage": true}}"#, 2, USAGE_AT_THE_END, UsageShown::AsSent),
-            (r#"{"stream_options":{"x":1}}"#, 1, r#"{"x":1,"include_usage":true}"#, UsageShown::Never),
+        for (asked, options, shown) in [
+            ("{}", USAGE_WITH_EACH_PIECE, UsageShown::Never),
+            (r#"{"stream_options":null}"#, USAGE_WITH_EACH_PIECE, UsageShown::Never),
+            (r#"{"stream_options":{"include_usage":false}}"#, USAGE_WITH_EACH_PIECE, UsageShown::Never),
+            (r#"{"stream_options":{"include_usage": true}}"#, USAGE_WITH_EACH_PIECE, UsageShown::AtTheEnd),
+            (
+                r#"{"stream_options":{"include_usage":true,"continuous_usage_stats":false}}"#,
+                USAGE_WITH_EACH_PIECE,
+                UsageShown::AtTheEnd,
+            ),
+            (
+                r#"{"stream_options":{"include_usage":true,"continuous_usage_stats":true}}"#,
+                USAGE_WITH_EACH_PIECE,
+                UsageShown::AsSent,
+            ),
             (
                 r#"{"stream_options":{"include_usage":true,"x":1}}"#,
-                1,
-                r#"{"include_usage":true,"x":1}"#,
-                UsageShown::AsSent,
+                r#"{"x":1,"include_usage":true,"continuous_usage_stats":true}"#,
+                UsageShown::AtTheEnd,
             ),
         ] {
             let mut object = Object::parse(asked.as_bytes()).unwrap();
-            assert_eq!(request_usage(&mut object, choices), shown, "{asked}");
+            assert_eq!(request_usage(&mut object), shown, "{asked}");
             assert_eq!(object.get(OPTIONS).unwrap().get(), options, "{asked}");
         }
     }

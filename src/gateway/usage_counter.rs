@@ -2,14 +2,13 @@
 
 use std::collections::HashMap;
 
-use serde::Deserialize;
-use serde_json::value::RawValue;
-
 use crate::protocol::usage::{Reported, Usage};
 use crate::units::{Unit, Units};
 
 use super::audio_duration::AudioDuration;
+use super::chunk::{Chunk, Numbers};
 use super::estimate::OutputCounter;
+use super::words::Words;
 
 /// Most choices of one reply that are told apart.
 const MAX_CHOICES: usize = 10_000;
@@ -25,68 +24,14 @@ pub enum ChargeBasis {
     Audio(AudioDuration),
 }
 
-/// A chunk of a streamed completion, or a whole reply; only the fields that matter here.
-#[derive(Debug, Deserialize)]
-pub struct Chunk<'a> {
-    /// The numbers so far, unparsed: an unusual form of them must not make the chunk invalid.
-    #[serde(default, borrow)]
-    pub usage: Option<&'a RawValue>,
-    /// What the chunk adds to each choice.
-    #[serde(default, borrow)]
-    pub choices: Vec<Choice<'a>>,
-}
-
-/// What a chunk adds to one choice.
-#[derive(Debug, Deserialize)]
-pub struct Choice<'a> {
-    /// The index of the choice.
-    #[serde(default)]
-    pub index: u64,
-    /// The text, on the completions route.
-    #[serde(default)]
-    pub text: Option<String>,
-    /// The message, in a chunk of a streamed chat.
-    #[serde(default, borrow)]
-    pub delta: Option<Delta<'a>>,
-    /// The message, in a chat reply that is not streamed.
-    #[serde(default, borrow)]
-    pub message: Option<Delta<'a>>,
-    /// Why the choice ended, if it did.
-    #[serde(default)]
-    pub finish_reason: Option<String>,
-}
-
-/// A message, or what a chunk adds to one.
-#[derive(Debug, Default, Deserialize)]
-pub struct Delta<'a> {
-    /// The text.
-    #[serde(default)]
-    pub content: Option<String>,
-    /// The reasoning, as vLLM and llama.cpp name it.
-    #[serde(default)]
-    pub reasoning_content: Option<String>,
-    /// The reasoning, as other servers name it.
-    #[serde(default)]
-    pub reasoning: Option<String>,
-    #[serde(default, borrow)]
-    tool_calls: Option<&'a RawValue>,
-}
-
-impl Choice<'_> {
-    /// Whether this is the last of the choice.
-    fn is_last(&self) -> bool {
-        self.finish_reason.as_ref().is_some_and(|reason| !reason.is_empty())
-    }
-
-    /// The text, reasoning and tool calls that this adds.
-    pub(super) fn texts(&self) -> impl Iterator<Item = &str> {
-        let message = self.delta.as_ref().or(self.message.as_ref());
-        let reasoning = message.and_then(|m| m.reasoning_content.as_deref().or(m.reasoning.as_deref()));
-        let calls =
-            message.and_then(|m| m.tool_calls).map(RawValue::get).filter(|calls| !matches!(*calls, "null" | "[]"));
-        let content = message.and_then(|m| m.content.as_deref());
-        [self.text.as_deref(), content, reasoning, calls].into_iter().flatten()
-    }
+/// What is known of a choice that has begun.
+#[derive(Clone, Copy, Debug, Default)]
+struct Begun {
+    is_finished: bool,
+    /// The tokens that came as numbers of this choice alone.
+    output: i64,
+    /// Whether its latest piece came with them.
+    has_numbers: bool,
 }
 
 /// Counts what a reply used while it passes through.
@@ -100,8 +45,14 @@ pub struct UsageCounter {
     unreported: OutputCounter,
     /// How many choices were asked for.
     expected_choices: usize,
-    /// Whether each choice that has begun has finished.
-    choices: HashMap<u64, bool>,
+    /// How many prompts were sent.
+    prompts: usize,
+    /// The choices that have begun.
+    choices: HashMap<u64, Begun>,
+    /// The latest numbers that came with a piece of one of several choices.
+    of_one: Reported,
+    /// The tokens of the first choice that came before those in `unreported`, if there are several choices.
+    covered: i64,
     /// The model server has sent what comes behind all choices.
     is_over: bool,
 }
@@ -115,31 +66,52 @@ impl UsageCounter {
             has_output: false,
             unreported: OutputCounter::default(),
             expected_choices: 1,
+            prompts: 1,
             choices: HashMap::new(),
+            of_one: Reported::default(),
+            covered: 0,
             is_over: false,
         }
     }
 
-    /// Says how many choices were asked for, if that is not one.
+    /// Says how many choices were asked for, of how many prompts, if that is not one.
     #[must_use]
-    pub fn expecting(mut self, choices: usize) -> UsageCounter {
-        self.expected_choices = choices;
+    pub fn expecting(mut self, choices: usize, prompts: usize) -> UsageCounter {
+        (self.expected_choices, self.prompts) = (choices, prompts);
         self
     }
 
-    /// Counts a chunk, or a whole reply.
+    /// Counts a whole reply.
+    pub fn add_whole(&mut self, reply: &Chunk<'_>) {
+        self.add_numbered(reply, false);
+    }
+
+    /// Counts a chunk.
     pub fn add(&mut self, chunk: &Chunk<'_>) {
+        // vLLM sends with each piece the numbers of that choice alone.
+        let is_of_one = !chunk.choices.is_empty() && chunk.choices.len() < self.expected_choices;
+        self.add_numbered(chunk, is_of_one);
+    }
+
+    /// With `is_of_one`, the numbers may be those of the chunk's choice alone.
+    fn add_numbered(&mut self, chunk: &Chunk<'_>, is_of_one: bool) {
+        let usage = chunk.usage.and_then(|usage| serde_json::from_str::<Option<Usage>>(usage.get()).ok()).flatten();
+        let numbers = usage.as_ref().map(Reported::of);
+        let output = numbers.and_then(|numbers| numbers.output());
         for choice in &chunk.choices {
-            if self.choices.len() < MAX_CHOICES || self.choices.contains_key(&choice.index) {
-                *self.choices.entry(choice.index).or_default() |= choice.is_last();
+            let index = choice.index.unwrap_or(0);
+            if self.choices.len() < MAX_CHOICES || self.choices.contains_key(&index) {
+                let begun = self.choices.entry(index).or_default();
+                begun.is_finished |= choice.is_last();
+                begun.has_numbers = is_of_one && output.is_some();
+                begun.output = output.filter(|_| is_of_one).unwrap_or(0).max(begun.output);
             }
         }
-        let usage = chunk.usage.filter(|_| self.is_about_all_choices(chunk));
-        let usage = usage.and_then(|usage| serde_json::from_str::<Option<Usage>>(usage.get()).ok()).flatten();
         // Numbers cover what came before them, and the text beside them.
-        let is_counted = usage.as_ref().is_some_and(Usage::has_output);
+        let is_counted = output.is_some() && (!is_of_one || self.choices.len() == 1);
         if is_counted {
             self.unreported.clear();
+            self.covered = output.filter(|_| is_of_one).unwrap_or(0);
         }
         for choice in &chunk.choices {
             if choice.texts().any(|text| !text.is_empty()) {
@@ -151,48 +123,76 @@ impl UsageCounter {
         }
         self.has_output |= self.is_audio();
         if let Some(usage) = usage {
-            self.reported.update(&usage);
+            if is_of_one { &mut self.of_one } else { &mut self.reported }.update(&usage);
             self.is_over |= chunk.choices.is_empty() && !self.choices.is_empty() && self.reported.output().is_some();
         }
     }
 
-    /// Whether numbers in this chunk are those of the whole reply. vLLM sends with each piece the numbers of that choice
-    /// alone.
-    fn is_about_all_choices(&self, chunk: &Chunk<'_>) -> bool {
-        let is_piece = !chunk.choices.is_empty() && chunk.choices.len() < self.expected_choices;
-        !is_piece || self.is_finished()
+    /// The tokens written, if only numbers of single choices came; and whether they cover all that came.
+    fn output_by_choice(&self) -> Option<(i64, bool)> {
+        let numbered = || self.choices.values().filter(|begun| begun.output > 0);
+        let sum = numbered().fold(0_i64, |sum, begun| sum.saturating_add(begun.output));
+        // Numbers that come only once, with the last piece of all, are about all choices.
+        let is_complete =
+            self.choices.values().all(|begun| begun.has_numbers) || (self.is_finished() && numbered().count() == 1);
+        (sum > 0).then_some((sum, is_complete))
     }
 
-    /// Counts a chunk that could not be parsed.
-    pub fn add_unparsed(&mut self) {
+    /// The tokens written, and whether that rests on an estimate.
+    fn output(&self) -> (i64, bool) {
+        let unreported = || whole(self.unreported.tokens());
+        match (self.reported.output(), self.output_by_choice()) {
+            // What was reported on the way does not cover what came behind it.
+            (Some(output), _) => (output.saturating_add(unreported()), !self.unreported.is_empty()),
+            (None, Some((output, true))) => (output, false),
+            (None, Some((output, false))) => (output.max(self.covered.saturating_add(unreported())), true),
+            (None, None) => (unreported(), true),
+        }
+    }
+
+    /// The report of what was read, if there is one.
+    fn input(&self) -> Option<&Reported> {
+        let of_one = Some(&self.of_one).filter(|_| self.prompts <= 1);
+        [Some(&self.reported), of_one].into_iter().flatten().find(|reported| reported.input().is_some())
+    }
+
+    /// Counts a chunk, or a whole reply, that is JSON but not as expected: its numbers if it has some, else all of its
+    /// texts.
+    pub fn add_unparsed(&mut self, data: &[u8]) {
         self.has_output = true;
-        if !self.is_finished() {
-            self.unreported.add([]);
+        if let Ok(Numbers { usage: Some(usage) }) = serde_json::from_slice::<Numbers>(data)
+            && usage.has_output()
+        {
+            self.unreported.clear();
+            self.reported.update(&usage);
+        } else if !self.is_finished() {
+            let words = serde_json::from_slice::<Words>(data).unwrap_or_default();
+            self.unreported.add([&*words.0]);
         }
     }
 
     /// Whether the model has finished: all choices have, or numbers came on their own behind them.
     pub fn is_finished(&self) -> bool {
-        let are_all_finished = || self.choices.values().all(|is_finished| *is_finished);
+        let are_all_finished = || self.choices.values().all(|begun| begun.is_finished);
         self.is_over || (self.choices.len() >= self.expected_choices.max(1) && are_all_finished())
     }
 
     /// The indices of the choices that have begun and not finished, in order.
     pub fn open_choices(&self) -> Vec<u64> {
         let mut open: Vec<u64> =
-            self.choices.iter().filter(|(_, is_over)| !**is_over).map(|(index, _)| *index).collect();
+            self.choices.iter().filter(|(_, begun)| !begun.is_finished).map(|(index, _)| *index).collect();
         open.sort_unstable();
         open
     }
 
     /// Whether there are choices, and all that have begun have finished.
     pub fn are_begun_choices_finished(&self) -> bool {
-        !self.choices.is_empty() && self.choices.values().all(|is_finished| *is_finished)
+        !self.choices.is_empty() && self.choices.values().all(|begun| begun.is_finished)
     }
 
     /// Whether nothing was made yet.
     pub fn is_empty(&self) -> bool {
-        !self.has_output && self.reported == Reported::default()
+        !self.has_output && [self.reported, self.of_one] == [Reported::default(); 2]
     }
 
     /// Whether it is a recording that is charged, whatever the reply.
@@ -207,7 +207,8 @@ impl UsageCounter {
             ChargeBasis::Audio(duration) => duration.estimated && self.reported.duration_millis().is_none(),
             ChargeBasis::Embeddings => self.reported.input().is_none(),
             ChargeBasis::Text => {
-                self.reported.input().is_none() || self.reported.output().is_none() || !self.unreported.is_empty()
+                let (_, is_output_estimated) = self.output();
+                self.input().is_none() || is_output_estimated
             }
         }
     }
@@ -216,15 +217,15 @@ impl UsageCounter {
     /// prompt, and is called only if that was not reported. To count takes time, so this is not to be called while a lock
     /// is held.
     pub fn units(&self, prompt_tokens: impl FnOnce() -> usize) -> Units {
-        let prompt = || self.reported.input().unwrap_or_else(|| whole(prompt_tokens()));
+        let reported = self.input();
+        let prompt = || reported.and_then(Reported::input).unwrap_or_else(|| whole(prompt_tokens()));
         match &self.basis {
             ChargeBasis::Audio(duration) => duration.reconcile(self.reported.duration_millis()).units(&self.reported),
             ChargeBasis::Embeddings => Units::of([(Unit::EmbeddingTokens, prompt()), (Unit::Requests, 1)]),
             ChargeBasis::Text => {
                 let prompt = prompt();
-                // What was reported on the way does not cover what came behind it.
-                let output = self.reported.output().unwrap_or(0).saturating_add(whole(self.unreported.tokens()));
-                let (cached, cache_write) = (self.reported.cached(), self.reported.cache_write());
+                let (output, _) = self.output();
+                let (cached, cache_write) = reported.map_or((0, 0), |read| (read.cached(), read.cache_write()));
                 Units::of([
                     (Unit::PromptTokens, prompt - cached - cache_write),
                     (Unit::CachedInputTokens, cached),
@@ -270,7 +271,7 @@ mod tests {
             )
         };
         let counter = |choices: usize, pieces: &[String]| {
-            let mut counter = UsageCounter::new(ChargeBasis::Text).expecting(choices);
+            let mut counter = UsageCounter::new(ChargeBasis::Text).expecting(choices, 1);
             for piece in pieces {
                 counter.add(&serde_json::from_str(piece).unwrap());
             }
@@ -278,16 +279,57 @@ mod tests {
             (units[Unit::PromptTokens], units[Unit::CompletionTokens], counter.is_estimate())
         };
         assert_eq!(counter(1, &[piece(0, 1, ""), piece(0, 2, "")]), (3, 2, false));
-        let two = [piece(0, 1, ""), piece(1, 1, "")];
-        let (prompt, output, estimated) = counter(2, &two);
-        assert!(prompt == 99 && output >= 8 && estimated, "{output}");
+        // Each choice has its own, and they may hide what was not shown.
+        let two = [piece(0, 1, ""), piece(1, 700, ""), piece(0, 30, "")];
+        assert_eq!(counter(2, &two), (3, 730, false));
+        assert_eq!(counter(2, &two[..1]), (3, 1, false), "the other has not begun");
+        let bare = r#"{"choices":[{"index":1,"delta":{"content":"one two three four"}}]}"#.to_owned();
+        let (_, output, estimated) = counter(2, &[two[1].clone(), two[2].clone(), bare.clone()]);
+        assert_eq!((output, estimated), (730, true), "more was made, but not so much");
+        let (_, output, estimated) = counter(2, &[two[0].clone(), bare.clone(), bare.clone()]);
+        assert!(output >= 9 && estimated, "{output}");
         let end = r#","finish_reason":"stop""#;
         let all = [
             piece(0, 1, end),
             piece(1, 1, end),
-            r#"{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}"#.to_owned(),
+            r#"{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":9}}"#.to_owned(),
         ];
-        assert_eq!(counter(2, &all), (3, 2, false));
+        assert_eq!(counter(2, &all), (3, 9, false), "those of all");
+        // Of a server that makes one choice, whatever it was asked for; and of one that sends them once, for both.
+        assert_eq!(counter(2, &[bare.replace(":1,", ":0,"), piece(0, 9, end)]), (3, 9, false));
+        assert_eq!(counter(2, &[bare.replace("}}", r#"},"finish_reason":"stop"}"#), piece(0, 9, end)]), (3, 9, false));
+    }
+
+    #[test]
+    fn odd_replies_are_counted_by_their_numbers_or_their_texts() {
+        let whole = |choices: usize, reply: &str| {
+            let mut counter = UsageCounter::new(ChargeBasis::Text).expecting(choices, 1);
+            match serde_json::from_str(reply) {
+                Ok(chunk) => counter.add_whole(&chunk),
+                Err(_) => counter.add_unparsed(reply.as_bytes()),
+            }
+            let units = counter.units(|| 99);
+            (units[Unit::PromptTokens], units[Unit::CompletionTokens], counter.is_estimate())
+        };
+        let usage = r#""usage":{"prompt_tokens":20000,"completion_tokens":3000}"#;
+        for choices in [
+            r#"[{"message":{"content":"short"}}]"#,
+            r#"[{"message":{"content":[{"type":"text","text":"short"}]}}]"#,
+            r#"[{"index":null,"message":{"content":null}}]"#,
+            r#"[{"index":"0","message":{"content":"short"}}]"#,
+            r#"{"0":{"message":"short"}}"#,
+            "null",
+        ] {
+            for n in [1, 2] {
+                assert_eq!(whole(n, &format!(r#"{{"choices":{choices},{usage}}}"#)), (20000, 3000, false), "{choices}");
+            }
+        }
+        let (_, output, estimated) = whole(1, r#"{"choices":{"0":{"message":"one two three four five"}}}"#);
+        assert!((5..12).contains(&output) && estimated, "{output}");
+        for message in [r#"{"refusal":"one two three"}"#, r#"{"function_call":{"name":"x","arguments":"{}"}}"#] {
+            let (_, output, _) = whole(1, &format!(r#"{{"choices":[{{"message":{message}}}]}}"#));
+            assert!(output >= 3, "{message}: {output}");
+        }
     }
 
     #[test]

@@ -2,10 +2,16 @@
 
 use cookie::{Cookie, SameSite, time::Duration};
 
-use super::Request;
+use super::{Request, Response};
 
 /// The session cookie.
-pub const SESSION: &str = "session_secret";
+const SESSION: &str = "session_secret";
+
+/// The same under https, by a name that only this site can set (RFC 6265bis, section 4.1.3.2).
+const HOST_SESSION: &str = "__Host-session_secret";
+
+/// How many session cookies of a request are looked at.
+const MAX_SESSIONS: usize = 4;
 
 /// The cookie that takes a new secret from the request that created it to the page that shows it.
 pub const NEW_SECRET: &str = "new_secret";
@@ -20,25 +26,35 @@ const NEW_SECRET_AGE: Duration = Duration::minutes(1);
 pub const SESSION_DAYS: i64 = 30;
 
 /// The value of the first cookie with this name that is not empty, without surrounding quotes.
-pub fn read<'r>(request: &'r Request, name: &str) -> Option<&'r str> {
+pub fn read<'r>(request: &'r Request, name: &'r str) -> Option<&'r str> {
+    read_all(request, name).next()
+}
+
+/// The session tokens of a request, at most [`MAX_SESSIONS`]: another site under the same domain can add cookies with
+/// the same name, but none whose name begins with `__Host-`, so these come first.
+pub fn sessions(request: &Request) -> impl Iterator<Item = &str> {
+    read_all(request, HOST_SESSION).chain(read_all(request, SESSION)).take(MAX_SESSIONS)
+}
+
+fn read_all<'r>(request: &'r Request, name: &'r str) -> impl Iterator<Item = &'r str> {
     let lines = request.head.headers().filter(|(n, _)| n.eq_ignore_ascii_case("cookie"));
     lines
         .filter_map(|(_, value)| std::str::from_utf8(value).ok())
         .flat_map(|line| Cookie::split_parse(line).flatten())
-        .filter(|cookie| cookie.name() == name)
+        .filter(move |cookie| cookie.name() == name)
         .filter_map(|cookie| cookie.value_raw())
         .map(|value| value.trim_matches('"'))
-        .find(|value| !value.is_empty())
+        .filter(|value| !value.is_empty())
 }
 
-/// The `Set-Cookie` value that sets the session cookie; `secure` if the site is served over https.
-pub fn session(token: &str, secure: bool) -> String {
-    build(token, secure, Duration::days(SESSION_DAYS))
+/// Sets the session cookie; `secure` if the site is served over https.
+pub fn set_session(response: Response, token: &str, secure: bool) -> Response {
+    set(response, token, secure, Duration::days(SESSION_DAYS))
 }
 
-/// The `Set-Cookie` value that deletes the session cookie.
-pub fn clear(secure: bool) -> String {
-    build("", secure, Duration::ZERO)
+/// Deletes the session cookie.
+pub fn clear_session(response: Response, secure: bool) -> Response {
+    set(response, "", secure, Duration::ZERO)
 }
 
 /// The `Set-Cookie` value that takes a new secret to the page that shows it once; `None` deletes the cookie.
@@ -53,33 +69,50 @@ pub fn new_secret(secret: Option<&str>, secure: bool) -> String {
         .to_string()
 }
 
-fn build(value: &str, secure: bool, age: Duration) -> String {
-    Cookie::build((SESSION, value))
-        .http_only(true)
-        .path("/")
-        .same_site(SameSite::Lax)
-        .secure(secure)
-        .max_age(age)
-        .to_string()
+fn set(response: Response, value: &str, secure: bool, age: Duration) -> Response {
+    let build = |name| {
+        Cookie::build((name, value))
+            .http_only(true)
+            .path("/")
+            .same_site(SameSite::Lax)
+            .secure(secure)
+            .max_age(age)
+            .to_string()
+    };
+    // The older name is what clients know.
+    let response = response.header("Set-Cookie", build(SESSION));
+    if secure { response.header("Set-Cookie", build(HOST_SESSION)) } else { response }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn sets_the_attributes() {
-        let text = session("ts_1", false);
-        assert_eq!(text, "session_secret=ts_1; HttpOnly; SameSite=Lax; Path=/; Max-Age=2592000");
-        assert!(session("ts_1", true).contains("; Secure"));
-        assert!(clear(false).starts_with("session_secret=; ") && clear(false).contains("Max-Age=0"));
+    fn cookies(response: &Response) -> Vec<&str> {
+        response.headers.iter().filter(|(name, _)| *name == "Set-Cookie").map(|(_, value)| &**value).collect()
     }
 
     #[test]
-    fn reads_one_of_several() {
+    fn sets_the_attributes() {
+        let empty = || Response::new(200);
+        let set = set_session(empty(), "ts_1", false);
+        assert_eq!(cookies(&set), ["session_secret=ts_1; HttpOnly; SameSite=Lax; Path=/; Max-Age=2592000"]);
+        let secure = set_session(empty(), "ts_1", true);
+        assert!(cookies(&secure).iter().all(|cookie| cookie.contains("; Secure")));
+        assert!(cookies(&secure)[1].starts_with("__Host-session_secret=ts_1; "));
+        let clear = clear_session(empty(), false);
+        assert!(cookies(&clear)[0].starts_with("session_secret=; ") && cookies(&clear)[0].contains("Max-Age=0"));
+    }
+
+    #[test]
+    fn reads_some_of_several() {
         let mut request = Request::default();
-        request.head.parse(b"GET / HTTP/1.1\r\nHost: h\r\nCookie: a=b; session_secret=\"\"\r\nCookie: session_secret=\"ts_9\"\r\n\r\n").unwrap();
-        assert_eq!(read(&request, SESSION), Some("ts_9"));
-        assert_eq!(read(&request, "c"), None);
+        let line = |cookies: &str| format!("Cookie: {cookies}\r\n");
+        let lines = [line("a=b; session_secret=\"\"; session_secret=1"), line("session_secret=\"ts_9\"")];
+        let more = line("session_secret=3; session_secret=4; __Host-session_secret=0");
+        let head = format!("GET / HTTP/1.1\r\nHost: h\r\n{}{}{more}\r\n", lines[0], lines[1]);
+        request.head.parse(head.as_bytes()).unwrap();
+        assert_eq!(sessions(&request).collect::<Vec<_>>(), ["0", "1", "ts_9", "3"]);
+        assert_eq!((read(&request, "a"), read(&request, "c")), (Some("b"), None));
     }
 }

@@ -28,6 +28,11 @@ pub struct Reported {
 }
 
 impl Reported {
+    /// What this reports.
+    pub fn of(usage: &Usage) -> Reported {
+        usage.reported()
+    }
+
     /// Applies a newer report. Reports are cumulative, so its numbers replace the older ones; missing ones do not
     /// change.
     pub fn update(&mut self, usage: &Usage) {

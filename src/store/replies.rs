@@ -10,7 +10,7 @@ use crate::db::{Error, Executor};
 /// Most bytes of a body that is kept.
 pub const MAX_KEPT_BODY: usize = 1 << 20;
 
-/// Most bytes of a body that [`claim`] returns: as in `textgen_claim_keys`. [`body`] reads a larger one.
+/// Most bytes of a body that [`claim`] returns: as in `textgen_claim`. [`body`] reads a larger one.
 pub const MAX_CLAIMED_BODY: usize = 16 * 1024;
 
 /// A reply, as it is kept under an `Idempotency-Key`. Serialised, it is part of a record of the journal.
@@ -73,7 +73,7 @@ pub enum ClaimState {
 /// See [`Error`].
 pub fn claim(db: &mut impl Executor, owner: i64, rows: &[&ClaimRow]) -> Result<Vec<ClaimState>, Error> {
     const SQL: &str =
-        "SELECT number, state, fingerprint, status, headers, body, bytes FROM textgen_claim_keys($1, $2, $3, $4)";
+        "SELECT number, state, fingerprint, status, headers, body, bytes FROM textgen_claim($1, $2, $3, $4)";
     let (users, keys, numbers) = columns(rows.iter().copied());
     // Keys without an answer are those of requests that are running.
     let mut states = vec![ClaimState::Running; rows.len()];

@@ -120,6 +120,15 @@ pub fn delete(db: &mut impl Executor, user_id: &str, id: &str) -> Result<bool, E
     Ok(db.execute("DELETE FROM sessions WHERE user_id = $1 AND id = $2", &[&user_id, &id])? == 1)
 }
 
+/// Gives one of the user's sessions another token.
+///
+/// # Errors
+/// See [`Error`].
+pub fn replace_token(db: &mut impl Executor, user_id: &str, id: &str, digest: &[u8]) -> Result<(), Error> {
+    const SQL: &str = "UPDATE sessions SET digest = $3, renewed = now() WHERE user_id = $1 AND id = $2";
+    db.execute(SQL, &[&user_id, &id, &digest]).map(drop)
+}
+
 /// Ends the session whose token has this digest, and returns the id of its user if it existed.
 ///
 /// # Errors

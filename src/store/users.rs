@@ -101,6 +101,15 @@ pub fn by_id(db: &mut impl Executor, id: &str) -> Result<Option<User>, Error> {
     db.query_opt(SQL, &[&id])?.as_ref().map(User::from_row).transpose()
 }
 
+/// Whether any account has a password hash of the older system.
+///
+/// # Errors
+/// See [`Error`].
+pub fn any_with_bcrypt(db: &mut impl Executor) -> Result<bool, Error> {
+    const SQL: &str = "SELECT EXISTS (SELECT FROM users WHERE password_hash LIKE '$2%')";
+    Ok(db.query_one(SQL, &[])?.try_get(0)?)
+}
+
 /// The account with this normalised e-mail address, and its password hash if it has one.
 ///
 /// # Errors

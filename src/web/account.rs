@@ -5,8 +5,9 @@ use serde::Serialize;
 use time::{Duration, OffsetDateTime};
 
 use super::{Answer, Message, attempt, fields};
+use crate::accounts::new_session_token;
 use crate::auth::password::Passwords;
-use crate::auth::{Caller, Via};
+use crate::auth::{Caller, Secret, Via};
 use crate::call::Call;
 use crate::error::{Conflicting, Error, NOT_AUTHENTICATED, Result};
 use crate::http::request_fields::request_fields;
@@ -97,13 +98,28 @@ fn subscription_status(_: &mut Call<'_>, caller: Option<&Caller>) -> Answer {
 fn change_password(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = fields(call)?;
     let ChangePassword { current_password, new_password } = ChangePassword::read(&fields)?;
-    let sessions_ended = replace_password(call, caller, current_password, new_password)?;
-    Ok(Response::json(200, &PasswordChanged { message: "Password changed", sessions_ended }))
+    let (sessions_ended, token) = replace_password(call, caller, current_password, new_password)?;
+    let reply = Response::json(200, &PasswordChanged { message: "Password changed", sessions_ended });
+    Ok(with_new_token(call, reply, token.as_ref()))
 }
 
-/// Changes the caller's password and ends all other sessions; returns how many.
-pub(super) fn replace_password(call: &Call<'_>, caller: &Caller, current: &str, new: &str) -> Result<u64> {
-    Passwords::validate(new)?;
+/// Sets the session's cookie to the token that it was given when the password was changed.
+pub(super) fn with_new_token(call: &Call<'_>, reply: Response, token: Option<&Secret>) -> Response {
+    match token {
+        Some(token) => cookie::set_session(reply, token.reveal(), call.app.config.is_https()),
+        None => reply,
+    }
+}
+
+/// Changes the caller's password and ends all other sessions; returns how many. The caller's session, if it is one, gets
+/// a new token: whoever knows the old one, perhaps a reason for the change, is signed out.
+pub(super) fn replace_password(
+    call: &Call<'_>,
+    caller: &Caller,
+    current: &str,
+    new: &str,
+) -> Result<(u64, Option<Secret>)> {
+    Passwords::validate(new, &caller.user.email)?;
     let old_hash = check_password(call, caller, current)?;
     let new_hash = call.app.passwords.hash(new)?;
     let mut session = call.app.db.session()?;
@@ -112,9 +128,13 @@ pub(super) fn replace_password(call: &Call<'_>, caller: &Caller, current: &str, 
         return Err(Error::Conflict("The password was changed in the meantime", Conflicting::default()));
     }
     let ended = sessions::delete_others(&mut transaction, &caller.user.id, caller.session_id().unwrap_or(""))?;
+    let token = caller.session_id().map(|id| Ok::<_, Error>((id, new_session_token()?))).transpose()?;
+    if let Some((id, token)) = &token {
+        sessions::replace_token(&mut transaction, &caller.user.id, id, &token.digest().0)?;
+    }
     transaction.commit()?;
     call.app.cache.revoke(&caller.user.id);
-    Ok(ended)
+    Ok((ended, token.map(|(_, token)| token)))
 }
 
 /// `POST /api/delete-account`, with `password` unless the session is new. Documents, keys and sessions are deleted with
@@ -122,8 +142,8 @@ pub(super) fn replace_password(call: &Call<'_>, caller: &Caller, current: &str, 
 fn delete(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = fields(call)?;
     remove(call, caller, DeleteAccount::read(&fields)?.password)?;
-    Ok(Response::json(200, &Message { message: "Account deleted successfully" })
-        .header("Set-Cookie", cookie::clear(call.app.config.is_https())))
+    let reply = Response::json(200, &Message { message: "Account deleted successfully" });
+    Ok(cookie::clear_session(reply, call.app.config.is_https()))
 }
 
 /// Deletes the caller's account.
@@ -147,7 +167,7 @@ fn is_fresh(caller: &Caller) -> bool {
 
 /// Checks the caller's password and returns the stored hash.
 fn check_password(call: &Call<'_>, caller: &Caller, password: &str) -> Result<String> {
-    let attempt = attempt::start(call, &caller.user.email, true)?;
+    let attempt = attempt::confirm(call, &caller.user.email)?;
     let kept = users::password_hash(&mut call.app.db.session()?, &caller.user.id)?;
     let check = call.app.passwords.check(password, kept.as_deref())?;
     let Some(hash) = kept.filter(|_| check.is_correct) else {

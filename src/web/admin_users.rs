@@ -217,7 +217,7 @@ fn create(call: &mut Call<'_>, caller: &Caller) -> Answer {
         return Err(Error::bad("The name must have at most 200 characters"));
     }
     let password = password.filter(|password| !password.is_empty());
-    password.map(Passwords::validate).transpose()?;
+    password.map(|password| Passwords::validate(password, &address)).transpose()?;
     let hash = password.map(|password| call.app.passwords.hash(password)).transpose()?;
     let made = in_transaction(call, |db| {
         let user = match accounts::create(db, &address, hash.as_deref()) {

@@ -7,16 +7,22 @@ use crate::db;
 use crate::error::Result;
 use crate::store::known_networks;
 
-/// Starts an attempt at the password of the account `email`. With `is_signed_in`, the client is already signed in to
-/// that account: then strangers who guess at it cannot lock the client out.
+/// Starts an attempt at the password of the account `email`.
 ///
 /// # Errors
 /// 429 after too many failed attempts; 503 while too many attempts are being checked.
-pub(super) fn start<'a>(call: &Call<'a>, email: &str, is_signed_in: bool) -> Result<throttle::Attempt<'a>> {
-    let is_known = || -> Result<bool> {
-        Ok(is_signed_in || known_networks::is_known(&mut call.app.db.session()?, email, &network(call))?)
-    };
+pub(super) fn start<'a>(call: &Call<'a>, email: &str) -> Result<throttle::Attempt<'a>> {
+    let is_known =
+        || -> Result<bool> { Ok(known_networks::is_known(&mut call.app.db.session()?, email, &network(call))?) };
     Ok(call.app.throttle.attempt(email, call.client(), is_known)??)
+}
+
+/// As [`start`], by a client that is signed in to the account: strangers cannot lock it out.
+///
+/// # Errors
+/// As [`start`].
+pub(super) fn confirm<'a>(call: &Call<'a>, email: &str) -> Result<throttle::Attempt<'a>> {
+    Ok(call.app.throttle.confirmation(email)?)
 }
 
 /// Remembers that the owner of the account signed in from the client's network.

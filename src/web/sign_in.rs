@@ -1,5 +1,7 @@
 //! Signing up, in and out.
 
+use std::time::Instant;
+
 use time::{Duration, OffsetDateTime};
 
 use super::pages::{encoded, is_local_path, welcome};
@@ -7,6 +9,7 @@ use super::{Answer, Message, attempt, fields};
 use crate::accounts::{self, email, new_id, new_session_token};
 use crate::auth::password::Passwords;
 use crate::auth::{Digest, Secret};
+use crate::blocking::{self, Wait};
 use crate::call::Call;
 use crate::db;
 use crate::error::{Error, Result};
@@ -71,8 +74,8 @@ fn login(call: &mut Call<'_>) -> Answer {
     finish(call, outcome, welcome::Form::LogIn, form.next.as_deref())
 }
 
-/// An account and the `Set-Cookie` of its new session.
-type SignedIn = (User, String);
+/// An account and the token of its new session.
+type SignedIn = (User, Secret);
 
 request_fields! {
     /// The fields of both forms.
@@ -114,7 +117,7 @@ fn register(call: &Call<'_>, email: &str, password: &str) -> Result<SignedIn> {
     if !email::is_valid(email) {
         return Err(Error::InvalidEmail);
     }
-    Passwords::validate(password)?;
+    Passwords::validate(password, email)?;
     if has_account(call, email)? {
         return sign_in(call, email, password);
     }
@@ -138,30 +141,42 @@ fn create(call: &Call<'_>, email: &str, hash: &str) -> Result<SignedIn> {
     let user = accounts::create(&mut transaction, email, Some(hash))?;
     insert_session(call, &mut transaction, &user.id, &token)?;
     transaction.commit()?;
-    Ok((user, cookie::session(token.reveal(), call.app.config.is_https())))
+    Ok((user, token))
 }
 
 fn sign_in(call: &Call<'_>, email: &str, password: &str) -> Result<SignedIn> {
-    let attempt = attempt::start(call, email, false)?;
+    let attempt = attempt::start(call, email)?;
     for _ in 0..CHECKS {
+        let began = Instant::now();
         let found = users::by_email(&mut call.app.db.session()?, email)?;
         let kept = found.as_ref().and_then(|(_, hash)| hash.as_deref());
         let check = call.app.passwords.check(password, kept)?;
         let Some((user, Some(hash))) = found.filter(|_| check.is_correct) else {
+            wait_as_for_bcrypt(call, began)?;
             attempt.failed();
             return Err(Error::InvalidCredentials);
         };
-        if let Some(cookie) = open_session(call, &user.id, &hash, check.new_hash.as_deref())? {
-            return Ok((user, cookie));
+        if let Some(token) = open_session(call, &user.id, &hash, check.new_hash.as_deref())? {
+            return Ok((user, token));
         }
     }
     Err(Error::Busy)
 }
 
-/// Opens a session and returns its `Set-Cookie`. `None` if `hash`, which was checked, is no longer the account's hash:
+/// Waits until a check that began then would have ended if it had been against a hash of the older system, if any account
+/// has one: the time taken must not tell which accounts these are, and so that they exist.
+fn wait_as_for_bcrypt(call: &Call<'_>, began: Instant) -> Result<()> {
+    if users::any_with_bcrypt(&mut call.app.db.session()?)? {
+        let rest = call.app.passwords.bcrypt_time()?.saturating_sub(began.elapsed());
+        blocking::block_in_place(Wait::LogIn, || std::thread::sleep(rest))?;
+    }
+    Ok(())
+}
+
+/// Opens a session and returns its token. `None` if `hash`, which was checked, is no longer the account's hash:
 /// the password was changed (which ended all sessions, so none may begin with the old one), another log-in renewed the
 /// hash, or the account is gone.
-fn open_session(call: &Call<'_>, user_id: &str, hash: &str, new_hash: Option<&str>) -> Result<Option<String>> {
+fn open_session(call: &Call<'_>, user_id: &str, hash: &str, new_hash: Option<&str>) -> Result<Option<Secret>> {
     let token = new_session_token()?;
     let mut session = call.app.db.session()?;
     let mut transaction = session.transaction()?;
@@ -176,7 +191,7 @@ fn open_session(call: &Call<'_>, user_id: &str, hash: &str, new_hash: Option<&st
     }
     insert_session(call, &mut transaction, user_id, &token)?;
     transaction.commit()?;
-    Ok(Some(cookie::session(token.reveal(), call.app.config.is_https())))
+    Ok(Some(token))
 }
 
 fn insert_session(call: &Call<'_>, db: &mut impl db::Executor, user_id: &str, token: &Secret) -> Result<()> {
@@ -197,12 +212,16 @@ fn insert_session(call: &Call<'_>, db: &mut impl db::Executor, user_id: &str, to
 /// Answers a script with JSON, and a form with a redirect. If the client only has to try again later, the form is
 /// shown again with that status, because a redirect would hide it.
 fn finish(call: &Call<'_>, outcome: Result<SignedIn>, form: welcome::Form, next: Option<&str>) -> Answer {
+    let is_https = call.app.config.is_https();
     if call.wants_json() {
-        let (user, cookie) = outcome?;
-        return Ok(Response::json(200, &user).header("Set-Cookie", cookie));
+        let (user, token) = outcome?;
+        return Ok(cookie::set_session(Response::json(200, &user), token.reveal(), is_https));
     }
     match outcome {
-        Ok((_, cookie)) => Ok(Response::see_other(next.unwrap_or(HOME).to_owned()).header("Set-Cookie", cookie)),
+        Ok((_, token)) => {
+            let reply = Response::see_other(next.unwrap_or(HOME).to_owned());
+            Ok(cookie::set_session(reply, token.reveal(), is_https))
+        }
         Err(e) => {
             if e.is_fault() {
                 log::warn!("{} failed: {e}", form.path());
@@ -246,11 +265,11 @@ fn logout_page(call: &mut Call<'_>) -> Answer {
 }
 
 fn end_session(call: &mut Call<'_>, reply: Response) -> Answer {
-    if let Some(token) = cookie::read(call.request, cookie::SESSION) {
+    for token in cookie::sessions(call.request) {
         let digest = Digest::of(token);
         if let Some(user_id) = sessions::delete_by_digest(&mut call.app.db.session()?, &digest.0)? {
             call.app.cache.revoke(&user_id);
         }
     }
-    Ok(reply.header("Set-Cookie", cookie::clear(call.app.config.is_https())))
+    Ok(cookie::clear_session(reply, call.app.config.is_https()))
 }

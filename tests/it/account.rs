@@ -67,9 +67,12 @@ fn changing_the_password_ends_the_other_sessions() {
     other.get("/api/current-user").expect(200);
     assert_eq!(db.count("SELECT count(*) FROM sessions"), 2);
 
-    let reply = change(PASSWORD, "a new password").expect(200).json();
-    assert_eq!(reply["sessions_ended"], 1);
-    user.browser.get("/api/current-user").expect(200);
+    let reply = change(PASSWORD, "a new password").expect(200);
+    assert_eq!(reply.json()["sessions_ended"], 1);
+    // The session goes on with another token: whoever has the old one is signed out too.
+    let renewed = server.web.with_cookie(&reply.session_token());
+    renewed.get("/api/current-user").expect(200);
+    user.browser.get("/api/current-user").expect(401);
     other.get("/api/current-user").expect(401);
     // Secrets are not sessions, and still work.
     user.program(&server.inference).get("/api/current-user").expect(200);
@@ -77,6 +80,47 @@ fn changing_the_password_ends_the_other_sessions() {
     web.post("/api/login", &json!({"email": "ann@x", "password": PASSWORD})).expect(400);
     server.sign_in("ann@x", "a new password");
     web.post("/api/change-password", &json!({"current_password": "a", "new_password": "b"})).expect(401);
+}
+
+#[test]
+fn passwords_that_anybody_would_guess_are_refused() {
+    let db = TestDb::new();
+    let server = Server::start(&db);
+    let user = server.sign_up("ann.lee@example.com");
+    for password in ["12345678", "Password1", "ann.lee@example.com"] {
+        let body = json!({"email": "ann.lee@example.com", "password": password});
+        let refused = server.web.anonymous().post("/api/signup", &body).expect(400).json();
+        assert!(refused["detail"].as_str().unwrap().contains("too easy to guess"), "{refused}");
+        let body = json!({"current_password": PASSWORD, "new_password": password});
+        user.browser.post("/api/change-password", &body).expect(400);
+        let created = crate::harness::run(
+            &["user", "create", "bob@example.com", "--password-stdin"],
+            &[("DATABASE_URL", &db.url())],
+            password.replace("ann.lee", "bob").as_str(),
+        );
+        assert!(created.code != 0, "{password}");
+    }
+}
+
+#[test]
+fn every_cookie_of_the_session_is_looked_at() {
+    let db = TestDb::new();
+    let server = Server::start_with(&db, &[("PUBLIC_URL", "https://text.example")]);
+    let user = server.sign_up("ann@x");
+    let ask = |cookies: &str| server.web.anonymous().header("cookie", cookies).get("/api/current-user").status;
+    assert_eq!(ask(&format!("session_secret=garbage; session_secret={}", user.token)), 200);
+    assert_eq!(ask(&format!("__Host-session_secret={}; session_secret=another", user.token)), 200);
+    let garbage = "session_secret=garbage; ".repeat(4);
+    assert_eq!(ask(&format!("{garbage}session_secret={}", user.token)), 401);
+    let login = json!({"email": "ann@x", "password": PASSWORD});
+    let reply = server.web.anonymous().post("/api/login", &login).expect(200);
+    let set: Vec<_> = reply.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("set-cookie")).collect();
+    assert_eq!(set.len(), 2);
+    assert!(set[1].1.starts_with("__Host-session_secret=") && set[1].1.contains("; Secure"), "{}", set[1].1);
+    // Both are the same session, which one log-out ends.
+    let both = format!("__Host-session_secret={0}; session_secret={0}", reply.session_token());
+    server.web.anonymous().header("cookie", &both).post("/api/logout", &json!({})).expect(200);
+    assert_eq!(ask(&both), 401);
 }
 
 #[test]

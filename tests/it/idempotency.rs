@@ -295,6 +295,36 @@ fn the_key_of_a_killed_process_is_taken_over() {
 }
 
 #[test]
+fn the_key_of_a_process_that_hears_no_notifications_is_not_taken_over() {
+    let (go, wait) = mpsc::channel::<()>();
+    let wait = Mutex::new(wait);
+    let upstream = Upstream::start(move |_, wire| {
+        wait.lock().unwrap().recv().unwrap();
+        wire.json(200, &answer(1));
+    });
+    let settings = [("INFERENCE_URL", &*upstream.url)];
+    let deaf = [settings[0], ("DATABASE_LISTEN_URL", "postgresql://me@127.0.0.1:1/nothing")];
+    let db = TestDb::new();
+    let first = Server::start_demo(&db, &deaf);
+    let user = first.sign_up("ann@example.com");
+    let second = Server::start_demo(&db, &settings);
+    second.wait_until_listening();
+    let (to_first, to_second) = (with_key(&user.program(&first.inference)), with_key(&user.program(&second.inference)));
+    thread::scope(|scope| {
+        let running = scope.spawn(|| to_first.post(CHAT, &chat("x")));
+        first.wait_until("the call", || !upstream.seen().is_empty());
+        for _ in 0..5 {
+            to_second.post(CHAT, &chat("x")).expect(409);
+        }
+        go.send(()).unwrap();
+        running.join().unwrap().expect(200);
+    });
+    second.wait_until("the kept reply", || is_replayed(&to_second.post(CHAT, &chat("x"))));
+    assert_eq!(upstream.seen().len(), 1);
+    only_charge(&db, &first);
+}
+
+#[test]
 fn a_reply_that_went_to_the_journal_is_kept() {
     let (go, wait) = mpsc::channel::<()>();
     let wait = Mutex::new(wait);

@@ -82,9 +82,13 @@ fn invalid_key_parameters_are_refused() {
         make(json!({"name": name})).expect(400);
     }
     make(json!({"name": "é".repeat(100)})).expect(200);
-    for expires in ["tomorrow", "2020-01-01T00:00:00Z", "2027-13-01T00:00:00Z", "1"] {
+    for expires in ["tomorrow", "2020-01-01T00:00:00Z", "2027-13-01T00:00:00Z", "1", "9999-12-31T23:59:59-12:00"] {
         make(json!({"name": "n", "expires": expires})).expect(400);
     }
+    for field in [("days", "0"), ("days", "-1"), ("days", "3651"), ("window", "year")] {
+        user.browser.form("/account/keys", &[("name", "n"), ("limit", "1"), field]).expect(400);
+    }
+    assert_eq!(list(&user.browser).len(), 2);
     let id = default_key(&user);
     for grace in [json!(-1), json!(2_592_001)] {
         user.browser.post("/api/keys/rotate", &json!({"id": id, "grace_seconds": grace})).expect(400);
@@ -143,6 +147,11 @@ fn a_rotated_secret_works_during_its_grace_period() {
     assert_eq!(keys.len(), 2);
     assert_eq!(json!([keys[1]["replaced_by"], keys[1]["is_default"]]), json!([made.json()["id"], false]));
     assert!(keys[1]["expires"].is_string() && keys[0]["replaced_by"].is_null());
+    // Whoever has only the old secret cannot take the account's new one away, nor make one that lasts.
+    let thief = user.program(&server.web);
+    thief.post("/api/keys/revoke", &json!({"id": made.json()["id"]})).expect(403);
+    thief.post("/api/keys/rotate", &json!({"id": made.json()["id"]})).expect(403);
+    thief.post("/api/keys", &json!({"name": "mine", "expires": "2100-01-01T00:00:00Z"})).expect(403);
     // The grace period ends in time, even if the caller is cached.
     db.run("UPDATE api_keys SET expires = now() WHERE replaced_by IS NOT NULL");
     crate::harness::refused_soon(&old);

@@ -84,8 +84,12 @@ fn with_several_choices_all_must_have_finished() {
 
 /// Streams a chat, and leaves when the last word has come: the model server is told. What was charged.
 fn charge_of_one_who_left_at_the_last_word(upstream: &Upstream, told: &Receiver<bool>) -> Value {
+    charge_of_one_who_left(upstream, told, &streamed())
+}
+
+fn charge_of_one_who_left(upstream: &Upstream, told: &Receiver<bool>, request: &Value) -> Value {
     let (db, server, user) = start(upstream);
-    let mut raw = Raw::post(&server.inference, &user.secret, CHAT, &streamed());
+    let mut raw = Raw::post(&server.inference, &user.secret, CHAT, request);
     raw.until("last");
     raw.leave();
     assert_eq!(told.recv_timeout(WAIT), Ok(true));
@@ -121,6 +125,44 @@ fn numbers_with_each_piece_are_exact_when_the_client_leaves() {
     let charge = charge_of_one_who_left_at_the_last_word(&upstream, &told);
     assert_eq!((&charge["prompt_tokens"], &charge["completion_tokens"]), (&json!(1000), &json!(5)));
     assert_eq!(charge["estimated"], false);
+}
+
+#[test]
+fn no_client_can_switch_the_numbers_off() {
+    for (options, n) in [
+        (json!({"include_usage": true, "continuous_usage_stats": false}), 1),
+        (json!({"x": 1}), 1),
+        (json!({"include_usage": false}), 2),
+    ] {
+        let Scripted { upstream, told, .. } = scripted(|seen, wire, _, tell| {
+            assert_eq!(seen.json()["stream_options"]["continuous_usage_stats"], true);
+            wire.start("text/event-stream");
+            // Much more was thought than is shown.
+            wire.word_with_usage("last", 1000, 5000);
+            tell.send(wire.is_left_within(20)).unwrap();
+        });
+        let mut request = streamed();
+        (request["stream_options"], request["n"]) = (options, json!(n));
+        let charge = charge_of_one_who_left(&upstream, &told, &request);
+        assert_eq!((&charge["prompt_tokens"], &charge["completion_tokens"]), (&json!(1000), &json!(5000)));
+    }
+}
+
+#[test]
+fn fewer_choices_than_were_asked_for_and_odd_ones_are_charged_by_their_numbers() {
+    let contents = [json!("short"), json!([{"type": "text", "text": "short"}]), json!({"odd": [1]})];
+    for content in contents {
+        let upstream = Upstream::start(move |_, wire| {
+            let usage = json!({"prompt_tokens": 20_000, "completion_tokens": 3000});
+            wire.json(200, &json!({"choices": [{"index": null, "message": {"content": content}}], "usage": usage}));
+        });
+        let (db, server, user) = start(&upstream);
+        let request = json!({"model": "m", "messages": [], "n": 2});
+        user.program(&server.inference).post(CHAT, &request).expect(200);
+        let charge = only_charge(&db, &server);
+        assert_eq!((&charge["prompt_tokens"], &charge["completion_tokens"]), (&json!(20_000), &json!(3000)));
+        assert_eq!(charge["estimated"], false);
+    }
 }
 
 #[test]

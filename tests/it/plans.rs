@@ -108,7 +108,8 @@ fn visit_every_route(server: &Server) {
     let key = program.post("/api/keys/rotate", &json!({"id": key["id"], "grace_seconds": 60})).expect(200).json();
     program.post("/api/keys/revoke", &json!({"id": key["id"]})).expect(200);
     let new_password = json!({"current_password": PASSWORD, "new_password": "another password"});
-    browser.post("/api/change-password", &new_password).expect(200);
+    let renewed = browser.post("/api/change-password", &new_password).expect(200).session_token();
+    let browser = server.web.with_cookie(&renewed);
     browser.post("/api/sessions/revoke", &json!({"others": true})).expect(200);
     server.web.anonymous().post("/api/login", &json!({"email": "user5@example.com", "password": PASSWORD})).expect(400);
     program.post("/api/delete-account", &json!({"password": "another password"})).expect(200);

@@ -81,9 +81,10 @@ fn revoked_sessions_and_password_changes_take_effect_everywhere() {
     let other = pair.browsers(&log_in());
     all_work(&other);
     let body = json!({"current_password": PASSWORD, "new_password": "a new password"});
-    user.browser.post("/api/change-password", &body).expect(200);
+    let renewed = user.browser.post("/api/change-password", &body).expect(200).session_token();
     all_end(&other);
-    all_work(&pair.browsers(&user.token));
+    all_end(&pair.browsers(&user.token));
+    all_work(&pair.browsers(&renewed));
     pair.two.web.anonymous().post("/api/login", &json!({"email": "ann@x", "password": PASSWORD})).expect(400);
 }
 

@@ -195,12 +195,12 @@ fn a_password_has_8_to_1024_characters_and_all_of_them_count() {
         assert_eq!(sign_up("ann@x", bad), 400, "{bad}");
     }
     assert_eq!(db.count("SELECT count(*) FROM users"), 0);
-    assert_eq!(sign_up("eight@x", "éééééééé"), 200);
-    let longest = "é".repeat(1024);
+    assert_eq!(sign_up("eight@x", "éüöäßçñø"), 200);
+    let longest = "éüöäßçñø".repeat(128);
     assert_eq!(sign_up("longest@x", &longest), 200);
     assert_eq!(log_in("longest@x", &longest), 200);
     assert_eq!(log_in("longest@x", &longest[..2046]), 400);
-    let stem = "k".repeat(72);
+    let stem = "Kx7mPq2vWz9R".repeat(6);
     assert_eq!(sign_up("stem@x", &format!("{stem}A")), 200);
     assert_eq!(log_in("stem@x", &format!("{stem}B")), 400);
     assert_eq!(log_in("stem@x", &stem), 400);

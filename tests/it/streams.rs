@@ -77,7 +77,8 @@ fn usage_is_sent_only_if_asked_for() {
     let mut raw = Raw::post(&server.inference, &user.secret, CHAT, &asked);
     let all = raw.rest();
     assert!(all.contains("\"prompt_tokens\":10") && all.contains("\"usage\":null") && all.contains(": hello"), "{all}");
-    assert_eq!(upstream.only().json()["stream_options"], json!({"include_usage": true, "x": 1}));
+    let sent = json!({"x": 1, "include_usage": true, "continuous_usage_stats": true});
+    assert_eq!(upstream.only().json()["stream_options"], sent);
     let mut raw = Raw::post(&server.inference, &user.secret, CHAT, &streamed("m"));
     assert!(!raw.rest().contains("usage") && raw.got.contains("\"content\":\"a\""), "{}", raw.got);
 }

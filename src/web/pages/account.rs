@@ -18,6 +18,9 @@ use crate::web::{Answer, account, fields, keys, sessions as session_handlers};
 /// The most characters of a person's name.
 const LONGEST_NAME: usize = 200;
 
+/// The longest life of a key that the form takes, in days.
+const LONGEST_LIFE: i64 = 3650;
+
 /// The notice for each `done` in the query.
 const NOTICES: &[(&str, &str)] = &[
     ("name", "Name saved."),
@@ -163,10 +166,16 @@ pub(in crate::web) fn rename(call: &mut Call<'_>, caller: &Caller) -> Answer {
 pub(in crate::web) fn create_key(call: &mut Call<'_>, caller: &Caller) -> Answer {
     handle_new_key(call, caller, "key", |call, caller, fields| {
         let name = keys::checked_name(fields.text("name")?)?;
-        let days = fields.optional_integer("days")?.filter(|days| (1..=3650).contains(days));
+        let days = fields.optional_integer("days")?;
+        if days.is_some_and(|days| !(1..=LONGEST_LIFE).contains(&days)) {
+            return Err(Error::bad("days must be from 1 to 3650, or empty"));
+        }
         let expires = days.map(|days| OffsetDateTime::now_utc() + Duration::days(days));
         let limit = fields.optional_text("limit")?.filter(|text| !text.trim().is_empty());
-        let window = fields.optional_text("window")?.and_then(Window::named);
+        let window = fields.optional_text("window")?.filter(|name| !name.is_empty());
+        let window =
+            window.map(|name| Window::named(name).ok_or(Error::bad("window must be day, week, month or total")));
+        let window = window.transpose()?;
         let limit_micros = limit.map(|text| dollars(text).map_err(Error::bad)).transpose()?;
         let budget = limit_micros.map(|limit_micros| BudgetChange { limit_micros, window, timezone: None });
         keys::create_for(call, caller, name, expires, budget)
@@ -210,20 +219,23 @@ pub(in crate::web) fn end_sessions(call: &mut Call<'_>, caller: &Caller) -> Answ
 
 /// `POST /account/password`.
 pub(in crate::web) fn change_password(call: &mut Call<'_>, caller: &Caller) -> Answer {
-    handle(call, caller, "password", "password", |call, caller, fields| {
+    let mut token = None;
+    let reply = handle(call, caller, "password", "password", |call, caller, fields| {
         let (current, new) = (fields.text("current_password")?, fields.text("new_password")?);
-        account::replace_password(call, caller, current, new).map(drop).map_err(|e| match e {
+        (_, token) = account::replace_password(call, caller, current, new).map_err(|e| match e {
             Error::InvalidCredentials => Error::bad("The current password is incorrect"),
             e => e,
-        })
-    })
+        })?;
+        Ok(())
+    })?;
+    Ok(account::with_new_token(call, reply, token.as_ref()))
 }
 
 /// `POST /account/delete` with `password`.
 pub(in crate::web) fn delete(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = fields(call)?;
     match account::remove(call, caller, Some(fields.text("password")?)) {
-        Ok(()) => Ok(Response::see_other("/").header("Set-Cookie", cookie::clear(call.app.config.is_https()))),
+        Ok(()) => Ok(cookie::clear_session(Response::see_other("/"), call.app.config.is_https())),
         Err(Error::InvalidCredentials) => {
             let e = Error::bad("The password is incorrect. Nothing was deleted.");
             render(call, caller, Some(Problem::of("delete", e)?))
