@@ -71,7 +71,7 @@ impl Choice<'_> {
         fn words(field: Option<&Words>) -> Option<&str> {
             field.map(|words| &*words.0)
         }
-        fn calls<'c>(field: Option<&'c RawValue>) -> Option<&'c str> {
+        fn calls(field: Option<&RawValue>) -> Option<&str> {
             field.map(RawValue::get).filter(|calls| !matches!(*calls, "null" | "[]"))
         }
         let message = self.delta.as_ref().or(self.message.as_ref());

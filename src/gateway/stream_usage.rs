@@ -28,16 +28,11 @@ pub fn request_usage(object: &mut Object<'_>) -> UsageShown {
     let mut options = object.read::<Map<String, Value>>(OPTIONS).unwrap_or_default();
     let [is_asked, is_asked_with_each_piece] =
         [INCLUDE_USAGE, CONTINUOUS_USAGE].map(|name| options.remove(name) == Some(true.into()));
-    match options.is_empty() {
-        true => {
-            if let Ok(options) = serde_json::from_str::<&RawValue>(USAGE_WITH_EACH_PIECE) {
-                object.set(OPTIONS, &options);
-            }
-        }
-        false => {
-            options.extend([INCLUDE_USAGE, CONTINUOUS_USAGE].map(|name| (name.to_owned(), true.into())));
-            object.set(OPTIONS, &options);
-        }
+    if !options.is_empty() {
+        options.extend([INCLUDE_USAGE, CONTINUOUS_USAGE].map(|name| (name.to_owned(), true.into())));
+        object.set(OPTIONS, &options);
+    } else if let Ok(options) = serde_json::from_str::<&RawValue>(USAGE_WITH_EACH_PIECE) {
+        object.set(OPTIONS, &options);
     }
     match is_asked {
         true if is_asked_with_each_piece => UsageShown::AsSent,
