@@ -2,7 +2,7 @@
 
 use super::prices::{Offer, PriceList};
 use super::{Failure, Stripe};
-use crate::config::{Config, PaymentConfig};
+use crate::config::{Billing, Config, PaymentConfig};
 use crate::error::Error;
 
 /// The connection to Stripe for what is paid there.
@@ -31,15 +31,20 @@ impl Payments {
     /// A line for the operator.
     pub fn check(config: &Config) -> Result<(), String> {
         let is_missing = config.payments.stripe_webhook_secret.is_empty();
-        match config.stripe.stripe_secret_key.is_some() && is_missing {
-            true => {
-                Err("STRIPE_SECRET_KEY is set, but STRIPE_WEBHOOK_SECRET is not: without it, payments would not be \
-                 noticed. In Stripe's dashboard, add a web-hook endpoint with the URL of this web server and \
-                 /api/stripe/webhook, and set STRIPE_WEBHOOK_SECRET to its signing secret (whsec_…)"
-                    .to_owned())
-            }
-            false => Ok(()),
+        if config.stripe.stripe_secret_key.is_some() && is_missing {
+            return Err(
+                "STRIPE_SECRET_KEY is set, but STRIPE_WEBHOOK_SECRET is not: without it, payments would not be \
+                        noticed. In Stripe's dashboard, add a web-hook endpoint with the URL of this web server and \
+                        /api/stripe/webhook, and set STRIPE_WEBHOOK_SECRET to its signing secret (whsec_…)"
+                    .to_owned(),
+            );
         }
+        if config.stripe.reports_usage() && config.billing == Billing::Prepaid {
+            return Err("STRIPE_METER_EVENT is set, but with BILLING=prepaid all usage is paid for out of credit: \
+                        Stripe would bill it once more. Unset one of them"
+                .to_owned());
+        }
+        Ok(())
     }
 
     /// How many days a subscription counts whose payment has failed.

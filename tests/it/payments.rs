@@ -210,6 +210,9 @@ fn a_key_needs_a_webhook_secret_and_a_plan_its_price() {
     let url = db.url();
     let settings = [("DATABASE_URL", url.as_str()), ("STRIPE_SECRET_KEY", SECRET_KEY)];
     refused(run(&["serve"], &settings, ""), "STRIPE_WEBHOOK_SECRET");
+    // Usage is not paid for twice.
+    let twice = [("STRIPE_WEBHOOK_SECRET", "whsec_x"), ("STRIPE_METER_EVENT", "usage"), ("BILLING", "prepaid")];
+    refused(run(&["serve"], &[&settings[..], &twice].concat(), ""), "STRIPE_METER_EVENT");
     let stripe = Stripe::start();
     let server = Server::start_with(&db, &stripe.settings());
     let user = server.sign_up("ann@example.com");
