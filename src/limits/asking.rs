@@ -72,8 +72,9 @@ impl FailureLog {
     }
 }
 
-/// Asks as a holder that the database knows. If it is not known yet, or the database has lost it, as it may when a standby
-/// takes over, it is made known; `registered` is called when that was done first. Returns `None` if the holder has ended.
+/// Asks as a holder that the database knows. If it is not known yet, it is made known; `registered` is called when that was
+/// done. Returns `None` if the holder has ended, or the database has lost it, as it may when a standby takes over: then it
+/// does not know either what the holder holds, so nothing more may be admitted out of that.
 ///
 /// # Errors
 /// Those of `ask` and of the database.
@@ -82,7 +83,7 @@ pub(super) fn ask_registered<A>(
     holder: &str,
     is_registered: bool,
     registered: impl FnOnce(),
-    ask: impl Fn(&mut Session) -> Result<Vec<Option<A>>, db::Error>,
+    ask: impl FnOnce(&mut Session) -> Result<Vec<Option<A>>, db::Error>,
 ) -> Result<Option<Vec<Option<A>>>, db::Error> {
     if !is_registered {
         if !leases::register(session, holder)? {
@@ -95,8 +96,5 @@ pub(super) fn ask_registered<A>(
     if answers.iter().all(Option::is_some) {
         return Ok(Some(answers));
     }
-    match leases::register(session, holder)? {
-        true => ask(session).map(Some),
-        false => Ok(None),
-    }
+    Ok(leases::lives(session, holder)?.then_some(answers))
 }

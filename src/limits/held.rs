@@ -1,6 +1,6 @@
 //! What a process holds of all budgets, and the requests that wait for more of them. It knows no clock and no database.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use parking_lot::Condvar;
@@ -32,7 +32,7 @@ const COLLECTS: u32 = 8;
 const MAX_WAITING: usize = 100;
 
 /// Most budgets that are asked about at once.
-const MAX_ASKED: usize = 200;
+pub(super) const MAX_ASKED: usize = 200;
 
 /// Why nothing could be set aside for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,39 +56,48 @@ pub(super) type Answer = (Grant, Picos);
 /// All leases of a process.
 #[derive(Default)]
 pub(super) struct Held {
-    leases: HashMap<Arc<str>, HeldLease>,
+    pub(super) leases: HashMap<Arc<str>, HeldLease>,
     /// In the order of their arrival.
     waiting: BTreeMap<u64, Waiting>,
     next_waiting: u64,
     /// The number of the last questions to the database.
     round: u64,
     /// Leases of which more is to be asked for, or handed back.
-    due: BTreeSet<Arc<str>>,
+    pub(super) due: BTreeSet<Arc<str>>,
+    /// Those that were used since they were last found to be quiet: the others need not be looked at.
+    pub(super) busy: Vec<Arc<str>>,
+    /// Those that became quiet, and when, to be forgotten later. Each is there at most once.
+    pub(super) quiet: VecDeque<(Micros, Arc<str>)>,
+    /// Those that the database shall forget.
+    pub(super) leaving: BTreeSet<Arc<str>>,
     /// Whether the database did not answer the last questions.
     pub(super) is_unreachable: bool,
 }
 
 #[derive(Default)]
-struct HeldLease {
-    lease: Lease,
+pub(super) struct HeldLease {
+    pub(super) lease: Lease,
     /// The number of the last questions that were answered.
-    answered: u64,
+    pub(super) answered: u64,
     /// What was left of the limit then, were everything handed back.
-    unspent: Picos,
+    pub(super) unspent: Picos,
     /// Until when that counts without another question.
-    known_until: Micros,
+    pub(super) known_until: Micros,
     /// Whether there was less than was needed then.
-    is_short: bool,
+    pub(super) is_short: bool,
     /// How often the database has answered since this process collects what others hand back.
-    collected: u32,
+    pub(super) collected: u32,
     /// No question before this time.
-    asks_at: Micros,
+    pub(super) asks_at: Micros,
     /// The database does not know the budget any more.
-    is_gone: bool,
+    pub(super) is_gone: bool,
+    pub(super) is_busy: bool,
+    /// Since when it has been among those that are quiet.
+    pub(super) queued: Option<Micros>,
 }
 
 /// A request that waits.
-struct Waiting {
+pub(super) struct Waiting {
     budgets: Budgets,
     worst: Picos,
     least: Picos,
@@ -122,6 +131,7 @@ impl Held {
         for id in live.iter() {
             if let Some(held) = self.leases.get_mut(id) {
                 held.lease.set_aside(amount, now);
+                held.touch(id, &mut self.busy);
             }
         }
         Some(Reservation::of(amount))
@@ -131,9 +141,11 @@ impl Held {
     fn live(&mut self, budgets: &Budgets) -> Budgets {
         let mut live = |id: &Option<Arc<str>>| {
             let id = id.as_ref()?;
-            let is_gone = match self.leases.get(id) {
-                Some(held) => held.is_gone,
-                None => self.leases.entry(Arc::clone(id)).or_default().is_gone,
+            let is_gone = if let Some(held) = self.leases.get(id) {
+                held.is_gone
+            } else {
+                self.leases.entry(Arc::clone(id)).or_default().touch(id, &mut self.busy);
+                false
             };
             (!is_gone).then(|| Arc::clone(id))
         };
@@ -290,20 +302,16 @@ impl Held {
     }
 
     /// The next questions to the database, in the byte order of their budgets, and their number. With `all`, every
-    /// lease is looked at, also for whether it is idle.
+    /// lease in use is looked at.
     pub(super) fn questions(&mut self, all: bool, now: Micros) -> (u64, Vec<Question>) {
         if all {
-            self.leases.retain(|_, held| !held.is_gone);
-            for held in self.leases.values_mut() {
-                held.lease.return_if_idle(now);
-            }
-            self.due.extend(self.leases.keys().cloned());
+            self.sweep(now);
         }
         let lacking = self.waiting.values().filter(|waiting| waiting.outcome.is_none());
         self.due.extend(lacking.flat_map(|waiting| waiting.budgets.iter().cloned()));
         let mut asked = Vec::new();
         for id in std::mem::take(&mut self.due) {
-            if asked.len() >= MAX_ASKED {
+            if asked.len() >= MAX_ASKED || self.leaving.contains(&id) {
                 self.due.insert(id);
                 continue;
             }
@@ -329,7 +337,7 @@ impl Held {
         (needed, waiting.map(|waiting| self.target(waiting, now)).sum(), partial)
     }
 
-    fn waiting_for(&self, id: &Arc<str>) -> impl Iterator<Item = &Waiting> {
+    pub(super) fn waiting_for(&self, id: &Arc<str>) -> impl Iterator<Item = &Waiting> {
         let lacks =
             move |waiting: &&Waiting| waiting.outcome.is_none() && waiting.budgets.iter().any(|budget| budget == id);
         self.waiting.values().filter(lacks)
@@ -349,6 +357,7 @@ impl Held {
         now: Micros,
     ) {
         let Some(held) = self.leases.get_mut(id) else { return };
+        held.touch(id, &mut self.busy);
         let Some((grant, unspent)) = answer else {
             held.is_gone = true;
             return;
@@ -377,6 +386,7 @@ impl Held {
                 false => held.lease.recall(wanted),
             }
             (held.asks_at, held.known_until) = (now, now);
+            held.touch(&id, &mut self.busy);
             self.due.insert(id);
         }
     }
@@ -387,17 +397,6 @@ impl Held {
         for id in ids {
             self.recall(&id, true, now);
         }
-    }
-
-    /// Whether any lease is held.
-    pub(super) fn is_empty(&self) -> bool {
-        self.leases.is_empty()
-    }
-
-    /// Nothing is held any more, as this process is another holder now.
-    pub(super) fn forget_leases(&mut self) {
-        self.leases.clear();
-        self.due.clear();
     }
 
     /// Sets up to `amount` more aside, as much as is free at once.
@@ -412,6 +411,7 @@ impl Held {
         for id in live.iter() {
             if let Some(held) = self.leases.get_mut(id) {
                 held.lease.settle(reservation, cost);
+                held.touch(id, &mut self.busy);
                 earliest = earliest.max(held.lease.earliest_charge());
             }
         }
@@ -423,6 +423,7 @@ impl Held {
         for id in live.iter() {
             if let Some(held) = self.leases.get_mut(id) {
                 held.lease.release(reservation);
+                held.touch(id, &mut self.busy);
             }
         }
     }
@@ -430,8 +431,10 @@ impl Held {
     /// A charge was not made after all.
     pub(super) fn take_back<'b>(&mut self, budgets: impl Iterator<Item = &'b str>, cost: Picos) {
         for id in budgets {
-            if let Some(held) = self.leases.get_mut(id) {
+            let Some(id) = self.leases.get_key_value(id).map(|(id, _)| Arc::clone(id)) else { continue };
+            if let Some(held) = self.leases.get_mut(&id) {
                 held.lease.take_back(cost);
+                held.touch(&id, &mut self.busy);
             }
         }
     }

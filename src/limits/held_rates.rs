@@ -363,6 +363,18 @@ impl HeldRates {
         }
     }
 
+    /// Hands back all that is not in use, as this process stops.
+    pub(super) fn return_all(&mut self, now: Micros) {
+        self.due.clear();
+        for (id, rate) in &mut self.rates {
+            rate.limits.iter_mut().for_each(|limit| limit.permits.return_all(now));
+            if rate.limits.iter().any(|limit| limit.permits.has_news()) {
+                rate.asks_at = now;
+                self.due.insert(Arc::clone(id));
+            }
+        }
+    }
+
     /// Whether nothing is held.
     pub(super) fn is_empty(&self) -> bool {
         self.rates.is_empty()

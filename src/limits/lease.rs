@@ -8,6 +8,9 @@ const HALF_LIFE: Micros = 1_000_000;
 /// How often a process asks for more than it needs at once. Near the limit there is none, and asking again is in vain.
 const PAUSE: Micros = 100_000;
 
+/// When more is asked for, it is so many times the measure of recent use: a question costs the database as much as a charge.
+const AHEAD: Picos = 4;
+
 /// A lease that was not used for so long is handed back.
 const IDLE: Micros = 2_000_000;
 
@@ -172,6 +175,22 @@ impl Lease {
         self.free() < self.recent / 2 && now - self.last_asked >= PAUSE
     }
 
+    /// Whether nothing is held, nor to be asked or told.
+    pub(super) fn is_quiet(&self) -> bool {
+        let is_told = self.returned <= self.return_known && self.recall == Recall::None && !self.is_outdated;
+        self.reserved == 0 && self.free() <= 0 && is_told && !self.collects
+    }
+
+    /// The sum of all grants that are known of.
+    pub(super) fn granted(&self) -> Picos {
+        self.granted
+    }
+
+    /// When it was last used.
+    pub(super) fn last_used(&self) -> Micros {
+        self.last_used
+    }
+
     /// Whether this process is the one that may take less than it needs.
     pub fn collects(&self) -> bool {
         self.collects
@@ -207,7 +226,7 @@ impl Lease {
         // Others may collect once this process needs nothing more.
         let has_collected = self.collects && needed == 0;
         let is_due = is_low || self.returned > self.return_known || self.recall == Recall::Asking || has_collected;
-        let comfort = if is_low { (needed + more + reserve - free - missing).max(0) } else { 0 };
+        let comfort = if is_low { (needed + more + AHEAD * reserve - free - missing).max(0) } else { 0 };
         if is_low {
             self.last_asked = now;
         }
@@ -379,7 +398,7 @@ mod tests {
         }
         assert_eq!(lease.ask(0, 0, false, PAUSE - 1), None);
         let ask = lease.ask(0, 0, false, PAUSE).unwrap();
-        assert_eq!((ask.at_least, ask.at_most), (100, 180));
+        assert_eq!((ask.at_least, ask.at_most), (100, 100 + 4 * 90 - 10));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! runs both through crashes, lost messages, window ends and clock steps.
 //!
 //! From the bottom up: `lease` (one lease), `held` (all leases of a process, and the requests that wait), both without a
-//! clock or I/O; `service` (the thread that asks the database), `admission` (what is set aside for one request).
+//! clock or I/O, `forgetting` (of those that are not used); `service` (the thread that asks the database), `admission` (what is set aside for one request).
 //!
 //! Rate limits are built in the same way, of permits: `permits` (what is held of one limit), `held_rates` (of all),
 //! `rates` (the thread, and what a request uses), [`permit_book`] (what the database does). `asking` is what both
@@ -14,6 +14,7 @@
 mod admission;
 mod asking;
 mod budgets;
+mod forgetting;
 mod held;
 mod held_rates;
 mod kinds;

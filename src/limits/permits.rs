@@ -213,6 +213,13 @@ impl Permits {
         }
     }
 
+    /// Hands back all that are idle, and needs no more.
+    pub fn return_all(&mut self, now: Micros) {
+        self.pass_time(now);
+        self.recent = 0;
+        self.return_idle_but(0);
+    }
+
     /// Another process lacks permits: hands back all that are idle but those `kept` for a request that waits.
     pub fn recall(&mut self, kept: i64, now: Micros) {
         self.pass_time(now);

@@ -22,7 +22,7 @@ pub const CHANNEL: &str = "textgen_limits";
 const SWEEP_INTERVAL: Micros = 250_000;
 
 /// How long charges wait to be settled, unless somebody lacks what is left of a budget.
-const SETTLE_INTERVAL: Micros = 250_000;
+const SETTLE_INTERVAL: Micros = 500_000;
 
 /// How long they wait in any case.
 const SETTLE_PAUSE: Micros = 20_000;
@@ -64,6 +64,8 @@ struct Work {
     holder: Arc<str>,
     /// Whether charges are to be settled first.
     settles: bool,
+    /// Leases that the database shall forget.
+    leaving: Vec<(Arc<str>, Picos)>,
     round: u64,
     asked: Vec<Question>,
 }
@@ -143,7 +145,7 @@ impl Limits {
         if state.holder.as_ref() != Some(id) {
             return;
         }
-        log::error!("limits: what this process holds has ended although it runs: it begins anew");
+        log::error!("limits: the database has ended what this process holds, or lost it: it begins anew");
         state.held.forget_leases();
         state.holder = None;
         drop(state);
@@ -293,17 +295,23 @@ impl Limits {
     pub fn run(&self) {
         let mut failures = FailureLog::new("budgets", "leases");
         let mut untidy = 0;
-        while let Some(Work { holder, settles, round, asked }) = self.next_work() {
+        while let Some(work) = self.next_work() {
+            let Work { holder, settles, round, asked, .. } = &work;
             let asked_at = self.now();
-            let answered = self.ask(&holder, settles.then_some(&mut untidy), &asked);
+            let answered = self.tell(&work, &mut untidy).and_then(|()| self.ask(holder, asked));
             failures.note(&answered);
             let now = self.now();
             let mut state = self.state.lock();
             state.held.is_unreachable = answered.is_err();
-            match answered {
+            // Answers come in the order of the questions, so none knows less than another before.
+            let is_lost = |answers: &Vec<Option<Answer>>| {
+                let mut known = asked.iter().zip(answers);
+                known.any(|((id, _), answer)| answer.as_ref().is_some_and(|answer| state.held.knows_more(id, answer)))
+            };
+            match answered.map(|answers| answers.filter(|answers| !is_lost(answers))) {
                 Ok(Some(answers)) => {
                     for ((id, _), answer) in asked.iter().zip(&answers) {
-                        state.held.receive((round, asked_at), id, answer.as_ref(), now);
+                        state.held.receive((*round, asked_at), id, answer.as_ref(), now);
                     }
                     state.held.admit(now);
                     if answers.iter().flatten().any(|(_, unspent)| *unspent <= 0) {
@@ -312,11 +320,11 @@ impl Limits {
                 }
                 Ok(None) => {
                     drop(state);
-                    self.holder_ended(&holder);
+                    self.holder_ended(holder);
                 }
                 Err(_) => {
                     drop(state);
-                    self.has_unsettled.fetch_or(settles, Ordering::AcqRel);
+                    self.has_unsettled.fetch_or(*settles, Ordering::AcqRel);
                     std::thread::sleep(FAILURE_PAUSE);
                 }
             }
@@ -350,8 +358,9 @@ impl Limits {
                 }
                 let is_sweep = sweeps.is_due(now);
                 let (round, asked) = state.held.questions(is_sweep, now);
-                if settles || !asked.is_empty() {
-                    return Some(Work { holder, settles, round, asked });
+                let leaving = state.held.leaving();
+                if settles || !leaving.is_empty() || !asked.is_empty() {
+                    return Some(Work { holder, settles, leaving, round, asked });
                 }
                 pause = sweeps.pause(state.held.has_waiting() || state.settles_soon, !state.held.is_empty(), now);
             }
@@ -359,26 +368,36 @@ impl Limits {
         }
     }
 
-    /// Settles charges, if rows of settled ones are to be counted, and asks. Returns the database's answers; `None` if
-    /// the leases of this holder have ended.
-    fn ask(
-        &self,
-        holder: &Arc<str>,
-        settled: Option<&mut i64>,
-        asked: &[Question],
-    ) -> Result<Option<Vec<Option<Answer>>>, db::Error> {
+    /// Settles charges and forgets leases.
+    fn tell(&self, work: &Work, untidy: &mut i64) -> Result<(), db::Error> {
+        let Work { holder, settles, leaving, .. } = work;
+        if !settles && leaving.is_empty() {
+            return Ok(());
+        }
         let mut session = self.db.session()?;
         session.set_timeout(RESPONSE_TIMEOUT);
-        if let Some(settled) = settled {
-            *settled += leases::settle_deferred(&mut session, holder)?;
-            if *settled >= TIDY_AFTER {
-                *settled = 0;
-                leases::tidy_settled(&mut session)?;
-            }
+        if *settles {
+            *untidy += leases::settle_deferred(&mut session, holder)?;
         }
+        if *untidy >= TIDY_AFTER {
+            *untidy = 0;
+            leases::tidy_settled(&mut session)?;
+        }
+        if !leaving.is_empty() {
+            let known: Vec<(&str, Picos)> = leaving.iter().map(|(id, granted)| (&**id, *granted)).collect();
+            let forgotten = leases::forget(&mut session, holder, &known)?;
+            self.state.lock().held.left(leaving, &forgotten, self.now());
+        }
+        Ok(())
+    }
+
+    /// The database's answers; `None` if the leases of this holder have ended.
+    fn ask(&self, holder: &Arc<str>, asked: &[Question]) -> Result<Option<Vec<Option<Answer>>>, db::Error> {
         if asked.is_empty() {
             return Ok(Some(Vec::new()));
         }
+        let mut session = self.db.session()?;
+        session.set_timeout(RESPONSE_TIMEOUT);
         let requests: Vec<Request<'_>> = asked
             .iter()
             .map(|(id, ask)| {

@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use postgres::Row;
 use time::OffsetDateTime;
 
+use super::row::{Record, record};
 use crate::db::{Error, Executor, Param};
 
 /// What a process asks for. Amounts are sums over its life, so that asking twice gives nothing twice.
@@ -183,6 +184,18 @@ pub fn settle_deferred(db: &mut impl Executor, holder_id: &str) -> Result<i64, E
     Ok(db.query_one("SELECT textgen_settle_deferred($1)", &[&holder_id])?.try_get(0)?)
 }
 
+/// Forgets leases of a process of which nothing is outstanding, by budget, with the sum of all grants that it knows of.
+/// Returns the budgets of which it has no lease now; it may begin anew with these. In the byte order of the budgets.
+///
+/// # Errors
+/// See [`Error`]; then it is unknown, and to be asked again.
+pub fn forget(db: &mut impl Executor, holder_id: &str, leases: &[(&str, i128)]) -> Result<Vec<String>, Error> {
+    const SQL: &str = "SELECT textgen_forget_leases($1, $2::text[]::varchar[], $3::text[]::numeric[])";
+    let budgets: Vec<&str> = leases.iter().map(|(budget, _)| *budget).collect();
+    let known: Vec<String> = leases.iter().map(|(_, granted)| granted.to_string()).collect();
+    db.query(SQL, &[&holder_id, &budgets, &known])?.iter().map(|row| Ok(row.try_get(0)?)).collect()
+}
+
 /// Gives the space of settled rows free for others, rather than once a minute as the server would: the table is read as
 /// a whole by those who want to know what was spent.
 ///
@@ -190,6 +203,51 @@ pub fn settle_deferred(db: &mut impl Executor, holder_id: &str) -> Result<i64, E
 /// See [`Error`].
 pub fn tidy_settled(db: &mut impl Executor) -> Result<(), Error> {
     db.execute("VACUUM (SKIP_LOCKED, TRUNCATE FALSE) unsettled", &[]).map(drop)
+}
+
+/// Whether a process that was made known is known still and has not ended. A standby that took over may never have heard
+/// of it.
+///
+/// # Errors
+/// See [`Error`].
+pub fn lives(db: &mut impl Executor, holder_id: &str) -> Result<bool, Error> {
+    const SQL: &str = "SELECT EXISTS (SELECT FROM lease_holders WHERE id = $1 AND ended IS NULL)";
+    Ok(db.query_one(SQL, &[&holder_id])?.try_get(0)?)
+}
+
+record! {
+    /// A process that may hold leases and permits.
+    #[derive(Clone, Debug)]
+    pub struct Holder {
+        /// Its id.
+        pub id: String = "h.id",
+        /// When it was made known.
+        pub started: OffsetDateTime = "h.started",
+        /// Of how many budgets something is set aside for it.
+        pub budgets: i64 = "l.budgets",
+        /// How much that is, in micro-dollars.
+        pub leased_micros: i64 = "l.leased_micros",
+        /// How many permits it holds.
+        pub permits: i64 = "(SELECT coalesce(sum(s.granted - s.returned), 0) FROM rate_shares s
+            WHERE s.holder_id = h.id)::bigint",
+    }
+}
+
+/// The processes that have not ended, oldest first; at most 1,000.
+///
+/// # Errors
+/// See [`Error`].
+pub fn holders(db: &mut impl Executor) -> Result<Vec<Holder>, Error> {
+    const SQL: &str = concat!(
+        "SELECT ",
+        columns!(),
+        " FROM lease_holders h CROSS JOIN LATERAL (
+            SELECT count(*) AS budgets,
+                coalesce(div(sum(l.granted_picos - l.returned_picos - l.settled_picos), 1000000), 0)::bigint AS leased_micros
+            FROM leases l WHERE l.holder_id = h.id AND l.granted_picos > l.returned_picos + l.settled_picos) AS l
+        WHERE h.ended IS NULL ORDER BY h.started, h.id LIMIT 1000"
+    );
+    db.query(SQL, &[])?.iter().map(Holder::from_row).collect()
 }
 
 /// A process is gone, and all charges of its journals have been made: what it holds is free. Give it a session, as these

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::budgets::{chat, key_with, obedient, set_price};
-use crate::harness::{Address, Proxy, Server, Signal, TestDb, Upstream, User, soon};
+use crate::harness::{Address, Cluster, Proxy, Server, Signal, TestDb, Upstream, User, soon};
 
 /// Tokens, and micro-dollars, of each request.
 pub const EACH: i64 = 20;
@@ -229,4 +229,40 @@ fn a_budget_holds_while_the_database_is_away() {
     });
     assert_eq!(spent(&db), LIMIT);
     assert!(received.all() >= 1000, "what was charged was answered: {}", received.all());
+}
+
+#[test]
+fn a_budget_holds_while_postgresql_is_stopped_and_after_it_was_killed() {
+    let cluster = Cluster::start();
+    let db = TestDb::existing(&cluster.url());
+    set_price(&db);
+    let fleet = Fleet::start(&cluster.url(), &obedient(), &[]);
+    let user = fleet.servers[0].sign_up("ann@example.com");
+    let (_, secret) = key(&user, &fleet.servers[0], LIMIT);
+    let (addresses, received, secrets) = (fleet.inference(), Received::default(), [secret]);
+    let began_again = thread::scope(|scope| {
+        scope.spawn(|| spend(&addresses, &secrets, &received));
+        soon("some requests", || received.all() > 200);
+        cluster.stop();
+        // Longer than what is leased lasts.
+        let journaled = || fleet.servers.iter().any(|server| server.log().contains("to the journal"));
+        soon("a charge in a journal", journaled);
+        thread::sleep(Duration::from_secs(1));
+        cluster.launch();
+        let before = received.all();
+        soon("more requests", || received.all() > before + 10 || charged(&db) == LIMIT);
+        cluster.kill();
+        thread::sleep(Duration::from_millis(500));
+        cluster.launch();
+        Instant::now()
+    });
+    soon("all of the budget to be spent", || {
+        spend(&addresses, &secrets, &received);
+        charged(&db) == LIMIT
+    });
+    assert!(began_again.elapsed() < Duration::from_secs(30), "{:?}", began_again.elapsed());
+    assert_eq!(spent(&db), LIMIT);
+    // What was answered was charged, though not each client of what was charged got its answer.
+    let [whole, tokens] = [&received.whole, &received.tokens].map(|count| i64::try_from(count.load(SeqCst)).unwrap());
+    assert!(whole * EACH + tokens <= LIMIT, "{whole} whole, {tokens} tokens of shortened ones");
 }
