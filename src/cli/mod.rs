@@ -7,6 +7,7 @@ mod import;
 mod limit;
 mod models;
 mod price;
+mod process;
 mod user;
 
 use std::ffi::OsString;
@@ -27,6 +28,7 @@ pub use credit::CreditCommand;
 pub use limit::LimitCommand;
 pub use models::{ModelsCommand, ProviderCommand};
 pub use price::PriceCommand;
+pub use process::ProcessCommand;
 pub use user::UserCommand;
 
 /// The command line.
@@ -83,6 +85,9 @@ pub enum Command {
     /// Exchange billing data with Stripe: send, check, import
     #[command(subcommand)]
     Billing(BillingCommand),
+    /// Show the processes that hold parts of limits, and end one that was lost: list, end
+    #[command(subcommand)]
+    Process(ProcessCommand),
 }
 
 impl Cli {
@@ -159,6 +164,7 @@ pub fn run(command: &Command, config: &Config) -> Result<String, Failure> {
         Command::Limit(command) => limit::run(command, config),
         Command::Credit(command) => credit::run(command, config),
         Command::Billing(command) => billing::run(command, config),
+        Command::Process(command) => process::run(command, config),
     }
 }
 

@@ -45,6 +45,7 @@ mod leases;
 mod leaving;
 mod lifecycle;
 mod login;
+mod lost_processes;
 mod migration;
 mod model_changes;
 mod model_lists;
