@@ -27,7 +27,7 @@ impl Payments {
         };
         let mut session = db.session()?;
         let mut transaction = session.transaction()?;
-        checkouts::cancelled(&mut transaction, &due.customer_id)?;
+        checkouts::cancelled(&mut transaction, &due.customer_id, due.attempts)?;
         if !cancelled.is_empty() {
             let details = cancelled.join(", ");
             let (id, email) = (&due.user_id, &due.user_email);

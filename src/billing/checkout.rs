@@ -97,17 +97,24 @@ impl Payments {
                 if let Some(opened) = self.reopen(db, user_id, &id, order)? {
                     return Ok(opened);
                 }
-                checkouts::closed(&mut db.session()?, user_id, generation)?;
+                checkouts::closed(&mut db.session()?, user_id, generation, Some(&id))?;
                 continue;
             }
             match self.open(db, user_id, form, &format!("checkout:{user_id}:{generation}"))? {
                 Ok(made) => {
-                    checkouts::made(&mut db.session()?, user_id, generation, &made.id)?;
-                    return Ok(Opened::Page(Box::new(made)));
+                    if checkouts::made(&mut db.session()?, user_id, generation, &made.id)? {
+                        return Ok(Opened::Page(Box::new(made)));
+                    }
+                    // It took so long that another request has given it up, and makes the next one.
+                    let path = format!("/v1/checkout/sessions/{}/expire", made.id);
+                    match self.stripe.post::<CheckoutSession>(&path, &Form::new(), &new_id("expire:")?) {
+                        Ok(_) | Err(Failure::Refused(_) | Failure::NotFound(_)) => {}
+                        Err(e) => return Err(failed(e)),
+                    }
                 }
                 Err(e @ Failure::Server(_)) => {
                     // Stripe repeats this to the same key for a day.
-                    checkouts::closed(&mut db.session()?, user_id, generation)?;
+                    checkouts::closed(&mut db.session()?, user_id, generation, None)?;
                     return Err(failed(e));
                 }
                 Err(e) => {
@@ -115,7 +122,7 @@ impl Payments {
                     thread::sleep(PAUSE);
                     if attempt == ATTEMPTS / 2 {
                         // Whoever made it has not noted it, and will not.
-                        checkouts::closed(&mut db.session()?, user_id, generation)?;
+                        checkouts::closed(&mut db.session()?, user_id, generation, None)?;
                     }
                 }
             }

@@ -39,10 +39,12 @@ impl Payments {
                     .to_owned(),
             );
         }
-        if config.stripe.reports_usage() && config.billing == Billing::Prepaid {
-            return Err("STRIPE_METER_EVENT is set, but with BILLING=prepaid all usage is paid for out of credit: \
-                        Stripe would bill it once more. Unset one of them"
-                .to_owned());
+        if config.stripe.reports_usage() && config.billing != Billing::Metered {
+            return Err(
+                "STRIPE_METER_EVENT is set, but with BILLING=prepaid or subscription usage may be paid for out of \
+                        credit, and Stripe would bill it once more. Unset one of them"
+                    .to_owned(),
+            );
         }
         Ok(())
     }

@@ -79,10 +79,10 @@ impl Payments {
         match fetched {
             Ok(Fetched::Return(returned, _)) => self.with_checkout(db, returned),
             Ok(fetched) => Ok(fetched),
-            // Of another mode, or deleted.
+            // Of another mode or account, most likely since the wrong key is set: the event must not be lost by that.
             Err(e) if e.is_not_found() => {
-                log::warn!("an event names what Stripe does not know: {}", subject.id());
-                Ok(Fetched::Nothing)
+                log::error!("an event names what STRIPE_SECRET_KEY cannot see: {}", subject.id());
+                Err(Error::PaymentsUnavailable(e.to_string()))
             }
             // Also where the key was revoked: Stripe repeats the event until there is a new one.
             Err(e) => Err(Error::PaymentsUnavailable(e.to_string())),

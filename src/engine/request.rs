@@ -169,7 +169,9 @@ impl Body<'_> {
     pub(super) fn extensions(&self) -> Extensions {
         match self {
             Body::Json(object) => {
+                // What a client writes into a request that is not streamed tells nothing of what streams may ask for.
                 let options = object.get(STREAM_OPTIONS).map(RawValue::get);
+                let options = options.filter(|_| object.read::<bool>("stream") == Some(true));
                 let asks = |name: &str| options.is_some_and(|options| options.contains(name));
                 Extensions {
                     // Other options are the client's own.

@@ -169,7 +169,9 @@ impl Collector {
             return Err(disguised_failure(&message));
         }
         let chunk = serde_json::from_slice(&bytes);
-        self.add(&chunk.map_err(|_| Error::Upstream(502, "The model server sent an invalid reply"))?);
+        let chunk = chunk.map_err(|_| Error::Upstream(502, "The model server sent an invalid reply"))?;
+        self.counter.add_whole(&chunk);
+        self.complete(&chunk);
         Ok(false)
     }
 
@@ -225,6 +227,10 @@ impl Collector {
 
     fn add(&mut self, chunk: &Chunk<'_>) {
         self.counter.add(chunk);
+        self.complete(chunk);
+    }
+
+    fn complete(&mut self, chunk: &Chunk<'_>) {
         for choice in &chunk.choices {
             let completion = self.completions.entry(choice.index.unwrap_or(0)).or_default();
             if completion.stop_reason.is_none() {

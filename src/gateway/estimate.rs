@@ -17,6 +17,8 @@ const SMALL_PICTURE: usize = 85;
 /// Characters of base64 that make a token of a recording. One of 6 kbit/s has 1000 of them in a second, for which models
 /// count up to 32 tokens.
 const RECORDING_CHARACTERS: usize = 32;
+/// Characters of base64 that make a recording; no address has so many without a dot or a colon.
+const SHORTEST_RECORDING: usize = 1024;
 /// Tokens of a recording or a film at an address: ten minutes, by the rate above.
 const REMOTE_MEDIA: usize = 600 * 32;
 /// Tokens that a chat template adds to each message.
@@ -130,7 +132,9 @@ impl PromptParts for Prompt {
     }
     fn media(&mut self, value: &RawValue) {
         let characters = value.get().len().div_ceil(RECORDING_CHARACTERS);
-        self.counted += if value.get().contains("://") { characters.max(REMOTE_MEDIA) } else { characters };
+        // An address or the id of a file, in any spelling.
+        let is_here = is_long_base64(value.get());
+        self.counted += if is_here { characters } else { characters.max(REMOTE_MEDIA) };
     }
     fn role(&mut self, value: &RawValue) {
         if value.get().len() > LONGEST_ROLE {
@@ -140,6 +144,12 @@ impl PromptParts for Prompt {
     fn other_field(&mut self, value: &RawValue) {
         self.add(value.get());
     }
+}
+
+/// Whether some text in this JSON looks like a file in base64, however short the recording.
+fn is_long_base64(json: &str) -> bool {
+    let is_base64 = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'+' | b'/' | b'=' | b'-' | b'_');
+    json.as_bytes().chunk_by(|a, b| is_base64(*a) && is_base64(*b)).any(|run| run.len() >= SHORTEST_RECORDING)
 }
 
 /// Whether a text is nothing but a file in base64, as pictures are.

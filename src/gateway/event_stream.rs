@@ -147,7 +147,7 @@ impl EventStream {
             return;
         };
         self.counter.add(&chunk);
-        self.usage.pass(event, data, &chunk, self.counter.is_finished(), output);
+        self.usage.pass(event, data, &chunk, self.counter.are_begun_choices_finished(), output);
     }
 }
 

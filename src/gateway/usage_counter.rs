@@ -89,7 +89,7 @@ impl UsageCounter {
     /// Counts a chunk.
     pub fn add(&mut self, chunk: &Chunk<'_>) {
         // vLLM sends with each piece the numbers of that choice alone.
-        let is_of_one = !chunk.choices.is_empty() && chunk.choices.len() < self.expected_choices;
+        let is_of_one = chunk.choices.len() == 1 && self.expected_choices > 1;
         self.add_numbered(chunk, is_of_one);
     }
 
@@ -142,8 +142,13 @@ impl UsageCounter {
     fn output(&self) -> (i64, bool) {
         let unreported = || whole(self.unreported.tokens());
         match (self.reported.output(), self.output_by_choice()) {
-            // What was reported on the way does not cover what came behind it.
-            (Some(output), _) => (output.saturating_add(unreported()), !self.unreported.is_empty()),
+            // What was reported on the way does not cover what came behind it, which may have numbers of its own.
+            (Some(output), by_choice) => {
+                let reported = output.saturating_add(unreported());
+                let by_choice = by_choice.map_or(0, |(output, _)| output);
+                let is_more = by_choice > reported && !self.is_over;
+                (if is_more { by_choice } else { reported }, is_more || !self.unreported.is_empty())
+            }
             (None, Some((output, true))) => (output, false),
             (None, Some((output, false))) => (output.max(self.covered.saturating_add(unreported())), true),
             (None, None) => (unreported(), true),
@@ -295,6 +300,8 @@ mod tests {
             r#"{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":9}}"#.to_owned(),
         ];
         assert_eq!(counter(2, &all), (3, 9, false), "those of all");
+        let nothing = r#"{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":0}}"#.to_owned();
+        assert_eq!(counter(2, &[nothing, piece(0, 700, "")]), (3, 700, true), "what came behind them");
         // Of a server that makes one choice, whatever it was asked for; and of one that sends them once, for both.
         assert_eq!(counter(2, &[bare.replace(":1,", ":0,"), piece(0, 9, end)]), (3, 9, false));
         assert_eq!(counter(2, &[bare.replace("}}", r#"},"finish_reason":"stop"}"#), piece(0, 9, end)]), (3, 9, false));

@@ -25,23 +25,24 @@ pub fn open(db: &mut impl Executor, user_id: &str) -> Result<Checkout, Error> {
     Ok(Checkout { generation: row.try_get(0)?, session_id: row.try_get(1)? })
 }
 
-/// The page was made.
+/// The page was made. Returns whether it is still the account's: if not, it must not be paid.
 ///
 /// # Errors
 /// See [`Error`].
-pub fn made(db: &mut impl Executor, user_id: &str, generation: i64, session_id: &str) -> Result<(), Error> {
+pub fn made(db: &mut impl Executor, user_id: &str, generation: i64, session_id: &str) -> Result<bool, Error> {
     const SQL: &str = "UPDATE stripe_checkouts SET session_id = $3 WHERE user_id = $1 AND generation = $2";
-    db.execute(SQL, &[&user_id, &generation, &session_id]).map(drop)
+    Ok(db.execute(SQL, &[&user_id, &generation, &session_id])? == 1)
 }
 
-/// The page is closed, so the next one is another.
+/// The page is closed, or will not be noted if `seen` is `None`, so the next one is another. Nothing happens if another
+/// was noted meanwhile.
 ///
 /// # Errors
 /// See [`Error`].
-pub fn closed(db: &mut impl Executor, user_id: &str, generation: i64) -> Result<(), Error> {
+pub fn closed(db: &mut impl Executor, user_id: &str, generation: i64, seen: Option<&str>) -> Result<(), Error> {
     const SQL: &str = "UPDATE stripe_checkouts SET generation = generation + 1, session_id = NULL
-        WHERE user_id = $1 AND generation = $2";
-    db.execute(SQL, &[&user_id, &generation]).map(drop)
+        WHERE user_id = $1 AND generation = $2 AND session_id IS NOT DISTINCT FROM $3";
+    db.execute(SQL, &[&user_id, &generation, &seen]).map(drop)
 }
 
 record! {
@@ -79,13 +80,14 @@ pub fn take_cancellation(db: &mut impl Executor) -> Result<Option<Cancellation>,
     db.query_opt(SQL, &[])?.as_ref().map(Cancellation::from_row).transpose()
 }
 
-/// All subscriptions of a customer are cancelled.
+/// All subscriptions of a customer were cancelled at this attempt, unless there was [another](cancel_again) meanwhile.
 ///
 /// # Errors
 /// See [`Error`].
-pub fn cancelled(db: &mut impl Executor, customer_id: &str) -> Result<(), Error> {
-    const SQL: &str = "UPDATE stripe_cancellations SET done = now(), session_id = NULL WHERE customer_id = $1";
-    db.execute(SQL, &[&customer_id]).map(drop)
+pub fn cancelled(db: &mut impl Executor, customer_id: &str, attempts: i32) -> Result<(), Error> {
+    const SQL: &str = "UPDATE stripe_cancellations SET done = now(), session_id = NULL
+        WHERE customer_id = $1 AND attempts = $2";
+    db.execute(SQL, &[&customer_id, &attempts]).map(drop)
 }
 
 /// Has the subscriptions of a customer cancelled once more, if the account is gone. Returns whether it is.

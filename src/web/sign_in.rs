@@ -152,8 +152,10 @@ fn sign_in(call: &Call<'_>, email: &str, password: &str) -> Result<SignedIn> {
         let kept = found.as_ref().and_then(|(_, hash)| hash.as_deref());
         let check = call.app.passwords.check(password, kept)?;
         let Some((user, Some(hash))) = found.filter(|_| check.is_correct) else {
-            wait_as_for_bcrypt(call, began)?;
+            // It counts, whether or not there was room to wait.
+            let waited = wait_as_for_bcrypt(call, began);
             attempt.failed();
+            waited?;
             return Err(Error::InvalidCredentials);
         };
         if let Some(token) = open_session(call, &user.id, &hash, check.new_hash.as_deref())? {

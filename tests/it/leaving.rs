@@ -149,6 +149,38 @@ fn no_client_can_switch_the_numbers_off() {
 }
 
 #[test]
+fn what_a_request_that_is_not_streamed_asks_for_changes_nothing_for_streams() {
+    let Scripted { upstream, told, .. } = scripted(|seen, wire, _, tell| {
+        let body = seen.json();
+        if body["stream"] != true {
+            // As vLLM has it.
+            let error = json!({"error": {"message": "stream_options can only be set if stream=True"}});
+            let is_asked = body["stream_options"].as_object().is_some_and(|options| !options.is_empty());
+            return wire.json(if is_asked { 400 } else { 200 }, &error);
+        }
+        assert_eq!(body["stream_options"]["continuous_usage_stats"], true);
+        wire.start("text/event-stream");
+        wire.word_with_usage("last", 1000, 5000);
+        tell.send(wire.is_left_within(20)).unwrap();
+    });
+    let (db, server, user) = start(&upstream);
+    let client = user.program(&server.inference);
+    for options in [
+        json!({"continuous_usage_stats": true}),
+        json!({"include_usage": true, "continuous_usage_stats": true}),
+        json!({"include_usage": true}),
+    ] {
+        let body = json!({"model": "m", "messages": [], "stream": false, "stream_options": options});
+        client.post(CHAT, &body).expect(400);
+    }
+    let mut raw = Raw::post(&server.inference, &user.secret, CHAT, &streamed());
+    raw.until("last");
+    raw.leave();
+    assert_eq!(told.recv_timeout(WAIT), Ok(true));
+    assert_eq!(only_charge(&db, &server)["completion_tokens"], 5000);
+}
+
+#[test]
 fn fewer_choices_than_were_asked_for_and_odd_ones_are_charged_by_their_numbers() {
     let contents = [json!("short"), json!([{"type": "text", "text": "short"}]), json!({"odd": [1]})];
     for content in contents {

@@ -211,7 +211,7 @@ fn a_key_needs_a_webhook_secret_and_a_plan_its_price() {
     let settings = [("DATABASE_URL", url.as_str()), ("STRIPE_SECRET_KEY", SECRET_KEY)];
     refused(run(&["serve"], &settings, ""), "STRIPE_WEBHOOK_SECRET");
     // Usage is not paid for twice.
-    let twice = [("STRIPE_WEBHOOK_SECRET", "whsec_x"), ("STRIPE_METER_EVENT", "usage"), ("BILLING", "prepaid")];
+    let twice = [("STRIPE_WEBHOOK_SECRET", "whsec_x"), ("STRIPE_METER_EVENT", "usage"), ("BILLING", "subscription")];
     refused(run(&["serve"], &[&settings[..], &twice].concat(), ""), "STRIPE_METER_EVENT");
     let stripe = Stripe::start();
     let server = Server::start_with(&db, &stripe.settings());
