@@ -73,7 +73,12 @@ mod tests {
             results += 1;
             false
         };
-        in_parallel((0..10_000).collect(), |n| *n, each);
-        assert!((1..10_000).contains(&results), "{results}");
+        // Later ones take so long that all of them would take minutes, however late this thread hears of the first.
+        let work = |n: &u32| {
+            std::thread::sleep(std::time::Duration::from_millis((*n).min(10).into()));
+            *n
+        };
+        in_parallel((0..100_000).collect(), work, each);
+        assert!((1..100_000).contains(&results), "{results}");
     }
 }

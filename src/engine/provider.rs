@@ -117,10 +117,10 @@ mod tests {
         let list = r#"{"data":[{"id":"m"}]}"#;
         assert_eq!(list_once(200, list).models().unwrap().unwrap()[0].id, "m");
         assert!(list_once(200, r#"{"data":[]}"#).models().unwrap().unwrap().is_empty());
-        for (status, body) in [(200, "<html>"), (404, list), (405, ""), (403, ""), (501, "")] {
+        for (status, body) in [(200, "<html>"), (404, list), (405, ""), (501, "")] {
             assert!(list_once(status, body).models().unwrap().is_none(), "{status}");
         }
-        for status in [401, 429, 500, 502] {
+        for status in [401, 403, 429, 500, 502] {
             assert_eq!(list_once(status, list).models().unwrap_err().status(), 502, "{status}");
         }
         let nobody = Provider::new(ProviderSpec::new("b", "http://127.0.0.1:1/v1")).unwrap();
