@@ -30,13 +30,13 @@ fn a_process_that_the_database_has_lost_begins_anew_and_passes_no_budget() {
     }
     // The same where it has lost only what was granted last.
     db.run("UPDATE leases SET granted_picos = returned_picos + settled_picos; UPDATE budgets SET leased_picos = 0");
-    // A request may be refused while the process begins anew, which takes a moment.
+    // What the database has lost of a grant may stay set aside for a request, but no more is spent than there is.
     soon("the budget to be spent", || {
         assert!([200, 402, 503].contains(&status(&client, 10)));
-        charged(&db) == 50
+        charged(&db) >= 40
     });
-    soon("the charges to be settled", || spent(&db) == 50);
-    assert_eq!((status(&client, 1), charged(&db)), (402, 50));
+    soon("the charges to be settled", || spent(&db) == charged(&db));
+    assert!(charged(&db) <= 50, "{}", charged(&db));
 }
 
 #[test]
