@@ -1,7 +1,7 @@
 //! The subscriptions of deleted accounts are cancelled. A trigger records the customer in the transaction that deletes the
 //! account, so it happens even if Stripe does not answer then.
 
-use super::objects::{CheckoutSession, Subscription};
+use super::objects::Subscription;
 use super::payments::{Asked, Payments};
 use super::subscriptions::STRIPE;
 use super::{Failure, Form};
@@ -40,12 +40,7 @@ impl Payments {
     /// Returns the ids of what was cancelled.
     fn cancel_all(&self, due: &Cancellation) -> Asked<Vec<String>> {
         if let Some(id) = &due.session_id {
-            let path = format!("/v1/checkout/sessions/{id}/expire");
-            match self.stripe.post::<CheckoutSession>(&path, &Form::new(), &format!("gone:{id}:{}", due.attempts)) {
-                // It is closed already.
-                Err(Failure::Refused(_) | Failure::NotFound(_)) | Ok(_) => {}
-                Err(e) => return Err(e),
-            }
+            self.close_page(id, &format!("gone:{id}:{}", due.attempts))?;
         }
         let mut found = Vec::new();
         let query = Form::new().with("customer", &due.customer_id);

@@ -106,11 +106,7 @@ impl Payments {
                         return Ok(Opened::Page(Box::new(made)));
                     }
                     // It took so long that another request has given it up, and makes the next one.
-                    let path = format!("/v1/checkout/sessions/{}/expire", made.id);
-                    match self.stripe.post::<CheckoutSession>(&path, &Form::new(), &new_id("expire:")?) {
-                        Ok(_) | Err(Failure::Refused(_) | Failure::NotFound(_)) => {}
-                        Err(e) => return Err(failed(e)),
-                    }
+                    self.close_page(&made.id, &new_id("expire:")?).map_err(failed)?;
                 }
                 Err(e @ Failure::Server(_)) => {
                     // Stripe repeats this to the same key for a day.
@@ -142,15 +138,26 @@ impl Payments {
                 if fits && (found.url.is_some() || found.client_secret.is_some()) {
                     return Ok(Some(Opened::Page(Box::new(found))));
                 }
-                let path = format!("/v1/checkout/sessions/{id}/expire");
-                match self.stripe.post::<CheckoutSession>(&path, &Form::new(), &new_id("expire:")?) {
+                match self.close_page(id, &new_id("expire:")?).map_err(failed)? {
+                    true => Ok(None),
                     // It was paid just now.
-                    Err(Failure::Refused(_)) => Ok(self.was_paid(db, user_id, id)?.then_some(Opened::Subscribed)),
-                    done => done.map(|_| None).map_err(failed),
+                    false => Ok(self.was_paid(db, user_id, id)?.then_some(Opened::Subscribed)),
                 }
             }
             "complete" => Ok(self.was_paid(db, user_id, id)?.then_some(Opened::Subscribed)),
             _ => Ok(None),
+        }
+    }
+
+    /// Closes a page for a payment. Returns whether it was open until now; `key` is that of the request.
+    ///
+    /// # Errors
+    /// Stripe did not answer.
+    pub(super) fn close_page(&self, id: &str, key: &str) -> Asked<bool> {
+        let path = format!("/v1/checkout/sessions/{id}/expire");
+        match self.stripe.post::<CheckoutSession>(&path, &Form::new(), key) {
+            Err(Failure::Refused(_) | Failure::NotFound(_)) => Ok(false),
+            closed => closed.map(|_| true),
         }
     }
 

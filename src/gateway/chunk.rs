@@ -14,7 +14,7 @@ pub struct Chunk<'a> {
     #[serde(default, borrow)]
     pub usage: Option<&'a RawValue>,
     /// What the chunk adds to each choice.
-    #[serde(default, borrow, deserialize_with = "or_none")]
+    #[serde(default, borrow, deserialize_with = "null_as_default")]
     pub choices: Vec<Choice<'a>>,
 }
 
@@ -89,6 +89,6 @@ pub(super) struct Numbers {
     pub(super) usage: Option<Usage>,
 }
 
-fn or_none<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
+fn null_as_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
     Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }

@@ -133,8 +133,8 @@ impl PromptParts for Prompt {
     fn media(&mut self, value: &RawValue) {
         let characters = value.get().len().div_ceil(RECORDING_CHARACTERS);
         // An address or the id of a file, in any spelling.
-        let is_here = is_long_base64(value.get());
-        self.counted += if is_here { characters } else { characters.max(REMOTE_MEDIA) };
+        let is_included = has_recording(value.get());
+        self.counted += if is_included { characters } else { characters.max(REMOTE_MEDIA) };
     }
     fn role(&mut self, value: &RawValue) {
         if value.get().len() > LONGEST_ROLE {
@@ -146,15 +146,18 @@ impl PromptParts for Prompt {
     }
 }
 
-/// Whether some text in this JSON looks like a file in base64, however short the recording.
-fn is_long_base64(json: &str) -> bool {
-    let is_base64 = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'+' | b'/' | b'=' | b'-' | b'_');
+/// Whether a byte may be part of base64, of either alphabet.
+fn is_base64(c: u8) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, b'+' | b'/' | b'=' | b'-' | b'_')
+}
+
+/// Whether some text in this JSON is long enough to be a recording in base64.
+fn has_recording(json: &str) -> bool {
     json.as_bytes().chunk_by(|a, b| is_base64(*a) && is_base64(*b)).any(|run| run.len() >= SHORTEST_RECORDING)
 }
 
 /// Whether a text is nothing but a file in base64, as pictures are.
 fn is_data_url(text: &str) -> bool {
-    let is_base64 = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'+' | b'/' | b'=' | b'-' | b'_');
     let data = text.strip_prefix("data:").and_then(|rest| rest.split_once(";base64,"));
     data.is_some_and(|(kind, data)| kind.len() < 128 && data.bytes().all(is_base64))
 }

@@ -6,8 +6,9 @@
 //! the key of a request, and `kept` keeps its reply for repetitions. `proxy` passes OpenAI's JSON routes through and
 //! `event_stream` their streams, read by `live_reply`; `completion` asks a chat model for text with stop conditions;
 //! `speech` synthesizes; `upload`, `forward`, `transcription` send recordings, and `transcript` formats the result.
-//! `usage_counter` counts tokens, `stream_usage` has streams bring their numbers, and `estimate` counts tokens that no
-//! server reports. `worst_case` sets aside what a call may cost, where a budget limits that: `bound` tells what the
+//! `usage_counter` counts the tokens of replies, of which `chunk` and `words` read what matters; `stream_usage` has streams
+//! bring their numbers, and `estimate` counts tokens that no server reports, in what `prompt_parts` finds of a prompt.
+//! `json_walk` goes through JSON of any shape. `worst_case` sets aside what a call may cost, where a budget limits that: `bound` tells what the
 //! model reads at the most, and `output_limit` holds it to what it may make.
 
 pub mod audio_duration;
@@ -23,6 +24,7 @@ pub mod estimate;
 pub mod event_stream;
 pub mod forward;
 mod idempotency;
+mod json_walk;
 mod kept;
 mod live_reply;
 pub mod model;

@@ -4,7 +4,7 @@
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use crate::engine::{CONTINUOUS_USAGE, INCLUDE_USAGE, USAGE_WITH_EACH_PIECE};
+use crate::engine::{CONTINUOUS_USAGE, INCLUDE_USAGE};
 use crate::http::object::Object;
 
 use super::chunk::Chunk;
@@ -28,12 +28,8 @@ pub fn request_usage(object: &mut Object<'_>) -> UsageShown {
     let mut options = object.read::<Map<String, Value>>(OPTIONS).unwrap_or_default();
     let [is_asked, is_asked_with_each_piece] =
         [INCLUDE_USAGE, CONTINUOUS_USAGE].map(|name| options.remove(name) == Some(true.into()));
-    if !options.is_empty() {
-        options.extend([INCLUDE_USAGE, CONTINUOUS_USAGE].map(|name| (name.to_owned(), true.into())));
-        object.set(OPTIONS, &options);
-    } else if let Ok(options) = serde_json::from_str::<&RawValue>(USAGE_WITH_EACH_PIECE) {
-        object.set(OPTIONS, &options);
-    }
+    options.extend([INCLUDE_USAGE, CONTINUOUS_USAGE].map(|name| (name.to_owned(), true.into())));
+    object.set(OPTIONS, &options);
     match is_asked {
         true if is_asked_with_each_piece => UsageShown::AsSent,
         true => UsageShown::AtTheEnd,
@@ -134,6 +130,7 @@ fn write_without_usage(data: &[u8], usage: Option<&RawValue>, output: &mut Vec<u
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::USAGE_WITH_EACH_PIECE;
 
     const PIECE: &str = r#"{"choices":[{"delta":{"content":"a\",\"usage\":null}"}}],"usage":{"completion_tokens":1}}"#;
     const END: &str = r#"{"choices":[],"usage":{"completion_tokens":1}}"#;

@@ -26,7 +26,7 @@ pub enum ChargeBasis {
 
 /// What is known of a choice that has begun.
 #[derive(Clone, Copy, Debug, Default)]
-struct Begun {
+struct ChoiceState {
     is_finished: bool,
     /// The tokens that came as numbers of this choice alone.
     output: i64,
@@ -48,7 +48,7 @@ pub struct UsageCounter {
     /// How many prompts were sent.
     prompts: usize,
     /// The choices that have begun.
-    choices: HashMap<u64, Begun>,
+    choices: HashMap<u64, ChoiceState>,
     /// The latest numbers that came with a piece of one of several choices.
     of_one: Reported,
     /// The tokens of the first choice that came before those in `unreported`, if there are several choices.
@@ -101,10 +101,10 @@ impl UsageCounter {
         for choice in &chunk.choices {
             let index = choice.index.unwrap_or(0);
             if self.choices.len() < MAX_CHOICES || self.choices.contains_key(&index) {
-                let begun = self.choices.entry(index).or_default();
-                begun.is_finished |= choice.is_last();
-                begun.has_numbers = is_of_one && output.is_some();
-                begun.output = output.filter(|_| is_of_one).unwrap_or(0).max(begun.output);
+                let state = self.choices.entry(index).or_default();
+                state.is_finished |= choice.is_last();
+                state.has_numbers = is_of_one && output.is_some();
+                state.output = output.filter(|_| is_of_one).unwrap_or(0).max(state.output);
             }
         }
         // Numbers cover what came before them, and the text beside them.
@@ -130,11 +130,11 @@ impl UsageCounter {
 
     /// The tokens written, if only numbers of single choices came; and whether they cover all that came.
     fn output_by_choice(&self) -> Option<(i64, bool)> {
-        let numbered = || self.choices.values().filter(|begun| begun.output > 0);
-        let sum = numbered().fold(0_i64, |sum, begun| sum.saturating_add(begun.output));
+        let numbered = || self.choices.values().filter(|choice| choice.output > 0);
+        let sum = numbered().fold(0_i64, |sum, choice| sum.saturating_add(choice.output));
         // Numbers that come only once, with the last piece of all, are about all choices.
         let is_complete =
-            self.choices.values().all(|begun| begun.has_numbers) || (self.is_finished() && numbered().count() == 1);
+            self.choices.values().all(|choice| choice.has_numbers) || (self.is_finished() && numbered().count() == 1);
         (sum > 0).then_some((sum, is_complete))
     }
 
@@ -178,21 +178,21 @@ impl UsageCounter {
 
     /// Whether the model has finished: all choices have, or numbers came on their own behind them.
     pub fn is_finished(&self) -> bool {
-        let are_all_finished = || self.choices.values().all(|begun| begun.is_finished);
+        let are_all_finished = || self.choices.values().all(|choice| choice.is_finished);
         self.is_over || (self.choices.len() >= self.expected_choices.max(1) && are_all_finished())
     }
 
     /// The indices of the choices that have begun and not finished, in order.
     pub fn open_choices(&self) -> Vec<u64> {
         let mut open: Vec<u64> =
-            self.choices.iter().filter(|(_, begun)| !begun.is_finished).map(|(index, _)| *index).collect();
+            self.choices.iter().filter(|(_, choice)| !choice.is_finished).map(|(index, _)| *index).collect();
         open.sort_unstable();
         open
     }
 
     /// Whether there are choices, and all that have begun have finished.
     pub fn are_begun_choices_finished(&self) -> bool {
-        !self.choices.is_empty() && self.choices.values().all(|begun| begun.is_finished)
+        !self.choices.is_empty() && self.choices.values().all(|choice| choice.is_finished)
     }
 
     /// Whether nothing was made yet.

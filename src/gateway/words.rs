@@ -1,10 +1,9 @@
 //! The words of a field that is a text as a rule, and a list of parts on some servers.
 
-use std::borrow::Cow;
-use std::fmt;
+use serde::de::{DeserializeSeed, IgnoredAny, MapAccess};
+use serde::{Deserialize, Deserializer};
 
-use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use super::json_walk::{Walk, Walker};
 
 /// A text, or all texts within a list or an object but their types, one behind the other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -12,66 +11,21 @@ pub struct Words(pub String);
 
 impl<'de> Deserialize<'de> for Words {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Words, D::Error> {
-        let mut words = String::new();
-        Collector(&mut words).deserialize(deserializer)?;
-        Ok(Words(words))
+        let mut words = Words::default();
+        Walk(&mut words).deserialize(deserializer)?;
+        Ok(words)
     }
 }
 
-struct Collector<'s>(&'s mut String);
-
-impl<'de> DeserializeSeed<'de> for Collector<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Collector<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any JSON")
-    }
-    fn visit_str<E>(self, text: &str) -> Result<(), E> {
+impl Walker for Words {
+    fn text(&mut self, text: &str) {
         self.0.push_str(text);
-        Ok(())
     }
-    fn visit_string<E>(self, text: String) -> Result<(), E> {
-        match self.0.is_empty() {
-            true => *self.0 = text,
-            false => self.0.push_str(&text),
+    fn field<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
+        match name {
+            "type" => map.next_value::<IgnoredAny>().map(drop),
+            _ => map.next_value_seed(Walk(self)),
         }
-        Ok(())
-    }
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
-        Ok(())
-    }
-    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
-        Ok(())
-    }
-    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
-        Ok(())
-    }
-    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        Ok(())
-    }
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        while seq.next_element_seed(Collector(&mut *self.0))?.is_some() {}
-        Ok(())
-    }
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(name) = map.next_key::<Cow<'de, str>>()? {
-            match &*name {
-                "type" => drop(map.next_value::<IgnoredAny>()?),
-                _ => map.next_value_seed(Collector(&mut *self.0))?,
-            }
-        }
-        Ok(())
     }
 }
 

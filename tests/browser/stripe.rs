@@ -5,6 +5,8 @@
 
 #[path = "../it/harness/client.rs"]
 mod client;
+#[path = "../it/harness/random.rs"]
+mod random;
 #[path = "../it/harness/stripe/mod.rs"]
 mod stripe;
 #[path = "../it/harness/upstream.rs"]

@@ -11,27 +11,11 @@ use serde_json::json;
 use crate::documents::save;
 use crate::failover::End;
 use crate::harness::{
-    Address, Cluster, LoadRecord, Proxy, Server, Signal, TestDb, Upstream, User, Way, assert_books_agree,
+    Address, Cluster, LoadRecord, Proxy, Random, Server, Signal, TestDb, Upstream, User, Way, assert_books_agree,
 };
 
 /// Recovery takes 2 s; the rest is for a busy machine, and for PostgreSQL's own crash recovery.
 const RECOVERY: Duration = Duration::from_secs(20);
-
-/// Pseudo-random numbers from a seed (Marsaglia's xorshift).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, most: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % most
-    }
-
-    fn millis(&mut self, least: u64, most: u64) -> Duration {
-        Duration::from_millis(least + self.below(most - least))
-    }
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
@@ -144,7 +128,7 @@ impl Site {
 
     fn suffer(&self, fault: Fault, random: &mut Random) {
         let pause = random.millis(300, 1500);
-        let n = usize::try_from(random.below(2)).unwrap();
+        let n = random.place(2);
         let between = |begin: &dyn Fn(), end: &dyn Fn()| {
             begin();
             thread::sleep(pause);
@@ -305,7 +289,7 @@ fn run(seed: u64, rounds: usize) {
             if bag.is_empty() {
                 bag = FAULTS.to_vec();
             }
-            let at = usize::try_from(random.below(bag.len() as u64)).unwrap();
+            let at = random.place(bag.len());
             let fault = bag.swap_remove(at);
             thread::sleep(random.millis(200, 600));
             site.suffer(fault, &mut random);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Raw, Server, Signal, TestDb, Upstream, assert_books_agree, charges};
+use crate::harness::{Random, Raw, Server, Signal, TestDb, Upstream, assert_books_agree, charges};
 
 const PROCESSES: usize = 4;
 const CLIENTS: usize = 50 * PROCESSES;
@@ -75,7 +75,7 @@ impl Crowd {
         }
         let began = Instant::now();
         while began.elapsed() < Duration::from_secs(90) {
-            let address = self.servers[random.below(PROCESSES)].lock().unwrap().inference.clone();
+            let address = self.servers[random.place(PROCESSES)].lock().unwrap().inference.clone();
             let client = address.with_secret(&self.secret).header("idempotency-key", &name);
             match client.try_send("POST", CHAT, Some("application/json"), body.as_bytes()) {
                 Ok(reply) if reply.status == 200 => {
@@ -90,19 +90,19 @@ impl Crowd {
                 // The process was killed.
                 Err(_) => {}
             }
-            thread::sleep(Duration::from_millis(5 + random.below(30) as u64));
+            thread::sleep(Duration::from_millis(5 + random.below(30)));
         }
         panic!("no answer for {name}");
     }
 
     /// Sends a request and loses the connection, at once or after a moment.
     fn ask_and_leave(&self, random: &mut Random, key: &str, body: &str) {
-        let address = self.servers[random.below(PROCESSES)].lock().unwrap().inference.clone();
+        let address = self.servers[random.place(PROCESSES)].lock().unwrap().inference.clone();
         let media_type = format!("application/json\r\nIdempotency-Key: {key}");
         // The process may be killed just now.
         let Ok(mut raw) = Raw::try_head(&address, &self.secret, CHAT, &media_type, body.len()) else { return };
         let _ = raw.try_write(body.as_bytes());
-        thread::sleep(Duration::from_millis(random.below(15) as u64));
+        thread::sleep(Duration::from_millis(random.below(15)));
         raw.leave();
     }
 
@@ -112,16 +112,6 @@ impl Crowd {
         let killed = std::mem::replace(&mut *self.servers[n].lock().unwrap(), next);
         killed.signal(Signal::KILL);
         killed.wait();
-    }
-}
-
-/// Pseudo-random numbers from a seed (a linear congruential generator).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, most: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from(self.0 >> 33).unwrap() % most
     }
 }
 
@@ -139,7 +129,7 @@ fn run(kills: usize) {
             scope.spawn(move || {
                 let mut random = Random(client as u64 + 1);
                 for _ in 0..REQUESTS {
-                    let key = random.below(KEYS);
+                    let key = random.place(KEYS);
                     crowd.ask(&mut random, key);
                 }
             });

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::harness::stripe::{Faults, Stripe};
-use crate::harness::{Process, Server, Signal, TestDb, assert_books_agree, done, kill, run};
+use crate::harness::{Process, Random, Server, Signal, TestDb, assert_books_agree, done, kill, run};
 
 const PROCESSES: usize = 3;
 const ACCOUNTS: usize = 100;
@@ -58,22 +58,6 @@ fn accounts(db: &TestDb, stripe: &Stripe) -> Vec<String> {
         ));
     }
     customers
-}
-
-/// Pseudo-random numbers from a seed (Marsaglia's xorshift).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, most: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % most
-    }
-
-    fn millis(&mut self, least: u64, most: u64) -> Duration {
-        Duration::from_millis(least + self.below(most - least))
-    }
 }
 
 struct Run {
@@ -134,7 +118,7 @@ impl Run {
         while !self.is_over() {
             let next = Server::start_demo(&self.db, settings);
             thread::sleep(random.millis(500, 3000));
-            let place = usize::try_from(random.below(PROCESSES as u64)).unwrap();
+            let place = random.place(PROCESSES);
             let killed = std::mem::replace(&mut *self.servers[place].lock().unwrap(), next);
             kill(killed.pid());
             killed.wait();

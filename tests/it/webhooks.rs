@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::harness::stripe::{Fault, Faults, WEBHOOK_SECRET, signature};
-use crate::harness::{Client, Reply, Server, Signal, TestDb, User, at_once, soon};
+use crate::harness::{Client, Random, Reply, Server, Signal, TestDb, User, at_once, soon};
 use crate::payments::{check_out, settings, shop, stripe_with_prices, subscription};
 
 fn send(web: &Client, signature: &str, body: &str) -> Reply {
@@ -116,23 +116,10 @@ fn a_process_that_is_killed_while_it_handles_an_event_has_not_handled_it() {
     assert_eq!(db.count("SELECT count(*) FROM stripe_events"), 1);
 }
 
-/// Random numbers below a bound, the same in each run.
-struct Dice(u64);
-
-impl Dice {
-    /// SplitMix64.
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((mixed ^ (mixed >> 31)) % bound as u64).unwrap()
-    }
-}
-
 /// Events that are to be delivered, each twice, in any order.
 struct Pending {
     events: Vec<Value>,
-    dice: Dice,
+    random: Random,
 }
 
 #[test]
@@ -150,17 +137,17 @@ fn a_thousand_events_shuffled_and_doubled_end_in_the_newest_state() {
     }
     // Fetches take a while, so that they cross.
     stripe.state().work_time = Duration::from_millis(3);
-    let pending = Mutex::new(Pending { events: Vec::new(), dice: Dice(1) });
+    let pending = Mutex::new(Pending { events: Vec::new(), random: Random(1) });
     let is_over = AtomicBool::new(false);
     let taken = Mutex::new(0_usize);
     let began = std::time::Instant::now();
     thread::scope(|scope| {
         scope.spawn(|| {
-            let mut dice = Dice(2);
+            let mut random = Random(2);
             let mut seen = 0;
             for _ in 0..CHANGES - ACCOUNTS {
-                let id = &subscriptions[dice.below(ACCOUNTS)];
-                let status = ["active", "past_due", "trialing", "unpaid", "paused"][dice.below(5)];
+                let id = &subscriptions[random.place(ACCOUNTS)];
+                let status = ["active", "past_due", "trialing", "unpaid", "paused"][random.place(5)];
                 stripe.set_status(id, status);
                 let new = stripe.events()[seen..].to_vec();
                 seen += new.len();
@@ -182,7 +169,7 @@ fn a_thousand_events_shuffled_and_doubled_end_in_the_newest_state() {
                         let mut pending = pending.lock().unwrap();
                         let count = pending.events.len();
                         (count > 0).then(|| {
-                            let at = pending.dice.below(count);
+                            let at = pending.random.place(count);
                             pending.events.swap_remove(at)
                         })
                     };

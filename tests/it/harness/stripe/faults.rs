@@ -1,5 +1,7 @@
 //! Faults by a seed: a run with the same seed draws the same ones.
 
+use super::super::random::Random;
+
 /// What goes wrong with one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -35,14 +37,14 @@ impl Fault {
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
     next: Vec<Option<Fault>>,
-    state: u64,
+    random: Random,
     percent: u64,
 }
 
 impl Faults {
     /// This many of a hundred requests, at random.
     pub fn random(seed: u64, percent: u64) -> Faults {
-        Faults { next: Vec::new(), state: seed, percent }
+        Faults { next: Vec::new(), random: Random(seed), percent }
     }
 
     /// The next requests, in this order; those after them succeed.
@@ -55,18 +57,9 @@ impl Faults {
         if let Some(fault) = self.next.pop() {
             return fault;
         }
-        if self.percent == 0 || self.number() % 100 >= self.percent {
+        if self.percent == 0 || self.random.below(100) >= self.percent {
             return None;
         }
-        let kind = self.number() % Fault::ALL.len() as u64;
-        Some(Fault::ALL[usize::try_from(kind).unwrap()])
-    }
-
-    /// SplitMix64.
-    fn number(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.state ^ (self.state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        Some(Fault::ALL[self.random.place(Fault::ALL.len())])
     }
 }
