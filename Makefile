@@ -47,7 +47,8 @@ test-browser: need-cargo ## run the tests in a headless browser; installs node a
 	unset DATABASE_URL && cargo build --locked && cargo build --locked --example stripe && exec tests/browser/run
 
 test-stripe: need-cargo ## run Stripe's library for Python against the Stripe of the tests; installs it in a venv
-	@$(path); exec tests/stripe/run
+	@$(path); TEST_DATABASE_URL="$${TEST_DATABASE_URL:-$$(scripts/postgres --test start)}" && export TEST_DATABASE_URL && \
+	unset DATABASE_URL && exec tests/stripe/run
 
 chaos: need-cargo ## inject faults in random order under load, bill under faults, and simulate budgets and rate limits; SEED=... repeats a run, ROUNDS=..., SEEDS=... and SCHEDULES=... set the length
 	@$(path); TEST_DATABASE_URL="$${TEST_DATABASE_URL:-$$(scripts/postgres --test start)}" && export TEST_DATABASE_URL && \
