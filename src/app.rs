@@ -12,7 +12,7 @@ use crate::auth::revocation::Revocations;
 use crate::auth::{Cache, Hasher, LastUsed, Resolver, Throttle};
 use crate::background;
 use crate::billing::payments::Payments;
-use crate::billing::{self, Sender, Stripe};
+use crate::billing::{self, Checker, Sender, Stripe};
 use crate::catalogue::{Models, Refresher};
 use crate::config::Config;
 use crate::db::{self, Batcher, Database, listen};
@@ -160,8 +160,8 @@ impl App {
         let (sender, db, stopped) =
             (Sender::new(stripe.clone(), self.db.clone(), meter)?, self.db.clone(), self.stopped.clone());
         spawn("billing", move || billing::report_usage(sender, &db, &stopped))?;
-        let (db, stopped) = (self.db.clone(), self.stopped.clone());
-        spawn("billing-check", move || billing::check_daily(&stripe, &db, &stopped))
+        let (checker, stopped) = (Checker::new(&self.config, stripe, self.db.clone()), self.stopped.clone());
+        spawn("billing-check", move || billing::check_daily(&checker, &stopped))
     }
 
     /// Stops the background threads, and writes what they have not written yet.

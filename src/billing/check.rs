@@ -8,7 +8,10 @@ use time::OffsetDateTime;
 
 use super::client::Stripe;
 use super::failure::Failure;
+use super::form::Form;
+use super::objects::Price;
 use super::parallel::in_parallel;
+use crate::config::Config;
 use crate::db::{self, Database};
 use crate::store::reporting::check::{self, CustomerSums};
 
@@ -60,16 +63,51 @@ pub enum CheckError {
     Stripe(#[from] Failure),
 }
 
-/// Compares everything.
-///
-/// # Errors
-/// See [`CheckError`]. A single sum that Stripe does not give is a difference.
-pub fn check(db: &Database, stripe: &Stripe) -> Result<Report, CheckError> {
-    let mut report = Report::default();
-    compare_accounts(db, &mut report)?;
-    let meters = stripe.meters()?.into_iter().map(|meter| (meter.event_name, meter.id)).collect();
-    compare_customers(db, stripe, &meters, &mut report)?;
-    Ok(report)
+/// What compares.
+pub struct Checker {
+    pub(super) db: Database,
+    stripe: Stripe,
+    /// The event name of the meter that usage is reported to.
+    meter: Option<String>,
+    /// The price that bills it.
+    price: Option<String>,
+}
+
+impl Checker {
+    /// One with these settings.
+    pub fn new(config: &Config, stripe: Stripe, db: Database) -> Checker {
+        let (meter, price) = (config.stripe.stripe_meter_event.clone(), config.payments.stripe_price_metered.clone());
+        Checker { db, stripe, meter, price }
+    }
+
+    /// Compares everything.
+    ///
+    /// # Errors
+    /// See [`CheckError`]. A single sum that Stripe does not give is a difference.
+    pub fn check(&self) -> Result<Report, CheckError> {
+        let mut report = Report::default();
+        compare_accounts(&self.db, &mut report)?;
+        let meters = self.stripe.meters()?.into_iter().map(|meter| (meter.event_name, meter.id)).collect();
+        self.compare_price(&meters, &mut report)?;
+        compare_customers(&self.db, &self.stripe, &meters, &mut report)?;
+        Ok(report)
+    }
+
+    /// Whether the price is of the meter.
+    fn compare_price(&self, meters: &HashMap<String, String>, report: &mut Report) -> Result<(), Failure> {
+        let (Some(event), Some(price)) = (&self.meter, &self.price) else { return Ok(()) };
+        let of = match self.stripe.get::<Price>(&format!("/v1/prices/{price}"), &Form::new()) {
+            Ok(found) => found.recurring.map(|recurring| recurring.meter),
+            Err(e) if e.is_not_found() => None,
+            Err(e) => return Err(e),
+        };
+        if of.is_none() || of.as_ref() != meters.get(event) {
+            report.differs(format!(
+                "STRIPE_PRICE_METERED: {price} is no price of the meter for events named {event}, so their usage is not billed"
+            ));
+        }
+        Ok(())
+    }
 }
 
 fn compare_accounts(db: &Database, report: &mut Report) -> Result<(), db::Error> {

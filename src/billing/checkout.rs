@@ -65,8 +65,11 @@ impl Payments {
             }
             Order::Plan(plan, quantity) => {
                 let price = plan.price(&self.config).ok_or(Error::PaymentsNotConfigured(plan.setting()))?;
-                let order = format!("{} {quantity} {} {} {}", plan.name(), back.is_embedded, back.web, back.referral);
-                let form = plan_form(user_id, price, quantity, &order, back);
+                let items = with_metered(plan_items(price, quantity), self.config.stripe_price_metered.as_deref());
+                // What a page that is open already must have been opened for, to be used again.
+                let order =
+                    format!("{} {} {} {} {}", plan.name(), items.encoded(), back.is_embedded, back.web, back.referral);
+                let form = plan_form(items, user_id, &order, back);
                 self.subscribe(db, user_id, &form, &order)
             }
         }
@@ -200,9 +203,9 @@ fn is_subscribed(db: &mut impl Executor, user_id: &str) -> Result<bool> {
 }
 
 /// What is common to all sessions. `subject` is what is paid for, for the page that it leads back to.
-fn session_form(mode: &str, user_id: &str, back: &Return) -> Form {
+fn session_form(items: Form, mode: &str, user_id: &str, back: &Return) -> Form {
     let Return { web, is_embedded, referral } = back;
-    let form = Form::new()
+    let form = items
         .with("mode", mode)
         .with("client_reference_id", user_id)
         .with("metadata[user_id]", user_id)
@@ -214,20 +217,34 @@ fn session_form(mode: &str, user_id: &str, back: &Return) -> Form {
     }
 }
 
-fn plan_form(user_id: &str, price: &str, quantity: i64, order: &str, back: &Return) -> Form {
-    session_form("subscription", user_id, back)
-        .with("line_items[0][price]", price)
-        .with("line_items[0][quantity]", quantity)
+fn plan_items(price: &str, quantity: i64) -> Form {
+    Form::new().with("line_items[0][price]", price).with("line_items[0][quantity]", quantity)
+}
+
+/// Adds what bills usage. A metered item has no quantity: Stripe refuses one. Its interval may be another than the plan's,
+/// for which the billing mode must be `flexible`.
+fn with_metered(items: Form, price: Option<&str>) -> Form {
+    match price {
+        Some(price) => {
+            items.with("line_items[1][price]", price).with("subscription_data[billing_mode][type]", "flexible")
+        }
+        None => items,
+    }
+}
+
+fn plan_form(items: Form, user_id: &str, order: &str, back: &Return) -> Form {
+    session_form(items, "subscription", user_id, back)
         .with("metadata[order]", noted(order))
         .with("subscription_data[metadata][user_id]", user_id)
 }
 
 fn credits_form(user_id: &str, cents: i64, back: &Return) -> Form {
-    session_form("payment", user_id, back)
+    let items = Form::new()
         .with("line_items[0][price_data][currency]", "usd")
         .with("line_items[0][price_data][unit_amount]", cents)
         .with("line_items[0][price_data][product_data][name]", "Credit")
-        .with("line_items[0][quantity]", 1)
+        .with("line_items[0][quantity]", 1);
+    session_form(items, "payment", user_id, back)
         .with("metadata[purchase_type]", "credits")
         .with("metadata[quantity]", cents)
 }

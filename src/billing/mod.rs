@@ -28,7 +28,7 @@ mod upkeep;
 pub mod validation_token;
 mod webhook;
 
-pub use check::{CheckError, Report, check};
+pub use check::{CheckError, Checker, Report};
 pub use client::{Stripe, VERSION};
 pub use failure::{ApiError, Failure};
 pub use form::Form;

@@ -83,6 +83,9 @@ pub struct Recurring {
     /// Every so many of them.
     #[serde(default)]
     pub interval_count: Option<i64>,
+    /// The meter whose usage is paid; empty unless the price is metered.
+    #[serde(default, deserialize_with = "or_default")]
+    pub meter: String,
 }
 
 /// A page on which something is paid.
@@ -178,7 +181,10 @@ impl<T> Default for List<T> {
 impl Subscription {
     /// The end of the period that is paid for.
     pub fn period_end(&self) -> Option<OffsetDateTime> {
-        let ends = self.items.data.iter().filter_map(|item| item.current_period_end);
+        // Usage may be billed at other times than the plan.
+        let has_plan = self.items.data.iter().any(|item| !item.is_metered());
+        let items = self.items.data.iter().filter(|item| !(has_plan && item.is_metered()));
+        let ends = items.filter_map(|item| item.current_period_end);
         let end = self.current_period_end.or_else(|| ends.max())?;
         OffsetDateTime::from_unix_timestamp(end).ok()
     }
@@ -191,6 +197,13 @@ impl Subscription {
     /// Whether it is over for good.
     pub fn is_over(&self) -> bool {
         matches!(self.status.as_str(), "canceled" | "incomplete_expired")
+    }
+}
+
+impl Item {
+    /// Whether it is paid by what a meter has counted.
+    pub fn is_metered(&self) -> bool {
+        self.price.recurring.as_ref().is_some_and(|recurring| !recurring.meter.is_empty())
     }
 }
 

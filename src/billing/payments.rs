@@ -1,5 +1,6 @@
 //! What is paid at Stripe: the settings for it, and what everything here needs.
 
+use super::plans::Plan;
 use super::prices::{Offer, PriceList};
 use super::{Failure, Stripe};
 use crate::config::{Billing, Config, PaymentConfig};
@@ -30,8 +31,10 @@ impl Payments {
     /// # Errors
     /// A line for the operator.
     pub fn check(config: &Config) -> Result<(), String> {
-        let is_missing = config.payments.stripe_webhook_secret.is_empty();
-        if config.stripe.stripe_secret_key.is_some() && is_missing {
+        if config.stripe.stripe_secret_key.is_none() {
+            return Ok(());
+        }
+        if config.payments.stripe_webhook_secret.is_empty() {
             return Err(
                 "STRIPE_SECRET_KEY is set, but STRIPE_WEBHOOK_SECRET is not: without it, payments would not be \
                         noticed. In Stripe's dashboard, add a web-hook endpoint with the URL of this web server and \
@@ -46,7 +49,7 @@ impl Payments {
                     .to_owned(),
             );
         }
-        Ok(())
+        check_metered_price(config)
     }
 
     /// How many days a subscription counts whose payment has failed.
@@ -72,6 +75,25 @@ impl Payments {
             Some(host) => format!("https: http://{}", host.split('/').next().unwrap_or_default()),
             None => "https:".to_owned(),
         }
+    }
+}
+
+/// Whether what is reported is also billed to those who subscribe.
+fn check_metered_price(config: &Config) -> Result<(), String> {
+    let sells_plans = Plan::ALL.into_iter().any(|plan| plan.price(&config.payments).is_some());
+    match (config.stripe.reports_usage(), &config.payments.stripe_price_metered) {
+        (true, None) if sells_plans => Err(
+            "STRIPE_METER_EVENT is set and plans are sold, but STRIPE_PRICE_METERED is not set: usage of subscribers \
+             would be reported, but never billed. In Stripe's dashboard, add a metered price of this meter, and set \
+             STRIPE_PRICE_METERED to its id (price_…)"
+                .to_owned(),
+        ),
+        (false, Some(_)) => Err(
+            "STRIPE_PRICE_METERED is set, but STRIPE_METER_EVENT is not: no usage would be reported, so the price would \
+             bill nothing. Unset it, or set both"
+                .to_owned(),
+        ),
+        _ => Ok(()),
     }
 }
 

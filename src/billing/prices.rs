@@ -108,8 +108,11 @@ mod tests {
     #[test]
     fn prices_are_shown_plainly() {
         let shown = |currency: &str, amount, interval: Option<(&str, i64)>| {
-            let recurring = interval
-                .map(|(interval, count)| Recurring { interval: interval.to_owned(), interval_count: Some(count) });
+            let recurring = interval.map(|(interval, count)| Recurring {
+                interval: interval.to_owned(),
+                interval_count: Some(count),
+                meter: String::new(),
+            });
             let price =
                 Price { id: String::new(), currency: currency.to_owned(), unit_amount: Some(amount), recurring };
             Offer { plan: Plan::Monthly, price: Some(price) }.in_words().unwrap()

@@ -4,8 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::check::{CheckError, Report, check};
-use super::client::Stripe;
+use super::check::{CheckError, Checker, Report};
 use super::sender::Sender;
 use crate::db::{self, Database};
 use crate::store::reporting;
@@ -35,12 +34,13 @@ pub fn report_usage(mut sender: Sender, db: &Database, stopped: &AtomicBool) {
 }
 
 /// Compares all sums once a day, in one of all processes, until the process is stopped.
-pub fn check_daily(stripe: &Stripe, db: &Database, stopped: &AtomicBool) {
+pub fn check_daily(checker: &Checker, stopped: &AtomicBool) {
+    let db = &checker.db;
     while sleep(CHECK_INTERVAL, stopped) {
         if !db.is_open() {
             continue;
         }
-        match check_if_due(stripe, db) {
+        match check_if_due(checker) {
             Ok(None) => {}
             Ok(Some(Report { accounts, customers, in_flight, different: 0, .. })) => log::info!(
                 "billing: the ledger, the outbox and Stripe agree for {accounts} accounts and {customers} customers \
@@ -58,9 +58,9 @@ pub fn check_daily(stripe: &Stripe, db: &Database, stopped: &AtomicBool) {
     }
 }
 
-fn check_if_due(stripe: &Stripe, db: &Database) -> Result<Option<Report>, CheckError> {
-    let is_due = reporting::sender::take_check(&mut db.session()?)?;
-    is_due.then(|| check(db, stripe)).transpose()
+fn check_if_due(checker: &Checker) -> Result<Option<Report>, CheckError> {
+    let is_due = reporting::sender::take_check(&mut checker.db.session()?)?;
+    is_due.then(|| checker.check()).transpose()
 }
 
 fn note(db: &Database, what: &str) -> Result<(), db::Error> {

@@ -66,7 +66,8 @@ impl Payments {
             items.iter().find(|item| item.price.id == price)
         };
         let known = Plan::ALL.into_iter().find_map(|plan| of_plan(plan).map(|item| (plan.name(), item)));
-        let (plan, item) = known.map_or(("other", items.first()), |(plan, item)| (plan, Some(item)));
+        let other = || items.iter().find(|item| !item.is_metered()).or(items.first());
+        let (plan, item) = known.map_or_else(|| ("other", other()), |(plan, item)| (plan, Some(item)));
         let instances = of_plan(Plan::SelfHosted).map_or(0, |item| item.quantity.unwrap_or(1).clamp(0, MOST_INSTANCES));
         subscriptions::Subscription {
             id: subscription.id.clone(),

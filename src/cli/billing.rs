@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use clap::{Subcommand, ValueEnum};
 
 use super::{Failure, database, import};
-use crate::billing::{self, Report, Sender, Stripe};
+use crate::billing::{Checker, Report, Sender, Stripe};
 use crate::config::Config;
 use crate::db::Database;
 use crate::store::reporting::outbox::{self, Counts};
@@ -57,7 +57,7 @@ pub(super) fn run(command: &BillingCommand, config: &Config) -> Result<String, F
             let db = database(config)?;
             send(Sender::new(stripe, db.clone(), meter?)?, &db, until.is_some(), *put_aside)
         }
-        BillingCommand::Check => check(&database(config)?, &stripe),
+        BillingCommand::Check => check(&Checker::new(config, stripe, database(config)?)),
         BillingCommand::Import => import::run(config),
     }
 }
@@ -97,8 +97,8 @@ fn send(mut sender: Sender, db: &Database, closes_now: bool, put_aside: bool) ->
     Ok(text)
 }
 
-fn check(db: &Database, stripe: &Stripe) -> Result<String, Failure> {
-    let report = billing::check(db, stripe).map_err(|e| Failure(e.to_string()))?;
+fn check(checker: &Checker) -> Result<String, Failure> {
+    let report = checker.check().map_err(|e| Failure(e.to_string()))?;
     let Report { accounts, ledger, outbox, customers, sent, counted, in_flight, different, differences } = report;
     if different > 0 {
         let more = if different > differences.len() as u64 { "\nand more" } else { "" };

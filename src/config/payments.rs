@@ -27,6 +27,11 @@ pub struct PaymentConfig {
     #[arg(long, env, value_parser = plain(stripe_id), help_heading = STRIPE)]
     pub stripe_price_self_hosted: Option<String>,
 
+    /// Metered price of the meter of STRIPE_METER_EVENT, at 0.0001 cents per unit. It becomes a further item of every
+    /// subscription, by which Stripe bills usage. Required with STRIPE_METER_EVENT where subscriptions are sold
+    #[arg(long, env, value_parser = plain(stripe_id), help_heading = STRIPE)]
+    pub stripe_price_metered: Option<String>,
+
     /// Days for which a subscription still counts after a payment has failed, while Stripe tries again
     #[arg(long, env, default_value = "7", value_parser = number(0_i32..=365), help_heading = STRIPE)]
     pub stripe_past_due_days: i32,
@@ -44,6 +49,7 @@ impl fmt::Debug for PaymentConfig {
             .field("stripe_price_monthly", &self.stripe_price_monthly)
             .field("stripe_price_annual", &self.stripe_price_annual)
             .field("stripe_price_self_hosted", &self.stripe_price_self_hosted)
+            .field("stripe_price_metered", &self.stripe_price_metered)
             .field("stripe_past_due_days", &self.stripe_past_due_days)
             .finish_non_exhaustive()
     }

@@ -18,8 +18,8 @@ pub struct StripeConfig {
     #[arg(long, env, default_value = "https://api.stripe.com", value_parser = plain(service_url), help_heading = STRIPE)]
     pub stripe_api_url: String,
 
-    /// Event name of the meter that usage is reported to, in micro-dollars: a price of 0.0001 cents per unit bills it.
-    /// Without it, usage is not reported
+    /// Event name of the meter that usage is reported to, in micro-dollars; STRIPE_PRICE_METERED bills it. Without it, usage
+    /// is not reported
     #[arg(long, env, value_parser = plain(text), help_heading = STRIPE)]
     pub stripe_meter_event: Option<String>,
 }

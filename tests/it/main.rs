@@ -77,6 +77,7 @@ mod thresholds;
 mod throttle;
 mod tls;
 mod usage;
+mod usage_invoiced;
 mod usage_reported;
 mod usage_reported_at_once;
 mod webhooks;

@@ -58,15 +58,7 @@ impl Case {
 
     /// Adds to what the ledger has of a day.
     fn charge(&self, user: &str, days_ago: i32, micros: i64, picos: i64) {
-        self.db.run(&format!(
-            "INSERT INTO usage_daily (user_id, day, server, route, model, key_id, events, requests, prompt_tokens,
-                completion_tokens, embedding_tokens, audio_millis, characters, cost_micros, cost_picos)
-            VALUES ('{user}', (now() AT TIME ZONE 'UTC')::date - {days_ago}, 'inference', '/r', 'm', '', 1, 1, 0, 0, 0, 0, 0,
-                {micros}, {picos})
-            ON CONFLICT ON CONSTRAINT usage_daily_pkey DO UPDATE SET
-                cost_micros = usage_daily.cost_micros + {micros} + (usage_daily.cost_picos + {picos}) / 1000000,
-                cost_picos = (usage_daily.cost_picos + {picos}) % 1000000"
-        ));
+        charge(&self.db, user, days_ago, micros, picos);
     }
 
     /// Has reporting begun so many days ago.
@@ -91,6 +83,19 @@ impl Case {
     fn rows(&self, condition: &str) -> i64 {
         self.db.count(&format!("SELECT count(*) FROM stripe_outbox WHERE {condition}"))
     }
+}
+
+/// Adds to what the ledger has of a day.
+pub fn charge(db: &TestDb, user: &str, days_ago: i32, micros: i64, picos: i64) {
+    db.run(&format!(
+        "INSERT INTO usage_daily (user_id, day, server, route, model, key_id, events, requests, prompt_tokens,
+            completion_tokens, embedding_tokens, audio_millis, characters, cost_micros, cost_picos)
+        VALUES ('{user}', (now() AT TIME ZONE 'UTC')::date - {days_ago}, 'inference', '/r', 'm', '', 1, 1, 0, 0, 0, 0, 0,
+            {micros}, {picos})
+        ON CONFLICT ON CONSTRAINT usage_daily_pkey DO UPDATE SET
+            cost_micros = usage_daily.cost_micros + {micros} + (usage_daily.cost_picos + {picos}) / 1000000,
+            cost_picos = (usage_daily.cost_picos + {picos}) % 1000000"
+    ));
 }
 
 #[test]

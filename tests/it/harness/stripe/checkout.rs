@@ -6,7 +6,7 @@ use super::exchange::ApiRequest;
 use super::params::Params;
 use super::refusal::Refusal;
 use super::state::State;
-use super::{Answer, Stripe, subscriptions};
+use super::{Answer, Stripe, invoices, subscriptions};
 
 /// In seconds.
 const LIFETIME: i64 = 86_400;
@@ -76,28 +76,7 @@ fn create(state: &mut State, params: &Params) -> Answer {
     if is_embedded && params.get("success_url").is_some() {
         return Err(Refusal::invalid("success_url", "You can not pass `success_url` if `ui_mode` is `embedded`."));
     }
-    let (mut items, mut total) = (Vec::new(), 0);
-    for item in params.elements("line_items") {
-        let quantity = item.number("quantity")?.unwrap_or(1);
-        let price = if let Some(id) = item.get("price") {
-            state.named("price", id, "line_items[0][price]")?
-        } else {
-            let amount = item.number("price_data[unit_amount]")?.ok_or_else(|| Refusal::missing("unit_amount"))?;
-            item.required("price_data[product_data][name]")?;
-            let currency = item.required("price_data[currency]")?;
-            json!({"id": "price_once", "currency": currency, "unit_amount": amount, "recurring": null})
-        };
-        if (mode == "subscription") != price["recurring"].is_object() {
-            let message =
-                "You must provide at least one recurring price in `subscription` mode, and none in `payment` mode.";
-            return Err(Refusal::invalid("line_items", message));
-        }
-        total += price["unit_amount"].as_i64().unwrap() * quantity;
-        items.push(json!({"price": price, "quantity": quantity}));
-    }
-    if items.is_empty() {
-        return Err(Refusal::missing("line_items"));
-    }
+    let (items, total) = line_items(state, params, mode)?;
     let (id, now) = (state.new_id("cs"), state.now());
     let url = (!is_embedded).then(|| format!("{}/c/pay/{id}", state.url));
     let made = json!({
@@ -111,6 +90,50 @@ fn create(state: &mut State, params: &Params) -> Answer {
         "x_fake": {"items": items, "metadata": params.object("subscription_data[metadata]")},
     });
     state.put(made)
+}
+
+/// What is to be paid, and how much that is today, in cents.
+fn line_items(state: &State, params: &Params, mode: &str) -> Result<(Vec<Value>, i64), Refusal> {
+    let (mut items, mut total) = (Vec::new(), 0);
+    for (place, item) in params.elements("line_items").iter().enumerate() {
+        let price = if let Some(id) = item.get("price") {
+            state.named("price", id, &format!("line_items[{place}][price]"))?
+        } else {
+            let amount = item.number("price_data[unit_amount]")?.ok_or_else(|| Refusal::missing("unit_amount"))?;
+            item.required("price_data[product_data][name]")?;
+            let currency = item.required("price_data[currency]")?;
+            json!({"id": "price_once", "currency": currency, "unit_amount": amount, "recurring": null})
+        };
+        if (mode == "subscription") != price["recurring"].is_object() {
+            let message =
+                "You must provide at least one recurring price in `subscription` mode, and none in `payment` mode.";
+            return Err(Refusal::invalid("line_items", message));
+        }
+        let quantity = item.number("quantity")?;
+        let param = format!("line_items[{place}]");
+        match quantity {
+            Some(_) if subscriptions::is_metered(&price) => {
+                let message = format!(
+                    "Quantity should not be specified where usage_type is `metered`. Remove quantity from `{param}`"
+                );
+                return Err(Refusal::invalid(&format!("{param}[quantity]"), message));
+            }
+            None if !subscriptions::is_metered(&price) => {
+                return Err(Refusal::invalid(&param, format!("Quantity is required. Add `quantity` to `{param}`")));
+            }
+            _ => total += quantity.unwrap_or(0) * price["unit_amount"].as_i64().unwrap_or(0),
+        }
+        items.push(json!({"price": price, "quantity": quantity}));
+    }
+    let interval = |item: &Value| item["price"]["recurring"]["interval"].clone();
+    let are_mixed = items.iter().any(|item| interval(item) != interval(&items[0]));
+    if are_mixed && params.get("subscription_data[billing_mode][type]") != Some("flexible") {
+        return Err(Refusal::invalid("line_items", "All recurring prices must have the same billing interval."));
+    }
+    match items.is_empty() {
+        true => Err(Refusal::missing("line_items")),
+        false => Ok((items, total)),
+    }
 }
 
 /// What the button of the page does. Returns where it leads.
@@ -127,11 +150,10 @@ pub(super) fn pay(state: &mut State, id: &str, is_late: bool) -> Result<String, 
     let items = session["x_fake"]["items"].as_array().unwrap().clone();
     if session["mode"] == "subscription" {
         let metadata = session["x_fake"]["metadata"].clone();
-        let quantity = items[0]["quantity"].as_i64().unwrap();
-        let made = subscriptions::create(state, &customer, &items[0]["price"], quantity, metadata);
+        let made = subscriptions::create(state, &customer, &items, metadata);
         session["subscription"] = made["id"].clone();
-        let invoice = json!({"id": state.new_id("in"), "object": "invoice", "customer": customer, "status": "paid",
-            "parent": {"type": "subscription_details", "subscription_details": {"subscription": made["id"]}}});
+        let lines = invoices::of_plan(&made);
+        let invoice = invoices::paid(state, &made, lines);
         state.emit("invoice.paid", &invoice);
     } else {
         let intent = state.new_id("pi");

@@ -7,6 +7,7 @@ mod events;
 mod exchange;
 mod faults;
 mod idempotency;
+mod invoices;
 mod meters;
 mod pages;
 mod params;
@@ -39,8 +40,15 @@ type Route = fn(&mut State, &ApiRequest) -> Option<Answer>;
 pub type Answer = Result<Value, Refusal>;
 
 /// Tried in this order.
-const ROUTES: &[Route] =
-    &[customers::answer, meters::answer, prices::answer, subscriptions::answer, checkout::answer, payments::answer];
+const ROUTES: &[Route] = &[
+    customers::answer,
+    meters::answer,
+    prices::answer,
+    subscriptions::answer,
+    invoices::answer,
+    checkout::answer,
+    payments::answer,
+];
 
 /// A running server, until the test process ends. Clones are of one server.
 #[derive(Clone)]

@@ -19,8 +19,22 @@ impl Stripe {
         let price = json!({
             "id": id, "object": "price", "active": true, "billing_scheme": "per_unit", "currency": "usd", "livemode": false,
             "metadata": {}, "product": "prod_1", "recurring": {"interval": interval, "interval_count": 1,
-                "usage_type": "licensed"}, "type": "recurring", "unit_amount": cents,
+                "meter": null, "trial_period_days": null, "usage_type": "licensed"}, "type": "recurring",
+            "unit_amount": cents, "unit_amount_decimal": cents.to_string(),
         });
         self.state().put(price).unwrap();
+    }
+
+    /// Makes a price of what a meter has counted: 0.0001 cents per unit, billed by the `interval`.
+    pub fn metered_price(&self, id: &str, meter_id: &str, interval: &str) {
+        let mut state = self.state();
+        state.object("billing.meter", meter_id).unwrap();
+        let price = json!({
+            "id": id, "object": "price", "active": true, "billing_scheme": "per_unit", "currency": "usd", "livemode": false,
+            "metadata": {}, "product": "prod_2", "recurring": {"interval": interval, "interval_count": 1,
+                "meter": meter_id, "trial_period_days": null, "usage_type": "metered"}, "type": "recurring",
+            "unit_amount": null, "unit_amount_decimal": "0.0001",
+        });
+        state.put(price).unwrap();
     }
 }
