@@ -48,14 +48,14 @@ impl Sweeps {
 /// Logs that the database does not answer, once for each reason, and that it answers again.
 pub(super) struct FailureLog {
     limits: &'static str,
-    /// What is not granted meanwhile.
-    granted: &'static str,
+    /// What that means.
+    consequence: &'static str,
     reason: String,
 }
 
 impl FailureLog {
-    pub(super) fn new(limits: &'static str, granted: &'static str) -> FailureLog {
-        FailureLog { limits, granted, reason: String::new() }
+    pub(super) fn new(limits: &'static str, consequence: &'static str) -> FailureLog {
+        FailureLog { limits, consequence, reason: String::new() }
     }
 
     pub(super) fn note<T>(&mut self, answered: &Result<T, db::Error>) {
@@ -63,10 +63,10 @@ impl FailureLog {
         if reason == self.reason {
             return;
         }
-        let FailureLog { limits, granted, .. } = self;
+        let FailureLog { limits, consequence, .. } = self;
         match reason.is_empty() {
             true => log::info!("{limits}: the database answers again"),
-            false => log::warn!("{limits}: no {granted} are granted, trying again: {reason}"),
+            false => log::warn!("{limits}: {consequence}, trying again: {reason}"),
         }
         self.reason = reason;
     }

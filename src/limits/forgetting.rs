@@ -41,7 +41,7 @@ impl Held {
         }
         while let Some((since, _)) = self.quiet.front()
             && now - since >= FORGOTTEN
-            && self.leaving.len() < MAX_ASKED
+            && self.to_forget.len() < MAX_ASKED
         {
             let Some((_, id)) = self.quiet.pop_front() else { break };
             let Some(held) = self.leases.get_mut(&id) else { continue };
@@ -55,22 +55,22 @@ impl Held {
             } else if held.answered == 0 {
                 self.leases.remove(&id);
             } else {
-                self.leaving.insert(id);
+                self.to_forget.insert(id);
             }
         }
     }
 
-    /// Leases that the database shall forget, with the sums of all grants: until it has answered, nothing is asked about
+    /// The leases that the database is to forget, with the sums of all grants: until it has answered, nothing is asked about
     /// them.
-    pub(super) fn leaving(&self) -> Vec<(Arc<str>, Picos)> {
+    pub(super) fn to_forget(&self) -> Vec<(Arc<str>, Picos)> {
         let granted = |id: &Arc<str>| self.leases.get(id).map(|held| (Arc::clone(id), held.lease.granted()));
-        self.leaving.iter().filter_map(granted).collect()
+        self.to_forget.iter().filter_map(granted).collect()
     }
 
     /// The database has forgotten those of `asked` that are in `forgotten`: they begin anew if they are used again.
-    pub(super) fn left(&mut self, asked: &[(Arc<str>, Picos)], forgotten: &[String], now: Micros) {
+    pub(super) fn forgotten(&mut self, asked: &[(Arc<str>, Picos)], forgotten: &[String], now: Micros) {
         for (id, _) in asked {
-            self.leaving.remove(id);
+            self.to_forget.remove(id);
             let waits = self.waiting_for(id).next().is_some();
             let Some(held) = self.leases.get_mut(id) else { continue };
             if !forgotten.iter().any(|forgotten| **forgotten == **id) {
@@ -102,7 +102,7 @@ impl Held {
         self.due.clear();
         self.busy.clear();
         self.quiet.clear();
-        self.leaving.clear();
+        self.to_forget.clear();
     }
 }
 
@@ -145,23 +145,23 @@ mod tests {
         let mut now = 0;
         for id in &ids {
             now = use_once(&mut held, id, now);
-            let leaving = held.leaving();
-            let all: Vec<String> = leaving.iter().map(|(id, _)| id.to_string()).collect();
-            held.left(&leaving, &all, now);
+            let asked = held.to_forget();
+            let all: Vec<String> = asked.iter().map(|(id, _)| id.to_string()).collect();
+            held.forgotten(&asked, &all, now);
             assert!(held.busy.is_empty(), "nothing of them is to be looked at");
             assert!(held.leases.len() < 120, "100 are used in five minutes");
         }
         let (_, asked) = held.questions(true, now + FORGOTTEN);
         assert!(asked.is_empty());
-        let leaving = held.leaving();
-        assert!(!leaving.is_empty() && leaving.iter().all(|(_, granted)| *granted == 10));
+        let asked = held.to_forget();
+        assert!(!asked.is_empty() && asked.iter().all(|(_, granted)| *granted == 10));
         // The database does not forget what is outstanding by its sums.
-        let kept = leaving[0].0.clone();
-        let forgotten: Vec<String> = leaving[1..].iter().map(|(id, _)| id.to_string()).collect();
-        held.left(&leaving, &forgotten, now + FORGOTTEN);
+        let kept = asked[0].0.clone();
+        let forgotten: Vec<String> = asked[1..].iter().map(|(id, _)| id.to_string()).collect();
+        held.forgotten(&asked, &forgotten, now + FORGOTTEN);
         assert_eq!((held.leases.len(), held.leases.contains_key(&kept)), (1, true));
         // One that is used again begins anew.
-        let again = leaving[1].0.clone();
+        let again = asked[1].0.clone();
         use_once(&mut held, &again, now + FORGOTTEN);
     }
 
@@ -171,13 +171,13 @@ mod tests {
         let id: Arc<str> = "b".into();
         let now = use_once(&mut held, &id, 0) + FORGOTTEN;
         held.questions(true, now);
-        let leaving = held.leaving();
-        assert_eq!(leaving, [(Arc::clone(&id), 10)]);
+        let asked = held.to_forget();
+        assert_eq!(asked, [(Arc::clone(&id), 10)]);
         let budgets = Budgets { key: Some(Arc::clone(&id)), ..Budgets::default() };
         assert!(held.reserve(&budgets, 10, now).is_none());
         held.wait(&budgets, 10, 10, now);
         assert!(held.questions(false, now).1.is_empty());
-        held.left(&leaving, &["b".to_owned()], now);
+        held.forgotten(&asked, &["b".to_owned()], now);
         let (_, asked) = held.questions(false, now);
         assert_eq!((asked[0].1.at_least, asked[0].1.returned), (10, 0));
     }

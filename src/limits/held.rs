@@ -68,8 +68,8 @@ pub(super) struct Held {
     pub(super) busy: Vec<Arc<str>>,
     /// Those that became quiet, and when, to be forgotten later. Each is there at most once.
     pub(super) quiet: VecDeque<(Micros, Arc<str>)>,
-    /// Those that the database shall forget.
-    pub(super) leaving: BTreeSet<Arc<str>>,
+    /// Those that the database is to forget.
+    pub(super) to_forget: BTreeSet<Arc<str>>,
     /// Whether the database did not answer the last questions.
     pub(super) is_unreachable: bool,
 }
@@ -311,7 +311,7 @@ impl Held {
         self.due.extend(lacking.flat_map(|waiting| waiting.budgets.iter().cloned()));
         let mut asked = Vec::new();
         for id in std::mem::take(&mut self.due) {
-            if asked.len() >= MAX_ASKED || self.leaving.contains(&id) {
+            if asked.len() >= MAX_ASKED || self.to_forget.contains(&id) {
                 self.due.insert(id);
                 continue;
             }

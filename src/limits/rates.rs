@@ -180,7 +180,7 @@ impl RateLimits {
     /// Asks the database for permits until [`RateLimits::stop`]. `has_ended` is called when those of a holder have
     /// ended.
     pub(super) fn run(&self, has_ended: impl Fn(&Arc<str>)) {
-        let mut failures = FailureLog::new("rate limits", "permits");
+        let mut failures = FailureLog::new("rate limits", "no permits are granted");
         while let Some((holder, asked)) = self.next_questions() {
             let answered = self.ask(&holder, &asked);
             failures.note(&answered);

@@ -1,73 +1,46 @@
-//! Budgets in a running server: requests are admitted from memory, and one thread asks the database for leases.
+//! Budgets in a running server: requests are admitted from memory. Its threads are in `leasing` and in `settling`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::asking::{FAILURE_PAUSE, FailureLog, IDLE_INTERVAL, Sweeps, ask_registered};
 use super::budgets::Budgets;
-use super::held::{Answer, Held, Question, Refusal, Reserved};
-use super::{Ask, Grant, Micros, Picos, RESPONSE_TIMEOUT, RateLimits, Reservation};
+use super::held::{Held, Refusal, Reserved};
+use super::settle_schedule::SettleSchedule;
+use super::{Micros, Picos, RateLimits, Reservation};
 use crate::blocking::{self, Wait};
-use crate::db::{self, Database};
-use crate::store::leases::{self, Request};
+use crate::db::Database;
 
 /// The channel on which leases and permits are asked back, and changes of limits are announced. The payload is the id
 /// of the budget or of the rate limits, and that of the process that lacks something, if there is one.
 pub const CHANNEL: &str = "textgen_limits";
-
-/// How often all leases are looked at, and handed back if they are idle.
-const SWEEP_INTERVAL: Micros = 250_000;
-
-/// How long charges wait to be settled, unless somebody lacks what is left of a budget.
-const SETTLE_INTERVAL: Micros = 500_000;
-
-/// How long they wait in any case.
-const SETTLE_PAUSE: Micros = 20_000;
-
-/// After so many rows of settled charges, their space is made free.
-const TIDY_AFTER: i64 = 2000;
 
 /// What the ids of rate limits begin with; others are budgets.
 pub const RATE_PREFIX: &str = "rate_";
 
 /// The budgets and the rate limits of a process's requests.
 pub struct Limits {
-    db: Database,
+    pub(super) db: Database,
     rates: Arc<RateLimits>,
+    pub(super) settling: SettleSchedule,
     /// Where the times begin that are given to [`Held`]. They do not jump when the clock is set.
     origin: Instant,
-    state: Mutex<State>,
-    work: Condvar,
+    pub(super) state: Mutex<State>,
+    /// Wakes the thread that asks for leases.
+    pub(super) work: Condvar,
     /// How often a budget was found of which nothing is left.
-    exhaustions: AtomicU64,
-    /// Whether charges were made since the last time that they were settled.
-    has_unsettled: AtomicBool,
+    pub(super) exhaustions: AtomicU64,
 }
 
-struct State {
-    held: Held,
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) held: Held,
     /// This process as the holder of leases, once it may have any.
-    holder: Option<Arc<str>>,
-    is_registered: bool,
-    is_stopped: bool,
-    /// When charges were last settled.
-    settled_at: Micros,
-    /// Whether they are to be settled soon, as others want to know what is left.
-    settles_soon: bool,
-}
-
-/// What there is to do at the database.
-struct Work {
-    holder: Arc<str>,
-    /// Whether charges are to be settled first.
-    settles: bool,
-    /// Leases that the database shall forget.
-    leaving: Vec<(Arc<str>, Picos)>,
-    round: u64,
-    asked: Vec<Question>,
+    pub(super) holder: Option<Arc<str>>,
+    pub(super) is_registered: bool,
+    pub(super) is_stopped: bool,
 }
 
 /// What is set aside in the leases of a holder.
@@ -81,23 +54,14 @@ pub(super) struct SetAside {
 impl Limits {
     /// Those of a process that asks this database. Nothing is leased until [`Limits::set_holder`].
     pub fn new(db: Database) -> Arc<Limits> {
-        let state = State {
-            held: Held::default(),
-            holder: None,
-            is_registered: false,
-            is_stopped: false,
-            settled_at: 0,
-            settles_soon: false,
-        };
-        let rates = RateLimits::new(db.clone());
         Arc::new(Limits {
+            rates: RateLimits::new(db.clone()),
             db,
-            rates,
+            settling: SettleSchedule::default(),
             origin: Instant::now(),
-            state: Mutex::new(state),
+            state: Mutex::default(),
             work: Condvar::new(),
             exhaustions: AtomicU64::new(0),
-            has_unsettled: AtomicBool::new(false),
         })
     }
 
@@ -140,7 +104,7 @@ impl Limits {
     }
 
     /// What this holder holds has ended although this process lives. It needs a new id.
-    fn holder_ended(&self, id: &Arc<str>) {
+    pub(super) fn holder_ended(&self, id: &Arc<str>) {
         let mut state = self.state.lock();
         if state.holder.as_ref() != Some(id) {
             return;
@@ -164,24 +128,22 @@ impl Limits {
             return;
         }
         state.held.recall(budget, asking.is_empty(), now);
-        state.settles_soon = true;
         drop(state);
+        self.settling.hurry();
         self.work.notify_one();
     }
 
     /// Notifications may have been missed.
     pub fn notifications_missed(&self) {
         let now = self.now();
-        let mut state = self.state.lock();
-        state.held.recall_all(now);
-        state.settles_soon = true;
-        drop(state);
+        self.state.lock().held.recall_all(now);
+        self.settling.hurry();
         self.work.notify_one();
         self.rates.notifications_missed();
     }
 
     /// Microseconds since a fixed time.
-    fn now(&self) -> Micros {
+    pub(super) fn now(&self) -> Micros {
         const START: Micros = 60_000_000;
         START + i64::try_from(self.origin.elapsed().as_micros()).unwrap_or(i64::MAX - START)
     }
@@ -208,6 +170,7 @@ impl Limits {
         }
         let (id, arrival) = state.held.wait(budgets, worst, least, now);
         drop(state);
+        self.settling.hurry();
         self.work.notify_one();
         let waited = blocking::block_in_place(Wait::Database, || self.wait(id, &arrival));
         // If too many requests wait already, there is an outcome at once.
@@ -288,47 +251,7 @@ impl Limits {
 
     /// A charge was made, or may have been, and is to be settled.
     pub(super) fn note_charge(&self) {
-        self.has_unsettled.store(true, Ordering::Release);
-    }
-
-    /// Settles charges, and asks the database for leases, until [`Limits::stop`].
-    pub fn run(&self) {
-        let mut failures = FailureLog::new("budgets", "leases");
-        let mut untidy = 0;
-        while let Some(work) = self.next_work() {
-            let Work { holder, settles, round, asked, .. } = &work;
-            let asked_at = self.now();
-            let answered = self.tell(&work, &mut untidy).and_then(|()| self.ask(holder, asked));
-            failures.note(&answered);
-            let now = self.now();
-            let mut state = self.state.lock();
-            state.held.is_unreachable = answered.is_err();
-            // Answers come in the order of the questions, so none knows less than another before.
-            let is_lost = |answers: &Vec<Option<Answer>>| {
-                let mut known = asked.iter().zip(answers);
-                known.any(|((id, _), answer)| answer.as_ref().is_some_and(|answer| state.held.knows_more(id, answer)))
-            };
-            match answered.map(|answers| answers.filter(|answers| !is_lost(answers))) {
-                Ok(Some(answers)) => {
-                    for ((id, _), answer) in asked.iter().zip(&answers) {
-                        state.held.receive((*round, asked_at), id, answer.as_ref(), now);
-                    }
-                    state.held.admit(now);
-                    if answers.iter().flatten().any(|(_, unspent)| *unspent <= 0) {
-                        self.exhaustions.fetch_add(1, Ordering::Release);
-                    }
-                }
-                Ok(None) => {
-                    drop(state);
-                    self.holder_ended(holder);
-                }
-                Err(_) => {
-                    drop(state);
-                    self.has_unsettled.fetch_or(*settles, Ordering::AcqRel);
-                    std::thread::sleep(FAILURE_PAUSE);
-                }
-            }
-        }
+        self.settling.note_charge();
     }
 
     /// Asks the database for permits until [`Limits::stop`].
@@ -336,93 +259,11 @@ impl Limits {
         self.rates.run(|holder| self.holder_ended(holder));
     }
 
-    /// Waits until there is something to do; `None` once stopped.
-    fn next_work(&self) -> Option<Work> {
-        let mut sweeps = Sweeps::new(SWEEP_INTERVAL, self.now());
-        let mut state = self.state.lock();
-        loop {
-            if state.is_stopped {
-                return None;
-            }
-            let now = self.now();
-            let mut pause = IDLE_INTERVAL;
-            if let Some(holder) = state.holder.clone() {
-                let is_urgent = state.settles_soon || state.held.has_waiting();
-                let interval = if is_urgent { SETTLE_PAUSE } else { SETTLE_INTERVAL };
-                let settles = now - state.settled_at >= interval && self.has_unsettled.swap(false, Ordering::AcqRel);
-                if now - state.settled_at >= SETTLE_PAUSE {
-                    state.settles_soon = false;
-                }
-                if settles {
-                    state.settled_at = now;
-                }
-                let is_sweep = sweeps.is_due(now);
-                let (round, asked) = state.held.questions(is_sweep, now);
-                let leaving = state.held.leaving();
-                if settles || !leaving.is_empty() || !asked.is_empty() {
-                    return Some(Work { holder, settles, leaving, round, asked });
-                }
-                pause = sweeps.pause(state.held.has_waiting() || state.settles_soon, !state.held.is_empty(), now);
-            }
-            self.work.wait_for(&mut state, pause);
-        }
-    }
-
-    /// Settles charges and forgets leases.
-    fn tell(&self, work: &Work, untidy: &mut i64) -> Result<(), db::Error> {
-        let Work { holder, settles, leaving, .. } = work;
-        if !settles && leaving.is_empty() {
-            return Ok(());
-        }
-        let mut session = self.db.session()?;
-        session.set_timeout(RESPONSE_TIMEOUT);
-        if *settles {
-            *untidy += leases::settle_deferred(&mut session, holder)?;
-        }
-        if *untidy >= TIDY_AFTER {
-            *untidy = 0;
-            leases::tidy_settled(&mut session)?;
-        }
-        if !leaving.is_empty() {
-            let known: Vec<(&str, Picos)> = leaving.iter().map(|(id, granted)| (&**id, *granted)).collect();
-            let forgotten = leases::forget(&mut session, holder, &known)?;
-            self.state.lock().held.left(leaving, &forgotten, self.now());
-        }
-        Ok(())
-    }
-
-    /// The database's answers; `None` if the leases of this holder have ended.
-    fn ask(&self, holder: &Arc<str>, asked: &[Question]) -> Result<Option<Vec<Option<Answer>>>, db::Error> {
-        if asked.is_empty() {
-            return Ok(Some(Vec::new()));
-        }
-        let mut session = self.db.session()?;
-        session.set_timeout(RESPONSE_TIMEOUT);
-        let requests: Vec<Request<'_>> = asked
-            .iter()
-            .map(|(id, ask)| {
-                let Ask { at_least, at_most, returned, partial } = *ask;
-                Request { budget_id: id, at_least, at_most, returned, partial }
-            })
-            .collect();
-        let is_registered = self.state.lock().is_registered;
-        let registered = || self.state.lock().is_registered = true;
-        let ask = |session: &mut db::Session| leases::ask(session, holder, &requests);
-        let answers = ask_registered(&mut session, holder, is_registered, registered, ask)?;
-        let grant = |answer: leases::Granted| {
-            let leases::Granted { granted, returned, window_starts, is_short, unspent, collects, valid_micros } =
-                answer;
-            let window_starts = Micros::try_from(window_starts.unix_timestamp_nanos() / 1000).unwrap_or(0);
-            let valid_for = valid_micros;
-            (Grant { granted, returned, window_starts, is_short, collects, valid_for }, unspent)
-        };
-        Ok(answers.map(|answers| answers.into_iter().map(|answer| answer.map(grant)).collect()))
-    }
-
-    /// Ends [`Limits::run`] and [`Limits::run_rates`].
+    /// Ends [`Limits::run_leases`], [`Limits::run_settlements`] and [`Limits::run_rates`].
     pub fn stop(&self) {
         self.state.lock().is_stopped = true;
         self.work.notify_all();
+        self.settling.stop();
         self.rates.stop();
     }
 }

@@ -196,8 +196,16 @@ pub fn forget(db: &mut impl Executor, holder_id: &str, leases: &[(&str, i128)]) 
     db.query(SQL, &[&holder_id, &budgets, &known])?.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }
 
-/// Gives the space of settled rows free for others, rather than once a minute as the server would: the table is read as
-/// a whole by those who want to know what was spent.
+/// From now on, rows of a process that are settled already are not read any more. It waits for charges of that process
+/// that are being noted.
+///
+/// # Errors
+/// See [`Error`]; then they are read as before.
+pub fn skip_settled(db: &mut impl Executor, holder_id: &str) -> Result<(), Error> {
+    db.query("SELECT textgen_skip_settled($1)", &[&holder_id]).map(drop)
+}
+
+/// Gives the space of settled rows free for others, rather than once a minute as the server would.
 ///
 /// # Errors
 /// See [`Error`].
@@ -272,7 +280,8 @@ pub fn end(db: &mut crate::db::Session, holder_id: &str) -> Result<(), Error> {
 pub fn forget_ended(db: &mut impl Executor) -> Result<u64, Error> {
     const SQL: &str = "DELETE FROM lease_holders h WHERE h.ended < now() - interval '1 day'
         AND NOT EXISTS (SELECT FROM leases l WHERE l.holder_id = h.id)
-        AND NOT EXISTS (SELECT FROM rate_shares s WHERE s.holder_id = h.id)";
+        AND NOT EXISTS (SELECT FROM rate_shares s WHERE s.holder_id = h.id)
+        AND NOT EXISTS (SELECT FROM unsettled u WHERE u.holder_id = h.id AND u.id > h.settled_up_to)";
     db.execute(SQL, &[])
 }
 

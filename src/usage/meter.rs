@@ -97,7 +97,7 @@ impl Meter {
         Some(prices.current(model, OffsetDateTime::now_utc()))
     }
 
-    /// Starts the threads: writer, acknowledgement, maintenance, budgets, rate limits.
+    /// Starts the threads: writer, acknowledgement, maintenance, leases, settlements, rate limits.
     ///
     /// # Errors
     /// A thread cannot be started, in words for the operator.
@@ -112,7 +112,8 @@ impl Meter {
         threads.push(spawn("charges", writer::run)?);
         threads.push(spawn("charges-ack", acknowledge::run)?);
         threads.push(spawn("meter", |shared, _| maintenance::run(shared))?);
-        threads.push(spawn("limits", |shared, _| shared.limits.run())?);
+        threads.push(spawn("leases", |shared, _| shared.limits.run_leases())?);
+        threads.push(spawn("settlements", |shared, _| shared.limits.run_settlements())?);
         threads.push(spawn("rates", |shared, _| shared.limits.run_rates())?);
         Ok(())
     }

@@ -56,6 +56,8 @@ enum Step {
         cost: Picos,
     },
     SettleDeferred(u64),
+    /// What is settled is not read any more, which changes nothing.
+    SkipSettled(u64),
     Limit(Picos),
     End(u64),
     /// The process that collects does not ask for some time.
@@ -70,6 +72,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(holder, cost, is_first_try)| Step::Settle { holder, cost, is_first_try }),
         6 => (0..3_u64, 1..60_i128).prop_map(|(holder, cost)| Step::Defer { holder, cost }),
         3 => (0..3_u64).prop_map(Step::SettleDeferred),
+        3 => (0..3_u64).prop_map(Step::SkipSettled),
         1 => (0..800_i128).prop_map(Step::Limit),
         1 => (0..3_u64).prop_map(Step::End),
         1 => Just(Step::Pause),
@@ -145,6 +148,7 @@ fn the_database_does_what_the_model_says() {
                     leases::settle_deferred(&mut session, &holder.to_string()).unwrap();
                     model.settle_deferred(holder);
                 }
+                Step::SkipSettled(holder) => leases::skip_settled(&mut session, &holder.to_string()).unwrap(),
                 Step::Limit(limit) => {
                     client.batch_execute(&format!("UPDATE budgets SET limit_picos = {limit}")).unwrap();
                     model.limit = limit;

@@ -69,6 +69,7 @@ mod revocation;
 mod round_trips;
 mod routing;
 mod sessions;
+mod settlements;
 mod signup;
 mod smoke;
 mod streams;
