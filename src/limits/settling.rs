@@ -37,7 +37,12 @@ impl Limits {
         let mut session = self.db.session()?;
         session.set_timeout(RESPONSE_TIMEOUT);
         if work.settles {
-            *settled_rows += leases::settle_deferred(&mut session, holder)?;
+            let settled = leases::settle_deferred(&mut session, holder)?;
+            *settled_rows += settled.rows;
+            if !settled.is_covered {
+                self.holder_ended(holder);
+                return Ok(());
+            }
         }
         if *settled_rows >= TIDY_AFTER {
             leases::skip_settled(&mut session, holder)?;

@@ -176,12 +176,23 @@ pub fn settle(db: &mut impl Executor, charges: &[Settlement<'_>], is_first_try: 
     db.query(&SQL, &params).map(drop)
 }
 
-/// Settles what a process has noted with its charges: moves it from leased to spent. Returns in how many rows it was.
+/// What [`settle_deferred`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// In how many rows it was noted.
+    pub rows: i64,
+    /// Whether all of it was set aside for the process. If not, the database has lost a grant, and does not know what the
+    /// process holds.
+    pub is_covered: bool,
+}
+
+/// Settles what a process has noted with its charges: moves it from leased to spent.
 ///
 /// # Errors
 /// See [`Error`].
-pub fn settle_deferred(db: &mut impl Executor, holder_id: &str) -> Result<i64, Error> {
-    Ok(db.query_one("SELECT textgen_settle_deferred($1)", &[&holder_id])?.try_get(0)?)
+pub fn settle_deferred(db: &mut impl Executor, holder_id: &str) -> Result<Settled, Error> {
+    let row = db.query_one("SELECT settled, uncovered = 0 FROM textgen_settle_noted($1)", &[&holder_id])?;
+    Ok(Settled { rows: row.try_get(0)?, is_covered: row.try_get(1)? })
 }
 
 /// Forgets leases of a process of which nothing is outstanding, by budget, with the sum of all grants that it knows of.

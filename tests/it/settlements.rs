@@ -39,7 +39,7 @@ fn a_note_that_commits_late_is_settled() {
     let mut late = db.connect();
     late.batch_execute(&format!("BEGIN; {}", note(1))).unwrap();
     db.run(&note(10));
-    assert_eq!(leases::settle_deferred(&mut session, "p").unwrap(), 1);
+    assert_eq!(leases::settle_deferred(&mut session, "p").unwrap().rows, 1);
     thread::scope(|scope| {
         let skips = scope.spawn(|| leases::skip_settled(&mut pool.session().unwrap(), "p").unwrap());
         let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND database = (
@@ -51,7 +51,7 @@ fn a_note_that_commits_late_is_settled() {
         skips.join().unwrap();
     });
     assert_eq!(picos_spent(&db), 111, "settled or not");
-    assert_eq!(leases::settle_deferred(&mut session, "p").unwrap(), 2);
+    assert_eq!(leases::settle_deferred(&mut session, "p").unwrap().rows, 2);
     assert_eq!(db.count("SELECT sum(spent_picos)::bigint FROM budget_windows"), 111);
     leases::skip_settled(&mut session, "p").unwrap();
     db.run(&note(1000));
@@ -71,7 +71,7 @@ fn what_is_settled_is_not_read_again_while_a_transaction_keeps_it() {
             "INSERT INTO unsettled (holder_id, budget_ids, created, costs)
             SELECT 'p', ARRAY['b'], ARRAY[now()], ARRAY[1] FROM generate_series(1, 20000)",
         );
-        assert_eq!(leases::settle_deferred(&mut session, "p").unwrap(), 20000);
+        assert_eq!(leases::settle_deferred(&mut session, "p").unwrap().rows, 20000);
         leases::skip_settled(&mut session, "p").unwrap();
         leases::tidy_settled(&mut session).unwrap();
     }
