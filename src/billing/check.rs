@@ -13,7 +13,10 @@ use super::objects::Price;
 use super::parallel::in_parallel;
 use crate::config::Config;
 use crate::db::{self, Database};
-use crate::store::reporting::check::{self, CustomerSums};
+use crate::store::reporting::check::{self, AccountSums, Closed, CustomerSums};
+use crate::store::reporting::closing::{self, Scope};
+use crate::store::reporting::sender;
+use crate::store::timestamp;
 
 /// Differences that are listed; further ones are only counted.
 const LISTED: usize = 100;
@@ -23,12 +26,18 @@ const ATTEMPTS: (u32, Duration) = (5, Duration::from_secs(1));
 /// What was compared. Sums are in micro-dollars.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// Accounts that have something in the outbox.
+    /// Accounts that were charged something since reporting began.
     pub accounts: u64,
-    /// What they were charged since reporting began.
+    /// What is to be reported of what they were charged.
     pub ledger: i64,
     /// What was put into the outbox.
     pub outbox: i64,
+    /// What of the ledger waits, as the account has no customer.
+    pub without_customer: i64,
+    /// What came after its hour was closed, and was put into the outbox now.
+    pub late: i64,
+    /// Why reporting is held, if it is.
+    pub held: Option<String>,
     /// Customers and meters that were compared with Stripe.
     pub customers: u64,
     /// What was sent, of the last 35 days.
@@ -44,6 +53,22 @@ pub struct Report {
 }
 
 impl Report {
+    fn add(&mut self, sums: &AccountSums) {
+        let AccountSums { user_id, has_customer, ledger, reported, outbox, .. } = sums;
+        self.accounts += 1;
+        self.ledger += ledger;
+        self.outbox += outbox;
+        if !has_customer {
+            self.without_customer += ledger - reported;
+        }
+        if outbox != reported {
+            self.differs(format!("account {user_id}: the outbox holds {outbox}, but {reported} was put into it"));
+        }
+        if ledger < reported {
+            self.differs(format!("account {user_id}: the ledger has {ledger}, but {reported} was put into the outbox"));
+        }
+    }
+
     fn differs(&mut self, what: String) {
         self.different += 1;
         if self.differences.len() < LISTED {
@@ -86,11 +111,57 @@ impl Checker {
     /// See [`CheckError`]. A single sum that Stripe does not give is a difference.
     pub fn check(&self) -> Result<Report, CheckError> {
         let mut report = Report::default();
-        compare_accounts(&self.db, &mut report)?;
+        self.compare_accounts(&mut report)?;
         let meters = self.stripe.meters()?.into_iter().map(|meter| (meter.event_name, meter.id)).collect();
         self.compare_price(&meters, &mut report)?;
         compare_customers(&self.db, &self.stripe, &meters, &mut report)?;
         Ok(report)
+    }
+
+    fn compare_accounts(&self, report: &mut Report) -> Result<(), db::Error> {
+        let Some(closed) = check::closed(&mut self.db.session()?)? else { return Ok(()) };
+        report.held = sender::held(&mut self.db.session()?)?.map(|gap| gap.in_words());
+        if closed.is_late && report.held.is_none() {
+            report.differs(format!("the hours since {} were not closed", timestamp::zulu(closed.until)));
+        }
+        let (mut after, mut left_out) = (String::new(), Vec::new());
+        loop {
+            let accounts = check::accounts(&mut self.db.session()?, &after, &closed)?;
+            let Some(last) = accounts.last() else { break };
+            after.clone_from(&last.user_id);
+            for sums in accounts {
+                report.add(&sums);
+                // What was charged since the last hour that was closed is no difference.
+                if sums.has_customer && sums.closed > sums.reported && report.held.is_none() {
+                    left_out.push(sums);
+                }
+            }
+        }
+        self.close(left_out, &closed, report)
+    }
+
+    /// Puts into the outbox what is not in it although its hour was closed, as a charge that has just come from a journal.
+    /// What is not in it then never will be.
+    fn close(&self, left_out: Vec<AccountSums>, closed: &Closed, report: &mut Report) -> Result<(), db::Error> {
+        if let (Some(meter), false) = (&self.meter, left_out.is_empty()) {
+            let (mut after, hour) = (String::new(), closed.current_hour);
+            while let Some(last) = closing::close_some(&mut self.db.session()?, &after, meter, hour, Scope::Everything)?
+            {
+                after = last;
+            }
+        }
+        for sums in left_out {
+            let AccountSums { user_id, closed, reported, .. } = sums;
+            let now = check::reported(&mut self.db.session()?, &user_id)?;
+            if now < closed {
+                report.differs(format!(
+                    "account {user_id}: {closed} was charged before the last hour was closed, but {now} was put into the outbox"
+                ));
+            } else {
+                report.late += closed - reported;
+            }
+        }
+        Ok(())
     }
 
     /// Whether the price is of the meter.
@@ -110,33 +181,6 @@ impl Checker {
     }
 }
 
-fn compare_accounts(db: &Database, report: &mut Report) -> Result<(), db::Error> {
-    let mut after = String::new();
-    loop {
-        let accounts = check::accounts(&mut db.session()?, &after)?;
-        let Some(last) = accounts.last() else { return Ok(()) };
-        after.clone_from(&last.user_id);
-        for sums in accounts {
-            report.accounts += 1;
-            report.ledger += sums.ledger;
-            report.outbox += sums.outbox;
-            if sums.outbox != sums.reported {
-                report.differs(format!(
-                    "account {}: the outbox holds {}, but {} was put into it",
-                    sums.user_id, sums.outbox, sums.reported
-                ));
-            }
-            // What was charged since the last row is no difference.
-            if sums.ledger < sums.reported {
-                report.differs(format!(
-                    "account {}: the ledger has {}, but {} was put into the outbox",
-                    sums.user_id, sums.ledger, sums.reported
-                ));
-            }
-        }
-    }
-}
-
 fn compare_customers(
     db: &Database,
     stripe: &Stripe,
@@ -149,13 +193,19 @@ fn compare_customers(
         let customers = check::customers(&mut db.session()?, since, (&after.0, &after.1))?;
         let Some(last) = customers.last() else { return Ok(()) };
         after = (last.customer.clone(), last.meter.clone());
-        let work = |sums: &CustomerSums| {
-            let id = meters.get(&sums.meter).ok_or_else(|| "there is no active meter".to_owned())?;
-            counted(stripe, id, sums, since).map_err(|e| e.to_string())
+        let work = |before: &CustomerSums| {
+            let id = meters.get(&before.meter).ok_or_else(|| "there is no active meter".to_owned())?;
+            let counted = counted(stripe, id, before, since).map_err(|e| e.to_string())?;
+            // Usage may have been sent since.
+            let now = db
+                .session()
+                .and_then(|mut session| check::customer(&mut session, since, &before.customer, &before.meter));
+            let after = now.map_err(|e| e.to_string())?.unwrap_or_else(|| before.clone());
+            Ok((counted, after))
         };
         in_parallel(customers, work, |result| {
-            if let Some((sums, counted)) = result {
-                compare(&sums, counted, report);
+            if let Some((before, found)) = result {
+                compare(&before, found, report);
             }
             true
         });
@@ -177,21 +227,26 @@ fn counted(stripe: &Stripe, meter: &str, sums: &CustomerSums, since: OffsetDateT
     }
 }
 
-fn compare(sums: &CustomerSums, counted: Result<i64, String>, report: &mut Report) {
-    let CustomerSums { customer, meter, sent, just_sent, unknown } = sums;
+/// Compares what Stripe has counted with the sums as they were before and after it was asked.
+fn compare(before: &CustomerSums, found: Result<(i64, CustomerSums), String>, report: &mut Report) {
+    let CustomerSums { customer, meter, sent, just_sent, .. } = before;
     report.customers += 1;
-    report.sent += sent;
-    let counted = match counted {
-        Ok(counted) => counted,
-        Err(e) => return report.differs(format!("customer {customer}, meter {meter}: {sent} was sent; Stripe: {e}")),
+    let (counted, after) = match found {
+        Ok(found) => found,
+        Err(e) => {
+            report.sent += sent;
+            return report.differs(format!("customer {customer}, meter {meter}: {sent} was sent; Stripe: {e}"));
+        }
     };
+    report.sent += after.sent;
     report.counted += counted;
-    if counted == *sent {
+    if counted == after.sent && after.sent == *sent {
         return;
     }
-    if (sent - just_sent..=sent + unknown).contains(&counted) {
+    if (sent - just_sent..=after.sent + after.unknown).contains(&counted) {
         report.in_flight += 1;
     } else {
+        let sent = after.sent;
         report.differs(format!("customer {customer}, meter {meter}: {sent} was sent, Stripe has {counted}"));
     }
 }
@@ -200,15 +255,28 @@ fn compare(sums: &CustomerSums, counted: Result<i64, String>, report: &mut Repor
 mod tests {
     use super::*;
 
+    fn sums(sent: i64, just_sent: i64, unknown: i64) -> CustomerSums {
+        CustomerSums { customer: "c".into(), meter: "m".into(), sent, just_sent, unknown }
+    }
+
+    fn outcome(before: &CustomerSums, counted: i64, after: CustomerSums) -> (u64, u64) {
+        let mut report = Report::default();
+        compare(before, Ok((counted, after)), &mut report);
+        (report.in_flight, report.different)
+    }
+
     #[test]
     fn what_is_in_flight_is_no_difference() {
-        let sums = CustomerSums { customer: "c".into(), meter: "m".into(), sent: 100, just_sent: 30, unknown: 5 };
-        let outcome = |counted| {
-            let mut report = Report::default();
-            compare(&sums, Ok(counted), &mut report);
-            (report.in_flight, report.different)
-        };
+        let before = sums(100, 30, 5);
+        let outcome = |counted| outcome(&before, counted, before.clone());
         assert_eq!((outcome(100), outcome(70), outcome(105)), ((0, 0), (1, 0), (1, 0)));
         assert_eq!((outcome(69), outcome(106)), ((0, 1), (0, 1)));
+    }
+
+    #[test]
+    fn what_is_sent_meanwhile_is_no_difference() {
+        let outcome = |counted| outcome(&sums(100, 0, 0), counted, sums(140, 40, 7));
+        assert_eq!((outcome(100), outcome(140), outcome(147)), ((1, 0), (1, 0), (1, 0)));
+        assert_eq!((outcome(99), outcome(148)), ((0, 1), (0, 1)));
     }
 }

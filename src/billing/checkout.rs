@@ -9,7 +9,7 @@ use super::payments::{Asked, Payments, failed};
 use super::plans::Plan;
 use super::{Failure, Form};
 use crate::accounts::new_id;
-use crate::db::{Database, Executor};
+use crate::db::Database;
 use crate::error::{Conflicting, Error, Result};
 use crate::store::checkouts::{self, Checkout};
 use crate::store::{User, subscriptions};
@@ -90,7 +90,7 @@ impl Payments {
         for attempt in 1..=ATTEMPTS {
             let (is_subscribed, checkout) = {
                 let mut session = db.session()?;
-                (is_subscribed(&mut session, user_id)?, checkouts::open(&mut session, user_id)?)
+                (subscriptions::has_any(&mut session, user_id)?, checkouts::open(&mut session, user_id)?)
             };
             if is_subscribed {
                 return Ok(Opened::Subscribed);
@@ -178,7 +178,7 @@ impl Payments {
         let mut transaction = connection.transaction()?;
         self.apply_subscription(&mut transaction, &subscription, user_id, fetch)?;
         transaction.commit()?;
-        is_subscribed(&mut connection, user_id)
+        Ok(subscriptions::has_any(&mut connection, user_id)?)
     }
 
     /// Opens the portal, and returns its address. Waits for Stripe, as above.
@@ -193,13 +193,6 @@ impl Payments {
             self.stripe.post("/v1/billing_portal/sessions", &form, &new_id("portal:")?).map_err(failed)?;
         Ok(made.url)
     }
-}
-
-/// Whether an account has a subscription, also one whose payment has failed.
-fn is_subscribed(db: &mut impl Executor, user_id: &str) -> Result<bool> {
-    let found = subscriptions::of_user(db, user_id)?;
-    let is_alive = |state: &str| matches!(state, "active" | "trialing" | "past_due" | "unpaid" | "paused");
-    Ok(found.is_some_and(|subscription| is_alive(&subscription.state)))
 }
 
 /// What is common to all sessions. `subject` is what is paid for, for the page that it leads back to.

@@ -24,8 +24,13 @@ const MAX_PROBLEM: usize = 500;
 pub(super) enum Outcome {
     /// Stripe has counted it.
     Sent,
-    /// Stripe will never count it as it is; why.
-    PutAside(String),
+    /// It is not sent as it is: Stripe refuses it, or nobody can tell whether it was counted.
+    PutAside {
+        /// Why.
+        problem: String,
+        /// Whether an earlier attempt may have been counted.
+        is_unknown: bool,
+    },
     /// It is to be tried again.
     Again(Retry),
 }
@@ -55,11 +60,12 @@ pub(super) fn deliver(stripe: &Stripe, meter_id: &str, row: &Due) -> Outcome {
             Ok(counted) if counted == beside + row.amount_micros => return Outcome::Sent,
             Ok(counted) if counted == beside => is_unknown = false,
             Ok(counted) => {
-                return Outcome::PutAside(format!(
+                let problem = format!(
                     "it is not known whether it was counted: Stripe has {counted} micro-dollars for its minute, where \
                      {beside} were sent and this row has {}",
                     row.amount_micros
-                ));
+                );
+                return Outcome::PutAside { problem, is_unknown: true };
             }
             Err(e) => return after(&e, row.attempts, true),
         }
@@ -74,7 +80,7 @@ pub(super) fn deliver(stripe: &Stripe, meter_id: &str, row: &Due) -> Outcome {
     match stripe.report_usage(&event, &row.idempotency_key()) {
         Ok(()) => Outcome::Sent,
         Err(Failure::Refused(e)) if is_known_already(&e) => Outcome::Sent,
-        Err(Failure::Refused(e)) if e.status == 400 => Outcome::PutAside(in_words(&e)),
+        Err(Failure::Refused(e)) if e.status == 400 => Outcome::PutAside { problem: in_words(&e), is_unknown },
         Err(e) => after(&e, row.attempts, is_unknown),
     }
 }

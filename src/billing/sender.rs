@@ -11,14 +11,17 @@ use super::delivery::{Outcome, deliver};
 use super::parallel::in_parallel;
 use crate::db::{self, Database};
 use crate::hex;
+use crate::store::reporting::aside;
 use crate::store::reporting::closing::{self, Scope};
 use crate::store::reporting::outbox::{self, Again, Due};
-use crate::store::reporting::sender;
+use crate::store::reporting::sender::{self, Gap};
 
 /// For how many seconds a process is the sender, unless it says again that it is.
 const LEASE_SECONDS: i32 = 10;
 /// How often it says so.
 const RENEW_EVERY: Duration = Duration::from_secs(2);
+/// How often it is looked for rows whose time runs out.
+const ALARM_EVERY: Duration = Duration::from_secs(60);
 /// How often the meters are read, and how often at most if one is missing.
 const METERS_EVERY: (Duration, Duration) = (Duration::from_secs(600), Duration::from_secs(2));
 
@@ -38,6 +41,10 @@ pub struct Sender {
     has_begun: bool,
     /// The problem that was logged last.
     logged: String,
+    /// When it was last looked for rows whose time runs out.
+    alarmed: Option<Instant>,
+    /// The beginning of the time in which nobody reported usage, of which was told.
+    told_of: Option<OffsetDateTime>,
 }
 
 impl Sender {
@@ -58,6 +65,8 @@ impl Sender {
             renewed: Instant::now(),
             has_begun: false,
             logged: String::new(),
+            alarmed: None,
+            told_of: None,
         })
     }
 
@@ -69,35 +78,68 @@ impl Sender {
     pub fn turn(&mut self, stopped: &AtomicBool) -> Result<bool, db::Error> {
         self.begin()?;
         let Some(duties) = self.renew()? else { return Ok(false) };
-        if duties.hour.is_some() || duties.is_full_due {
+        if let Some(gap) = duties.held {
+            self.hold(gap)?;
+        } else if duties.hour.is_some() || duties.is_full_due {
             let scope = if duties.is_full_due { Scope::Everything } else { Scope::Recent };
             let hour = duties.hour.unwrap_or(duties.current_hour);
             self.close(hour, duties.current_hour, scope, stopped)?;
-            let mut session = self.db.session()?;
-            for late in outbox::alarm(&mut session)? {
-                log::error!(
-                    "billing: usage of {} was not sent for 28 days, and cannot be after 35: {} micro-dollars of \
-                     customer {}, identifier {}: {}",
-                    late.used_at,
-                    late.amount_micros,
-                    late.customer,
-                    late.id,
-                    late.problem
-                );
-            }
             if duties.is_full_due {
-                while closing::forget_old(&mut session)? > 0 && !stopped.load(Ordering::Acquire) {}
+                while self.forget_old()? > 0 && !stopped.load(Ordering::Acquire) {}
             }
         }
+        self.alarm()?;
         self.send(stopped)
     }
 
-    /// Closes the hour that is not over: makes rows for all that was charged until now.
+    /// Says that no hours are closed, until somebody says whether usage of a time is to be reported.
+    fn hold(&mut self, gap: Gap) -> Result<(), db::Error> {
+        if self.told_of != Some(gap.since) {
+            log::error!("billing: {}", gap.in_words());
+            sender::note_held(&mut self.db.session()?, gap)?;
+            self.told_of = Some(gap.since);
+        }
+        Ok(())
+    }
+
+    fn forget_old(&self) -> Result<u64, db::Error> {
+        let mut session = self.db.session()?;
+        let mut transaction = session.transaction()?;
+        let forgotten = closing::forget_old(&mut transaction)?;
+        transaction.commit()?;
+        Ok(forgotten)
+    }
+
+    /// Alarms, every minute at most.
+    fn alarm(&mut self) -> Result<(), db::Error> {
+        if self.alarmed.is_some_and(|at| at.elapsed() < ALARM_EVERY) {
+            return Ok(());
+        }
+        for late in aside::alarm(&mut self.db.session()?)? {
+            log::error!(
+                "billing: usage of {} was not sent for 28 days, and cannot be after 35: {} micro-dollars of customer {}, \
+                 identifier {}: {}",
+                late.used_at,
+                late.amount_micros,
+                late.customer,
+                late.id,
+                late.problem
+            );
+        }
+        self.alarmed = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Closes the hour that is not over: makes rows for all that was charged until now, unless reporting is held.
     ///
     /// # Errors
     /// Those of the database.
     pub fn close_now(&mut self) -> Result<(), db::Error> {
         self.begin()?;
+        if self.renew()?.is_some_and(|duties| duties.held.is_some()) || sender::held(&mut self.db.session()?)?.is_some()
+        {
+            return Ok(());
+        }
         let now = OffsetDateTime::now_utc();
         let hour = now
             - Duration::from_nanos(u64::from(now.nanosecond()) + u64::from(now.second()) * 1_000_000_000)
@@ -199,14 +241,14 @@ impl Sender {
         let mut session = db.session()?;
         match outcome {
             Outcome::Sent => outbox::sent(&mut session, &row.id),
-            Outcome::PutAside(problem) => {
+            Outcome::PutAside { problem, is_unknown } => {
                 log::error!(
                     "billing: {} micro-dollars of customer {} were put aside, identifier {}: {problem}",
                     row.amount_micros,
                     row.customer,
                     row.id
                 );
-                outbox::put_aside(&mut session, &row.id, &problem)
+                outbox::put_aside(&mut session, &row.id, &problem, is_unknown)
             }
             Outcome::Again(retry) => {
                 let again = Again {

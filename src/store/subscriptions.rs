@@ -93,7 +93,18 @@ pub fn with_changed_grace(db: &mut impl Executor, grace_days: i32) -> Result<Vec
     db.query(SQL, &[&grace_days])?.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }
 
-/// The subscription that is shown of an account: one that counts before one that does not, then the newest.
+/// Whether an account has a subscription that is not over, also one whose payment has failed or that is paused: whoever has
+/// one must not buy another.
+///
+/// # Errors
+/// See [`Error`].
+pub fn has_any(db: &mut impl Executor, user_id: &str) -> Result<bool, Error> {
+    const SQL: &str = "SELECT EXISTS (SELECT FROM stripe_subscriptions WHERE user_id = $1
+        AND state IN ('active', 'trialing', 'past_due', 'unpaid', 'paused'))";
+    Ok(db.query_one(SQL, &[&user_id])?.try_get(0)?)
+}
+
+/// The subscription that is shown of an account: one that counts, else one that can be paid or resumed, else the newest.
 ///
 /// # Errors
 /// See [`Error`].
@@ -102,7 +113,8 @@ pub fn of_user(db: &mut impl Executor, user_id: &str) -> Result<Option<Subscript
         "SELECT ",
         columns!(),
         " FROM stripe_subscriptions s WHERE s.user_id = $1
-        ORDER BY s.state IN ('active', 'trialing') DESC, s.state = 'past_due' DESC, s.period_end DESC NULLS LAST, s.id DESC
+        ORDER BY s.state IN ('active', 'trialing') DESC, s.state = 'past_due' DESC, s.state IN ('unpaid', 'paused') DESC,
+            s.period_end DESC NULLS LAST, s.id DESC
         LIMIT 1"
     );
     db.query_opt(SQL, &[&user_id])?.as_ref().map(Subscription::from_row).transpose()

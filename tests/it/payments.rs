@@ -297,6 +297,39 @@ fn a_failed_payment_has_a_grace() {
 }
 
 #[test]
+fn a_subscription_that_can_be_paid_is_not_hidden_by_one_that_was_canceled() {
+    let (stripe, _db, server) = shop();
+    let user = server.sign_up("ann@example.com");
+    check_out(&user.browser, "monthly", 1);
+    let customer = made(&stripe, "customer")[0]["id"].as_str().unwrap().to_owned();
+    let web = server.web.anonymous();
+    for (status, seed) in [("unpaid", 1), ("paused", 2), ("past_due", 3)] {
+        let seen = stripe.events().len();
+        let alive = stripe.subscribe(&customer, "price_monthly");
+        stripe.set_status(&alive, status);
+        // Its period ends later.
+        let over = stripe.subscribe(&customer, "price_annual");
+        stripe.cancel(&over);
+        let mut events = stripe.events()[seen..].to_vec();
+        let mut random = crate::harness::Random(seed);
+        while !events.is_empty() {
+            let next = events.swap_remove(random.place(events.len()));
+            stripe.deliver(&web, &next).expect(200);
+        }
+        for kind in ["monthly", "annual", "self-hosted"] {
+            let place = check_out(&user.browser, kind, 1);
+            assert!(place.contains("/p/session/"), "{status}: {place}");
+        }
+        let page = user.browser.get("/subscribe").expect(200).text();
+        assert!(page.contains("href=\"/portal\"") && page.contains("Monthly"), "{status}: {page}");
+        let seen = stripe.events().len();
+        stripe.cancel(&alive);
+        stripe.deliver_from(&web, seen);
+        assert!(check_out(&user.browser, "monthly", 1).contains("/c/pay/"), "{status}");
+    }
+}
+
+#[test]
 fn the_subscription_of_a_deleted_account_is_cancelled_even_if_stripe_is_down_then() {
     let (stripe, db, server) = shop();
     let user = server.sign_up("ann@example.com");

@@ -7,23 +7,23 @@ use serde_json::json;
 use crate::harness::stripe::{Fault, Faults, Stripe};
 use crate::harness::{Outcome, Server, TestDb, done, refused, run, wait_until};
 
-const METER: &str = "api_usage";
+pub const METER: &str = "api_usage";
 
 /// A database with accounts `a` and `b`, and a Stripe account with a meter and a customer of `a`.
-struct Case {
-    db: TestDb,
-    stripe: Stripe,
-    meter_id: String,
+pub struct Case {
+    pub db: TestDb,
+    pub stripe: Stripe,
+    pub meter_id: String,
     /// The customer of `a`.
-    customer: String,
+    pub customer: String,
 }
 
 impl Case {
-    fn new() -> Case {
+    pub fn new() -> Case {
         Case::with_lag(Duration::ZERO)
     }
 
-    fn with_lag(lag: Duration) -> Case {
+    pub fn with_lag(lag: Duration) -> Case {
         let (db, stripe) = (TestDb::new(), Stripe::start());
         let meter_id = stripe.meter(METER, lag);
         let customer = stripe.customer("a@example.com");
@@ -35,34 +35,34 @@ impl Case {
         case
     }
 
-    fn settings(&self) -> Vec<(&str, &str)> {
+    pub fn settings(&self) -> Vec<(&str, &str)> {
         let mut settings = self.stripe.settings().to_vec();
         settings.push(("STRIPE_METER_EVENT", METER));
         settings
     }
 
-    fn billing(&self, args: &[&str]) -> Outcome {
+    pub fn billing(&self, args: &[&str]) -> Outcome {
         let url = self.db.url();
         let mut settings = self.settings();
         settings.push(("DATABASE_URL", &url));
         run(&[&["billing"], args].concat(), &settings, "")
     }
 
-    fn send(&self, args: &[&str]) -> String {
+    pub fn send(&self, args: &[&str]) -> String {
         done(self.billing(&[&["send"], args].concat()))
     }
 
-    fn send_now(&self) -> String {
+    pub fn send_now(&self) -> String {
         self.send(&["--until", "now"])
     }
 
     /// Adds to what the ledger has of a day.
-    fn charge(&self, user: &str, days_ago: i32, micros: i64, picos: i64) {
+    pub fn charge(&self, user: &str, days_ago: i32, micros: i64, picos: i64) {
         charge(&self.db, user, days_ago, micros, picos);
     }
 
     /// Has reporting begun so many days ago.
-    fn begun(&self, days_ago: i32) {
+    pub fn begun(&self, days_ago: i32) {
         self.db.run(&format!(
             "UPDATE stripe_reporting SET begins = (now() AT TIME ZONE 'UTC')::date - {days_ago};
             UPDATE stripe_usage SET settled_day = (now() AT TIME ZONE 'UTC')::date - {days_ago}"
@@ -70,17 +70,17 @@ impl Case {
     }
 
     /// What Stripe has counted for the customer of `a`.
-    fn used(&self) -> i64 {
+    pub fn used(&self) -> i64 {
         self.stripe.used(METER, &self.customer)
     }
 
     /// The statuses of the events sent so far; 0 for none.
-    fn statuses(&self) -> Vec<u16> {
+    pub fn statuses(&self) -> Vec<u16> {
         let events = self.stripe.calls().into_iter().filter(|call| call.request.path == "/v1/billing/meter_events");
         events.map(|call| call.status).collect()
     }
 
-    fn rows(&self, condition: &str) -> i64 {
+    pub fn rows(&self, condition: &str) -> i64 {
         self.db.count(&format!("SELECT count(*) FROM stripe_outbox WHERE {condition}"))
     }
 }
@@ -94,7 +94,11 @@ pub fn charge(db: &TestDb, user: &str, days_ago: i32, micros: i64, picos: i64) {
             {micros}, {picos})
         ON CONFLICT ON CONSTRAINT usage_daily_pkey DO UPDATE SET
             cost_micros = usage_daily.cost_micros + {micros} + (usage_daily.cost_picos + {picos}) / 1000000,
-            cost_picos = (usage_daily.cost_picos + {picos}) % 1000000"
+            cost_picos = (usage_daily.cost_picos + {picos}) % 1000000;
+        INSERT INTO usage_events (created, id, user_id, server, route, model, latency_micros, requests, prompt_tokens,
+            completion_tokens, embedding_tokens, audio_millis, characters, cost_micros, cost_picos)
+        VALUES (now() - {days_ago} * interval '1 day', gen_random_uuid()::varchar, '{user}', 'inference', '/r', 'm', 0, 1,
+            0, 0, 0, 0, 0, {micros}, {picos})"
     ));
 }
 

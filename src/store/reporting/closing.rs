@@ -62,17 +62,25 @@ pub fn closed(db: &mut impl Executor, until: OffsetDateTime, scope: Scope) -> Re
 }
 
 /// Deletes rows that were sent more than 100 days ago, at most 10,000 at once. Their sums stay. Returns of how many
-/// accounts they were.
+/// accounts they were. To be called in a transaction.
 ///
 /// # Errors
 /// See [`Error`].
 pub fn forget_old(db: &mut impl Executor) -> Result<u64, Error> {
-    const SQL: &str = "WITH old AS (
-            SELECT id FROM stripe_outbox WHERE sent IS NOT NULL AND used_at < now() - interval '100 days'
-            ORDER BY used_at LIMIT 10000 FOR UPDATE SKIP LOCKED),
+    // The accounts' rows are locked before those of the outbox, as where rows are made.
+    const LOCK: &str = "SELECT user_id FROM stripe_usage WHERE user_id IN (
+            SELECT user_id FROM stripe_outbox WHERE sent IS NOT NULL AND used_at < now() - interval '100 days'
+            ORDER BY used_at LIMIT 10000)
+        ORDER BY user_id FOR UPDATE";
+    const FORGET: &str = "WITH old AS (
+            SELECT id FROM stripe_outbox
+            WHERE sent IS NOT NULL AND used_at < now() - interval '100 days' AND user_id = ANY($1)
+            ORDER BY id LIMIT 10000 FOR UPDATE SKIP LOCKED),
         gone AS (DELETE FROM stripe_outbox o USING old WHERE o.id = old.id RETURNING o.user_id, o.amount_micros),
-        sums AS (SELECT user_id, sum(amount_micros)::bigint AS micros FROM gone GROUP BY user_id ORDER BY user_id)
+        sums AS (SELECT user_id, sum(amount_micros)::bigint AS micros FROM gone GROUP BY user_id)
         UPDATE stripe_usage u SET forgotten_micros = u.forgotten_micros + sums.micros
         FROM sums WHERE u.user_id = sums.user_id";
-    db.execute(SQL, &[])
+    let rows = db.query(LOCK, &[])?;
+    let accounts = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>()?;
+    db.execute(FORGET, &[&accounts])
 }

@@ -1,10 +1,9 @@
 //! Sending rows of the outbox.
 
-use postgres::Row;
 use time::OffsetDateTime;
 
 use crate::db::{Error, Executor};
-use crate::store::row::{Columns, Record, record};
+use crate::store::row::{Record, record};
 
 record! {
     /// A row that is about to be sent.
@@ -56,7 +55,9 @@ pub fn take(db: &mut impl Executor, meters: &[&str]) -> Result<Vec<Due>, Error> 
         "WITH first AS (
             SELECT DISTINCT ON (customer, meter) id, next_at, unknown_since FROM stripe_outbox
             WHERE sent IS NULL AND put_aside IS NULL AND meter = ANY($1) ORDER BY customer, meter, place),
-        due AS (SELECT id, unknown_since FROM first WHERE next_at <= now() LIMIT 200)
+        due AS (
+            SELECT id, unknown_since FROM stripe_outbox
+            WHERE id IN (SELECT id FROM first WHERE next_at <= now() LIMIT 200) ORDER BY id FOR UPDATE SKIP LOCKED)
         UPDATE stripe_outbox o SET attempts = o.attempts + 1, unknown_since = coalesce(o.unknown_since, now())
         FROM due WHERE o.id = due.id RETURNING ",
         columns!()
@@ -74,14 +75,16 @@ pub fn sent(db: &mut impl Executor, id: &str) -> Result<(), Error> {
     db.execute(SQL, &[&id]).map(drop)
 }
 
-/// Stripe will never count a row as it is.
+/// A row is not sent as it is: Stripe refuses it, or nobody can tell whether it was counted. `is_unknown`: it is not known
+/// what became of an earlier attempt.
 ///
 /// # Errors
 /// See [`Error`].
-pub fn put_aside(db: &mut impl Executor, id: &str, problem: &str) -> Result<(), Error> {
-    const SQL: &str = "UPDATE stripe_outbox SET put_aside = now(), unknown_since = NULL, problem = $2
+pub fn put_aside(db: &mut impl Executor, id: &str, problem: &str, is_unknown: bool) -> Result<(), Error> {
+    const SQL: &str = "UPDATE stripe_outbox
+        SET put_aside = now(), unknown_since = CASE WHEN $3 THEN unknown_since END, problem = $2
         WHERE id = $1 AND sent IS NULL";
-    db.execute(SQL, &[&id, &problem]).map(drop)
+    db.execute(SQL, &[&id, &problem, &is_unknown]).map(drop)
 }
 
 /// What is known of the attempts to send a row.
@@ -165,74 +168,4 @@ pub fn unsent(db: &mut impl Executor) -> Result<Unsent, Error> {
         FROM stripe_outbox WHERE sent IS NULL AND put_aside IS NULL";
     let row = db.query_one(SQL, &[])?;
     Ok(Unsent { waiting: row.try_get(0)?, oldest: row.try_get(1)?, put_aside: row.try_get(2)? })
-}
-
-/// A row for the operator to look at.
-#[derive(Clone, Debug)]
-pub struct Stuck {
-    /// The event's identifier.
-    pub id: String,
-    /// The account, which may have been deleted.
-    pub user_id: String,
-    /// The customer.
-    pub customer: String,
-    /// In micro-dollars.
-    pub amount_micros: i64,
-    /// The event's time.
-    pub used_at: OffsetDateTime,
-    /// What the last attempt failed with.
-    pub problem: String,
-}
-
-fn stuck(row: &Row) -> Result<Stuck, Error> {
-    let mut columns = Columns::of(row);
-    Ok(Stuck {
-        id: columns.next()?,
-        user_id: columns.next()?,
-        customer: columns.next()?,
-        amount_micros: columns.next()?,
-        used_at: columns.next()?,
-        problem: columns.next()?,
-    })
-}
-
-/// Rows that were put aside, the newest first.
-///
-/// # Errors
-/// See [`Error`].
-pub fn list_put_aside(db: &mut impl Executor, limit: i64) -> Result<Vec<Stuck>, Error> {
-    const SQL: &str = "SELECT id, user_id, customer, amount_micros, used_at, coalesce(problem, '') FROM stripe_outbox
-        WHERE put_aside IS NOT NULL ORDER BY put_aside DESC LIMIT $1";
-    db.query(SQL, &[&limit])?.iter().map(stuck).collect()
-}
-
-/// Has rows that were put aside tried again, for the customers that their accounts have now. Returns how many.
-///
-/// # Errors
-/// See [`Error`].
-pub fn retry_put_aside(db: &mut impl Executor) -> Result<u64, Error> {
-    const SQL: &str = "UPDATE stripe_outbox o
-        SET put_aside = NULL, next_at = now(), key_number = o.key_number + 1,
-            customer = coalesce((SELECT u.stripe_id FROM users u WHERE u.id = o.user_id), o.customer)
-        WHERE put_aside IS NOT NULL";
-    db.execute(SQL, &[])
-}
-
-/// Alarms: rows that still wait 28 days after their time, a week before Stripe does not take them any more. Each is
-/// returned once, and is an event of kind `billing.late`, of no account.
-///
-/// # Errors
-/// See [`Error`].
-pub fn alarm(db: &mut impl Executor) -> Result<Vec<Stuck>, Error> {
-    const SQL: &str = "WITH late AS (
-            UPDATE stripe_outbox SET alarmed = now()
-            WHERE sent IS NULL AND put_aside IS NULL AND alarmed IS NULL AND used_at < now() - interval '28 days'
-            RETURNING id, user_id, customer, amount_micros, used_at, coalesce(problem, '') AS problem),
-        noted AS (
-            INSERT INTO events (kind, user_id, budget_id, starts, percent, payload, created)
-            SELECT 'billing.late', '', id, used_at, 0, jsonb_build_object('id', id, 'user_id', user_id,
-                'customer', customer, 'amount_micros', amount_micros, 'problem', problem), now()
-            FROM late ON CONFLICT DO NOTHING)
-        SELECT * FROM late ORDER BY used_at";
-    db.query(SQL, &[])?.iter().map(stuck).collect()
 }

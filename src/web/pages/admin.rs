@@ -9,7 +9,9 @@ use crate::call::Call;
 use crate::catalogue::{Availability, Purpose, ServerCounts};
 use crate::store::audit::{self, Entry};
 use crate::store::directory::{self, UserSummary};
-use crate::store::reporting::outbox::{self, Stuck, Unsent};
+use crate::store::reporting::aside::{self, Stuck};
+use crate::store::reporting::outbox::{self, Unsent};
+use crate::store::reporting::sender::{self, Gap};
 use crate::store::usage::days::{self, DayTotal};
 use crate::web::Answer;
 use crate::web::cursor::{self, last_before_next_page};
@@ -82,8 +84,8 @@ pub(in crate::web) fn overview(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let mut parts = parts(call);
     let mut stuck = Vec::new();
     if call.app.config.stripe.reports_usage() {
-        parts.push(billing(&outbox::unsent(&mut session)?));
-        stuck = outbox::list_put_aside(&mut session, LATEST)?;
+        parts.push(billing(&outbox::unsent(&mut session)?, sender::held(&mut session)?));
+        stuck = aside::list(&mut session, LATEST)?;
     }
     drop(session);
     page(
@@ -145,13 +147,16 @@ fn parts(call: &Call<'_>) -> Vec<Part> {
 }
 
 /// How usage is reported to Stripe.
-fn billing(unsent: &Unsent) -> Part {
+fn billing(unsent: &Unsent, held: Option<Gap>) -> Part {
     let is_late = unsent.oldest.is_some_and(|oldest| OffsetDateTime::now_utc() - oldest > Duration::hours(3));
     let mut details = format!("{} rows of usage wait to be sent", unsent.waiting);
     if unsent.put_aside > 0 {
         details += &format!(", {} put aside", unsent.put_aside);
     }
-    Part { name: "Billing", is_ok: !is_late && unsent.put_aside == 0, details }
+    if let Some(gap) = &held {
+        details += &format!("; {}", gap.in_words());
+    }
+    Part { name: "Billing", is_ok: !is_late && unsent.put_aside == 0 && held.is_none(), details }
 }
 
 /// Whether the models are as they should be, and what there is to say of them.
