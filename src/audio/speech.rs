@@ -11,7 +11,7 @@ use crate::engine::{Reply, client_left};
 use crate::error::{Error, Result};
 use crate::gateway::body::{json_fields, json_object};
 use crate::gateway::charged::{ChargedRequest, ModelUsage, Outcome};
-use crate::gateway::reply_stream::{ReplyStream, StreamEnd};
+use crate::gateway::reply_stream::{ReplyStream, StreamClient, StreamEnd};
 use crate::gateway::{MAX_JSON_BODY, mark_demo, response_typed_as};
 use crate::gateway::{model, speech};
 use crate::http::Response;
@@ -62,7 +62,7 @@ struct AudioStream {
 
 impl ReplyStream for AudioStream {
     /// Holds back the last byte, which waits for the charge.
-    fn copy(&mut self, out: &mut dyn Write) -> StreamEnd {
+    fn copy(&mut self, out: &mut dyn StreamClient) -> StreamEnd {
         // The byte that is held back comes first in the buffer; the next piece is read behind it.
         let (mut buffer, mut held) = (vec![0; READ_SIZE + 1], 0);
         loop {
@@ -73,6 +73,7 @@ impl ReplyStream for AudioStream {
                 }
                 Ok(n) => {
                     let last = held + n - 1;
+                    out.note_made(&mut || self.units);
                     if let Err(e) = out.write_all(&buffer[..last]) {
                         return StreamEnd::Disconnected(e);
                     }

@@ -1,19 +1,21 @@
 //! Whether a reply that is being streamed may go on: not once the account is suspended, the credential revoked, or the
-//! budget lowered so that nothing of it is left. A piece costs a look at two counters in memory.
+//! budget lowered below what was made. A piece costs a look at two counters in memory.
 
 use std::io::{self, Write};
 use std::sync::Arc;
 
 use crate::auth::{Caller, Resolver, Validity};
 use crate::error::{Error, Result};
-use crate::limits::Admission;
+use crate::limits::{Admission, LimitWatch};
+use crate::units::Units;
+use crate::usage::{Meter, cost};
 
 /// The caller of a stream, as it was known when the request came.
 pub(super) struct CallerCheck {
     resolver: Arc<Resolver>,
     validity: Validity,
-    /// The budgets, if there are any, and the number of those that were found to be used up.
-    admission: Option<(Arc<Admission>, u64)>,
+    /// The budgets, if there are any, and what is known of their limits.
+    admission: Option<(Arc<Admission>, LimitWatch)>,
 }
 
 impl CallerCheck {
@@ -21,7 +23,7 @@ impl CallerCheck {
         CallerCheck {
             resolver: Arc::clone(resolver),
             validity: caller.validity.clone(),
-            admission: admission.map(|admission| (Arc::clone(admission), admission.exhaustions())),
+            admission: admission.map(|admission| (Arc::clone(admission), admission.watch())),
         }
     }
 
@@ -33,22 +35,51 @@ impl CallerCheck {
         if !self.resolver.is_still_valid(&mut self.validity) {
             return Err(Error::Unauthorized("The credential of this request does not work any more"));
         }
-        let is_emptied = self.admission.as_mut().is_some_and(|(admission, seen)| admission.is_emptied(seen));
-        if is_emptied { Err(Error::BudgetExhausted) } else { Ok(()) }
+        self.check_budgets(|| 0)
     }
+
+    fn check_budgets(&mut self, made: impl FnOnce() -> i128) -> Result<()> {
+        let has_passed = self.admission.as_mut().is_some_and(|(admission, watch)| admission.has_passed(watch, made));
+        if has_passed { Err(Error::BudgetExhausted) } else { Ok(()) }
+    }
+}
+
+/// The client of a stream of which it is told what was made.
+pub trait StreamClient: Write {
+    /// So much was made, the next piece included. If a budget was lowered so that it cannot pay for that, each write fails
+    /// from now on. `made` is called only if a limit was lowered.
+    fn note_made(&mut self, made: &mut dyn FnMut() -> Units);
 }
 
 /// The client of a stream, which gets nothing more once the stream may not go on: each write fails then.
 pub(super) struct CheckedClient<'a> {
     out: &'a mut dyn Write,
     caller: &'a mut CallerCheck,
+    meter: &'a Meter,
+    model: &'a str,
     /// Why it may not.
     pub(super) ended: Option<Error>,
 }
 
 impl<'a> CheckedClient<'a> {
-    pub(super) fn new(out: &'a mut dyn Write, caller: &'a mut CallerCheck) -> CheckedClient<'a> {
-        CheckedClient { out, caller, ended: None }
+    /// For a stream of this model.
+    pub(super) fn new(
+        out: &'a mut dyn Write,
+        caller: &'a mut CallerCheck,
+        meter: &'a Meter,
+        model: &'a str,
+    ) -> CheckedClient<'a> {
+        CheckedClient { out, caller, meter, model, ended: None }
+    }
+}
+
+impl StreamClient for CheckedClient<'_> {
+    fn note_made(&mut self, made: &mut dyn FnMut() -> Units) {
+        if self.ended.is_none() {
+            let (meter, model) = (self.meter, self.model);
+            let cost = || meter.price(model).map_or(0, |price| cost(&price, &made()).total_picos());
+            self.ended = self.caller.check_budgets(cost).err();
+        }
     }
 }
 

@@ -24,7 +24,7 @@ const MAX_DEFERRED: usize = 256 * 1024;
 
 /// What the charges of one request have in common.
 pub(super) struct ChargeContext {
-    meter: Arc<Meter>,
+    pub(super) meter: Arc<Meter>,
     /// What is set aside for it, if its account or key has a budget.
     admission: Option<Arc<Admission>>,
     /// Its rate limits, if its account or key has some.

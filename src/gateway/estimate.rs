@@ -63,6 +63,11 @@ impl KeptPrompt {
         }
     }
 
+    /// Counts its tokens now, so that [`KeptPrompt::tokens`] takes no time.
+    pub fn count(&mut self) {
+        *self = KeptPrompt::Read(Prompt { text: String::new(), counted: self.tokens() });
+    }
+
     /// Its tokens.
     pub fn tokens(&self) -> usize {
         match self {

@@ -16,7 +16,7 @@ use super::estimate::KeptPrompt;
 use super::live_reply::{LiveReader, Next};
 use super::mark_demo;
 use super::output_limit::{self, OutputLimit};
-use super::reply_stream::{ReplyStream, StreamEnd};
+use super::reply_stream::{ReplyStream, StreamClient, StreamEnd};
 use super::stream_usage::UsageFilter;
 use super::usage_counter::UsageCounter;
 
@@ -95,6 +95,9 @@ impl EventStream {
                     None => client.output.extend_from_slice(event),
                 }
             }
+            if !client.output.is_empty() {
+                client.out.note_made(&mut || self.made());
+            }
             client.flush();
             if !self.counter.is_finished()
                 && let Some(e) = client.gone.take()
@@ -139,6 +142,12 @@ impl EventStream {
         self.limit.as_ref().map_or(units, |limit| limit.cap(units))
     }
 
+    /// As [`EventStream::used`], for a stream that is asked after each piece: its prompt is counted once.
+    fn made(&mut self) -> Units {
+        self.prompt.count();
+        self.used()
+    }
+
     /// Counts an event and adds to `output` what the client gets of it.
     fn pass_on(&mut self, event: &[u8], data: &[u8], output: &mut Vec<u8>) {
         let Ok(chunk) = serde_json::from_slice::<Chunk<'_>>(data) else {
@@ -153,7 +162,7 @@ impl EventStream {
 
 /// The client's side of a stream. Once the client has gone, what it is sent is discarded.
 struct Client<'a> {
-    out: &'a mut dyn Write,
+    out: &'a mut dyn StreamClient,
     /// What is not sent yet.
     output: Vec<u8>,
     /// The error of the write that failed because the client has disconnected.
@@ -170,7 +179,7 @@ impl Client<'_> {
 }
 
 impl ReplyStream for EventStream {
-    fn copy(&mut self, out: &mut dyn Write) -> StreamEnd {
+    fn copy(&mut self, out: &mut dyn StreamClient) -> StreamEnd {
         let mut client = Client { out, output: Vec::new(), gone: None };
         let end = self.copy_events(&mut client);
         match (end, client.gone) {

@@ -8,13 +8,14 @@ use crate::http::{Content, Response};
 use crate::units::Units;
 
 use super::caller_check::CheckedClient;
+pub use super::caller_check::StreamClient;
 use super::charging::{ChargeContext, ModelUsage};
 use super::kept::{Head, Recorder};
 
 /// A reply on its way from a model server to the client.
 pub trait ReplyStream: Send {
     /// Copies the reply to the client until it ends, fails, or the client disconnects while the model is at work.
-    fn copy(&mut self, out: &mut dyn Write) -> StreamEnd;
+    fn copy(&mut self, out: &mut dyn StreamClient) -> StreamEnd;
 
     /// What is charged for a stream that ended like this; `None` for nothing.
     fn units(&self, end: &StreamEnd) -> Option<Units>;
@@ -111,7 +112,8 @@ impl ChargedStream {
         // and the recorder never fails.
         let _watch = head.as_ref().map(|_| blocking::set_client(None));
         let mut out = Recorder::new(out, head);
-        let mut client = CheckedClient::new(&mut out, &mut self.context.caller_check);
+        let ChargeContext { caller_check, meter, .. } = &mut self.context;
+        let mut client = CheckedClient::new(&mut out, caller_check, meter, &self.model);
         let end = self.stream.copy(&mut client);
         let ended = client.ended;
         let usage = self.stream.units(&end).map(|units| ModelUsage {

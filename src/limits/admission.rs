@@ -49,6 +49,13 @@ impl Drop for Settled {
     }
 }
 
+/// What was seen last of limits that were lowered; see [`Admission::has_passed`].
+#[derive(Clone, Copy, Debug)]
+pub struct LimitWatch {
+    seen: u64,
+    is_lowered: bool,
+}
+
 /// Not what it holds: it changes.
 impl std::fmt::Debug for Admission {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -62,20 +69,21 @@ impl Admission {
         Arc::new(Admission { limits, budgets, set_aside: Mutex::default() })
     }
 
-    /// To be given to [`Admission::is_emptied`].
-    pub fn exhaustions(&self) -> u64 {
-        self.limits.exhaustions()
+    /// From now on, [`Admission::has_passed`] tells of limits that are lowered.
+    pub fn watch(&self) -> LimitWatch {
+        LimitWatch { seen: self.limits.lowerings(), is_lowered: false }
     }
 
-    /// Whether the limit of one of the budgets was lowered so that nothing is left of it. It looks only at a counter,
-    /// unless that has changed since it was `seen`.
-    pub fn is_emptied(&self, seen: &mut u64) -> bool {
-        let now = self.limits.exhaustions();
-        if now == *seen {
+    /// Whether the limit of one of the budgets was lowered so that nothing is left of it, or less than what the request
+    /// has made, which costs `made`. It looks only at a counter, unless a limit was lowered since the watch began.
+    pub fn has_passed(&self, watch: &mut LimitWatch, made: impl FnOnce() -> Picos) -> bool {
+        let seen = self.limits.lowerings();
+        if seen == watch.seen && !watch.is_lowered {
             return false;
         }
-        *seen = now;
-        self.limits.is_emptied(&self.budgets)
+        let lowered_to = self.limits.lowered_to(&self.budgets);
+        *watch = LimitWatch { seen, is_lowered: lowered_to.is_some() };
+        lowered_to.is_some_and(|most| most <= 0 || most < made())
     }
 
     /// Sets aside what a call of a model may cost, in addition to what was set aside before: `worst`, or where less is

@@ -103,6 +103,7 @@ impl Held {
         self.busy.clear();
         self.quiet.clear();
         self.to_forget.clear();
+        self.changed.clear();
     }
 }
 

@@ -70,6 +70,8 @@ pub(super) struct Held {
     pub(super) quiet: VecDeque<(Micros, Arc<str>)>,
     /// Those that the database is to forget.
     pub(super) to_forget: BTreeSet<Arc<str>>,
+    /// Those whose limits have changed, and when, until all that was charged before is settled.
+    pub(super) changed: BTreeMap<Arc<str>, Micros>,
     /// Whether the database did not answer the last questions.
     pub(super) is_unreachable: bool,
 }
@@ -306,6 +308,7 @@ impl Held {
     pub(super) fn questions(&mut self, all: bool, now: Micros) -> (u64, Vec<Question>) {
         if all {
             self.sweep(now);
+            self.inquire_changed(now);
         }
         let lacking = self.waiting.values().filter(|waiting| waiting.outcome.is_none());
         self.due.extend(lacking.flat_map(|waiting| waiting.budgets.iter().cloned()));
@@ -369,12 +372,6 @@ impl Held {
         held.asks_at = if grant.is_short { now + SHORT_PAUSE } else { now };
     }
 
-    /// Whether nothing is left of one of these budgets: as something is set aside of it, the limit was lowered.
-    pub(super) fn is_emptied(&self, budgets: &Budgets) -> bool {
-        let is_empty = |held: &HeldLease| !held.is_gone && held.answered > 0 && held.unspent <= 0;
-        budgets.iter().any(|id| self.leases.get(id).is_some_and(is_empty))
-    }
-
     /// Hands back what is not set aside of a budget. If another process lacks it, what is being collected may be kept;
     /// not if the limit has changed (`is_change`), when what is set aside goes back too once its requests have ended.
     pub(super) fn recall(&mut self, id: &str, is_change: bool, now: Micros) {
@@ -387,6 +384,9 @@ impl Held {
             }
             (held.asks_at, held.known_until) = (now, now);
             held.touch(&id, &mut self.busy);
+            if is_change {
+                self.note_change(&id, now);
+            }
             self.due.insert(id);
         }
     }

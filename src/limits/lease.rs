@@ -39,6 +39,8 @@ pub struct Lease {
     outdated: Picos,
     /// Whether it collects what others hand back, for a request that waits.
     collects: bool,
+    /// Whether the database is to be asked what is left, though nothing is lacking.
+    inquires: bool,
 }
 
 /// Whether the database wants back what is not used.
@@ -225,7 +227,11 @@ impl Lease {
         let is_low = missing > 0 || (free < reserve / 2 && now - self.last_asked >= PAUSE);
         // Others may collect once this process needs nothing more.
         let has_collected = self.collects && needed == 0;
-        let is_due = is_low || self.returned > self.return_known || self.recall == Recall::Asking || has_collected;
+        let is_due = is_low
+            || self.returned > self.return_known
+            || self.recall == Recall::Asking
+            || has_collected
+            || self.inquires;
         let comfort = if is_low { (needed + more + AHEAD * reserve - free - missing).max(0) } else { 0 };
         if is_low {
             self.last_asked = now;
@@ -257,6 +263,16 @@ impl Lease {
         self.recall = Recall::Asking;
     }
 
+    /// The database is to be asked what is left of the limit.
+    pub(super) fn inquire(&mut self) {
+        self.inquires = true;
+    }
+
+    /// What is set aside for requests that run.
+    pub(super) fn reserved(&self) -> Picos {
+        self.reserved
+    }
+
     fn return_free_but(&mut self, kept: Picos) {
         self.returned += (self.free() - kept).max(0);
     }
@@ -266,7 +282,7 @@ impl Lease {
         self.granted = self.granted.max(grant.granted);
         self.return_known = self.return_known.max(grant.returned);
         self.window_starts = self.window_starts.max(grant.window_starts);
-        self.collects = grant.collects;
+        (self.collects, self.inquires) = (grant.collects, false);
         self.valid_until = grant.valid_for.map(|time| asked_at.saturating_add(time));
         if self.recall == Recall::Asking {
             self.recall = Recall::Answered;

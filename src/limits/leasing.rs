@@ -111,8 +111,8 @@ impl Limits {
             state.held.receive((*round, asked_at), id, answer.as_ref(), now);
         }
         state.held.admit(now);
-        if answers.iter().flatten().any(|(_, unspent)| *unspent <= 0) {
-            self.exhaustions.fetch_add(1, Ordering::Release);
+        if asked.iter().any(|(id, _)| state.held.is_lowered(id)) {
+            self.lowerings.fetch_add(1, Ordering::Release);
         }
     }
 }

@@ -5,7 +5,7 @@
 //! runs both through crashes, lost messages, window ends and clock steps.
 //!
 //! From the bottom up: `lease` (one lease), `held` (all leases of a process, and the requests that wait), both without a
-//! clock or I/O, `forgetting` (of those that are not used); `service` (what requests use), with its threads `leasing` (asks
+//! clock or I/O, `forgetting` (of those that are not used), `lowered` (limits below what is set aside); `service` (what requests use), with its threads `leasing` (asks
 //! the database for leases) and `settling` (settles what was charged, as `settle_schedule` says); `admission` (what is set aside for one request).
 //!
 //! Rate limits are built in the same way, of permits: `permits` (what is held of one limit), `held_rates` (of all),
@@ -21,6 +21,7 @@ mod held_rates;
 mod kinds;
 mod lease;
 mod leasing;
+mod lowered;
 pub mod model;
 pub mod permit_book;
 mod permits;
@@ -31,7 +32,7 @@ mod settling;
 
 use std::time::Duration;
 
-pub use admission::{Admission, Settled};
+pub use admission::{Admission, LimitWatch, Settled};
 pub use budgets::Budgets;
 pub use held::Refusal;
 pub use kinds::{Kind, RateIds, RateStatus};

@@ -30,8 +30,8 @@ pub struct Limits {
     pub(super) state: Mutex<State>,
     /// Wakes the thread that asks for leases.
     pub(super) work: Condvar,
-    /// How often a budget was found of which nothing is left.
-    pub(super) exhaustions: AtomicU64,
+    /// How often a budget was found to be lowered below what is set aside of it.
+    pub(super) lowerings: AtomicU64,
 }
 
 #[derive(Default)]
@@ -61,18 +61,18 @@ impl Limits {
             origin: Instant::now(),
             state: Mutex::default(),
             work: Condvar::new(),
-            exhaustions: AtomicU64::new(0),
+            lowerings: AtomicU64::new(0),
         })
     }
 
-    /// How often a budget was found of which nothing is left.
-    pub(super) fn exhaustions(&self) -> u64 {
-        self.exhaustions.load(Ordering::Acquire)
+    /// How often a budget was found to be lowered below what is set aside of it.
+    pub(super) fn lowerings(&self) -> u64 {
+        self.lowerings.load(Ordering::Acquire)
     }
 
-    /// Whether nothing is left of one of these budgets, of which something is set aside.
-    pub(super) fn is_emptied(&self, budgets: &Budgets) -> bool {
-        self.state.lock().held.is_emptied(budgets)
+    /// How much a running request of these budgets may cost, if one of them was lowered below what is set aside of it.
+    pub(super) fn lowered_to(&self, budgets: &Budgets) -> Option<Picos> {
+        self.state.lock().held.lowered_to(budgets)
     }
 
     /// The rate limits.

@@ -27,8 +27,17 @@ impl Limits {
                 self.settling.again(work);
                 std::thread::sleep(FAILURE_PAUSE);
             }
-            if self.state.lock().held.has_waiting() {
+            let mut state = self.state.lock();
+            if work.settles {
+                state.held.note_settled();
+            }
+            let (has_waiting, has_due) = (state.held.has_waiting(), state.held.has_due());
+            drop(state);
+            if has_waiting {
                 self.settling.hurry();
+            }
+            if has_due {
+                self.work.notify_one();
             }
         }
     }

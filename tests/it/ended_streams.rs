@@ -116,6 +116,32 @@ fn a_revoked_key_gets_no_further_piece_but_other_changes_end_nothing() {
 }
 
 #[test]
+fn a_budget_that_is_lowered_below_what_a_stream_has_made_ends_it() {
+    let stage = Stage::new();
+    let body = json!({"name": "k", "budget": {"limit_micros": 2000}});
+    let key = stage.user.browser.post("/api/keys", &body).expect(200).json();
+    let client = stage.server.inference.with_secret(key["secret"].as_str().unwrap());
+    let text = stage.stream(&client, || {
+        stage.wanted.store(60, SeqCst);
+        soon("more pieces", || stage.made.load(SeqCst) == 60);
+        let lower = |limit: i64| json!({"id": key["id"], "budget": {"limit_micros": limit}});
+        // Enough for what was made, and some more.
+        stage.user.browser.post("/api/keys/update", &lower(250)).expect(200);
+        thread::sleep(Duration::from_millis(300));
+        stage.wanted.store(70, SeqCst);
+        soon("more pieces", || stage.made.load(SeqCst) == 70);
+        stage.user.browser.post("/api/keys/update", &lower(40)).expect(200);
+    });
+    let pieces = text.matches("word ").count();
+    // On a busy machine some of what was made is still on its way.
+    assert!((41..110).contains(&pieces), "{pieces}");
+    assert_eq!(error(&text)["code"], "insufficient_quota", "{text}");
+    let charges = final_charges(&stage.db, stage.server);
+    let made = charges.iter().map(|charge| charge["completion_tokens"].as_i64().unwrap()).max().unwrap();
+    assert!(made >= i64::try_from(pieces).unwrap(), "{made} {pieces}");
+}
+
+#[test]
 fn a_budget_that_is_lowered_to_nothing_ends_a_stream() {
     let stage = Stage::new();
     let body = json!({"name": "k", "budget": {"limit_micros": 2000}});
