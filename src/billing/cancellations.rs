@@ -1,7 +1,7 @@
 //! The subscriptions of deleted accounts are cancelled. A trigger records the customer in the transaction that deletes the
 //! account, so it happens even if Stripe does not answer then.
 
-use super::objects::Subscription;
+use super::objects::{CheckoutSession, Subscription};
 use super::payments::{Asked, Payments};
 use super::subscriptions::STRIPE;
 use super::{Failure, Form};
@@ -9,6 +9,10 @@ use crate::db::Database;
 use crate::error::Result;
 use crate::store::audit;
 use crate::store::checkouts::{self, Cancellation};
+use crate::store::reporting::{closing, outbox, sender};
+
+/// How often usage is waited for that is not sent yet, two seconds each.
+const WAITS: i32 = 30;
 
 impl Payments {
     /// Cancels the subscriptions of one customer whose account was deleted. Returns whether there was one to do.
@@ -17,6 +21,10 @@ impl Payments {
     /// Those of the database. What Stripe does not do is logged, and tried again later.
     pub(super) fn cancel_next(&self, db: &Database) -> Result<bool> {
         let Some(due) = checkouts::take_cancellation(&mut db.session()?)? else { return Ok(false) };
+        if due.attempts <= WAITS && self.has_usage_to_send(db, &due)? {
+            checkouts::postpone_cancellation(&mut db.session()?, &due.customer_id)?;
+            return Ok(true);
+        }
         let cancelled = match self.cancel_all(&due) {
             Ok(cancelled) => cancelled,
             Err(e) => {
@@ -37,11 +45,41 @@ impl Payments {
         Ok(true)
     }
 
+    /// Puts what the account has used into the outbox. Returns whether that is not sent yet: it is, within seconds, so that it
+    /// is on the last invoice.
+    fn has_usage_to_send(&self, db: &Database, due: &Cancellation) -> Result<bool> {
+        let Some(meter) = &self.meter else { return Ok(false) };
+        let mut session = db.session()?;
+        if sender::held(&mut session)?.is_some() {
+            return Ok(false);
+        }
+        closing::close_account(&mut session, &due.user_id, meter)?;
+        Ok(outbox::has_unsent(&mut session, &due.customer_id)?)
+    }
+
+    /// Closes all pages on which the customer could still pay, for a subscription or for credit.
+    fn close_pages(&self, due: &Cancellation) -> Asked<()> {
+        let mut open: Vec<String> = due.session_id.iter().cloned().collect();
+        let query = Form::new().with("customer", &due.customer_id).with("status", "open");
+        let listed = self.stripe.list("/v1/checkout/sessions", &query, |session: CheckoutSession| {
+            open.push(session.id);
+            true
+        });
+        match listed {
+            Err(e) if e.is_not_found() || is_missing(&e) => {}
+            listed => listed?,
+        }
+        open.sort();
+        open.dedup();
+        for id in open {
+            self.close_page(&id, &format!("gone:{id}:{}", due.attempts))?;
+        }
+        Ok(())
+    }
+
     /// Returns the ids of what was cancelled.
     fn cancel_all(&self, due: &Cancellation) -> Asked<Vec<String>> {
-        if let Some(id) = &due.session_id {
-            self.close_page(id, &format!("gone:{id}:{}", due.attempts))?;
-        }
+        self.close_pages(due)?;
         let mut found = Vec::new();
         let query = Form::new().with("customer", &due.customer_id);
         let listed = self.stripe.list("/v1/subscriptions", &query, |subscription: Subscription| {

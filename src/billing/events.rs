@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::error::{Error, Result};
 
@@ -33,13 +34,19 @@ pub enum Subject {
     Charge(String),
     /// A dispute.
     Dispute(String),
+    /// Usage that Stripe has taken, but did not count after all, by the event's id.
+    MeterError(String),
 }
 
 impl Subject {
     /// The object's id.
     pub fn id(&self) -> &str {
         match self {
-            Subject::Subscription(id) | Subject::Checkout(id) | Subject::Charge(id) | Subject::Dispute(id) => id,
+            Subject::Subscription(id)
+            | Subject::Checkout(id)
+            | Subject::Charge(id)
+            | Subject::Dispute(id)
+            | Subject::MeterError(id) => id,
         }
     }
 }
@@ -49,8 +56,9 @@ struct Envelope {
     id: String,
     #[serde(rename = "type")]
     kind: String,
+    /// Seconds since 1970; of thin events, text.
     #[serde(default)]
-    created: i64,
+    created: Value,
     #[serde(default)]
     data: Data,
 }
@@ -72,9 +80,22 @@ impl Event {
         if !is_id(&id) {
             return Err(Error::bad("The event has no valid id"));
         }
-        let created = OffsetDateTime::from_unix_timestamp(created).unwrap_or(OffsetDateTime::UNIX_EPOCH);
-        let subject = subject(&kind, &data.object).filter(|subject| is_id(subject.id()));
+        let created = time_of(&created).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+        let subject = match kind.as_str() {
+            // Thin events, which say nothing but their id.
+            "v1.billing.meter.error_report_triggered" | "v1.billing.meter.no_meter_found" => {
+                Some(Subject::MeterError(id.clone()))
+            }
+            _ => subject(&kind, &data.object).filter(|subject| is_id(subject.id())),
+        };
         Ok(Event { id, kind, created, subject })
+    }
+}
+
+fn time_of(created: &Value) -> Option<OffsetDateTime> {
+    match created {
+        Value::String(text) => OffsetDateTime::parse(text, &Rfc3339).ok(),
+        seconds => OffsetDateTime::from_unix_timestamp(seconds.as_i64()?).ok(),
     }
 }
 
@@ -140,6 +161,17 @@ mod tests {
         );
         assert_eq!(subject_of("payout.paid", json!({"id": "po_1"})), None);
         assert_eq!(subject_of("charge.refunded", json!({"id": "../v1/account"})), None);
+    }
+
+    #[test]
+    fn thin_events_of_meters_are_read() {
+        for kind in ["v1.billing.meter.error_report_triggered", "v1.billing.meter.no_meter_found"] {
+            let body = json!({"id": "evt_test_65RC", "object": "v2.core.event", "type": kind,
+                "created": "2024-09-26T17:46:22.134Z", "related_object": null});
+            let event = Event::parse(body.to_string().as_bytes()).unwrap();
+            assert_eq!(event.subject, Some(Subject::MeterError("evt_test_65RC".to_owned())));
+            assert_eq!(event.created.unix_timestamp(), 1_727_372_782);
+        }
     }
 
     #[test]

@@ -11,6 +11,8 @@ pub struct Payments {
     pub(super) stripe: Stripe,
     pub(super) config: PaymentConfig,
     pub(super) price_list: PriceList,
+    /// The event name of the meter, if usage is reported.
+    pub(super) meter: Option<String>,
     /// Whether `STRIPE_API_URL` is Stripe's.
     api_url: String,
 }
@@ -22,6 +24,7 @@ impl Payments {
             stripe: Stripe::of(&config.stripe)?,
             config: config.payments.clone(),
             price_list: PriceList::default(),
+            meter: config.stripe.stripe_meter_event.clone(),
             api_url: config.stripe.stripe_api_url.clone(),
         })
     }
@@ -46,6 +49,14 @@ impl Payments {
             return Err(
                 "STRIPE_METER_EVENT is set, but with BILLING=prepaid or subscription usage may be paid for out of \
                         credit, and Stripe would bill it once more. Unset one of them"
+                    .to_owned(),
+            );
+        }
+        // Stripe's own address is always https; another is one for tests, on this machine.
+        if config.public_url.is_empty() && config.stripe.stripe_api_url.starts_with("https://") {
+            return Err(
+                "STRIPE_SECRET_KEY is set, but PUBLIC_URL is not: Stripe's pages must lead back to this web server. Set it \
+                 to the address that browsers use, such as https://example.com"
                     .to_owned(),
             );
         }

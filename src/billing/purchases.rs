@@ -1,6 +1,7 @@
 //! Credit that is bought, and taken back when the payment goes back.
 
 use super::objects::CheckoutSession;
+use super::refunds;
 use super::subscriptions::STRIPE;
 use crate::accounts::credits;
 use crate::db::Executor;
@@ -34,17 +35,19 @@ pub(super) struct Return {
 pub(super) fn grant(db: &mut impl Executor, session: &CheckoutSession) -> Result<Option<String>> {
     let Some(cents) = session.credit_cents().filter(|_| session.is_paid()) else { return Ok(None) };
     if cents > MOST_CENTS {
-        log::error!("{} buys more credit than can be: nothing was granted", session.id);
+        refunds::note(db, session, "it buys more credit than can be granted")?;
         return Ok(None);
     }
     // The account that asked for the session, and not only one with its customer.
     let by_reference = subscriptions::owner(db, "", &session.client_reference_id)?;
     let owner = by_reference.map_or_else(|| subscriptions::owner(db, &session.customer, ""), |id| Ok(Some(id)))?;
     let Some(user_id) = owner else {
-        log::error!("{} has paid for credit of an account that does not exist", session.id);
+        refunds::note(db, session, "")?;
         return Ok(None);
     };
     if !users::lock(db, &user_id)? {
+        // It was deleted just now.
+        refunds::note(db, session, "")?;
         return Ok(None);
     }
     let amount_micros = cents * CENT;

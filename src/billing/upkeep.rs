@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::payments::Payments;
 use crate::db::Database;
 use crate::error::Result;
+use crate::store::reporting::{closing, sender};
 use crate::store::{checkouts, stripe_events, subscriptions, users};
 
 /// How often it is looked whether there is anything to do.
@@ -15,11 +16,15 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// How often it is looked whether the grace of a subscription has ended.
 const GRACE_INTERVAL: Duration = Duration::from_secs(10);
 
+/// How many seconds before a subscription ends its usage is put into the outbox.
+const ENDING_SECONDS: i32 = 15;
+
 /// How often old rows are deleted.
 const FORGET_INTERVAL: Duration = Duration::from_secs(3600);
 
 impl Payments {
-    /// Until the process is stopped: cancels the subscriptions of deleted accounts, ends those whose payment has failed for
+    /// Until the process is stopped: cancels the subscriptions of deleted accounts, refunds what they have paid since, tells
+    /// Stripe of addresses that have changed, ends subscriptions whose payment has failed for
     /// too long, and forgets old events. Several processes can do so at once.
     pub fn follow(&self, db: &Database, stopped: &AtomicBool) {
         let (mut grace_due, mut forget_due) = (Instant::now(), Instant::now());
@@ -37,7 +42,8 @@ impl Payments {
                 is_due
             };
             let (grace, forget) = (is_due(&mut grace_due, GRACE_INTERVAL), is_due(&mut forget_due, FORGET_INTERVAL));
-            let done = self.cancel_some(db, stopped).and_then(|()| if grace { self.end_grace(db) } else { Ok(()) });
+            let done = self.close_ending(db).and_then(|()| self.do_some(db, stopped));
+            let done = done.and_then(|()| if grace { self.end_grace(db) } else { Ok(()) });
             let done = done.and_then(|()| if forget { forget_old(db) } else { Ok(()) });
             if let Err(e) = done {
                 log::debug!("payments were not looked after: {e}");
@@ -45,8 +51,24 @@ impl Payments {
         }
     }
 
-    fn cancel_some(&self, db: &Database, stopped: &AtomicBool) -> Result<()> {
+    fn do_some(&self, db: &Database, stopped: &AtomicBool) -> Result<()> {
         while !stopped.load(Ordering::Acquire) && self.cancel_next(db)? {}
+        while !stopped.load(Ordering::Acquire) && self.refund_next(db)? {}
+        while !stopped.load(Ordering::Acquire) && self.tell_next(db)? {}
+        Ok(())
+    }
+
+    /// Puts into the outbox what accounts have used whose subscription ends in some seconds, so that it is on its last invoice.
+    /// Otherwise it would be after the end of the hour, and so of the subscription.
+    fn close_ending(&self, db: &Database) -> Result<()> {
+        let Some(meter) = &self.meter else { return Ok(()) };
+        let mut session = db.session()?;
+        if sender::held(&mut session)?.is_some() {
+            return Ok(());
+        }
+        for user_id in subscriptions::take_ending(&mut session, ENDING_SECONDS)? {
+            closing::close_account(&mut session, &user_id, meter)?;
+        }
         Ok(())
     }
 

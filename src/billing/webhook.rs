@@ -4,12 +4,14 @@
 
 use super::Form;
 use super::events::{Event, Subject};
+use super::meter_errors;
 use super::objects::{Charge, CheckoutSession, Dispute, List, Subscription};
 use super::payments::{Asked, Payments, failed};
 use super::purchases::{self, Return};
 use crate::accounts::credits;
 use crate::db::Database;
 use crate::error::{Error, Result};
+use crate::store::reporting::check;
 use crate::store::{purchases as stored, stripe_events, subscriptions};
 
 /// What Stripe told of an event's object.
@@ -20,6 +22,8 @@ enum Fetched {
     Purchase(Box<CheckoutSession>),
     /// A payment went back, or a part of it; with its checkout if that is not known here yet.
     Return(Return, Option<Box<CheckoutSession>>),
+    /// Usage that was not counted, in words.
+    MeterError(String),
     /// Nothing that matters here.
     Nothing,
 }
@@ -57,6 +61,11 @@ impl Payments {
                 }
                 purchases::take_back(&mut transaction, &returned, id, fetch)?
             }
+            Fetched::MeterError(problem) => {
+                log::error!("billing: Stripe has not counted usage that it had taken: {problem}");
+                check::note_uncounted(&mut transaction, id, &problem)?;
+                None
+            }
             Fetched::Nothing => None,
         };
         transaction.commit()?;
@@ -67,6 +76,7 @@ impl Payments {
         let fetched = match subject {
             Subject::Subscription(id) => self.fetch_subscription(id, ""),
             Subject::Checkout(id) => self.fetch_checkout(id),
+            Subject::MeterError(id) => meter_errors::fetch(&self.stripe, id).map(Fetched::MeterError),
             Subject::Charge(id) => self.get(&format!("/v1/charges/{id}")).map(|charge: Charge| {
                 let Charge { id, payment_intent, amount_refunded } = charge;
                 Fetched::Return(Return { id, payment_intent, cents: amount_refunded }, None)

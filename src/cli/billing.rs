@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::db::Database;
 use crate::store::reporting::outbox::{self, Counts};
 use crate::store::reporting::{aside, sender};
-use crate::store::timestamp;
+use crate::store::{refunds, timestamp};
 
 /// How long rows are waited for that must be tried again, or that another process sends.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -46,6 +46,15 @@ pub enum BillingCommand {
     Resume {
         /// What to do about usage of that time
         usage: Missed,
+    },
+    /// List payments for credit of accounts that are gone, or decide what becomes of one. Those of accounts that were deleted
+    /// are refunded by themselves
+    Refund {
+        /// The checkout session's id
+        session: Option<String>,
+        /// Do nothing about it: it is another system's, or was refunded at Stripe
+        #[arg(long, requires = "session")]
+        dismiss: bool,
     },
     /// Compare the ledger, the outbox and what Stripe has added up, for each customer, and fail if sums differ. Servers
     /// do this by themselves once a day
@@ -96,6 +105,7 @@ pub(super) fn run(command: &BillingCommand, config: &Config) -> Result<String, F
             let is_found = aside::settle(&mut database(config)?.session()?, id, *outcome == Known::Counted)?;
             is_found.then(String::new).ok_or_else(|| not_put_aside(id))
         }
+        BillingCommand::Refund { session, dismiss } => refund(&database(config)?, session.as_deref(), *dismiss),
         BillingCommand::Resume { usage } => resume(&database(config)?, *usage),
         BillingCommand::Check => check(&Checker::new(config, stripe, database(config)?)),
         BillingCommand::Import => import::run(config),
@@ -118,6 +128,17 @@ fn try_again(db: &Database, ids: &[String]) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+fn refund(db: &Database, id: Option<&str>, dismiss: bool) -> Result<String, Failure> {
+    let mut session = db.session()?;
+    let Some(id) = id else {
+        let open: Vec<String> =
+            refunds::open(&mut session, LISTED)?.iter().map(|refund| refund.in_words() + "\n").collect();
+        return Ok(open.concat());
+    };
+    let is_open = if dismiss { refunds::done(&mut session, id)? } else { refunds::approve(&mut session, id)? };
+    is_open.then(String::new).ok_or_else(|| Failure(format!("{id} is no payment that is open")))
 }
 
 fn resume(db: &Database, usage: Missed) -> Result<String, Failure> {

@@ -82,7 +82,7 @@ pub enum Command {
     /// Manage the credit of accounts: show, grant, withdraw
     #[command(subcommand)]
     Credit(CreditCommand),
-    /// Exchange billing data with Stripe: send, settle, resume, check, import
+    /// Exchange billing data with Stripe: send, settle, resume, refund, check, import
     #[command(subcommand)]
     Billing(BillingCommand),
     /// Show the processes that hold parts of limits, and end one that was lost: list, end

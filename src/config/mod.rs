@@ -114,7 +114,7 @@ pub struct Config {
     #[arg(long, env, default_value = "127.0.0.1:9910", value_parser = plain(address), help_heading = ADDRESSES)]
     pub audio_addr: SocketAddr,
 
-    /// Public URL of the web server; with `https://`, cookies are `Secure`
+    /// Public URL of the web server; with `https://`, cookies are `Secure`. Required with STRIPE_SECRET_KEY
     #[arg(long, env, default_value = "", value_parser = plain(public_url), help_heading = ADDRESSES)]
     pub public_url: String,
 

@@ -80,6 +80,15 @@ pub fn take_cancellation(db: &mut impl Executor) -> Result<Option<Cancellation>,
     db.query_opt(SQL, &[])?.as_ref().map(Cancellation::from_row).transpose()
 }
 
+/// Takes a customer again in two seconds.
+///
+/// # Errors
+/// See [`Error`].
+pub fn postpone_cancellation(db: &mut impl Executor, customer_id: &str) -> Result<(), Error> {
+    const SQL: &str = "UPDATE stripe_cancellations SET next_at = now() + interval '2 seconds' WHERE customer_id = $1";
+    db.execute(SQL, &[&customer_id]).map(drop)
+}
+
 /// All subscriptions of a customer were cancelled at this attempt, unless there was [another](cancel_again) meanwhile.
 ///
 /// # Errors

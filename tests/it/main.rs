@@ -50,6 +50,7 @@ mod migration;
 mod model_changes;
 mod model_lists;
 mod models;
+mod money_back;
 mod official_library;
 mod openapi;
 mod operations;

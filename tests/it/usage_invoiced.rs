@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::stripe::{SECRET_KEY, Stripe};
-use crate::harness::{Server, TestDb, User, done, refused, run};
+use crate::harness::stripe::{Fault, Faults, SECRET_KEY, Stripe};
+use crate::harness::{PASSWORD, Server, TestDb, User, done, refused, run, soon};
 use crate::payments::{check_out, stripe_with_prices};
 use crate::usage_reported::charge;
 
@@ -174,4 +174,56 @@ fn a_price_of_another_meter_is_found() {
     differs();
     case.stripe.state().objects.remove("price_metered");
     differs();
+}
+
+#[test]
+fn what_a_deleted_account_has_used_is_on_the_last_invoice() {
+    let case = Case::new();
+    case.stripe.pay(&check_out(&case.user.browser, "monthly", 1));
+    case.stripe.deliver_from(&case.server.web.anonymous(), 0);
+    let subscription = case.subscription();
+    charge(&case.db, &case.user.id, 0, 70_000, 0);
+    case.user.browser.post("/api/delete-account", &json!({"password": PASSWORD})).expect(200);
+    soon("the cancellation", || case.subscription()["status"] == "canceled");
+    let invoices = case.stripe.invoices(subscription["id"].as_str().unwrap());
+    assert_eq!(lines(invoices.last().unwrap()), [json!(["price_metered", 70_000, 7])]);
+}
+
+#[test]
+fn usage_is_sent_shortly_before_a_subscription_ends() {
+    let case = Case::new();
+    case.stripe.pay(&check_out(&case.user.browser, "monthly", 1));
+    case.stripe.deliver_from(&case.server.web.anonymous(), 0);
+    charge(&case.db, &case.user.id, 0, 70_000, 0);
+    let customer = case.subscription()["customer"].as_str().unwrap().to_owned();
+    case.db.run("UPDATE stripe_subscriptions SET period_end = now() + interval '14 seconds'");
+    assert_eq!(case.db.count("SELECT count(*) FROM stripe_outbox"), 0);
+    case.db.run("UPDATE stripe_subscriptions SET cancel_at_period_end = true");
+    soon("the usage", || case.stripe.used(METER, &customer) == 70_000);
+    let sql = "SELECT count(*) FROM stripe_outbox o, stripe_subscriptions s WHERE o.used_at < s.period_end";
+    assert_eq!(case.db.count(sql), 1);
+    // Once for this end.
+    charge(&case.db, &case.user.id, 0, 1, 0);
+    assert_eq!(case.db.count("SELECT count(*) FROM stripe_subscriptions WHERE usage_closed = period_end"), 1);
+}
+
+#[test]
+fn usage_that_stripe_has_not_counted_after_all_is_shown() {
+    let case = Case::new();
+    let meter =
+        case.stripe.state().objects.values().find(|object| object["object"] == "billing.meter").unwrap()["id"].clone();
+    let seen = case.stripe.events().len();
+    case.stripe.meter_error(meter.as_str().unwrap(), "cb44");
+    let web = case.server.web.anonymous();
+    // Not while its details cannot be read.
+    case.stripe.inject(Faults::next(&[Some(Fault::ErrorBefore)]));
+    case.stripe.deliver(&web, &case.stripe.events()[seen]).expect(503);
+    case.stripe.deliver_from(&web, seen);
+    case.stripe.deliver_from(&web, seen);
+    assert_eq!(case.db.count("SELECT count(*) FROM events WHERE kind = 'billing.uncounted'"), 1);
+    case.server.wait_until("the log", || case.server.log().contains("meter_event_customer_not_found, such as cb44"));
+    done(run(&["user", "promote", "ann@example.com"], &[("DATABASE_URL", &case.db.url())], ""));
+    let page = || case.user.browser.header("accept", "text/html").get("/admin");
+    soon("the promotion to be seen", || page().status == 200);
+    assert!(page().text().contains("billing.uncounted") && page().text().contains("cb44"), "{}", page().text());
 }

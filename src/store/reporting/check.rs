@@ -181,3 +181,15 @@ pub fn note_difference(db: &mut impl Executor, what: &str) -> Result<(), Error> 
         ON CONFLICT DO NOTHING";
     db.execute(SQL, &[&what]).map(drop)
 }
+
+/// Makes an event of kind `billing.uncounted`, of no account: by a web-hook event, Stripe has said that it did not count usage
+/// which it had taken.
+///
+/// # Errors
+/// See [`Error`].
+pub fn note_uncounted(db: &mut impl Executor, event_id: &str, problem: &str) -> Result<(), Error> {
+    const SQL: &str = "INSERT INTO events (kind, user_id, budget_id, starts, percent, payload, created)
+        VALUES ('billing.uncounted', '', $1, now(), 0, jsonb_build_object('event', $1, 'problem', $2::text), now())
+        ON CONFLICT DO NOTHING";
+    db.execute(SQL, &[&event_id, &problem]).map(drop)
+}

@@ -51,6 +51,18 @@ pub fn close_some(
     Ok(db.query_one(SQL, &[&after, &meter, &hour, &is_full, &scope.batch()])?.try_get(0)?)
 }
 
+/// Makes a row for one account: for all that it was charged until now, beyond its earlier rows.
+///
+/// # Errors
+/// See [`Error`].
+pub fn close_account(db: &mut impl Executor, user_id: &str, meter: &str) -> Result<(), Error> {
+    // The function looks at the accounts behind another one.
+    const SQL: &str = "SELECT made FROM textgen_close_usage(
+        coalesce((SELECT max(d.user_id) FROM usage_daily d WHERE d.user_id < $1), ''),
+        '-infinity', $2, date_trunc('hour', now()), true, 1)";
+    db.query_one(SQL, &[&user_id, &meter]).map(drop)
+}
+
 /// All rows were made for what was charged until this time.
 ///
 /// # Errors

@@ -169,3 +169,13 @@ pub fn unsent(db: &mut impl Executor) -> Result<Unsent, Error> {
     let row = db.query_one(SQL, &[])?;
     Ok(Unsent { waiting: row.try_get(0)?, oldest: row.try_get(1)?, put_aside: row.try_get(2)? })
 }
+
+/// Whether rows of a customer wait to be sent.
+///
+/// # Errors
+/// See [`Error`].
+pub fn has_unsent(db: &mut impl Executor, customer: &str) -> Result<bool, Error> {
+    const SQL: &str = "SELECT EXISTS (SELECT FROM stripe_outbox
+        WHERE customer = $1 AND sent IS NULL AND put_aside IS NULL)";
+    Ok(db.query_one(SQL, &[&customer])?.try_get(0)?)
+}

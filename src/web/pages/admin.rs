@@ -9,6 +9,8 @@ use crate::call::Call;
 use crate::catalogue::{Availability, Purpose, ServerCounts};
 use crate::store::audit::{self, Entry};
 use crate::store::directory::{self, UserSummary};
+use crate::store::events::{self, Event};
+use crate::store::refunds::{self, Refund};
 use crate::store::reporting::aside::{self, Stuck};
 use crate::store::reporting::outbox::{self, Unsent};
 use crate::store::reporting::sender::{self, Gap};
@@ -35,6 +37,8 @@ struct Overview {
     parts: Vec<Part>,
     /// Usage that Stripe has refused.
     stuck: Vec<Stuck>,
+    refunds: Vec<Refund>,
+    alarms: Vec<Event>,
 }
 
 /// The status of one part of the system.
@@ -82,7 +86,12 @@ pub(in crate::web) fn overview(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let newest = directory::newest(&mut session, None, LATEST)?;
     let entries = audit::page(&mut session, None, None, LATEST)?;
     let mut parts = parts(call);
-    let mut stuck = Vec::new();
+    let (mut stuck, mut refunds) = (Vec::new(), Vec::new());
+    if call.app.payments().is_ok() {
+        refunds = refunds::open(&mut session, LATEST)?;
+    }
+    // Those of no account are the operator's.
+    let alarms = events::newest(&mut session, "", LATEST)?;
     if call.app.config.stripe.reports_usage() {
         parts.push(billing(&outbox::unsent(&mut session)?, sender::held(&mut session)?));
         stuck = aside::list(&mut session, LATEST)?;
@@ -97,6 +106,8 @@ pub(in crate::web) fn overview(call: &mut Call<'_>, caller: &Caller) -> Answer {
             entries,
             parts,
             stuck,
+            refunds,
+            alarms,
         },
     )
 }

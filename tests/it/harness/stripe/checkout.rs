@@ -33,8 +33,9 @@ pub(super) fn answer(state: &mut State, request: &ApiRequest) -> Option<Answer> 
     Some(match (method, path.as_slice()) {
         ("POST", ["checkout", "sessions"]) => create(state, params),
         ("GET", ["checkout", "sessions"]) => {
+            let is = |session: &Value, field: &str| params.get(field).is_none_or(|value| session[field] == value);
             let is_listed =
-                |session: &Value| params.get("payment_intent").is_none_or(|id| session["payment_intent"] == id);
+                |session: &Value| ["payment_intent", "customer", "status"].iter().all(|field| is(session, field));
             state.list("checkout.session", "/v1/checkout/sessions", params, is_listed)
         }
         ("GET", ["checkout", "sessions", id]) => find(state, id),

@@ -7,8 +7,9 @@ use ring::hmac;
 use serde_json::{Value, json};
 
 use super::super::client::{Client, Reply};
-use super::Stripe;
+use super::exchange::ApiRequest;
 use super::state::State;
+use super::{Answer, Stripe};
 
 /// The secret that signs them.
 pub const WEBHOOK_SECRET: &str = "whsec_of_the_fake";
@@ -19,6 +20,11 @@ pub fn signature(secret: &str, time: i64, body: &str) -> String {
     let tag = hmac::sign(&key, format!("{time}.{body}").as_bytes());
     let digits: Vec<String> = tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
     format!("t={time},v1={}", digits.concat())
+}
+
+pub(super) fn answer(state: &mut State, request: &ApiRequest) -> Option<Answer> {
+    let id = request.path.strip_prefix("/v2/core/events/")?;
+    (request.method == "GET").then(|| state.object("v2.core.event", id))
 }
 
 impl State {
@@ -34,6 +40,25 @@ impl State {
 }
 
 impl Stripe {
+    /// Makes a thin event: a meter has not counted events that were taken. It is fetched for what it says.
+    pub fn meter_error(&self, meter_id: &str, identifier: &str) {
+        let mut state = self.state();
+        let id = state.new_id("evt_test");
+        let mut event = json!({
+            "id": id, "object": "v2.core.event", "type": "v1.billing.meter.error_report_triggered",
+            "created": "2026-09-26T17:46:22.134Z", "livemode": false, "context": null, "reason": null,
+            "related_object": {"id": meter_id, "type": "billing.meter", "url": format!("/v1/billing/meters/{meter_id}")},
+        });
+        state.events.push(event.clone());
+        event["data"] = json!({
+            "developer_message_summary": "There is 1 invalid event", "reason": {"error_count": 1, "error_types": [{
+                "code": "meter_event_customer_not_found", "error_count": 1, "sample_errors": [{
+                    "error_message": "No such customer.", "request": {"identifier": identifier}}]}]},
+            "validation_start": "2026-09-26T17:46:10.000Z", "validation_end": "2026-09-26T17:46:20.000Z",
+        });
+        state.put(event).unwrap();
+    }
+
     /// The events so far.
     pub fn events(&self) -> Vec<Value> {
         self.state().events.clone()

@@ -48,6 +48,7 @@ const ROUTES: &[Route] = &[
     invoices::answer,
     checkout::answer,
     payments::answer,
+    events::answer,
 ];
 
 /// A running server, until the test process ends. Clones are of one server.

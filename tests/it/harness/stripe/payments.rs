@@ -3,6 +3,8 @@
 use serde_json::{Value, json};
 
 use super::exchange::ApiRequest;
+use super::params::Params;
+use super::refusal::Refusal;
 use super::state::State;
 use super::{Answer, Stripe};
 
@@ -11,8 +13,39 @@ pub(super) fn answer(state: &mut State, request: &ApiRequest) -> Option<Answer> 
     match (method, path.as_slice()) {
         ("GET", ["charges", id]) => Some(state.object("charge", id)),
         ("GET", ["disputes", id]) => Some(state.object("dispute", id)),
+        ("GET", ["refunds"]) => Some(state.list("refund", "/v1/refunds", &request.params, |_| true)),
+        ("POST", ["refunds"]) => Some(refund(state, &request.params)),
         _ => None,
     }
+}
+
+/// Refunds what is left of a payment.
+fn refund(state: &mut State, params: &Params) -> Answer {
+    params.only(&["payment_intent", "amount", "reason", "metadata"])?;
+    let intent = params.required("payment_intent")?;
+    let is_meant = |object: &&Value| object["object"] == "charge" && object["payment_intent"] == intent;
+    let Some(mut charge) = state.objects.values().find(is_meant).cloned() else {
+        return Err(Refusal::unknown_object(400, "payment_intent", intent, "payment_intent"));
+    };
+    let number = |key: &str| charge[key].as_i64().unwrap();
+    let left = number("amount") - number("amount_refunded");
+    if left == 0 {
+        let message = format!("Charge {} has already been refunded.", charge["id"].as_str().unwrap());
+        return Err(Refusal::new(400, "invalid_request_error", message).with_code("charge_already_refunded"));
+    }
+    let amount = params.number("amount")?.unwrap_or(left);
+    if !(1..=left).contains(&amount) {
+        return Err(Refusal::invalid("amount", "Refund amount is greater than unrefunded amount on charge"));
+    }
+    charge["amount_refunded"] = json!(number("amount_refunded") + amount);
+    charge["refunded"] = json!(charge["amount_refunded"] == charge["amount"]);
+    state.emit("charge.refunded", &charge);
+    let id = state.new_id("re");
+    let made = json!({"id": id, "object": "refund", "amount": amount, "charge": charge["id"], "currency": "usd",
+        "created": state.now(), "metadata": params.object("metadata"), "payment_intent": intent, "reason": null,
+        "status": "succeeded"});
+    state.put(charge)?;
+    state.put(made)
 }
 
 /// The charge of a checkout, which was paid.
