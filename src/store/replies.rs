@@ -74,16 +74,48 @@ pub enum ClaimState {
 pub fn claim(db: &mut impl Executor, owner: i64, rows: &[&ClaimRow]) -> Result<Vec<ClaimState>, Error> {
     const SQL: &str =
         "SELECT number, state, fingerprint, status, headers, body, bytes FROM textgen_claim($1, $2, $3, $4)";
-    let (users, keys, numbers) = columns(rows.iter().copied());
-    // Keys without an answer are those of requests that are running.
-    let mut states = vec![ClaimState::Running; rows.len()];
+    let mut states = claim_unknown(db, owner, rows)?;
+    let others: Vec<&ClaimRow> = rows
+        .iter()
+        .zip(&states)
+        .filter(|(_, state)| !matches!(state, ClaimState::Claimed))
+        .map(|(row, _)| *row)
+        .collect();
+    if others.is_empty() {
+        return Ok(states);
+    }
+    let (users, keys, numbers) = columns(others);
     for found in db.query(SQL, &[&users, &keys, &owner, &numbers])? {
-        let number: i64 = found.try_get(0)?;
-        let place = rows.iter().position(|row| row.number == number);
-        let place = place.ok_or_else(|| Error::Other("a claim has an impossible number".to_owned()))?;
+        let place = place_of(rows, found.try_get(0)?)?;
         states[place] = claim_state(rows[place], &found)?;
     }
     Ok(states)
+}
+
+/// Claims the keys of which nothing is known, as is usual, and only on a connection on which `textgen_claim` has shown
+/// that the process lives. It takes two thirds of the time of that function. What it claimed was unknown by one snapshot,
+/// as there. Keys without an answer count as those of requests that are running.
+fn claim_unknown(db: &mut impl Executor, owner: i64, rows: &[&ClaimRow]) -> Result<Vec<ClaimState>, Error> {
+    const SQL: &str = "INSERT INTO idempotency_claims AS c (user_id, key, owner, number)
+        SELECT t.user_id, t.key, $3, t.number
+        FROM (SELECT unnest($1) AS user_id, unnest($2) AS key, unnest($4) AS number) AS t
+        WHERE current_setting('textgen.present', true) = $3::bigint::text AND NOT EXISTS (
+            SELECT FROM kept_replies k
+            WHERE k.user_id = t.user_id AND k.key = t.key AND k.created > now() - interval '1 day'
+                AND k.created < now() + interval '1 hour')
+        ON CONFLICT DO NOTHING RETURNING c.number";
+    let (users, keys, numbers) = columns(rows.iter().copied());
+    let mut states = vec![ClaimState::Running; rows.len()];
+    for claimed in db.query(SQL, &[&users, &keys, &owner, &numbers])? {
+        states[place_of(rows, claimed.try_get(0)?)?] = ClaimState::Claimed;
+    }
+    Ok(states)
+}
+
+/// The place of the row with this number.
+fn place_of(rows: &[&ClaimRow], number: i64) -> Result<usize, Error> {
+    let place = rows.iter().position(|row| row.number == number);
+    place.ok_or_else(|| Error::Other("a claim has an impossible number".to_owned()))
 }
 
 fn claim_state(row: &ClaimRow, found: &postgres::Row) -> Result<ClaimState, Error> {
