@@ -49,7 +49,7 @@ pub(super) fn speak(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
         Ok(Outcome::Stream(
             response,
             model.name().to_owned(),
-            Box::new(AudioStream { reply, units: speech::units(&input) }),
+            Box::new(AudioStream { reply, units: speech::units(&input), is_begun: false, has_failed: false }),
         ))
     })
 }
@@ -58,6 +58,10 @@ pub(super) fn speak(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
 struct AudioStream {
     reply: Reply,
     units: Units,
+    /// Whether some of it has come.
+    is_begun: bool,
+    /// Whether the model server broke it off.
+    has_failed: bool,
 }
 
 impl ReplyStream for AudioStream {
@@ -72,6 +76,7 @@ impl ReplyStream for AudioStream {
                     return StreamEnd::Complete(buffer);
                 }
                 Ok(n) => {
+                    self.is_begun = true;
                     let last = held + n - 1;
                     out.note_made(&mut || self.units);
                     if let Err(e) = out.write_all(&buffer[..last]) {
@@ -83,15 +88,23 @@ impl ReplyStream for AudioStream {
                 Err(_) if client_left() => {
                     return StreamEnd::Disconnected(io::ErrorKind::ConnectionAborted.into());
                 }
-                Err(e) => return StreamEnd::Failed(self.reply.broken(&e)),
+                Err(e) => {
+                    self.has_failed = true;
+                    return StreamEnd::Failed(self.reply.broken(&e));
+                }
             }
         }
     }
 
-    /// The whole text was sent to the model server, so a client that disconnects pays for all of it. If the model server
-    /// fails, what the client received is of no use, and costs nothing.
+    /// The whole text was sent to the model server, so a client that disconnects pays for all of it. So does one whose
+    /// audio the model server breaks off, as how much of the text was spoken is not known; before the first of it, that
+    /// costs nothing.
     fn units(&self, end: &StreamEnd) -> Option<Units> {
-        (!matches!(end, StreamEnd::Failed(_))).then_some(self.units)
+        (self.is_begun || !matches!(end, StreamEnd::Failed(_))).then_some(self.units)
+    }
+
+    fn is_estimate(&self) -> bool {
+        self.has_failed
     }
 
     fn latency_micros(&self) -> i64 {

@@ -105,16 +105,17 @@ pub struct Completions {
     pub latency_micros: i64,
     /// Whether the demo engine made them.
     pub is_demo: bool,
-    /// Whether the client disconnected, so that the model's work was ended. These are what it had made.
-    pub is_cut: bool,
+    /// Why the model's work ended early, if it did: the client has disconnected, or the model server has failed. These
+    /// are what it had made.
+    pub broken_off: Option<Error>,
 }
 
 /// Sends a chat `request`, without `model` and `stream`, and collects its completions. A client that disconnects
 /// ends the model's work. It blocks, so call it inside [`block_in_place`](crate::blocking::block_in_place).
 ///
 /// # Errors
-/// Those of [`ResolvedModel::send`]; the model server's refusal; 502 for a reply that ends early, or is an error; the
-/// client has disconnected before a model server had the request.
+/// Those of [`ResolvedModel::send`]; the model server's refusal; 502 for a reply that is an error, or ends before its
+/// first piece; the client has disconnected before a model server had the request.
 pub fn complete(model: &ResolvedModel, request: &Map<String, Value>, stop: &StopConditions) -> Result<Completions> {
     let mut request = request.clone();
     let choices = request.get("n").and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok()).unwrap_or(1);
@@ -135,9 +136,9 @@ pub fn complete(model: &ResolvedModel, request: &Map<String, Value>, stop: &Stop
         Err(Error::ClientLeftModel) => None,
         reply => Some(reply?),
     };
-    let (is_cut, is_demo) = match reply {
+    let (broken_off, is_demo) = match reply {
         Some(mut reply) => (collector.read(&mut reply)?, reply.is_demo),
-        None => (true, false),
+        None => (Some(Error::ClientLeft), false),
     };
     let Collector { completions, counter, limit, .. } = collector;
     let completions = completions.into_values().collect();
@@ -145,7 +146,7 @@ pub fn complete(model: &ResolvedModel, request: &Map<String, Value>, stop: &Stop
     let (units, estimated) = (counter.units(prompt_tokens), counter.is_estimate());
     let units = limit.map_or(units, |limit| limit.cap(units));
     let latency_micros = i64::try_from(began.elapsed().as_micros()).unwrap_or(i64::MAX);
-    Ok(Completions { completions, units, estimated, latency_micros, is_demo, is_cut })
+    Ok(Completions { completions, units, estimated, latency_micros, is_demo, broken_off })
 }
 
 /// Collects completions from the chunks of a reply.
@@ -159,10 +160,14 @@ struct Collector {
 }
 
 impl Collector {
-    /// Reads a reply. True if it was ended since the client disconnected.
-    fn read(&mut self, reply: &mut Reply) -> Result<bool> {
+    /// Reads a reply. Returns why it ended early, if it did and there is something to charge.
+    fn read(&mut self, reply: &mut Reply) -> Result<Option<Error>> {
         if is_event_stream(reply)? {
-            return self.read_stream(reply);
+            return match self.read_stream(reply) {
+                Ok(()) => Ok(None),
+                Err(e) if self.counter.is_empty() && !matches!(e, Error::ClientLeft) => Err(e),
+                Err(e) => Ok(Some(e)),
+            };
         }
         let bytes = unwatched(|| reply.read_all(MAX_REPLY))?;
         if let Some(message) = failure::message(&bytes) {
@@ -172,19 +177,19 @@ impl Collector {
         let chunk = chunk.map_err(|_| Error::Upstream(502, "The model server sent an invalid reply"))?;
         self.counter.add_whole(&chunk);
         self.complete(&chunk);
-        Ok(false)
+        Ok(None)
     }
 
-    /// Reads events until all of the completions have ended. True if it was ended since the client disconnected.
-    fn read_stream(&mut self, reply: &mut Reply) -> Result<bool> {
+    /// Reads events until all of the completions have ended.
+    fn read_stream(&mut self, reply: &mut Reply) -> Result<()> {
         let mut events = sse::Events::default();
         let mut reader = LiveReader::new();
         loop {
             let pushed = match reader.next(reply, self.counter.is_finished()) {
                 Next::Bytes(bytes) => events.push(bytes),
-                Next::End if self.are_all_ended() => return Ok(false),
+                Next::End if self.are_all_ended() => return Ok(()),
                 Next::End => return Err(reply.broken(&std::io::ErrorKind::UnexpectedEof.into())),
-                Next::ClientLeft => return Ok(true),
+                Next::ClientLeft => return Err(Error::ClientLeft),
                 Next::Failed(e) => return Err(reply.broken(&e)),
             };
             pushed.map_err(|_| Error::Upstream(502, "The model server sent an event that is too long"))?;
@@ -192,7 +197,7 @@ impl Collector {
                 let Some(data) = sse::data(event) else { continue };
                 if &*data == b"[DONE]" {
                     reply.drain();
-                    return Ok(false);
+                    return Ok(());
                 }
                 if let Some(message) = failure::message(&data) {
                     return Err(disguised_failure(&message));
@@ -202,7 +207,7 @@ impl Collector {
                         for completion in self.completions.values_mut() {
                             completion.stop_reason.get_or_insert_with(|| "max_length".to_owned());
                         }
-                        return Ok(false);
+                        return Ok(());
                     }
                     Ok(chunk) => self.add(&chunk),
                     Err(_) => self.counter.add_unparsed(&data),
@@ -210,7 +215,7 @@ impl Collector {
             }
             // Dropping the reply ends the call, so that the model server stops generating.
             if !self.counter.is_finished() && self.are_all_stopped_here() {
-                return Ok(false);
+                return Ok(());
             }
         }
     }

@@ -179,8 +179,8 @@ fn generate((params, model): &Job) -> Result<Generated> {
     let mut all = ask(params, model, params.results, 0)?;
     loop {
         let count = all.completions.len();
-        if all.is_cut {
-            return Ok(of(all, Some(Error::ClientLeft)));
+        if let Some(e) = all.broken_off.take() {
+            return Ok(of(all, Some(e)));
         }
         if count >= params.results {
             all.completions.truncate(params.results);
@@ -193,7 +193,7 @@ fn generate((params, model): &Job) -> Result<Generated> {
         all.units += &more.units;
         all.units[Unit::Requests] = 1;
         all.estimated |= more.estimated;
-        all.is_cut |= more.is_cut;
+        all.broken_off = more.broken_off;
         all.latency_micros += more.latency_micros;
         all.completions.extend(more.completions);
     }
@@ -219,7 +219,7 @@ fn ask(params: &Params, model: &ResolvedModel, wanted: usize, count: usize) -> R
         }
         other => other,
     }?;
-    match made.completions.is_empty() && !made.is_cut {
+    match made.completions.is_empty() && made.broken_off.is_none() {
         true => Err(Error::Upstream(502, "The model server sent an empty reply")),
         false => Ok(made),
     }

@@ -39,8 +39,8 @@ pub(super) fn summarize(call: &mut Call<'_>, caller: &Caller) -> Result<Response
             estimated: reply.estimated,
             latency_micros: reply.latency_micros,
         };
-        if reply.is_cut {
-            return Ok(Outcome::PerModel(Err(Error::ClientLeft), vec![usage]));
+        if let Some(e) = reply.broken_off {
+            return Ok(Outcome::PerModel(Err(e), vec![usage]));
         }
         let summary = reply.completions.first();
         let summary = summary.ok_or(Error::Upstream(502, "The model server sent an empty reply"))?;

@@ -325,6 +325,35 @@ fn a_reply_that_fails_half_way_is_not_charged_under_the_clients_key() {
 }
 
 #[test]
+fn what_a_model_server_breaks_off_is_charged_as_a_part_on_any_route() {
+    let upstream = Upstream::start(|seen, wire| {
+        if seen.path.ends_with("speech") {
+            wire.start("audio/wav");
+            wire.chunk("a beginning");
+        } else {
+            wire.start("text/event-stream");
+            wire.word_with_usage("one", 10, 1);
+            wire.word_with_usage("two", 10, 2);
+        }
+        wire.die();
+    });
+    let (db, server, user) = start(&upstream);
+    let text = user.program(&server.inference).header("idempotency-key", "k1");
+    text.post("/api/v1/generate", &json!({"text": "a"})).expect(502);
+    text.post("/api/v1/generate-bulk", &json!([{"text": "a"}])).expect(502);
+    text.post("/api/v1/summarization", &json!({"text": "a"})).expect(502);
+    let speech = json!({"model": "m", "input": "abc"}).to_string();
+    let mut raw = Raw::head(&server.audio, &user.secret, "/v1/audio/speech", "application/json", speech.len());
+    raw.write(speech.as_bytes());
+    raw.until("a beginnin");
+    let charges = final_charges(&db, server);
+    let used = |unit: &str| charges.iter().map(|charge| charge[unit].as_i64().unwrap()).collect::<Vec<_>>();
+    assert_eq!(used("prompt_tokens"), [10, 10, 10, 0], "{charges:?}");
+    assert_eq!(used("completion_tokens"), [2, 2, 2, 0], "{charges:?}");
+    assert_eq!((used("characters"), &charges[3]["estimated"]), (vec![0, 0, 0, 3], &json!(true)), "{charges:?}");
+}
+
+#[test]
 fn an_error_sent_as_a_success_costs_nothing_on_any_route() {
     let upstream = Upstream::start(|seen, wire| {
         if !seen.path.ends_with("completions") {
