@@ -44,10 +44,6 @@ const MAX_DELETED: usize = 1000;
 /// Most keys that one call claims. Each may bring a reply of at most [`replies::MAX_CLAIMED_BODY`].
 const MAX_CLAIMED: usize = 64;
 
-/// The longest pause between two calls while requests arrive faster than calls end: each call costs the database several
-/// times as much as each key of it.
-const MAX_PAUSE: Duration = Duration::from_millis(1);
-
 /// How long a thread waits for the answer to a claim.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -156,7 +152,6 @@ impl Claims {
     /// Claims keys until the process is stopped.
     pub fn run_calls(&self, stopped: &AtomicBool) {
         while let Some(mut claiming) = self.take_waiting(stopped) {
-            let began = Instant::now();
             claiming.sort_unstable_by(|a, b| a.row.cmp(&b.row));
             let rows: Vec<&ClaimRow> = claiming.iter().map(|claiming| &claiming.row).collect();
             match self.call(&rows) {
@@ -166,10 +161,6 @@ impl Claims {
                     }
                 }
                 Err(e) => claiming.iter().for_each(|claiming| claiming.answer(Answer::Failed(copy_of(&e)))),
-            }
-            // A request that is alone never waits for others.
-            if (2..MAX_CLAIMED).contains(&claiming.len()) {
-                thread::sleep(began.elapsed().min(MAX_PAUSE));
             }
         }
         let waiting = {
