@@ -44,9 +44,9 @@ struct Liveness {
 
 #[derive(Serialize, JsonSchema)]
 struct Readiness {
-    /// `ready` or `unavailable`.
+    /// `ready`; `degraded`, if it serves, but charges need the operator; or `unavailable`.
     status: &'static str,
-    /// Why it is unavailable.
+    /// Why it is degraded or unavailable.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
     /// Whether revocations are received as they happen.
@@ -63,6 +63,12 @@ struct JournalStatus {
     charges: u64,
     /// Whether more charges can be recorded.
     has_room: bool,
+    /// Charges that the database refuses, which wait for the operator in `rejected.jsonl`.
+    set_aside: u64,
+    /// Journals that were damaged or may be forged, and are kept for the operator.
+    journals_aside: usize,
+    /// Journals of dead processes that cannot be replayed.
+    journals_stuck: usize,
 }
 
 /// The process runs. Asks nothing of anything else.
@@ -86,17 +92,22 @@ fn readiness(call: &mut Call<'_>) -> Result<Response> {
     } else {
         Some("the database does not answer")
     };
-    let charges = app.meter.stats();
+    let (charges, aside) = (app.meter.stats(), app.meter.aside());
     let journal = JournalStatus {
         bytes: charges.journal_bytes,
         max_bytes: charges.journal_max_bytes,
         charges: charges.journal_charges,
         has_room: charges.has_journal_room,
+        set_aside: aside.charges,
+        journals_aside: aside.journals,
+        journals_stuck: aside.stuck,
     };
     if reason.is_some() {
         let body = Readiness { status: "unavailable", reason, listening: None, journal };
         return Ok(Response::json(503, &body).header("Retry-After", "1"));
     }
     let listening = Some(app.cache.is_subscribed());
-    Ok(Response::json(200, &Readiness { status: "ready", reason, listening, journal }))
+    let reason = aside.reason();
+    let status = if reason.is_some() { "degraded" } else { "ready" };
+    Ok(Response::json(200, &Readiness { status, reason, listening, journal }))
 }

@@ -13,6 +13,8 @@ mod crash;
 mod exact;
 #[path = "it/harness/mod.rs"]
 mod harness;
+#[path = "metering/journals.rs"]
+mod journals;
 #[path = "metering/keys.rs"]
 mod keys;
 #[path = "metering/outage.rs"]

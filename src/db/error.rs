@@ -20,6 +20,9 @@ pub enum Error {
     /// A value is out of the range of its column.
     #[error("a value does not fit: {0}")]
     Value(String),
+    /// A constraint of another kind, or a trigger, does not allow the row.
+    #[error("refused: {0}")]
+    Refused(String),
     /// Anything else: a bug.
     #[error("database error: {0}")]
     Other(String),
@@ -29,6 +32,11 @@ impl Error {
     /// Whether the same request may succeed later.
     pub fn is_outage(&self) -> bool {
         matches!(self, Error::Unavailable(_) | Error::Busy)
+    }
+
+    /// Whether it is a row that is not accepted: others may be, and this one never will.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Error::Unique(_) | Error::ForeignKey(_) | Error::Value(_) | Error::Refused(_))
     }
 }
 
@@ -45,6 +53,7 @@ impl From<postgres::Error> for Error {
             &SqlState::UNIQUE_VIOLATION => Error::Unique(constraint()),
             &SqlState::FOREIGN_KEY_VIOLATION => Error::ForeignKey(constraint()),
             code if code.code().starts_with("22") => Error::Value(describe(&e)), // data exception
+            code if is_refusal(code) => Error::Refused(describe(&e)),
             code if is_transient(code) => Error::Unavailable(describe(&e)),
             _ => Error::Other(describe(&e)),
         }
@@ -64,6 +73,11 @@ pub(super) fn describe(e: &postgres::Error) -> String {
 pub(super) fn is_io(e: &postgres::Error) -> bool {
     use std::error::Error as _;
     e.source().is_some_and(<dyn std::error::Error>::is::<std::io::Error>)
+}
+
+/// Integrity constraints, check options of views, and what a trigger raises.
+fn is_refusal(code: &SqlState) -> bool {
+    ["23", "44", "P0"].iter().any(|class| code.code().starts_with(class))
 }
 
 /// Transient errors (PostgreSQL, Appendix A), by class or by code.

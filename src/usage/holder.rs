@@ -28,7 +28,7 @@ impl Holder {
     /// # Errors
     /// The file cannot be made. Another process may also have taken the file for that of a dead one before it was locked.
     pub(super) fn create(folder: &Path, prefix: &str) -> io::Result<Holder> {
-        fs::create_dir_all(folder)?;
+        super::journal::create_folder(folder)?;
         let id = super::new_id();
         let path = folder.join(format!("{prefix}{id}{SUFFIX}"));
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
@@ -47,9 +47,9 @@ impl Holder {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             let Some(id) = name.strip_prefix(prefix).and_then(|rest| rest.strip_suffix(SUFFIX)) else { continue };
             let id = id.to_owned();
-            let file = match OpenOptions::new().write(true).open(&path) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-                file => file?,
+            // A folder of that name, or the file of another user, is none that this process can do anything about.
+            let Ok(file) = OpenOptions::new().write(true).custom_flags(super::recovery::OPEN_FLAGS).open(&path) else {
+                continue;
             };
             if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
                 dead.push(Holder::new(file, path, prefix, id));

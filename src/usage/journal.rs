@@ -5,9 +5,9 @@
 //! databases may share a folder. Space is allocated in advance, so that the charges of requests that were admitted fit.
 //! Records may be replayed twice: the database ignores charges that it has.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
 
-use super::record::{self, LONGEST_RECORD, MAGIC};
+use super::record::{self, Found, LONGEST_RECORD, MAGIC, Origin};
 use crate::hex;
 use crate::store::usage::charges::Event;
 
@@ -51,6 +51,7 @@ struct State {
 struct Own {
     file: Arc<File>,
     path: PathBuf,
+    origin: Origin,
     /// The position of the next record.
     end: u64,
     /// The end of the allocated space.
@@ -103,11 +104,11 @@ impl Journal {
     ///
     /// # Errors
     /// The folder cannot be written to, or the disk is full.
-    pub(super) fn prepare(&self, prefix: &str) -> io::Result<()> {
+    pub(super) fn prepare(&self, prefix: &str, origin: &Origin) -> io::Result<()> {
         let mut state = self.state.lock();
         let own = match &mut state.own {
             Some(own) => own,
-            none => none.insert(create(&self.folder, prefix)?),
+            none => none.insert(create(&self.folder, prefix, origin)?),
         };
         let grown = own.make_room(0, self.most_bytes);
         self.note(&state);
@@ -119,14 +120,16 @@ impl Journal {
     /// # Errors
     /// The journal is not open, or it or the disk is full.
     pub(super) fn append<'e>(&self, events: impl Iterator<Item = &'e Event>) -> io::Result<()> {
+        let not_open = || io::Error::other("the journal is not open");
+        let origin = self.state.lock().own.as_ref().ok_or_else(not_open)?.origin.clone();
         let mut bytes = Vec::new();
         let mut count = 0;
         for event in events {
-            record::write(event, &mut bytes)?;
+            record::write(event, &origin, &mut bytes)?;
             count += 1;
         }
         let mut state = self.state.lock();
-        let own = state.own.as_mut().ok_or_else(|| io::Error::other("the journal is not open"))?;
+        let own = state.own.as_mut().ok_or_else(not_open)?;
         // Even if it cannot grow, it may have room for this.
         let grown = own.make_room(bytes.len() as u64, self.most_bytes);
         if own.end + bytes.len() as u64 > own.capacity {
@@ -150,15 +153,15 @@ impl Journal {
     /// # Errors
     /// The file cannot be read, or a record in it is damaged.
     pub(super) fn portion(&self) -> io::Result<Option<Portion>> {
-        let (file, from, end) = match &self.state.lock().own {
-            Some(own) if own.done < own.end => (own.file.clone(), own.done, own.end),
+        let (file, origin, from, end) = match &self.state.lock().own {
+            Some(own) if own.done < own.end => (own.file.clone(), own.origin.clone(), own.done, own.end),
             _ => return Ok(None),
         };
         let mut bytes = vec![0; usize::try_from(READ.min(end - from)).unwrap_or(0)];
         file.read_exact_at(&mut bytes, from)?;
         let (mut events, mut at) = (Vec::new(), 0);
-        while let Some((event, length)) = record::read(&bytes[at..]) {
-            events.push(event);
+        while let Found::Record(event, length) = record::read(&bytes[at..], &origin) {
+            events.push(*event);
             at += length;
         }
         match events.is_empty() {
@@ -244,9 +247,17 @@ pub(super) fn prefix(identity: &str) -> String {
     hex::encode(&digest[..8]) + "-"
 }
 
+/// Creates the folder of journals, for this user alone, if it does not exist.
+///
+/// # Errors
+/// It cannot be created.
+pub(super) fn create_folder(folder: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
 /// Creates a file, locks it and allocates space.
-fn create(folder: &Path, prefix: &str) -> io::Result<Own> {
-    fs::create_dir_all(folder)?;
+fn create(folder: &Path, prefix: &str, origin: &Origin) -> io::Result<Own> {
+    create_folder(folder)?;
     let path = folder.join(format!("{prefix}{}{SUFFIX}", super::new_id()));
     let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
     flock(&file, FlockOperation::NonBlockingLockExclusive)?;
@@ -257,7 +268,7 @@ fn create(folder: &Path, prefix: &str) -> io::Result<Own> {
         return Err(e);
     }
     let start = MAGIC.len() as u64;
-    Ok(Own { file: Arc::new(file), path, end: start, capacity: STEP, done: start })
+    Ok(Own { file: Arc::new(file), path, origin: origin.clone(), end: start, capacity: STEP, done: start })
 }
 
 fn write_zeros(file: &File, from: u64, to: u64) -> io::Result<()> {

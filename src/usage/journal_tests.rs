@@ -1,8 +1,8 @@
 //! What a journal withstands.
 
-use super::super::recovery;
+use super::super::recovery::{self, Orphan};
 use super::*;
-use crate::usage::record::tests::event;
+use crate::usage::record::tests::{event, record};
 
 const PREFIX: &str = "p-";
 
@@ -23,7 +23,8 @@ impl Folder {
     /// The ids that recovery finds, and how many bytes are damaged.
     fn recover(&self) -> (Vec<String>, usize) {
         let (mut ids, mut damaged) = (Vec::new(), 0);
-        for mut orphan in recovery::orphans(&self.0, PREFIX).unwrap() {
+        for path in recovery::journals(&self.0, PREFIX).unwrap() {
+            let Ok(Some(mut orphan)) = Orphan::adopt(path, &origin()) else { continue };
             loop {
                 let events = orphan.read(3).unwrap();
                 if events.is_empty() {
@@ -44,13 +45,17 @@ impl Drop for Folder {
     }
 }
 
+fn origin() -> Origin {
+    Origin::of(b"key")
+}
+
 fn events(names: &[&str]) -> Vec<Event> {
     names.iter().map(|name| event(name)).collect()
 }
 
 fn journal(folder: &Folder, most_bytes: u64) -> Journal {
     let journal = Journal::new(folder.0.clone(), most_bytes);
-    journal.prepare(PREFIX).unwrap();
+    journal.prepare(PREFIX, &origin()).unwrap();
     journal
 }
 
@@ -134,7 +139,7 @@ fn a_torn_end_loses_only_what_nobody_was_told_of() {
     let path = folder.files()[0].clone();
     let whole = fs::read(&path).unwrap();
     let end = whole.iter().rposition(|byte| *byte != 0).unwrap() + 1;
-    let length = record::read(&whole[MAGIC.len()..]).unwrap().1;
+    let length = record(&whole[MAGIC.len()..], &origin()).unwrap().1;
     for cut in (end - length..end).step_by(11) {
         fs::write(&path, &whole[..cut]).unwrap();
         assert_eq!(folder.recover(), (vec!["a".to_owned(), "b".to_owned()], 0), "{cut}");
@@ -157,7 +162,7 @@ fn damage_in_the_middle_loses_only_that_record() {
     journal(&folder, STEP).append(events(&["a", "b", "c", "d"]).iter()).unwrap();
     let path = folder.files()[0].clone();
     let mut bytes = fs::read(&path).unwrap();
-    let length = record::read(&bytes[MAGIC.len()..]).unwrap().1;
+    let length = record(&bytes[MAGIC.len()..], &origin()).unwrap().1;
     bytes[MAGIC.len() + length + 40] ^= 0x20;
     fs::write(&path, &bytes).unwrap();
     let (ids, damaged) = folder.recover();
@@ -170,8 +175,43 @@ fn damage_in_the_middle_loses_only_that_record() {
 fn another_format_is_left_alone() {
     let folder = Folder::new();
     fs::create_dir_all(&folder.0).unwrap();
-    fs::write(folder.0.join("p-x.journal"), b"textgen charges2 and more").unwrap();
+    fs::write(folder.0.join("p-x.journal"), b"textgen charges3 and more").unwrap();
     fs::write(folder.0.join("q-x.journal"), b"").unwrap();
     assert_eq!(folder.recover(), (vec![], 0));
     assert_eq!((folder.files().len(), recovery::count_foreign(&folder.0, PREFIX).unwrap()), (2, 1));
+}
+
+#[test]
+fn what_is_no_file_of_ours_is_named_and_left_alone() {
+    let folder = Folder::new();
+    fs::create_dir_all(&folder.0).unwrap();
+    fs::create_dir(folder.0.join("p-a.journal")).unwrap();
+    std::os::unix::fs::symlink("p-z.journal", folder.0.join("p-b.journal")).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, folder.0.join("p-c.journal"), rustix::fs::Mode::RWXU).unwrap();
+    let paths = recovery::journals(&folder.0, PREFIX).unwrap();
+    assert_eq!(paths.len(), 3);
+    for path in paths {
+        assert!(Orphan::adopt(path, &origin()).is_err());
+    }
+}
+
+#[test]
+fn records_with_another_key_are_not_read_and_the_file_is_kept() {
+    let folder = Folder::new();
+    let journal = Journal::new(folder.0.clone(), STEP);
+    journal.prepare(PREFIX, &Origin::of(b"another")).unwrap();
+    journal.append(events(&["a", "b"]).iter()).unwrap();
+    drop(journal);
+    assert_eq!(folder.recover(), (vec![], 0));
+    assert!(folder.files()[0].to_string_lossy().ends_with(".damaged"));
+    assert_eq!(recovery::count_aside(&folder.0, PREFIX).unwrap(), 1);
+}
+
+#[test]
+fn only_this_user_can_read_it() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = Folder::new();
+    journal(&folder, STEP).append(events(&["a"]).iter()).unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&folder.0), mode(&folder.files()[0])), (0o700, 0o600));
 }

@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use super::acknowledge::{self, Committed};
 use super::journal::Journal;
 use super::queue::{Order, Refused, Ticket};
-use super::state::Shared;
+use super::state::{Aside, Shared};
 use super::{Charge, Connections, Receipt, event, maintenance, price, replay, writer};
 use crate::blocking::{self, Wait};
 use crate::db::{self, Executor};
@@ -226,6 +226,11 @@ impl Meter {
             replayed: count(&counters.replayed),
             duplicates: count(&counters.duplicates),
         }
+    }
+
+    /// What is not in the database and will not get there by itself, as of the last two seconds.
+    pub fn aside(&self) -> Aside {
+        *self.shared.aside.lock()
     }
 
     /// Refuses new charges, finishes those in the queue, and ends the threads, within [`STOP_TIMEOUT`] even if the

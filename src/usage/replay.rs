@@ -1,14 +1,16 @@
 //! Replays journals: charges what they hold, of this process's own journal and of those that dead processes left.
 
-use std::io::{self, Write};
+use std::io;
 
+use super::aside;
 use super::commit::{BATCH, commit_durably};
 use super::holder::Holder;
-use super::recovery::{Orphan, orphans};
+use super::record::Origin;
+use super::recovery::{Orphan, journals};
 use super::state::Shared;
 use crate::db;
-use crate::store::leases;
 use crate::store::usage::charges::Event;
+use crate::store::{installation, leases};
 
 /// Why a journal was not replayed.
 #[derive(Debug, thiserror::Error)]
@@ -47,18 +49,32 @@ pub(super) fn replay_own(shared: &Shared) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Replays the journals of dead processes, and removes them.
+/// Replays the journals of dead processes, and removes them. Returns what is wrong with those that cannot be replayed,
+/// which keeps no other from it.
 ///
 /// # Errors
 /// What is not in the database yet is still in the journals.
-pub(super) fn replay_orphans(shared: &Shared, prefix: &str) -> Result<(), Failure> {
-    for orphan in orphans(shared.journal.folder(), prefix)? {
-        replay_orphan(shared, orphan)?;
+pub(super) fn replay_orphans(shared: &Shared, prefix: &str, origin: &Origin) -> Result<Vec<String>, Failure> {
+    let mut problems = Vec::new();
+    for path in journals(shared.journal.folder(), prefix)? {
+        let name = path.display().to_string();
+        let replayed = Orphan::adopt(path, origin).map_err(Failure::from).and_then(|orphan| match orphan {
+            Some(orphan) => replay_orphan(shared, orphan),
+            None => Ok(()),
+        });
+        match replayed {
+            Err(e) if e.is_outage() => return Err(e),
+            Err(e) => problems.push(format!("{name}: {e}")),
+            Ok(()) => {}
+        }
     }
-    Ok(())
+    Ok(problems)
 }
 
 fn replay_orphan(shared: &Shared, mut orphan: Orphan) -> Result<(), Failure> {
+    if orphan.is_unsigned() && !installation::takes_unsigned_journals(&mut shared.db.background()?)? {
+        return Ok(orphan.put_aside()?);
+    }
     let mut count = 0;
     loop {
         let events = orphan.read(BATCH)?;
@@ -81,30 +97,27 @@ fn charges(count: usize) -> String {
     format!("{count} {}", if count == 1 { "charge" } else { "charges" })
 }
 
-/// Charges these events. One that the database can never hold is set aside, so that the others get through.
+/// Charges these events. One that the database refuses for good is set aside, so that the others get through.
 fn replay(shared: &Shared, events: &[Event]) -> Result<(), Failure> {
-    let all: Vec<&Event> = events.iter().collect();
     let mut session = shared.db.background()?;
-    match commit_durably(&mut session, &all) {
-        Err(db::Error::Value(_)) => {}
-        done => {
-            let receipts = done?;
-            shared.counters.add_replayed(&receipts);
-            shared.take_back_duplicates(events.iter(), &receipts);
-            shared.kept.add(events.iter());
-            return Ok(());
-        }
-    }
-    for event in all {
-        match commit_durably(&mut session, &[event]) {
-            Err(db::Error::Value(reason)) => {
-                set_aside(shared, event, &reason)?;
-                shared.take_back(event);
+    let mut parts = vec![events];
+    while let Some(part) = parts.pop() {
+        match commit_durably(&mut session, &part.iter().collect::<Vec<&Event>>()) {
+            Err(reason) if reason.is_refusal() && part.len() <= 1 => {
+                for refused in part {
+                    aside::write(shared.journal.folder(), refused, &reason.to_string())?;
+                    shared.take_back(refused);
+                }
+            }
+            Err(reason) if reason.is_refusal() => {
+                let (first, second) = part.split_at(part.len() / 2);
+                parts.extend([second, first]);
             }
             done => {
                 let receipts = done?;
                 shared.counters.add_replayed(&receipts);
-                shared.take_back_duplicates(std::iter::once(event), &receipts);
+                shared.take_back_duplicates(part.iter(), &receipts);
+                shared.kept.add(part.iter());
             }
         }
     }
@@ -140,15 +153,4 @@ pub(super) fn end_own_holder(shared: &Shared) -> Result<(), Failure> {
 fn end_holder(shared: &Shared, holder: Holder) -> Result<(), Failure> {
     leases::end(&mut shared.db.background()?, holder.id())?;
     Ok(holder.remove()?)
-}
-
-/// Writes a charge to a file for the operator to look at.
-fn set_aside(shared: &Shared, event: &Event, reason: &str) -> io::Result<()> {
-    let path = shared.journal.folder().join("rejected.jsonl");
-    log::error!("charge {} was set aside in {}: {reason}", event.id, path.display());
-    let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path)?;
-    let mut line = serde_json::to_vec(event)?;
-    line.push(b'\n');
-    file.write_all(&line)?;
-    file.sync_all()
 }

@@ -3,10 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::Receipt;
 use super::commit::{commit_durably, first, portions};
 use super::queue::{Pending, Refused};
 use super::state::Shared;
+use super::{Receipt, aside};
 use crate::db;
 use crate::store::usage::charges::Event;
 
@@ -38,6 +38,14 @@ pub(super) fn retry_or_spill(shared: &Shared, charges: &[Pending], began: Instan
             Err(e) => failure = e,
         }
     }
+    if failure.is_refusal() {
+        return charge_apart(shared, charges);
+    }
+    spill(shared, charges, &failure);
+}
+
+/// Writes charges to the journal after a failure.
+fn spill(shared: &Shared, charges: &[Pending], failure: &db::Error) {
     if shared.is_available() {
         log::warn!("writing {} charges to the journal: {failure}", charges.len());
     }
@@ -45,6 +53,42 @@ pub(super) fn retry_or_spill(shared: &Shared, charges: &[Pending], began: Instan
         shared.set_available(false);
     }
     write_to_journal(shared, charges);
+}
+
+/// The database refuses one of these, or more: charges the others, in halves, and sets those aside.
+fn charge_apart(shared: &Shared, charges: &[Pending]) {
+    let mut parts = vec![charges];
+    while let Some(part) = parts.pop() {
+        if !shared.is_available() {
+            write_to_journal(shared, part);
+            continue;
+        }
+        match shared.db.durable().and_then(|mut session| commit_durably(&mut session, &events(part))) {
+            Ok(receipts) => finish(shared, part, receipts),
+            Err(e) if !e.is_refusal() => spill(shared, part, &e),
+            Err(e) if part.len() <= 1 => part.iter().for_each(|refused| set_aside(shared, refused, &e)),
+            Err(_) => {
+                let (first, second) = part.split_at(part.len() / 2);
+                parts.extend([second, first]);
+            }
+        }
+    }
+}
+
+/// Sets a charge aside. Its request has had its answer from a model and goes on, as if the charge were in the journal.
+fn set_aside(shared: &Shared, pending: &Pending, reason: &db::Error) {
+    let event = &pending.event;
+    match aside::write(shared.journal.folder(), event, &reason.to_string()) {
+        Ok(()) => {
+            pending.finish(Ok(first(event)));
+            shared.take_back(event);
+        }
+        Err(e) => {
+            log::error!("a charge was refused, and cannot be set aside: {e}");
+            shared.doubts.add(pending);
+            pending.finish(Err(Refused));
+        }
+    }
 }
 
 /// Writes charges to the journal, and answers the requests that wait for them.

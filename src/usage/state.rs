@@ -36,6 +36,8 @@ pub(super) struct Shared {
     pub(super) kept: KeptBytes,
     /// The prices as they were last read.
     pub(super) prices: PriceList,
+    /// Charges and journals that are not in the database and will not get there by themselves.
+    pub(super) aside: Mutex<Aside>,
     /// How many months of the ledger are kept in addition to the current one; 0 for all.
     pub(super) kept_months: AtomicI32,
     /// Whether the last statement succeeded.
@@ -43,6 +45,33 @@ pub(super) struct Shared {
     /// The meter is shutting down.
     stopped: Mutex<bool>,
     wakened: Condvar,
+}
+
+/// Charges and journals in the folder of journals that are not in the database and will not get there by themselves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Aside {
+    /// Charges that the database refuses, in `rejected.jsonl`.
+    pub charges: u64,
+    /// Journals that were damaged or may be forged, and are kept under another name.
+    pub journals: usize,
+    /// Journals that cannot be replayed, such as those of another user.
+    pub stuck: usize,
+    /// Whether something else is wrong with charging, which the log has.
+    pub is_failing: bool,
+}
+
+impl Aside {
+    /// What is worst of it, for the operator; `None` if there is nothing.
+    pub fn reason(&self) -> Option<&'static str> {
+        [
+            (self.is_failing, "the charges' maintenance fails, the log says why"),
+            (self.stuck > 0, "a journal cannot be replayed, the log says why"),
+            (self.charges > 0, "charges that the database refuses were set aside in rejected.jsonl"),
+            (self.journals > 0, "a journal that is damaged or may be forged was put aside"),
+        ]
+        .into_iter()
+        .find_map(|(is_so, reason)| is_so.then_some(reason))
+    }
 }
 
 /// Counters since the process started; see [`Stats`](super::Stats).
@@ -98,6 +127,7 @@ impl Shared {
             doubts: Doubts::default(),
             kept: KeptBytes::default(),
             prices: PriceList::default(),
+            aside: Mutex::default(),
             kept_months: AtomicI32::new(0),
             available: AtomicBool::new(false),
             stopped: Mutex::default(),

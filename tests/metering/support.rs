@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use textgen::db::{self, Database};
+use textgen::store::usage::Event;
 use textgen::units::{Unit, Units};
 use textgen::usage::{Charge, ChargeId, Connections, Meter, Receipt};
 
@@ -141,4 +142,46 @@ pub fn assert_charged(db: &TestDb, told: &HashMap<String, i64>) {
     for (id, micros) in told {
         assert_eq!(booked[id], *micros, "{id}");
     }
+}
+
+/// A key that the database does not know; with it, somebody else forges a journal.
+pub const OTHER_KEY: &[u8] = b"a key of somebody else";
+
+/// A journal with these charges, as a server on this database writes it.
+pub fn signed_journal(key: &[u8], events: &[Event]) -> Vec<u8> {
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, key);
+    let mut bytes = b"textgen charges2".to_vec();
+    for event in events {
+        let payload = serde_json::to_vec(event).unwrap();
+        bytes.extend(u32::try_from(payload.len()).unwrap().to_le_bytes());
+        bytes.extend(crc32fast::hash(&payload).to_le_bytes());
+        bytes.extend(ring::hmac::sign(&key, &payload).as_ref());
+        bytes.extend(payload);
+    }
+    bytes
+}
+
+/// The key of the journals of a database.
+pub fn journal_key(db: &TestDb) -> Vec<u8> {
+    db.connect().query_one("SELECT journal_key FROM installation", &[]).unwrap().get(0)
+}
+
+/// Leaves a journal with these charges, as a process that died does. `like` is one of the same database.
+pub fn leave_journal(db: &TestDb, folder: &Path, like: &Path, events: &[Event]) -> PathBuf {
+    leave_file(folder, like, &signed_journal(&journal_key(db), events))
+}
+
+/// Leaves a file that is named like a journal of the same database as `like`.
+pub fn leave_file(folder: &Path, like: &Path, bytes: &[u8]) -> PathBuf {
+    let place = unused_name(folder, like);
+    let draft = folder.join("draft");
+    std::fs::write(&draft, bytes).unwrap();
+    std::fs::rename(draft, &place).unwrap();
+    place
+}
+
+/// A name for another journal of the same database as `like`.
+pub fn unused_name(folder: &Path, like: &Path) -> PathBuf {
+    let prefix = like.file_name().unwrap().to_str().unwrap().split_once('-').unwrap().0;
+    folder.join(format!("{prefix}-{}.journal", textgen::usage::new_id()))
 }

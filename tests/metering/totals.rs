@@ -1,6 +1,5 @@
 //! The totals of each day: there soon, and never without a charge that came late.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -12,7 +11,7 @@ use textgen::store::usage::days;
 use time::{Date, OffsetDateTime};
 
 use crate::harness::TestDb;
-use crate::support::{Folder, charge, make_users, meter, set_price, wait_until};
+use crate::support::{Folder, charge, leave_journal, make_users, meter, set_price, wait_until};
 
 /// Days whose totals are not what their rows of `usage_daily` add up to.
 const WRONG: &str = "SELECT count(*) FROM (
@@ -26,7 +25,7 @@ fn days_ago(days: i64) -> Date {
 }
 
 /// A charge of 7 micro-dollars, at noon so many days ago.
-fn event(id: &str, user: usize, days: i64) -> Event {
+pub fn event(id: &str, user: usize, days: i64) -> Event {
     let noon = days_ago(days).with_hms(12, 0, 0).unwrap().assume_utc().unix_timestamp() * 1_000_000;
     serde_json::from_value(serde_json::json!({"id": id, "user_id": format!("u{user}"), "key_id": "",
         "server": "audio", "route": "/r", "model": "m", "prompt_tokens": 0, "completion_tokens": 0,
@@ -60,21 +59,6 @@ fn ask(client: &mut impl postgres::GenericClient) -> Option<i64> {
     client.query_one(sql, &[]).unwrap().get(0)
 }
 
-/// Leaves a journal with this charge, as a process that died does.
-fn leave_journal(folder: &Path, like: &Path, event: &Event) -> std::path::PathBuf {
-    let payload = serde_json::to_vec(event).unwrap();
-    let mut bytes = b"textgen charges1".to_vec();
-    bytes.extend(u32::try_from(payload.len()).unwrap().to_le_bytes());
-    bytes.extend(crc32fast::hash(&payload).to_le_bytes());
-    bytes.extend(payload);
-    let prefix = like.file_name().unwrap().to_str().unwrap().split_once('-').unwrap().0;
-    let place = folder.join(format!("{prefix}-{}.journal", textgen::usage::new_id()));
-    let draft = folder.join("draft");
-    std::fs::write(&draft, bytes).unwrap();
-    std::fs::rename(draft, &place).unwrap();
-    place
-}
-
 #[test]
 fn totals_follow_charges_within_seconds() {
     let (db, folder) = (TestDb::new(), Folder::new());
@@ -106,13 +90,13 @@ fn a_late_charge_corrects_the_total_of_its_day() {
     };
     wait_until("the total of a month ago", || events() == Some(1));
     let own = folder.journals().pop().unwrap();
-    let left = leave_journal(&folder.0, &own, &event("late", 1, 30));
+    let left = leave_journal(&db, &folder.0, &own, &[event("late", 1, 30)]);
     wait_until("the journal of the dead", || !left.exists());
     assert_ne!(events(), Some(1), "the late charge deleted the old total");
     wait_until("the new total", || events() == Some(2));
     assert_eq!(db.count(WRONG), 0);
     // Once more, as if the process had died before it could remove the journal: nothing is charged.
-    let left = leave_journal(&folder.0, &own, &event("late", 1, 30));
+    let left = leave_journal(&db, &folder.0, &own, &[event("late", 1, 30)]);
     wait_until("the journal of the dead", || !left.exists());
     wait_until("the same total", || events() == Some(2));
     assert_eq!((db.count(WRONG), db.count("SELECT count(*) FROM usage_events")), (0, 2));
@@ -132,7 +116,7 @@ fn late_charges_of_a_dropped_month_are_set_aside() {
     let mut again = chosen.clone();
     again.created += time::Duration::SECOND;
     for event in [&chosen, &made, &again] {
-        let left = leave_journal(&folder.0, &own, event);
+        let left = leave_journal(&db, &folder.0, &own, std::slice::from_ref(event));
         wait_until("the journal of the dead", || !left.exists());
     }
     let aside = std::fs::read_to_string(folder.0.join("rejected.jsonl")).unwrap();
@@ -143,7 +127,7 @@ fn late_charges_of_a_dropped_month_are_set_aside() {
     assert_eq!((meter.stats().replayed, meter.stats().duplicates), (1, 1));
     // A month that is kept takes both.
     made.created += time::Duration::days(95);
-    let left = leave_journal(&folder.0, &own, &made);
+    let left = leave_journal(&db, &folder.0, &own, std::slice::from_ref(&made));
     wait_until("the journal of the dead", || !left.exists());
     assert_eq!(db.count("SELECT count(*) FROM usage_events"), 2);
 }

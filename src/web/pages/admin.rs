@@ -115,6 +115,7 @@ pub(in crate::web) fn overview(call: &mut Call<'_>, caller: &Caller) -> Answer {
 fn parts(call: &Call<'_>) -> Vec<Part> {
     let app = call.app;
     let (pool, meter, listening) = (app.db.pool_state(), app.meter.stats(), app.cache.is_subscribed());
+    let aside = app.meter.aside().reason();
     let part = |name, is_ok, details: String| Part { name, is_ok, details };
     let reached = app.db.check_reachable();
     let mut parts = vec![
@@ -141,8 +142,13 @@ fn parts(call: &Call<'_>) -> Vec<Part> {
         ),
         part(
             "Journal",
-            meter.has_journal_room && meter.journal_charges == 0,
-            format!("{} charges in {} bytes", meter.journal_charges, show::grouped(meter.journal_bytes)),
+            meter.has_journal_room && meter.journal_charges == 0 && aside.is_none(),
+            format!(
+                "{} charges in {} bytes{}",
+                meter.journal_charges,
+                show::grouped(meter.journal_bytes),
+                aside.map_or_else(String::new, |reason| format!("; {reason}"))
+            ),
         ),
     ];
     for (name, purpose) in [
