@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::auth::{LastUsed, last_used};
 use crate::db::{self, Database, migrate};
-use crate::store::{deleted_documents, known_networks, sessions};
+use crate::store::{api_keys, deleted_documents, known_networks, sessions};
 
 /// How often expired rows are deleted.
 const DELETE_INTERVAL: Duration = Duration::from_secs(3600);
@@ -84,6 +84,7 @@ fn flush(db: &Database, last_used: &LastUsed) {
 fn delete_expired(db: &Database) -> Result<(), db::Error> {
     let mut session = db.session()?;
     sessions::delete_expired(&mut session)?;
+    while api_keys::delete_ended(&mut session)? > 0 {}
     deleted_documents::purge(&mut session)?;
     known_networks::delete_old(&mut session)?;
     Ok(())

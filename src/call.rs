@@ -83,7 +83,7 @@ impl<'a> Call<'a> {
     /// handler has `begun` is then in [`Call::begun`]. Only for requests whose body is in memory, and was not read yet;
     /// a handler that has read it must put it back.
     pub fn postpone(&mut self, begun: Box<dyn Any + Send>, start: StartWaiting) -> Error {
-        self.request.postponed = Some(Postponed { since: Instant::now(), begun });
+        self.request.postponed = Some(Postponed { since: Instant::now(), begun, unanswered: None });
         self.postponed = Some(start);
         Error::Busy
     }

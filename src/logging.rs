@@ -1,6 +1,6 @@
 //! The log: lines on standard error, buffered for a moment so that requests do not wait for its reader.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::thread;
@@ -22,6 +22,17 @@ const MAX_BUFFER: usize = 1024 * 1024;
 
 thread_local! {
     static REQUEST_ID: RefCell<Option<Arc<str>>> = const { RefCell::new(None) };
+    static TOKENS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Notes tokens that the request on this thread is charged for, for its line in the access log.
+pub fn note_tokens(tokens: i64) {
+    TOKENS.set(TOKENS.get().saturating_add(u64::try_from(tokens).unwrap_or(0)));
+}
+
+/// The tokens that were noted on this thread since the last call.
+pub fn take_tokens() -> u64 {
+    TOKENS.take()
 }
 
 /// The id of the request that this thread works on, if it is known.

@@ -38,6 +38,12 @@ pub fn run(config: Config, roles: &[Role]) -> Result<(), String> {
     let handle = server.handle();
     on_signal(move || handle.stop())?;
     app.start()?;
+    if app.config.is_https() && app.config.trusted_proxies.is_empty() {
+        log::warn!(
+            "PUBLIC_URL is https, so a proxy is in front of this server, but TRUSTED_PROXIES is not set: all clients count \
+             as one, and are throttled together"
+        );
+    }
     announce(&addresses);
     if app.config.demo_engine {
         announce_demo(&app);
@@ -51,7 +57,13 @@ pub fn run(config: Config, roles: &[Role]) -> Result<(), String> {
 fn settings(config: &Config) -> Settings {
     let defaults = Settings::default();
     let workers = config.workers.unwrap_or(defaults.workers);
-    Settings { workers, places: granted(places(config), workers), max_connections: config.max_connections, ..defaults }
+    Settings {
+        workers,
+        places: granted(places(config), workers),
+        max_connections: config.max_connections,
+        is_https: config.is_https(),
+        ..defaults
+    }
 }
 
 /// How many requests may wait for what.

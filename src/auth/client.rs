@@ -1,6 +1,7 @@
 //! The IP address of the client, also behind trusted proxies.
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use ipnet::IpNet;
 
@@ -12,6 +13,7 @@ pub fn address(request: &Request, trusted: &[IpNet]) -> IpAddr {
     let is_trusted = |address: &IpAddr| trusted.iter().any(|network| network.contains(address));
     let mut client = request.peer.ip().to_canonical();
     if !is_trusted(&client) {
+        note_ignored(request, client, trusted);
         return client;
     }
     let lines = request.head.headers().filter(|(name, _)| name.eq_ignore_ascii_case("x-forwarded-for"));
@@ -24,6 +26,19 @@ pub fn address(request: &Request, trusted: &[IpNet]) -> IpAddr {
         }
     }
     client
+}
+
+/// Warns once if `X-Forwarded-For` is ignored: a proxy that is not trusted makes all its clients one, who are throttled
+/// together. Strangers may send the header too, so more warnings would say nothing.
+fn note_ignored(request: &Request, peer: IpAddr, trusted: &[IpNet]) {
+    static WARNED: AtomicBool = AtomicBool::new(false);
+    if WARNED.load(Relaxed) || request.header("x-forwarded-for").is_none() || WARNED.swap(true, Relaxed) {
+        return;
+    }
+    let why = if trusted.is_empty() { "TRUSTED_PROXIES is not set" } else { "it is not in TRUSTED_PROXIES" };
+    log::warn!(
+        "X-Forwarded-For is ignored, as it comes from {peer} and {why}: if that is your proxy, all clients count as one"
+    );
 }
 
 /// An address, with or without a port.

@@ -66,16 +66,15 @@ impl ConnectionState {
     }
 
     /// Discards what an error shows to be outdated: the prepared statement if its table was altered, and the whole
-    /// connection if the server has become read-only, as another host may be the primary now.
-    pub(super) fn invalidate(&mut self, sql: &'static str, e: &postgres::Error) {
+    /// connection if the server has become read-only, as another host may be the primary now. Returns whether it was the
+    /// statement: outside a transaction it can be run once more, as nothing of it was done.
+    pub(super) fn invalidate(&mut self, sql: &'static str, e: &postgres::Error) -> bool {
         // "cached plan must not change result type"; the server does not know the prepared statement.
         const STALE: [SqlState; 2] = [SqlState::FEATURE_NOT_SUPPORTED, SqlState::INVALID_SQL_STATEMENT_NAME];
-        let Some(code) = e.code() else { return };
-        if *code == SqlState::READ_ONLY_SQL_TRANSACTION {
-            self.broken = true;
-        } else if let Some(statements) = self.statements.as_mut().filter(|_| STALE.contains(code)) {
-            statements.remove(&ConnectionState::key(sql));
-        }
+        let Some(code) = e.code() else { return false };
+        self.broken |= *code == SqlState::READ_ONLY_SQL_TRANSACTION;
+        let statements = self.statements.as_mut().filter(|_| STALE.contains(code));
+        statements.is_some_and(|statements| statements.remove(&ConnectionState::key(sql)).is_some())
     }
 }
 

@@ -53,6 +53,10 @@ impl From<postgres::Error> for Error {
             &SqlState::UNIQUE_VIOLATION => Error::Unique(constraint()),
             &SqlState::FOREIGN_KEY_VIOLATION => Error::ForeignKey(constraint()),
             code if code.code().starts_with("22") => Error::Value(describe(&e)), // data exception
+            // The plan of a prepared statement is older than its table. It is prepared anew the next time.
+            &SqlState::FEATURE_NOT_SUPPORTED if fault.routine() == Some("RevalidateCachedQuery") => {
+                Error::Unavailable(describe(&e))
+            }
             code if is_refusal(code) => Error::Refused(describe(&e)),
             code if is_transient(code) => Error::Unavailable(describe(&e)),
             _ => Error::Other(describe(&e)),

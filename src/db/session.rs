@@ -83,12 +83,20 @@ impl Session {
 impl Executor for Session {
     fn query(&mut self, sql: &'static str, params: &[&dyn Param]) -> Result<Vec<Row>, Error> {
         let Connection { client, state, .. } = &mut *self.connection;
-        query(client, state, sql, params).map_err(|e| classify(&self.health, state, sql, e))
+        let outcome = match query(client, state, sql, params) {
+            Err(e) if state.invalidate(sql, &e) => query(client, state, sql, params),
+            outcome => outcome,
+        };
+        outcome.map_err(|e| classify(&self.health, state, sql, e))
     }
 
     fn execute(&mut self, sql: &'static str, params: &[&dyn Param]) -> Result<u64, Error> {
         let Connection { client, state, .. } = &mut *self.connection;
-        execute(client, state, sql, params).map_err(|e| classify(&self.health, state, sql, e))
+        let outcome = match execute(client, state, sql, params) {
+            Err(e) if state.invalidate(sql, &e) => execute(client, state, sql, params),
+            outcome => outcome,
+        };
+        outcome.map_err(|e| classify(&self.health, state, sql, e))
     }
 }
 

@@ -3,8 +3,9 @@
 mod access_log;
 mod rate_headers;
 mod reply_headers;
-mod request_ids;
+mod shown_path;
 
+use std::any::Any;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,6 +17,7 @@ use crate::blocking::{self, Party};
 use crate::call::{Call, Role};
 use crate::db;
 use crate::error::{Error, Shape};
+use crate::http::request_ids::RequestIds;
 use crate::http::{Method, Postponed, Request, Response, cookie};
 use crate::logging;
 use crate::operation::{self, Found, Operation, Router};
@@ -23,7 +25,7 @@ use crate::server;
 use crate::web;
 
 use access_log::Entry;
-use request_ids::RequestIds;
+use shown_path::shown;
 
 /// What answers the requests of this role's server.
 pub fn handler(app: Arc<App>, role: Role) -> server::Handler {
@@ -39,15 +41,17 @@ fn answer(
     ids: &RequestIds,
     request: &mut Request,
 ) -> Response {
-    let postponed = request.postponed.take();
+    let mut postponed = request.postponed.take();
+    Entry::forget(postponed.as_mut().and_then(|postponed| postponed.unanswered.take()));
     let began = postponed.as_ref().map_or_else(Instant::now, |postponed| postponed.since);
     let id = ids.of(request);
+    logging::take_tokens();
     let _id = logging::set_request_id(Some(id.as_str().into()));
     let Dispatched { outcome, shape, user_id, rate_headers } = dispatch(app, role, router, request, postponed);
     let mut response = outcome.unwrap_or_else(|e| {
         if e.is_fault() {
             let level = if e.status() == 503 { Level::Warn } else { Level::Error };
-            log::log!(level, "{} {} failed: {e} (request {id})", request.method(), request.path());
+            log::log!(level, "{} {} failed: {e} (request {id})", request.method(), shown(request.path()));
         }
         let reply = e.reply(shape);
         match role {
@@ -56,27 +60,24 @@ fn answer(
         }
     });
     if response.postponed.is_some() {
+        let entry = Entry::new(app, role, request, began, &id, user_id);
+        if let Some(postponed) = &mut request.postponed {
+            postponed.unanswered = entry.map(|entry| Box::new(entry) as Box<dyn Any + Send>);
+        }
         return response;
     }
     response.headers.extend(rate_headers.into_iter().map(|(name, value)| (name, value.into())));
     reply_headers::add(app, request, &mut response);
     let access = Entry::new(app, role, request, began, &id, user_id);
     response.headers.push(("X-Request-Id", id.into()));
-    match (response.deferred.take(), access) {
-        (Some(deferred), Some(access)) => {
-            response.deferred = Some(deferred.map(move |response| {
-                access.log(&response);
-                response
-            }));
+    let Some(access) = access else { return response };
+    match response.deferred.take() {
+        Some(deferred) => {
+            response.deferred = Some(deferred.map(move |response| access.follow(response)));
+            response
         }
-        (deferred, access) => {
-            response.deferred = deferred;
-            if let Some(access) = access {
-                access.log(&response);
-            }
-        }
+        None => access.follow(response),
     }
-    response
 }
 
 /// What became of a request.

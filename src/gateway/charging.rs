@@ -7,6 +7,7 @@ use crate::call::Call;
 use crate::error::{Result, Shape};
 use crate::http::{Content, Response};
 use crate::limits::Admission;
+use crate::logging;
 use crate::usage::{Charge, ChargeId, Meter, new_id};
 
 pub use crate::usage::ModelUsage;
@@ -139,6 +140,7 @@ impl ChargeContext {
     }
 
     fn charge_of(&self, usage: ModelUsage, parts: Vec<ModelUsage>, reply: Option<kept::Reply>) -> Charge {
+        parts.iter().chain([&usage]).for_each(|usage| logging::note_tokens(usage.units.tokens()));
         let keep = reply.zip(self.idempotency.as_ref());
         if let Some(rate) = &self.rate {
             parts.iter().chain([&usage]).for_each(|usage| rate.note_use(&usage.units));

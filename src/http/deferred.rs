@@ -18,6 +18,8 @@ pub struct Postponed {
     pub since: Instant,
     /// What it has begun.
     pub begun: Box<dyn Any + Send>,
+    /// Dropped with the request if its connection ends before its handler is called again.
+    pub unanswered: Option<Box<dyn Any + Send>>,
 }
 
 impl fmt::Debug for Postponed {

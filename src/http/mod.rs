@@ -14,7 +14,9 @@ pub mod object;
 pub mod parts;
 pub mod request;
 pub mod request_fields;
+pub mod request_ids;
 pub mod response;
+pub mod security_headers;
 pub mod sse;
 
 pub use ::http::{Method, StatusCode};

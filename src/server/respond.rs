@@ -88,7 +88,7 @@ impl Worker {
                 let body_received = body.lock().is_finished();
                 self.respond(connection, state, response, client, body_received)
             }
-            Err(refused) => self.respond(connection, state, busy(refused), client, false),
+            Err(refused) => self.respond(connection, state, self.busy(refused), client, false),
         };
         self.context.leave_handler();
         state.received = body.lock().close();
@@ -112,7 +112,7 @@ impl Worker {
         let request = &mut self.request;
         catch_unwind(AssertUnwindSafe(|| (connection.handler)(request))).unwrap_or_else(|panic| {
             log::error!("a handler panicked at {:?}: {}", self.request, message(&*panic));
-            Response::detail(500, "Internal Server Error")
+            self.shared.own(Response::detail(500, "Internal Server Error"), &self.request)
         })
     }
 
@@ -150,7 +150,7 @@ impl Worker {
             }
             Err(refused) => {
                 self.output.truncate(before);
-                self.respond(connection, state, busy(refused), client, body_received)
+                self.respond(connection, state, self.busy(refused), client, body_received)
             }
         }
     }
@@ -161,7 +161,7 @@ impl Worker {
         memory.resize(self.request.body.buffered_bytes());
         if self.shared.deferred_memory.used() > self.shared.settings.max_unsent_total {
             let client = ClientCapabilities::new(&self.request.head);
-            let step = self.respond(connection, state, busy(Refused::Full), client, true);
+            let step = self.respond(connection, state, self.busy(Refused::Full), client, true);
             self.request = Request::default();
             return step;
         }
@@ -198,7 +198,8 @@ impl Worker {
         }
         if self.shared.deferred_memory.used() > self.shared.settings.max_unsent_total {
             let response = Response { deferred: Some(deferred), ..response };
-            let completed = blocking::block_in_place(Wait::Database, || response.wait()).unwrap_or_else(busy);
+            let completed = blocking::block_in_place(Wait::Database, || response.wait())
+                .unwrap_or_else(|refused| self.busy(refused));
             return self.respond(connection, state, completed, client, body_received);
         }
         let notifier = self.notifier(connection);
@@ -208,7 +209,7 @@ impl Worker {
                 state.phase = Phase::Deferred(Box::new(Deferral::Response(deferred)));
                 Step::Deferred
             }
-            Err(panic) => self.respond(connection, state, panicked(&*panic), client, body_received),
+            Err(panic) => self.respond(connection, state, self.panicked(&*panic), client, body_received),
         }
     }
 
@@ -224,7 +225,7 @@ impl Worker {
             Deferral::Request(postponed) if postponed.is_late => {
                 let client = ClientCapabilities::new(&postponed.request.head);
                 drop(postponed);
-                let response = Response { close: true, ..busy(Refused::Full) };
+                let response = Response { close: true, ..self.busy(Refused::Full) };
                 return self.respond(connection, state, response, client, true);
             }
             Deferral::Request(postponed) => {
@@ -236,7 +237,7 @@ impl Worker {
         let close = response.close;
         self.context.enter_handler();
         let completed = catch_unwind(AssertUnwindSafe(|| completion.complete(response)));
-        let mut response = completed.unwrap_or_else(|panic| panicked(&*panic));
+        let mut response = completed.unwrap_or_else(|panic| self.panicked(&*panic));
         response.close |= close;
         let step = self.respond(connection, state, response, client, body_received);
         self.context.leave_handler();
@@ -297,6 +298,20 @@ impl Worker {
         self.output.extend_from_slice(bytes);
     }
 
+    fn panicked(&self, panic: &(dyn std::any::Any + Send)) -> Response {
+        log::error!("a deferred response panicked: {}", message(panic));
+        self.shared.own(Response::detail(500, "Internal Server Error"), &self.request)
+    }
+
+    /// Refuses the worker's request, as too many wait.
+    fn busy(&self, refused: Refused) -> Response {
+        let response = match refused {
+            Refused::Full => Response::detail(503, "Service Unavailable"),
+            Refused::ShareIsUsed => Response::detail(429, "Too many requests of this account are waiting"),
+        };
+        self.shared.own(response.header("Retry-After", "1"), &self.request)
+    }
+
     /// Sends the output buffer, and a body while it is produced. After an error, the connection must be closed at once,
     /// so that the client sees that the body is incomplete.
     fn send_source(&mut self, connection: &Connection, framing: ResponseFraming, source: Source) -> io::Result<()> {
@@ -321,19 +336,6 @@ impl Worker {
             }
         }
     }
-}
-
-fn panicked(panic: &(dyn std::any::Any + Send)) -> Response {
-    log::error!("a deferred response panicked: {}", message(panic));
-    Response::detail(500, "Internal Server Error")
-}
-
-fn busy(refused: Refused) -> Response {
-    let response = match refused {
-        Refused::Full => Response::detail(503, "Service Unavailable"),
-        Refused::ShareIsUsed => Response::detail(429, "Too many requests of this account are waiting"),
-    };
-    response.header("Retry-After", "1")
 }
 
 fn message(panic: &(dyn std::any::Any + Send)) -> &str {

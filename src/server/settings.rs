@@ -51,6 +51,8 @@ pub struct Settings {
     /// How long a response may be deferred. After that it is completed regardless, and its connection is closed.
     /// Default: 60 s.
     pub deferred_timeout: Duration,
+    /// Whether clients reach it by https, which its own refusals then say. Default: false.
+    pub is_https: bool,
     /// How long a shutdown waits for requests in flight before it aborts them. Default: 30 s.
     pub stop_timeout: Duration,
     /// How long after the start of a shutdown idle connections stay open, for requests that were already on their way.
@@ -78,6 +80,7 @@ impl Default for Settings {
             write_timeout: Duration::from_secs(30),
             min_rate: 1024,
             deferred_timeout: Duration::from_secs(60),
+            is_https: false,
             stop_timeout: Duration::from_secs(30),
             stop_idle_grace: Duration::from_secs(1),
             time_slice: Duration::from_millis(10),

@@ -9,6 +9,9 @@ use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 
 use crate::blocking::Bulkheads;
+use crate::http::request_ids::RequestIds;
+use crate::http::security_headers::{self, DATA_POLICY};
+use crate::http::{Request, Response};
 
 use super::budget::Budget;
 use super::clock::Clock;
@@ -58,6 +61,8 @@ pub(super) struct Shared {
     pub(super) deferred_memory: Arc<Budget>,
     /// Places of requests that wait.
     pub(super) bulkheads: Bulkheads,
+    /// Ids of requests that no handler has seen.
+    ids: RequestIds,
     /// Connections that were evicted so far.
     pub(super) evicted: AtomicU64,
     stage: AtomicU8,
@@ -85,11 +90,21 @@ impl Shared {
             unsent_memory: Arc::default(),
             deferred_memory: Arc::default(),
             bulkheads: Bulkheads::new(&settings.places),
+            ids: RequestIds::new(),
             evicted: AtomicU64::new(0),
             stage: AtomicU8::new(Stage::Running as u8),
             stop_listeners: OnceLock::new(),
             settings,
         })
+    }
+
+    /// A response of the connection layer itself, with the headers that those of handlers have. `request` is what is known
+    /// of the request.
+    pub(super) fn own(&self, mut response: Response, request: &Request) -> Response {
+        security_headers::add(&mut response, self.settings.is_https);
+        let id = self.ids.of(request);
+        log::debug!("request {id} was answered with {} by the connection layer", response.status.as_u16());
+        response.header("Content-Security-Policy", DATA_POLICY).header("X-Request-Id", id)
     }
 
     pub(super) fn is_stopping(&self) -> bool {

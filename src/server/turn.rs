@@ -6,7 +6,7 @@ use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::http::{Body, Framing, Parsed, Request, Response};
+use crate::http::{Body, Framing, Parsed, Response};
 
 use super::clock::millis;
 use super::connection::{AfterResponse, Connection, ConnectionState, Deferral, Phase, TimerKind};
@@ -210,11 +210,11 @@ impl Worker {
 
     /// Answers a request that cannot be served, and ends the connection, as the start of the next request is unknown.
     fn refuse(&mut self, status: u16, reason: &str) -> Step {
-        self.request = Request::default();
         let mut response = Response::detail(status, reason);
         if status == 503 {
             response = response.header("Retry-After", "1");
         }
+        let response = self.shared.own(response, &std::mem::take(&mut self.request));
         self.write_refusal(&response);
         Step::Answered(AfterResponse::Linger)
     }

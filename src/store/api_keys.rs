@@ -289,6 +289,19 @@ pub fn touch(db: &mut impl Executor, ids: &Vec<String>, times: &Vec<OffsetDateTi
     db.execute(SQL, &[ids, times])
 }
 
+/// Deletes some of the keys that were revoked or expired more than 30 days ago, with their budgets, and returns how many.
+/// Call it until there are none. Pages then show their ids where they have shown their names.
+///
+/// # Errors
+/// See [`Error`].
+pub fn delete_ended(db: &mut impl Executor) -> Result<u64, Error> {
+    const SQL: &str = "DELETE FROM api_keys WHERE id IN (
+            SELECT id FROM api_keys WHERE (revoked IS NOT NULL OR expires IS NOT NULL)
+                AND least(revoked, expires) < now() - interval '30 days'
+            ORDER BY id LIMIT 1000 FOR UPDATE SKIP LOCKED)";
+    db.execute(SQL, &[])
+}
+
 /// The ids and names of all of the user's keys, including those that no longer work.
 ///
 /// # Errors

@@ -3,9 +3,11 @@
 // Not every test binary uses all of the harness, and tests may panic.
 #![allow(missing_docs, unreachable_pub, dead_code, unused_imports, clippy::unwrap_used, clippy::expect_used)]
 
+mod access_log;
 mod account;
 mod addresses;
 mod admin;
+mod altered_tables;
 mod bad_input;
 mod bouncer;
 mod browsing;

@@ -57,3 +57,24 @@ fn old_months_are_dropped_if_configured() {
     assert_eq!(db.count("SELECT count(*) FROM usage_daily"), 6, "daily totals are kept");
     assert_eq!(db.count("SELECT count(*) FROM charge_ids"), 6, "ids supplied by clients are kept");
 }
+
+#[test]
+fn keys_are_deleted_a_month_after_they_have_ended() {
+    let db = TestDb::new();
+    db.run(
+        "INSERT INTO users (id, email) VALUES ('u', 'ann@example.com');
+         INSERT INTO api_keys (id, user_id, name, digest, prefix, revoked, expires)
+         SELECT k.id, 'u', k.id, sha256(k.id::bytea), 'tg_', now() - k.revoked, now() - k.expires FROM (VALUES
+            ('works', NULL, NULL), ('lasts', NULL, interval '-90 days'),
+            ('revoked lately', interval '29 days', NULL), ('revoked long ago', interval '31 days', interval '-90 days'),
+            ('expired lately', NULL, interval '29 days'), ('expired long ago', NULL, interval '31 days')
+         ) AS k (id, revoked, expires)",
+    );
+    let server = Server::start(&db);
+    let left = || -> Vec<String> {
+        let rows = db.connect().query("SELECT id FROM api_keys ORDER BY id", &[]).unwrap();
+        rows.iter().map(|row| row.get(0)).collect()
+    };
+    server.wait_until("the keys to be deleted", || left().len() == 4);
+    assert_eq!(left(), ["expired lately", "lasts", "revoked lately", "works"]);
+}

@@ -56,7 +56,7 @@ fn postponing(settings: Settings) -> (Running, Notifiers) {
         let begun = request.postponed.take().map(|postponed| *postponed.begun.downcast::<Arc<()>>().unwrap());
         if begun.is_none() && request.path().starts_with("/postponed") {
             let (begun, notifiers) = (Box::new(Arc::new(())), Arc::clone(&inner));
-            request.postponed = Some(Postponed { since: Instant::now(), begun });
+            request.postponed = Some(Postponed { since: Instant::now(), begun, unanswered: None });
             return Response::postponed(Box::new(move |notifier| notifiers.lock().unwrap().push(notifier)));
         }
         let read = request.body.into_bytes(1024 * 1024).unwrap().len();
