@@ -71,6 +71,7 @@ mod retention;
 mod revocation;
 mod round_trips;
 mod routing;
+mod second_opinion;
 mod sessions;
 mod settlements;
 mod signup;

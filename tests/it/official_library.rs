@@ -23,6 +23,8 @@ fn python(script: &str, arguments: &[&str]) {
 fn usage() {
     let stripe = Stripe::start();
     let meter = stripe.meter("api_usage", Duration::ZERO);
+    stripe.price("price_annual", 19_000, "year");
+    stripe.metered_price("price_metered", &meter, "month");
     let faults = [Fault::CutBefore, Fault::CutAfter, Fault::Conflict, Fault::Silence, Fault::Conflict];
     stripe.inject(Faults::next(&faults.map(Some)));
     python("usage.py", &[&stripe.url, SECRET_KEY, &meter]);

@@ -85,3 +85,22 @@ hours = api.billing.meters.event_summaries.list(meter_id, {**day, "value_groupin
 assert sum(summary.aggregated_value for summary in hours.data) == 12, hours
 refused(lambda: api.billing.meters.event_summaries.list(meter_id, {**window, "end_time": until + 1}), stripe.InvalidRequestError)
 print("usage: counted once, added up")
+
+plan, metered = {"price": "price_annual", "quantity": 1}, {"price": "price_metered"}
+
+
+def check_out(items, billing_mode="flexible"):
+    order = {"mode": "subscription", "customer": one.id, "success_url": "http://localhost", "line_items": items}
+    return api.checkout.sessions.create({**order, "subscription_data": {"billing_mode": {"type": billing_mode}}})
+
+
+session = check_out([plan, metered])
+assert (session.status, session.amount_total) == ("open", 19000), session
+error = refused(lambda: check_out([plan, {**metered, "quantity": 1}]), stripe.InvalidRequestError)
+assert error.http_status == 400 and "Quantity should not be specified" in error.user_message, error
+refused(lambda: check_out([{"price": "price_annual"}, metered]), stripe.InvalidRequestError)
+refused(lambda: check_out([plan, metered], "classic"), stripe.InvalidRequestError)
+assert [listed.id for listed in api.checkout.sessions.list({"customer": one.id, "status": "open"}).data] == [session.id]
+assert api.checkout.sessions.expire(session.id).status == "expired"
+refused(lambda: api.refunds.create({"payment_intent": "pi_none"}), stripe.InvalidRequestError)
+print("checkouts: a plan and a metered price, without a quantity")
