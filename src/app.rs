@@ -53,6 +53,8 @@ pub struct App {
     pub api_document: OnceLock<Value>,
     /// The listen addresses of this process's servers, by server name.
     pub addresses: OnceLock<Vec<(&'static str, SocketAddr)>>,
+    /// The key of the cookies of known devices, once it was read.
+    pub device_key: OnceLock<ring::hmac::Key>,
     payments: Option<Payments>,
     catalogue: Arc<Refresher>,
     last_used: Arc<LastUsed>,
@@ -99,6 +101,7 @@ impl App {
             documents: Batcher::new(cores, MAX_DOCUMENTS),
             api_document: OnceLock::new(),
             addresses: OnceLock::new(),
+            device_key: OnceLock::new(),
             last_used,
             migration_database,
             listen_database,

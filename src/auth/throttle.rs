@@ -2,7 +2,8 @@
 //!
 //! A failed attempt counts against the pair of account and address, against the address, and against the account. The
 //! first two stop an attacker with one address. The third stops many addresses that attack one account; it does not
-//! apply to addresses from which the owner has signed in before.
+//! apply to addresses from which the owner has signed in before. An attempt from a device from which the owner has signed
+//! in counts against nothing but that device and account, so others behind its address cannot lock it out.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -41,13 +42,14 @@ enum Subject {
     Pair(Digest, IpAddr),
     Address(IpAddr),
     Account(Digest),
+    Device(Digest, Digest),
     Confirmation(Digest),
 }
 
 impl Subject {
     fn allowance(&self) -> &'static Allowance {
         match self {
-            Subject::Pair(..) => &PAIR,
+            Subject::Pair(..) | Subject::Device(..) => &PAIR,
             Subject::Address(_) => &ADDRESS,
             Subject::Account(_) => &ACCOUNT,
             Subject::Confirmation(_) => &CONFIRMATION,
@@ -102,7 +104,7 @@ pub struct Attempt<'t> {
 
 impl Throttle {
     /// Begins an attempt. While as many are in progress as may still fail, it waits for one of them to finish.
-    /// `is_known_address` returns whether the owner has signed in from this address; it is only called if that matters.
+    /// `device` is one from which the owner has signed in. `is_known_address` returns whether the owner has signed in from this address; it is only called if that matters.
     ///
     /// # Errors
     /// Those of `is_known_address`; the inner error says why the attempt is rejected.
@@ -110,9 +112,14 @@ impl Throttle {
         &self,
         account: &str,
         address: IpAddr,
+        device: Option<Digest>,
         is_known_address: impl FnOnce() -> Result<bool, E>,
     ) -> Result<Result<Attempt<'_>, Rejection>, E> {
         let (account, address) = (Digest::of(account), network_of(address));
+        if let Some(device) = device {
+            let own = vec![Subject::Device(account, device)];
+            return Ok(self.begin(&own).map(|()| Attempt { throttle: self, own, account: None, failed: false }));
+        }
         let own = [Subject::Pair(account, address), Subject::Address(address)];
         let target = Subject::Account(account);
         let wait = self.attempts.lock().wait(&target, Instant::now());
@@ -261,7 +268,7 @@ mod tests {
         address: [u8; 4],
         known: bool,
     ) -> Result<Attempt<'t>, Rejection> {
-        throttle.attempt(account, IpAddr::from(address), || Ok::<_, ()>(known)).unwrap()
+        throttle.attempt(account, IpAddr::from(address), None, || Ok::<_, ()>(known)).unwrap()
     }
 
     fn fail(throttle: &Throttle, account: &str, address: [u8; 4], known: bool) -> Result<(), Rejection> {
@@ -297,6 +304,25 @@ mod tests {
             fail(&throttle, &n.to_string(), [1, 1, 1, 1], false).unwrap();
         }
         assert!(begin(&throttle, "x", [1, 1, 1, 1], false).is_err());
+    }
+
+    #[test]
+    fn a_device_of_the_owner_has_attempts_of_its_own() {
+        let throttle = Throttle::default();
+        for n in 0..ADDRESS.burst {
+            fail(&throttle, &n.to_string(), [1, 1, 1, 1], false).unwrap();
+        }
+        let by = |account, device: &str| {
+            throttle
+                .attempt(account, IpAddr::from([1, 1, 1, 1]), Some(Digest::of(device)), || Ok::<_, ()>(false))
+                .unwrap()
+        };
+        assert!(begin(&throttle, "a", [1, 1, 1, 1], false).is_err());
+        for _ in 0..PAIR.burst {
+            by("a", "device").unwrap().failed();
+        }
+        assert!(by("a", "device").is_err(), "its guesses are limited too");
+        assert!(by("a", "another").is_ok() && by("b", "device").is_ok());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Reads and writes cookies: that of the session, and one that takes a new secret to the page that shows it.
+//! Reads and writes cookies: that of the session, that of a known device, and one that takes a new secret to the page that shows it.
 
 use cookie::{Cookie, SameSite, time::Duration};
 
@@ -12,6 +12,15 @@ const HOST_SESSION: &str = "__Host-session_secret";
 
 /// How many session cookies of a request are looked at.
 const MAX_SESSIONS: usize = 4;
+
+/// The cookie of a device from which the owner of an account has logged in.
+const DEVICE: &str = "device";
+
+/// How many such cookies of a request are looked at.
+const MAX_DEVICES: usize = 4;
+
+/// How long a browser keeps that cookie, and how long it is believed.
+pub const DEVICE_DAYS: i64 = 180;
 
 /// The cookie that takes a new secret from the request that created it to the page that shows it.
 pub const NEW_SECRET: &str = "new_secret";
@@ -45,6 +54,22 @@ fn read_all<'r>(request: &'r Request, name: &'r str) -> impl Iterator<Item = &'r
         .filter_map(|cookie| cookie.value_raw())
         .map(|value| value.trim_matches('"'))
         .filter(|value| !value.is_empty())
+}
+
+/// The values of the device cookies of a request, at most [`MAX_DEVICES`].
+pub fn devices(request: &Request) -> impl Iterator<Item = &str> {
+    read_all(request, DEVICE).take(MAX_DEVICES)
+}
+
+/// Sets the device cookie. It is sent to log in only.
+pub fn set_device(response: Response, value: &str, secure: bool) -> Response {
+    let cookie = Cookie::build((DEVICE, value))
+        .http_only(true)
+        .path("/api")
+        .same_site(SameSite::Lax)
+        .secure(secure)
+        .max_age(Duration::days(DEVICE_DAYS));
+    response.header("Set-Cookie", cookie.to_string())
 }
 
 /// Sets the session cookie; `secure` if the site is served over https.

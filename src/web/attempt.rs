@@ -1,5 +1,6 @@
 //! Attempts at a password, which are limited.
 
+use super::device;
 use crate::auth::throttle;
 use crate::blocking::network_of;
 use crate::call::Call;
@@ -14,7 +15,8 @@ use crate::store::known_networks;
 pub(super) fn start<'a>(call: &Call<'a>, email: &str) -> Result<throttle::Attempt<'a>> {
     let is_known =
         || -> Result<bool> { Ok(known_networks::is_known(&mut call.app.db.session()?, email, &network(call))?) };
-    Ok(call.app.throttle.attempt(email, call.client(), is_known)??)
+    let device = device::known(call, email)?;
+    Ok(call.app.throttle.attempt(email, call.client(), device, is_known)??)
 }
 
 /// As [`start`], by a client that is signed in to the account: strangers cannot lock it out.

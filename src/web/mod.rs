@@ -8,6 +8,7 @@ mod attempt;
 mod chart;
 mod credits;
 mod cursor;
+mod device;
 mod documents;
 mod key_fields;
 mod keys;

@@ -5,7 +5,7 @@ use std::time::Instant;
 use time::{Duration, OffsetDateTime};
 
 use super::pages::{encoded, is_local_path, welcome};
-use super::{Answer, Message, attempt, fields};
+use super::{Answer, Message, attempt, device, fields};
 use crate::accounts::{self, email, new_id, new_session_token};
 use crate::auth::password::Passwords;
 use crate::auth::{Digest, Secret};
@@ -217,12 +217,13 @@ fn finish(call: &Call<'_>, outcome: Result<SignedIn>, form: welcome::Form, next:
     let is_https = call.app.config.is_https();
     if call.wants_json() {
         let (user, token) = outcome?;
-        return Ok(cookie::set_session(Response::json(200, &user), token.reveal(), is_https));
+        let reply = cookie::set_session(Response::json(200, &user), token.reveal(), is_https);
+        return device::remember(call, &user.email, reply);
     }
     match outcome {
-        Ok((_, token)) => {
+        Ok((user, token)) => {
             let reply = Response::see_other(next.unwrap_or(HOME).to_owned());
-            Ok(cookie::set_session(reply, token.reveal(), is_https))
+            device::remember(call, &user.email, cookie::set_session(reply, token.reveal(), is_https))
         }
         Err(e) => {
             if e.is_fault() {

@@ -204,3 +204,38 @@ fn guessing_by_strangers_does_not_lock_out_the_owner() {
     let change = json!({"current_password": PASSWORD, "new_password": "a new password"});
     browser.post("/api/change-password", &change).expect(200);
 }
+
+#[test]
+fn a_known_device_goes_on_when_others_behind_its_address_have_guessed() {
+    let db = TestDb::new();
+    let server = Server::start_with(&db, &[("TRUSTED_PROXIES", "127.0.0.0/8")]);
+    server.sign_up("ann@x");
+    server.sign_up("bob@x");
+    let first = log_in(&server.web, "6.6.6.6", "ann@x", PASSWORD).expect(200);
+    let device = first.headers.iter().find_map(|(name, value)| {
+        let cookie = name.eq_ignore_ascii_case("set-cookie").then(|| value.split_once(';').unwrap().0)?;
+        cookie.starts_with("device=").then(|| cookie.to_owned())
+    });
+    let device = device.unwrap();
+    // All guesses of the address, some of them at this account.
+    for n in 0..40 {
+        log_in(&server.web, "6.6.6.6", &format!("nobody{n}@x"), "a guess");
+        log_in(&server.web, "6.6.6.6", "ann@x", "a guess");
+    }
+    assert_held_back(&log_in(&server.web, "6.6.6.6", "ann@x", PASSWORD));
+    let with = |cookie: &str, email: &str, password: &str| {
+        let client = server.web.anonymous().header("X-Forwarded-For", "6.6.6.6").header("Cookie", cookie);
+        client.post("/api/login", &json!({"email": email, "password": password}))
+    };
+    with(&device, "ann@x", PASSWORD).expect(200);
+    // It is that account's, and cannot be made up.
+    assert_held_back(&with(&device, "bob@x", PASSWORD));
+    let (value, last) = device.split_at(device.len() - 1);
+    let forged = format!("{value}{}", if last == "0" { "1" } else { "0" });
+    assert_held_back(&with(&forged, "ann@x", PASSWORD));
+    // Nor does it allow more guesses than another.
+    for _ in 0..BURST {
+        with(&device, "ann@x", "a guess").expect(400);
+    }
+    assert_held_back(&with(&device, "ann@x", PASSWORD));
+}
