@@ -68,20 +68,19 @@ fn from_upload(upload: ReceivedUpload<'_>, model: ResolvedModel) -> Result<Outco
     let ReceivedUpload { mut source, file_name, fields: known, is_buffered } = upload;
     let file_name = file_name.ok_or(Error::bad(NO_RECORDING))?;
     let translates = wants_translation(&known)?;
-    let mut trailing = FormFields::new();
+    let mut options = None;
     let map_trailing = |fields: FormFields| {
-        trailing.clone_from(&fields);
         // The model server is already being called, on the one path or the other.
-        match wants_translation(&fields)? != translates && fields.iter().any(|(name, _)| name == TRANSLATE_FIELD) {
-            true => Err(Error::bad("translate_to_english must come before audio_file")),
-            false => Ok(upstream_fields(&model)),
+        if wants_translation(&fields)? != translates && fields.iter().any(|(name, _)| name == TRANSLATE_FIELD) {
+            return Err(Error::bad("translate_to_english must come before audio_file"));
         }
+        options = Some(Options::read(&known.iter().chain(&fields).cloned().collect())?);
+        Ok(upstream_fields(&model))
     };
     let forward = ForwardedUpload::new(&mut source, &file_name, &[], &model, Box::new(map_trailing))?;
     let pending = transcription::send(&model, upstream_path(translates), forward, is_buffered)?;
-    let all: FormFields = known.into_iter().chain(trailing).collect();
-    let with_segments = last_value(&all, "include_segments").map_or(Ok(true), parse_bool)?;
-    let options = Options::new(last_value(&all, "output_filetype"), with_segments)?;
+    // They were read with the trailing fields, before the model server had all of the recording.
+    let options = options.ok_or(Error::Internal("the fields of an upload were not read".to_owned()))?;
     outcome(pending, &model, &options)
 }
 
@@ -92,6 +91,11 @@ struct Options {
 }
 
 impl Options {
+    fn read(fields: &FormFields) -> Result<Options> {
+        let with_segments = last_value(fields, "include_segments").map_or(Ok(true), parse_bool)?;
+        Options::new(last_value(fields, "output_filetype"), with_segments)
+    }
+
     fn new(file_type: Option<&str>, with_segments: bool) -> Result<Options> {
         let as_srt = match file_type {
             None | Some("" | "txt") => false,

@@ -43,8 +43,8 @@ impl Attempt<'_> {
             if status.is_success() && without != known {
                 log::info!("provider {name} refuses {without}, which it is not sent again");
                 provider.refused().insert(&key(body), without, Instant::now() + CONFIRMED);
-            } else if status.is_success() && !provider.refused().accepts_continuous_usage() {
-                provider.refused().accepted(body.extensions().except(without));
+            } else if status.is_success() {
+                provider.refused().accepted(|| key(body), body.extensions().except(without));
             }
             if !matches!(status.as_u16(), 400 | 422) {
                 return Ok(response);
@@ -54,7 +54,13 @@ impl Attempt<'_> {
                 return Ok(response);
             }
             let (response, named) = named_extensions(response);
-            let refused = self.refused_of(used, named);
+            let mut refused = self.refused_of(used, named);
+            if let Body::Stream(_) = body
+                && provider.refused().accepts_verbose_json(key(body).as_ref())
+            {
+                // Without a second attempt, the error may only quote what the client has sent.
+                refused.verbose_json = false;
+            }
             if refused.is_empty() {
                 return Ok(response);
             }

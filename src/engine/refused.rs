@@ -1,6 +1,6 @@
 //! What a provider has refused before, so that it is not sent again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,8 @@ pub(super) struct Refused {
     by_model: Mutex<HashMap<String, (Extensions, Instant)>>,
     /// Whether the provider has answered a request for usage with each piece: it is not that which it refuses then.
     accepts_continuous_usage: AtomicBool,
+    /// The models for which it has answered a request for `verbose_json`.
+    accept_verbose_json: Mutex<HashSet<String>>,
 }
 
 impl Refused {
@@ -41,10 +43,21 @@ impl Refused {
         self.accepts_continuous_usage.load(Relaxed)
     }
 
-    /// Notes what the provider has answered with success.
-    pub(super) fn accepted(&self, extensions: Extensions) {
-        if extensions.continuous_usage {
+    /// Whether it is known that the provider does not refuse `verbose_json` for a model.
+    pub(super) fn accepts_verbose_json(&self, model: &str) -> bool {
+        self.accept_verbose_json.lock().contains(model)
+    }
+
+    /// Notes what the provider has answered with success for the model that `model` names.
+    pub(super) fn accepted<M: AsRef<str>>(&self, model: impl FnOnce() -> M, extensions: Extensions) {
+        if extensions.continuous_usage && !self.accepts_continuous_usage() {
             self.accepts_continuous_usage.store(true, Relaxed);
+        }
+        if extensions.verbose_json {
+            let (model, mut models) = (model(), self.accept_verbose_json.lock());
+            if !models.contains(model.as_ref()) && models.len() < MAX_MODELS {
+                models.insert(model.as_ref().to_owned());
+            }
         }
     }
 
@@ -71,9 +84,15 @@ mod tests {
         assert_eq!(refused.get(|| "a", now), extensions);
         assert_eq!(refused.get(|| "b", now), Extensions::default());
         assert_eq!(refused.get(|| "a", now + CONFIRMED), Extensions::default());
+        let accepted = Extensions { verbose_json: true, ..Extensions::default() };
+        refused.accepted(|| "a", extensions);
+        refused.accepted(|| "b", accepted);
+        assert_eq!(["a", "b"].map(|model| refused.accepts_verbose_json(model)), [false, true]);
         for n in 0..3 * MAX_MODELS {
             refused.insert(&n.to_string(), extensions, now + SUSPECTED);
+            refused.accepted(|| n.to_string(), accepted);
         }
         assert!(refused.by_model.lock().len() <= MAX_MODELS);
+        assert!(refused.accept_verbose_json.lock().len() <= MAX_MODELS);
     }
 }

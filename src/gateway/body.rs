@@ -8,7 +8,7 @@ use crate::http::object::Object;
 use crate::protocol::strict;
 
 /// The fields that decide what a request costs.
-const CHARGED_FIELDS: [&str; 10] = [
+const CHARGED_FIELDS: [&str; 12] = [
     "model",
     "stream",
     "stream_options",
@@ -19,7 +19,67 @@ const CHARGED_FIELDS: [&str; 10] = [
     "messages",
     "prompt",
     "input",
+    "file",
+    "response_format",
 ];
+
+/// Fields of some model servers by which a client would choose another model, another price or a longer reply than the
+/// ones it is charged for. The servers of hosted models, LiteLLM, OpenRouter and llama.cpp know them.
+const REFUSED_FIELDS: [&str; 22] = [
+    "allow_fallbacks",
+    "api_base",
+    "api_key",
+    "base_url",
+    "context_window_fallback_dict",
+    "custom_llm_provider",
+    "extra_body",
+    "fallbacks",
+    "max_new_tokens",
+    "mock_response",
+    "model_list",
+    "models",
+    "n_predict",
+    "num_predict",
+    "plugins",
+    "provider",
+    "route",
+    "router_settings_override",
+    "t_max_predict_ms",
+    "user_config",
+    "web_search",
+    "web_search_options",
+];
+
+/// The service tiers that cost no more than the usual one.
+const USUAL_TIERS: [&str; 3] = ["auto", "default", "flex"];
+
+/// Checks that a field, of a JSON object or of a form, does not choose another model or price than the charged one.
+/// `text` returns its value if that is a text.
+///
+/// # Errors
+/// 400 that names the field.
+pub fn check_field(name: &str, text: impl FnOnce() -> Option<String>) -> Result<()> {
+    let is = |known: &&str| name.eq_ignore_ascii_case(known);
+    if REFUSED_FIELDS.iter().any(is) {
+        let name: String = name.to_ascii_lowercase();
+        return Err(Error::bad(format!("The field {name} is not supported")));
+    }
+    if is(&"service_tier") && !text().is_some_and(|tier| USUAL_TIERS.contains(&&*tier)) {
+        return Err(Error::bad(format!("service_tier must be one of {}", USUAL_TIERS.join(", "))));
+    }
+    Ok(())
+}
+
+/// Checks that the name of a field is not that of a charged one in another case, which some servers treat as equal.
+///
+/// # Errors
+/// 400 that names the field.
+pub fn check_names<'n>(names: impl IntoIterator<Item = &'n str>) -> Result<()> {
+    strict::confusable(names, &CHARGED_FIELDS).map_or(Ok(()), |name| {
+        let name: String = name.chars().take(100).collect();
+        Err(Error::bad(format!("The field {name:?} is written in another case than the protocol has it")))
+    })
+}
 
 /// A JSON object that is passed on to a model server.
 ///
@@ -28,9 +88,10 @@ const CHARGED_FIELDS: [&str; 10] = [
 pub fn json_object(body: &[u8]) -> Result<Object<'_>> {
     let mut object = Object::parse(body).map_err(Error::bad)?;
     check_unambiguous(body)?;
-    if let Some(name) = strict::confusable(object.names(), &CHARGED_FIELDS) {
-        let name: String = name.chars().take(100).collect();
-        return Err(Error::bad(format!("The field {name:?} is written in another case than the protocol has it")));
+    check_names(object.names())?;
+    is_given(&mut object, "service_tier");
+    for name in object.names() {
+        check_field(name, || object.read(name))?;
     }
     if object.has("stream") && object.read::<bool>("stream").is_none() {
         return Err(Error::bad("stream must be true or false"));
@@ -48,12 +109,16 @@ fn check_amounts(object: &mut Object<'_>) -> Result<()> {
     let is_count = |object: &Object<'_>, name| object.read::<u64>(name).is_some_and(|n| n <= MAX_CHOICES);
     let is_whole = |object: &Object<'_>, name| object.read::<i64>(name).is_some();
     for name in ["n", "best_of"] {
-        if has_number(object, name) && !is_count(object, name) {
+        if is_given(object, name) && !is_count(object, name) {
             return Err(Error::bad(format!("{name} must be a whole number of at most {MAX_CHOICES}")));
         }
     }
+    // Some servers count only the choices that they return.
+    if object.read::<u64>("best_of").is_some_and(|best_of| best_of > object.read::<u64>("n").unwrap_or(1)) {
+        return Err(Error::bad("best_of must not be larger than n"));
+    }
     for name in OUTPUT_LIMITS {
-        if has_number(object, name) && !is_whole(object, name) {
+        if is_given(object, name) && !is_whole(object, name) {
             return Err(Error::bad(format!("{name} must be a whole number")));
         }
     }
@@ -61,7 +126,7 @@ fn check_amounts(object: &mut Object<'_>) -> Result<()> {
 }
 
 /// Whether a field is given. Null is taken out.
-fn has_number(object: &mut Object<'_>, name: &'static str) -> bool {
+fn is_given(object: &mut Object<'_>, name: &'static str) -> bool {
     if object.get(name).is_some_and(|value| value.get().trim() == "null") {
         object.remove(name);
     }

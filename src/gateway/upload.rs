@@ -8,6 +8,7 @@ use crate::http::multipart;
 use crate::http::parts::Parts;
 use crate::http::{Body, Request};
 
+use super::body::{check_field, check_names};
 use super::digest::RequestDigest;
 use super::forward::{AudioSource, FormFields, upload_error};
 
@@ -84,6 +85,8 @@ impl<'a> Upload<'a> {
                 return Err(Error::bad("The fields of the multipart body are too many or too long"));
             }
             digest.add(value.as_bytes());
+            check_names([head.name.as_str()])?;
+            check_field(&head.name, || Some(value.clone()))?;
             if names.contains(&head.name) {
                 return Err(Error::bad("The multipart body has a field twice"));
             }

@@ -31,7 +31,13 @@ fn ambiguous_json_is_refused() {
         format!(r#"{{"model":"m","n":8.0,{messages}}}"#),
         format!(r#"{{"model":"m","n":129,{messages}}}"#),
         format!(r#"{{"model":"m","best_of":{0},"max_tokens":{0},{messages}}}"#, u64::MAX),
+        format!(r#"{{"model":"m","best_of":2,{messages}}}"#),
         format!(r#"{{"model":"m","max_tokens":10.0,{messages}}}"#),
+        format!(r#"{{"model":"m","max_tokens":1,"n_predict":1000,{messages}}}"#),
+        format!(r#"{{"model":"cheap","models":["dear"],{messages}}}"#),
+        format!(r#"{{"model":"cheap","Fallbacks":["dear"],{messages}}}"#),
+        format!(r#"{{"model":"m","service_tier":"priority",{messages}}}"#),
+        format!(r#"{{"model":"m","service_tier":["priority"],{messages}}}"#),
         r#"{"model":"m","messages":[{"role":"user","content":"a","content":"b"}]}"#.to_owned(),
         format!(r#"{{"model":"m",{messages},"x":{}{}}}"#, "[".repeat(10_000), "]".repeat(10_000)),
     ] {
@@ -40,6 +46,18 @@ fn ambiguous_json_is_refused() {
         assert_eq!(reply.json()["error"]["type"], "invalid_request_error", "{}", reply.text());
     }
     assert!(upstream.seen().is_empty() && charges(&db).is_empty());
+}
+
+#[test]
+fn usual_service_tiers_and_no_more_choices_than_are_returned_pass() {
+    let upstream =
+        Upstream::constant(200, json!({"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}));
+    let (_db, server, user) = start(&upstream);
+    for (name, value) in [("service_tier", json!("auto")), ("service_tier", Value::Null), ("best_of", json!(1))] {
+        let mut body = chat(false);
+        body[name] = value;
+        user.program(&server.inference).post("/v1/chat/completions", &body).expect(200);
+    }
 }
 
 #[test]
@@ -75,6 +93,18 @@ fn ambiguous_bodies_are_refused_on_the_older_routes_too() {
             "/v1/audio/transcriptions",
             multipart_type,
             crate::recordings::multipart(&[("stream", b"yes"), ("file*", &crate::recordings::wav())]),
+        ),
+        (
+            &audio,
+            "/v1/audio/transcriptions",
+            multipart_type,
+            crate::recordings::multipart(&[("Model", b"dear"), ("model", b"m"), ("file*", &crate::recordings::wav())]),
+        ),
+        (
+            &audio,
+            "/v1/audio/transcriptions",
+            multipart_type,
+            crate::recordings::multipart(&[("fallbacks", b"dear"), ("file*", &crate::recordings::wav())]),
         ),
     ] {
         let reply = client.send("POST", path, Some(media_type), &body);

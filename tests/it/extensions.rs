@@ -131,6 +131,22 @@ fn an_invalid_format_is_not_remembered_as_unsupported() {
 }
 
 #[test]
+fn an_error_that_quotes_a_large_upload_switches_no_format_off() {
+    let upstream = Upstream::start(|seen, wire| match seen.text().contains("\r\n\r\nresponse_format\r\n") {
+        true => wire.json(400, &json!({"error": {"message": "Invalid language 'response_format'"}})),
+        false => wire.json(200, &heard()),
+    });
+    let (_db, server, user) = start(&upstream, &[("TRANSCRIBE_MODEL", "w")]);
+    let client = user.program(&server.audio);
+    let large = textgen::wav::file(8000, 16, &vec![0; 4 << 20]);
+    let post = |fields: &[(&str, &[u8])]| client.send("POST", TRANSCRIPTIONS, Some(FORM), &multipart(fields));
+    post(&[("file*", &wav())]).expect(200);
+    post(&[("language", b"response_format"), ("file*", &large)]).expect(400);
+    post(&[("file*", &wav())]).expect(200);
+    assert!(upstream.seen()[2].text().contains("verbose_json"));
+}
+
+#[test]
 fn a_failed_upload_does_not_count_against_the_server() {
     let upstream = Upstream::constant(200, heard());
     let (db, server, user) = start(&upstream, &[("TRANSCRIBE_MODEL", "w")]);

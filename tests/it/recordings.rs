@@ -265,6 +265,19 @@ fn old_clients_upload_files() {
 }
 
 #[test]
+fn old_clients_options_are_read_before_the_model_server_has_a_recording() {
+    let upstream = Upstream::constant(200, heard());
+    let (_db, server, user) = start(&upstream, &[]);
+    let (wav, client) = (wav(), user.program(&server.audio));
+    for option in [("output_filetype", &b"x"[..]), ("include_segments", b"x")] {
+        for fields in [[option, ("audio_file*", &wav)], [("audio_file*", &wav), option]] {
+            post(&client, "/api/v1/audio-file-extraction", &fields).expect(400);
+        }
+    }
+    assert_eq!(upstream.seen().len(), 0);
+}
+
+#[test]
 fn speech_is_streamed_and_charged_by_the_character() {
     let (go, wait) = channel();
     let wait = Mutex::new(wait);
