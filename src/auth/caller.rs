@@ -1,5 +1,6 @@
 //! An authenticated caller.
 
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use time::OffsetDateTime;
@@ -7,9 +8,13 @@ use time::OffsetDateTime;
 use super::Scope;
 use super::credential::Validity;
 use crate::blocking::Party;
+use crate::error::{Error, Result};
 use crate::limits::{Budgets, RateIds};
 use crate::store::User;
 use crate::store::api_keys::KeyScope;
+
+/// Why an account is refused that is limited to other addresses.
+pub const ACCOUNT_ELSEWHERE: &str = "This account may not be used from this address";
 
 /// An account, and the credential with which it was authenticated.
 #[derive(Clone, Debug)]
@@ -24,6 +29,8 @@ pub struct Caller {
     pub party: Party,
     /// The rate limits of the caller's requests.
     pub rates: RateIds,
+    /// What the account is limited to, with each of its credentials, if it is.
+    pub account_scope: Option<Arc<Scope>>,
     /// What the key is limited to, if it is.
     pub scope: Option<Arc<Scope>>,
     /// By which it is known later whether the credential still works.
@@ -64,7 +71,8 @@ impl Caller {
         let party = Party::account(&user.id);
         let rates = RateIds { account: id(&user.rate_id), key: None };
         let validity = Validity::default();
-        Caller { user, via, budgets, party, rates, scope: None, validity, json: OnceLock::new() }
+        let account_scope = Scope::of_account(&user).map(Arc::new);
+        Caller { user, via, budgets, party, rates, account_scope, scope: None, validity, json: OnceLock::new() }
     }
 
     /// The same, whose key has this budget and these rate limits, and is limited to this.
@@ -76,11 +84,29 @@ impl Caller {
         self
     }
 
+    /// Checks that the account and the key may be used from this address.
+    ///
+    /// # Errors
+    /// 403.
+    pub fn check_address(&self, client: IpAddr) -> Result<()> {
+        let admits = |scope: &Option<Arc<Scope>>| scope.as_ref().is_none_or(|scope| scope.admits(client));
+        match (admits(&self.account_scope), admits(&self.scope)) {
+            (false, _) => Err(Error::Forbidden(ACCOUNT_ELSEWHERE)),
+            (true, false) => Err(Error::Forbidden("This key may not be used from this address")),
+            (true, true) => Ok(()),
+        }
+    }
+
+    /// Whether neither the account nor the key is limited to other models than the one of this name.
+    pub fn may_call(&self, model: &str) -> bool {
+        [&self.account_scope, &self.scope].into_iter().flatten().all(|scope| scope.has_model(model))
+    }
+
     /// The user object as JSON.
     ///
     /// # Errors
     /// Serialisation fails, which is not expected.
-    pub fn user_json(&self) -> Result<&[u8], serde_json::Error> {
+    pub fn user_json(&self) -> std::result::Result<&[u8], serde_json::Error> {
         if let Some(json) = self.json.get() {
             return Ok(json);
         }

@@ -18,11 +18,11 @@ mod single_flight;
 pub mod throttle;
 
 pub use cache::Cache;
-pub use caller::{Caller, Via};
+pub use caller::{ACCOUNT_ELSEWHERE, Caller, Via};
 pub use credential::{Kind, Validity};
 pub use hasher::Hasher;
 pub use last_used::{LastUsed, is_renewal_due};
-pub use resolver::Resolver;
+pub use resolver::{Resolver, Standing};
 pub use scope::{Permission, Scope};
 pub use secret::{Digest, Secret};
 pub use throttle::Throttle;

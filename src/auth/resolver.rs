@@ -33,6 +33,16 @@ pub struct Resolver {
     flights: SingleFlight<Key, Shared>,
 }
 
+/// What is known now of a credential that was valid.
+pub enum Standing {
+    /// Nothing of its account has changed, or the database is down.
+    Unchanged,
+    /// It is valid, and something of its account may have changed.
+    Changed(Arc<Caller>),
+    /// It is not valid any more.
+    Invalid,
+}
+
 /// What one query found, for the other requests that wait for it.
 #[derive(Clone)]
 struct Shared {
@@ -79,13 +89,13 @@ impl Resolver {
         }
     }
 
-    /// Whether a credential is valid that was so before. It is looked up again only if something of its account has
+    /// What is known now of a credential that was valid. It is looked up again only if something of its account has
     /// changed since; while the database is down, it stays valid.
-    pub fn is_still_valid(&self, validity: &mut Validity) -> bool {
-        let Some((key, bucket, stamp)) = validity.read else { return true };
+    pub fn standing(&self, validity: &mut Validity) -> Standing {
+        let Some((key, bucket, stamp)) = validity.read else { return Standing::Unchanged };
         let is_current = self.cache.is_bucket_current(bucket, stamp);
         if is_current || validity.failed.is_some_and(|failed| failed.elapsed() < RETRY_INTERVAL) {
-            return true;
+            return Standing::Unchanged;
         }
         let found = match self.cache.lookup(&key, Instant::now()) {
             Lookup::Hit(caller, _) => Ok(Some(caller)),
@@ -93,11 +103,16 @@ impl Resolver {
             Lookup::Miss | Lookup::Stale(..) => self.load(key),
         };
         match found {
-            Ok(Some(caller)) => *validity = caller.validity.clone(),
-            Ok(None) => return false,
-            Err(_) => validity.failed = Some(Instant::now()),
+            Ok(Some(caller)) => {
+                *validity = caller.validity.clone();
+                Standing::Changed(caller)
+            }
+            Ok(None) => Standing::Invalid,
+            Err(_) => {
+                validity.failed = Some(Instant::now());
+                Standing::Unchanged
+            }
         }
-        true
     }
 
     fn load(&self, key: Key) -> Result<Option<Arc<Caller>>> {

@@ -1,9 +1,10 @@
-//! What a key is limited to, beside what it may spend.
+//! What a key or an account is limited to, beside what it may spend.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::store::User;
 use crate::store::api_keys::KeyScope;
 
 /// What a caller may do.
@@ -34,7 +35,7 @@ impl Permission {
     }
 }
 
-/// What a restricted key is limited to.
+/// What a restricted key, or a restricted account, is limited to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scope {
     models: Option<Vec<String>>,
@@ -54,6 +55,11 @@ impl Scope {
             addresses: addresses.map(|all| all.iter().filter_map(|network| network.parse().ok()).collect()),
         };
         (scope != Scope::default()).then_some(scope)
+    }
+
+    /// The one of an account; `None` for one without restrictions. It says nothing of permissions.
+    pub fn of_account(user: &User) -> Option<Scope> {
+        Scope::of(KeyScope { models: user.models.clone(), permissions: None, addresses: user.addresses.clone() })
     }
 
     /// Whether the key may do this.

@@ -6,6 +6,7 @@ use time::{Duration, OffsetDateTime};
 use super::{Failure, database, find_user, future_time};
 use crate::accounts::budgets as account_budgets;
 use crate::accounts::rates::{self as account_rates, HIGHEST, RateChange};
+use crate::accounts::scopes::{self, AccountScope};
 use crate::config::Config;
 use crate::http::request_fields::Change;
 use crate::money::Cost;
@@ -59,7 +60,7 @@ pub struct LiftArguments {
 #[derive(Args)]
 #[command(arg_required_else_help = true)]
 #[command(group(ArgGroup::new("limits").required(true).multiple(true)
-    .args(["budget", "requests_per_minute", "tokens_per_minute", "concurrent"])))]
+    .args(["budget", "requests_per_minute", "tokens_per_minute", "concurrent", "models", "addresses"])))]
 pub struct SetArguments {
     /// E-mail address or id of the account
     user: String,
@@ -81,10 +82,17 @@ pub struct SetArguments {
     /// The most requests at once
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(i64).range(1..=HIGHEST))]
     concurrent: Option<i64>,
+    /// The models that may be called, comma-separated
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    models: Option<Vec<String>>,
+    /// The addresses and networks that it may be used from, comma-separated, such as 10.0.0.0/8,192.0.2.1
+    #[arg(long, value_name = "NETWORKS", value_delimiter = ',')]
+    addresses: Option<Vec<String>>,
 }
 
 /// Limits to be removed.
 #[derive(Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
 #[command(arg_required_else_help = true)]
 pub struct RemoveArguments {
     /// E-mail address or id of the account
@@ -95,6 +103,19 @@ pub struct RemoveArguments {
     /// Remove the limits of requests and tokens a minute, and of requests at once
     #[arg(long)]
     rates: bool,
+    /// Permit all models
+    #[arg(long)]
+    models: bool,
+    /// Permit all addresses
+    #[arg(long)]
+    addresses: bool,
+}
+
+/// How the limits of an account change.
+struct LimitChange {
+    budget: Change<BudgetChange>,
+    rate: Change<RateChange>,
+    scope: AccountScope,
 }
 
 /// A window, as named on the command line.
@@ -130,37 +151,10 @@ pub(super) fn run(command: &LimitCommand, config: &Config) -> Result<String, Fai
             let keys = api_keys::of_user(&mut session, &user.id)?;
             let rates = rates::of_user(&mut session, &user.id)?;
             let budgets = budgets::of_user(&mut session, &user.id)?;
-            Ok(budget_table(&user, &keys, &budgets) + &rate_table(&user, &keys, &rates))
+            Ok(budget_table(&user, &keys, &budgets) + &rate_table(&user, &keys, &rates) + &scope_table(&user, &keys))
         }
-        LimitCommand::Set(set) => {
-            let SetArguments { user, budget, window, timezone, requests_per_minute, tokens_per_minute, concurrent } =
-                set;
-            let budget = budget.map(|limit_micros| BudgetChange {
-                limit_micros,
-                window: window.map(Window::from),
-                timezone: timezone.clone(),
-            });
-            let change = |limit: &Option<i64>| limit.map_or(Change::Keep, Change::Set);
-            let has_rate = [requests_per_minute, tokens_per_minute, concurrent].iter().any(|limit| limit.is_some());
-            let rate = has_rate.then(|| RateChange {
-                requests_per_minute: change(requests_per_minute),
-                tokens_per_minute: change(tokens_per_minute),
-                concurrent: change(concurrent),
-            });
-            change_limits(
-                user,
-                config,
-                budget.map_or(Change::Keep, Change::Set),
-                rate.map_or(Change::Keep, Change::Set),
-            )
-        }
-        LimitCommand::Remove(RemoveArguments { user, budget, rates }) => {
-            let is_all = !budget && !rates;
-            let remove = |is_named: bool| is_all || is_named;
-            let budget = if remove(*budget) { Change::Clear } else { Change::Keep };
-            let rate = if remove(*rates) { Change::Clear } else { Change::Keep };
-            change_limits(user, config, budget, rate)
-        }
+        LimitCommand::Set(set) => change_limits(&set.user, config, set.change()),
+        LimitCommand::Remove(remove) => change_limits(&remove.user, config, remove.change()),
         LimitCommand::Lift(LiftArguments { user, key, until, time }) => {
             let until = until.or_else(|| time.map(|time| OffsetDateTime::now_utc() + time));
             lift(user, key.as_deref(), until, config)
@@ -169,17 +163,51 @@ pub(super) fn run(command: &LimitCommand, config: &Config) -> Result<String, Fai
     }
 }
 
-fn change_limits(
-    user: &str,
-    config: &Config,
-    budget: Change<BudgetChange>,
-    rate: Change<RateChange>,
-) -> Result<String, Failure> {
+impl SetArguments {
+    fn change(&self) -> LimitChange {
+        let budget = self.budget.map(|limit_micros| BudgetChange {
+            limit_micros,
+            window: self.window.map(Window::from),
+            timezone: self.timezone.clone(),
+        });
+        let change = |limit: Option<i64>| limit.map_or(Change::Keep, Change::Set);
+        let list = |list: &Option<Vec<String>>| list.clone().map_or(Change::Keep, Change::Set);
+        let rates = [self.requests_per_minute, self.tokens_per_minute, self.concurrent];
+        let rate = rates.iter().any(Option::is_some).then(|| RateChange {
+            requests_per_minute: change(self.requests_per_minute),
+            tokens_per_minute: change(self.tokens_per_minute),
+            concurrent: change(self.concurrent),
+        });
+        LimitChange {
+            budget: budget.map_or(Change::Keep, Change::Set),
+            rate: rate.map_or(Change::Keep, Change::Set),
+            scope: AccountScope { models: list(&self.models), addresses: list(&self.addresses) },
+        }
+    }
+}
+
+impl RemoveArguments {
+    /// All limits are removed if none is named.
+    fn change(&self) -> LimitChange {
+        let is_all = ![self.budget, self.rates, self.models, self.addresses].contains(&true);
+        fn remove<T>(is_named: bool) -> Change<T> {
+            if is_named { Change::Clear } else { Change::Keep }
+        }
+        LimitChange {
+            budget: remove(is_all || self.budget),
+            rate: remove(is_all || self.rates),
+            scope: AccountScope { models: remove(is_all || self.models), addresses: remove(is_all || self.addresses) },
+        }
+    }
+}
+
+fn change_limits(user: &str, config: &Config, change: LimitChange) -> Result<String, Failure> {
+    let LimitChange { budget, rate, scope } = change;
     let db = database(config)?;
     let mut session = db.session()?;
     let mut transaction = session.transaction()?;
     let user = find_user(&mut transaction, user)?;
-    let mut details = Vec::new();
+    let mut details = scopes::set_for_account(&mut transaction, &user.id, scope)?;
     if budget != Change::Keep {
         let spec = account_budgets::set_for_account(&mut transaction, &user.id, budget.apply(None))?;
         details.push(spec.map_or("no budget".to_owned(), |spec| account_budgets::in_words(&spec)));
@@ -250,6 +278,27 @@ fn rate_table(user: &User, keys: &[api_keys::ApiKey], rates: &[RateLimit]) -> St
         let [requests, tokens, concurrent] = account_rates::named(rate)
             .map(|(limit, _)| limit.map_or_else(|| "-".to_owned(), |limit| limit.to_string()));
         text += &line(of, [&requests, &tokens, &concurrent]);
+    }
+    text
+}
+
+/// Nothing if neither the account nor a key is limited to models or addresses.
+fn scope_table(user: &User, keys: &[api_keys::ApiKey]) -> String {
+    let list = |list: &Option<Vec<String>>| match list.as_deref() {
+        None => "all".to_owned(),
+        Some([]) => "none".to_owned(),
+        Some(items) => items.join(","),
+    };
+    let account = std::iter::once((&user.email, &user.models, &user.addresses));
+    let mut text = String::new();
+    for (of, models, addresses) in account.chain(keys.iter().map(|key| (&key.id, &key.models, &key.addresses))) {
+        if models.is_none() && addresses.is_none() {
+            continue;
+        }
+        if text.is_empty() {
+            text = format!("\n{:<32} {:<40} ADDRESSES\n", "OF", "MODELS");
+        }
+        text += &format!("{of:<32} {:<40} {}\n", list(models), list(addresses));
     }
     text
 }

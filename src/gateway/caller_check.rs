@@ -1,10 +1,11 @@
-//! Whether a reply that is being streamed may go on: not once the account is suspended, the credential revoked, or the
-//! budget lowered below what was made. A piece costs a look at two counters in memory.
+//! Whether a reply that is being streamed may go on: not once the account is suspended, the credential revoked, the
+//! account or the key limited to other models or addresses, or the budget lowered below what was made. A piece costs a look at two counters in memory.
 
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::auth::{Caller, Resolver, Validity};
+use crate::auth::{Caller, Resolver, Standing, Validity};
 use crate::error::{Error, Result};
 use crate::limits::{Admission, LimitWatch};
 use crate::units::Units;
@@ -14,26 +15,44 @@ use crate::usage::{Meter, cost};
 pub(super) struct CallerCheck {
     resolver: Arc<Resolver>,
     validity: Validity,
+    /// Where it is.
+    client: IpAddr,
     /// The budgets, if there are any, and what is known of their limits.
     admission: Option<(Arc<Admission>, LimitWatch)>,
 }
 
 impl CallerCheck {
-    pub(super) fn of(caller: &Caller, resolver: &Arc<Resolver>, admission: Option<&Arc<Admission>>) -> CallerCheck {
+    pub(super) fn of(
+        caller: &Caller,
+        client: IpAddr,
+        resolver: &Arc<Resolver>,
+        admission: Option<&Arc<Admission>>,
+    ) -> CallerCheck {
         CallerCheck {
             resolver: Arc::clone(resolver),
             validity: caller.validity.clone(),
+            client,
             admission: admission.map(|admission| (Arc::clone(admission), admission.watch())),
         }
     }
 
-    /// Checks that the stream may go on. It asks the database only if something of the account has changed.
+    /// Checks that the stream of this model may go on. It asks the database only if something of the account has changed.
     ///
     /// # Errors
-    /// 401: the credential is not valid any more. 402: nothing is left of a budget.
-    fn check(&mut self) -> Result<()> {
-        if !self.resolver.is_still_valid(&mut self.validity) {
-            return Err(Error::Unauthorized("The credential of this request does not work any more"));
+    /// 401: the credential is not valid any more. 403 and 404: it may not be used any more from this address, or for this
+    /// model. 402: nothing is left of a budget.
+    fn check(&mut self, model: &str) -> Result<()> {
+        match self.resolver.standing(&mut self.validity) {
+            Standing::Unchanged => {}
+            Standing::Changed(caller) => {
+                caller.check_address(self.client)?;
+                if !caller.may_call(model) {
+                    return Err(Error::ModelNotFound(Some(model.to_owned())));
+                }
+            }
+            Standing::Invalid => {
+                return Err(Error::Unauthorized("The credential of this request does not work any more"));
+            }
         }
         self.check_budgets(|| 0)
     }
@@ -86,7 +105,7 @@ impl StreamClient for CheckedClient<'_> {
 impl Write for CheckedClient<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.ended.is_none() {
-            self.ended = self.caller.check().err();
+            self.ended = self.caller.check(self.model).err();
         }
         match self.ended {
             Some(_) => Err(io::ErrorKind::ConnectionAborted.into()),

@@ -65,7 +65,7 @@ impl ChargeContext {
         let admission = (!budgets.is_empty()).then(|| Admission::new(limits(), budgets));
         Ok(ChargeContext {
             meter: Arc::clone(meter),
-            caller_check: CallerCheck::of(caller, &call.app.resolver, admission.as_ref()),
+            caller_check: CallerCheck::of(caller, call.client(), &call.app.resolver, admission.as_ref()),
             admission,
             rate: RequestRate::of(caller, meter.limits().rates()),
             user_id: caller.user.id.clone(),

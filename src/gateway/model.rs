@@ -7,26 +7,21 @@ use crate::engine::{MAX_MODEL_NAME, is_model_name};
 use crate::error::{Error, Result};
 use crate::http::object::Object;
 
-/// The model of this name. Where a request names none, the default one, or the first that the caller's key may call. It
+/// The model of this name. Where a request names none, the default one, or the first that the caller may call. It
 /// is recorded and charged under its own name, whichever of its names the request has.
 ///
 /// # Errors
-/// 400 for what cannot be a name, 404 for an unknown one or one that the caller's key may not call; 503 and 502 where
+/// 400 for what cannot be a name, 404 for an unknown one or one that the caller may not call; 503 and 502 where
 /// there is none that could be called.
 pub fn resolve(app: &App, caller: &Caller, purpose: Purpose, name: Option<&str>) -> Result<ResolvedModel> {
     if name.is_some_and(|name| !is_model_name(name)) {
         return Err(Error::bad(format!("model must be a name of at most {MAX_MODEL_NAME} bytes")));
     }
-    let model = app.models.resolve(purpose, name, &|model| may_call(caller, model))?;
-    match may_call(caller, model.name()) {
+    let model = app.models.resolve(purpose, name, &|model| caller.may_call(model))?;
+    match caller.may_call(model.name()) {
         true => Ok(model),
         false => Err(Error::ModelNotFound(Some(name.unwrap_or(model.name()).to_owned()))),
     }
-}
-
-/// Whether the caller's key is not limited to other models than the one of this name.
-pub fn may_call(caller: &Caller, model: &str) -> bool {
-    caller.scope.as_ref().is_none_or(|scope| scope.has_model(model))
 }
 
 /// The model that a JSON request names. Where it names none, the default one is filled in; output limits above the

@@ -7,7 +7,6 @@ use crate::auth::Caller;
 use crate::call::Call;
 use crate::catalogue::Purpose;
 use crate::error::{Error, Result};
-use crate::gateway::model;
 use crate::gateway::proxy::{ProxiedRoute, proxy};
 use crate::gateway::usage_counter::ChargeBasis;
 use crate::http::Response;
@@ -73,7 +72,7 @@ pub(super) fn models(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
         object: &'static str,
         data: Vec<Box<RawValue>>,
     }
-    let allowed = call.app.models.list()?.into_iter().filter(|listed| model::may_call(caller, &listed.id));
+    let allowed = call.app.models.list()?.into_iter().filter(|listed| caller.may_call(&listed.id));
     Ok(Response::json(200, &List { object: "list", data: allowed.map(|listed| listed.entry).collect() }))
 }
 
@@ -81,7 +80,7 @@ pub(super) fn models(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
 pub(super) fn model(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     let name = segment(call);
     let listed = call.app.models.describe(&name)?;
-    match model::may_call(caller, &listed.id) {
+    match caller.may_call(&listed.id) {
         true => Ok(Response::json(200, &listed.entry)),
         false => Err(Error::ModelNotFound(Some(name))),
     }

@@ -31,7 +31,7 @@ impl Operation {
                     caller => caller?,
                 };
                 match caller.as_deref().map(|caller| self.check_scope(call, caller)) {
-                    // A restricted key gets what everybody gets.
+                    // A restricted caller gets what everybody gets.
                     Some(Err(refusal)) => handler(call, None).map_err(|_| refusal),
                     _ => handler(call, caller.as_deref()),
                 }
@@ -47,12 +47,10 @@ impl Operation {
         }
     }
 
-    /// Checks what a restricted key is limited to.
+    /// Checks what a restricted account and a restricted key are limited to.
     fn check_scope(&self, call: &Call<'_>, caller: &Caller) -> Result<()> {
+        caller.check_address(call.client())?;
         let Some(scope) = &caller.scope else { return Ok(()) };
-        if !scope.admits(call.client()) {
-            return Err(Error::Forbidden("This key may not be used from this address"));
-        }
         match self.permission() {
             Some(permission) if !scope.permits(permission) => {
                 Err(Error::Forbidden("This key may not be used for this"))

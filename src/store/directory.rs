@@ -23,6 +23,10 @@ record! {
         pub is_admin: bool = "is_admin",
         /// When the account was suspended, if it is.
         pub suspended: Option<OffsetDateTime> = "suspended",
+        /// The models that it may call; `None` for all.
+        pub models: Option<Vec<String>> = "models",
+        /// The networks that it may be used from; `None` for all.
+        pub addresses: Option<Vec<String>> = "addresses",
         /// The text that the search matched, by which the results are sorted. Empty in [`newest`].
         pub matched: String = "matched",
     }

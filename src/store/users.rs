@@ -56,6 +56,12 @@ record! {
         /// The id of the rate limits of the whole account, if it has some. Not part of the user object.
         #[serde(skip)]
         pub rate_id: Option<String> = "u.rate_id",
+        /// The models that the account may call; `None` for all. Not part of the user object.
+        #[serde(skip)]
+        pub models: Option<Vec<String>> = "u.models",
+        /// The networks that the account may be used from; `None` for all. Not part of the user object.
+        #[serde(skip)]
+        pub addresses: Option<Vec<String>> = "u.addresses",
     }
 }
 pub(super) use columns;
@@ -184,6 +190,22 @@ pub fn set_suspended(db: &mut impl Executor, id: &str, suspended: bool) -> Resul
     Ok(db.execute(SQL, &[&id, &suspended])? == 1)
 }
 
+/// Limits the models that the account may call; `None` for all.
+///
+/// # Errors
+/// See [`Error`].
+pub fn set_models(db: &mut impl Executor, id: &str, models: &Option<Vec<String>>) -> Result<(), Error> {
+    db.execute("UPDATE users SET models = $2, updated = now() WHERE id = $1", &[&id, models]).map(drop)
+}
+
+/// Limits the networks that the account may be used from; `None` for all.
+///
+/// # Errors
+/// See [`Error`].
+pub fn set_addresses(db: &mut impl Executor, id: &str, addresses: &Option<Vec<String>>) -> Result<(), Error> {
+    db.execute("UPDATE users SET addresses = $2, updated = now() WHERE id = $1", &[&id, addresses]).map(drop)
+}
+
 /// Grants or revokes admin rights, and returns whether the account exists.
 ///
 /// # Errors
@@ -265,6 +287,8 @@ impl User {
             budget_id: None,
             balance_id: None,
             rate_id: None,
+            models: None,
+            addresses: None,
         }
     }
 }

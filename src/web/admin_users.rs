@@ -9,6 +9,7 @@ use super::cursor::Page;
 use super::key_fields::{BudgetFields, LimitFields, List, NewKey, RateFields, checked_name, show};
 use super::keys::in_transaction;
 use super::{Answer, fields, record};
+use crate::accounts::scopes::{self, AccountScope};
 use crate::accounts::{self, budgets, email, limited_keys, rates};
 use crate::auth::Caller;
 use crate::auth::password::Passwords;
@@ -88,6 +89,10 @@ request_fields! {
         budget: Change<BudgetFields>,
         /// How much it may ask for in a minute, or at once, all of its keys together.
         rate: Change<RateFields>,
+        /// The models that it may call, with each of its keys; all by default.
+        models: Change<List>,
+        /// The addresses and networks that it may be used from; all by default.
+        addresses: Change<List>,
     }
 }
 
@@ -104,6 +109,10 @@ request_fields! {
         budget: Change<BudgetFields>,
         /// How much it may ask for in a minute, or at once, all of its keys together; null for no limit.
         rate: Change<RateFields>,
+        /// The models that it may call, with each of its keys, whose own limits apply too; null for all.
+        models: Change<List>,
+        /// The addresses and networks that it may be used from, with each of its keys and sessions; null for all.
+        addresses: Change<List>,
     }
 }
 
@@ -157,6 +166,18 @@ struct ShownUser {
     budget: Option<Budget>,
     /// How much it may ask for in a minute, or at once.
     rate: Option<RateLimit>,
+    /// The models that it may call; null for all.
+    models: Option<Vec<String>>,
+    /// The networks that it may be used from; null for all.
+    addresses: Option<Vec<String>>,
+}
+
+/// What a request says of an account's limits.
+struct AccountLimits {
+    budget: Change<BudgetFields>,
+    rate: Change<RateFields>,
+    models: Change<List>,
+    addresses: Change<List>,
 }
 
 /// A new account, in the only reply that holds its secret.
@@ -191,9 +212,9 @@ fn with_limits(db: &mut impl Executor, found: Vec<UserSummary>) -> Result<Vec<Sh
     let mut budgets = crate::store::budgets::of_accounts(db, &ids)?;
     let mut rates = crate::store::rates::of_accounts(db, &ids)?;
     let shown = |user: UserSummary| {
-        let UserSummary { id, email, name, created, is_admin, suspended, .. } = user;
+        let UserSummary { id, email, name, created, is_admin, suspended, models, addresses, .. } = user;
         let (budget, rate) = (budgets.remove(&id), rates.remove(&id));
-        ShownUser { id, email, name, created, is_admin, suspended, budget, rate }
+        ShownUser { id, email, name, created, is_admin, suspended, budget, rate, models, addresses }
     };
     Ok(found.into_iter().map(shown).collect())
 }
@@ -203,11 +224,12 @@ fn shown(db: &mut impl Executor, id: &str) -> Result<ShownUser> {
     with_limits(db, found)?.pop().ok_or(Error::NotFound(NO_ACCOUNT))
 }
 
-/// `POST /api/admin/users` with `email` and optionally `name`, `password`, `budget` and `rate`.
+/// `POST /api/admin/users` with `email` and optionally `name`, `password` and limits.
 fn create(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = fields(call)?;
     check_account_limits(&fields)?;
-    let CreateUser { email, name, password, budget, rate } = CreateUser::read(&fields)?;
+    let CreateUser { email, name, password, budget, rate, models, addresses } = CreateUser::read(&fields)?;
+    let limits = AccountLimits { budget, rate, models, addresses };
     let address = email::normalise(email);
     if !email::is_valid(&address) {
         return Err(Error::InvalidEmail);
@@ -229,7 +251,7 @@ fn create(call: &mut Call<'_>, caller: &Caller) -> Answer {
         if let Some(name) = name {
             users::set_name(db, &user.id, name)?;
         }
-        let mut details = set_limits(db, &user, budget, rate)?;
+        let mut details = set_limits(db, &user, limits)?;
         details.insert(0, "created".to_owned());
         record(call, caller, db, "create", &user, &details.join("; "))?;
         Ok(NewUser { user: shown(db, &user.id)?, secret: user.secret })
@@ -241,7 +263,8 @@ fn create(call: &mut Call<'_>, caller: &Caller) -> Answer {
 fn update(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = fields(call)?;
     check_account_limits(&fields)?;
-    let UpdateUser { user, suspended, reason, budget, rate } = UpdateUser::read(&fields)?;
+    let UpdateUser { user, suspended, reason, budget, rate, models, addresses } = UpdateUser::read(&fields)?;
+    let limits = AccountLimits { budget, rate, models, addresses };
     let changed = in_transaction(call, |db| {
         let user = accounts::find(db, user)?.ok_or(Error::NotFound(NO_ACCOUNT))?;
         let reason: String = reason.unwrap_or("").trim().chars().take(300).collect();
@@ -252,7 +275,7 @@ fn update(call: &mut Call<'_>, caller: &Caller) -> Answer {
             users::set_suspended(db, &user.id, suspended)?;
             record(call, caller, db, if suspended { "suspend" } else { "restore" }, &user, &reason)?;
         }
-        let details = set_limits(db, &user, budget, rate)?;
+        let details = set_limits(db, &user, limits)?;
         if !details.is_empty() {
             record(call, caller, db, "limit", &user, &details.join("; "))?;
         }
@@ -266,20 +289,18 @@ fn update(call: &mut Call<'_>, caller: &Caller) -> Answer {
 
 /// A limit that would not hold must not seem to.
 fn check_account_limits(fields: &Fields) -> Result<()> {
-    match ["models", "permissions", "addresses", "expires"].iter().any(|name| fields.has(name)) {
-        true => Err(Error::bad("models, permissions, addresses and expires are limits of keys, not of accounts")),
+    match ["permissions", "expires"].iter().any(|name| fields.has(name)) {
+        true => Err(Error::bad("permissions and expires are limits of keys, not of accounts")),
         false => Ok(()),
     }
 }
 
 /// Sets the limits of an account. Returns them in words.
-fn set_limits(
-    db: &mut Transaction<'_>,
-    user: &User,
-    budget: Change<BudgetFields>,
-    rate: Change<RateFields>,
-) -> Result<Vec<String>> {
-    let mut details = Vec::new();
+fn set_limits(db: &mut Transaction<'_>, user: &User, limits: AccountLimits) -> Result<Vec<String>> {
+    let AccountLimits { budget, rate, models, addresses } = limits;
+    let list = |List(items)| Ok::<_, Error>(Some(items));
+    let scope = AccountScope { models: models.try_map(list)?, addresses: addresses.try_map(list)? };
+    let mut details = scopes::set_for_account(db, &user.id, scope)?;
     if !matches!(budget, Change::Keep) {
         let budget = budgets::set_for_account(db, &user.id, budget.apply(None).map(BudgetChange::from))?;
         details.push(budget.map_or("no budget".to_owned(), |budget| budgets::in_words(&budget)));

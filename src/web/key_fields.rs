@@ -98,7 +98,7 @@ impl From<RateFields> for RateChange {
 #[derive(Deserialize, JsonSchema)]
 #[serde(transparent)]
 #[schemars(inline)]
-pub(super) struct List(Vec<String>);
+pub(super) struct List(pub(super) Vec<String>);
 
 impl FromField<'_> for Option<List> {
     const IS_REQUIRED: bool = false;

@@ -112,6 +112,7 @@ fn page_operations() -> Vec<Operation> {
         post("/admin/users/{id}/restore", Authenticated(admin_user::restore)).for_administrators(),
         post("/admin/users/{id}/sessions", Authenticated(admin_user::end_sessions)).for_administrators(),
         post("/admin/users/{id}/keys", Authenticated(admin_user::revoke_key)).for_administrators(),
+        post("/admin/users/{id}/scope", Authenticated(admin_user::set_scope)).for_administrators(),
         post("/admin/users/{id}/limits/lift", Authenticated(admin_user::lift_limit)).for_administrators(),
         post("/admin/users/{id}/credit", Authenticated(admin_user::change_credit)).for_administrators(),
     ]

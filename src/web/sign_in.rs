@@ -8,7 +8,7 @@ use super::pages::{encoded, is_local_path, welcome};
 use super::{Answer, Message, attempt, device, fields};
 use crate::accounts::{self, email, new_id, new_session_token};
 use crate::auth::password::Passwords;
-use crate::auth::{Digest, Secret};
+use crate::auth::{ACCOUNT_ELSEWHERE, Digest, Scope, Secret};
 use crate::blocking::{self, Wait};
 use crate::call::Call;
 use crate::db;
@@ -158,6 +158,9 @@ fn sign_in(call: &Call<'_>, email: &str, password: &str) -> Result<SignedIn> {
             waited?;
             return Err(Error::InvalidCredentials);
         };
+        if Scope::of_account(&user).is_some_and(|scope| !scope.admits(call.client())) {
+            return Err(Error::Forbidden(ACCOUNT_ELSEWHERE));
+        }
         if let Some(token) = open_session(call, &user.id, &hash, check.new_hash.as_deref())? {
             return Ok((user, token));
         }

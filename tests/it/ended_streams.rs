@@ -116,6 +116,56 @@ fn a_revoked_key_gets_no_further_piece_but_other_changes_end_nothing() {
 }
 
 #[test]
+fn a_stream_ends_when_its_key_may_not_call_the_model_any_more() {
+    let stage = Stage::new();
+    let key = stage.user.browser.post("/api/keys", &json!({"name": "k"})).expect(200).json();
+    let client = stage.server.inference.with_secret(key["secret"].as_str().unwrap());
+    let text = stage.stream(&client, || {
+        stage.user.browser.post("/api/keys/update", &json!({"id": key["id"], "models": ["n"]})).expect(200);
+        soon("the limit to be known", || client.get("/v1/models/m").status == 404);
+    });
+    assert_eq!(text.matches("word ").count(), 3, "{text}");
+    assert_eq!(error(&text)["code"], "model_not_found", "{text}");
+    stage.assert_charged_once(&text);
+}
+
+#[test]
+fn a_stream_ends_when_its_account_may_not_call_the_model_any_more() {
+    let stage = Stage::new();
+    let client = stage.user.program(&stage.server.inference);
+    let limit = |option: &str, list: &str| {
+        let command = ["limit", "set", "ann@example.com", option, list];
+        done(run(&command, &[("DATABASE_URL", &stage.db.url())], ""));
+    };
+    let text = stage.stream(&client, || {
+        // As long as this one is among them, it goes on.
+        limit("--models", "n,m");
+        soon("the limit to be known", || client.get("/v1/models/o").status == 404);
+        stage.wanted.store(6, SeqCst);
+        soon("more pieces", || stage.made.load(SeqCst) == 6);
+        limit("--models", "n");
+        soon("the limit to be known", || client.get("/v1/models/m").status == 404);
+    });
+    assert_eq!(text.matches("word ").count(), 6, "{text}");
+    assert_eq!(error(&text)["code"], "model_not_found", "{text}");
+    stage.assert_charged_once(&text);
+}
+
+#[test]
+fn a_stream_ends_when_its_account_may_not_be_used_from_its_address_any_more() {
+    let stage = Stage::new();
+    let client = stage.user.program(&stage.server.inference);
+    let text = stage.stream(&client, || {
+        let command = ["limit", "set", "ann@example.com", "--addresses", "192.0.2.1"];
+        done(run(&command, &[("DATABASE_URL", &stage.db.url())], ""));
+        soon("the limit to be known", || client.get("/v1/models").status == 403);
+    });
+    assert_eq!(text.matches("word ").count(), 3, "{text}");
+    assert_eq!(error(&text)["code"], "permission_denied", "{text}");
+    stage.assert_charged_once(&text);
+}
+
+#[test]
 fn a_budget_that_is_lowered_below_what_a_stream_has_made_ends_it() {
     let stage = Stage::new();
     let body = json!({"name": "k", "budget": {"limit_micros": 2000}});

@@ -5,6 +5,7 @@
 
 mod access_log;
 mod account;
+mod account_scopes;
 mod addresses;
 mod admin;
 mod altered_tables;

@@ -56,7 +56,11 @@ fn accounts_are_limited_suspended_and_restored() {
     program.get("/api/current-user").expect(200);
     update(&json!({"user": "root@example.com", "suspended": true})).expect(400);
     update(&json!({"user": "nobody@example.com", "suspended": true})).expect(404);
-    for bad in [json!({"models": ["m"]}), json!({"rate": {"concurrent": 0}}), json!({"budget": {"limit_micros": -1}})] {
+    for bad in [
+        json!({"permissions": ["models"]}),
+        json!({"rate": {"concurrent": 0}}),
+        json!({"budget": {"limit_micros": -1}}),
+    ] {
         let mut body = json!({"user": user.email});
         body.as_object_mut().unwrap().extend(bad.as_object().unwrap().clone());
         update(&body).expect(400);

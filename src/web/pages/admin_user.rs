@@ -7,12 +7,14 @@ use time::{Duration, OffsetDateTime};
 use super::limits::{Limits, dollars};
 use super::{Frame, page, segment, show, subscribe};
 use crate::accounts::new_id;
+use crate::accounts::scopes::{self, AccountScope};
 use crate::auth::Caller;
 use crate::call::Call;
 use crate::db::Transaction;
 use crate::error::{Error, Result};
 use crate::http::Response;
 use crate::http::form::Fields;
+use crate::http::request_fields::Change;
 use crate::store::audit::{self, Entry};
 use crate::store::credits::NewEntry;
 use crate::store::subscriptions::{self, Subscription};
@@ -40,6 +42,7 @@ const NOTICES: &[(&str, &str)] = &[
     ("sessions", "Signed out of all browsers."),
     ("key", "Key revoked."),
     ("lifted", "Limit lifted."),
+    ("scope", "Models and addresses saved."),
     ("limited", "The limit applies again."),
     ("credit", "Credit changed."),
 ];
@@ -141,6 +144,28 @@ pub(in crate::web) fn revoke_key(call: &mut Call<'_>, caller: &Caller) -> Answer
         crate::accounts::keys::revoke(db, &user.id, id)?;
         Ok(id.to_owned())
     })
+}
+
+/// `POST /admin/users/{id}/scope`: the account is limited to these `models` and `addresses`.
+pub(in crate::web) fn set_scope(call: &mut Call<'_>, caller: &Caller) -> Answer {
+    act(call, caller, "scope", "limit", |db, _, user, fields| {
+        let models = edited(fields.optional_text("models")?, user.models.as_deref());
+        let addresses = edited(fields.optional_text("addresses")?, user.addresses.as_deref());
+        Ok(scopes::set_for_account(db, &user.id, AccountScope { models, addresses })?.join("; "))
+    })
+}
+
+/// What a form says of a list: its items, separated by commas. An empty one is no limit; one that was not edited stays,
+/// also where it permits nothing.
+fn edited(text: Option<&str>, current: Option<&[String]>) -> Change<Vec<String>> {
+    let Some(text) = text else { return Change::Keep };
+    let items: Vec<String> =
+        text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect();
+    match items.is_empty() {
+        _ if items == current.unwrap_or_default() => Change::Keep,
+        true => Change::Clear,
+        false => Change::Set(items),
+    }
 }
 
 /// The account in the path.

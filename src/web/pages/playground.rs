@@ -9,7 +9,6 @@ use crate::call::{Call, Role};
 use crate::catalogue::Purpose;
 use crate::error::{Error, Result};
 use crate::gateway::body::form_fields;
-use crate::gateway::model;
 use crate::http::form::{FORM_LIMIT, Fields};
 use crate::http::{Body, Response};
 use crate::store::documents as store;
@@ -105,7 +104,7 @@ fn render(
     let is_configured = call.app.models.check(Purpose::Text).is_ok();
     // Before a connection is taken, as a model server may respond slowly.
     let mut models = call.app.models.names(Purpose::Text).unwrap_or_default();
-    models.retain(|name| model::may_call(caller, name));
+    models.retain(|name| caller.may_call(name));
     let mut session = call.app.db.session()?;
     let documents = store::page(&mut session, &caller.user.id, None, SHOWN_DOCUMENTS, false, i64::MAX)?;
     let cost = match &answer {
