@@ -1,5 +1,6 @@
 //! Asks a chat model for text and ends it at a stop sequence or after a number of sentences, whether or not the model
-//! server supports those. The reply is streamed, and the call is ended as soon as the rest is not needed.
+//! server supports those. The reply is streamed, and the call is ended as soon as the rest is not needed. Where the model
+//! server has not told yet what it used, the rest is needed for that.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -165,6 +166,8 @@ impl Collector {
         if is_event_stream(reply)? {
             return match self.read_stream(reply) {
                 Ok(()) => Ok(None),
+                // The client has all that it asked for.
+                Err(_) if self.are_all_stopped_here() => Ok(None),
                 Err(e) if self.counter.is_empty() && !matches!(e, Error::ClientLeft) => Err(e),
                 Err(e) => Ok(Some(e)),
             };
@@ -180,12 +183,15 @@ impl Collector {
         Ok(None)
     }
 
-    /// Reads events until all of the completions have ended.
+    /// Reads events until all of the completions have ended, and what they used is known. A model server that sends its
+    /// usage only at the end may have made much that it does not show, so the rest is read, for as long as a
+    /// [`LiveReader`] waits for one. It is not asked to end at the stop sequences itself: it would not say at which.
     fn read_stream(&mut self, reply: &mut Reply) -> Result<()> {
         let mut events = sse::Events::default();
         let mut reader = LiveReader::new();
         loop {
-            let pushed = match reader.next(reply, self.counter.is_finished()) {
+            let is_rest = self.counter.is_finished() || self.are_all_stopped_here();
+            let pushed = match reader.next(reply, is_rest) {
                 Next::Bytes(bytes) => events.push(bytes),
                 Next::End if self.are_all_ended() => return Ok(()),
                 Next::End => return Err(reply.broken(&std::io::ErrorKind::UnexpectedEof.into())),
@@ -214,7 +220,7 @@ impl Collector {
                 }
             }
             // Dropping the reply ends the call, so that the model server stops generating.
-            if !self.counter.is_finished() && self.are_all_stopped_here() {
+            if !self.counter.is_finished() && self.are_all_stopped_here() && !self.counter.is_estimate() {
                 return Ok(());
             }
         }
@@ -224,7 +230,7 @@ impl Collector {
         !self.completions.is_empty() && self.completions.values().all(|c| c.stop_reason.is_some())
     }
 
-    /// Whether each was ended by a stop condition. Then the rest of the reply is not worth waiting for, usage included.
+    /// Whether each was ended by a stop condition. Then only the usage is of interest in the rest of the reply.
     fn are_all_stopped_here(&self) -> bool {
         let by_condition = |c: &Completion| c.stop_reason.as_deref().is_some_and(|r| r != "stop" && r != "max_length");
         self.are_all_ended() && self.completions.values().all(by_condition)

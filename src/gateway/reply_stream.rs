@@ -81,17 +81,20 @@ impl Write for Disconnected {
     }
 }
 
-/// A stream whose response may be dropped before it is sent.
+/// A stream whose response may be dropped before it is sent: its head could not be written, or it may not wait for the
+/// model server. The model server has the request then.
 struct Unsent(Option<ChargedStream>);
 
 impl Drop for Unsent {
     fn drop(&mut self) {
-        // The client has disconnected. With an `Idempotency-Key`, it may repeat the request to get the whole reply.
-        if let Some(stream) = self.0.take()
-            && stream.head.is_some()
-            && let Ok(Err(e)) = blocking::block_in_place(Wait::Model, || stream.run(&mut io::sink()))
-        {
-            log::debug!("a stream whose client has disconnected failed: {e}");
+        let Some(stream) = self.0.take() else { return };
+        let mut stream = Some(stream);
+        let run = || stream.take().map_or(Ok(()), ChargedStream::run_unsent);
+        if let Ok(Err(e)) = blocking::block_in_place(Wait::Model, run) {
+            log::debug!("a stream that could not be sent failed: {e}");
+        }
+        if let Some(stream) = stream {
+            stream.cut();
         }
     }
 }
@@ -105,6 +108,41 @@ struct ChargedStream {
 }
 
 impl ChargedStream {
+    /// Ends a stream of which the client gets nothing. With an `Idempotency-Key`, the client may repeat the request to
+    /// get the whole reply; otherwise what was made is charged.
+    fn run_unsent(self) -> io::Result<()> {
+        match self.head.is_some() {
+            true => self.run(&mut io::sink()),
+            false => self.run(&mut Disconnected),
+        }
+    }
+
+    /// Ends the call without another wait for the model server. What was made is charged: the prompt, as nothing was
+    /// read of the reply.
+    fn cut(mut self) {
+        let end = StreamEnd::Disconnected(io::ErrorKind::ConnectionAborted.into());
+        if let Some(usage) = self.usage(&end) {
+            self.charge_cut(usage);
+        }
+        self.context.release_key();
+    }
+
+    fn usage(&mut self, end: &StreamEnd) -> Option<ModelUsage> {
+        self.stream.units(end).map(|units| ModelUsage {
+            model: std::mem::take(&mut self.model),
+            units,
+            estimated: self.stream.is_estimate(),
+            latency_micros: self.stream.latency_micros(),
+        })
+    }
+
+    /// Charges for what was made for a client that has disconnected.
+    fn charge_cut(&self, usage: ModelUsage) {
+        if let Err(e) = self.context.charge_part(usage, Vec::new()) {
+            log::error!("what was made for a client that disconnected could not be charged: {e}");
+        }
+    }
+
     /// Writes the content. An error closes the client's connection.
     fn run(mut self, out: &mut dyn Write) -> io::Result<()> {
         let head = self.head.take();
@@ -116,12 +154,7 @@ impl ChargedStream {
         let mut client = CheckedClient::new(&mut out, caller_check, meter, &self.model);
         let end = self.stream.copy(&mut client);
         let ended = client.ended;
-        let usage = self.stream.units(&end).map(|units| ModelUsage {
-            model: std::mem::take(&mut self.model),
-            units,
-            estimated: self.stream.is_estimate(),
-            latency_micros: self.stream.latency_micros(),
-        });
+        let usage = self.usage(&end);
         match end {
             StreamEnd::Complete(last) => {
                 match usage.map_or(Ok(()), |usage| self.context.charge(usage, out.reply(&last))) {
@@ -140,8 +173,8 @@ impl ChargedStream {
             }
             StreamEnd::Disconnected(e) => {
                 // The client pays for what was made until then; if the model had finished, that is all.
-                if let Some(Err(e)) = usage.map(|usage| self.context.charge_part(usage, Vec::new())) {
-                    log::error!("what was made for a client that disconnected could not be charged: {e}");
+                if let Some(usage) = usage {
+                    self.charge_cut(usage);
                 }
                 // Or the caller may not have more, and hears of it.
                 ended.map_or(Err(e), |ended| self.fail(&mut out, ended))

@@ -58,8 +58,8 @@ fn text_is_generated_and_charged() {
 fn stop_sequences_and_sentence_limits_end_the_upstream_call() {
     let (db, server, user, _) = start(|_, wire| {
         wire.start("text/event-stream");
-        for word in ["One. ", "Two. ", "Th", "ree. ", "Four. "] {
-            wire.word(word);
+        for (word, made) in ["One. ", "Two. ", "Th", "ree. ", "Four. "].into_iter().zip(1..) {
+            wire.word_with_usage(word, 3, made);
         }
         assert!(wire.is_left_within(20), "no further text is generated");
     });

@@ -46,6 +46,7 @@ mod key_scopes;
 mod keys;
 mod leases;
 mod leaving;
+mod leaving_unread;
 mod lifecycle;
 mod login;
 mod lost_processes;
