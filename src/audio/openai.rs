@@ -97,8 +97,9 @@ fn outcome(mut pending: PendingTranscription, options: Options) -> Result<Outcom
     if pending.reply.media_type == sse::MEDIA_TYPE {
         let (counter, prompt) = (UsageCounter::new(ChargeBasis::Audio(pending.duration)), KeptPrompt::none());
         let usage = UsageFilter::new(UsageShown::AsSent);
-        let stream = EventStream { reply: pending.reply, counter, prompt, usage, limit: None };
-        return Ok(stream.into_outcome(options.model.name().to_owned()));
+        let model = options.model.name().to_owned();
+        let stream = EventStream { model, reply: pending.reply, counter, prompt, usage, limit: None };
+        return Ok(stream.into_outcome());
     }
     let Transcribed { bytes, transcript, duration, units } = pending.read()?;
     if !options.is_direct && transcript.is_none() {

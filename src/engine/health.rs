@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::hidden_output::HiddenOutput;
+
 /// Cool-down after the first failure. It doubles with each further consecutive failure.
 const MIN_COOL_DOWN: Duration = Duration::from_secs(1);
 /// Upper limit of a cool-down that doubles.
@@ -28,6 +30,7 @@ pub(super) struct Health {
     max_concurrent: u32,
     in_flight: AtomicU32,
     state: Mutex<State>,
+    hidden_output: HiddenOutput,
 }
 
 #[derive(Debug, Default)]
@@ -61,6 +64,7 @@ impl Health {
             max_concurrent: max_concurrent.unwrap_or(u32::MAX),
             in_flight: AtomicU32::new(0),
             state: Mutex::default(),
+            hidden_output: HiddenOutput::default(),
         })
     }
 
@@ -102,6 +106,11 @@ impl InFlight {
     /// The provider's name.
     pub(super) fn name(&self) -> &str {
         &self.health.name
+    }
+
+    /// What the provider's models have hidden.
+    pub(super) fn hidden_output(&self) -> &HiddenOutput {
+        &self.health.hidden_output
     }
 
     /// When the call began.

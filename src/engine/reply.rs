@@ -95,6 +95,19 @@ impl Reply {
         transport::with_deadline_at(end, || self.body.read(out))
     }
 
+    /// Remembers for the provider that the model of this name has made so many tokens that it does not show.
+    pub fn note_hidden_output(&self, model: &str, tokens: i64) {
+        if let Some(call) = &self.in_flight {
+            call.hidden_output().note(model, tokens);
+        }
+    }
+
+    /// The most tokens that the model of this name is known to have made in one reply without showing them; 0 if it shows
+    /// all, or has not finished a reply yet. It is known since the provider was set up.
+    pub fn most_hidden_output(&self, model: &str) -> i64 {
+        self.in_flight.as_ref().map_or(0, |call| call.hidden_output().most(model))
+    }
+
     /// Waits a moment for the end of a body of which nothing more is wanted, so that its connection can be used again.
     pub fn drain(&mut self) {
         let _ = transport::with_deadline(DRAIN_TIMEOUT, || self.body.read(&mut [0; 64]));

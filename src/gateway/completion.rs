@@ -21,7 +21,7 @@ use super::MAX_REPLY;
 use super::chunk::{Choice, Chunk};
 use super::estimate::Prompt;
 use super::event_stream::{disguised_failure, is_event_stream};
-use super::live_reply::{LiveReader, Next};
+use super::live_reply::{self, LiveReader, Next};
 use super::output_limit::OutputLimit;
 use super::sentences::Sentences;
 use super::stream_usage::request_usage;
@@ -130,7 +130,7 @@ pub fn complete(model: &ResolvedModel, request: &Map<String, Value>, stop: &Stop
         UpstreamRequest { path: "/v1/chat/completions", media_type: "application/json", body: Body::Json(&object) };
     let finder = StopFinder::new(stop)?;
     let counter = UsageCounter::new(ChargeBasis::Text).expecting(choices, 1);
-    let mut collector = Collector { stop: finder, completions: BTreeMap::new(), counter, limit };
+    let mut collector = Collector { model: model.name(), stop: finder, completions: BTreeMap::new(), counter, limit };
     let began = Instant::now();
     let reply = match model.send(ask).and_then(Reply::successful) {
         // The model server has the prompt, and may have read it.
@@ -151,7 +151,9 @@ pub fn complete(model: &ResolvedModel, request: &Map<String, Value>, stop: &Stop
 }
 
 /// Collects completions from the chunks of a reply.
-struct Collector {
+struct Collector<'a> {
+    /// The name under which the model is charged.
+    model: &'a str,
     stop: StopFinder,
     /// By their index.
     completions: BTreeMap<u64, Completion>,
@@ -160,9 +162,16 @@ struct Collector {
     limit: Option<OutputLimit>,
 }
 
-impl Collector {
+impl Collector<'_> {
     /// Reads a reply. Returns why it ended early, if it did and there is something to charge.
     fn read(&mut self, reply: &mut Reply) -> Result<Option<Error>> {
+        let broken_off = self.read_body(reply)?;
+        let is_cut = matches!(broken_off, Some(Error::ClientLeft)) || self.are_all_stopped_here();
+        live_reply::note_hidden_output(&mut self.counter, reply, self.model, is_cut);
+        Ok(broken_off)
+    }
+
+    fn read_body(&mut self, reply: &mut Reply) -> Result<Option<Error>> {
         if is_event_stream(reply)? {
             return match self.read_stream(reply) {
                 Ok(()) => Ok(None),
@@ -189,12 +198,19 @@ impl Collector {
     fn read_stream(&mut self, reply: &mut Reply) -> Result<()> {
         let mut events = sse::Events::default();
         let mut reader = LiveReader::new();
+        // Whether the client has left, and the rest is read all the same.
+        let mut has_left = false;
         loop {
-            let is_rest = self.counter.is_finished() || self.are_all_stopped_here();
+            let is_rest = has_left || self.counter.is_finished() || self.are_all_stopped_here();
             let pushed = match reader.next(reply, is_rest) {
                 Next::Bytes(bytes) => events.push(bytes),
                 Next::End if self.are_all_ended() => return Ok(()),
+                Next::End if has_left => return Err(Error::ClientLeft),
                 Next::End => return Err(reply.broken(&std::io::ErrorKind::UnexpectedEof.into())),
+                Next::ClientLeft if live_reply::is_rest_needed(&self.counter, reply, self.model) => {
+                    has_left = true;
+                    continue;
+                }
                 Next::ClientLeft => return Err(Error::ClientLeft),
                 Next::Failed(e) => return Err(reply.broken(&e)),
             };

@@ -199,6 +199,11 @@ impl OutputCounter {
         (self.counted, self.pieces) = (0, 0);
     }
 
+    /// How many pieces were added.
+    pub fn pieces(&self) -> usize {
+        self.pieces
+    }
+
     /// Whether nothing was added.
     pub fn is_empty(&self) -> bool {
         self.pieces == 0

@@ -13,7 +13,7 @@ use crate::units::Units;
 use super::charged::Outcome;
 use super::chunk::Chunk;
 use super::estimate::KeptPrompt;
-use super::live_reply::{LiveReader, Next};
+use super::live_reply::{self, LiveReader, Next};
 use super::mark_demo;
 use super::output_limit::{self, OutputLimit};
 use super::reply_stream::{ReplyStream, StreamClient, StreamEnd};
@@ -24,6 +24,8 @@ const DONE: &[u8] = b"[DONE]";
 
 /// A model server's stream of events.
 pub struct EventStream {
+    /// The name under which the model is charged.
+    pub model: String,
     /// The model server's reply.
     pub reply: Reply,
     /// Counts what it uses.
@@ -37,21 +39,23 @@ pub struct EventStream {
 }
 
 impl EventStream {
-    /// The response to the client, charged for `model`.
-    pub fn into_outcome(self, model: String) -> Outcome {
+    /// The response to the client.
+    pub fn into_outcome(self) -> Outcome {
         let response = Response::new(200)
             .header("Content-Type", "text/event-stream; charset=utf-8")
             // nginx would buffer events otherwise.
             .header("X-Accel-Buffering", "no");
-        Outcome::Stream(mark_demo(response, self.reply.is_demo), model, Box::new(self))
+        Outcome::Stream(mark_demo(response, self.reply.is_demo), self.model.clone(), Box::new(self))
     }
 
     /// Copies events until the model server ends the stream or fails, or the call is to be ended.
     fn copy_events(&mut self, client: &mut Client<'_>) -> StreamEnd {
         let mut events = sse::Events::default();
         let mut reader = LiveReader::new();
+        // Whether the client has left, and the rest is read all the same.
+        let mut has_left = false;
         loop {
-            match reader.next(&mut self.reply, self.counter.is_finished()) {
+            match reader.next(&mut self.reply, has_left || self.counter.is_finished()) {
                 Next::Bytes(bytes) => {
                     if events.push(bytes).is_err() {
                         return StreamEnd::Failed(Error::Upstream(
@@ -60,6 +64,7 @@ impl EventStream {
                         ));
                     }
                 }
+                Next::End if has_left && !self.counter.is_finished() => return disconnected(),
                 Next::End => {
                     let end = self.end_without_done(events.is_incomplete());
                     if let StreamEnd::Complete(_) = end {
@@ -68,7 +73,8 @@ impl EventStream {
                     }
                     return end;
                 }
-                Next::ClientLeft => return StreamEnd::Disconnected(io::ErrorKind::ConnectionAborted.into()),
+                Next::ClientLeft if self.is_rest_needed() => has_left = true,
+                Next::ClientLeft => return disconnected(),
                 Next::Failed(e) => return StreamEnd::Failed(self.reply.broken(&e)),
             }
             while let Some(event) = events.take() {
@@ -99,10 +105,11 @@ impl EventStream {
                 client.out.note_made(&mut || self.made());
             }
             client.flush();
-            if !self.counter.is_finished()
-                && let Some(e) = client.gone.take()
-            {
-                return StreamEnd::Disconnected(e);
+            if client.gone.is_some() && !has_left && !self.counter.is_finished() {
+                if !self.is_rest_needed() {
+                    return disconnected();
+                }
+                has_left = true;
             }
         }
     }
@@ -137,6 +144,10 @@ impl EventStream {
         Some(last)
     }
 
+    fn is_rest_needed(&self) -> bool {
+        live_reply::is_rest_needed(&self.counter, &self.reply, &self.model)
+    }
+
     fn used(&self) -> Units {
         let units = self.counter.units(|| self.prompt.tokens());
         self.limit.as_ref().map_or(units, |limit| limit.cap(units))
@@ -158,6 +169,11 @@ impl EventStream {
         self.counter.add(&chunk);
         self.usage.pass(event, data, &chunk, self.counter.are_begun_choices_finished(), output);
     }
+}
+
+/// The client is not there any more.
+fn disconnected() -> StreamEnd {
+    StreamEnd::Disconnected(io::ErrorKind::ConnectionAborted.into())
 }
 
 /// The client's side of a stream. Once the client has gone, what it is sent is discarded.
@@ -182,11 +198,14 @@ impl ReplyStream for EventStream {
     fn copy(&mut self, out: &mut dyn StreamClient) -> StreamEnd {
         let mut client = Client { out, output: Vec::new(), gone: None };
         let end = self.copy_events(&mut client);
-        match (end, client.gone) {
+        let end = match (end, client.gone) {
             // The model has made the whole reply, but the client did not get it.
             (StreamEnd::Complete(_), Some(e)) => StreamEnd::Disconnected(e),
             (end, _) => end,
-        }
+        };
+        let is_cut = matches!(end, StreamEnd::Disconnected(_));
+        live_reply::note_hidden_output(&mut self.counter, &self.reply, &self.model, is_cut);
+        end
     }
 
     /// A stream that completes or is cut before its first event is charged for its prompt, which the model has read; one

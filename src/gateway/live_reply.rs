@@ -1,5 +1,10 @@
 //! Reads a reply while the model makes it. Until the model has finished, a client that disconnects ends the call. From
 //! then on the rest, which tells what was used, is read in any case.
+//!
+//! What a model makes and does not show can only be known by its numbers. Where those come at the end, a client could
+//! leave just before, so of a model that is known to hide something the rest is read as if it had finished, for
+//! [`REST_TIME`] at most. If no numbers have come by then, the most that it is known to have hidden is charged. Of a model
+//! that has not been seen to hide anything, the call ends at once.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -7,12 +12,30 @@ use std::time::{Duration, Instant};
 use crate::blocking::unwatched;
 use crate::engine::{Reply, client_left};
 
+use super::usage_counter::UsageCounter;
+
 /// Bytes read at a time. Every stream that waits has as many.
 const READ_SIZE: usize = 2 * 1024;
 /// How long the rest of a reply is waited for once the model has finished.
 const REST_TIME: Duration = Duration::from_secs(10);
 /// Most bytes of that rest.
 const REST_BYTES: usize = 1024 * 1024;
+
+/// Whether the rest of a reply is read although the client has left before the model has finished.
+pub(super) fn is_rest_needed(counter: &UsageCounter, reply: &Reply, model: &str) -> bool {
+    !counter.has_output_numbers() && reply.most_hidden_output(model) > 0
+}
+
+/// Remembers what a model has hidden in a reply. If this one was cut before its numbers came, so much is added to what is
+/// known of it.
+pub(super) fn note_hidden_output(counter: &mut UsageCounter, reply: &Reply, model: &str, is_cut: bool) {
+    if counter.hidden_output() > 0 {
+        reply.note_hidden_output(model, counter.hidden_output());
+    }
+    if is_cut {
+        counter.assume_hidden(reply.most_hidden_output(model));
+    }
+}
 
 /// Reads one reply.
 pub(super) struct LiveReader {

@@ -19,6 +19,7 @@ use super::charged::{ChargedRequest, ModelUsage, Outcome};
 use super::chunk::Chunk;
 use super::estimate::{KeptPrompt, Prompt};
 use super::event_stream::{self, EventStream};
+use super::live_reply;
 use super::model;
 use super::output_limit::OutputLimit;
 use super::stream_usage::{UsageFilter, UsageShown, request_usage};
@@ -115,8 +116,8 @@ impl Pending {
     /// Passes a stream on.
     fn into_stream(self, prompt: KeptPrompt) -> Outcome {
         let Pending { model, reply, counter, shown, limit } = self;
-        EventStream { reply, counter, prompt, usage: UsageFilter::new(shown), limit }
-            .into_outcome(model.name().to_owned())
+        let (model, usage) = (model.name().to_owned(), UsageFilter::new(shown));
+        EventStream { model, reply, counter, prompt, usage, limit }.into_outcome()
     }
 
     /// Reads a reply in one piece.
@@ -126,7 +127,8 @@ impl Pending {
         if let Some(message) = failure::message(&bytes) {
             return Err(event_stream::disguised_failure(&message));
         }
-        let counter = count(counter, &bytes)?;
+        let mut counter = count(counter, &bytes)?;
+        live_reply::note_hidden_output(&mut counter, &reply, model.name(), false);
         let (units, estimated) = (counter.units(prompt_tokens), counter.is_estimate());
         let mut response = response_typed_as(&reply);
         response.content = Content::Bytes(bytes.into());

@@ -6,12 +6,15 @@ use crate::protocol::usage::{Reported, Usage};
 use crate::units::{Unit, Units};
 
 use super::audio_duration::AudioDuration;
-use super::chunk::{Chunk, Numbers};
+use super::chunk::{Choice, Chunk, Numbers};
 use super::estimate::OutputCounter;
 use super::words::Words;
 
 /// Most choices of one reply that are told apart.
 const MAX_CHOICES: usize = 10_000;
+
+/// Tokens that a model may make beside what it shows without hiding anything: they mark ends, roles and calls of tools.
+const MOST_MARKERS: i64 = 16;
 
 /// How a reply is charged.
 #[derive(Clone, Debug)]
@@ -55,6 +58,10 @@ pub struct UsageCounter {
     covered: i64,
     /// The model server has sent what comes behind all choices.
     is_over: bool,
+    /// The tokens of the first numbers for all of the reply that nothing of what had come by then can have been.
+    hidden: i64,
+    /// What is added to an estimate of the output for what may not have been shown.
+    assumed_hidden: i64,
 }
 
 impl UsageCounter {
@@ -71,6 +78,8 @@ impl UsageCounter {
             of_one: Reported::default(),
             covered: 0,
             is_over: false,
+            hidden: 0,
+            assumed_hidden: 0,
         }
     }
 
@@ -107,6 +116,12 @@ impl UsageCounter {
                 state.output = output.filter(|_| is_of_one).unwrap_or(0).max(state.output);
             }
         }
+        if let Some(output) = output
+            && !is_of_one
+            && !self.has_output_numbers()
+        {
+            self.hidden = self.hidden_of(output, chunk);
+        }
         // Numbers cover what came before them, and the text beside them.
         let is_counted = output.is_some() && (!is_of_one || self.choices.len() == 1);
         if is_counted {
@@ -126,6 +141,32 @@ impl UsageCounter {
             if is_of_one { &mut self.of_one } else { &mut self.reported }.update(&usage);
             self.is_over |= chunk.choices.is_empty() && !self.choices.is_empty() && self.reported.output().is_some();
         }
+    }
+
+    /// How many of so many tokens were not shown, by what has come until this chunk. To count that takes time, so it is
+    /// done only for a stream that has fewer pieces than tokens; the text in the chunk itself, which may be all of a reply,
+    /// has at most as many as bytes.
+    fn hidden_of(&self, output: i64, chunk: &Chunk<'_>) -> i64 {
+        let beside = chunk.choices.iter().flat_map(Choice::texts).map(str::len).sum::<usize>();
+        let beyond = |shown: usize| output.saturating_sub(whole(shown.saturating_add(beside)));
+        let is_hidden = |tokens: &i64| *tokens > MOST_MARKERS;
+        let at_most = Some(beyond(self.unreported.pieces())).filter(is_hidden);
+        at_most.map(|_| beyond(self.unreported.tokens())).filter(is_hidden).unwrap_or(0)
+    }
+
+    /// How many tokens the reply had, by its numbers, beside those that were shown.
+    pub fn hidden_output(&self) -> i64 {
+        self.hidden
+    }
+
+    /// Whether the model server has said, of a part of the reply at least, how many tokens were written.
+    pub fn has_output_numbers(&self) -> bool {
+        self.reported.output().is_some() || self.of_one.output().is_some()
+    }
+
+    /// Adds so many tokens to the estimate of a reply without numbers, for what the model may have made and not shown.
+    pub fn assume_hidden(&mut self, tokens: i64) {
+        self.assumed_hidden = tokens;
     }
 
     /// The tokens written, if only numbers of single choices came; and whether they cover all that came.
@@ -151,7 +192,7 @@ impl UsageCounter {
             }
             (None, Some((output, true))) => (output, false),
             (None, Some((output, false))) => (output.max(self.covered.saturating_add(unreported())), true),
-            (None, None) => (unreported(), true),
+            (None, None) => (unreported().saturating_add(self.assumed_hidden), true),
         }
     }
 

@@ -2,12 +2,14 @@
 
 use std::io::Write;
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{ReplyWriter, Server, TestDb, Upstream, User, charges, final_charges, only_charge};
+use crate::harness::{Raw, ReplyWriter, Server, TestDb, Upstream, User, charges, final_charges, only_charge};
 
 const STOP: &str = r#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#;
 
@@ -83,6 +85,82 @@ fn the_rest_of_a_stopped_reply_is_not_waited_for_without_end() {
     let (reply, charge) = generate(&upstream);
     assert_eq!(reply["generated_text"], "An answer. ");
     assert!(charge["completion_tokens"].as_i64() > Some(5) && charge["estimated"] == true, "{charge}");
+}
+
+/// Asks by a stream, and leaves when the word `last` has come; `then` is called after that. What is charged.
+fn charge_of_one_who_left(db: &TestDb, server: &Server, user: &User, then: impl FnOnce()) -> Value {
+    let before = charges(db).len();
+    let body = json!({"model": "m", "messages": [{"role": "user", "content": "some words"}], "stream": true});
+    let mut raw = Raw::post(&server.inference, &user.secret, "/v1/chat/completions", &body);
+    raw.until("last");
+    raw.leave();
+    then();
+    server.wait_until("the charge of one who left", || charges(db).len() > before);
+    charges(db).pop().unwrap()
+}
+
+/// A model server that sends its numbers at the end, and what its model thinks never. Its first stream ends when the test
+/// says so, others do not.
+fn secretive() -> (Upstream, Sender<()>) {
+    let (go, wait) = channel();
+    let (calls, wait) = (AtomicUsize::new(0), Mutex::new(wait));
+    let upstream = Upstream::start(move |seen, wire| {
+        if seen.json()["stream"] != true {
+            let usage = json!({"prompt_tokens": 40, "completion_tokens": 3007});
+            let choice = json!({"message": {"content": "an answer"}, "finish_reason": "stop"});
+            return wire.json(200, &json!({"choices": [choice], "usage": usage}));
+        }
+        wire.start("text/event-stream");
+        for word in ["An ", "answer. ", "last"] {
+            wire.word(word);
+        }
+        match calls.fetch_add(1, SeqCst) {
+            0 => {
+                wait.lock().unwrap().recv().unwrap();
+                wire.finish(40, 5003);
+            }
+            _ => assert!(wire.is_left_within(25)),
+        }
+    });
+    (upstream, go)
+}
+
+#[test]
+fn what_a_model_hides_is_charged_to_those_who_leave_at_the_last_word() {
+    let (upstream, go) = secretive();
+    let (db, server, user) = start(&upstream);
+    let whole = json!({"model": "m", "messages": [{"role": "user", "content": "some words"}]});
+    user.program(&server.inference).post("/v1/chat/completions", &whole).expect(200);
+    server.wait_until("the first charge", || charges(&db).len() == 1);
+    // Its numbers come after the client has left.
+    let charge = charge_of_one_who_left(&db, &server, &user, || go.send(()).unwrap());
+    assert_eq!((&charge["completion_tokens"], &charge["estimated"]), (&json!(5003), &json!(false)), "{charge}");
+    // They do not come at all.
+    let charge = charge_of_one_who_left(&db, &server, &user, || {});
+    let made = charge["completion_tokens"].as_i64().unwrap();
+    assert!((5003..5100).contains(&made) && charge["estimated"] == true, "{charge}");
+}
+
+#[test]
+fn what_a_model_hides_is_charged_on_the_older_routes() {
+    let upstream = Upstream::start(|seen, wire| {
+        answer(wire);
+        if seen.text().contains("endless") {
+            while wire.word("more ") {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        } else {
+            wire.finish(40, 5005);
+        }
+    });
+    let (db, server, user) = start(&upstream);
+    for text in ["Write END when done", "Write END and be endless"] {
+        let body = json!({"text": text, "stop_sequences": ["END"]});
+        user.program(&server.inference).post("/api/v1/generate", &body).expect(200);
+    }
+    let charges = final_charges(&db, server);
+    assert_eq!(charges[0]["completion_tokens"], 5005);
+    assert!(charges[1]["completion_tokens"].as_i64() >= Some(5000) && charges[1]["estimated"] == true, "{charges:?}");
 }
 
 /// A client that resets its connection at about the time when the head of its reply is written: what it sees of the reply,
