@@ -138,6 +138,11 @@ impl App {
         spawn("background", |app| background::housekeeping(&app.db, &app.last_used, &app.stopped))?;
         if self.payments.is_some() {
             spawn("payments", |app| app.payments.iter().for_each(|payments| payments.follow(&app.db, &app.stopped)))?;
+            spawn("stripe", |app| {
+                if let Some(payments) = &app.payments {
+                    payments.tell_stripe(&app.db, &app.stopped);
+                }
+            })?;
         }
         spawn("claims", |app| app.claims.run_calls(&app.stopped))?;
         spawn("ended-claims", |app| {

@@ -60,7 +60,11 @@ pub fn check_daily(checker: &Checker, stopped: &AtomicBool) {
 
 fn check_if_due(checker: &Checker) -> Result<Option<Report>, CheckError> {
     let is_due = reporting::sender::take_check(&mut checker.db.session()?)?;
-    is_due.then(|| checker.check()).transpose()
+    let checked = is_due.then(|| checker.check()).transpose();
+    if checked.is_err() {
+        reporting::sender::put_off_check(&mut checker.db.session()?)?;
+    }
+    checked
 }
 
 fn note(db: &Database, what: &str) -> Result<(), db::Error> {

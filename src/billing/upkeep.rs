@@ -23,9 +23,22 @@ const ENDING_SECONDS: i32 = 15;
 const FORGET_INTERVAL: Duration = Duration::from_secs(3600);
 
 impl Payments {
-    /// Until the process is stopped: cancels the subscriptions of deleted accounts, refunds what they have paid since, tells
-    /// Stripe of addresses that have changed, ends subscriptions whose payment has failed for
-    /// too long, and forgets old events. Several processes can do so at once.
+    /// Until the process is stopped: cancels the subscriptions of deleted accounts, refunds what they have paid since, and
+    /// tells Stripe of addresses that have changed. Several processes can do so at once.
+    pub fn tell_stripe(&self, db: &Database, stopped: &AtomicBool) {
+        while !stopped.load(Ordering::Acquire) {
+            thread::sleep(INTERVAL);
+            if db.is_open()
+                && let Err(e) = self.do_some(db, stopped)
+            {
+                log::debug!("Stripe was not told: {e}");
+            }
+        }
+    }
+
+    /// Until the process is stopped: closes the usage of subscriptions that end, ends those whose payment has failed for too
+    /// long, and forgets old events. It never waits for Stripe, so that it misses no end. Several processes can do so at
+    /// once.
     pub fn follow(&self, db: &Database, stopped: &AtomicBool) {
         let (mut grace_due, mut forget_due) = (Instant::now(), Instant::now());
         while !stopped.load(Ordering::Acquire) {
@@ -42,7 +55,7 @@ impl Payments {
                 is_due
             };
             let (grace, forget) = (is_due(&mut grace_due, GRACE_INTERVAL), is_due(&mut forget_due, FORGET_INTERVAL));
-            let done = self.close_ending(db).and_then(|()| self.do_some(db, stopped));
+            let done = self.close_ending(db);
             let done = done.and_then(|()| if grace { self.end_grace(db) } else { Ok(()) });
             let done = done.and_then(|()| if forget { forget_old(db) } else { Ok(()) });
             if let Err(e) = done {
@@ -66,10 +79,12 @@ impl Payments {
         if sender::held(&mut session)?.is_some() {
             return Ok(());
         }
-        for user_id in subscriptions::take_ending(&mut session, ENDING_SECONDS)? {
-            closing::close_account(&mut session, &user_id, meter)?;
+        loop {
+            let mut transaction = session.transaction()?;
+            let Some(user_id) = subscriptions::take_ending(&mut transaction, ENDING_SECONDS)? else { return Ok(()) };
+            closing::close_account(&mut transaction, &user_id, meter)?;
+            transaction.commit()?;
         }
-        Ok(())
     }
 
     /// Brings accounts into accordance whose subscription is past due for too long.

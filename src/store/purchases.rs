@@ -35,6 +35,15 @@ pub fn insert(db: &mut impl Executor, new: &Purchase) -> Result<bool, Error> {
     Ok(db.execute(SQL, &[session_id, payment_intent, user_id, amount_micros, paid_cents])? == 1)
 }
 
+/// The account that bought by this session before.
+///
+/// # Errors
+/// See [`Error`].
+pub fn buyer(db: &mut impl Executor, session_id: &str) -> Result<Option<String>, Error> {
+    const SQL: &str = "SELECT user_id FROM credit_purchases WHERE session_id = $1";
+    db.query_opt(SQL, &[&session_id])?.map_or(Ok(None), |row| Ok(Some(row.try_get(0)?)))
+}
+
 /// The purchase that was paid for by this payment.
 ///
 /// # Errors

@@ -120,18 +120,18 @@ pub fn of_user(db: &mut impl Executor, user_id: &str) -> Result<Option<Subscript
     db.query_opt(SQL, &[&user_id])?.as_ref().map(Subscription::from_row).transpose()
 }
 
-/// Accounts with a subscription that ends in the next seconds, each once for such an end; at most 100.
+/// An account with a subscription that ends in the next seconds, once for such an end.
 ///
 /// # Errors
 /// See [`Error`].
-pub fn take_ending(db: &mut impl Executor, seconds: i32) -> Result<Vec<String>, Error> {
+pub fn take_ending(db: &mut impl Executor, seconds: i32) -> Result<Option<String>, Error> {
     const SQL: &str = "UPDATE stripe_subscriptions s SET usage_closed = s.period_end
         FROM (SELECT id FROM stripe_subscriptions
               WHERE cancel_at_period_end AND period_end > now() AND period_end < now() + $1 * interval '1 second'
                 AND usage_closed IS DISTINCT FROM period_end
-              ORDER BY id LIMIT 100 FOR UPDATE SKIP LOCKED) AS due
+              ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED) AS due
         WHERE s.id = due.id RETURNING s.user_id";
-    db.query(SQL, &[&seconds])?.iter().map(|row| Ok(row.try_get(0)?)).collect()
+    db.query_opt(SQL, &[&seconds])?.map_or(Ok(None), |row| Ok(Some(row.try_get(0)?)))
 }
 
 /// Whether a subscription is stored.

@@ -80,6 +80,24 @@ fn credit_that_is_paid_for_after_the_account_was_deleted_is_refunded_once() {
 }
 
 /// A payment for credit of an account that this installation has never had. Returns the page.
+#[test]
+fn late_news_of_credit_that_was_granted_refunds_nothing() {
+    let (stripe, db, server) = shop();
+    let user = server.sign_up("ann@example.com");
+    let page = check_out(&user.browser, "credits", 500);
+    stripe.pay(&page);
+    let web = server.web.anonymous();
+    stripe.deliver_from(&web, 0);
+    assert_eq!(db.count("SELECT count(*) FROM credit_purchases"), 1);
+    delete(&user);
+    soon("the end", || db.count("SELECT count(*) FROM stripe_cancellations WHERE done IS NOT NULL") == 1);
+    let completed = |event: &&Value| event["type"] == "checkout.session.completed";
+    let mut late = stripe.events().iter().find(completed).unwrap().clone();
+    late["id"] = json!("evt_late");
+    stripe.deliver(&web, &late).expect(200);
+    assert_eq!(db.count("SELECT count(*) FROM stripe_refunds"), 0);
+}
+
 fn of_another_system(stripe: &Stripe) -> String {
     let customer = stripe.customer("eve@example.com");
     let form = textgen::billing::Form::new()

@@ -139,6 +139,14 @@ pub fn release(db: &mut impl Executor, process: &str) -> Result<(), Error> {
     db.execute("UPDATE stripe_reporting SET sender_until = now() WHERE sender = $1", &[&process]).map(drop)
 }
 
+/// The sums could not be compared: it is due again in an hour.
+///
+/// # Errors
+/// See [`Error`].
+pub fn put_off_check(db: &mut impl Executor) -> Result<(), Error> {
+    db.execute("UPDATE stripe_reporting SET checked = now() - interval '23 hours'", &[]).map(drop)
+}
+
 /// Whether it is a day since the sums were compared. It is so for one process only.
 ///
 /// # Errors
