@@ -11,24 +11,24 @@ const MAX_MODELS: usize = 1000;
 /// The most that the models of a provider are known to have hidden in one reply.
 #[derive(Debug, Default)]
 pub(super) struct HiddenOutput {
-    /// Spares the provider whose models show all the lock.
+    /// Spares a provider that never tells what was used the lock.
     is_any: AtomicBool,
-    /// Tokens by model, none with 0.
+    /// Tokens by model.
     by_model: Mutex<HashMap<String, i64>>,
 }
 
 impl HiddenOutput {
-    /// Tokens; 0 if nothing is known of the model.
-    pub(super) fn most(&self, model: &str) -> i64 {
+    /// Tokens; `None` if nothing is known of the model.
+    pub(super) fn most(&self, model: &str) -> Option<i64> {
         if !self.is_any.load(Relaxed) {
-            return 0;
+            return None;
         }
-        self.by_model.lock().get(model).copied().unwrap_or(0)
+        self.by_model.lock().get(model).copied()
     }
 
     /// Notes that a model has hidden so many tokens in a reply.
     pub(super) fn note(&self, model: &str, tokens: i64) {
-        if tokens <= self.most(model) {
+        if self.most(model).is_some_and(|most| tokens <= most) {
             return;
         }
         let mut by_model = self.by_model.lock();
@@ -51,7 +51,8 @@ mod tests {
         for (model, tokens) in [("a", 0), ("a", 7), ("b", 2), ("a", 3)] {
             hidden.note(model, tokens);
         }
-        assert_eq!(["a", "b", "c"].map(|model| hidden.most(model)), [7, 2, 0]);
+        hidden.note("c", 0);
+        assert_eq!(["a", "b", "c", "d"].map(|model| hidden.most(model)), [Some(7), Some(2), Some(0), None]);
         for n in 0..3 * MAX_MODELS {
             hidden.note(&n.to_string(), 1);
         }

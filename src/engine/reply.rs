@@ -102,10 +102,10 @@ impl Reply {
         }
     }
 
-    /// The most tokens that the model of this name is known to have made in one reply without showing them; 0 if it shows
-    /// all, or has not finished a reply yet. It is known since the provider was set up.
-    pub fn most_hidden_output(&self, model: &str) -> i64 {
-        self.in_flight.as_ref().map_or(0, |call| call.hidden_output().most(model))
+    /// The most tokens that the model of this name is known to have made in one reply without showing them; `None` if it
+    /// has not told of a reply yet. It is known since the provider was set up.
+    pub fn most_hidden_output(&self, model: &str) -> Option<i64> {
+        self.in_flight.as_ref().and_then(|call| call.hidden_output().most(model))
     }
 
     /// Waits a moment for the end of a body of which nothing more is wanted, so that its connection can be used again.

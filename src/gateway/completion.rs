@@ -194,7 +194,8 @@ impl Collector<'_> {
 
     /// Reads events until all of the completions have ended, and what they used is known. A model server that sends its
     /// usage only at the end may have made much that it does not show, so the rest is read, for as long as a
-    /// [`LiveReader`] waits for one. It is not asked to end at the stop sequences itself: it would not say at which.
+    /// [`LiveReader`] waits for one, unless the model is known to show all. It is not asked to end at the stop sequences
+    /// itself: it would not say at which.
     fn read_stream(&mut self, reply: &mut Reply) -> Result<()> {
         let mut events = sse::Events::default();
         let mut reader = LiveReader::new();
@@ -236,7 +237,11 @@ impl Collector<'_> {
                 }
             }
             // Dropping the reply ends the call, so that the model server stops generating.
-            if !self.counter.is_finished() && self.are_all_stopped_here() && !self.counter.is_estimate() {
+            let shows_all = || reply.most_hidden_output(self.model) == Some(0);
+            if !self.counter.is_finished()
+                && self.are_all_stopped_here()
+                && (!self.counter.is_estimate() || shows_all())
+            {
                 return Ok(());
             }
         }

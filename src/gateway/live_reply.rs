@@ -23,17 +23,17 @@ const REST_BYTES: usize = 1024 * 1024;
 
 /// Whether the rest of a reply is read although the client has left before the model has finished.
 pub(super) fn is_rest_needed(counter: &UsageCounter, reply: &Reply, model: &str) -> bool {
-    !counter.has_output_numbers() && reply.most_hidden_output(model) > 0
+    !counter.has_output_numbers() && reply.most_hidden_output(model).is_some_and(|most| most > 0)
 }
 
 /// Remembers what a model has hidden in a reply. If this one was cut before its numbers came, so much is added to what is
 /// known of it.
 pub(super) fn note_hidden_output(counter: &mut UsageCounter, reply: &Reply, model: &str, is_cut: bool) {
-    if counter.hidden_output() > 0 {
+    if counter.has_output_numbers() {
         reply.note_hidden_output(model, counter.hidden_output());
     }
     if is_cut {
-        counter.assume_hidden(reply.most_hidden_output(model));
+        counter.assume_hidden(reply.most_hidden_output(model).unwrap_or(0));
     }
 }
 

@@ -75,6 +75,26 @@ fn a_reply_that_was_stopped_is_whole_however_the_rest_of_it_ends() {
 }
 
 #[test]
+fn a_model_that_is_known_to_show_all_is_ended_at_a_stop_sequence() {
+    let upstream = Upstream::start(|seen, wire| {
+        if seen.json()["stream"] != true {
+            let choice = json!({"message": {"content": "one two three"}, "finish_reason": "stop"});
+            let usage = json!({"prompt_tokens": 4, "completion_tokens": 3});
+            return wire.json(200, &json!({"choices": [choice], "usage": usage}));
+        }
+        answer(wire);
+        assert!(wire.is_left_within(8));
+    });
+    let (_db, server, user) = start(&upstream);
+    let text = user.program(&server.inference);
+    let whole = json!({"model": "m", "messages": [{"role": "user", "content": "some words"}]});
+    text.post("/v1/chat/completions", &whole).expect(200);
+    let body = json!({"text": "Write END when done", "model": "m", "stop_sequences": ["END"]});
+    let reply = text.post("/api/v1/generate", &body).expect(200).json();
+    assert_eq!(reply[0]["generated_text"], "An answer. ");
+}
+
+#[test]
 fn the_rest_of_a_stopped_reply_is_not_waited_for_without_end() {
     let upstream = Upstream::start(|_, wire| {
         answer(wire);
