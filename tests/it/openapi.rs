@@ -47,12 +47,12 @@ fn sample(path: &str, user: &User, ids: &BTreeMap<&str, String>) -> (String, Val
         "/api/admin/users" => {
             let email = format!("new.{}", user.email);
             let body = json!({"email": email, "name": "N", "password": PASSWORD, "budget": {"limit_micros": 5},
-                "rate": {"concurrent": 5}});
+                "rate": {"concurrent": 5}, "models": ["m"], "addresses": ["127.0.0.0/8"]});
             (String::new(), body)
         }
         "/api/admin/users/update" => {
             let body = json!({"user": user.email, "budget": {"limit_micros": 5}, "rate": {"concurrent": 5},
-                "suspended": false, "reason": "R"});
+                "models": ["m"], "addresses": ["127.0.0.0/8"], "suspended": false, "reason": "R"});
             (String::new(), body)
         }
         "/api/admin/users/keys" => {
