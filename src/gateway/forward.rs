@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use crate::catalogue::ResolvedModel;
 use crate::engine::{Extensions, Form, StreamedForm, Variant};
 use crate::error::{Error, Result};
-use crate::media::Measurer;
+use crate::media::{Measurer, NotMeasurable};
 use crate::protocol::usage::Reported;
 
 use super::audio_duration::AudioDuration;
@@ -17,6 +17,10 @@ const PREFIX: usize = 4096;
 /// The message for a recording whose length cannot be measured, and which could therefore not be charged for exactly.
 const NOT_MEASURABLE: &str = "The recording's length cannot be measured; send WAV, MP3, FLAC, Ogg, WebM, MP4 or AAC";
 
+/// The message for a recording whose length MP4 does not say.
+const NOT_IN_MP4: &str =
+    "The length of Opus or MP3 in MP4 cannot be measured; send Opus as Ogg or WebM, and MP3 as it is";
+
 /// Names and values of form fields.
 pub type FormFields = Vec<(String, String)>;
 
@@ -27,6 +31,11 @@ pub trait AudioSource: Read {
     /// # Errors
     /// 400, 408 or 413: what is wrong with them.
     fn trailing_fields(&mut self) -> Result<FormFields>;
+
+    /// All of the recording, if it is in memory.
+    fn whole(&self) -> Option<&[u8]> {
+        None
+    }
 }
 
 /// Maps the fields behind a recording, which are known last, to those that are sent to the model server behind it.
@@ -59,12 +68,12 @@ pub struct ForwardedUpload<'a> {
 }
 
 impl<'a> ForwardedUpload<'a> {
-    /// Checks the first bytes of the recording, which is for this model, and prepares a body of `leading` fields and the
-    /// recording.
+    /// Checks as much of the recording, which is for this model, as is known, and prepares a body of `leading` fields and
+    /// the recording.
     ///
     /// # Errors
-    /// 400 for an empty file or one whose start shows that its length cannot be measured; 408 or 413 if it cannot be
-    /// read.
+    /// 400 for an empty file or one whose length cannot be measured, as its start or, if it is in memory, all of it shows;
+    /// 408 or 413 if it cannot be read.
     pub fn new(
         source: &'a mut dyn AudioSource,
         file_name: &str,
@@ -72,6 +81,11 @@ impl<'a> ForwardedUpload<'a> {
         resolved: &'a ResolvedModel,
         map_trailing: MapTrailing<'a>,
     ) -> Result<ForwardedUpload<'a>> {
+        if let Some(whole) = source.whole() {
+            let mut measurer = Measurer::new();
+            measurer.push(whole);
+            measurer.finish().map_err(not_measurable)?;
+        }
         let mut start = Vec::new();
         (&mut *source).take(PREFIX as u64).read_to_end(&mut start).map_err(|e| upload_error(&e))?;
         let measurer = measure_start(&start)?;
@@ -210,11 +224,16 @@ fn measure_start(start: &[u8]) -> Result<Measurer> {
         measurer.push(start);
         measurer
     };
-    let is_hopeless = match start.len() < PREFIX {
-        true => begin().finish().is_err(),
-        false => begin().failure().is_some(),
+    let failure = match start.len() < PREFIX {
+        true => begin().finish().err(),
+        false => begin().failure(),
     };
-    if is_hopeless { Err(Error::bad(NOT_MEASURABLE)) } else { Ok(begin()) }
+    failure.map_or_else(|| Ok(begin()), |e| Err(not_measurable(e)))
+}
+
+/// The refusal of a recording that cannot be measured.
+fn not_measurable(e: NotMeasurable) -> Error {
+    Error::bad(if e == NotMeasurable::OpaqueInMp4 { NOT_IN_MP4 } else { NOT_MEASURABLE })
 }
 
 impl Read for ForwardedUpload<'_> {

@@ -235,6 +235,13 @@ impl AudioSource for RecordingSource<'_> {
             RecordingSource::Buffered(..) => Ok(FormFields::new()),
         }
     }
+
+    fn whole(&self) -> Option<&[u8]> {
+        match self {
+            RecordingSource::Streamed(_) => None,
+            RecordingSource::Buffered(bytes, _) => Some(bytes.get_ref()),
+        }
+    }
 }
 
 /// The last value of a field.

@@ -19,12 +19,12 @@ pub(super) struct StreamInfo {
 }
 
 impl StreamInfo {
-    /// Parses the content of a STREAMINFO block.
+    /// Parses the content of a STREAMINFO block; `None` if it is too short or has no sampling rate.
     pub(super) fn parse(block: &[u8]) -> Option<StreamInfo> {
         let packed = big_endian(block.get(10..18)?);
         let rate = u32::try_from(packed >> 44).ok()?;
         let channels = u8::try_from(packed >> 41 & 7).ok()? + 1;
-        Some(StreamInfo { rate, channels, samples: packed & 0xf_ffff_ffff })
+        (rate > 0).then_some(StreamInfo { rate, channels, samples: packed & 0xf_ffff_ffff })
     }
 }
 
@@ -90,8 +90,20 @@ impl Header {
         play_time(u64::from(self.samples), if self.rate == 0 { info.rate } else { self.rate })
     }
 
-    fn fits(&self, info: &StreamInfo) -> bool {
-        self.channels == info.channels && (self.rate == 0 || self.rate == info.rate)
+    /// The length of the header in bytes.
+    pub(super) fn length(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether the frame matches the stream, or the last frame before it. Every few megabytes, audio data looks like a
+    /// header with a correct checksum by chance; it hardly ever matches as well.
+    pub(super) fn belongs(&self, info: &StreamInfo, last: Option<Header>) -> bool {
+        let fits = self.channels == info.channels && (self.rate == 0 || self.rate == info.rate);
+        let continues = |last: Header| {
+            [1, u64::from(last.samples)].contains(&self.number.wrapping_sub(last.number))
+                || (self.channels, self.rate, self.samples) == (last.channels, last.rate, last.samples)
+        };
+        fits || last.is_some_and(continues)
     }
 }
 
@@ -155,7 +167,7 @@ impl NativeFlac {
         }
         if matches!(head[0], 0 | 0x80) {
             let Some(block) = window.first(4 + 34) else { return Ok(Step::Need(4 + 34)) };
-            self.info = StreamInfo::parse(&block[4..]).filter(|info| info.rate > 0);
+            self.info = StreamInfo::parse(&block[4..]);
         }
         self.are_frames = head[0] & 0x80 != 0;
         match self.info {
@@ -169,13 +181,7 @@ impl NativeFlac {
             return Step::Need(MAX_HEADER);
         }
         let info = self.info.unwrap_or_default();
-        let follows = |header: &Header| {
-            self.last
-                .is_some_and(|last| [1, u64::from(last.samples)].contains(&header.number.wrapping_sub(last.number)))
-        };
-        // Every few megabytes, audio data looks like a header with a correct checksum by chance; it hardly ever matches
-        // the stream as well.
-        let header = Header::parse(window.bytes).filter(|header| header.fits(&info) || follows(header));
+        let header = Header::parse(window.bytes).filter(|header| header.belongs(&info, self.last));
         if let Some(header) = header {
             self.last = Some(header);
             self.duration = self.duration.saturating_add(header.play_time(&info));

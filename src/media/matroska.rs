@@ -8,13 +8,17 @@
 use std::time::Duration;
 
 use super::flac::StreamInfo;
-use super::packets::{Coding, PACKET_START};
+use super::frames::{Frames, PIECE};
+use super::packets::Coding;
+use super::vorbis::{MAX_SETUP, Vorbis};
 use super::walk::{MAX_STREAMS, Measured, NotMeasurable, Result, Step, Walk, Window, big_endian};
 
 /// Maximum length of an element's header: four bytes for the id, eight for the size.
 const ELEMENT_HEADER: usize = 12;
 /// How many bytes of a value are used at most.
 const MAX_VALUE: usize = 128;
+/// How many bytes of a codec's configuration are used: enough for the headers of Vorbis with short comments.
+const MAX_PRIVATE: usize = MAX_SETUP - ELEMENT_HEADER;
 /// How many bytes of a block are read to find its first packet: the sizes of up to 255 packets precede it.
 const BLOCK_HEADER: usize = 4096;
 
@@ -46,11 +50,14 @@ struct Track {
     number: u64,
     kind: u64,
     codec: Vec<u8>,
+    /// The start of the codec's configuration.
     private: Vec<u8>,
+    vorbis: Option<Vorbis>,
     rate: u32,
     is_encoded: bool,
     /// Set when the first block arrives; `None` if the codec is not supported.
     coding: Option<Coding>,
+    frames: Frames,
     /// The sum of the durations of the packets.
     counted: Duration,
     packets: u64,
@@ -65,7 +72,7 @@ pub(super) struct Matroska {
     declared_ticks: Option<f64>,
     /// The timestamp of the current cluster, in nanoseconds.
     cluster: u64,
-    /// Sizes of the packets of the current block that are still to come, in reverse order.
+    /// Bytes still to come of the packets of the current block, in reverse order.
     packets: Vec<u32>,
     /// The track number of the current block.
     number: u64,
@@ -85,7 +92,7 @@ impl Default for Matroska {
 impl Walk for Matroska {
     fn step(&mut self, window: Window<'_>) -> Result<Step> {
         if let Some(size) = self.packets.last().copied() {
-            return Ok(self.packet(window, size));
+            return self.packet(window, size);
         }
         if window.bytes.len() < ELEMENT_HEADER && !window.is_last {
             return Ok(Step::Need(ELEMENT_HEADER));
@@ -158,7 +165,8 @@ impl Matroska {
         };
         let limit = match element.id {
             BLOCK | SIMPLE_BLOCK => BLOCK_HEADER,
-            TIMESTAMP_SCALE | DURATION | TRACK_NUMBER | TRACK_TYPE | CODEC_ID | CODEC_PRIVATE | CONTENT_ENCODINGS
+            CODEC_PRIVATE => MAX_PRIVATE,
+            TIMESTAMP_SCALE | DURATION | TRACK_NUMBER | TRACK_TYPE | CODEC_ID | CONTENT_ENCODINGS
             | SAMPLING_FREQUENCY | CLUSTER_TIMESTAMP => MAX_VALUE,
             _ => return Ok(Step::Skip(size.saturating_add(element.head as u64))),
         };
@@ -190,7 +198,10 @@ impl Matroska {
             TRACK_NUMBER => track.number = number,
             TRACK_TYPE => track.kind = number,
             CODEC_ID => track.codec = content.to_vec(),
-            CODEC_PRIVATE => track.private = content.to_vec(),
+            CODEC_PRIVATE => {
+                track.private = content[..content.len().min(MAX_VALUE)].to_vec();
+                track.vorbis = Vorbis::from_private(content);
+            }
             CONTENT_ENCODINGS => track.is_encoded = true,
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // saturates
             SAMPLING_FREQUENCY => track.rate = float(content).unwrap_or(0.0) as u32,
@@ -220,21 +231,27 @@ impl Matroska {
         Ok(start + sizes_length)
     }
 
-    fn packet(&mut self, window: Window<'_>, size: u32) -> Step {
-        let wanted = (size as usize).min(PACKET_START);
-        let start = match window.first(wanted) {
-            Some(start) => start,
-            None if window.is_last => window.bytes,
-            None => return Step::Need(wanted),
+    /// Reads on in the current packet, of which `left` bytes are still to come.
+    fn packet(&mut self, window: Window<'_>, left: u32) -> Result<Step> {
+        let number = self.number;
+        let mut tracks = self.tracks.iter_mut().filter(|track| track.number == number && track.coding.is_some());
+        let Some(first) = tracks.next() else {
+            self.packets.pop();
+            return Ok(Step::Skip(u64::from(left)));
         };
-        self.packets.pop();
-        for track in self.tracks.iter_mut().filter(|track| track.number == self.number) {
-            if let Some(coding) = track.coding {
-                track.packets += 1;
-                track.counted = track.counted.saturating_add(coding.play_time(start));
-            }
+        let taken = window.bytes.len().min(PIECE).min(left as usize);
+        let is_end = taken == left as usize;
+        for track in std::iter::once(first).chain(tracks) {
+            let Some(coding) = track.coding else { continue };
+            track.packets += u64::from(is_end);
+            let added = track.frames.push(&coding, &window.bytes[..taken], is_end)?;
+            track.counted = track.counted.saturating_add(added);
         }
-        Step::Skip(u64::from(size))
+        match self.packets.last_mut() {
+            Some(left) if !is_end => *left -= u32::try_from(taken).unwrap_or(*left),
+            _ => drop(self.packets.pop()),
+        }
+        Ok(Step::Skip(taken as u64))
     }
 }
 
@@ -303,19 +320,15 @@ impl Track {
     fn identify(&self) -> Option<Coding> {
         match self.codec.as_slice() {
             b"A_OPUS" => Some(Coding::Opus),
-            // The identification header is the first of three; before it are two lengths of variable size.
-            b"A_VORBIS" => {
-                let at = memchr::memmem::find(&self.private, b"\x01vorbis")?;
-                Coding::vorbis(&self.private[at..])
-            }
+            b"A_VORBIS" => self.vorbis.map(Coding::Vorbis),
             b"A_FLAC" => StreamInfo::parse(self.private.get(8..)?).map(Coding::Flac),
             b"A_MPEG/L1" | b"A_MPEG/L2" | b"A_MPEG/L3" => Some(Coding::Mpeg),
             codec if codec.starts_with(b"A_AAC") => {
-                let by_track = (self.rate > 0).then_some(Coding::Constant { samples: 1024, rate: self.rate });
-                let mut config = self.private.clone();
-                let has_config = config.len() >= 2;
-                config.resize(config.len().max(5), 0);
-                if has_config { Coding::aac(&config) } else { by_track }
+                if self.private.len() >= 2 {
+                    Coding::aac(&self.private)
+                } else {
+                    Coding::plain_aac(self.rate)
+                }
             }
             _ => None,
         }
@@ -323,12 +336,12 @@ impl Track {
 
     /// The duration of the track; `None` if it has no audio.
     fn duration(&self) -> Option<Duration> {
-        let coding = self.coding?;
+        self.coding?;
         let (first, last) = self.span?;
         let between = Duration::from_nanos(last - first);
         // Timestamps are those of the start of a block, so an average packet is added for the last one.
         let packets = u32::try_from(self.packets).unwrap_or(u32::MAX).max(1);
         let stamped = between.saturating_add(self.counted / packets);
-        Some(coding.resolve(stamped, self.counted))
+        Some(stamped.max(self.counted))
     }
 }

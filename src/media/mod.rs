@@ -10,16 +10,20 @@
 //! gaps between timestamps, and chained streams all count.
 
 mod flac;
+mod frames;
 mod matroska;
 mod mp4;
 mod mpeg;
 mod ogg;
 mod packets;
 mod riff;
+mod vorbis;
 mod walk;
 
 #[cfg(test)]
 mod measurer_tests;
+#[cfg(test)]
+mod packets_tests;
 
 use std::io;
 

@@ -3,6 +3,9 @@
 //! What the standard calls a sample is a packet here. The duration of a track is the sum of the declared durations of
 //! its packets, or the number of packets times their duration in the codec, whichever is longer. The result is that of
 //! the longest audio track. Edit lists, which hide parts of a track, are ignored.
+//!
+//! The packets themselves are not read, as their positions may be known only at the end of the file. So Opus and MP3 are
+//! refused, and AAC if a packet is larger than a frame can be.
 
 use std::time::Duration;
 
@@ -16,7 +19,7 @@ const MAX_VALUE: usize = 1024;
 struct Track {
     id: u32,
     is_audio: bool,
-    coding: Option<Coding>,
+    coding: Option<Result<Coding>>,
     timescale: u32,
     /// The declared duration, in ticks of the timescale.
     declared: u64,
@@ -30,26 +33,51 @@ struct Track {
     in_fragments: u64,
     /// The duration of packets in fragments that declare none, in ticks.
     default_ticks: u32,
+    /// The size of packets in fragments that declare none, in bytes.
+    default_size: Option<u32>,
+    /// The size of the largest packet, in bytes.
+    largest: u32,
 }
 
-/// The table of durations that is being read.
+/// The table of durations or sizes that is being read.
 struct Table {
+    /// Where it starts in the content of the box.
+    start: u64,
     /// The number of entries still to come.
     left: u64,
     /// Bytes per entry.
     width: u64,
-    /// Each entry is a number of packets and their duration, not the duration of one packet.
-    has_counts: bool,
+    kind: TableKind,
     /// Position of the end of the box.
     end: u64,
+}
+
+/// What an entry of a table contains.
+#[derive(Clone, Copy)]
+enum TableKind {
+    /// A number of packets and the duration of each (`stts`).
+    Durations,
+    /// The size of a packet (`stsz`).
+    Sizes,
+    /// The duration of a packet, its size, or both (`trun`).
+    Run { has_ticks: bool, has_size: bool },
+}
+
+/// What the header of a track's fragment declares.
+#[derive(Default)]
+struct Fragment {
+    /// The track.
+    id: u32,
+    /// The duration and the size of packets that declare none.
+    ticks: Option<u32>,
+    size: Option<u32>,
 }
 
 #[derive(Default)]
 pub(super) struct Mp4 {
     tracks: Vec<Track>,
     table: Option<Table>,
-    /// The track of the current fragment, and the default duration of its packets.
-    fragment: (u32, Option<u32>),
+    fragment: Fragment,
 }
 
 impl Walk for Mp4 {
@@ -77,7 +105,7 @@ impl Walk for Mp4 {
                 return Ok(Step::Skip(header as u64));
             }
             b"traf" => {
-                self.fragment = (0, None);
+                self.fragment = Fragment::default();
                 return Ok(Step::Skip(header as u64));
             }
             b"cmov" => return Err(NotMeasurable::UnsupportedCoding), // Compressed.
@@ -89,16 +117,14 @@ impl Walk for Mp4 {
         self.read(name, &whole[header..], window.at + header as u64, window.at.saturating_add(size))
             .ok_or(NotMeasurable::Broken)?;
         match &self.table {
-            Some(_) => Ok(Step::Skip(header as u64)),
+            Some(table) => Ok(Step::Skip(header as u64 + table.start)),
             None => Ok(Step::Skip(size)),
         }
     }
 
     fn finish(&self, _: u64) -> Result<Measured> {
-        let audio = || self.tracks.iter().filter(|track| track.is_audio);
-        if audio().any(|track| track.coding.is_none()) {
-            return Err(NotMeasurable::UnsupportedCoding);
-        }
+        let audio = || self.tracks.iter().filter(|track| track.is_audio || matches!(track.coding, Some(Ok(_))));
+        audio().try_for_each(Track::check)?;
         let duration = audio().map(Track::duration).max().unwrap_or_default();
         let declared = audio().map(|track| play_time(track.declared, track.timescale)).max();
         match duration.is_zero() {
@@ -116,13 +142,17 @@ impl Mp4 {
         let (is_long, flags) = (flags >> 24 == 1, flags & 0xff_ffff);
         match &name {
             b"trex" => {
-                let (id, ticks) = (u32_be(content, 4)?, u32_be(content, 12)?);
-                self.tracks.iter_mut().filter(|track| track.id == id).for_each(|track| track.default_ticks = ticks);
+                let (id, ticks, size) = (u32_be(content, 4)?, u32_be(content, 12)?, u32_be(content, 16)?);
+                for track in self.tracks.iter_mut().filter(|track| track.id == id) {
+                    (track.default_ticks, track.default_size) = (ticks, Some(size));
+                }
             }
             b"tfhd" => {
-                let before = 8 + if flags & 1 == 0 { 0 } else { 8 } + if flags & 2 == 0 { 0 } else { 4 };
-                let ticks = if flags & 8 == 0 { None } else { Some(u32_be(content, before)?) };
-                self.fragment = (u32_be(content, 4)?, ticks);
+                let mut at = 8 + if flags & 1 == 0 { 0 } else { 8 } + if flags & 2 == 0 { 0 } else { 4 };
+                let ticks = if flags & 8 == 0 { None } else { Some(u32_be(content, at)?) };
+                at += if flags & 8 == 0 { 0 } else { 4 };
+                let size = if flags & 0x10 == 0 { None } else { Some(u32_be(content, at)?) };
+                self.fragment = Fragment { id: u32_be(content, 4)?, ticks, size };
             }
             b"trun" => self.track_run(content, flags, at, end)?,
             _ => self.describe(name, content, is_long, at, end)?,
@@ -143,11 +173,29 @@ impl Mp4 {
                 track.declared = if is_unknown { 0 } else { track.declared };
             }
             b"hdlr" => track.is_audio |= content.get(8..12)? == b"soun",
-            b"stsd" => track.coding = coding(content),
-            b"stsz" | b"stz2" => track.sized = track.sized.max(u64::from(u32_be(content, 8)?)),
+            // A second one, or one that is not wholly in the window, is not searched for what decoders find in it.
+            b"stsd" => {
+                let is_clear = track.coding.is_none() && content.len() as u64 == end.saturating_sub(at);
+                let coding = if is_clear { coding(content) } else { Err(NotMeasurable::UnsupportedCoding) };
+                track.coding = Some(coding);
+            }
+            b"stsz" => {
+                let (size, count) = (u32_be(content, 4)?, u64::from(u32_be(content, 8)?));
+                track.sized = track.sized.max(count);
+                track.largest = track.largest.max(size);
+                if size == 0 {
+                    let left = count.min(end.saturating_sub(at + 12) / 4);
+                    self.table = Some(Table { start: 12, left, width: 4, kind: TableKind::Sizes, end });
+                }
+            }
+            // Sizes of at most 16 bits.
+            b"stz2" => {
+                track.sized = track.sized.max(u64::from(u32_be(content, 8)?));
+                track.largest = track.largest.max(if content[7] == 16 { 0xffff } else { 0xff });
+            }
             b"stts" => {
                 let left = u64::from(u32_be(content, 4)?).min(end.saturating_sub(at + 8) / 8);
-                self.table = Some(Table { left, width: 8, has_counts: true, end });
+                self.table = Some(Table { start: 8, left, width: 8, kind: TableKind::Durations, end });
             }
             _ => {}
         }
@@ -157,20 +205,23 @@ impl Mp4 {
     /// Parses the start of a track run (`trun`), which describes packets of a fragment.
     fn track_run(&mut self, content: &[u8], flags: u32, at: u64, end: u64) -> Option<()> {
         let count = u64::from(u32_be(content, 4)?);
-        let (id, ticks) = self.fragment;
-        let has_ticks = flags & 0x100 != 0;
+        let (has_ticks, has_size) = (flags & 0x100 != 0, flags & 0x200 != 0);
+        let Fragment { id, ticks, size } = self.fragment;
         for track in self.tracks.iter_mut().filter(|track| track.id == id) {
             track.in_fragments = track.in_fragments.saturating_add(count);
             if !has_ticks {
                 let each = u64::from(ticks.unwrap_or(track.default_ticks));
                 track.ticks = track.ticks.saturating_add(count.saturating_mul(each));
             }
+            if !has_size {
+                track.largest = track.largest.max(size.or(track.default_size).unwrap_or(u32::MAX));
+            }
         }
-        if has_ticks {
-            let before = u64::from((flags & 1) * 4 + (flags >> 2 & 1) * 4);
+        if has_ticks || has_size {
+            let start = 8 + u64::from((flags & 1) * 4 + (flags >> 2 & 1) * 4);
             let width = u64::from((flags >> 8 & 15).count_ones()) * 4;
-            let left = count.min(end.saturating_sub(at + 8 + before) / width);
-            self.table = Some(Table { left, width, has_counts: false, end });
+            let left = count.min(end.saturating_sub(at + start) / width);
+            self.table = Some(Table { start, left, width, kind: TableKind::Run { has_ticks, has_size }, end });
         }
         Some(())
     }
@@ -186,54 +237,86 @@ impl Mp4 {
         let width = usize::try_from(table.width).unwrap_or(8);
         let Some(entry) = window.first(width) else { return Step::Need(width) };
         table.left -= 1;
-        let (count, ticks) = match table.has_counts {
-            true => (big_endian(&entry[..4]), big_endian(&entry[4..])),
-            false => (1, big_endian(&entry[..4])),
+        let first = u32_be(entry, 0).unwrap_or(0);
+        let second = u32_be(entry, 4).unwrap_or(0);
+        let (count, ticks, size) = match table.kind {
+            TableKind::Durations => (first, second, 0),
+            TableKind::Sizes => (0, 0, first),
+            TableKind::Run { has_ticks, has_size: false } => (u32::from(has_ticks), first, 0),
+            TableKind::Run { has_ticks: false, .. } => (0, 0, first),
+            TableKind::Run { .. } => (1, first, second),
         };
-        let sum = count.saturating_mul(ticks);
-        if table.has_counts {
-            if let Some(track) = self.tracks.last_mut() {
-                track.timed = track.timed.saturating_add(count);
-                track.ticks = track.ticks.saturating_add(sum);
-            }
-        } else {
-            let id = self.fragment.0;
-            for track in self.tracks.iter_mut().filter(|track| track.id == id) {
-                track.ticks = track.ticks.saturating_add(sum);
+        let (is_run, id) = (matches!(table.kind, TableKind::Run { .. }), self.fragment.id);
+        let last = self.tracks.len().wrapping_sub(1);
+        let of_entry = |(index, track): &(usize, &mut Track)| if is_run { track.id == id } else { *index == last };
+        for (_, track) in self.tracks.iter_mut().enumerate().filter(of_entry) {
+            track.ticks = track.ticks.saturating_add(u64::from(count) * u64::from(ticks));
+            track.largest = track.largest.max(size);
+            if !is_run {
+                track.timed = track.timed.saturating_add(u64::from(count));
             }
         }
         Step::Skip(width as u64)
     }
 }
 
-/// The codec in an `stsd` box; `None` if there are several or if it is not supported.
-fn coding(content: &[u8]) -> Option<Coding> {
-    let entry = content.get(8..).filter(|_| u32_be(content, 4) == Some(1))?;
-    let config = |name: &[u8]| {
-        let at = memchr::memmem::find(entry.get(36..)?, name)?;
-        entry.get(36 + at + 4..)
-    };
-    let rate = u32_be(entry, 32)? >> 16;
-    match entry.get(4..8)? {
-        b"mp4a" => match config(b"esds") {
-            Some(descriptors) => esds(descriptors, rate),
-            None => None,
+/// The codec in an `stsd` box; an error if there are several or if it is not supported.
+fn coding(content: &[u8]) -> Result<Coding> {
+    let entry = content.get(8..).filter(|_| u32_be(content, 4) == Some(1));
+    let entry = entry.and_then(|entry| entry.get(..usize::try_from(u32_be(entry, 0)?).ok()?));
+    match entry.and_then(|entry| entry.get(4..8)) {
+        Some(b"Opus" | b".mp3") => Err(NotMeasurable::OpaqueInMp4),
+        Some(b"mp4a") => match entry.and_then(|entry| esds(inner(entry, *b"esds")?)) {
+            Some(Some(coding)) => Ok(coding),
+            Some(None) => Err(NotMeasurable::OpaqueInMp4),
+            None => Err(NotMeasurable::UnsupportedCoding),
         },
-        b"alac" => {
-            // An inner box has the same name. It contains version and flags, then the number of samples per packet.
-            let cookie = config(b"alac")?;
-            let (samples, rate) = (u32_be(cookie, 4)?, u32_be(cookie, 24)?);
-            (samples > 0 && rate > 0).then_some(Coding::Constant { samples, rate })
-        }
-        // The duration of an Opus packet is in the packet, which is not read here. Nearly all encoders use 20 ms.
-        b"Opus" => Some(Coding::Constant { samples: 960, rate: 48_000 }),
-        b".mp3" => (rate > 0).then_some(Coding::Constant { samples: 1152, rate }),
-        _ => None,
+        Some(b"alac") => entry.and_then(alac).ok_or(NotMeasurable::UnsupportedCoding),
+        _ => Err(NotMeasurable::UnsupportedCoding),
     }
 }
 
-/// Parses the content of an `esds` box (ISO 14496-1, 7.2.6).
-fn esds(content: &[u8], rate: u32) -> Option<Coding> {
+/// The codec in the description of ALAC audio.
+fn alac(entry: &[u8]) -> Option<Coding> {
+    // An inner box has the same name. It contains version and flags, then the number of samples per packet.
+    let cookie = inner(entry, *b"alac")?;
+    let (samples, rate) = (u32_be(cookie, 4)?, u32_be(cookie, 24)?);
+    (samples > 0 && rate > 0).then_some(Coding::Constant { samples, rate })
+}
+
+/// The content of the box with this name in a description of audio.
+fn inner(entry: &[u8], name: [u8; 4]) -> Option<&[u8]> {
+    // The second version, of QuickTime, gives packets a size of its own, which some demuxers use.
+    let boxes = match entry.get(16..18)? {
+        [0, 0] => entry.get(36..)?,
+        [0, 1] if u32_be(entry, 44)? <= 16 => entry.get(52..)?,
+        _ => return None,
+    };
+    child(boxes, name)
+}
+
+/// The content of the only box with this name; QuickTime puts it into another one.
+fn child(mut boxes: &[u8], name: [u8; 4]) -> Option<&[u8]> {
+    let mut found = None;
+    while boxes.len() >= 8 {
+        let size = usize::try_from(u32_be(boxes, 0)?).ok()?;
+        let content = boxes.get(8..size)?;
+        let inside = match &boxes[4..8] {
+            kind if *kind == name => Some(content),
+            b"wave" => child(content, name),
+            _ => None,
+        };
+        if found.is_some() && inside.is_some() {
+            return None;
+        }
+        found = found.or(inside);
+        boxes = &boxes[size..];
+    }
+    found
+}
+
+/// Parses the content of an `esds` box (ISO 14496-1, 7.2.6). `Some(None)` if the codec is MP3.
+fn esds(content: &[u8]) -> Option<Option<Coding>> {
     let mut at = 4;
     let mut object_type = 0;
     loop {
@@ -252,25 +335,29 @@ fn esds(content: &[u8], rate: u32) -> Option<Coding> {
             }
             4 => {
                 object_type = *content.get(at)?;
-                // MP3 needs no configuration.
                 if matches!(object_type, 0x69 | 0x6b) {
-                    return (rate > 0).then_some(Coding::Constant { samples: 1152, rate });
+                    return Some(None);
                 }
                 at += 13;
             }
-            5 if matches!(object_type, 0x40 | 0x66..=0x68) => return Coding::aac(content.get(at..)?),
+            5 if matches!(object_type, 0x40 | 0x66..=0x68) => return Coding::aac(content.get(at..)?).map(Some),
             _ => return None,
         }
     }
 }
 
 impl Track {
+    /// Checks that a packet of this audio track is one frame, of a codec that is supported.
+    fn check(&self) -> Result<()> {
+        match self.coding.unwrap_or(Err(NotMeasurable::UnsupportedCoding))? {
+            Coding::Aac { most_bytes, .. } if self.largest > most_bytes => Err(NotMeasurable::SeveralFrames),
+            _ => Ok(()),
+        }
+    }
+
     fn duration(&self) -> Duration {
         let packets = self.timed.max(self.sized).saturating_add(self.in_fragments);
-        let counted = match self.coding {
-            Some(Coding::Constant { samples, rate }) => play_time(packets.saturating_mul(u64::from(samples)), rate),
-            _ => Duration::ZERO,
-        };
+        let counted = self.coding.and_then(Result::ok).map_or(Duration::ZERO, |coding| coding.of_packets(packets));
         counted.max(play_time(self.ticks, self.timescale))
     }
 }

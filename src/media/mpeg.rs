@@ -68,6 +68,11 @@ impl Frame {
         Some(Frame { bytes, samples, rate, kind: header[1] & 0x1e, is_mono: header[3] >> 6 == 3 })
     }
 
+    /// Whether this is a frame of AAC.
+    pub(super) fn is_aac(&self) -> bool {
+        self.kind == 0
+    }
+
     fn is_like(&self, other: &Frame) -> bool {
         (self.kind, self.rate) == (other.kind, other.rate)
     }

@@ -1,13 +1,14 @@
 //! Ogg (RFC 3533) with Opus (RFC 7845), Vorbis or FLAC.
 //!
-//! For Opus and FLAC, the durations of the packets are added up. Granule positions are declared by the file: for Opus,
-//! they can only shorten the stream by less than one packet; for Vorbis, they determine the duration within limits. The
-//! durations of all streams in a file are added up, whether they are chained or multiplexed.
+//! The durations of the packets are added up. Granule positions are declared by the file: for Opus, they can only shorten
+//! the stream by less than one packet; for Vorbis, they can only make it longer. The durations of all streams in a file are added up, whether they are chained or multiplexed.
 
 use std::time::Duration;
 
 use super::flac::StreamInfo;
-use super::packets::{Coding, PACKET_START};
+use super::frames::{Frames, PIECE};
+use super::packets::Coding;
+use super::vorbis::{MAX_SETUP, Vorbis};
 use super::walk::{
     FORGIVEN_JUNK, MAX_STREAMS, Measured, NotMeasurable, Result, Step, Walk, Window, play_time, u16_le, u32_le,
 };
@@ -25,6 +26,7 @@ const OPUS_PACKET: Duration = Duration::from_millis(120);
 struct Stream {
     serial: u32,
     coding: Option<Coding>,
+    frames: Frames,
     pre_skip: Duration,
     /// The sum of the durations of the packets so far.
     counted: Duration,
@@ -41,6 +43,7 @@ struct Stream {
 struct Piece {
     bytes: u32,
     is_packet_start: bool,
+    is_packet_end: bool,
 }
 
 #[derive(Default)]
@@ -48,6 +51,10 @@ pub(super) struct Ogg {
     streams: Vec<Stream>,
     pieces: Vec<Piece>,
     next_piece: usize,
+    /// Bytes of the next piece that were read.
+    read: u32,
+    /// What was read of a setup header of Vorbis, and the stream that it belongs to.
+    setup: (Option<usize>, Vec<u8>),
     /// The index of the stream that the current page belongs to.
     stream: Option<usize>,
     /// The granule position at the end of the current page.
@@ -109,42 +116,81 @@ impl Ogg {
     /// Splits a page into packets. A segment of 255 bytes continues in the next segment.
     fn set_pieces(&mut self, segments: &[u8], is_continued: bool) {
         self.pieces.clear();
-        self.next_piece = 0;
+        (self.next_piece, self.read) = (0, 0);
         let (mut bytes, mut is_packet_start, mut is_open) = (0, !is_continued, false);
         for segment in segments {
             bytes += u32::from(*segment);
             is_open = *segment == 255;
             if !is_open {
-                self.pieces.push(Piece { bytes, is_packet_start });
+                self.pieces.push(Piece { bytes, is_packet_start, is_packet_end: true });
                 (bytes, is_packet_start) = (0, true);
             }
         }
         if is_open {
-            self.pieces.push(Piece { bytes, is_packet_start });
+            self.pieces.push(Piece { bytes, is_packet_start, is_packet_end: false });
         }
     }
 
+    /// Reads on in the next piece of the page.
     fn piece(&mut self, window: Window<'_>, piece: Piece) -> Result<Step> {
-        let wanted = (piece.bytes as usize).min(if self.is_first_page { IDENTIFICATION } else { PACKET_START });
-        let Some(start) = window.first(wanted) else { return Ok(Step::Need(wanted)) };
-        self.next_piece += 1;
-        if let Some(stream) =
-            self.stream.and_then(|index| self.streams.get_mut(index)).filter(|_| piece.is_packet_start)
-        {
-            stream.packets += 1;
-            if stream.packets == 1 {
+        let left = piece.bytes - self.read;
+        let mut taken = left;
+        if let Some(stream) = self.stream.and_then(|index| self.streams.get_mut(index)) {
+            let is_start = piece.is_packet_start && self.read == 0;
+            if is_start && stream.packets == 0 {
+                let wanted = (piece.bytes as usize).min(IDENTIFICATION);
+                let Some(start) = window.first(wanted) else { return Ok(Step::Need(wanted)) };
                 self.has_unsupported |= !stream.identify(start);
-            } else if let Some(coding) = stream.coding {
-                // The second packet of Opus contains comments, not audio.
-                let is_header = coding == Coding::Opus && stream.packets == 2;
-                let added = if is_header { Duration::ZERO } else { coding.play_time(start) };
+            } else if stream.coding.is_some() && (is_start || stream.packets > 1) {
+                taken = left.min(u32::try_from(window.bytes.len().min(PIECE)).unwrap_or(left));
+            }
+            if is_start {
+                stream.packets += 1;
+                stream.frames.begin();
+            }
+            if stream.packets > 1 {
+                let bytes = window.bytes.get(..taken as usize).unwrap_or_default();
+                self.packet(bytes, is_start, taken == left && piece.is_packet_end)?;
+            }
+        }
+        self.read += taken;
+        if self.read == piece.bytes {
+            self.read = 0;
+            self.next_piece += 1;
+            if self.next_piece == self.pieces.len() {
+                self.end_page();
+            }
+        }
+        Ok(Step::Skip(u64::from(taken)))
+    }
+
+    /// Takes the next bytes of a packet after the first one.
+    fn packet(&mut self, bytes: &[u8], is_start: bool, is_end: bool) -> Result<()> {
+        let index = self.stream;
+        let Some(stream) = index.and_then(|index| self.streams.get_mut(index)) else { return Ok(()) };
+        match (stream.coding, stream.packets) {
+            // Comments.
+            (Some(Coding::Opus | Coding::Vorbis(_)), 2) | (None, _) => {}
+            (Some(Coding::Vorbis(vorbis)), 3) => {
+                let (owner, header) = &mut self.setup;
+                if is_start {
+                    (*owner, *header) = (index, Vec::new());
+                }
+                header.extend_from_slice(bytes);
+                if *owner != index || header.len() > MAX_SETUP {
+                    return Err(NotMeasurable::UnsupportedCoding);
+                }
+                if is_end {
+                    let header = std::mem::take(header);
+                    stream.coding = Some(Coding::Vorbis(vorbis.with_setup(&header).ok_or(NotMeasurable::Broken)?));
+                }
+            }
+            (Some(coding), _) => {
+                let added = stream.frames.push(&coding, bytes, is_end)?;
                 stream.counted = stream.counted.saturating_add(added);
             }
         }
-        if self.next_piece == self.pieces.len() {
-            self.end_page();
-        }
-        Ok(Step::Skip(u64::from(piece.bytes)))
+        Ok(())
     }
 
     fn end_page(&mut self) {
@@ -166,7 +212,17 @@ impl Ogg {
 impl Stream {
     fn new(serial: u32) -> Stream {
         let (coding, granules, pre_skip, counted) = (None, None, Duration::ZERO, Duration::ZERO);
-        Stream { serial, coding, pre_skip, counted, packets: 0, rate: 0, granules, is_out_of_order: false }
+        Stream {
+            serial,
+            coding,
+            frames: Frames::default(),
+            pre_skip,
+            counted,
+            packets: 0,
+            rate: 0,
+            granules,
+            is_out_of_order: false,
+        }
     }
 
     /// Parses the first packet. Returns false if the codec is not supported; known video codecs are ignored.
@@ -175,9 +231,8 @@ impl Stream {
         if start.starts_with(b"OpusHead") {
             self.pre_skip = play_time(u64::from(u16_le(start, 10).unwrap_or(0)), OPUS_RATE);
             (self.coding, self.rate) = (Some(Coding::Opus), OPUS_RATE);
-        } else if let Some(vorbis) = Coding::vorbis(start) {
-            self.coding = Some(vorbis);
-            self.rate = u32_le(start, 12).unwrap_or(0);
+        } else if let Some(vorbis) = Vorbis::parse(start) {
+            (self.coding, self.rate) = (Some(Coding::Vorbis(vorbis)), vorbis.rate);
         } else if start.starts_with(b"\x7fFLAC") {
             let info = start.get(17..).and_then(StreamInfo::parse);
             self.coding = info.map(Coding::Flac);
@@ -215,8 +270,7 @@ impl Stream {
                 let played = if is_end_cut { stamped.min(self.counted) } else { self.counted };
                 played.saturating_sub(self.pre_skip)
             }
-            Some(Coding::Vorbis { .. }) if self.is_out_of_order => self.counted,
-            Some(coding @ Coding::Vorbis { .. }) => coding.resolve(stamped, self.counted),
+            Some(Coding::Vorbis(_)) if !self.is_out_of_order => stamped.max(self.counted),
             Some(_) => self.counted,
         }
     }

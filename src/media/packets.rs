@@ -1,72 +1,95 @@
-//! The durations of audio packets, from their first bytes.
+//! Codecs, and the durations of packets whose first bytes tell it.
 
 use std::time::Duration;
 
-use super::flac::{Header, StreamInfo};
-use super::mpeg::Frame;
-use super::walk::{play_time, u32_le};
+use super::flac::StreamInfo;
+use super::vorbis::Vorbis;
+use super::walk::{big_endian, play_time};
 
-/// How many bytes of a packet are needed to determine its duration.
+/// How many bytes are needed to determine the duration of a frame.
 pub(super) const PACKET_START: usize = 16;
+
+/// The most bytes of an AAC frame for each channel (ISO 14496-3): 6144 bits.
+const AAC_FRAME: u32 = 768;
+
+/// Samples of an AAC frame.
+const AAC_SAMPLES: u32 = 1024;
 
 /// A codec, with the parameters that determine the duration of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Coding {
     /// RFC 6716.
     Opus,
-    /// The duration of a packet depends on the setup header, which is not parsed; a packet has between 0 and
-    /// `long_block / 2` samples.
-    Vorbis { rate: u32, long_block: u32 },
+    /// Vorbis I.
+    Vorbis(Vorbis),
     /// RFC 9639.
     Flac(StreamInfo),
     /// MPEG audio layers I, II and III.
     Mpeg,
-    /// Every packet has the same number of samples, as in AAC and ALAC.
+    /// Where a frame ends is not seen before it is decoded, so a packet larger than the largest frame is refused.
+    Aac { rate: u32, most_bytes: u32 },
+    /// Every packet has the same number of samples and is one frame to decoders, as in ALAC.
     Constant { samples: u32, rate: u32 },
 }
 
 impl Coding {
-    /// Parses the identification header of Vorbis.
-    pub(super) fn vorbis(header: &[u8]) -> Option<Coding> {
-        let rate = u32_le(header, 12).filter(|rate| *rate > 0 && header.starts_with(b"\x01vorbis"))?;
-        let exponent = (header.get(28)? >> 4).clamp(6, 13);
-        Some(Coding::Vorbis { rate, long_block: 1 << exponent })
+    /// AAC without a configuration, in up to two channels.
+    pub(super) fn plain_aac(rate: u32) -> Option<Coding> {
+        (rate > 0).then_some(Coding::Aac { rate, most_bytes: 2 * AAC_FRAME })
     }
 
     /// Parses an `AudioSpecificConfig` of AAC (ISO 14496-3, 1.6.2.1).
     pub(super) fn aac(config: &[u8]) -> Option<Coding> {
-        let bits = super::walk::big_endian(config.get(..5)?);
-        // The object type takes five bits, or eleven if escaped; then comes the index of the sampling rate. With
-        // spectral band replication, this is the lower rate, at which a packet always has 1024 samples.
-        let shift = if bits >> 35 == 31 { 25 } else { 31 };
-        let index = u8::try_from(bits >> shift & 15).ok()?;
-        let explicit = u32::try_from(bits >> (shift - 24).min(7) & 0xff_ffff).ok()?;
-        let rate = if index == 15 && shift == 31 { Some(explicit) } else { super::mpeg::aac_rate(index) };
-        rate.filter(|rate| *rate > 0).map(|rate| Coding::Constant { samples: 1024, rate })
+        if config.len() < 2 {
+            return None;
+        }
+        let mut start = [0; 8];
+        let length = config.len().min(8);
+        start[..length].copy_from_slice(&config[..length]);
+        let (bits, mut at) = (big_endian(&start), 0);
+        let mut read = |n: u32| {
+            at += n;
+            u32::try_from(bits << (at - n) >> (64 - n)).unwrap_or(0)
+        };
+        let object = match read(5) {
+            31 => 32 + read(6),
+            object => object,
+        };
+        // Others, such as USAC and ALS, have longer frames.
+        if !matches!(object, 1..=5 | 17 | 19 | 20 | 22 | 23 | 29 | 39) {
+            return None;
+        }
+        // With spectral band replication, this is the lower rate, at which a packet always has 1024 samples.
+        let rate = match read(4) {
+            15 => read(24),
+            index => super::mpeg::aac_rate(u8::try_from(index).ok()?)?,
+        };
+        let channels = match read(4) {
+            channels @ 1..=6 => channels,
+            7 | 12 | 14 => 8,
+            11 => 7,
+            // Defined elsewhere.
+            _ => 2,
+        };
+        (rate > 0).then_some(Coding::Aac { rate, most_bytes: channels * AAC_FRAME })
     }
 
-    /// The maximum duration of a packet, from its first [`PACKET_START`] bytes.
+    /// The duration of a packet of Opus, or of a codec whose packets are all alike, from its first [`PACKET_START`]
+    /// bytes; zero for others, whose packets may hold several frames.
     pub(super) fn play_time(&self, packet: &[u8]) -> Duration {
         match self {
             Coding::Opus => opus(packet),
-            Coding::Vorbis { rate, long_block } => match packet.first() {
-                Some(first) if first & 1 == 0 => play_time(u64::from(long_block / 2), *rate),
-                _ => Duration::ZERO, // A header.
-            },
-            Coding::Flac(info) => Header::parse(packet).map_or(Duration::ZERO, |header| header.play_time(info)),
-            Coding::Mpeg => {
-                Frame::parse(packet).map_or(Duration::ZERO, |frame| play_time(u64::from(frame.samples), frame.rate))
-            }
-            Coding::Constant { samples, rate } => play_time(u64::from(*samples), *rate),
+            Coding::Vorbis(_) | Coding::Flac(_) | Coding::Mpeg => Duration::ZERO,
+            Coding::Aac { .. } | Coding::Constant { .. } => self.of_packets(1),
         }
     }
 
-    /// The duration of a stream, from its timestamps and the sum of the maximum durations of its packets.
-    pub(super) fn resolve(&self, stamped: Duration, counted: Duration) -> Duration {
+    /// The duration of this many packets, if all are alike; else zero.
+    pub(super) fn of_packets(&self, count: u64) -> Duration {
         match self {
-            // In ordinary files, the packets are between a quarter and nearly all of their maximum duration.
-            Coding::Vorbis { .. } if stamped >= counted / 4 => stamped,
-            _ => stamped.max(counted),
+            Coding::Aac { rate, .. } => play_time(count.saturating_mul(u64::from(AAC_SAMPLES)), *rate),
+            Coding::Constant { samples, rate } => play_time(count.saturating_mul(u64::from(*samples)), *rate),
+            _ => Duration::ZERO,
         }
     }
 }

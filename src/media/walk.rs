@@ -29,6 +29,12 @@ pub enum NotMeasurable {
     /// The container is malformed.
     #[error("malformed container")]
     Broken,
+    /// MP4 does not say how long packets of this codec play, and they are not read: Opus and MP3.
+    #[error("Opus or MP3 in MP4")]
+    OpaqueInMp4,
+    /// A packet may hold several frames, which cannot be told apart.
+    #[error("packets of several audio frames")]
+    SeveralFrames,
     /// There is no audio frame.
     #[error("no audio frames")]
     NoFrames,

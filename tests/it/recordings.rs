@@ -420,17 +420,40 @@ fn every_format_is_charged_alike() {
 }
 
 #[test]
-fn recordings_that_cannot_be_measured_are_refused_or_estimated() {
+fn recordings_that_cannot_be_measured_are_refused() {
     let upstream = Upstream::constant(200, heard());
     let (_db, server, user) = start(&upstream, &[]);
-    let amr = [&b"#!AMR\n"[..], &[0; 9000]].concat();
-    let reply = post(&user.program(&server.audio), TRANSCRIPTIONS, &[("file*", &amr)]).expect(400);
+    let refusal = |path: &str, fields: &[(&str, &[u8])]| {
+        let reply = post(&user.program(&server.audio), path, fields).expect(400).json();
+        let message = reply["error"]["message"].as_str().or(reply["detail"].as_str());
+        message.unwrap().to_owned()
+    };
     let expected = "The recording's length cannot be measured; send WAV, MP3, FLAC, Ogg, WebM, MP4 or AAC";
-    assert_eq!(reply.json()["error"]["message"], expected);
-    assert!(upstream.seen().is_empty());
-    // An MP3 file that turns to garbage: at 500 bytes per second.
+    let amr = [&b"#!AMR\n"[..], &[0; 9000]].concat();
+    // An MP3 file that turns to garbage, small and above a mebibyte.
     let garbage = [fixture("vbr.mp3"), vec![0x55; 191_983]].concat();
+    let large = [fixture("vbr.mp3"), vec![0x55; 2 << 20]].concat();
+    for file in [&amr, &garbage, &large] {
+        assert_eq!(refusal(TRANSCRIPTIONS, &[("file*", file), ("model", b"w")]), expected);
+    }
+    assert_eq!(refusal("/api/v1/audio-file-extraction", &[("audio_file*", &garbage)]), expected);
+    let opus = refusal(TRANSCRIPTIONS, &[("file*", &fixture("opus.mp4"))]);
+    assert!(opus.ends_with("send Opus as Ogg or WebM, and MP3 as it is"), "{opus}");
+    assert!(upstream.seen().is_empty());
+}
+
+#[test]
+fn the_length_of_a_forwarded_recording_is_estimated_where_it_cannot_be_measured() {
+    // An MP3 file that turns to garbage, forwarded while it is received: at 500 bytes per second.
+    let garbage = [fixture("vbr.mp3"), vec![0x55; 1_191_983]].concat();
     let millis = i64::try_from(garbage.len()).unwrap() * 2;
-    assert_eq!(charge_for(&json!({"text": "Hello."}), &garbage, &[]), (millis, true));
-    assert_eq!(charge_for(&json!({"text": "Hello.", "duration": 2.0}), &garbage, &[]), (2000, false));
+    let charge = |reply: &Value| {
+        let upstream = Upstream::constant(200, reply.clone());
+        let (db, server, user) = start(&upstream, &[]);
+        post(&user.program(&server.audio), TRANSCRIPTIONS, &[("model", b"w"), ("file*", &garbage)]).expect(200);
+        let charge = only_charge(&db, &server);
+        (charge["audio_millis"].as_i64().unwrap(), charge["estimated"].as_bool().unwrap())
+    };
+    assert_eq!(charge(&json!({"text": "Hello."})), (millis, true));
+    assert_eq!(charge(&json!({"text": "Hello.", "duration": 2.0})), (2000, false));
 }
