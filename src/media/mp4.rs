@@ -241,9 +241,8 @@ impl Mp4 {
         let second = u32_be(entry, 4).unwrap_or(0);
         let (count, ticks, size) = match table.kind {
             TableKind::Durations => (first, second, 0),
-            TableKind::Sizes => (0, 0, first),
             TableKind::Run { has_ticks, has_size: false } => (u32::from(has_ticks), first, 0),
-            TableKind::Run { has_ticks: false, .. } => (0, 0, first),
+            TableKind::Sizes | TableKind::Run { has_ticks: false, .. } => (0, 0, first),
             TableKind::Run { .. } => (1, first, second),
         };
         let (is_run, id) = (matches!(table.kind, TableKind::Run { .. }), self.fragment.id);
@@ -267,9 +266,8 @@ fn coding(content: &[u8]) -> Result<Coding> {
     match entry.and_then(|entry| entry.get(4..8)) {
         Some(b"Opus" | b".mp3") => Err(NotMeasurable::OpaqueInMp4),
         Some(b"mp4a") => match entry.and_then(|entry| esds(inner(entry, *b"esds")?)) {
-            Some(Some(coding)) => Ok(coding),
-            Some(None) => Err(NotMeasurable::OpaqueInMp4),
-            None => Err(NotMeasurable::UnsupportedCoding),
+            Some(Coding::Mpeg) => Err(NotMeasurable::OpaqueInMp4),
+            coding => coding.ok_or(NotMeasurable::UnsupportedCoding),
         },
         Some(b"alac") => entry.and_then(alac).ok_or(NotMeasurable::UnsupportedCoding),
         _ => Err(NotMeasurable::UnsupportedCoding),
@@ -315,8 +313,8 @@ fn child(mut boxes: &[u8], name: [u8; 4]) -> Option<&[u8]> {
     found
 }
 
-/// Parses the content of an `esds` box (ISO 14496-1, 7.2.6). `Some(None)` if the codec is MP3.
-fn esds(content: &[u8]) -> Option<Option<Coding>> {
+/// Parses the content of an `esds` box (ISO 14496-1, 7.2.6).
+fn esds(content: &[u8]) -> Option<Coding> {
     let mut at = 4;
     let mut object_type = 0;
     loop {
@@ -336,11 +334,11 @@ fn esds(content: &[u8]) -> Option<Option<Coding>> {
             4 => {
                 object_type = *content.get(at)?;
                 if matches!(object_type, 0x69 | 0x6b) {
-                    return Some(None);
+                    return Some(Coding::Mpeg);
                 }
                 at += 13;
             }
-            5 if matches!(object_type, 0x40 | 0x66..=0x68) => return Coding::aac(content.get(at..)?).map(Some),
+            5 if matches!(object_type, 0x40 | 0x66..=0x68) => return Coding::aac(content.get(at..)?),
             _ => return None,
         }
     }

@@ -73,12 +73,12 @@ fn all_frames_of_mpeg_audio_in_a_packet_count() {
 fn all_frames_of_flac_in_a_packet_count() {
     let (frames, info) = flac();
     let private = [&b"fLaC\x80\0\0\x22"[..], &info].concat();
-    is_about(whole(&matroska(b"A_FLAC", &private, &[frames.clone()])), 1000);
+    is_about(whole(&matroska(b"A_FLAC", &private, std::slice::from_ref(&frames))), 1000);
     is_about(whole(&matroska(b"A_FLAC", &private, &vec![frames.clone(); 3])), 3000);
     // A stream that does not match its STREAMINFO is still recognized by the frame before.
     let mut false_info = private.clone();
     false_info[8 + 12] |= 0x0e;
-    is_about(whole(&matroska(b"A_FLAC", &false_info, &[frames.clone()])), 1000);
+    is_about(whole(&matroska(b"A_FLAC", &false_info, std::slice::from_ref(&frames))), 1000);
     let head = [&b"\x7fFLAC\x01\0\0\x01fLaC\0\0\0\x22"[..], &info].concat();
     let comments = b"\x84\0\0\x08\0\0\0\0\0\0\0\0";
     let file = [ogg_pages(&head, true), ogg_pages(comments, false), ogg_pages(&frames, false)].concat();
