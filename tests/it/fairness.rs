@@ -1,8 +1,9 @@
 //! Requests that wait: no kind of them, and no account, leaves others without a place. Of `n` places, one account that
 //! is alone gets two thirds.
 
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
 
 use serde_json::{Value, json};
 
@@ -158,6 +159,41 @@ fn streams_of_many_accounts_get_in_and_a_place_that_is_free_is_given_again() {
     for raw in &mut streams {
         assert!(raw.rest().contains("[DONE]"), "{}", raw.got);
     }
+}
+
+#[test]
+fn a_flood_of_log_ins_stops_no_models_and_no_pages() {
+    let (upstream, _gate) = slow_streams();
+    let settings = [("TRUSTED_PROXIES", "127.0.0.1"), ("MAX_WAITING", "24")];
+    let (_db, server) = start(&upstream, &settings);
+    let (hog, other) = (server.sign_up("hog@x"), server.sign_up("ann@x"));
+    let (is_over, tried) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for n in 0..48 {
+            let (server, is_over, tried) = (&server, &is_over, &tried);
+            scope.spawn(move || {
+                // Wrong and right passwords, each from an address of its own, so that none is held back.
+                for round in (0..250).cycle().take_while(|_| !is_over.load(SeqCst)) {
+                    let web = server.web.anonymous().header("x-forwarded-for", &format!("10.{n}.{round}.1"));
+                    let (email, password) = match n % 2 {
+                        0 => ("hog@x".to_owned(), PASSWORD),
+                        _ => (format!("u{n}.{round}@x"), "a wrong password"),
+                    };
+                    let reply = web.post("/api/login", &json!({"email": email, "password": password}));
+                    assert!([200, 400, 429, 503].contains(&reply.status), "{} {}", reply.status, reply.text());
+                    tried.fetch_add(1, SeqCst);
+                }
+            });
+        }
+        soon("the flood", || tried.load(SeqCst) > 48);
+        for user in [&other, &hog].into_iter().cycle().take(20) {
+            chat(&server, user).expect(200);
+            user.program(&server.inference).get("/v1/models").expect(200);
+            user.browser.header("accept", "text/html").get("/account").expect(200);
+        }
+        is_over.store(true, SeqCst);
+    });
+    server.sign_in("ann@x", PASSWORD);
 }
 
 #[test]
