@@ -15,6 +15,7 @@
 mod admission;
 mod asking;
 mod budgets;
+mod credit_model;
 mod forgetting;
 mod held;
 mod held_rates;
@@ -50,6 +51,8 @@ pub type Micros = i64;
 /// How long the database may take to respond.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 
+#[cfg(test)]
+mod lease_tests;
 #[cfg(test)]
 mod rate_simulation_tests;
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::credit_model::{Credits, Used};
 use super::{Ask, Grant, Micros, Picos};
 
 /// What is free is granted beyond what is needed only up to this share, so that leases get smaller as the limit comes
@@ -12,7 +13,7 @@ const SHARE: Picos = 4;
 const COLLECTS_FOR: Micros = 500_000;
 
 /// A budget. In its current window and all later ones, what was spent and what is leased are together at most the limit,
-/// unless the limit was lowered; then nothing more is leased until they are.
+/// unless the limit was lowered, or the budget was lifted; then nothing more is leased until they are.
 #[derive(Clone, Debug, Default)]
 pub struct Budget {
     /// The most that may be spent in a window.
@@ -26,7 +27,14 @@ pub struct Budget {
     unsettled: BTreeMap<u64, Vec<(Micros, Picos)>>,
     /// The process that collects what there is, and until when.
     collector: Option<(u64, Micros)>,
+    /// Until then, spending is counted but not limited.
+    pub lifted_until: Option<Micros>,
+    /// If it is a balance.
+    credits: Option<Credits>,
 }
+
+/// What is left of a budget that is lifted: more than anything costs.
+pub const LIFTED: Picos = 1_000_000_000_000_000_000_000_000_000;
 
 /// The sums of one process's lease.
 #[derive(Clone, Copy, Debug, Default)]
@@ -56,6 +64,11 @@ impl Budget {
         Budget { limit, ..Budget::default() }
     }
 
+    /// A balance without credit.
+    pub fn balance() -> Budget {
+        Budget { credits: Some(Credits::default()), ..Budget::default() }
+    }
+
     /// What was charged in the window that starts then.
     pub fn spent(&self, window: Micros) -> Picos {
         self.spent.get(&window).copied().unwrap_or(0)
@@ -73,13 +86,67 @@ impl Budget {
         self.limit - self.leased - most_spent
     }
 
+    /// Whether it is lifted at this time by the database's clock.
+    pub fn is_lifted(&self, now: Micros) -> bool {
+        self.lifted_until.is_some_and(|until| until > now)
+    }
+
+    /// What would be left, were everything handed back.
+    pub fn unspent(&self, window: Micros, now: Micros) -> Picos {
+        if self.is_lifted(now) { LIFTED } else { self.free(window) + self.leased }
+    }
+
+    /// When the next credit of a balance expires; in the past while leases hold some that has.
+    pub fn changes_at(&self) -> Option<Micros> {
+        self.credits.as_ref().and_then(Credits::changes_at)
+    }
+
+    /// Gives credit, or takes some away: as much as is neither spent nor leased. Returns what was given; nothing if this is
+    /// no balance.
+    pub fn add_credit(&mut self, amount: Picos, expires: Option<Micros>, now: Micros) -> Picos {
+        self.count_credits(self.leased, 0, now);
+        let settled: Picos = self.spent.values().sum();
+        let change = amount.max(-(self.limit - settled - self.leased).max(0));
+        let Some(credits) = &mut self.credits else { return 0 };
+        credits.add(change.max(0), expires);
+        self.limit += change;
+        self.count_credits(self.leased, (-change).max(0), now);
+        change
+    }
+
+    /// Ends credits whose time has come. Returns whether there may have been some.
+    pub fn expire_credits(&mut self, now: Micros) -> bool {
+        let is_due = self.changes_at().is_some_and(|at| at <= now);
+        if is_due {
+            self.count_credits(self.leased, 0, now);
+        }
+        is_due
+    }
+
+    /// Counts credits, of which leases hold so much. Returns when the next one expires.
+    fn count_credits(&mut self, leased: Picos, taken: Picos, now: Micros) -> Option<Micros> {
+        let unsettled: Picos = self.unsettled.values().flatten().map(|(_, cost)| *cost).sum();
+        let spent = self.spent.values().sum::<Picos>() + unsettled;
+        let credits = self.credits.as_mut()?;
+        let (limit, next) = credits.count(self.limit, Used { spent, held: leased - unsettled, taken }, now);
+        self.limit = limit;
+        next
+    }
+
     /// A process that is known asks for a grant or hands something back, at `now` by the database's clock, while the
     /// window that starts at `window` runs.
     pub fn ask(&mut self, holder: u64, window: Micros, ask: &Ask, now: Micros) -> Grant {
         let before = self.leases.get(&holder).copied().unwrap_or_default();
         let newly_returned = (ask.returned - before.returned).max(0);
         self.leased -= newly_returned;
-        let free = self.free(window).max(0);
+        let mut changes_at = self.changes_at();
+        if changes_at.is_some_and(|at| at <= now) {
+            changes_at = self.count_credits(self.leased, 0, now);
+        }
+        if self.is_lifted(now) {
+            changes_at = [changes_at, self.lifted_until].into_iter().flatten().min();
+        }
+        let free = (self.unspent(window, now) - self.leased).max(0);
         let needed = (ask.at_least - before.granted).max(0);
         let comfort = (ask.at_most - before.granted).max(0) - needed;
         let is_short = needed > free;
@@ -106,7 +173,7 @@ impl Budget {
             window_starts: sums.window,
             is_short,
             collects,
-            valid_for: None,
+            valid_for: changes_at.map(|at| at.saturating_sub(now).max(0)),
         }
     }
 
@@ -161,6 +228,18 @@ impl Budget {
     #[cfg(test)]
     pub(super) fn forget_deferred(&mut self, holder: u64) {
         self.unsettled.remove(&holder);
+    }
+
+    /// The sum of all that a process was granted.
+    #[cfg(test)]
+    pub(super) fn granted(&self, holder: u64) -> Picos {
+        self.leases.get(&holder).map_or(0, |sums| sums.granted)
+    }
+
+    /// Ends credits that have expired as if no lease held any, for the simulation.
+    #[cfg(test)]
+    pub(super) fn expire_leased(&mut self, now: Micros) {
+        self.count_credits(0, 0, now);
     }
 
     /// Makes a message count again that came before, for the simulation: what was handed back, or a grant.

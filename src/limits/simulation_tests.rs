@@ -2,6 +2,7 @@
 //! that goes away, kills, journals, clocks that are stepped, windows that end, limits that are changed. A schedule is its
 //! seed; a failure prints it.
 
+mod changes;
 mod check;
 mod database;
 mod messages;

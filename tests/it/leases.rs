@@ -8,7 +8,7 @@ use std::thread;
 use proptest::prelude::*;
 use textgen::db::{Database, Session};
 use textgen::limits::model::Budget;
-use textgen::limits::{Ask, Picos};
+use textgen::limits::{Ask, Micros, Picos};
 use textgen::store::leases::{self, Granted, Request, Settlement};
 use time::OffsetDateTime;
 
@@ -62,6 +62,56 @@ enum Step {
     End(u64),
     /// The process that collects does not ask for some time.
     Pause,
+    /// An operator lifts the budget for so many hours, or none.
+    Lift(i64),
+    /// Credit is given, perhaps until it expires after so many hours, or taken away. Only of a balance.
+    Credit(Picos, Option<i64>),
+    /// Credits are ended whose time has come.
+    Expire,
+    /// So many hours pass.
+    Pass(i64),
+}
+
+const HOUR: Micros = 3_600_000_000;
+
+/// What the database says of a time is right to so much.
+const TIME_ERROR: Micros = HOUR / 4;
+
+/// Does in the database and in the model what changes a budget for a time. What begins lasts for half an hour longer than
+/// its hours, so that it is always clear what comes first.
+fn change(client: &mut postgres::Client, model: &mut Budget, now: &mut Micros, step: &Step) {
+    let lasts = |hours: i64| format!("clock_timestamp() + interval '{hours} hours 30 minutes'");
+    let until = |hours: i64| hours * HOUR + HOUR / 2;
+    let sql = match *step {
+        Step::Lift(hours) => {
+            model.lifted_until = (hours > 0).then_some(*now + until(hours));
+            let at = if hours > 0 { lasts(hours) } else { "NULL".to_owned() };
+            format!("UPDATE budgets SET lifted_until = {at}")
+        }
+        Step::Credit(amount, hours) => {
+            model.add_credit(amount, hours.map(|hours| *now + until(hours)), *now);
+            let at = hours.map_or("NULL".to_owned(), lasts);
+            format!(
+                "SELECT textgen_add_credit('b', 'u', gen_random_uuid()::text, 'grant', {amount}, {at}, '')
+                FROM credit_balances"
+            )
+        }
+        Step::Expire => {
+            model.expire_credits(*now);
+            "SELECT textgen_expire_credits()".to_owned()
+        }
+        Step::Pass(hours) => {
+            *now += hours * HOUR;
+            model.forget_collector();
+            format!(
+                "UPDATE credit_entries SET expires = expires - interval '{hours} hours';
+                UPDATE budgets SET collector = NULL, changes_at = changes_at - interval '{hours} hours',
+                    lifted_until = lifted_until - interval '{hours} hours'"
+            )
+        }
+        _ => return,
+    };
+    client.batch_execute(&sql).unwrap();
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -76,7 +126,34 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..800_i128).prop_map(Step::Limit),
         1 => (0..3_u64).prop_map(Step::End),
         1 => Just(Step::Pause),
+        1 => (0..3_i64).prop_map(Step::Lift),
+        2 => (-150..300_i128, prop::option::of(0..4_i64)).prop_map(|(amount, hours)| {
+            Step::Credit(amount, hours.filter(|_| amount > 0))
+        }),
+        1 => Just(Step::Expire),
+        2 => (1..3_i64).prop_map(Step::Pass),
     ]
+}
+
+/// Empties the database for a schedule: a budget of 500, or a balance with so much credit.
+fn begin(client: &mut postgres::Client, is_balance: bool) -> Budget {
+    client
+        .batch_execute(
+            "DELETE FROM leases; DELETE FROM lease_holders; DELETE FROM budget_windows;
+            DELETE FROM unsettled; DELETE FROM credit_entries; DELETE FROM credit_balances;
+            UPDATE budgets SET leased_picos = 0, limit_picos = 500, collector = NULL, lifted_until = NULL,
+                changes_at = NULL",
+        )
+        .unwrap();
+    if !is_balance {
+        return Budget::new(500);
+    }
+    let open = "UPDATE budgets SET limit_picos = 0;
+        INSERT INTO credit_balances (budget_id, user_id) VALUES ('b', 'u')";
+    client.batch_execute(open).unwrap();
+    let mut model = Budget::balance();
+    change(client, &mut model, &mut 0, &Step::Credit(500, None));
+    model
 }
 
 #[test]
@@ -87,18 +164,12 @@ fn the_database_does_what_the_model_says() {
         failure_persistence: None,
         ..ProptestConfig::with_cases(40)
     });
-    let schedules = prop::collection::vec(step(), 1..60);
-    let run = runner.run(&schedules, |steps| {
+    let schedules = (any::<bool>(), prop::collection::vec(step(), 1..60));
+    let run = runner.run(&schedules, |(is_balance, steps)| {
         let mut client = client.borrow_mut();
-        client
-            .batch_execute(
-                "DELETE FROM leases; DELETE FROM lease_holders; DELETE FROM budget_windows;
-            DELETE FROM unsettled;
-            UPDATE budgets SET leased_picos = 0, limit_picos = 500, collector = NULL",
-            )
-            .unwrap();
         let mut session = pool.session().unwrap();
-        let mut model = Budget::new(500);
+        let mut now = 0;
+        let mut model = begin(&mut client, is_balance);
         let mut ended = BTreeSet::new();
         let mut taken = [(0, 0); 3];
         let mut charged = 0;
@@ -114,9 +185,12 @@ fn the_database_does_what_the_model_says() {
                     let ask = Ask { at_least: needed, at_most: needed + comfort, returned, partial };
                     let given = self::ask(&mut session, &holder.to_string(), ask);
                     prop_assert_eq!(given.is_none(), ended.contains(&holder));
-                    if let Some(Granted { granted, returned, is_short, unspent, collects, .. }) = given {
-                        prop_assert_eq!(unspent, model.limit - model.spent(0));
-                        let grant = model.ask(holder, 0, &ask, 0);
+                    if let Some(Granted { granted, returned, is_short, unspent, collects, valid_micros, .. }) = given {
+                        let grant = model.ask(holder, 0, &ask, now);
+                        prop_assert_eq!(unspent, model.unspent(0, now));
+                        prop_assert_eq!(valid_micros.is_some(), grant.valid_for.is_some());
+                        let time = |micros: Option<Micros>| micros.unwrap_or(0);
+                        prop_assert!((time(valid_micros) - time(grant.valid_for)).abs() < TIME_ERROR);
                         prop_assert_eq!((granted, returned), (grant.granted, grant.returned));
                         prop_assert_eq!((is_short, collects), (grant.is_short, grant.collects));
                         // A collector has no time limit here.
@@ -149,6 +223,7 @@ fn the_database_does_what_the_model_says() {
                     model.settle_deferred(holder);
                 }
                 Step::SkipSettled(holder) => leases::skip_settled(&mut session, &holder.to_string()).unwrap(),
+                Step::Limit(_) if is_balance => {}
                 Step::Limit(limit) => {
                     client.batch_execute(&format!("UPDATE budgets SET limit_picos = {limit}")).unwrap();
                     model.limit = limit;
@@ -162,17 +237,20 @@ fn the_database_does_what_the_model_says() {
                     model.end(holder);
                     ended.insert(holder);
                 }
+                step => change(&mut client, &mut model, &mut now, &step),
             }
             let row = client
                 .query_one(
                     "SELECT leased_picos::bigint,
-                coalesce((SELECT sum(spent_picos) FROM budget_windows), 0)::bigint, textgen_spent(id)::bigint
+                coalesce((SELECT sum(spent_picos) FROM budget_windows), 0)::bigint, textgen_spent(id)::bigint,
+                limit_picos::bigint
                 FROM budgets",
                     &[],
                 )
                 .unwrap();
             let (leased, spent): (i64, i64) = (row.get(0), row.get(1));
             prop_assert_eq!(Picos::from(row.get::<_, i64>(2)), charged, "settled or not");
+            prop_assert_eq!(Picos::from(row.get::<_, i64>(3)), model.limit);
             prop_assert_eq!((Picos::from(leased), Picos::from(spent)), (model.leased(), model.spent(0)));
         }
         Ok(())

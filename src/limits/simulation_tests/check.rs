@@ -15,10 +15,16 @@ pub(super) struct Counters {
     pub(super) repeated: u64,
     pub(super) recalls: u64,
     pub(super) windows: u64,
+    pub(super) lifts: u64,
+    /// Charges by which a lifted budget was passed.
+    pub(super) beyond: u64,
+    pub(super) expiries: u64,
+    /// How often leases held credit that had expired.
+    pub(super) waits: u64,
 }
 
 impl Counters {
-    fn all(&self) -> [u64; 12] {
+    fn all(&self) -> [u64; 16] {
         [
             self.charged,
             self.released,
@@ -32,6 +38,10 @@ impl Counters {
             self.repeated,
             self.recalls,
             self.windows,
+            self.lifts,
+            self.beyond,
+            self.expiries,
+            self.waits,
         ]
     }
 
@@ -52,5 +62,9 @@ impl Counters {
         self.repeated += more.repeated;
         self.recalls += more.recalls;
         self.windows += more.windows;
+        self.lifts += more.lifts;
+        self.beyond += more.beyond;
+        self.expiries += more.expiries;
+        self.waits += more.waits;
     }
 }

@@ -1,10 +1,10 @@
 //! The database of a schedule: budgets and the ledger.
 
 use super::super::model::Budget;
-use super::super::{Ask, Micros, Picos};
+use super::super::{Ask, Micros};
 use super::messages::{Answer, Fault, ToDatabase};
 use super::process::Charge;
-use super::world::{PROCESSES, RECALL_PAUSE, World};
+use super::world::{BALANCE, PROCESSES, RECALL_PAUSE, World};
 
 impl World {
     /// Tells all processes but the one that asks that they shall hand back what they do not use.
@@ -18,7 +18,7 @@ impl World {
             if let Some(holder) = self.processes[slot].as_ref().map(|process| process.holder)
                 && asking != Some(holder)
             {
-                self.answer(slot, holder, Answer::Recall(budget, asking.is_none()));
+                let _ = self.answer(slot, holder, Answer::Recall(budget, asking.is_none()));
             }
         }
     }
@@ -27,28 +27,31 @@ impl World {
         if !self.is_database_up {
             return Ok(());
         }
+        let (free, balance) = (self.free(), &self.budgets[BALANCE]);
+        let balance = (balance.limit, balance.changes_at());
         match message {
             ToDatabase::Register => {
                 // A message of a dead process may come after its leases have ended, which is remembered.
                 if !self.ended.contains(&holder) {
                     self.holders.insert(holder);
-                    self.answer(slot, holder, Answer::Registered);
+                    let _ = self.answer(slot, holder, Answer::Registered);
                 }
             }
             ToDatabase::Ask(budget, ask, asked_at) => self.grant((slot, holder), budget, ask, asked_at)?,
             ToDatabase::Charge(charge) => {
                 let is_made = self.charge(holder, charge, true)?;
                 if is_made {
-                    self.answer(slot, holder, Answer::Charged(charge.id));
+                    let _ = self.answer(slot, holder, Answer::Charged(charge.id));
                 }
             }
             ToDatabase::Settle => self.budgets.iter_mut().for_each(|budget| budget.settle_deferred(holder)),
+            ToDatabase::ExpireCredits => self.expire_credits(),
             ToDatabase::Replay(of, charges) => {
                 for charge in &charges {
                     self.charge(of, *charge, false)?;
                 }
                 let ids = charges.iter().map(|charge| charge.id).collect();
-                self.answer(slot, holder, Answer::Replayed(of, ids));
+                let _ = self.answer(slot, holder, Answer::Replayed(of, ids));
             }
             ToDatabase::End(of) => {
                 self.holders.remove(&of);
@@ -57,9 +60,11 @@ impl World {
                     self.budgets.iter_mut().for_each(|budget| budget.forget_deferred(of));
                 }
                 self.budgets.iter_mut().for_each(|budget| budget.end(of));
-                self.answer(slot, holder, Answer::Ended(of));
+                let _ = self.answer(slot, holder, Answer::Ended(of));
             }
         }
+        self.tell_of_expiry(balance);
+        self.check_escrow(&free)?;
         match self.budgets.iter().all(Budget::is_consistent) {
             true => Ok(()),
             false => Err(format!("the sums are wrong: {:?}", self.budgets)),
@@ -76,20 +81,23 @@ impl World {
         if !self.holders.contains(&holder) {
             return Ok(());
         }
-        let window = World::window(budget, self.now + self.database_clock_ahead);
+        let now = self.now + self.database_clock_ahead;
+        let window = World::window(budget, now);
         let book = &mut self.budgets[budget];
         if self.fault == Fault::ReturnTwice || self.fault == Fault::GrantTwice {
             book.tamper(holder, &mut ask, self.fault == Fault::ReturnTwice);
         }
-        let leased = book.leased();
-        let grant = book.ask(holder, window, &ask, self.now + self.database_clock_ahead);
-        if book.leased() > leased && book.free(window) < 0 {
+        let (leased, granted) = (book.leased(), book.granted(holder));
+        let grant = book.ask(holder, window, &ask, now);
+        if book.leased() > leased && book.unspent(window, now) < book.leased() {
             return Err(format!("more is leased than there is: {book:?}"));
         }
+        let newly_granted = grant.granted - granted;
         if grant.is_short && self.fault != Fault::NoRecall {
             self.recall(budget, Some(holder));
         }
-        self.answer(slot, holder, Answer::Granted(budget, grant, asked_at));
+        let delay = self.answer(slot, holder, Answer::Granted(budget, grant, asked_at));
+        self.note_unheard(budget, newly_granted, grant.valid_for, delay);
         Ok(())
     }
 
@@ -111,15 +119,7 @@ impl World {
         }
         self.ledger.insert(charge.id, charge);
         for budget in charge.budgets() {
-            let window = World::window(budget, charge.created);
-            let in_window = self
-                .ledger
-                .values()
-                .filter(|other| other.budgets().contains(&budget) && World::window(budget, other.created) == window);
-            let sum: Picos = in_window.map(|charge| charge.cost).sum();
-            if sum > self.highest[budget] {
-                return Err(format!("budget {budget} was passed: {sum} of {}", self.highest[budget]));
-            }
+            self.check_charges(budget, &charge)?;
         }
         Ok(true)
     }

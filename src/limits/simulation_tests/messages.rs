@@ -23,10 +23,14 @@ pub(super) enum Fault {
     KeepReservation,
     /// A dead process's leases end before the charges that it has noted are settled.
     ForgetDeferred,
+    /// A process goes on with what it holds when a budget is not lifted any more, or a credit has expired.
+    IgnoreDeadline,
+    /// A credit that expires goes, also what leases hold of it.
+    ExpireLeased,
 }
 
 impl Fault {
-    pub(super) const PLANTED: [Fault; 8] = [
+    pub(super) const PLANTED: [Fault; 10] = [
         Fault::ForgetJournal,
         Fault::ReturnTwice,
         Fault::TrustClock,
@@ -35,6 +39,8 @@ impl Fault {
         Fault::NoRecall,
         Fault::KeepReservation,
         Fault::ForgetDeferred,
+        Fault::IgnoreDeadline,
+        Fault::ExpireLeased,
     ];
 }
 
@@ -46,6 +52,8 @@ pub(super) enum ToDatabase {
     Charge(Charge),
     /// What this process has noted is to be settled.
     Settle,
+    /// Credits that have expired are to be ended.
+    ExpireCredits,
     Replay(u64, Vec<Charge>),
     End(u64),
 }

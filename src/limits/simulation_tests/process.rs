@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::super::{Lease, Micros, Picos, Reservation, reserve};
+use super::world::BALANCE;
 
 /// A charge: a row of the ledger.
 #[derive(Clone, Copy, Debug)]
@@ -11,12 +12,14 @@ pub(super) struct Charge {
     pub(super) key: usize,
     pub(super) cost: Picos,
     pub(super) created: Micros,
+    /// When its request was admitted.
+    pub(super) admitted: Micros,
 }
 
 impl Charge {
-    /// The budgets that it counts against: the account's and the key's.
-    pub(super) fn budgets(&self) -> [usize; 2] {
-        [0, self.key]
+    /// The budgets that it counts against: the account's, the key's and the balance.
+    pub(super) fn budgets(&self) -> [usize; 3] {
+        [0, self.key, BALANCE]
     }
 }
 
@@ -31,10 +34,18 @@ pub(super) struct Waiting {
     pub(super) is_probe: bool,
 }
 
+impl Waiting {
+    /// Whether it counts against this budget.
+    pub(super) fn needs(&self, budget: usize) -> bool {
+        [0, self.key, BALANCE].contains(&budget)
+    }
+}
+
 /// A request that runs.
 #[derive(Debug)]
 pub(super) struct Running {
     pub(super) key: usize,
+    pub(super) admitted: Micros,
     pub(super) reservation: Reservation,
 }
 
@@ -70,21 +81,20 @@ impl Process {
         }
     }
 
-    /// Sets `worst` aside in the account's lease and the key's.
+    /// Sets `worst` aside in the leases of the account, the key and the balance.
     pub(super) fn reserve(&mut self, key: usize, worst: Picos, now: Micros) -> Option<Reservation> {
-        let (account, keys) = self.leases.split_at_mut(1);
-        reserve(&mut [&mut account[0], &mut keys[key - 1]], worst, now)
+        let [account, keys @ .., balance] = self.leases.as_mut_slice() else { return None };
+        reserve(&mut [account, &mut keys[key - 1], balance], worst, now)
     }
 
-    /// What both leases have free.
+    /// What all of these leases have free.
     pub(super) fn free(&self, key: usize) -> Picos {
-        self.leases[0].free().min(self.leases[key].free())
+        self.leases[0].free().min(self.leases[key].free()).min(self.leases[BALANCE].free())
     }
 
     /// What the first request that waits for a budget needs, and what the others do.
     pub(super) fn wanted(&self, budget: usize) -> (Picos, Picos) {
-        let mut worst =
-            self.waiting.iter().filter(|waiting| budget == 0 || waiting.key == budget).map(|waiting| waiting.worst);
+        let mut worst = self.waiting.iter().filter(|waiting| waiting.needs(budget)).map(|waiting| waiting.worst);
         (worst.next().unwrap_or(0), worst.sum())
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::super::{Micros, Picos};
 use super::messages::{Answer, Fault, ToDatabase};
 use super::process::{Charge, Running, Waiting};
-use super::world::{ANSWER, Event, GIVE_UP, MILLISECOND, RECALL, SECOND, WINDOWS, World};
+use super::world::{ANSWER, BALANCE, Event, GIVE_UP, MILLISECOND, RECALL, SECOND, WINDOWS, World};
 
 impl World {
     pub(super) fn arrive(&mut self, slot: usize, key: usize, worst: Picos, is_probe: bool) {
@@ -45,7 +45,7 @@ impl World {
                 if is_probe {
                     self.probe_passed = Some(true);
                 }
-                process.running.insert(waiting.id, Running { key: waiting.key, reservation });
+                process.running.insert(waiting.id, Running { key: waiting.key, admitted: now, reservation });
                 started.push(waiting.id);
             }
         }
@@ -72,7 +72,7 @@ impl World {
                 continue;
             }
             let (needed, more) = process.wanted(budget);
-            let oldest = process.waiting.iter().find(|waiting| budget == 0 || waiting.key == budget);
+            let oldest = process.waiting.iter().find(|waiting| waiting.needs(budget));
             let partial = oldest.is_some_and(|waiting| now - waiting.since >= RECALL && !waiting.is_probe);
             if let Some(ask) = process.leases[budget].ask(needed, more, partial, now) {
                 // While others are asked to hand something back, the next question comes a little later.
@@ -87,25 +87,26 @@ impl World {
         let share = self.below(101);
         let (now, fault) = (self.now, self.fault);
         let Some(process) = self.processes[slot].as_mut().filter(|process| process.holder == holder) else { return };
-        let Some(Running { key, reservation }) = process.running.remove(&id) else { return };
+        let Some(Running { key, admitted, reservation }) = process.running.remove(&id) else { return };
         if !is_charged {
             self.counters.released += 1;
             if fault != Fault::KeepReservation {
-                process.leases[0].release(&reservation);
-                process.leases[key].release(&reservation);
+                for budget in [0, key, BALANCE] {
+                    process.leases[budget].release(&reservation);
+                }
             }
             return self.admit(slot);
         }
         self.counters.charged += 1;
         let cost = (reservation.worst() * Picos::from(share) + 99) / 100;
         let mut created = now + process.clock_ahead;
-        for budget in [0, key] {
+        for budget in [0, key, BALANCE] {
             process.leases[budget].settle(&reservation, cost);
             if fault != Fault::TrustClock {
                 created = created.max(process.leases[budget].earliest_charge());
             }
         }
-        let charge = Charge { id, key, cost, created };
+        let charge = Charge { id, key, cost, created, admitted };
         process.sent.insert(id, (charge, now));
         self.send(slot, ToDatabase::Charge(charge));
         self.admit(slot);
@@ -129,6 +130,9 @@ impl World {
         }
         if is_registered {
             self.send(slot, ToDatabase::Settle);
+            if self.chance(10) {
+                self.send(slot, ToDatabase::ExpireCredits);
+            }
             self.send_journals(slot);
         } else {
             self.send(slot, ToDatabase::Register);
@@ -160,7 +164,10 @@ impl World {
         let Some(process) = &mut self.processes[slot] else { return };
         match answer {
             Answer::Registered => process.is_registered = true,
-            Answer::Granted(budget, grant, asked_at) => {
+            Answer::Granted(budget, mut grant, asked_at) => {
+                if self.fault == Fault::IgnoreDeadline {
+                    grant.valid_for = None;
+                }
                 process.asked_until[budget] = if grant.is_short { self.now + 20 * MILLISECOND } else { Micros::MIN };
                 let known = process.leases[budget].earliest_charge();
                 process.leases[budget].receive(&grant, asked_at);

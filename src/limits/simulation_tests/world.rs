@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::model::Budget;
 use super::super::{Micros, Picos};
+use super::changes::{Given, Lift};
 use super::check::Counters;
 use super::messages::{Answer, Fault, ToDatabase};
 use super::process::{Charge, Process};
@@ -31,8 +32,11 @@ pub(super) const RECALL_PAUSE: Micros = 50 * MILLISECOND;
 
 pub(super) const PROCESSES: usize = 3;
 
-/// The account's budget, and those of two keys; each has windows of another length.
-pub(super) const WINDOWS: [Micros; 3] = [7 * SECOND, 5 * SECOND, 100 * SECOND];
+/// The account's budget, those of two keys, and the account's balance; each has windows of another length.
+pub(super) const WINDOWS: [Micros; 4] = [7 * SECOND, 5 * SECOND, 100 * SECOND, 1_000_000 * SECOND];
+
+/// The balance.
+pub(super) const BALANCE: usize = 3;
 
 #[derive(Clone, Debug)]
 pub(super) enum Event {
@@ -43,6 +47,8 @@ pub(super) enum Event {
     AtDatabase(usize, u64, ToDatabase),
     AtProcess(usize, u64, Answer),
     GoWrong,
+    /// A budget is lifted, or credit is given.
+    Change,
     DatabaseBack,
     Probe,
 }
@@ -62,14 +68,20 @@ pub(super) struct World {
     pub(super) budgets: Vec<Budget>,
     pub(super) holders: BTreeSet<u64>,
     pub(super) ended: BTreeSet<u64>,
-    pub(super) recalled: [Micros; 3],
+    pub(super) recalled: [Micros; 4],
     pub(super) ledger: BTreeMap<u64, Charge>,
     /// The highest limit that each budget has had since the start.
     pub(super) highest: Vec<Picos>,
+    pub(super) lifts: Vec<Lift>,
+    pub(super) given: Vec<Given>,
+    /// What was granted for a time only, and a process may have learned of by a later answer, which does not say so.
+    pub(super) unheard: [Picos; 4],
     /// Charges whose clients have their reply.
     pub(super) acknowledged: Vec<u64>,
     pub(super) probe_passed: Option<bool>,
     pub(super) is_lossy: bool,
+    /// Whether no message is lost, so that processes hear of each change at once.
+    pub(super) is_orderly: bool,
     pub(super) counters: Counters,
 }
 
@@ -89,15 +101,20 @@ impl World {
             budgets: Vec::new(),
             holders: BTreeSet::new(),
             ended: BTreeSet::new(),
-            recalled: [0; 3],
+            recalled: [0; 4],
             ledger: BTreeMap::new(),
             highest: Vec::new(),
+            lifts: Vec::new(),
+            given: Vec::new(),
+            unheard: [0; 4],
             acknowledged: Vec::new(),
             probe_passed: None,
             is_lossy: true,
+            is_orderly: false,
             counters: Counters::default(),
         };
         world.is_lossy = world.chance(70);
+        world.is_orderly = !world.is_lossy;
         world.now = 100 * SECOND; // a clock that is behind must not be before 0
         let start = world.now;
         let tight = if world.chance(50) { 4 } else { 1 };
@@ -106,6 +123,11 @@ impl World {
             world.budgets.push(Budget::new(limit));
             world.highest.push(limit);
         }
+        world.budgets.push(Budget::balance());
+        world.highest.push(0);
+        // In some schedules, credit does not matter.
+        let credit = if world.chance(40) { 1_000_000 } else { 1 + world.below(150) };
+        world.give(Picos::from(credit), None);
         for slot in 0..PROCESSES {
             world.start(slot);
         }
@@ -113,9 +135,11 @@ impl World {
             let at = world.below(QUIET_AT.unsigned_abs());
             world.at(start + at.cast_signed(), Event::Arrive);
         }
-        for _ in 0..world.below(10) {
-            let at = world.below(QUIET_AT.unsigned_abs());
-            world.at(start + at.cast_signed(), Event::GoWrong);
+        for event in [Event::GoWrong, Event::Change] {
+            for _ in 0..world.below(10) {
+                let at = world.below(QUIET_AT.unsigned_abs());
+                world.at(start + at.cast_signed(), event.clone());
+            }
         }
         world.at(start + PROBE_AT, Event::Probe);
         world
@@ -210,13 +234,15 @@ impl World {
         }
     }
 
-    pub(super) fn answer(&mut self, slot: usize, holder: u64, answer: Answer) {
+    /// Returns how long it is under way; nothing if it is lost.
+    pub(super) fn answer(&mut self, slot: usize, holder: u64, answer: Answer) -> Option<Micros> {
         if self.is_lossy && self.chance(5) {
             self.counters.lost += 1;
-            return;
+            return None;
         }
         let delay = self.delay();
         self.at(self.now + delay, Event::AtProcess(slot, holder, answer));
+        Some(delay)
     }
 
     pub(super) fn step(&mut self, event: Event) -> Result<(), String> {
@@ -240,6 +266,12 @@ impl World {
                 }
             }
             Event::GoWrong => self.go_wrong(),
+            Event::Change if !self.is_database_up => {}
+            Event::Change if self.chance(50) => self.change_credit(),
+            Event::Change => {
+                let budget = self.index(BALANCE);
+                self.lift(budget);
+            }
             Event::DatabaseBack => self.is_database_up = true,
             Event::Probe => self.probe(),
         }
@@ -262,7 +294,7 @@ impl World {
                 }
             }
             2 => {
-                self.is_database_up = false;
+                (self.is_database_up, self.is_orderly) = (false, false);
                 let back = 1 + self.below(4 * SECOND.unsigned_abs()).cast_signed();
                 self.at(self.now + back, Event::DatabaseBack);
             }
@@ -275,7 +307,7 @@ impl World {
             }
             4 => self.database_clock_ahead = self.below(2 * SECOND.unsigned_abs()).cast_signed() - SECOND,
             _ => {
-                let budget = self.index(WINDOWS.len());
+                let budget = self.index(BALANCE);
                 let limit = Picos::from(self.below(250));
                 self.budgets[budget].limit = limit;
                 self.highest[budget] = self.highest[budget].max(limit);
@@ -292,7 +324,7 @@ impl World {
             let window = World::window(budget, self.now + self.database_clock_ahead);
             self.budgets[budget].free(window) + self.budgets[budget].leased()
         };
-        let (key, worst) = (1, left(0).min(left(1)));
+        let (key, worst) = (1, left(0).min(left(1)).min(left(BALANCE)));
         if worst > 0 {
             self.arrive(slot, key, worst, true);
         }
