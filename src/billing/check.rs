@@ -32,8 +32,8 @@ pub struct Report {
     pub ledger: i64,
     /// What was put into the outbox.
     pub outbox: i64,
-    /// What of the ledger waits, as the account has no customer.
-    pub without_customer: i64,
+    /// What of the ledger waits, as the account has no subscription.
+    pub waiting: i64,
     /// What came after its hour was closed, and was put into the outbox now.
     pub late: i64,
     /// Why reporting is held, if it is.
@@ -54,12 +54,12 @@ pub struct Report {
 
 impl Report {
     fn add(&mut self, sums: &AccountSums) {
-        let AccountSums { user_id, has_customer, ledger, reported, outbox, .. } = sums;
+        let AccountSums { user_id, is_invoiced, ledger, reported, outbox, .. } = sums;
         self.accounts += 1;
         self.ledger += ledger;
         self.outbox += outbox;
-        if !has_customer {
-            self.without_customer += ledger - reported;
+        if !is_invoiced {
+            self.waiting += ledger - reported;
         }
         if outbox != reported {
             self.differs(format!("account {user_id}: the outbox holds {outbox}, but {reported} was put into it"));
@@ -132,7 +132,7 @@ impl Checker {
             for sums in accounts {
                 report.add(&sums);
                 // What was charged since the last hour that was closed is no difference.
-                if sums.has_customer && sums.closed > sums.reported && report.held.is_none() {
+                if sums.is_invoiced && sums.closed > sums.reported && report.held.is_none() {
                     left_out.push(sums);
                 }
             }

@@ -179,13 +179,18 @@ impl<T> Default for List<T> {
 }
 
 impl Subscription {
-    /// The end of the period that is paid for.
+    /// When it ends if that was decided, else the end of the period of the plan.
     pub fn period_end(&self) -> Option<OffsetDateTime> {
+        let ends = |item: &Item| item.current_period_end;
+        if self.ends() {
+            // With the period that ends first, also if that is not the plan's.
+            let first = || self.items.data.iter().filter_map(ends).min().or(self.current_period_end);
+            return OffsetDateTime::from_unix_timestamp(self.cancel_at.or_else(first)?).ok();
+        }
         // Usage may be billed at other times than the plan.
         let has_plan = self.items.data.iter().any(|item| !item.is_metered());
         let items = self.items.data.iter().filter(|item| !(has_plan && item.is_metered()));
-        let ends = items.filter_map(|item| item.current_period_end);
-        let end = self.current_period_end.or_else(|| ends.max())?;
+        let end = self.current_period_end.or_else(|| items.filter_map(ends).max())?;
         OffsetDateTime::from_unix_timestamp(end).ok()
     }
 
@@ -267,6 +272,19 @@ mod tests {
             assert_eq!((read.customer.as_str(), read.ends()), ("cus_1", ends));
             assert_eq!(read.period_end().map(OffsetDateTime::unix_timestamp), Some(1_800_000_000));
         }
+    }
+
+    #[test]
+    fn a_subscription_with_two_intervals_ends_with_the_first_or_when_it_was_said() {
+        let item = |id: &str, meter: &str, end: i64| json!({"id": id, "price": {"id": id, "recurring": {"interval": "", "meter": meter}}, "current_period_end": end});
+        let end = |at_period_end: bool, cancel_at: Option<i64>| {
+            let items = [item("si_plan", "", 3000), item("si_usage", "mtr_1", 2000)];
+            let object = json!({"id": "sub_1", "status": "active", "cancel_at_period_end": at_period_end,
+                "cancel_at": cancel_at, "items": {"data": items}});
+            from_value::<Subscription>(object).unwrap().period_end().map(OffsetDateTime::unix_timestamp)
+        };
+        let ends = [end(false, None), end(true, None), end(true, Some(2000)), end(false, Some(2500))];
+        assert_eq!(ends, [Some(3000), Some(2000), Some(2000), Some(2500)]);
     }
 
     #[test]

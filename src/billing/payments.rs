@@ -13,6 +13,8 @@ pub struct Payments {
     pub(super) price_list: PriceList,
     /// The event name of the meter, if usage is reported.
     pub(super) meter: Option<String>,
+    /// Whether anything is paid for out of credit, so that it is sold.
+    sells_credit: bool,
     /// Whether `STRIPE_API_URL` is Stripe's.
     api_url: String,
 }
@@ -25,6 +27,7 @@ impl Payments {
             config: config.payments.clone(),
             price_list: PriceList::default(),
             meter: config.stripe.stripe_meter_event.clone(),
+            sells_credit: config.billing != Billing::Metered,
             api_url: config.stripe.stripe_api_url.clone(),
         })
     }
@@ -66,6 +69,11 @@ impl Payments {
     /// How many days a subscription counts whose payment has failed.
     pub fn grace_days(&self) -> i32 {
         self.config.stripe_past_due_days
+    }
+
+    /// Whether credit is sold: with `BILLING=metered` nothing is paid for out of it.
+    pub fn sells_credit(&self) -> bool {
+        self.sells_credit
     }
 
     /// The secrets that sign web-hooks.

@@ -190,7 +190,7 @@ fn send(mut sender: Sender, db: &Database, closes_now: bool) -> Result<String, F
 fn check(checker: &Checker) -> Result<String, Failure> {
     let report = checker.check().map_err(|e| Failure(e.to_string()))?;
     let Report { accounts, ledger, outbox, customers, sent, counted, in_flight, different, .. } = report;
-    let Report { without_customer, late, held, differences, .. } = report;
+    let Report { waiting, late, held, differences, .. } = report;
     if different > 0 {
         let more = if different > differences.len() as u64 { "\nand more" } else { "" };
         return Err(Failure(format!("{different} sums differ, in micro-dollars:\n{}{more}", differences.join("\n"))));
@@ -206,8 +206,8 @@ fn check(checker: &Checker) -> Result<String, Failure> {
             "{in_flight} customers have usage on its way, or sent in the last 15 minutes, that Stripe has not added up\n"
         );
     }
-    if without_customer > 0 {
-        text += &format!("{without_customer} micro-dollars wait, as their accounts have no customer at Stripe\n");
+    if waiting > 0 {
+        text += &format!("{waiting} micro-dollars wait, as their accounts have no subscription at Stripe\n");
     }
     if late > 0 {
         text += &format!("{late} micro-dollars came after their hour was closed, and were put into the outbox now\n");

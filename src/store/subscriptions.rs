@@ -143,8 +143,8 @@ pub fn is_known(db: &mut impl Executor, id: &str) -> Result<bool, Error> {
 }
 
 /// The account that a customer's payments are for: the one with this customer, else the one with the id that was given
-/// with the payment. Accounts of the older system may share a customer, which then is that of the oldest, and rather of one
-/// that has kept its address.
+/// with the payment. Accounts of the older system may share a customer, which then is that of the one with that id, else of
+/// the oldest, and rather of one that has kept its address.
 ///
 /// # Errors
 /// See [`Error`].
@@ -153,7 +153,7 @@ pub fn owner(db: &mut impl Executor, customer_id: &str, reference: &str) -> Resu
             SELECT id, 1 AS place, email LIKE 'duplicate-%' AS is_duplicate, created
             FROM users WHERE stripe_id = $1 AND $1 <> ''
             UNION ALL SELECT id, 2, false, created FROM users WHERE id = $2) AS found
-        ORDER BY place, is_duplicate, created, id LIMIT 1";
+        ORDER BY place, id = $2 DESC, is_duplicate, created, id LIMIT 1";
     db.query_opt(SQL, &[&customer_id, &reference])?.map(|row| Ok(row.try_get(0)?)).transpose()
 }
 

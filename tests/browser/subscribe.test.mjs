@@ -11,7 +11,7 @@ const program = `${process.env.CARGO_TARGET_DIR ?? `${root}target`}/debug/exampl
 
 const settings = {
   STRIPE_SECRET_KEY: "sk_test_of_the_fake", STRIPE_WEBHOOK_SECRET: "whsec_of_the_fake",
-  STRIPE_PRICE_MONTHLY: "price_monthly", STRIPE_PRICE_ANNUAL: "price_annual",
+  BILLING: "prepaid", STRIPE_PRICE_MONTHLY: "price_monthly", STRIPE_PRICE_ANNUAL: "price_annual",
 };
 
 const stripe = spawn(program, { stdio: ["pipe", "pipe", "inherit"] });

@@ -14,7 +14,7 @@ pub fn settings(stripe: &Stripe) -> Vec<(&str, &str)> {
         ("STRIPE_PRICE_ANNUAL", "price_annual"),
         ("STRIPE_PRICE_SELF_HOSTED", "price_self_hosted"),
     ];
-    [&stripe.settings()[..], &prices].concat()
+    [&stripe.settings()[..], &prices, &[("BILLING", "prepaid")]].concat()
 }
 
 /// A Stripe with these prices, and a server that uses it.
@@ -219,7 +219,14 @@ fn a_key_needs_a_webhook_secret_and_a_plan_its_price() {
     let reply = user.browser.form_for_json("/create-checkout-session", &[("type", "annual")]).expect(503);
     assert!(reply.text().contains("STRIPE_PRICE_ANNUAL"), "{}", reply.text());
     let page = user.browser.get("/subscribe").expect(200).text();
-    assert!(page.contains("no plans") && page.contains("Buy credit"), "{page}");
+    assert!(page.contains("no plans") && !page.contains("Buy credit"), "{page}");
+    // Nothing is paid for out of credit.
+    let credits = [("type", "credits"), ("quantity", "500")];
+    let reply = user.browser.form_for_json("/create-checkout-session", &credits).expect(400);
+    assert!(reply.text().contains("Credit is not sold here"), "{}", reply.text());
+    let (_stripe, _db, prepaid) = shop();
+    let page = prepaid.web.anonymous().get("/subscribe").expect(200).text();
+    assert!(page.contains("Plans and credit"), "{page}");
 }
 
 #[test]

@@ -46,6 +46,9 @@ fn every_route_finds_its_rows_by_an_index() {
     let stripe = crate::harness::stripe::Stripe::start();
     stripe.meter("usage", std::time::Duration::ZERO);
     db.run(&format!("UPDATE users SET stripe_id = '{}' WHERE id IN ('user77', 'user78')", stripe.customer("77")));
+    for user in ["user77", "user78"] {
+        crate::usage_reported::subscribed(&db, user);
+    }
     for args in [&["billing", "send"][..], &["billing", "send", "--until", "now"], &["billing", "check"]] {
         let billing = textgen(args)
             .envs(stripe.settings())

@@ -26,12 +26,12 @@ fn usage_that_is_never_closed_is_found() {
         said.contains("5 micro-dollars came after their hour was closed, and were put into the outbox now"),
         "{said}"
     );
-    assert!(said.contains("9 micro-dollars wait, as their accounts have no customer"), "{said}");
+    assert!(said.contains("9 micro-dollars wait, as their accounts have no subscription"), "{said}");
     assert_eq!(case.send(&[]), "waiting 0, sent 1, put aside 0\n");
     assert_eq!(case.used(), 5);
     // Something leaves account a out.
-    let sql = "ALTER FUNCTION textgen_close_usage RENAME TO closes;
-        CREATE FUNCTION textgen_close_usage(after varchar, since date, of_meter varchar, of_hour timestamptz, is_full boolean,
+    let sql = "ALTER FUNCTION textgen_close_subscribed_usage RENAME TO closes;
+        CREATE FUNCTION textgen_close_subscribed_usage(after varchar, since date, of_meter varchar, of_hour timestamptz, is_full boolean,
             at_most integer, OUT last varchar, OUT made bigint) LANGUAGE sql AS 'SELECT NULL::varchar, 0::bigint'";
     case.db.run(sql);
     case.charge("a", 20, 100, 0);

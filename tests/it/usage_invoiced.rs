@@ -20,7 +20,7 @@ struct Case {
 
 /// The settings of a server that sells plans and reports usage.
 fn settings(stripe: &Stripe) -> Vec<(&str, &str)> {
-    let metered = [("STRIPE_METER_EVENT", METER), ("STRIPE_PRICE_METERED", "price_metered")];
+    let metered = [("STRIPE_METER_EVENT", METER), ("STRIPE_PRICE_METERED", "price_metered"), ("BILLING", "metered")];
     [&crate::payments::settings(stripe)[..], &metered].concat()
 }
 
@@ -150,7 +150,8 @@ fn a_page_that_was_opened_without_the_metered_price_is_replaced() {
 fn the_meter_and_its_price_are_set_together() {
     let (db, stripe) = (TestDb::new(), stripe_with_prices());
     let url = db.url();
-    let settings = [&crate::payments::settings(&stripe)[..], &[("DATABASE_URL", &url)]].concat();
+    let settings =
+        [&crate::payments::settings(&stripe)[..], &[("DATABASE_URL", &url), ("BILLING", "metered")]].concat();
     let started = |name, value| run(&["serve"], &[&settings[..], &[(name, value)]].concat(), "");
     refused(started("STRIPE_METER_EVENT", METER), "STRIPE_PRICE_METERED is not set");
     refused(started("STRIPE_PRICE_METERED", "price_x"), "STRIPE_METER_EVENT is not");
@@ -205,6 +206,33 @@ fn usage_is_sent_shortly_before_a_subscription_ends() {
     // Once for this end.
     charge(&case.db, &case.user.id, 0, 1, 0);
     assert_eq!(case.db.count("SELECT count(*) FROM stripe_subscriptions WHERE usage_closed = period_end"), 1);
+}
+
+#[test]
+fn an_annual_plan_with_monthly_usage_ends_with_the_month_as_stripe_ends_it() {
+    let case = Case::new();
+    case.stripe.pay(&check_out(&case.user.browser, "annual", 1));
+    let web = case.server.web.anonymous();
+    case.stripe.deliver_from(&web, 0);
+    let subscription = case.subscription();
+    let id = subscription["id"].as_str().unwrap();
+    let end = |item: usize| subscription["items"]["data"][item]["current_period_end"].as_i64().unwrap();
+    assert!(end(1) < end(0));
+    let stored = |end: i64| {
+        let sql = format!("SELECT count(*) FROM stripe_subscriptions WHERE period_end = to_timestamp({end})");
+        case.db.count(&sql) == 1
+    };
+    assert!(stored(end(0)));
+    let seen = case.stripe.events().len();
+    case.stripe.cancel_at_period_end(id);
+    case.stripe.deliver_from(&web, seen);
+    assert!(stored(end(1)), "it ends with the month");
+    case.use_and_report(30_000);
+    case.stripe.advance(Duration::from_secs(31 * 86_400));
+    let seen = case.stripe.events().len();
+    assert_eq!(lines(&case.stripe.end_period(id)), [json!(["price_metered", 30_000, 3])]);
+    case.stripe.deliver_from(&web, seen);
+    assert_eq!(case.db.count("SELECT count(*) FROM stripe_subscriptions WHERE state = 'canceled'"), 1);
 }
 
 #[test]

@@ -30,6 +30,8 @@ impl Case {
         db.run(&format!(
             "INSERT INTO users (id, email, stripe_id) VALUES ('a', 'a@example.com', '{customer}'), ('b', 'b@example.com', NULL)"
         ));
+        subscribed(&db, "a");
+        subscribed(&db, "b");
         let case = Case { db, stripe, meter_id, customer };
         assert_eq!(case.send(&[]), "waiting 0, sent 0, put aside 0\n");
         case
@@ -85,6 +87,15 @@ impl Case {
     }
 }
 
+/// Has an account be subscribed for long.
+pub fn subscribed(db: &TestDb, user: &str) {
+    db.run(&format!(
+        "INSERT INTO stripe_subscriptions (id, user_id, item_id, plan, state, instances, cancel_at_period_end, fetch_number)
+            VALUES ('sub_{user}', '{user}', '', 'other', 'active', 0, false, 0);
+        UPDATE stripe_subscriptions SET invoiced_since = NULL WHERE id = 'sub_{user}'"
+    ));
+}
+
 /// Adds to what the ledger has of a day.
 pub fn charge(db: &TestDb, user: &str, days_ago: i32, micros: i64, picos: i64) {
     db.run(&format!(
@@ -138,6 +149,47 @@ fn usage_waits_for_a_customer() {
     case.charge("b", 0, 1, 0);
     assert_eq!(case.send_now(), "waiting 0, sent 1, put aside 0\n");
     assert_eq!(case.stripe.used(METER, &customer), 8);
+}
+
+#[test]
+fn usage_waits_for_a_subscription() {
+    let case = Case::new();
+    let customer = case.stripe.customer("b@example.com");
+    case.db.run(&format!("UPDATE users SET stripe_id = '{customer}' WHERE id = 'b'"));
+    let state =
+        |state: &str| case.db.run(&format!("UPDATE stripe_subscriptions SET state = '{state}' WHERE id = 'sub_b'"));
+    case.charge("b", 0, 7, 0);
+    for not_invoiced in ["incomplete", "incomplete_expired", "paused", "canceled"] {
+        state(not_invoiced);
+        assert_eq!(case.send_now(), "waiting 0, sent 0, put aside 0\n", "{not_invoiced}");
+        let said = done(case.billing(&["check"]));
+        assert!(said.contains("7 micro-dollars wait, as their accounts have no subscription"), "{said}");
+    }
+    // What was used before is closed with an hour that was over before the subscription began, and yet in its period.
+    state("active");
+    let since = "(SELECT date_trunc('second', invoiced_since) FROM stripe_subscriptions WHERE id = 'sub_b')";
+    case.db.run("UPDATE stripe_reporting SET closed = closed - interval '1 hour'");
+    assert_eq!(case.send(&[]), "waiting 0, sent 1, put aside 0\n");
+    assert_eq!(case.rows(&format!("user_id = 'b' AND amount_micros = 7 AND used_at = {since}")), 1);
+    assert!(!done(case.billing(&["check"])).contains(" wait, as"));
+    // A payment that fails is no new beginning.
+    case.db.run("UPDATE stripe_subscriptions SET invoiced_since = NULL WHERE id = 'sub_b'");
+    for (invoiced, sum) in [("past_due", 8), ("unpaid", 9), ("trialing", 10)] {
+        state(invoiced);
+        case.charge("b", 0, 1, 0);
+        case.send_now();
+        assert_eq!(case.stripe.used(METER, &customer), sum, "{invoiced}");
+    }
+    assert_eq!(case.db.count("SELECT count(*) FROM stripe_subscriptions WHERE invoiced_since IS NOT NULL"), 0);
+    // It ends, and what is used then waits for the next one.
+    state("canceled");
+    case.charge("b", 0, 5, 0);
+    case.send_now();
+    assert_eq!(case.stripe.used(METER, &customer), 10);
+    // A deleted account's is reported.
+    case.db.run("DELETE FROM users WHERE id = 'b'");
+    case.send_now();
+    assert_eq!(case.stripe.used(METER, &customer), 15);
 }
 
 #[test]

@@ -56,6 +56,7 @@ fn accounts(db: &TestDb, stripe: &Stripe) -> Vec<String> {
             VALUES ('key{n}', 'user{n}', 'default', 'tg_0', sha256('{}'), true)",
             secret(n)
         ));
+        crate::usage_reported::subscribed(db, &format!("user{n}"));
     }
     customers
 }

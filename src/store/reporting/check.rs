@@ -39,9 +39,8 @@ record! {
     pub struct AccountSums {
         /// The account, which may have been deleted.
         pub user_id: String = "a.user_id",
-        /// Whether it has a customer. Until then, its charges wait.
-        pub has_customer: bool = "coalesce((SELECT coalesce(c.stripe_id, '') FROM users c WHERE c.id = a.user_id COLLATE \"default\"),
-            u.customer, '') <> ''",
+        /// Whether it has a customer with a subscription, or had a customer when it was deleted. Until then, its charges wait.
+        pub is_invoiced: bool = "textgen_usage_customer(a.user_id) <> ''",
         /// What is to be reported of its charges.
         pub ledger: i64 = "div(a.picos - coalesce(u.skipped_picos, 0), 1000000)::bigint",
         /// The part of it that was charged before [`Closed::until`].

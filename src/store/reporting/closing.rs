@@ -45,7 +45,7 @@ pub fn close_some(
     hour: OffsetDateTime,
     scope: Scope,
 ) -> Result<Option<String>, Error> {
-    const SQL: &str = "SELECT last FROM textgen_close_usage($1,
+    const SQL: &str = "SELECT last FROM textgen_close_subscribed_usage($1,
         CASE WHEN $4 THEN '-infinity' ELSE (now() AT TIME ZONE 'UTC')::date - 1 END, $2, $3, $4, $5)";
     let is_full = scope == Scope::Everything;
     Ok(db.query_one(SQL, &[&after, &meter, &hour, &is_full, &scope.batch()])?.try_get(0)?)
@@ -57,7 +57,7 @@ pub fn close_some(
 /// See [`Error`].
 pub fn close_account(db: &mut impl Executor, user_id: &str, meter: &str) -> Result<(), Error> {
     // The function looks at the accounts behind another one.
-    const SQL: &str = "SELECT made FROM textgen_close_usage(
+    const SQL: &str = "SELECT made FROM textgen_close_subscribed_usage(
         coalesce((SELECT max(d.user_id) FROM usage_daily d WHERE d.user_id < $1), ''),
         '-infinity', $2, date_trunc('hour', now()), true, 1)";
     db.query_one(SQL, &[&user_id, &meter]).map(drop)

@@ -30,6 +30,7 @@ struct Subscribe {
     is_subscribed: bool,
     has_customer: bool,
     subscription: Option<Subscription>,
+    sells_credit: bool,
     amounts: [i64; 5],
 }
 
@@ -53,7 +54,8 @@ pub(in crate::web) fn show(call: &mut Call<'_>, caller: Option<&Caller>) -> Answ
         (is_subscribed, has_customer) = (user.is_subscribed, user.stripe_id.is_some_and(|id| !id.is_empty()));
     }
     let frame = Frame::new(caller, "account").with_notice(call, NOTICES);
-    let shown = Subscribe { frame, offers, is_subscribed, has_customer, subscription, amounts: AMOUNTS };
+    let sells_credit = payments.sells_credit();
+    let shown = Subscribe { frame, offers, is_subscribed, has_customer, subscription, sells_credit, amounts: AMOUNTS };
     // Its forms lead to Stripe's pages.
     let policy = policy(&format!("'self' {}", payments.page_hosts()));
     Ok(page(200, &shown)?.header("Content-Security-Policy", policy))

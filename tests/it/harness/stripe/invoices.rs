@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::exchange::ApiRequest;
 use super::params::Params;
 use super::state::State;
-use super::subscriptions::{is_metered, period};
+use super::subscriptions::{cancel, is_metered, period};
 use super::{Answer, Refusal, Stripe};
 
 pub(super) fn answer(state: &mut State, request: &ApiRequest) -> Option<Answer> {
@@ -97,11 +97,18 @@ pub(super) fn paid(state: &mut State, subscription: &Value, lines: Vec<Value>) -
 
 impl Stripe {
     /// Ends the period of a subscription's items whose time has come: what was used in it is billed, and the next period of
-    /// the plan. Returns the invoice.
+    /// the plan. If the subscription was to end by now, it does, and all that was used until then is billed. Returns the
+    /// invoice.
     pub fn end_period(&self, id: &str) -> Value {
         let mut state = self.state();
         let mut subscription = state.object("subscription", id).unwrap();
         let now = state.now();
+        if let Some(end) = subscription["cancel_at"].as_i64().filter(|end| *end <= now) {
+            let lines = of_usage(&state, &subscription, end);
+            let invoice = paid(&mut state, &subscription, lines);
+            cancel(&mut state, id, false).unwrap();
+            return invoice;
+        }
         let mut due = subscription.clone();
         let is_due = |item: &Value| item["current_period_end"].as_i64().unwrap() <= now;
         due["items"]["data"].as_array_mut().unwrap().retain(is_due);

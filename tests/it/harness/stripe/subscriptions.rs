@@ -80,7 +80,7 @@ pub(super) fn period(price: &Value) -> i64 {
 }
 
 /// Ends one now. What it has used until now is billed if that is asked for, and else never.
-fn cancel(state: &mut State, id: &str, bills_usage: bool) -> Answer {
+pub(super) fn cancel(state: &mut State, id: &str, bills_usage: bool) -> Answer {
     let mut found = state.object("subscription", id)?;
     if found["status"] == "canceled" {
         return Err(Refusal::unknown_object(404, "subscription", id, "id"));
@@ -116,6 +116,15 @@ impl Stripe {
     /// Sets the status of a subscription.
     pub fn set_status(&self, id: &str, status: &str) {
         change(&mut self.state(), id, |subscription| subscription["status"] = json!(status));
+    }
+
+    /// Has a subscription end with its period: the one of its items that ends first.
+    pub fn cancel_at_period_end(&self, id: &str) {
+        change(&mut self.state(), id, |subscription| {
+            let items = subscription["items"]["data"].as_array().unwrap();
+            let end = items.iter().map(|item| item["current_period_end"].as_i64().unwrap()).min();
+            (subscription["cancel_at_period_end"], subscription["cancel_at"]) = (json!(true), json!(end));
+        });
     }
 
     /// Cancels a subscription, as a person does in the dashboard.
