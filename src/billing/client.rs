@@ -152,18 +152,28 @@ impl Stripe {
             self.agent.run(request.body(body)?)
         };
         // A kept connection may have ended by now. That is safe to try again: Stripe knows the key.
-        let reply = match request() {
-            Err(e) if is_disconnect(&e) => request(),
-            reply => reply,
-        };
-        let reply = reply.map_err(|e| Failure::Unanswered(e.to_string()))?;
-        let (status, retry_after) = (reply.status(), retry_after(&reply));
-        let body = read(reply)?;
-        if !status.is_success() {
-            return Err(Failure::of_reply(status.as_u16(), &body, retry_after));
+        match request() {
+            Err(e) if is_disconnect(&e) => match parsed(request()) {
+                // The repeat was not carried out, but the first request may have been.
+                Err(failure) if idempotency_key.is_some() && !failure.tells_of_earlier() => {
+                    Err(Failure::Unanswered(format!("{e}; the repeat: {failure}")))
+                }
+                result => result,
+            },
+            reply => parsed(reply),
         }
-        serde_json::from_slice(&body).map_err(|e| Failure::Malformed(e.to_string()))
     }
+}
+
+/// What a reply holds.
+fn parsed<T: DeserializeOwned>(reply: Result<Response<ureq::Body>, ureq::Error>) -> Result<T, Failure> {
+    let reply = reply.map_err(|e| Failure::Unanswered(e.to_string()))?;
+    let (status, retry_after) = (reply.status(), retry_after(&reply));
+    let body = read(reply)?;
+    if !status.is_success() {
+        return Err(Failure::of_reply(status.as_u16(), &body, retry_after));
+    }
+    serde_json::from_slice(&body).map_err(|e| Failure::Malformed(e.to_string()))
 }
 
 fn read(reply: Response<ureq::Body>) -> Result<Vec<u8>, Failure> {

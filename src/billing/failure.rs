@@ -70,6 +70,16 @@ impl Failure {
         matches!(self, Failure::Unanswered(_) | Failure::Server(_) | Failure::Malformed(_))
     }
 
+    /// Whether it says what became of an earlier request with the same key, or that this is unknown. Another failure of a
+    /// repeated request is only of the repeat.
+    pub(super) fn tells_of_earlier(&self) -> bool {
+        match self {
+            Failure::InUse(_) => true,
+            Failure::Refused(e) => e.kind == "idempotency_error" || e.message.contains("already exists"),
+            _ => self.is_outcome_unknown(),
+        }
+    }
+
     /// Whether it is known that the object is not there.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Failure::NotFound(_))

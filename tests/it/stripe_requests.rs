@@ -50,6 +50,24 @@ fn what_is_refused_says_why() {
 }
 
 #[test]
+fn a_repeat_that_is_refused_does_not_say_what_became_of_the_first_request() {
+    let stripe = stripe::Stripe::start();
+    let client = client(&stripe.url);
+    for cut in [Fault::CutBefore, Fault::CutAfter] {
+        stripe.inject(Faults::next(&[Some(cut), Some(Fault::RateLimit)]));
+        let failure = create(&client, "a@example.com", &format!("{cut:?}")).unwrap_err();
+        assert!(matches!(failure, Failure::Unanswered(_)) && failure.is_outcome_unknown(), "{failure:?}");
+        // A conflict says that it is known.
+        stripe.inject(Faults::next(&[Some(cut), Some(Fault::Conflict)]));
+        let failure = create(&client, "b@example.com", &format!("{cut:?} b")).unwrap_err();
+        assert!(matches!(failure, Failure::InUse(_)), "{failure:?}");
+    }
+    stripe.inject(Faults::next(&[Some(Fault::RateLimit)]));
+    let failure = create(&client, "c@example.com", "c").unwrap_err();
+    assert!(matches!(failure, Failure::RateLimited(..)), "{failure:?}");
+}
+
+#[test]
 fn a_list_is_read_page_by_page() {
     let stripe = stripe::Stripe::start();
     let made: Vec<String> = (0..120).map(|n| stripe.customer(&format!("{n}@example.com"))).collect();

@@ -230,6 +230,18 @@ fn what_was_fetched_earlier_does_not_replace_what_was_fetched_later() {
 }
 
 #[test]
+fn of_accounts_that_share_a_customer_the_one_that_has_paid_is_subscribed() {
+    let (stripe, db, server) = shop();
+    let (older, younger) = (server.sign_up("ann@example.com"), server.sign_up("bob@example.com"));
+    let customer = stripe.customer("ann@example.com");
+    db.run(&format!("UPDATE users SET stripe_id = '{customer}'"));
+    stripe.pay(&check_out(&younger.browser, "monthly", 1));
+    stripe.deliver_from(&server.web.anonymous(), 0);
+    assert_eq!(subscription(&db, &younger), Some(("monthly".to_owned(), "active".to_owned())));
+    assert_eq!(subscription(&db, &older), None);
+}
+
+#[test]
 fn one_event_to_many_processes_at_once_is_handled_once() {
     let (stripe, db, server) = shop();
     let second = Server::start_with(&db, &settings(&stripe));
