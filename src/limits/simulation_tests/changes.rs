@@ -2,27 +2,13 @@
 
 use super::super::model::Budget;
 use super::super::{Micros, Picos};
+use super::check::{Given, Lift};
 use super::messages::Fault;
-use super::process::Charge;
-use super::world::{BALANCE, MILLISECOND, SECOND, World};
+use super::process::{BALANCE, Charge};
+use super::world::{MILLISECOND, SECOND, World};
 
 /// By how much the database's clock may be wrong.
 const CLOCK_ERROR: Micros = SECOND;
-
-/// When a budget was lifted, and until when the last process may have believed it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Lift {
-    budget: usize,
-    from: Micros,
-    until: Micros,
-}
-
-/// A credit that was given, and when it expires by the database's clock.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Given {
-    amount: Picos,
-    expires: Option<Micros>,
-}
 
 impl World {
     fn database_now(&self) -> Micros {

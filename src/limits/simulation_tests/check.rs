@@ -1,5 +1,22 @@
 //! What happened in a schedule.
 
+use super::super::{Micros, Picos};
+
+/// When a budget was lifted, and until when the last process may have believed it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lift {
+    pub(super) budget: usize,
+    pub(super) from: Micros,
+    pub(super) until: Micros,
+}
+
+/// A credit that was given, and when it expires by the database's clock.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Given {
+    pub(super) amount: Picos,
+    pub(super) expires: Option<Micros>,
+}
+
 /// How often each thing happened.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Counters {

@@ -3,8 +3,8 @@
 use super::super::model::Budget;
 use super::super::{Ask, Micros};
 use super::messages::{Answer, Fault, ToDatabase};
-use super::process::Charge;
-use super::world::{BALANCE, PROCESSES, RECALL_PAUSE, World};
+use super::process::{BALANCE, Charge};
+use super::world::{PROCESSES, RECALL_PAUSE, World};
 
 impl World {
     /// Tells all processes but the one that asks that they shall hand back what they do not use.

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::super::{Lease, Micros, Picos, Reservation, reserve};
-use super::world::BALANCE;
+
+/// The account's balance, among the budgets.
+pub(super) const BALANCE: usize = 3;
 
 /// A charge: a row of the ledger.
 #[derive(Clone, Copy, Debug)]

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use super::super::{Micros, Picos};
 use super::messages::{Answer, Fault, ToDatabase};
-use super::process::{Charge, Running, Waiting};
-use super::world::{ANSWER, BALANCE, Event, GIVE_UP, MILLISECOND, RECALL, SECOND, WINDOWS, World};
+use super::process::{BALANCE, Charge, Running, Waiting};
+use super::world::{ANSWER, Event, GIVE_UP, MILLISECOND, RECALL, SECOND, WINDOWS, World};
 
 impl World {
     pub(super) fn arrive(&mut self, slot: usize, key: usize, worst: Picos, is_probe: bool) {

@@ -4,10 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::model::Budget;
 use super::super::{Micros, Picos};
-use super::changes::{Given, Lift};
-use super::check::Counters;
+use super::check::{Counters, Given, Lift};
 use super::messages::{Answer, Fault, ToDatabase};
-use super::process::{Charge, Process};
+use super::process::{BALANCE, Charge, Process};
 
 pub(super) const SECOND: Micros = 1_000_000;
 pub(super) const MILLISECOND: Micros = 1000;
@@ -34,9 +33,6 @@ pub(super) const PROCESSES: usize = 3;
 
 /// The account's budget, those of two keys, and the account's balance; each has windows of another length.
 pub(super) const WINDOWS: [Micros; 4] = [7 * SECOND, 5 * SECOND, 100 * SECOND, 1_000_000 * SECOND];
-
-/// The balance.
-pub(super) const BALANCE: usize = 3;
 
 #[derive(Clone, Debug)]
 pub(super) enum Event {
