@@ -104,7 +104,8 @@ pub struct Attempt<'t> {
 
 impl Throttle {
     /// Begins an attempt. While as many are in progress as may still fail, it waits for one of them to finish.
-    /// `device` is one from which the owner has signed in. `is_known_address` returns whether the owner has signed in from this address; it is only called if that matters.
+    /// `device` is one from which the owner has signed in. `is_known_address` returns whether the owner has signed in from
+    /// this address; it is only called if that matters.
     ///
     /// # Errors
     /// Those of `is_known_address`; the inner error says why the attempt is rejected.

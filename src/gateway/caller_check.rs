@@ -1,5 +1,6 @@
 //! Whether a reply that is being streamed may go on: not once the account is suspended, the credential revoked, the
-//! account or the key limited to other models or addresses, or the budget lowered below what was made. A piece costs a look at two counters in memory.
+//! account or the key limited to other models or addresses, or the budget lowered below what was made. A piece costs a look
+//! at two counters in memory.
 
 use std::io::{self, Write};
 use std::net::IpAddr;

@@ -1,4 +1,5 @@
-//! Reads and writes cookies: that of the session, that of a known device, and one that takes a new secret to the page that shows it.
+//! Reads and writes cookies: that of the session, that of a known device, and one that takes a new secret to the page that
+//! shows it.
 
 use cookie::{Cookie, SameSite, time::Duration};
 

@@ -1,7 +1,8 @@
 //! Ogg (RFC 3533) with Opus (RFC 7845), Vorbis or FLAC.
 //!
 //! The durations of the packets are added up. Granule positions are declared by the file: for Opus, they can only shorten
-//! the stream by less than one packet; for Vorbis, they can only make it longer. The durations of all streams in a file are added up, whether they are chained or multiplexed.
+//! the stream by less than one packet; for Vorbis, they can only make it longer. The durations of all streams in a file are
+//! added up, whether they are chained or multiplexed.
 
 use std::time::Duration;
 

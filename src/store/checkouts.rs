@@ -1,7 +1,7 @@
 //! Tables `stripe_checkouts` and `stripe_cancellations`: the open pages at Stripe, and the subscriptions that are to end
 //! with their account.
 
-use super::row::{Record, record};
+use super::row::{Record, next_attempt, record};
 use crate::db::{Error, Executor};
 
 /// The page at Stripe on which an account can subscribe.
@@ -69,8 +69,9 @@ record! {
 /// See [`Error`].
 pub fn take_cancellation(db: &mut impl Executor) -> Result<Option<Cancellation>, Error> {
     const SQL: &str = concat!(
-        "UPDATE stripe_cancellations c SET attempts = c.attempts + 1,
-            next_at = now() + least(interval '1 minute' * power(2, least(c.attempts, 10)), interval '1 hour')
+        "UPDATE stripe_cancellations c SET ",
+        next_attempt!(),
+        "
         WHERE c.customer_id = (
             SELECT d.customer_id FROM stripe_cancellations d WHERE d.done IS NULL AND d.next_at <= now()
             ORDER BY d.next_at LIMIT 1 FOR UPDATE SKIP LOCKED)

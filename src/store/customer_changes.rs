@@ -1,7 +1,7 @@
 //! Table `stripe_customer_changes`: customers whose account has another e-mail address or name than Stripe was told. A
 //! trigger makes the rows.
 
-use super::row::{Record, record};
+use super::row::{Record, next_attempt, record};
 use crate::db::{Error, Executor};
 
 record! {
@@ -26,8 +26,9 @@ record! {
 /// See [`Error`].
 pub fn take(db: &mut impl Executor) -> Result<Option<Change>, Error> {
     const SQL: &str = concat!(
-        "UPDATE stripe_customer_changes c SET attempts = c.attempts + 1,
-            next_at = now() + least(interval '1 minute' * power(2, least(c.attempts, 10)), interval '1 hour')
+        "UPDATE stripe_customer_changes c SET ",
+        next_attempt!(),
+        "
         WHERE c.customer_id = (
             SELECT d.customer_id FROM stripe_customer_changes d WHERE d.next_at <= now()
             ORDER BY d.next_at LIMIT 1 FOR UPDATE SKIP LOCKED)

@@ -10,7 +10,8 @@ pub fn identity(db: &mut impl Executor) -> Result<String, Error> {
     Ok(db.query_one("SELECT id::text || current_database() FROM installation", &[])?.try_get(0)?)
 }
 
-/// The key of the codes of journals' records, and of the cookies of known devices: the same for all processes on this database.
+/// The key of the codes of journals' records, and of the cookies of known devices: the same for all processes on this
+/// database.
 ///
 /// # Errors
 /// See [`Error`].

@@ -1,6 +1,6 @@
 //! Table `stripe_refunds`: payments for credit of accounts that are gone.
 
-use super::row::{Record, record};
+use super::row::{Record, next_attempt, record};
 use crate::db::{Error, Executor};
 
 record! {
@@ -66,8 +66,9 @@ pub fn insert(db: &mut impl Executor, new: &Refund) -> Result<Option<Refund>, Er
 /// See [`Error`].
 pub fn take(db: &mut impl Executor) -> Result<Option<Refund>, Error> {
     const SQL: &str = concat!(
-        "UPDATE stripe_refunds r SET attempts = r.attempts + 1,
-            next_at = now() + least(interval '1 minute' * power(2, least(r.attempts, 10)), interval '1 hour')
+        "UPDATE stripe_refunds r SET ",
+        next_attempt!(),
+        "
         WHERE r.session_id = (
             SELECT d.session_id FROM stripe_refunds d WHERE d.done IS NULL AND NOT d.put_aside AND d.next_at <= now()
             ORDER BY d.next_at LIMIT 1 FOR UPDATE SKIP LOCKED)

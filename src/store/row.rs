@@ -64,6 +64,16 @@ macro_rules! record {
 }
 pub(super) use record;
 
+/// In an `UPDATE`, counts an attempt of a row that was taken, and says when the next one is due if this one fails, or if its
+/// process dies: after a minute, and at most an hour, twice as long each time.
+macro_rules! next_attempt {
+    () => {
+        "attempts = attempts + 1,
+            next_at = now() + least(interval '1 minute' * power(2, least(attempts, 10)), interval '1 hour')"
+    };
+}
+pub(super) use next_attempt;
+
 /// Joins literals with commas.
 macro_rules! join {
     ($first:literal $(, $rest:literal)*) => {
