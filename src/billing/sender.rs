@@ -298,11 +298,11 @@ impl Sender {
     }
 }
 
-/// Between half of the pause and all of it, in milliseconds.
+/// Between the pause and half as much again, in milliseconds: not before Stripe has said that it may be tried.
 fn jittered(pause: Duration) -> i64 {
     let mut random = [0; 4];
-    // Without random numbers, everybody waits for the whole pause.
+    // Without random numbers, everybody waits for the same time.
     let share =
-        getrandom::fill(&mut random).map_or(1.0, |()| f64::from(u32::from_le_bytes(random)) / f64::from(u32::MAX));
-    i64::try_from(pause.mul_f64(0.5 + share / 2.0).as_millis()).unwrap_or(i64::MAX)
+        getrandom::fill(&mut random).map_or(0.0, |()| f64::from(u32::from_le_bytes(random)) / f64::from(u32::MAX));
+    i64::try_from(pause.mul_f64(1.0 + share / 2.0).as_millis()).unwrap_or(i64::MAX)
 }

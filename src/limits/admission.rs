@@ -31,6 +31,8 @@ pub struct Settled {
     limits: Arc<Limits>,
     cost: Picos,
     is_kept: bool,
+    /// What is set aside still, if it must not go back before the charge was made.
+    _rest: Option<Arc<Admission>>,
 }
 
 impl Settled {
@@ -117,9 +119,9 @@ impl Admission {
     }
 
     /// The request is charged `cost`. `None` if none of its budgets exists any more.
-    pub fn settle(&self, cost: Picos) -> Option<Settled> {
+    pub fn settle(self: &Arc<Self>, cost: Picos) -> Option<Settled> {
         let mut set_aside = self.take()?;
-        let earliest = self.limits.settle(&mut set_aside, cost);
+        let (earliest, is_outdated) = self.limits.settle(&mut set_aside, cost);
         let budgets: Vec<Arc<str>> = set_aside.budgets.iter().cloned().collect();
         let holder = set_aside.holder.clone();
         self.keep(set_aside);
@@ -131,6 +133,7 @@ impl Admission {
             limits,
             cost,
             is_kept: false,
+            _rest: is_outdated.then(|| Arc::clone(self)),
         })
     }
 

@@ -405,17 +405,19 @@ impl Held {
         self.reserve_in(live, rest, now)
     }
 
-    /// The requests of this reservation were charged so much. Returns the earliest time that the charge may bear.
-    pub(super) fn settle(&mut self, live: &Budgets, reservation: &Reservation, cost: Picos) -> Micros {
-        let mut earliest = 0;
+    /// The requests of this reservation were charged so much. Returns the earliest time that the charge may bear, and
+    /// whether more is set aside in one of the leases that is not for other requests.
+    pub(super) fn settle(&mut self, live: &Budgets, reservation: &Reservation, cost: Picos) -> (Micros, bool) {
+        let (mut earliest, mut has_outdated) = (0, false);
         for id in live.iter() {
             if let Some(held) = self.leases.get_mut(id) {
                 held.lease.settle(reservation, cost);
                 held.touch(id, &mut self.busy);
                 earliest = earliest.max(held.lease.earliest_charge());
+                has_outdated |= held.lease.has_outdated();
             }
         }
-        earliest
+        (earliest, has_outdated)
     }
 
     /// The requests of this reservation were not charged.

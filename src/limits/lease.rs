@@ -167,6 +167,11 @@ impl Lease {
         outdated
     }
 
+    /// Whether something is set aside that goes back when its requests end.
+    pub(super) fn has_outdated(&self) -> bool {
+        self.outdated > 0
+    }
+
     /// A charge that was settled turned out not to be made.
     pub fn take_back(&mut self, cost: Picos) {
         self.settled -= cost;

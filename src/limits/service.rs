@@ -210,19 +210,21 @@ impl Limits {
         }
     }
 
-    /// So much of it was charged. Returns the earliest time that the charge may bear, in microseconds since 1970.
-    pub(super) fn settle(&self, set_aside: &mut SetAside, cost: Picos) -> Micros {
+    /// So much of it was charged. Returns the earliest time that the charge may bear, in microseconds since 1970, and
+    /// whether what is set aside still goes back to the database: credit that has expired would then seem to be unused, if
+    /// it did not know of the charge yet.
+    pub(super) fn settle(&self, set_aside: &mut SetAside, cost: Picos) -> (Micros, bool) {
         let now = self.now();
         let part = set_aside.reservation.split(cost);
         let mut state = self.state.lock();
         if !state.is_holder(set_aside) {
-            return 0;
+            return (0, false);
         }
-        let earliest = state.held.settle(&set_aside.budgets, &part, cost);
+        let settled = state.held.settle(&set_aside.budgets, &part, cost);
         if state.held.has_waiting() {
             state.held.admit(now);
         }
-        earliest
+        settled
     }
 
     /// Nothing more of it will be charged.

@@ -201,6 +201,10 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = std::fs::remove_dir_all(&self.journal);
+        // A failure that does not come again can only be explained from the log.
+        if thread::panicking() {
+            println!("log of the server {}:\n{}", self.web.0, self.log());
+        }
     }
 }
 
