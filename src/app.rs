@@ -13,6 +13,7 @@ use crate::auth::{Cache, Hasher, LastUsed, Resolver, Throttle};
 use crate::background;
 use crate::billing::payments::Payments;
 use crate::billing::{self, Checker, Sender, Stripe};
+use crate::blocking::Bulkhead;
 use crate::catalogue::{Models, Refresher};
 use crate::config::Config;
 use crate::db::{self, Batcher, Database, listen};
@@ -24,6 +25,15 @@ use crate::usage::{Claims, Connections, Meter};
 
 /// Most documents that one query reads; they may be large.
 const MAX_DOCUMENTS: usize = 8;
+
+/// Searches that an account may run at once.
+const SEARCHES_OF_ACCOUNT: usize = 2;
+
+/// Searches of documents that may run at once, each with one of the pool's connections: what else uses the database keeps
+/// three quarters of them.
+fn searches(pool_size: usize) -> usize {
+    (pool_size / 4).max(2)
+}
 
 /// What request handlers use.
 pub struct App {
@@ -47,6 +57,8 @@ pub struct App {
     pub meter: Arc<Meter>,
     /// Idempotency keys whose first request is running.
     pub claims: Arc<Claims>,
+    /// Places for searches of documents.
+    pub searches: Bulkhead,
     /// Reads documents, several requests in one query.
     pub documents: Batcher<String, Document>,
     /// The OpenAPI document of all servers.
@@ -71,6 +83,7 @@ impl App {
     /// A message for the operator: a thread cannot be started.
     pub fn new(config: Config, name: &str) -> Result<Arc<App>, String> {
         let db = Database::new(db::config(&config.database_url, name)?, !config.is_pooled(), config.pool_size);
+        let pool_size = config.pool_size as usize;
         let migration_database = db::config(config.direct_url(), name)?;
         let listen_database = db::config(config.listen_url(), &format!("{name}-listen"))?;
         let cache = Arc::new(Cache::new(config.cache_size));
@@ -98,6 +111,7 @@ impl App {
             config,
             db,
             cache,
+            searches: Bulkhead::with_most(searches(pool_size), SEARCHES_OF_ACCOUNT),
             documents: Batcher::new(cores, MAX_DOCUMENTS),
             api_document: OnceLock::new(),
             addresses: OnceLock::new(),

@@ -29,7 +29,12 @@ pub struct Place {
 impl Bulkhead {
     /// One with so many places.
     pub fn new(places: usize) -> Bulkhead {
-        Bulkhead(Arc::new(Mutex::new(Shares { places, used: 0, held: HashMap::new() })))
+        Bulkhead::with_most(places, usize::MAX)
+    }
+
+    /// One with so many places, of which no party may hold more than `most`.
+    pub fn with_most(places: usize, most: usize) -> Bulkhead {
+        Bulkhead(Arc::new(Mutex::new(Shares { places, most, used: 0, held: HashMap::new() })))
     }
 
     /// Takes a place.
@@ -74,6 +79,8 @@ impl Drop for Place {
 
 struct Shares {
     places: usize,
+    /// Places that one party may hold, if it would have a share of more.
+    most: usize,
     used: usize,
     /// By party, none with 0.
     held: HashMap<Party, usize>,
@@ -84,7 +91,7 @@ impl Shares {
         let held = self.held.get(&party).copied().unwrap_or(0);
         let free = self.places.saturating_sub(self.used);
         // Whoever has none gets the last one.
-        let is_within_share = held == 0 || held < SHARE * free.saturating_sub(1);
+        let is_within_share = held == 0 || held < self.most.min(SHARE * free.saturating_sub(1));
         if free > 0 && is_within_share {
             self.put(party);
             return Ok(());
@@ -151,6 +158,15 @@ mod tests {
             assert_eq!(bulkhead.enter(Party::Account(99)).err(), Some(Refused::Full), "it has none");
             drop(all);
             assert_eq!(fill(&bulkhead, 1).0.len(), (2 * places / 3).max(1));
+        }
+    }
+
+    #[test]
+    fn a_party_may_be_bounded_to_fewer() {
+        let bulkhead = Bulkhead::with_most(100, 2);
+        for party in 0..50 {
+            let (held, refused) = fill(&bulkhead, party);
+            assert_eq!((held.len(), refused), (2, Refused::ShareIsUsed));
         }
     }
 

@@ -42,6 +42,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// can have two thirds of them.
 const WAITERS_PER_CONNECTION: usize = 32;
 
+/// How long the spare connection is kept when it is not needed.
+const SPARE_IDLE: Duration = Duration::from_secs(30);
+
 /// How long the check of a connection may take after another was lost.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -49,6 +52,8 @@ const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 pub struct Database {
     pool: r2d2::Pool<ConnectionManager>,
+    /// One connection for [`Database::ping`], made when all others are in use.
+    spare: r2d2::Pool<ConnectionManager>,
     health: Arc<Health>,
     size: usize,
     /// Requests that wait for a connection.
@@ -130,16 +135,21 @@ impl Database {
     /// false behind a pooler in transaction mode.
     pub fn new(config: postgres::Config, prepares: bool, size: u32) -> Database {
         let health = Arc::new(Health::new());
-        let manager = ConnectionManager::new(config, prepares, health.clone());
-        let pool = r2d2::Pool::builder()
-            .max_size(size)
-            .test_on_check_out(false)
-            .connection_timeout(CHECKOUT_TIMEOUT)
-            .idle_timeout(None)
-            .error_handler(Box::new(r2d2::NopErrorHandler))
-            .build_unchecked(manager);
+        let manager = |config| ConnectionManager::new(config, prepares, health.clone());
+        let builder = || {
+            r2d2::Pool::builder()
+                .test_on_check_out(false)
+                .connection_timeout(CHECKOUT_TIMEOUT)
+                .error_handler(Box::new(r2d2::NopErrorHandler))
+        };
+        let spare = builder()
+            .max_size(1)
+            .min_idle(Some(0))
+            .idle_timeout(Some(SPARE_IDLE))
+            .build_unchecked(manager(config.clone()));
+        let pool = builder().max_size(size).idle_timeout(None).build_unchecked(manager(config));
         let size = size as usize;
-        Database { pool, health, size, waiting: Bulkhead::new(size * WAITERS_PER_CONNECTION) }
+        Database { pool, spare, health, size, waiting: Bulkhead::new(size * WAITERS_PER_CONNECTION) }
     }
 
     /// The schema is up to date: sessions may be checked out from now on.
@@ -162,21 +172,28 @@ impl Database {
             return Err(Error::Unavailable("the schema is not up to date yet".to_owned()));
         }
         for _ in 0..=self.size {
-            let mut pooled = self.checkout()?;
-            if pooled.made_before(self.health.losses()) {
-                let probed = Instant::now();
-                if !pooled.still_works(PROBE_TIMEOUT) {
-                    drop(pooled); // The pool forgets what is broken.
-                    if probed.elapsed() >= PROBE_TIMEOUT {
-                        self.forget_idle();
-                    }
-                    continue;
-                }
-                self.health.connected();
+            let pooled = self.checkout()?;
+            if let Some(session) = self.checked(pooled) {
+                return Ok(session);
             }
-            return Ok(Session::new(pooled, self.health.clone()));
         }
         Err(Error::Unavailable("every connection was lost".to_owned()))
+    }
+
+    /// A session on a connection, unless that turns out to be lost.
+    fn checked(&self, mut pooled: r2d2::PooledConnection<ConnectionManager>) -> Option<Session> {
+        if pooled.made_before(self.health.losses()) {
+            let probed = Instant::now();
+            if !pooled.still_works(PROBE_TIMEOUT) {
+                drop(pooled); // The pool forgets what is broken.
+                if probed.elapsed() >= PROBE_TIMEOUT {
+                    self.forget_idle();
+                }
+                return None;
+            }
+            self.health.connected();
+        }
+        Some(Session::new(pooled, self.health.clone()))
     }
 
     /// Closes the idle connections that were made before a loss: one of them did not respond, and checking each would
@@ -206,12 +223,23 @@ impl Database {
         }
     }
 
-    /// Checks that the database responds.
+    /// Checks that the database responds, also while requests use all connections.
     ///
     /// # Errors
     /// As [`Database::session`]; those of the statement.
     pub fn ping(&self) -> Result<(), Error> {
-        self.session()?.query_one("SELECT 1", &[]).map(drop)
+        let state = self.pool.state();
+        let all_in_use = state.idle_connections == 0 && state.connections as usize == self.size;
+        let mut session = match all_in_use && self.is_open() {
+            true => self.spare_session().map_or_else(|| self.session(), Ok)?,
+            false => self.session()?,
+        };
+        session.query_one("SELECT 1", &[]).map(drop)
+    }
+
+    fn spare_session(&self) -> Option<Session> {
+        let spare = blocking::block_in_place(Wait::Database, || self.spare.get_timeout(CHECKOUT_TIMEOUT));
+        self.checked(spare.ok()?.ok()?)
     }
 
     /// Fails, at once, while the last attempt to connect failed.

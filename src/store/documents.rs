@@ -165,7 +165,27 @@ pub struct DocumentSummary {
     pub is_public: bool,
 }
 
-/// A page of the user's documents whose title or content contains `text` (all documents if it is empty), newest first.
+/// Characters of a content that a search looks at. What a document costs a search does not depend on how long it is
+/// beyond that: PostgreSQL reads and unpacks only the beginning.
+///
+/// There is no index of texts. The documents of one account are found by `documents_of_user`; an index of trigrams over
+/// the beginnings of all texts takes as much room as they do and makes each save slower, and the planner prefers the
+/// account's documents to it.
+pub const SEARCHED_CHARACTERS: i32 = 65_536;
+
+/// A document that a search has looked at.
+#[derive(Clone, Debug)]
+pub struct Searched {
+    /// The document's id.
+    pub id: String,
+    /// When it was created.
+    pub created: OffsetDateTime,
+    /// `None` if it does not match.
+    pub summary: Option<DocumentSummary>,
+}
+
+/// Looks at the next `limit` of the user's documents, newest first, and finds those whose title or the first
+/// [`SEARCHED_CHARACTERS`] of whose content contain `text` in upper or lower case; all of them if it is empty.
 ///
 /// # Errors
 /// See [`Error`].
@@ -175,27 +195,38 @@ pub fn search(
     text: &str,
     after: Option<After<'_>>,
     limit: i64,
-) -> Result<Vec<DocumentSummary>, Error> {
-    const SQL: &str = "SELECT id, title,
-            substring(content FROM greatest(1, position(lower($4) IN lower(content)) - 60) FOR 180),
-            created, updated, is_public
-        FROM documents
-        WHERE user_id = $1 AND (created, id) < (coalesce($2, 'infinity'::timestamptz), $3)
-            AND ($4 = '' OR title ILIKE $5 OR content ILIKE $5)
-        ORDER BY created DESC, id DESC LIMIT $6";
+) -> Result<Vec<Searched>, Error> {
+    // Materialised, so that each text is compared once, and only matches are read further.
+    const SQL: &str = "WITH looked_at AS MATERIALIZED (
+            SELECT id, title, content, created, updated, is_public,
+                $4 = '' OR title ILIKE $5 OR left(content, $7) ILIKE $5 AS is_match
+            FROM documents
+            WHERE user_id = $1 AND (created, id) < (coalesce($2, 'infinity'::timestamptz), $3)
+            ORDER BY created DESC, id DESC LIMIT $6)
+        SELECT id, created, coalesce(is_match, false), CASE WHEN is_match THEN title END,
+            CASE WHEN $4 = '' THEN left(content, 180) WHEN is_match THEN
+                substring(content FROM greatest(1, position(lower($4) IN lower(left(content, $7))) - 60) FOR 180) END,
+            updated, is_public
+        FROM looked_at ORDER BY created DESC, id DESC";
     let (time, id) = after.map_or((None, ""), |(time, id)| (Some(time), id));
     let pattern = like_pattern(text);
-    let summary = |row: &Row| {
-        Ok(DocumentSummary {
-            id: row.try_get(0)?,
-            title: row.try_get(1)?,
-            excerpt: row.try_get::<_, Option<String>>(2)?.unwrap_or_default(),
-            created: row.try_get(3)?,
-            updated: row.try_get(4)?,
-            is_public: row.try_get(5)?,
-        })
+    let looked_at = |row: &Row| {
+        let (id, created): (String, OffsetDateTime) = (row.try_get(0)?, row.try_get(1)?);
+        let mut summary = None;
+        if row.try_get(2)? {
+            summary = Some(DocumentSummary {
+                id: id.clone(),
+                title: row.try_get(3)?,
+                excerpt: row.try_get::<_, Option<String>>(4)?.unwrap_or_default(),
+                created,
+                updated: row.try_get(5)?,
+                is_public: row.try_get(6)?,
+            });
+        }
+        Ok(Searched { id, created, summary })
     };
-    db.query(SQL, &[&user_id, &time, &id, &text, &pattern, &limit])?.iter().map(summary).collect()
+    let rows = db.query(SQL, &[&user_id, &time, &id, &text, &pattern, &limit, &SEARCHED_CHARACTERS])?;
+    rows.iter().map(looked_at).collect()
 }
 
 /// The `LIKE` pattern of texts that contain this one.

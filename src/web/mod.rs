@@ -9,6 +9,7 @@ mod chart;
 mod credits;
 mod cursor;
 mod device;
+mod document_search;
 mod documents;
 mod key_fields;
 mod keys;

@@ -73,6 +73,7 @@ mod retention;
 mod revocation;
 mod round_trips;
 mod routing;
+mod searches;
 mod second_opinion;
 mod sessions;
 mod settlements;

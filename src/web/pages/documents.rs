@@ -9,12 +9,13 @@ use crate::error::Error;
 use crate::http::Response;
 use crate::store::deleted_documents::{self, DeletedDocument, KEPT_DAYS};
 use crate::store::documents::{self as store, DocumentSummary};
-use crate::web::cursor::{self, last_before_next_page};
+use crate::web::cursor;
+use crate::web::document_search::{self, Found};
 use crate::web::documents::{NOT_FOUND, UNTITLED, insert};
 use crate::web::{Answer, fields};
 
 /// Documents on a page.
-const PAGE: i64 = 30;
+const PAGE: usize = 30;
 
 /// How many deleted documents are listed, the latest first.
 const LISTED_DELETED: i64 = 200;
@@ -43,14 +44,9 @@ struct DeletedPage {
 pub(in crate::web) fn list(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let (query, after) = (query_text(call, "q"), query_text(call, "after"));
     let position = cursor::parse(&after);
-    let mut session = call.app.db.session()?;
-    let mut documents = store::search(&mut session, &caller.user.id, &query, position, PAGE + 1)?;
-    drop(session);
+    let Found { documents, next } = document_search::page(call.app, &caller.user.id, &query, position, PAGE)?;
     let first = format!("/documents?q={}", encoded(&query));
-    let next = last_before_next_page(&mut documents, PAGE).map(|last| {
-        let after = cursor::write(last.created, &last.id);
-        format!("{first}&after={}", encoded(&after))
-    });
+    let next = next.map(|after| format!("{first}&after={}", encoded(&after)));
     let undo = Some(query_text(call, "deleted")).filter(|id| !id.is_empty());
     let frame = Frame::new(Some(caller), "documents").with_notice(call, &[("restored", "Document restored.")]);
     page(200, &Documents { frame, query, documents, first, next, is_first: position.is_none(), undo })
