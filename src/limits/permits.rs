@@ -1,6 +1,6 @@
 //! What one process holds of one rate limit.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 
 use super::Micros;
 
@@ -8,7 +8,7 @@ use super::Micros;
 pub(super) const COOL_DOWN: Micros = 60_000_000;
 
 /// Permits that cool down are kept together by the time at which they are ready, rounded up to so much.
-const STEP: Micros = 10_000;
+const STEP: Micros = 50_000;
 
 /// The time at which permits are ready that are in use for as long as their request takes.
 pub(super) const UNTIL_GIVEN_BACK: Micros = Micros::MAX;
@@ -38,10 +38,12 @@ pub struct Permits {
     returned: i64,
     /// What the database is known to have taken back.
     return_known: i64,
-    /// Those that cannot be used now, by when they can.
-    in_use: BTreeMap<Micros, i64>,
-    /// The sum of these.
+    /// Those that cool down: by when they can be used again, in this order, and how many; the last are never none.
+    cooling: VecDeque<(Micros, i64)>,
+    /// All that cannot be used now: these, and those that are in use until they are given back.
     used: i64,
+    /// Those that are in use until they are given back.
+    lent: i64,
     /// So many of those in use are to be handed back when they are ready, as the limit has changed.
     owed: i64,
     /// Until when others lack what is not used here.
@@ -99,39 +101,51 @@ impl Permits {
 
     /// Notes which permits are ready again. To be called before the others, with a time that never goes back.
     pub fn pass_time(&mut self, now: Micros) {
-        while let Some(first) = self.in_use.first_entry()
-            && *first.key() <= now
+        while let Some((ready, amount)) = self.cooling.front().copied()
+            && (ready <= now || amount == 0)
         {
-            let amount = first.remove();
+            self.cooling.pop_front();
             self.free(amount);
         }
     }
 
     /// Uses permits that are idle, until they are ready again. Returns the time by which they are given back early.
     pub fn take(&mut self, amount: i64, now: Micros, is_until_given_back: bool) -> Micros {
-        let ready = match is_until_given_back {
-            true => UNTIL_GIVEN_BACK,
-            false => (now + COOL_DOWN + STEP - 1) / STEP * STEP,
-        };
         self.fade(now);
         self.recent += amount;
         self.last_used = now;
-        if amount > 0 {
-            *self.in_use.entry(ready).or_default() += amount;
-            self.used += amount;
+        self.used += amount;
+        if is_until_given_back {
+            self.lent += amount;
+            return UNTIL_GIVEN_BACK;
         }
-        ready
+        let ready = (now + COOL_DOWN + STEP - 1) / STEP * STEP;
+        match self.cooling.back_mut() {
+            _ if amount == 0 => ready,
+            // Later is as good, if another thread has looked at the clock before.
+            Some((last, cooling)) if *last >= ready => {
+                *cooling += amount;
+                *last
+            }
+            _ => {
+                self.cooling.push_back((ready, amount));
+                ready
+            }
+        }
     }
 
     /// Permits that [`Permits::take`] gave with this time were not used after all, or are used no longer. Nothing
     /// happens if they are ready already.
     pub fn give_back(&mut self, amount: i64, ready: Micros) {
-        let Some(in_use) = self.in_use.get_mut(&ready) else { return };
+        let place = self.cooling.binary_search_by_key(&ready, |(ready, _)| *ready);
+        let in_use = match place.ok().and_then(|place| self.cooling.get_mut(place)) {
+            Some((_, cooling)) => cooling,
+            None if ready == UNTIL_GIVEN_BACK => &mut self.lent,
+            None => return,
+        };
         let amount = amount.min(*in_use);
         *in_use -= amount;
-        if *in_use == 0 {
-            self.in_use.remove(&ready);
-        }
+        while self.cooling.pop_back_if(|(_, amount)| *amount == 0).is_some() {}
         self.free(amount);
     }
 
@@ -150,7 +164,7 @@ impl Permits {
         if amount <= self.idle() {
             return Some(now);
         }
-        for (ready, freed) in self.in_use.range(..UNTIL_GIVEN_BACK) {
+        for (ready, freed) in &self.cooling {
             lacking -= freed;
             if lacking <= 0 {
                 return Some(*ready);
@@ -161,7 +175,7 @@ impl Permits {
 
     /// When the last of those that cool down is ready.
     pub fn all_ready_at(&self) -> Option<Micros> {
-        self.in_use.range(..UNTIL_GIVEN_BACK).next_back().map(|(ready, _)| *ready)
+        self.cooling.back().map(|(ready, _)| *ready)
     }
 
     /// What to ask of the database, and whether it is time to. `needed` is how many the first request that waits uses,
@@ -184,10 +198,10 @@ impl Permits {
             self.last_asked = now;
         }
         let at_least = self.granted + missing;
-        let ready_in = match self.in_use.first_key_value() {
+        let ready_in = match self.cooling.front() {
             _ if idle > 0 => 0,
-            Some((ready, _)) if *ready < UNTIL_GIVEN_BACK => (*ready - now).max(0),
-            _ => COOL_DOWN,
+            Some((ready, _)) => (*ready - now).max(0),
+            None => COOL_DOWN,
         };
         (PermitAsk { at_least, at_most: at_least + comfort, returned: self.returned, idle, ready_in }, is_due)
     }
