@@ -1,5 +1,7 @@
 //! Bodies of charged requests. They must mean one thing only: what is charged must be what is done.
 
+use serde::Deserialize;
+
 use crate::catalogue::OUTPUT_LIMITS;
 use crate::error::{Error, Result};
 use crate::http::Request;
@@ -25,15 +27,17 @@ const CHARGED_FIELDS: [&str; 12] = [
 
 /// Fields of some model servers by which a client would choose another model, another price or a longer reply than the
 /// ones it is charged for. The servers of hosted models, LiteLLM, OpenRouter and llama.cpp know them.
-const REFUSED_FIELDS: [&str; 22] = [
+const REFUSED_FIELDS: [&str; 26] = [
     "allow_fallbacks",
     "api_base",
     "api_key",
     "base_url",
     "context_window_fallback_dict",
     "custom_llm_provider",
+    "enable_search",
     "extra_body",
     "fallbacks",
+    "lora_path",
     "max_new_tokens",
     "mock_response",
     "model_list",
@@ -44,11 +48,16 @@ const REFUSED_FIELDS: [&str; 22] = [
     "provider",
     "route",
     "router_settings_override",
+    "search_options",
+    "search_parameters",
     "t_max_predict_ms",
     "user_config",
     "web_search",
     "web_search_options",
 ];
+
+/// The kinds of tools that a client runs. What others cost, such as searches by the model server, is in no usage numbers.
+const CLIENT_TOOLS: [&str; 2] = ["function", "custom"];
 
 /// The service tiers that cost no more than the usual one.
 const USUAL_TIERS: [&str; 3] = ["auto", "default", "flex"];
@@ -97,7 +106,28 @@ pub fn json_object(body: &[u8]) -> Result<Object<'_>> {
         return Err(Error::bad("stream must be true or false"));
     }
     check_amounts(&mut object)?;
+    check_tools(&mut object)?;
     Ok(object)
+}
+
+/// Checks that a model server is to run no tools of its own.
+fn check_tools(object: &mut Object<'_>) -> Result<()> {
+    #[derive(Deserialize)]
+    struct Tool {
+        #[serde(rename = "type")]
+        kind: Option<String>,
+    }
+
+    if !is_given(object, "tools") {
+        return Ok(());
+    }
+    let tools: Vec<Tool> =
+        object.read("tools").ok_or_else(|| Error::bad("tools must be a list of objects, each with a type"))?;
+    let is_other = |tool: &Tool| tool.kind.as_deref().is_some_and(|kind| !CLIENT_TOOLS.contains(&kind));
+    match tools.iter().position(is_other) {
+        Some(place) => Err(Error::bad(format!("tools[{place}].type must be one of {}", CLIENT_TOOLS.join(", ")))),
+        None => Ok(()),
+    }
 }
 
 /// Most choices that a request may ask for.
@@ -123,6 +153,18 @@ fn check_amounts(object: &mut Object<'_>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Checks that a field is not given, is null, or is one of these texts.
+///
+/// # Errors
+/// 400 that names the field and what it may be.
+pub fn check_choice(object: &Object<'_>, name: &'static str, known: &[&str]) -> Result<()> {
+    let is_null = || object.get(name).is_some_and(|value| value.get().trim() == "null");
+    if !object.has(name) || is_null() || object.read::<String>(name).is_some_and(|text| known.contains(&&*text)) {
+        return Ok(());
+    }
+    Err(Error::bad(format!("{name} must be {}{}", if known.len() > 1 { "one of " } else { "" }, known.join(", "))))
 }
 
 /// Whether a field is given. Null is taken out.

@@ -86,7 +86,7 @@ enum Forwarded {
 
 fn forward(model: &ResolvedModel, route: &ProxiedRoute, object: &mut Object<'_>) -> Result<Forwarded> {
     let wants_stream = matches!(route.basis, ChargeBasis::Text) && object.read::<bool>("stream") == Some(true);
-    let (choices, prompts) = choices(object);
+    let (choices, prompts) = choices(object, route.prompt_field);
     let shown = if wants_stream { request_usage(object) } else { UsageShown::AsSent };
     let most_tokens = match &route.basis {
         ChargeBasis::Text => worst_case::set_aside_text(model, object, route.prompt_field, choices)?,
@@ -138,9 +138,13 @@ impl Pending {
 }
 
 /// How many choices a request asks for, and how many prompts it has.
-fn choices(object: &Object<'_>) -> (usize, usize) {
+fn choices(object: &Object<'_>, prompt_field: &str) -> (usize, usize) {
     let each = object.read::<usize>("n").unwrap_or(1);
-    let prompts = object.get("prompt").and_then(|prompt| serde_json::from_str::<Vec<&RawValue>>(prompt.get()).ok());
+    // The messages of a chat are one prompt.
+    let prompts = object
+        .get(prompt_field)
+        .filter(|_| prompt_field == "prompt")
+        .and_then(|prompt| serde_json::from_str::<Vec<&RawValue>>(prompt.get()).ok());
     let prompts = match prompts {
         // A list of numbers is one prompt.
         Some(list) if list.first().is_some_and(|first| first.get().starts_with(['"', '['])) => list.len(),

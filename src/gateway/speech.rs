@@ -11,6 +11,7 @@ use crate::protocol::failure;
 use crate::units::{Unit, Units};
 
 use super::MAX_REPLY;
+use super::body::check_choice;
 use super::event_stream::disguised_failure;
 use super::worst_case;
 
@@ -24,10 +25,11 @@ const MAX_ERROR: usize = 64 * 1024;
 /// disconnected: many servers send it only once they have made all of the audio.
 ///
 /// # Errors
-/// 402 if a budget cannot pay for it; those of [`ResolvedModel::send`]; the model server's refusal; 502 for JSON or
+/// 400 for a format other than audio; 402 if a budget cannot pay for it; those of [`ResolvedModel::send`]; the model server's refusal; 502 for JSON or
 /// text in place of audio.
 pub fn request(model: &ResolvedModel, object: &Object<'_>) -> Result<Reply> {
     let text = object.read::<String>("input");
+    check_choice(object, "stream_format", &["audio"])?;
     worst_case::set_aside(model, &units(&text.unwrap_or_default()))?;
     let ask = UpstreamRequest { path: SPEECH, media_type: "application/json", body: Body::Json(object) };
     block_in_place(Wait::Model, || {

@@ -9,7 +9,7 @@ use crate::call::Call;
 use crate::catalogue::Purpose;
 use crate::engine::{Body, UpstreamRequest};
 use crate::error::{Error, Result};
-use crate::gateway::body::json_fields;
+use crate::gateway::body::{check_choice, json_fields};
 use crate::gateway::charged::{ChargedRequest, ModelUsage, Outcome};
 use crate::gateway::chunk::Chunk;
 use crate::gateway::estimate;
@@ -24,6 +24,9 @@ use crate::protocol::failure;
 
 const EMBEDDINGS: &str = "/v1/embeddings";
 
+/// How a vector may be written. Some model servers know others, whose replies are no JSON and have no usage numbers.
+const ENCODINGS: [&str; 2] = ["float", "base64"];
+
 /// Numbers of the vector that are returned by default.
 const DEFAULT_FEATURES: usize = 256;
 
@@ -31,9 +34,11 @@ const DEFAULT_FEATURES: usize = 256;
 pub(super) fn embed(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     let (purpose, basis) = (Purpose::Embeddings, ChargeBasis::Embeddings);
     let route = ProxiedRoute { purpose, upstream_path: EMBEDDINGS, basis, prompt_field: "input" };
-    proxy(call, caller, route, |_, object| match object.has("input") {
-        true => Ok(()),
-        false => Err(Error::bad("input is required")),
+    proxy(call, caller, route, |_, object| {
+        if !object.has("input") {
+            return Err(Error::bad("input is required"));
+        }
+        check_choice(object, "encoding_format", &ENCODINGS)
     })
 }
 

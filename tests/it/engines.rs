@@ -206,6 +206,12 @@ fn models_and_embeddings() {
         assert_eq!(client.post("/api/v1/feature-extraction", &body).expect(200).json(), expected);
     }
     client.post("/api/v1/feature-extraction", &json!({"num_features": 2})).expect(422);
+    // Not every format is one whose usage can be read.
+    let (asked, bytes) = (upstream.seen().len(), json!({"input": "a", "encoding_format": "bytes"}));
+    let refused = client.post("/v1/embeddings", &bytes).expect(400).text();
+    assert!(refused.contains("encoding_format must be one of"), "{refused}");
+    client.post("/v1/embeddings", &json!({"input": "a", "encoding_format": null})).expect(200);
+    assert_eq!(upstream.seen().len(), asked + 1);
 }
 
 #[test]

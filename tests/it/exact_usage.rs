@@ -36,6 +36,11 @@ fn ambiguous_json_is_refused() {
         format!(r#"{{"model":"m","max_tokens":1,"n_predict":1000,{messages}}}"#),
         format!(r#"{{"model":"cheap","models":["dear"],{messages}}}"#),
         format!(r#"{{"model":"cheap","Fallbacks":["dear"],{messages}}}"#),
+        format!(r#"{{"model":"m","search_parameters":{{"mode":"on"}},{messages}}}"#),
+        format!(
+            r#"{{"model":"m","tools":[{{"type":"function","function":{{}}}},{{"type":"web_search"}}],{messages}}}"#
+        ),
+        format!(r#"{{"model":"m","tools":{{"type":"web_search"}},{messages}}}"#),
         format!(r#"{{"model":"m","service_tier":"priority",{messages}}}"#),
         format!(r#"{{"model":"m","service_tier":["priority"],{messages}}}"#),
         r#"{"model":"m","messages":[{"role":"user","content":"a","content":"b"}]}"#.to_owned(),
@@ -53,7 +58,14 @@ fn usual_service_tiers_and_no_more_choices_than_are_returned_pass() {
     let upstream =
         Upstream::constant(200, json!({"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}));
     let (_db, server, user) = start(&upstream);
-    for (name, value) in [("service_tier", json!("auto")), ("service_tier", Value::Null), ("best_of", json!(1))] {
+    let tools = json!([{"type": "function", "function": {"name": "f"}}, {"type": "custom"}]);
+    for (name, value) in [
+        ("service_tier", json!("auto")),
+        ("service_tier", Value::Null),
+        ("best_of", json!(1)),
+        ("tools", tools),
+        ("tools", Value::Null),
+    ] {
         let mut body = chat(false);
         body[name] = value;
         user.program(&server.inference).post("/v1/chat/completions", &body).expect(200);

@@ -301,6 +301,10 @@ fn speech_is_streamed_and_charged_by_the_character() {
     assert_eq!(upstream.only().json(), body);
     let charge = only_charge(&db, &server);
     assert_eq!((&charge["characters"], &charge["route"]), (&json!(5), &json!("/v1/audio/speech")));
+    // Events are no audio that could be passed on.
+    let events = json!({"model": "t", "input": "a", "voice": "alloy", "stream_format": "sse"});
+    user.program(&server.audio).post("/v1/audio/speech", &events).expect(400);
+    assert_eq!(upstream.seen().len(), 1);
 }
 
 #[test]
