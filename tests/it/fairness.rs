@@ -283,6 +283,34 @@ fn the_prompts_of_one_request_take_places_too() {
     soon("the places to be free", || chat(&server, &hog).status != 429);
 }
 
+#[test]
+fn with_the_defaults_hundreds_of_streams_and_fetches_of_one_account_stop_nothing_else() {
+    // The test itself has the other ends of them all.
+    textgen::system_limits::of_calls();
+    let (upstream, gate) = slow_streams();
+    let inner = Arc::clone(&gate);
+    let files = Upstream::start(move |_, wire| {
+        inner.wait();
+        wire.reply(200, "audio/wav", wav());
+    });
+    let (_db, server) = start(&upstream, &[("AUDIO_URL_ALLOW", "127.0.0.1")]);
+    let hog = server.sign_up("hog@x");
+    let user = hog.program(&server.audio);
+    let mut streams: Vec<_> = (0..512).map(|_| stream(&server, &hog)).collect();
+    let asked = json!({"audio_url": format!("{}/a.wav", files.url)});
+    let fetches: Vec<_> =
+        (0..512).map(|_| Raw::post(&server.audio, &hog.secret, "/api/v1/audio-extraction", &asked)).collect();
+    // Two thirds of 256.
+    soon("all that it may have to be fetched", || gate.waiting() == 512 + 170);
+    assert_share_is_used(&user.post("/api/v1/audio-extraction", &asked));
+    assert_others_are_served(&server, &hog, "ann@x");
+    fetches.into_iter().for_each(Raw::leave);
+    gate.open();
+    for raw in &mut streams {
+        assert!(raw.rest().contains("[DONE]"), "{}", raw.got);
+    }
+}
+
 fn stream_of(server: &Server, user: &User) -> Raw {
     Raw::post(&server.inference, &user.secret, CHAT, &body(true))
 }
