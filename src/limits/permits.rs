@@ -145,7 +145,9 @@ impl Permits {
         };
         let amount = amount.min(*in_use);
         *in_use -= amount;
-        while self.cooling.pop_back_if(|(_, amount)| *amount == 0).is_some() {}
+        while self.cooling.back().is_some_and(|(_, amount)| *amount == 0) {
+            self.cooling.pop_back();
+        }
         self.free(amount);
     }
 
