@@ -107,20 +107,23 @@ pub fn set_aside_text(
     choices: usize,
 ) -> Result<Option<u64>> {
     let Handle(Some(limits)) = current() else { return Ok(None) };
-    let is_rated = limits.rate.as_ref().is_some_and(|rate| rate.most_tokens().is_some());
-    if limits.admission.is_none() && !is_rated {
+    let rated = limits.rate.as_ref().and_then(|rate| Some((rate, rate.most_tokens()?)));
+    if limits.admission.is_none() && rated.is_none() {
         return Ok(None);
     }
     // Some servers make more than they answer, and count it.
     let choices = request.read::<usize>("best_of").unwrap_or(1).max(choices).max(1) as u64;
     let input = bound::tokens(request, prompt_field);
     let cost = limits.text_cost(model.name(), input, choices)?;
-    if let Some(cost) = cost.as_ref().filter(|cost| cost.each_output == 0 && !is_rated) {
+    if let Some(cost) = cost.as_ref().filter(|cost| cost.each_output == 0 && rated.is_none()) {
         return limits.reserve_text(cost, 0).map(|_| None);
     }
     let asked = asked_tokens(request)?;
     let wanted = asked.into_iter().chain(model.max_output_tokens()).min().unwrap_or(DEFAULT_MAX_TOKENS);
-    let mut allowed = if is_rated { limits.take_tokens(input, wanted, choices)? } else { wanted };
+    let mut allowed = match rated {
+        Some((rate, most)) => take_tokens(rate, most, input, wanted, choices)?,
+        None => wanted,
+    };
     if let Some(cost) = cost {
         allowed = limits.reserve_text(&cost, allowed)?;
     }
@@ -158,21 +161,19 @@ fn lower(request: &mut Object<'_>, allowed: u64) {
     }
 }
 
+/// Takes what a text of `input` tokens and a reply of `wanted` tokens for each choice may use. A reply that is longer than
+/// the limit, of `most` in a minute, admits is shortened. Returns its tokens.
+fn take_tokens(rate: &RequestRate, most: i64, input: usize, wanted: u64, choices: u64) -> Result<u64> {
+    let fitting = u64::try_from(most).unwrap_or(0).saturating_sub(input as u64) / choices;
+    let allowed = wanted.min(fitting.max(1));
+    let tokens = choices.saturating_mul(allowed).saturating_add(input as u64);
+    rate.take_tokens(i64::try_from(tokens).unwrap_or(i64::MAX))?;
+    Ok(allowed)
+}
+
 impl RequestLimits {
     fn price(&self, model: &str) -> Result<Price> {
         self.meter.price(model).ok_or(Error::Busy)
-    }
-
-    /// Takes what a text of `input` tokens and a reply of `wanted` tokens for each choice may use. A reply that is
-    /// longer than the limit admits in a minute is shortened. Returns its tokens.
-    fn take_tokens(&self, input: usize, wanted: u64, choices: u64) -> Result<u64> {
-        let Some(rate) = &self.rate else { return Ok(wanted) };
-        let most = rate.most_tokens().and_then(|most| u64::try_from(most).ok()).unwrap_or(u64::MAX);
-        let fitting = most.saturating_sub(input as u64) / choices;
-        let allowed = wanted.min(fitting.max(1));
-        let tokens = choices.saturating_mul(allowed).saturating_add(input as u64);
-        rate.take_tokens(i64::try_from(tokens).unwrap_or(i64::MAX))?;
-        Ok(allowed)
     }
 
     /// The cost of a text of `input` tokens; `None` without a budget.
