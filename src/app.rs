@@ -16,7 +16,7 @@ use crate::billing::{self, Checker, Sender, Stripe};
 use crate::blocking::Bulkhead;
 use crate::catalogue::{Models, Refresher};
 use crate::config::Config;
-use crate::db::{self, Batcher, Database, listen};
+use crate::db::{Batcher, ConnectConfig, Database, listen};
 use crate::engine::Fetcher;
 use crate::error::{Error, Result as Answer};
 use crate::notifications::{CHANNELS, Notifications};
@@ -70,8 +70,8 @@ pub struct App {
     payments: Option<Payments>,
     catalogue: Arc<Refresher>,
     last_used: Arc<LastUsed>,
-    migration_database: postgres::Config,
-    listen_database: postgres::Config,
+    migration_database: ConnectConfig,
+    listen_database: ConnectConfig,
     stopped: Arc<AtomicBool>,
 }
 
@@ -82,10 +82,10 @@ impl App {
     /// # Errors
     /// A message for the operator: a thread cannot be started.
     pub fn new(config: Config, name: &str) -> Result<Arc<App>, String> {
-        let db = Database::new(db::config(&config.database_url, name)?, !config.is_pooled(), config.pool_size);
+        let db = Database::new(ConnectConfig::new(&config.database_url, name)?, !config.is_pooled(), config.pool_size);
         let pool_size = config.pool_size as usize;
-        let migration_database = db::config(config.direct_url(), name)?;
-        let listen_database = db::config(config.listen_url(), &format!("{name}-listen"))?;
+        let migration_database = ConnectConfig::new(config.direct_url(), name)?;
+        let listen_database = ConnectConfig::new(config.listen_url(), &format!("{name}-listen"))?;
         let cache = Arc::new(Cache::new(config.cache_size));
         let last_used = LastUsed::new();
         let cores = thread::available_parallelism().map_or(1, usize::from);

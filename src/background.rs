@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::auth::{LastUsed, last_used};
-use crate::db::{self, Database, migrate};
+use crate::db::{self, ConnectConfig, Database, migrate};
 use crate::store::{api_keys, deleted_documents, known_networks, sessions};
 
 /// How often expired rows are deleted.
@@ -21,7 +21,7 @@ const MIGRATE_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duratio
 const LAST_FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Applies the migrations, trying again until that succeeds. Returns false if the process was stopped before.
-pub fn migrate(database: &postgres::Config, stopped: &AtomicBool) -> bool {
+pub fn migrate(database: &ConnectConfig, stopped: &AtomicBool) -> bool {
     let (mut pause, longest_pause) = MIGRATE_PAUSE;
     let mut logged = String::new();
     while !stopped.load(Ordering::Acquire) {

@@ -19,7 +19,7 @@ use time::OffsetDateTime;
 use crate::accounts;
 use crate::call::Role;
 use crate::config::{self, Config};
-use crate::db::{self, Database, Executor, migrate};
+use crate::db::{self, ConnectConfig, Database, Executor, migrate};
 use crate::error::Error;
 use crate::store::{User, timestamp};
 
@@ -175,8 +175,8 @@ fn migrate(config: &Config) -> Result<String, Failure> {
     })
 }
 
-fn connection(config: &Config) -> Result<postgres::Config, Failure> {
-    Ok(db::config(config.direct_url(), "textgen-cli")?)
+fn connection(config: &Config) -> Result<ConnectConfig, Failure> {
+    Ok(ConnectConfig::new(config.direct_url(), "textgen-cli")?)
 }
 
 /// The account with this e-mail address or id.

@@ -1,6 +1,7 @@
 //! The settings. Each is declared once, as a field of [`Config`]: its name is the variable's and the flag's, its doc
 //! comment is the help, which `textgen --help` and the README show.
 
+pub mod database;
 mod engines;
 mod parse;
 mod payments;
@@ -77,7 +78,8 @@ impl Billing {
 /// The settings.
 #[derive(Clone, Args)]
 pub struct Config {
-    /// The database, as a URL or in any other form that libpq accepts
+    /// The database, as a URL or in any other form that libpq accepts, with `sslmode`, `sslrootcert`, `sslcert`, `sslkey`
+    /// and `channel_binding` for TLS
     #[arg(long, env, hide_env_values = true, value_parser = secret(database_url), help_heading = DATABASE,
         default_value = "postgresql://postgres:password@localhost:5432/textgen")]
     pub database_url: String,

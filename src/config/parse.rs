@@ -14,6 +14,8 @@ use clap::error::ErrorKind;
 use clap::{Arg, Command, Error};
 use ipnet::IpNet;
 
+use super::database;
+
 /// A clap parser whose error is one line that names the variable, and shows the value unless it is a secret.
 #[derive(Clone)]
 pub(super) struct SettingParser<F> {
@@ -90,12 +92,9 @@ pub(super) fn boolean(value: &str) -> Result<bool, String> {
     value.parse().map_err(|_| "expected true or false".to_owned())
 }
 
-/// A URL, or a list of `name=value`, that the PostgreSQL driver accepts.
+/// A URL, or a list of `name=value`, as libpq accepts them.
 pub(super) fn database_url(value: &str) -> Result<String, String> {
-    match value.parse::<postgres::Config>() {
-        Ok(_) => Ok(value.to_owned()),
-        Err(_) => Err("not a PostgreSQL URL such as postgresql://user:password@host:5432/textgen".to_owned()),
-    }
+    database::parse(value).map(|_| value.to_owned())
 }
 
 /// The switch of older deployments that could choose between databases.

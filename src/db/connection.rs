@@ -8,8 +8,9 @@ use postgres::config::TargetSessionAttrs;
 use postgres::error::SqlState;
 use postgres::{Client, SimpleQueryMessage, Statement};
 
+use super::connect::{ConnectConfig, connect};
 use super::error::describe;
-use super::watchdog::{self, Watchdog};
+use super::watchdog::Watchdog;
 use super::{Health, RESPONSE_TIMEOUT, STATEMENT_TIMEOUT};
 
 /// How long closing a connection may take.
@@ -139,7 +140,7 @@ impl Drop for Connection {
 
 /// Makes the pool's connections.
 pub struct ConnectionManager {
-    config: postgres::Config,
+    config: ConnectConfig,
     health: Arc<Health>,
     prepares: bool,
     wants_read_write: bool,
@@ -148,13 +149,14 @@ pub struct ConnectionManager {
 impl ConnectionManager {
     /// `prepares` is false behind a pooler in transaction mode. Such a pooler accepts no options either, so the statement
     /// timeout is that of the database role.
-    pub(super) fn new(mut config: postgres::Config, prepares: bool, health: Arc<Health>) -> ConnectionManager {
+    pub(super) fn new(mut config: ConnectConfig, prepares: bool, health: Arc<Health>) -> ConnectionManager {
         if prepares {
             let options = format!("-c statement_timeout={}", STATEMENT_TIMEOUT.as_millis());
-            let options = config.get_options().map_or_else(|| options.clone(), |given| format!("{options} {given}"));
-            config.options(&options);
+            let options =
+                config.driver().get_options().map_or_else(|| options.clone(), |given| format!("{options} {given}"));
+            config.set_options(&options);
         }
-        let wants_read_write = config.get_target_session_attrs() == TargetSessionAttrs::ReadWrite;
+        let wants_read_write = config.driver().get_target_session_attrs() == TargetSessionAttrs::ReadWrite;
         ConnectionManager { config, health, prepares, wants_read_write }
     }
 }
@@ -165,7 +167,7 @@ impl r2d2::ManageConnection for ConnectionManager {
 
     fn connect(&self) -> Result<Connection, postgres::Error> {
         let losses_seen = self.health.losses();
-        match watchdog::connect(&self.config, self.health.timeouts()) {
+        match connect(&self.config, self.health.timeouts()) {
             Ok((client, watchdog)) => {
                 self.health.connected();
                 let statements = self.prepares.then(HashMap::new);

@@ -7,8 +7,9 @@ use std::time::Duration;
 use fallible_iterator::FallibleIterator;
 use postgres::Client;
 
+use super::connect::{self, CONNECT_TIMEOUT, ConnectConfig};
 use super::error::describe;
-use super::watchdog::{self, TimeoutCounter, Watchdog, is_response_timeout};
+use super::watchdog::{TimeoutCounter, Watchdog, is_response_timeout};
 
 /// How long no notification may arrive before the connection is tested, and how long the test may take. Together they
 /// bound how late the loss of the connection is noticed.
@@ -35,7 +36,7 @@ pub trait Listener: Send + 'static {
 /// # Errors
 /// The thread could not be started.
 pub fn spawn(
-    config: postgres::Config,
+    config: ConnectConfig,
     channels: &'static [&'static str],
     presence: i64,
     listener: impl Listener,
@@ -44,7 +45,7 @@ pub fn spawn(
     thread::Builder::new().name("listen".to_owned()).spawn(run).map(drop)
 }
 
-fn run(config: &postgres::Config, channels: &[&str], presence: i64, listener: &impl Listener) {
+fn run(config: &ConnectConfig, channels: &[&str], presence: i64, listener: &impl Listener) {
     let mut pause = Duration::from_millis(50);
     while !listener.stopped() {
         match connect(config, channels, presence) {
@@ -63,12 +64,12 @@ fn run(config: &postgres::Config, channels: &[&str], presence: i64, listener: &i
 }
 
 fn connect(
-    config: &postgres::Config,
+    config: &ConnectConfig,
     channels: &[&str],
     presence: i64,
 ) -> Result<(Client, Arc<Watchdog>), postgres::Error> {
-    let (mut client, watchdog) = watchdog::connect(config, &TimeoutCounter::default())?;
-    watchdog.arm(watchdog::CONNECT_TIMEOUT);
+    let (mut client, watchdog) = connect::connect(config, &TimeoutCounter::default())?;
+    watchdog.arm(CONNECT_TIMEOUT);
     let listen = channels.iter().map(|channel| format!("LISTEN {channel}"));
     let statements: Vec<String> = listen.chain([hold(presence)]).collect();
     client.batch_execute(&statements.join("; "))?;

@@ -3,7 +3,8 @@
 use postgres::Client;
 use refinery::{Migration, Runner};
 
-use super::watchdog::{self, TimeoutCounter};
+use super::connect::{ConnectConfig, connect};
+use super::watchdog::TimeoutCounter;
 use super::{Error, RESPONSE_TIMEOUT};
 
 /// The name and SQL of each file in `sql/migrations`, in order, as `build.rs` lists them. The name begins with the number.
@@ -16,8 +17,8 @@ const LOCK: i64 = 0x0074_6578_7467_656e;
 ///
 /// # Errors
 /// The database is unavailable, or a migration failed and was rolled back.
-pub fn migrate(config: &postgres::Config) -> Result<usize, Error> {
-    let (mut client, watchdog) = watchdog::connect(&without_timeouts(config), &TimeoutCounter::default())?;
+pub fn migrate(config: &ConnectConfig) -> Result<usize, Error> {
+    let (mut client, watchdog) = connect(&without_timeouts(config), &TimeoutCounter::default())?;
     watchdog.arm(RESPONSE_TIMEOUT);
     // Checked without a lock or a write, so that a server can start on a read-only database.
     if is_current(&mut client)? {
@@ -32,10 +33,10 @@ pub fn migrate(config: &postgres::Config) -> Result<usize, Error> {
 }
 
 /// The configuration without the time-outs that the URL, the role or the database may set for requests.
-fn without_timeouts(config: &postgres::Config) -> postgres::Config {
+fn without_timeouts(config: &ConnectConfig) -> ConnectConfig {
     let mut config = config.clone();
-    let options = format!("{} -c statement_timeout=0 -c lock_timeout=0", config.get_options().unwrap_or(""));
-    config.options(&options);
+    let options = format!("{} -c statement_timeout=0 -c lock_timeout=0", config.driver().get_options().unwrap_or(""));
+    config.set_options(&options);
     config
 }
 

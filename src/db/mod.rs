@@ -1,12 +1,15 @@
 //! The database: the pool, sessions, migrations and notifications. Knows no table.
 
 mod batcher;
+mod certificates;
+mod connect;
 mod connection;
 mod error;
 pub mod listen;
 pub mod migrate;
 mod param;
 mod session;
+mod tls;
 mod watchdog;
 
 use std::fmt;
@@ -17,6 +20,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 pub use batcher::Batcher;
+pub use connect::ConnectConfig;
 pub use connection::{Connection, ConnectionManager};
 pub use error::Error;
 pub use param::Param;
@@ -34,9 +38,6 @@ pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the server may send nothing while a statement runs. It is longer than the statement timeout, after which the
 /// server itself reports an error.
 pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(11);
-
-/// How long an attempt to connect may take, up to the first byte.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Requests that may wait for a connection, per connection of the pool; further ones are refused at once. One account
 /// can have two thirds of them.
@@ -133,7 +134,7 @@ impl Health {
 impl Database {
     /// A pool of `size` connections, which are made in the background; the database may be unavailable. `prepares` is
     /// false behind a pooler in transaction mode.
-    pub fn new(config: postgres::Config, prepares: bool, size: u32) -> Database {
+    pub fn new(config: ConnectConfig, prepares: bool, size: u32) -> Database {
         let health = Arc::new(Health::new());
         let manager = |config| ConnectionManager::new(config, prepares, health.clone());
         let builder = || {
@@ -288,23 +289,4 @@ impl fmt::Debug for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Database").field("size", &self.size).finish_non_exhaustive()
     }
-}
-
-/// The settings of a connection, from a URL or a key-value string in libpq's syntax.
-///
-/// # Errors
-/// The string is invalid. The message contains no part of it, as it may contain a password.
-pub fn config(url: &str, application_name: &str) -> Result<postgres::Config, String> {
-    let mut config: postgres::Config = url.parse().map_err(|e: postgres::Error| describe_parse(&e))?;
-    config
-        .application_name(application_name)
-        .connect_timeout(CONNECT_TIMEOUT)
-        .keepalives_idle(Duration::from_secs(30))
-        .tcp_user_timeout(STATEMENT_TIMEOUT);
-    Ok(config)
-}
-
-fn describe_parse(e: &postgres::Error) -> String {
-    use std::error::Error as _;
-    e.source().map_or_else(|| "malformed".to_owned(), ToString::to_string)
 }

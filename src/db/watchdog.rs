@@ -1,10 +1,9 @@
 //! A watchdog for a database connection: it fails the connection if the server sends nothing for too long.
 //!
 //! The driver waits for a response without a time-out, and TCP detects only a machine that is gone, not a server or proxy
-//! that hangs, as its kernel still acknowledges what is sent. The driver can be given a TLS library that wraps its socket.
-//! This one does not encrypt; it adds a time-out to the socket.
+//! that hangs, as its kernel still acknowledges what is sent. [`WatchedStream`] adds a time-out to the socket.
 
-use std::future::{Future, Ready, ready};
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,16 +12,9 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use postgres::config::{Host, SslMode, SslNegotiation};
-use postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
-use postgres::{Client, NoTls, Socket};
-use r2d2::ManageConnection;
-use r2d2_postgres::PostgresConnectionManager;
+use postgres::Socket;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
-
-/// How long the server may be silent while a connection is established.
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The time-out of a response once another connection to the same database has timed out.
 const SUSPECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -48,23 +40,6 @@ struct PendingResponse {
     timeouts: u64,
 }
 
-/// Connects. The watchdog is left armed with [`CONNECT_TIMEOUT`].
-///
-/// # Errors
-/// Those of the driver; for a time-out, [`is_response_timeout`] is true.
-pub(super) fn connect(
-    config: &postgres::Config,
-    timeouts: &TimeoutCounter,
-) -> Result<(Client, Arc<Watchdog>), postgres::Error> {
-    let watchdog =
-        Arc::new(Watchdog { pending: Mutex::new(None), aborted: AtomicBool::new(false), timeouts: timeouts.clone() });
-    let client = match with_watchdog(config) {
-        Some(config) => PostgresConnectionManager::new(config, WatchdogConnector(watchdog.clone())).connect()?,
-        None => PostgresConnectionManager::new(config.clone(), NoTls).connect()?,
-    };
-    Ok((client, watchdog))
-}
-
 /// Whether the error is that the server sent nothing in time.
 pub(super) fn is_response_timeout(e: &postgres::Error) -> bool {
     use std::error::Error as _;
@@ -72,26 +47,12 @@ pub(super) fn is_response_timeout(e: &postgres::Error) -> bool {
     fault.is_some_and(|fault| fault.kind() == io::ErrorKind::TimedOut)
 }
 
-/// The settings with which the driver wraps its socket in a [`WatchedStream`]. `None` for a Unix socket, which the driver
-/// does not wrap, and for `sslmode=require`, which is not supported: the driver then reports that.
-fn with_watchdog(config: &postgres::Config) -> Option<postgres::Config> {
-    let mut config = config.clone();
-    if config.get_hosts().is_empty() {
-        // The driver wraps the socket only if the host has a name.
-        for address in config.get_hostaddrs().to_vec() {
-            config.host(&address.to_string());
-        }
-    }
-    let has_names = config.get_hosts().iter().all(|host| matches!(host, Host::Tcp(_)));
-    if !has_names || config.get_ssl_mode() == SslMode::Require {
-        return None;
-    }
-    // Direct: the driver negotiates nothing with the server before it wraps the socket.
-    config.ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
-    Some(config)
-}
-
 impl Watchdog {
+    /// It is disarmed at first.
+    pub(super) fn new(timeouts: &TimeoutCounter) -> Watchdog {
+        Watchdog { pending: Mutex::new(None), aborted: AtomicBool::new(false), timeouts: timeouts.clone() }
+    }
+
     /// Arms it before a request: the connection fails when the server sends nothing for `limit`.
     pub(super) fn arm(&self, limit: Duration) {
         let timeouts = self.timeouts.load(Ordering::Acquire);
@@ -130,40 +91,18 @@ impl Watchdog {
     }
 }
 
-/// Wraps the sockets of the driver.
-#[derive(Clone)]
-struct WatchdogConnector(Arc<Watchdog>);
-
-impl MakeTlsConnect<Socket> for WatchdogConnector {
-    type Stream = WatchedStream;
-    type TlsConnect = WatchdogConnector;
-    type Error = io::Error;
-
-    /// Called for each host that is tried.
-    fn make_tls_connect(&mut self, _: &str) -> io::Result<WatchdogConnector> {
-        self.0.arm(CONNECT_TIMEOUT);
-        Ok(WatchdogConnector(self.0.clone()))
-    }
-}
-
-impl TlsConnect<Socket> for WatchdogConnector {
-    type Stream = WatchedStream;
-    type Error = io::Error;
-    type Future = Ready<io::Result<WatchedStream>>;
-
-    fn connect(self, socket: Socket) -> Self::Future {
-        ready(Ok(WatchedStream { socket, watchdog: self.0, timer: None }))
-    }
-}
-
 /// A socket that fails when the server sends nothing for too long.
-struct WatchedStream {
+pub(super) struct WatchedStream {
     socket: Socket,
     watchdog: Arc<Watchdog>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl WatchedStream {
+    pub(super) fn new(socket: Socket, watchdog: Arc<Watchdog>) -> WatchedStream {
+        WatchedStream { socket, watchdog, timer: None }
+    }
+
     /// Waits for the socket and for the time-out.
     fn wait<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         loop {
@@ -228,47 +167,13 @@ impl AsyncWrite for WatchedStream {
     }
 }
 
-impl TlsStream for WatchedStream {
-    fn channel_binding(&self) -> ChannelBinding {
-        ChannelBinding::none()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::TcpListener;
-
-    /// A server that accepts connections and sends nothing.
-    fn unresponsive_server() -> (TcpListener, postgres::Config) {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut config = postgres::Config::new();
-        config.user("u").host("127.0.0.1").port(listener.local_addr().unwrap().port());
-        (listener, config)
-    }
-
-    #[test]
-    fn connecting_to_an_unresponsive_server_times_out() {
-        let (_listener, config) = unresponsive_server();
-        let began = Instant::now();
-        let failure = connect(&config, &TimeoutCounter::default()).map(drop).unwrap_err();
-        assert!(is_response_timeout(&failure) && began.elapsed() >= CONNECT_TIMEOUT, "{failure:?}");
-    }
-
-    #[test]
-    fn tcp_sockets_are_wrapped_and_unix_sockets_are_not() {
-        let configured = |text: &str| with_watchdog(&text.parse().unwrap());
-        assert!(configured("host=h user=u").is_some());
-        assert_eq!(configured("hostaddr=127.0.0.1 user=u").unwrap().get_hosts(), [Host::Tcp("127.0.0.1".to_owned())]);
-        assert!(configured("host=/tmp user=u").is_none());
-        assert!(configured("host=h user=u sslmode=require").is_none());
-    }
 
     #[test]
     fn the_time_out_applies_only_while_a_response_is_pending() {
-        let timeouts = TimeoutCounter::default();
-        let watchdog =
-            Watchdog { pending: Mutex::new(None), aborted: AtomicBool::new(false), timeouts: timeouts.clone() };
+        let watchdog = Watchdog::new(&TimeoutCounter::default());
         assert!(!watchdog.state().unwrap());
         watchdog.arm(Duration::from_secs(60));
         assert!(watchdog.state().unwrap());
@@ -283,8 +188,7 @@ mod tests {
     #[test]
     fn a_time_out_of_another_connection_shortens_the_time_out() {
         let timeouts = TimeoutCounter::default();
-        let watchdog =
-            Watchdog { pending: Mutex::new(None), aborted: AtomicBool::new(false), timeouts: timeouts.clone() };
+        let watchdog = Watchdog::new(&timeouts);
         let long_ago = Instant::now().checked_sub(SUSPECT_TIMEOUT).unwrap();
         watchdog.arm(Duration::from_secs(60));
         watchdog.pending.lock().as_mut().unwrap().since = long_ago;

@@ -3,7 +3,7 @@
 use super::*;
 
 fn claims() -> Arc<Claims> {
-    let config = db::config("postgresql://nobody@127.0.0.1:1/none", "test").unwrap();
+    let config = db::ConnectConfig::new("postgresql://nobody@127.0.0.1:1/none", "test").unwrap();
     Claims::new(Database::new(config, true, 1), 7)
 }
 

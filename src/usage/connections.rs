@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::db::{self, Database, Session};
+use crate::db::{self, ConnectConfig, Database, Session};
 
 /// How long the database may take to respond before charges go to the journal. Whether it commits them nevertheless
 /// does not matter: the ids prevent charging twice.
@@ -32,9 +32,9 @@ impl Connections {
         const PLAN: &str = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_hashjoin=off \
             -c enable_mergejoin=off";
         let with = |size, options: &str| {
-            let mut config = db::config(url, name)?;
-            let given = config.get_options().unwrap_or_default().to_owned();
-            config.options(&format!("{PLAN} {given} {options}"));
+            let mut config = ConnectConfig::new(url, name)?;
+            let given = config.driver().get_options().unwrap_or_default().to_owned();
+            config.set_options(&format!("{PLAN} {given} {options}"));
             Ok::<_, String>(Database::new(config, true, size))
         };
         Ok(Connections {

@@ -6,7 +6,7 @@ use std::iter;
 use std::thread;
 
 use proptest::prelude::*;
-use textgen::db::{Database, Session};
+use textgen::db::{ConnectConfig, Database, Session};
 use textgen::limits::model::Budget;
 use textgen::limits::{Ask, Micros, Picos};
 use textgen::store::leases::{self, Granted, Request, Settlement};
@@ -21,7 +21,7 @@ fn database(limit: Picos) -> (TestDb, Database) {
         "INSERT INTO users (id, email) VALUES ('u', 'u@example.com');
          INSERT INTO budgets (id, user_id, limit_picos, period) VALUES ('b', 'u', {limit}, 'total')"
     ));
-    let pool = Database::new(db.url().parse().unwrap(), true, 8);
+    let pool = Database::new(ConnectConfig::new(&db.url(), "test").unwrap(), true, 8);
     pool.open();
     (db, pool)
 }

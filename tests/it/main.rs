@@ -23,6 +23,7 @@ mod credits;
 mod credits_bought;
 mod crowds;
 mod crowds_with_keys;
+mod database_tls;
 mod demo;
 mod documents;
 mod documents_at_once;

@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use textgen::db::Database;
+use textgen::db::{ConnectConfig, Database};
 use textgen::store::leases;
 
 use crate::budgets::{chat, key_with, obedient, start};
@@ -19,7 +19,7 @@ fn database() -> (TestDb, Database) {
         INSERT INTO lease_holders (id) VALUES ('p');
         INSERT INTO leases VALUES ('b', 'p', 1e18, 0, 0, now())",
     );
-    let pool = Database::new(db.url().parse().unwrap(), true, 8);
+    let pool = Database::new(ConnectConfig::new(&db.url(), "test").unwrap(), true, 8);
     pool.open();
     (db, pool)
 }

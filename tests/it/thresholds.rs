@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use textgen::db::Database;
+use textgen::db::{ConnectConfig, Database};
 use textgen::store::events::{self, Sender};
 use textgen::store::timestamp;
 use time::OffsetDateTime;
@@ -89,7 +89,7 @@ fn four_processes_tell_each_threshold_once_and_each_sender_gets_it_once() {
     spend(&fleet.inference(), &[key["secret"].as_str().unwrap().to_owned()], &received);
     assert_all_is_spent(&db, &received);
     assert_eq!(percents(&db), [50, 80, 100]);
-    let pool = Database::new(db.url().parse().unwrap(), true, 8);
+    let pool = Database::new(ConnectConfig::new(&db.url(), "test").unwrap(), true, 8);
     pool.open();
     let session = || std::iter::repeat_with(|| pool.session()).find_map(Result::ok).unwrap();
     let take = |sender, seconds| events::take(&mut session(), sender, 2, seconds).unwrap();

@@ -16,7 +16,8 @@ use crate::support::{Folder, meter};
 fn bench() {
     let Ok(url) = std::env::var("BENCH_URL") else { return };
     let seconds = std::env::var("BENCH_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(5);
-    textgen::db::migrate::migrate(&url.parse().unwrap()).unwrap();
+    let config = textgen::db::ConnectConfig::new(&url, "bench").unwrap();
+    textgen::db::migrate::migrate(&config).unwrap();
     let mut client = postgres::Client::connect(&url, postgres::NoTls).unwrap();
     client
         .batch_execute(

@@ -168,7 +168,7 @@ fn the_monthly_total_restarts_each_month() {
     make_users(&db, 1);
     set_price(&db);
     let meter = meter(&db.url(), &folder.0);
-    let pool = Database::new(db::config(&db.url(), "test").unwrap(), true, 1);
+    let pool = Database::new(db::ConnectConfig::new(&db.url(), "test").unwrap(), true, 1);
     pool.open();
     let total = || users::by_id(&mut pool.session().unwrap(), "u0").unwrap().unwrap().charges_monthly;
     meter.charge(charge("a", 0, 40)).unwrap();

@@ -10,7 +10,7 @@ use crate::harness::TestDb;
 use crate::support::wait_until;
 
 fn pool(db: &TestDb) -> Database {
-    let pool = Database::new(db::config(&db.url(), "test").unwrap(), true, 4);
+    let pool = Database::new(db::ConnectConfig::new(&db.url(), "test").unwrap(), true, 4);
     pool.open();
     pool
 }

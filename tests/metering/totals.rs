@@ -35,7 +35,7 @@ pub fn event(id: &str, user: usize, days: i64) -> Event {
 }
 
 fn pool(db: &TestDb, size: u32) -> Database {
-    let pool = Database::new(db::config(&db.url(), "test").unwrap(), true, size);
+    let pool = Database::new(db::ConnectConfig::new(&db.url(), "test").unwrap(), true, size);
     pool.open();
     pool
 }

@@ -1,6 +1,7 @@
 //! A PostgreSQL server for one test, which may stop or kill it, and a standby of it.
 
 use std::net::TcpListener;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -77,6 +78,21 @@ impl Cluster {
 
     pub fn connect(&self) -> Client {
         Client::connect(&self.url, NoTls).unwrap()
+    }
+
+    /// Writes a file into its data folder, which only it can read.
+    pub fn write(&self, name: &str, text: &str) {
+        let (path, owner) = (self.data().join(name), std::fs::metadata(self.data()).unwrap());
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        chown(&path, Some(owner.uid()), Some(owner.gid())).unwrap();
+    }
+
+    /// Puts lines before those of `pg_hba.conf`.
+    pub fn admit(&self, lines: &str) {
+        let others = std::fs::read_to_string(self.data().join("pg_hba.conf")).unwrap();
+        self.write("pg_hba.conf", &format!("{lines}\n{others}"));
+        self.connect().batch_execute("SELECT pg_reload_conf()").unwrap();
     }
 
     fn data(&self) -> PathBuf {

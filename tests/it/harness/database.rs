@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use postgres::{Client, NoTls};
+use textgen::db::ConnectConfig;
 
 /// An advisory lock, held while the template is created: several test binaries may run at once.
 const LOCK: i64 = 7_461_205;
@@ -35,7 +36,7 @@ impl TestDb {
     pub fn with_linguistic_collation() -> TestDb {
         let words = "TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en-US'";
         let db = TestDb::create(words).or_else(|_| TestDb::create("TEMPLATE template0")).unwrap();
-        textgen::db::migrate::migrate(&db.url().parse().unwrap()).unwrap();
+        migrate(&db.url());
         db
     }
 
@@ -52,7 +53,7 @@ impl TestDb {
 
     /// An existing database on another server. It is migrated, and not dropped.
     pub fn existing(url: &str) -> TestDb {
-        textgen::db::migrate::migrate(&url.parse().unwrap()).unwrap();
+        migrate(url);
         TestDb { name: String::new(), elsewhere: Some(url.to_owned()) }
     }
 
@@ -99,6 +100,10 @@ impl Drop for TestDb {
             let _ = admin.batch_execute(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name));
         }
     }
+}
+
+fn migrate(url: &str) {
+    textgen::db::migrate::migrate(&ConnectConfig::new(url, "test").unwrap()).unwrap();
 }
 
 /// The server that the tests run on. `make test` starts it.

@@ -2,6 +2,7 @@
 
 mod at_once;
 mod bouncer;
+mod certificates;
 mod charges;
 mod client;
 mod cluster;
@@ -18,6 +19,7 @@ mod upstream;
 
 pub use at_once::{at_once, refused_soon, retry_while_unavailable, soon};
 pub use bouncer::Bouncer;
+pub use certificates::{Authority, Certified};
 pub use charges::{charges, final_charges, only_charge};
 pub use client::{Address, Client, Reply};
 pub use cluster::{Cluster, Standby};
