@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::auth::password::{Passwords, Peppers};
 use crate::auth::revocation::Revocations;
-use crate::auth::{Cache, Hasher, LastUsed, Resolver, Throttle};
+use crate::auth::{Cache, Hasher, LastUsed, Resolver, SignUps, Throttle};
 use crate::background;
 use crate::billing::payments::Payments;
 use crate::billing::{self, Checker, Sender, Stripe};
@@ -49,6 +49,8 @@ pub struct App {
     pub passwords: Passwords,
     /// Limits the guessing of passwords.
     pub throttle: Throttle,
+    /// Limits the number of accounts that are created.
+    pub sign_ups: SignUps,
     /// The models that can be called.
     pub models: Arc<Models>,
     /// Downloads the files that `audio_url` points to.
@@ -102,6 +104,7 @@ impl App {
             resolver: Arc::new(Resolver::new(db.clone(), cache.clone(), last_used.clone(), config.auth_grace)),
             passwords: Passwords::new(Hasher::new(cores)?, Peppers::from(&config))?,
             throttle: Throttle::default(),
+            sign_ups: SignUps::new(config.quotas.signups_per_address, config.quotas.signups_per_network),
             claims,
             catalogue: Refresher::new(models.clone(), meter.clone()),
             meter,

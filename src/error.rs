@@ -79,6 +79,8 @@ pub enum Error {
     TooLarge(usize),
     /// Too many failed attempts; the next one is allowed after this time.
     TooManyAttempts(Duration),
+    /// Too many accounts were created from the client's network; the next one is allowed after this time.
+    TooManySignUps(Duration),
     /// The rate limits of the account or of the key do not admit the request now; it is after this time, if nobody else
     /// asks. `None` if it is more than a limit. The text says which.
     RateLimited(&'static str, Option<Duration>),
@@ -189,6 +191,11 @@ impl Error {
                 "This account has too many requests at once, try again when some are answered".into(),
             ),
             E::TooManyAttempts(_) => (429, "rate_limit_exceeded", "Too many attempts, try again later".into()),
+            E::TooManySignUps(_) => (
+                429,
+                "rate_limit_exceeded",
+                "Too many accounts were created from your network, try again later".into(),
+            ),
             E::RateLimited(text, _) => (429, "rate_limit_exceeded", (*text).into()),
             E::ClientLeft | E::ClientLeftModel => (499, "client_closed_request", "The client closed the connection".into()),
             E::Upstream(status, text) => (*status, "model_server_failed", (*text).into()),
@@ -223,7 +230,7 @@ impl Error {
     pub fn retry_after(&self) -> Option<u64> {
         match self {
             // Rounded up: whoever comes back after that must not be refused again.
-            Error::TooManyAttempts(wait) | Error::RateLimited(_, Some(wait)) => {
+            Error::TooManyAttempts(wait) | Error::TooManySignUps(wait) | Error::RateLimited(_, Some(wait)) => {
                 Some((wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1))
             }
             Error::NotConfigured(_) | Error::PaymentsNotConfigured(_) => None,

@@ -1,13 +1,13 @@
 //! A thread pool for password hashes, with a low priority, so that a flood of logins does not slow down other requests.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
-use crate::blocking::{self, Wait};
+use crate::blocking::{self, Party, Turns, Wait};
 use crate::error::Error;
 
 /// How long a hash may wait in the queue.
@@ -40,9 +40,51 @@ impl From<HashError> for Error {
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// The thread pool. Its threads end when it is dropped.
+/// The thread pool. Its threads end when it is dropped. The networks and accounts that hashes are for take turns, so a
+/// flood from one of them does not make others wait for longer than a few hashes take.
 pub struct Hasher {
-    queue: SyncSender<Job>,
+    queue: Arc<Queue>,
+}
+
+struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+    /// How many jobs fit in.
+    room: usize,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: Turns<Job>,
+    is_closed: bool,
+}
+
+impl Queue {
+    /// Adds a job of this party; false if there is no room.
+    fn push(&self, party: Party, job: Job) -> bool {
+        let mut state = self.state.lock();
+        if state.jobs.len() >= self.room {
+            return false;
+        }
+        state.jobs.push(party, job);
+        drop(state);
+        self.changed.notify_one();
+        true
+    }
+
+    /// Waits for a job; `None` if there will be no more.
+    fn pop(&self) -> Option<Job> {
+        let mut state = self.state.lock();
+        loop {
+            if let Some(job) = state.jobs.pop() {
+                return Some(job);
+            }
+            if state.is_closed {
+                return None;
+            }
+            self.changed.wait(&mut state);
+        }
+    }
 }
 
 impl Hasher {
@@ -51,14 +93,15 @@ impl Hasher {
     /// # Errors
     /// A thread cannot be started.
     pub fn new(threads: usize) -> Result<Hasher, String> {
-        let (queue, jobs) = sync_channel(threads * QUEUE_PER_THREAD);
-        let jobs = Arc::new(Mutex::new(jobs));
+        let room = threads * QUEUE_PER_THREAD;
+        let queue = Arc::new(Queue { state: Mutex::default(), changed: Condvar::new(), room });
+        let hasher = Hasher { queue: Arc::clone(&queue) };
         for _ in 0..threads {
-            let jobs = jobs.clone();
+            let queue = Arc::clone(&queue);
             let thread = thread::Builder::new().name("hasher".to_owned());
-            thread.spawn(move || work(&jobs)).map_err(|e| e.to_string())?;
+            thread.spawn(move || work(&queue)).map_err(|e| e.to_string())?;
         }
-        Ok(Hasher { queue })
+        Ok(hasher)
     }
 
     /// Runs `hash` on one of the threads, and waits for it.
@@ -68,44 +111,46 @@ impl Hasher {
     pub fn run<T: Send + 'static>(&self, hash: impl FnOnce() -> T + Send + 'static) -> Result<T, HashError> {
         let (done, result) = sync_channel(1);
         let queued = Instant::now();
-        let wanted = Arc::new(());
-        let is_wanted = Arc::downgrade(&wanted);
         let job = move || {
-            // Skip it if the request has given up: it would only delay others.
-            if queued.elapsed() < MAX_WAIT && is_wanted.strong_count() > 0 {
+            // Skip it if the request has waited for too long: it would only delay others.
+            if queued.elapsed() < MAX_WAIT {
                 // This only fails if the request has given up.
                 let _ = done.send(hash());
             }
         };
         // A request that gets no place must not fill the queue.
-        let wait = || self.queue.try_send(Box::new(job)).ok().and_then(|()| result.recv().ok());
-        let outcome = match blocking::block_in_place(Wait::LogIn, wait) {
+        let wait = || match self.queue.push(blocking::party(), Box::new(job)) {
+            true => result.recv().ok(),
+            false => None,
+        };
+        match blocking::block_in_place(Wait::LogIn, wait) {
             Ok(Some(value)) => Ok(value),
             Ok(None) | Err(_) => Err(HashError::Busy),
-        };
-        drop(wanted);
-        outcome
+        }
     }
 }
 
-fn work(jobs: &Mutex<Receiver<Job>>) {
+impl Drop for Hasher {
+    fn drop(&mut self) {
+        self.queue.state.lock().is_closed = true;
+        self.queue.changed.notify_all();
+    }
+}
+
+fn work(queue: &Queue) {
     // On Linux, this applies to the calling thread only. If it is not permitted, the priority stays as it is.
     #[cfg(target_os = "linux")]
     let _ = rustix::process::nice(NICENESS);
-    loop {
-        let job = jobs.lock().recv();
-        match job {
-            // The thread outlives a panic; the request that waits sees its channel close.
-            Ok(job) => drop(std::panic::catch_unwind(std::panic::AssertUnwindSafe(job))),
-            Err(_) => return,
-        }
+    while let Some(job) = queue.pop() {
+        // The thread outlives a panic; the request that waits sees its channel close.
+        drop(std::panic::catch_unwind(std::panic::AssertUnwindSafe(job)));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::blocking::{Party, Place, Refused};
+    use crate::blocking::{Place, Refused};
     use std::rc::Rc;
     use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -149,6 +194,30 @@ mod tests {
     }
 
     #[test]
+    fn a_flood_of_one_network_delays_another_by_one_hash() {
+        let hasher = Hasher::new(1).unwrap();
+        let (release, held) = sync_channel::<()>(0);
+        let (begin, begun) = sync_channel::<()>(0);
+        let order = Arc::new(Mutex::new(Vec::new()));
+        thread::scope(|scope| {
+            scope.spawn(|| hasher.run(move || begin.send(()).is_ok() && held.recv().is_ok()));
+            begun.recv().unwrap();
+            let push = |address: &str| {
+                let (party, order) = (Party::network(address.parse().unwrap()), Arc::clone(&order));
+                assert!(hasher.queue.push(party, Box::new(move || order.lock().push(party))));
+                party
+            };
+            let flood: Vec<_> = (0..20).map(|n| push(&format!("10.0.0.{n}"))).collect();
+            let other = push("10.0.1.1");
+            release.send(()).unwrap();
+            while order.lock().len() < 21 {
+                thread::yield_now();
+            }
+            assert_eq!(order.lock()[..3], [flood[0], other, flood[1]]);
+        });
+    }
+
+    #[test]
     fn a_full_queue_refuses_at_once_and_a_panic_is_survived() {
         let hasher = Hasher::new(1).unwrap();
         assert_eq!(hasher.run(|| panic!("on purpose")), Err::<(), _>(HashError::Busy));
@@ -157,7 +226,7 @@ mod tests {
         thread::scope(|scope| {
             scope.spawn(|| hasher.run(move || begin.send(()).is_ok() && held.recv().is_ok()));
             begun.recv().unwrap();
-            while hasher.queue.try_send(Box::new(|| ())).is_ok() {}
+            while hasher.queue.push(Party::Process, Box::new(|| ())) {}
             // If this waited, it would never end.
             assert_eq!(hasher.run(|| ()), Err(HashError::Busy));
             release.send(()).unwrap();

@@ -1,4 +1,4 @@
-//! Authentication: credentials, the cache of callers, passwords, and the throttle against guessing them.
+//! Authentication: credentials, the cache of callers, passwords, and the throttles of guesses and sign-ups.
 
 pub mod cache;
 mod caller;
@@ -14,6 +14,7 @@ pub mod revocation;
 mod scope;
 pub mod secret;
 mod shard;
+pub mod sign_ups;
 mod single_flight;
 pub mod throttle;
 
@@ -25,6 +26,7 @@ pub use last_used::{LastUsed, is_renewal_due};
 pub use resolver::{Resolver, Standing};
 pub use scope::{Permission, Scope};
 pub use secret::{Digest, Secret};
+pub use sign_ups::SignUps;
 pub use throttle::Throttle;
 
 #[cfg(test)]

@@ -17,9 +17,9 @@ use crate::blocking::{self, Wait, network_of};
 use crate::error::Error;
 
 /// A burst of failures that is allowed, and the interval after which one more is.
-struct Allowance {
-    burst: u32,
-    refill: Duration,
+pub(super) struct Allowance {
+    pub(super) burst: u32,
+    pub(super) refill: Duration,
 }
 
 const PAIR: Allowance = Allowance { burst: 5, refill: Duration::from_secs(60) };
@@ -31,7 +31,7 @@ const CONFIRMATION: Allowance = Allowance { burst: 10, refill: Duration::from_se
 
 /// Maximum number of counters. Beyond it, those that have expired are dropped or, if there are none, a tenth: those that
 /// would expire first.
-const MAX_COUNTERS: usize = 200_000;
+pub(super) const MAX_COUNTERS: usize = 200_000;
 
 /// Maximum number of attempts that wait for others to finish. Each of them occupies a thread.
 const MAX_WAITING: usize = 128;
@@ -240,13 +240,14 @@ impl Attempts {
 }
 
 /// `None` if another attempt is allowed.
-fn remaining_wait(full_at: Instant, allowance: &Allowance, now: Instant) -> Option<Duration> {
+pub(super) fn remaining_wait(full_at: Instant, allowance: &Allowance, now: Instant) -> Option<Duration> {
     let used = full_at.saturating_duration_since(now);
     let allowed = allowance.refill * (allowance.burst - 1);
     used.checked_sub(allowed).filter(|wait| !wait.is_zero())
 }
 
-fn make_room(full_at: &mut HashMap<Subject, Instant>, now: Instant, most: usize) {
+/// Forgets counters once there are as many as `most`; see [`MAX_COUNTERS`].
+pub(super) fn make_room<S>(full_at: &mut HashMap<S, Instant>, now: Instant, most: usize) {
     if full_at.len() < most {
         return;
     }

@@ -2,7 +2,8 @@
 //!
 //! A party may hold as many places as [`SHARE`] times those that are free (the dynamic threshold of shared buffers,
 //! Choudhury and Hahne 1998). So one that is alone can have two thirds, of `n` that want all they can get each has
-//! `2 / (2 n + 1)`, and something is left for whoever comes next.
+//! `2 / (2 n + 1)`, and something is left for whoever comes next. The same bound holds for all parties of a group
+//! together, so nobody gets more by having many addresses.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -34,7 +35,8 @@ impl Bulkhead {
 
     /// One with so many places, of which no party may hold more than `most`.
     pub fn with_most(places: usize, most: usize) -> Bulkhead {
-        Bulkhead(Arc::new(Mutex::new(Shares { places, most, used: 0, held: HashMap::new() })))
+        let shares = Shares { places, most, used: 0, held: HashMap::new(), groups: HashMap::new() };
+        Bulkhead(Arc::new(Mutex::new(shares)))
     }
 
     /// Takes a place.
@@ -84,6 +86,8 @@ struct Shares {
     used: usize,
     /// By party, none with 0.
     held: HashMap<Party, usize>,
+    /// By group, none with 0.
+    groups: HashMap<Party, usize>,
 }
 
 impl Shares {
@@ -91,7 +95,10 @@ impl Shares {
         let held = self.held.get(&party).copied().unwrap_or(0);
         let free = self.places.saturating_sub(self.used);
         // Whoever has none gets the last one.
-        let is_within_share = held == 0 || held < self.most.min(SHARE * free.saturating_sub(1));
+        let share = SHARE * free.saturating_sub(1);
+        let held_by_group = self.groups.get(&party.group()).copied().unwrap_or(0);
+        let is_within_share =
+            (held == 0 || held < share.min(self.most)) && (held_by_group == 0 || held_by_group < share);
         if free > 0 && is_within_share {
             self.put(party);
             return Ok(());
@@ -106,14 +113,17 @@ impl Shares {
     fn put(&mut self, party: Party) {
         self.used += 1;
         *self.held.entry(party).or_default() += 1;
+        *self.groups.entry(party.group()).or_default() += 1;
     }
 
     fn give_back(&mut self, party: Party) {
         self.used = self.used.saturating_sub(1);
-        if let Some(held) = self.held.get_mut(&party) {
-            *held -= 1;
-            if *held == 0 {
-                self.held.remove(&party);
+        for (counts, whose) in [(&mut self.held, party), (&mut self.groups, party.group())] {
+            if let Some(count) = counts.get_mut(&whose) {
+                *count -= 1;
+                if *count == 0 {
+                    counts.remove(&whose);
+                }
             }
         }
     }
@@ -177,6 +187,20 @@ mod tests {
         let held: Vec<_> = (0..6).map(|_| bulkhead.enter(network).unwrap()).collect();
         assert_eq!(bulkhead.enter(network).err(), Some(Refused::Full));
         drop(held);
+    }
+
+    #[test]
+    fn many_addresses_of_one_site_have_no_more_than_one() {
+        let bulkhead = Bulkhead::new(30);
+        let party = |text: &str| Party::network(text.parse().unwrap());
+        let mut held: Vec<_> = (0..200).filter_map(|n| bulkhead.enter(party(&format!("10.0.0.{n}"))).ok()).collect();
+        assert_eq!(held.len(), 20);
+        held.extend((0..200).filter_map(|n| bulkhead.enter(party(&format!("2001:db8:0:{n}::1"))).ok()));
+        assert_eq!(held.len(), 26, "of what is left, the next one has two thirds again");
+        held.push(bulkhead.enter(party("10.0.1.1")).unwrap());
+        held.push(bulkhead.enter(Party::Account(1)).unwrap());
+        drop(held);
+        assert!(bulkhead.used() == 0 && bulkhead.0.lock().groups.is_empty());
     }
 
     #[test]

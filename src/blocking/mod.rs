@@ -11,6 +11,7 @@
 mod bulkhead;
 mod kinds;
 mod party;
+mod turns;
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::AsFd;
@@ -19,7 +20,8 @@ use std::sync::Arc;
 
 pub use bulkhead::{Bulkhead, Place};
 pub use kinds::{Places, Wait};
-pub use party::{Party, network_of};
+pub use party::{Party, network_of, site_of};
+pub use turns::Turns;
 
 /// Why a request may not wait now. Nothing was done for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

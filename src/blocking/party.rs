@@ -1,7 +1,7 @@
 //! On whose behalf a thread waits.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Who shares places with whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,6 +27,16 @@ impl Party {
     pub fn network(address: IpAddr) -> Party {
         Party::Network(network_of(address))
     }
+
+    /// The party that shares with others as one, however many parties it is made of: for a network, the
+    /// [site](site_of) that it is in.
+    #[must_use]
+    pub fn group(self) -> Party {
+        match self {
+            Party::Network(network) => Party::Network(site_of(network)),
+            other => other,
+        }
+    }
 }
 
 /// The IPv4 address, or the first 64 bits of the IPv6 address: whoever has one usually has all of them.
@@ -40,6 +50,21 @@ pub fn network_of(address: IpAddr) -> IpAddr {
     }
 }
 
+/// The addresses that one owner easily has several of: the /24 of an IPv4 address, the /48 of an IPv6 address, which is
+/// what a site is given (RFC 6177).
+pub fn site_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            let [a, b, c, _] = v4.octets();
+            Ipv4Addr::new(a, b, c, 0).into()
+        }
+        IpAddr::V6(v6) => {
+            let [a, b, c, ..] = v6.segments();
+            Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0).into()
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -50,5 +75,17 @@ mod tests {
         assert_eq!(network("2001:db8:0:1::1"), network("2001:db8:0:1:ffff::2"));
         assert_ne!(network("2001:db8:0:1::1"), network("2001:db8:0:2::1"));
         assert_eq!(network("::ffff:1.2.3.4"), network("1.2.3.4"));
+    }
+
+    #[test]
+    fn networks_of_one_site_are_a_group_and_an_account_is_its_own() {
+        let group = |text: &str| Party::network(text.parse().unwrap()).group();
+        for (one, same, other) in
+            [("1.2.3.4", "::ffff:1.2.3.200", "1.2.4.4"), ("2001:db8:1:1::1", "2001:db8:1:ffff::1", "2001:db8:2:1::1")]
+        {
+            assert_eq!(group(one), group(same));
+            assert_ne!(group(one), group(other));
+        }
+        assert_eq!(Party::Account(1).group(), Party::Account(1));
     }
 }

@@ -5,6 +5,7 @@ pub mod database;
 mod engines;
 mod parse;
 mod payments;
+mod quotas;
 mod stripe;
 
 use std::fmt;
@@ -24,12 +25,14 @@ use parse::{
 pub use engines::{EngineConfig, EngineConfigs};
 pub use parse::{EncryptionKey, Networks, OrAutomatic, Secrets, Urls};
 pub use payments::PaymentConfig;
+pub use quotas::QuotaConfig;
 pub use stripe::StripeConfig;
 
 const DATABASE: &str = "Database";
 const ADDRESSES: &str = "Addresses";
 const PASSWORDS: &str = "Passwords";
 const CAPACITY: &str = "Capacity";
+const QUOTAS: &str = "Quotas";
 const CHARGES: &str = "Charges";
 const MODELS: &str = "Model servers";
 const STRIPE: &str = "Stripe";
@@ -183,6 +186,10 @@ pub struct Config {
     /// How long cached callers keep working while the database is down, in seconds
     #[arg(long, env, default_value = "300", value_parser = seconds(0..=86_400), help_heading = CAPACITY)]
     pub auth_grace: Duration,
+
+    /// What anybody may create.
+    #[command(flatten)]
+    pub quotas: QuotaConfig,
 
     /// `metered`: work is billed afterwards; `prepaid`: it needs credit, and uses it up; `subscription`: the same for
     /// accounts without a subscription

@@ -112,6 +112,8 @@ fn read_form(call: &mut Call<'_>) -> Result<Form> {
 }
 
 fn register(call: &Call<'_>, email: &str, password: &str) -> Result<SignedIn> {
+    // Before anything else, so that a refusal costs little and tells nothing.
+    let sign_up = call.app.sign_ups.begin(call.client()).map_err(Error::TooManySignUps)?;
     // Checked first, so that the answer does not tell whether the address has an account. Logging in makes no such
     // checks: accounts of the older system may have an address or a password that would be refused today.
     if !email::is_valid(email) {
@@ -119,13 +121,21 @@ fn register(call: &Call<'_>, email: &str, password: &str) -> Result<SignedIn> {
     }
     Passwords::validate(password, email)?;
     if has_account(call, email)? {
+        drop(sign_up);
         return sign_in(call, email, password);
     }
     let hash = call.app.passwords.hash(password)?;
     match create(call, email, &hash) {
         // Another request created it first, perhaps a second click of the same person.
-        Err(Error::Database(db::Error::Unique(name))) if name == users::EMAIL_KEY => sign_in(call, email, password),
-        outcome => outcome,
+        Err(Error::Database(db::Error::Unique(name))) if name == users::EMAIL_KEY => {
+            drop(sign_up);
+            sign_in(call, email, password)
+        }
+        Err(e) => Err(e),
+        Ok(signed_in) => {
+            sign_up.created();
+            Ok(signed_in)
+        }
     }
 }
 

@@ -59,6 +59,8 @@ impl User {
 pub fn textgen(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_textgen"));
     command.args(args).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    // All users of a test come from one address.
+    command.env("SIGNUPS_PER_ADDRESS", "0").env("SIGNUPS_PER_NETWORK", "0");
     command
 }
 
