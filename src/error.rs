@@ -69,6 +69,8 @@ pub enum Error {
     RequestTimeout,
     /// The request conflicts with the current state.
     Conflict(&'static str, Conflicting),
+    /// The account has as much as it may have; the text says of what.
+    QuotaUsed(&'static str, Conflicting),
     /// The first request with this `Idempotency-Key` is still running.
     KeyInUse,
     /// The `Idempotency-Key` was used for another request.
@@ -170,6 +172,7 @@ impl Error {
             E::MethodNotAllowed(_) => (405, "method_not_allowed", "Method Not Allowed".into()),
             E::RequestTimeout => (408, "request_timeout", "The request did not arrive in time".into()),
             E::Conflict(text, _) => (409, "conflict", (*text).into()),
+            E::QuotaUsed(text, _) => (403, "quota_exceeded", (*text).into()),
             E::KeyInUse => {
                 (409, "idempotency_key_in_use", "A request with this Idempotency-Key is running, try again later".into())
             }
@@ -249,7 +252,7 @@ impl Error {
     /// The reply.
     pub fn reply(&self, shape: Shape) -> Response {
         let Public { status, message, .. } = self.public();
-        let more = if let Error::Conflict(_, more) = self { Some(more) } else { None };
+        let more = if let Error::Conflict(_, more) | Error::QuotaUsed(_, more) = self { Some(more) } else { None };
         let mut response = match (shape, self) {
             (Shape::OpenAi, Error::Relayed(relayed)) if relayed.body.is_some() => Response::json(status, &relayed.body),
             (Shape::OpenAi, _) => Response::json(status, &self.openai()),

@@ -8,24 +8,26 @@ use crate::db::Executor;
 use crate::error::{Conflicting, Error, NOT_AUTHENTICATED, Result};
 use crate::store::{ApiKey, api_keys, users};
 
-/// Maximum number of working keys per account.
-const MAX_KEYS: i64 = 100;
+/// How many ended keys an account keeps for each one that may work: pages show their names for a while.
+const ENDED_FOR_EACH: i64 = 10;
 
 /// The name of the key that is created with an account.
 const DEFAULT_NAME: &str = "default";
 
-/// Creates a key. To be called in a transaction.
+/// Creates a key of an account that may have `most`. To be called in a transaction.
 ///
 /// # Errors
-/// 401 if the account has just been deleted, 409 if it already has [`MAX_KEYS`] keys.
+/// 401 if the account has just been deleted, 409 if it already has so many keys.
 pub fn create(
     db: &mut impl Executor,
     user_id: &str,
     name: &str,
     expires: Option<OffsetDateTime>,
+    most: i64,
 ) -> Result<(ApiKey, Secret)> {
     lock_account(db, user_id)?;
-    check_count(db, user_id)?;
+    check_count(db, user_id, most)?;
+    forget_ended(db, user_id, most)?;
     let secret = new_secret()?;
     Ok((insert(db, &new_id("key_")?, user_id, name, &secret, expires, false)?, secret))
 }
@@ -47,14 +49,20 @@ pub(super) fn lock_account(db: &mut impl Executor, user_id: &str) -> Result<()> 
     if users::lock(db, user_id)? { Ok(()) } else { Err(Error::Unauthorized(NOT_AUTHENTICATED)) }
 }
 
-fn check_count(db: &mut impl Executor, user_id: &str) -> Result<()> {
-    match api_keys::count(db, user_id)? >= MAX_KEYS {
+fn check_count(db: &mut impl Executor, user_id: &str, most: i64) -> Result<()> {
+    match api_keys::count(db, user_id)? >= most {
         true => {
-            let limit = Conflicting { limit: Some(MAX_KEYS), ..Conflicting::default() };
+            let limit = Conflicting { limit: Some(most), ..Conflicting::default() };
             Err(Error::Conflict("Too many keys: revoke one first", limit))
         }
         false => Ok(()),
     }
+}
+
+/// Whoever creates and revokes keys over and over does not fill the table.
+fn forget_ended(db: &mut impl Executor, user_id: &str, most: i64) -> Result<()> {
+    api_keys::delete_ended_beyond(db, user_id, most.saturating_mul(ENDED_FOR_EACH))?;
+    Ok(())
 }
 
 /// Creates the default key, whose prefix the user object shows.
@@ -80,18 +88,25 @@ fn insert(
     Ok(api_keys::insert(db, new)?)
 }
 
-/// Replaces a key with a new one; the old one works for another `grace_seconds`. To be called in a transaction. Of
-/// several concurrent rotations of one key, only one succeeds.
+/// Replaces a key of an account that may have `most` with a new one; the old one works for another `grace_seconds`. To be
+/// called in a transaction. Of several concurrent rotations of one key, only one succeeds.
 ///
 /// # Errors
 /// 404 if there is no such working key, or it has already been rotated; 409 if the old key would be one too many while
 /// it still works; 401 if the account has just been deleted.
-pub fn rotate(db: &mut impl Executor, user_id: &str, id: &str, grace_seconds: i64) -> Result<(ApiKey, Secret)> {
+pub fn rotate(
+    db: &mut impl Executor,
+    user_id: &str,
+    id: &str,
+    grace_seconds: i64,
+    most: i64,
+) -> Result<(ApiKey, Secret)> {
     lock_account(db, user_id)?;
     let old = api_keys::lock_current(db, user_id, id)?.ok_or(Error::NotFound("Key not found, or already rotated"))?;
     if grace_seconds > 0 {
-        check_count(db, user_id)?;
+        check_count(db, user_id, most)?;
     }
+    forget_ended(db, user_id, most)?;
     let new = new_id("key_")?;
     api_keys::replace(db, id, &new, grace_seconds)?;
     let secret = new_secret()?;
@@ -110,7 +125,7 @@ pub fn rotate(db: &mut impl Executor, user_id: &str, id: &str, grace_seconds: i6
 pub fn rotate_default(db: &mut impl Executor, user_id: &str) -> Result<Secret> {
     lock_account(db, user_id)?;
     if let Some(id) = api_keys::default_of(db, user_id)? {
-        return rotate(db, user_id, &id, 0).map(|(_, secret)| secret);
+        return rotate(db, user_id, &id, 0, i64::MAX).map(|(_, secret)| secret);
     }
     let secret = new_secret()?;
     insert_default(db, user_id, &secret)?;

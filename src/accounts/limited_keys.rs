@@ -59,7 +59,7 @@ impl KeyChange {
     }
 }
 
-/// Makes a key of an account. One that a key makes has its limits, unless it is given narrower ones; `author` is `None`
+/// Makes a key of an account that may have `most`. One that a key makes has its limits, unless it is given narrower ones; `author` is `None`
 /// for an operator. To be called in a transaction.
 ///
 /// # Errors
@@ -70,13 +70,14 @@ pub fn create(
     user_id: &str,
     name: &str,
     change: KeyChange,
+    most: i64,
 ) -> Result<(ApiKey, Secret)> {
     let own = match author.map(|author| (&author.via, author)) {
         Some((Via::Key { id, expires }, author)) => Some((id, *expires, author)),
         _ => None,
     };
     let expires = change.expires.apply(own.and_then(|(_, expires, _)| expires));
-    let (mut key, secret) = keys::create(db, user_id, name, expires)?;
+    let (mut key, secret) = keys::create(db, user_id, name, expires, most)?;
     if let Some((own, _, author)) = own
         && bounds::has_limits(author)
     {

@@ -25,7 +25,7 @@ use parse::{
 pub use engines::{EngineConfig, EngineConfigs};
 pub use parse::{EncryptionKey, Networks, OrAutomatic, Secrets, Urls};
 pub use payments::PaymentConfig;
-pub use quotas::QuotaConfig;
+pub use quotas::{DocumentQuota, QuotaConfig};
 pub use stripe::StripeConfig;
 
 const DATABASE: &str = "Database";

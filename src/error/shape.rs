@@ -59,10 +59,10 @@ pub(super) struct ErrorBody<'e> {
     pub(super) more: Option<&'e Conflicting>,
 }
 
-/// What the error of a conflict adds to its message.
+/// What the error of a conflict, or of a quota that is used up, adds to its message.
 #[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 pub struct Conflicting {
-    /// How many there may be.
+    /// How many there may be, or how many bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<i64>,
     /// The saved document, where another save came first.

@@ -302,6 +302,18 @@ pub fn delete_ended(db: &mut impl Executor) -> Result<u64, Error> {
     db.execute(SQL, &[])
 }
 
+/// Deletes the user's ended keys beyond `most`, those first that ended first. To be called in a transaction that has locked
+/// the account.
+///
+/// # Errors
+/// See [`Error`].
+pub fn delete_ended_beyond(db: &mut impl Executor, user_id: &str, most: i64) -> Result<u64, Error> {
+    const SQL: &str = "DELETE FROM api_keys WHERE id IN (
+            SELECT id FROM api_keys WHERE user_id = $1 AND least(revoked, expires) <= now()
+            ORDER BY least(revoked, expires) DESC, id OFFSET $2)";
+    db.execute(SQL, &[&user_id, &most])
+}
+
 /// The ids and names of all of the user's keys, including those that no longer work.
 ///
 /// # Errors

@@ -2,12 +2,17 @@
 
 use time::OffsetDateTime;
 
+use super::document_totals::{Added, DocumentTotals};
 use super::documents;
 use super::row::{Record, record};
+use crate::config::DocumentQuota;
 use crate::db::{Error, Executor};
 
 /// Days for which a deleted document can be restored.
 pub const KEPT_DAYS: i64 = 30;
+
+/// The most documents that one statement deletes to make room for others.
+const ROOM_STEP: i64 = 1000;
 
 record! {
     /// A deleted document, as in the list of them.
@@ -32,19 +37,59 @@ pub fn of_user(db: &mut impl Executor, user_id: &str, limit: i64) -> Result<Vec<
     db.query(SQL, &[&user_id, &limit])?.iter().map(DeletedDocument::from_row).collect()
 }
 
-/// Restores one of the user's documents as it was, and returns whether it existed.
+/// Restores one of the user's documents as it was, if the quota admits it; [`Added::Nothing`] if there is none.
 ///
 /// # Errors
 /// See [`Error`].
-pub fn restore(db: &mut impl Executor, id: &str, user_id: &str) -> Result<bool, Error> {
+pub fn restore(db: &mut impl Executor, id: &str, user_id: &str, quota: DocumentQuota) -> Result<Added<()>, Error> {
+    // Locked in the order of the account, the document and the totals; see `documents::insert`.
     const SQL: &str = concat!(
-        "WITH restored AS (DELETE FROM deleted_documents WHERE id = $1 AND user_id = $2 RETURNING ",
+        "WITH account AS (SELECT id AS account_id FROM users WHERE id = $2 FOR KEY SHARE),
+        found AS (
+            SELECT id AS found_id, textgen_document_bytes(title, content) AS size FROM deleted_documents
+            WHERE id = $1 AND user_id = $2 AND EXISTS (SELECT FROM account) FOR UPDATE),
+        t AS (
+            SELECT t.documents, t.bytes FROM document_totals t WHERE t.user_id = $2 AND EXISTS (SELECT FROM found)
+            FOR NO KEY UPDATE),
+        removed AS (
+            DELETE FROM deleted_documents USING found, t
+            WHERE id = found_id AND t.documents < $3 AND t.bytes + size <= $4 RETURNING ",
         documents::columns!(),
-        ") INSERT INTO documents (",
+        "), restored AS (INSERT INTO documents (",
         documents::columns!(),
-        ") SELECT * FROM restored"
+        ") SELECT * FROM removed RETURNING id)
+        SELECT t.documents, t.bytes, (SELECT id FROM restored) FROM t"
     );
-    Ok(db.execute(SQL, &[&id, &user_id])? == 1)
+    let row = db.query_opt(SQL, &[&id, &user_id, &quota.documents, &quota.bytes])?;
+    let Some(row) = row else { return Ok(Added::Nothing) };
+    Ok(match row.try_get::<_, Option<String>>(2)? {
+        Some(_) => Added::Done(()),
+        None => Added::refused(DocumentTotals::from_row(&row)?, quota),
+    })
+}
+
+/// Permanently deletes the user's oldest deleted documents, until the others are within the quota. To be called in a
+/// transaction that has locked the account.
+///
+/// # Errors
+/// See [`Error`].
+pub fn make_room(db: &mut impl Executor, user_id: &str, quota: DocumentQuota) -> Result<(), Error> {
+    // Those that are locked are being restored or purged.
+    const SQL: &str = "WITH excess AS (
+            SELECT deleted - $2 AS too_many, deleted_bytes - $3 AS too_large FROM document_totals
+            WHERE user_id = $1 AND (deleted > $2 OR deleted_bytes > $3)),
+        oldest AS (
+            SELECT id, deleted, textgen_document_bytes(title, content) AS size FROM deleted_documents
+            WHERE user_id = $1 AND EXISTS (SELECT FROM excess)
+            ORDER BY deleted, id LIMIT $4 FOR UPDATE SKIP LOCKED),
+        summed AS (
+            SELECT id, row_number() OVER by_age AS number, sum(size) OVER by_age - size AS before FROM oldest
+            WINDOW by_age AS (ORDER BY deleted, id))
+        DELETE FROM deleted_documents WHERE id IN (
+            SELECT id FROM summed, excess WHERE number <= too_many OR before < too_large)";
+    let DocumentQuota { documents, bytes } = quota;
+    while db.execute(SQL, &[&user_id, &documents, &bytes, &ROOM_STEP])? == ROOM_STEP.unsigned_abs() {}
+    Ok(())
 }
 
 /// Permanently deletes documents that were deleted more than [`KEPT_DAYS`] days ago, and returns how many.

@@ -7,8 +7,10 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use time::OffsetDateTime;
 
+use super::document_totals::{Added, DocumentTotals};
 use super::row::{Record, record};
-use crate::db::{Error, Executor};
+use crate::config::DocumentQuota;
+use crate::db::{Error, Executor, Param};
 
 record! {
     /// A document, and the document object of the API: its fields are serialised in this order.
@@ -97,19 +99,35 @@ pub fn page(
     rows.iter().map(Document::from_row).collect()
 }
 
-/// Inserts a document, and returns its version.
+/// Inserts a document, if the quota admits it, and returns its version.
 ///
 /// # Errors
-/// [`Error::ForeignKey`] if the account does not exist.
+/// See [`Error`].
 pub fn insert(
     db: &mut impl Executor,
     id: &str,
     user_id: &str,
     title: &str,
     content: Option<&str>,
-) -> Result<i64, Error> {
-    const SQL: &str = "INSERT INTO documents (id, user_id, title, content) VALUES ($1, $2, $3, $4) RETURNING version";
-    Ok(db.query_one(SQL, &[&id, &user_id, &title, &content])?.try_get(0)?)
+    quota: DocumentQuota,
+) -> Result<Added<i64>, Error> {
+    // The account's row of totals stays locked until the trigger has updated it. The account comes first, as whoever
+    // deletes it locks it first.
+    const SQL: &str = "WITH t AS (
+            SELECT t.documents, t.bytes FROM users u JOIN document_totals t ON t.user_id = u.id
+            WHERE u.id = $2 FOR KEY SHARE OF u FOR NO KEY UPDATE OF t),
+        added AS (
+            INSERT INTO documents (id, user_id, title, content)
+            SELECT $1, $2, $3, $4 FROM t
+            WHERE t.documents < $5 AND t.bytes + textgen_document_bytes($3, $4) <= $6 RETURNING version)
+        SELECT t.documents, t.bytes, (SELECT version FROM added) FROM t";
+    let DocumentQuota { documents, bytes } = quota;
+    let row = db.query_opt(SQL, &[&id, &user_id, &title, &content, &documents, &bytes])?;
+    let Some(row) = row else { return Ok(Added::Nothing) };
+    Ok(match row.try_get(2)? {
+        Some(version) => Added::Done(version),
+        None => Added::refused(DocumentTotals::from_row(&row)?, quota),
+    })
 }
 
 /// What a save changes; `None` leaves a field as it is.
@@ -123,18 +141,37 @@ pub struct Change<'a> {
     pub version: Option<i64>,
 }
 
-/// Saves one of the user's documents, and returns its new version; `None` if the user has no such document, or it has
-/// another version.
+/// Saves one of the user's documents, if the quota of bytes admits it or it does not become longer, and returns its new
+/// version; [`Added::Nothing`] if the user has no such document, or it has another version.
 ///
 /// # Errors
 /// See [`Error`].
-pub fn update(db: &mut impl Executor, id: &str, user_id: &str, change: Change<'_>) -> Result<Option<i64>, Error> {
-    const SQL: &str = "UPDATE documents SET title = coalesce($3, title),
-            content = CASE WHEN $4 THEN $5 ELSE content END, updated = now(), version = version + 1
-        WHERE id = $1 AND user_id = $2 AND ($6::bigint IS NULL OR version = $6) RETURNING version";
+pub fn update(
+    db: &mut impl Executor,
+    id: &str,
+    user_id: &str,
+    change: Change<'_>,
+    quota: DocumentQuota,
+) -> Result<Added<i64>, Error> {
+    // The document is locked before the totals, as triggers do it: `t` is read only once there is one.
+    const SQL: &str = "WITH found AS (
+            SELECT id AS found_id, textgen_document_bytes(coalesce($3, title), CASE WHEN $4 THEN $5 ELSE content END)
+                - textgen_document_bytes(title, content) AS growth
+            FROM documents WHERE id = $1 AND user_id = $2 AND ($6::bigint IS NULL OR version = $6)
+            FOR NO KEY UPDATE),
+        t AS (
+            SELECT t.bytes FROM document_totals t WHERE t.user_id = $2 AND EXISTS (SELECT FROM found)
+            FOR NO KEY UPDATE),
+        saved AS (
+            UPDATE documents SET title = coalesce($3, title), content = CASE WHEN $4 THEN $5 ELSE content END,
+                updated = now(), version = version + 1
+            FROM found, t WHERE id = found_id AND (growth <= 0 OR t.bytes + growth <= $7) RETURNING version)
+        SELECT (SELECT version FROM saved) FROM found";
     let Change { title, content, version } = change;
-    let row = db.query_opt(SQL, &[&id, &user_id, &title, &content.is_some(), &content.flatten(), &version])?;
-    row.map(|row| Ok(row.try_get(0)?)).transpose()
+    let params: [&dyn Param; 7] =
+        [&id, &user_id, &title, &content.is_some(), &content.flatten(), &version, &quota.bytes];
+    let Some(row) = db.query_opt(SQL, &params)? else { return Ok(Added::Nothing) };
+    Ok(row.try_get::<_, Option<i64>>(0)?.map_or(Added::TooLarge, Added::Done))
 }
 
 /// Makes one of the user's documents public or private, and returns its version; `None` if the user has no such
@@ -236,7 +273,7 @@ fn like_pattern(text: &str) -> String {
 }
 
 /// Deletes one of the user's documents, and returns whether it existed. It can be
-/// [restored](super::deleted_documents::restore) for a while.
+/// [restored](super::deleted_documents::restore) for a while. To be called in a transaction that has locked the account.
 ///
 /// # Errors
 /// See [`Error`].

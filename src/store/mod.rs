@@ -9,6 +9,7 @@ pub mod credits;
 pub mod customer_changes;
 pub mod deleted_documents;
 pub mod directory;
+pub mod document_totals;
 pub mod documents;
 pub mod events;
 pub mod installation;

@@ -120,6 +120,18 @@ pub fn delete(db: &mut impl Executor, user_id: &str, id: &str) -> Result<bool, E
     Ok(db.execute("DELETE FROM sessions WHERE user_id = $1 AND id = $2", &[&user_id, &id])? == 1)
 }
 
+/// Ends the user's sessions beyond `most`, and returns how many: those that have not been used for longest, but not `new`.
+/// To be called in a transaction that has locked the account.
+///
+/// # Errors
+/// See [`Error`].
+pub fn delete_beyond(db: &mut impl Executor, user_id: &str, new: &str, most: i64) -> Result<u64, Error> {
+    const SQL: &str = "DELETE FROM sessions WHERE id IN (
+        SELECT id FROM sessions WHERE user_id = $1 AND id <> $2 AND expires > now()
+        ORDER BY last_seen DESC, created DESC, id OFFSET $3)";
+    db.execute(SQL, &[&user_id, &new, &(most - 1)])
+}
+
 /// Gives one of the user's sessions another token.
 ///
 /// # Errors

@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 
 use super::cursor::Page;
 use super::key_fields::{BudgetFields, LimitFields, List, NewKey, RateFields, checked_name, show};
-use super::keys::in_transaction;
+use super::keys::{in_transaction, most};
 use super::{Answer, fields, record};
 use crate::accounts::scopes::{self, AccountScope};
 use crate::accounts::{self, budgets, email, limited_keys, rates};
@@ -321,7 +321,7 @@ fn create_key(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let name = checked_name(name)?;
     let made = in_transaction(call, |db| {
         let user = accounts::find(db, user)?.ok_or(Error::NotFound(NO_ACCOUNT))?;
-        let (key, secret) = limited_keys::create(db, None, &user.id, name, change)?;
+        let (key, secret) = limited_keys::create(db, None, &user.id, name, change, most(call))?;
         record(call, caller, db, "create key", &user, &key.id)?;
         Ok(NewKey::new(show(db, &user.id, key)?, &secret))
     })?;

@@ -6,10 +6,11 @@ use serde_json::Value;
 
 use super::Answer;
 use super::cursor::Page;
+use super::keys::in_transaction;
 use crate::accounts::random;
 use crate::auth::Caller;
 use crate::call::Call;
-use crate::db;
+use crate::config::DocumentQuota;
 use crate::error::{Conflicting, Error, Result};
 use crate::http::Response;
 use crate::http::form::Fields;
@@ -17,8 +18,9 @@ use crate::http::request_fields::request_fields;
 use crate::operation::Group::Documents;
 use crate::operation::Handler::{Authenticated, Optional};
 use crate::operation::{Operation, get, post, summary};
-use crate::store::deleted_documents;
+use crate::store::document_totals::{self, Added, DocumentTotals};
 use crate::store::documents::{self, Change, Document};
+use crate::store::{deleted_documents, users};
 
 /// The most bytes of a document's content.
 const LARGEST: usize = 8 * 1024 * 1024;
@@ -43,15 +45,19 @@ const TRIES: usize = 3;
 
 pub(super) const AUTHENTICATION_REQUIRED: &str = "Authentication required";
 pub(super) const NOT_FOUND: &str = "Document not found";
+const TOO_MANY: &str = "Too many documents: delete some first";
+const TOO_LARGE: &str = "Document storage is full: delete some documents first";
 const ID_REQUIRED: &str = "Document ID is required";
 
 /// The operations of this file.
 pub(super) fn operations() -> Vec<Operation> {
     const NONE: &str = "No document of the caller has this id";
+    const FULL: &str = "The account's documents are as many, or as large, as they may be; the reply has the limit";
     let saves = |words| {
         summary(Documents, words)
             .json::<SaveDocument<'_>>()
             .reply::<SavedDocument<'_>>()
+            .status(403, FULL)
             .status(404, NONE)
             .status(409, "The document was changed in the meantime; the reply has the saved one")
     };
@@ -62,6 +68,9 @@ pub(super) fn operations() -> Vec<Operation> {
                 .query::<ListDocuments>()
                 .reply::<DocumentList>()
                 .status(400, "limit or after is invalid"),
+        ),
+        get("/api/docs/usage", Authenticated(usage)).described(
+            summary(Documents, "How much the caller's documents take, and how much they may").reply::<DocumentUsage>(),
         ),
         get("/api/docs/get", Optional(get_one)).described(
             summary(Documents, "A document of the caller, or a public one")
@@ -83,7 +92,9 @@ pub(super) fn operations() -> Vec<Operation> {
         post("/api/docs/delete", Authenticated(delete))
             .described(changes("Delete a document").reply::<ChangedDocument<'_>>()),
         post("/api/docs/restore", Authenticated(restore)).described(
-            changes("Restore a document that was deleted in the last 30 days").reply::<ChangedDocument<'_>>(),
+            changes("Restore a document that was deleted in the last 30 days")
+                .reply::<ChangedDocument<'_>>()
+                .status(403, FULL),
         ),
     ]
 }
@@ -140,6 +151,17 @@ struct DocumentList {
 }
 
 #[derive(Serialize, JsonSchema)]
+struct DocumentUsage {
+    documents: i64,
+    /// Bytes of their titles and texts, in UTF-8.
+    bytes: i64,
+    /// How many documents there may be; null for any number.
+    max_documents: Option<i64>,
+    /// How many bytes they may take; null for any number.
+    max_bytes: Option<i64>,
+}
+
+#[derive(Serialize, JsonSchema)]
 struct SavedDocument<'a> {
     id: &'a str,
     /// Always true.
@@ -174,6 +196,30 @@ fn list(call: &mut Call<'_>, caller: &Caller) -> Answer {
         documents::page(&mut session, &caller.user.id, asked.after(), asked.limit + 1, with_content, PAGE_BYTES)?;
     drop(session);
     Ok(Response::json(200, &as_page(page, &asked, with_content)?))
+}
+
+/// `GET /api/docs/usage`.
+fn usage(call: &mut Call<'_>, caller: &Caller) -> Answer {
+    let DocumentTotals { documents, bytes } = document_totals::of_user(&mut call.app.db.session()?, &caller.user.id)?;
+    let quota = quota(call);
+    let limit = |limit| Some(limit).filter(|limit| *limit < i64::MAX);
+    let (max_documents, max_bytes) = (limit(quota.documents), limit(quota.bytes));
+    Ok(Response::json(200, &DocumentUsage { documents, bytes, max_documents, max_bytes }))
+}
+
+pub(super) fn quota(call: &Call<'_>) -> DocumentQuota {
+    call.app.config.quotas.of_documents()
+}
+
+/// What was added; `None` if there is nothing that could be.
+fn within_quota<T>(added: Added<T>, quota: DocumentQuota) -> Result<Option<T>> {
+    let used = |text, limit| Error::QuotaUsed(text, Conflicting { limit: Some(limit), ..Conflicting::default() });
+    match added {
+        Added::Done(done) => Ok(Some(done)),
+        Added::Nothing => Ok(None),
+        Added::TooMany => Err(used(TOO_MANY, quota.documents)),
+        Added::TooLarge => Err(used(TOO_LARGE, quota.bytes)),
+    }
 }
 
 fn as_page(mut page: Vec<Document>, asked: &Page, with_content: bool) -> Result<Value> {
@@ -236,20 +282,19 @@ fn write(call: &mut Call<'_>, caller: &Caller, message: &str) -> Answer {
 
 /// Creates a document; returns its id and version.
 pub(super) fn insert(call: &Call<'_>, user_id: &str, title: &str, content: Option<&str>) -> Result<(String, i64)> {
-    let id = format!("doc_{}", random(22)?);
-    match documents::insert(&mut call.app.db.session()?, &id, user_id, title, content) {
-        Ok(version) => Ok((id, version)),
-        // The account has just been deleted.
-        Err(db::Error::ForeignKey(_)) => Err(Error::Unauthorized(AUTHENTICATION_REQUIRED)),
-        Err(e) => Err(e.into()),
-    }
+    let (id, quota) = (format!("doc_{}", random(22)?), quota(call));
+    let added = documents::insert(&mut call.app.db.session()?, &id, user_id, title, content, quota)?;
+    // Otherwise the account has just been deleted.
+    let version = within_quota(added, quota)?.ok_or(Error::Unauthorized(AUTHENTICATION_REQUIRED))?;
+    Ok((id, version))
 }
 
 /// Saves a document; returns its new version.
 pub(super) fn update(call: &Call<'_>, id: &str, user_id: &str, change: Change<'_>) -> Result<i64> {
     let mut session = call.app.db.session()?;
     for _ in 0..TRIES {
-        if let Some(version) = documents::update(&mut session, id, user_id, change)? {
+        let quota = quota(call);
+        if let Some(version) = within_quota(documents::update(&mut session, id, user_id, change, quota)?, quota)? {
             return Ok(version);
         }
         match documents::by_id(&mut session, id)? {
@@ -270,20 +315,34 @@ pub(super) fn update(call: &Call<'_>, id: &str, user_id: &str, change: Change<'_
 fn delete(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = super::fields(call)?;
     let id = required_id(&fields)?;
-    match documents::delete(&mut call.app.db.session()?, id, &caller.user.id)? {
-        true => Ok(Response::json(200, &ChangedDocument { id, success: true, message: "Document deleted" })),
-        false => Err(Error::NotFound(NOT_FOUND)),
-    }
+    delete_one(call, id, &caller.user.id)?;
+    Ok(Response::json(200, &ChangedDocument { id, success: true, message: "Document deleted" }))
+}
+
+/// Deletes a document. If the deleted ones are too many then, or too large, the oldest of them can't be restored any more.
+pub(super) fn delete_one(call: &Call<'_>, id: &str, user_id: &str) -> Result<()> {
+    in_transaction(call, |db| {
+        // Without the account there is no document.
+        if !(users::lock(db, user_id)? && documents::delete(db, id, user_id)?) {
+            return Err(Error::NotFound(NOT_FOUND));
+        }
+        Ok(deleted_documents::make_room(db, user_id, quota(call))?)
+    })
 }
 
 /// `POST /api/docs/restore` with `id`: restores a document that was deleted in the last 30 days.
 fn restore(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = super::fields(call)?;
     let id = required_id(&fields)?;
-    match deleted_documents::restore(&mut call.app.db.session()?, id, &caller.user.id)? {
-        true => Ok(Response::json(200, &ChangedDocument { id, success: true, message: "Document restored" })),
-        false => Err(Error::NotFound(NOT_FOUND)),
-    }
+    restore_one(call, id, &caller.user.id)?;
+    Ok(Response::json(200, &ChangedDocument { id, success: true, message: "Document restored" }))
+}
+
+/// Restores a document.
+pub(super) fn restore_one(call: &Call<'_>, id: &str, user_id: &str) -> Result<()> {
+    let quota = quota(call);
+    let restored = deleted_documents::restore(&mut call.app.db.session()?, id, user_id, quota)?;
+    within_quota(restored, quota)?.ok_or(Error::NotFound(NOT_FOUND))
 }
 
 /// `POST /api/docs/publish` with `id` and optionally `is_public: false`.

@@ -164,7 +164,7 @@ fn create(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let change = LimitFields { expires, budget, rate, models, permissions, addresses }.check(caller, None)?;
     let (name, user_id) = (checked_name(name)?, &caller.user.id);
     let (key, secret) = in_transaction(call, |db| {
-        let (key, secret) = limited_keys::create(db, Some(caller), user_id, name, change)?;
+        let (key, secret) = limited_keys::create(db, Some(caller), user_id, name, change, most(call))?;
         Ok((show(db, user_id, key)?, secret))
     })?;
     Ok(Response::json(200, &NewKey::new(key, &secret)))
@@ -180,7 +180,7 @@ pub(super) fn create_for(
 ) -> Result<(ApiKey, Secret)> {
     let (expires, budget) = (expires.map_or(Change::Keep, Change::Set), budget.map_or(Change::Keep, Change::Set));
     let change = KeyChange { expires, budget, ..KeyChange::default() };
-    in_transaction(call, |db| limited_keys::create(db, Some(caller), &caller.user.id, name, change))
+    in_transaction(call, |db| limited_keys::create(db, Some(caller), &caller.user.id, name, change, most(call)))
 }
 
 /// `POST /api/keys/update` with `id` and what is to be changed.
@@ -228,10 +228,15 @@ pub(super) fn rotate_for(call: &Call<'_>, caller: &Caller, id: &str, grace: i64)
             true => Ok(()),
             false => bounds::check(caller, key),
         })?;
-        keys::rotate(db, user_id, id, grace)
+        keys::rotate(db, user_id, id, grace, most(call))
     })?;
     call.app.cache.revoke(user_id);
     Ok(made)
+}
+
+/// The most keys of an account.
+pub(super) fn most(call: &Call<'_>) -> i64 {
+    call.app.config.quotas.keys_per_account
 }
 
 /// Checks a working key of the caller's, which is locked.

@@ -204,12 +204,16 @@ fn open_session(call: &Call<'_>, user_id: &str, hash: &str, new_hash: Option<&st
     if let Some(new_hash) = new_hash {
         users::replace_password_hash(&mut transaction, user_id, hash, new_hash)?;
     }
-    insert_session(call, &mut transaction, user_id, &token)?;
+    let has_ended_others = insert_session(call, &mut transaction, user_id, &token)?;
     transaction.commit()?;
+    if has_ended_others {
+        call.app.cache.revoke(user_id);
+    }
     Ok(Some(token))
 }
 
-fn insert_session(call: &Call<'_>, db: &mut impl db::Executor, user_id: &str, token: &Secret) -> Result<()> {
+/// Adds a session; returns whether others have ended for it. The account is locked.
+fn insert_session(call: &Call<'_>, db: &mut impl db::Executor, user_id: &str, token: &Secret) -> Result<bool> {
     let user_agent = call.request.header("user-agent").unwrap_or("");
     let user_agent: String = user_agent.chars().filter(|c| !c.is_control()).take(USER_AGENT_LENGTH).collect();
     let new = sessions::NewSession {
@@ -221,7 +225,9 @@ fn insert_session(call: &Call<'_>, db: &mut impl db::Executor, user_id: &str, to
         user_agent: &user_agent,
     };
     sessions::insert(db, &new)?;
-    attempt::remember_network(call, db, user_id)
+    let ended = sessions::delete_beyond(db, user_id, new.id, call.app.config.quotas.sessions_per_account)?;
+    attempt::remember_network(call, db, user_id)?;
+    Ok(ended > 0)
 }
 
 /// Answers a script with JSON, and a form with a redirect. If the client only has to try again later, the form is

@@ -67,6 +67,7 @@ mod outage;
 mod pages;
 mod payments;
 mod plans;
+mod quotas;
 mod rates;
 mod rates_at_once;
 mod recordings;

@@ -7,11 +7,13 @@ use super::limits::{Limits, dollars};
 use super::{Frame, Problem, page, show, web_address};
 use crate::auth::{Caller, Digest, Secret};
 use crate::call::Call;
+use crate::config::{DocumentQuota, QuotaConfig};
 use crate::db;
 use crate::error::{Error, NOT_AUTHENTICATED, Result};
 use crate::http::form::Fields;
 use crate::http::{Response, cookie};
 use crate::store::budgets::{BudgetChange, Window};
+use crate::store::document_totals::{self, DocumentTotals};
 use crate::store::{ApiKey, BrowserSession, User, api_keys, sessions, users};
 use crate::web::{Answer, account, fields, keys, sessions as session_handlers};
 
@@ -49,6 +51,9 @@ struct Account {
     web: String,
     /// Whether there is anything to be paid at Stripe.
     has_payments: bool,
+    documents: DocumentTotals,
+    document_quota: DocumentQuota,
+    quotas: QuotaConfig,
 }
 
 /// A new key, whose secret is shown only once.
@@ -91,7 +96,9 @@ fn render(call: &Call<'_>, caller: &Caller, problem: Option<Problem>) -> Answer 
     let sessions = sessions::of_user(&mut session, &user.id)?;
     let limits = Limits::of(&mut session, &user, &keys)?;
     let new_key = NewKey::from_cookie(call, &mut session, &keys)?;
+    let documents = document_totals::of_user(&mut session, &user.id)?;
     drop(session);
+    let quotas = call.app.config.quotas.clone();
     let status = problem.as_ref().map_or(200, |problem| problem.status);
     let current_session = caller.session_id().unwrap_or("").to_owned();
     let web = web_address(call);
@@ -113,6 +120,9 @@ fn render(call: &Call<'_>, caller: &Caller, problem: Option<Problem>) -> Answer 
             problem,
             web,
             has_payments,
+            documents,
+            document_quota: quotas.of_documents(),
+            quotas,
         },
     )
 }

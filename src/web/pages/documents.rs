@@ -5,13 +5,14 @@ use askama::Template;
 use super::{Frame, encoded, page, query_text, segment, show};
 use crate::auth::Caller;
 use crate::call::Call;
-use crate::error::Error;
+use crate::config::DocumentQuota;
 use crate::http::Response;
 use crate::store::deleted_documents::{self, DeletedDocument, KEPT_DAYS};
-use crate::store::documents::{self as store, DocumentSummary};
+use crate::store::document_totals::{self, DocumentTotals};
+use crate::store::documents::DocumentSummary;
 use crate::web::cursor;
 use crate::web::document_search::{self, Found};
-use crate::web::documents::{NOT_FOUND, UNTITLED, insert};
+use crate::web::documents::{UNTITLED, delete_one, insert, quota, restore_one};
 use crate::web::{Answer, fields};
 
 /// Documents on a page.
@@ -30,6 +31,8 @@ struct Documents {
     next: Option<String>,
     is_first: bool,
     undo: Option<String>,
+    usage: DocumentTotals,
+    quota: DocumentQuota,
 }
 
 #[derive(Template)]
@@ -45,11 +48,12 @@ pub(in crate::web) fn list(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let (query, after) = (query_text(call, "q"), query_text(call, "after"));
     let position = cursor::parse(&after);
     let Found { documents, next } = document_search::page(call.app, &caller.user.id, &query, position, PAGE)?;
+    let (usage, quota) = (document_totals::of_user(&mut call.app.db.session()?, &caller.user.id)?, quota(call));
     let first = format!("/documents?q={}", encoded(&query));
     let next = next.map(|after| format!("{first}&after={}", encoded(&after)));
     let undo = Some(query_text(call, "deleted")).filter(|id| !id.is_empty());
     let frame = Frame::new(Some(caller), "documents").with_notice(call, &[("restored", "Document restored.")]);
-    page(200, &Documents { frame, query, documents, first, next, is_first: position.is_none(), undo })
+    page(200, &Documents { frame, query, documents, first, next, is_first: position.is_none(), undo, usage, quota })
 }
 
 /// `POST /documents`: creates an empty document and opens it.
@@ -61,20 +65,16 @@ pub(in crate::web) fn create(call: &mut Call<'_>, caller: &Caller) -> Answer {
 /// `POST /documents/{id}/delete`: shows the list, with a button to undo it.
 pub(in crate::web) fn delete(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let id = segment(call, 0)?;
-    match store::delete(&mut call.app.db.session()?, &id, &caller.user.id)? {
-        true => Ok(Response::see_other(format!("/documents?deleted={}", encoded(&id)))),
-        false => Err(Error::NotFound(NOT_FOUND)),
-    }
+    delete_one(call, &id, &caller.user.id)?;
+    Ok(Response::see_other(format!("/documents?deleted={}", encoded(&id))))
 }
 
 /// `POST /documents/{id}/restore`.
 pub(in crate::web) fn restore(call: &mut Call<'_>, caller: &Caller) -> Answer {
     fields(call)?;
     let id = segment(call, 0)?;
-    match deleted_documents::restore(&mut call.app.db.session()?, &id, &caller.user.id)? {
-        true => Ok(Response::see_other("/documents?done=restored")),
-        false => Err(Error::NotFound(NOT_FOUND)),
-    }
+    restore_one(call, &id, &caller.user.id)?;
+    Ok(Response::see_other("/documents?done=restored"))
 }
 
 /// `GET /documents/deleted`.

@@ -49,6 +49,7 @@ fn describe(e: &Error) -> (&'static str, String) {
     let Public { status, message, .. } = e.public();
     match status {
         401 => ("Please log in", "You need to log in to see this page. Your session may have expired.".to_owned()),
+        403 if matches!(e, Error::QuotaUsed(..)) => ("No more room", format!("{message}.")),
         403 => ("Not allowed", format!("{message}.")),
         404 if matches!(e, Error::NoRoute) => ("Page not found", "There is no page at this address.".to_owned()),
         404 => ("Not found", format!("{message}.")),

@@ -52,6 +52,32 @@ pub(super) fn grouped(number: u64) -> String {
     text
 }
 
+/// A number of bytes in the largest unit that fits, rounded down to a tenth: `3.4 MiB`.
+pub(super) fn bytes(bytes: &i64) -> String {
+    const UNITS: [(&str, u64); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    let bytes = bytes.unsigned_abs();
+    let Some((name, unit)) = UNITS.into_iter().find(|(_, unit)| bytes >= *unit) else {
+        return if bytes == 1 { "1 byte".to_owned() } else { format!("{bytes} bytes") };
+    };
+    match (bytes / unit, bytes % unit * 10 / unit) {
+        (whole, 0) => format!("{} {name}", grouped(whole)),
+        (whole, tenths) => format!("{}.{tenths} {name}", grouped(whole)),
+    }
+}
+
+/// How much of a quota is used: `3 of 100`, or `3` where it does not end.
+pub(super) fn of_quota(used: &i64, most: &i64, in_words: fn(&i64) -> String) -> String {
+    match *most < i64::MAX {
+        true => format!("{} of {}", in_words(used), in_words(most)),
+        false => in_words(used),
+    }
+}
+
+/// A number of things.
+pub(super) fn count(number: &i64) -> String {
+    grouped(number.unsigned_abs())
+}
+
 /// A short name for a `User-Agent`: `Firefox on Linux`, or its first 60 characters if the browser is unknown.
 pub(super) fn browser(user_agent: &str) -> String {
     // The order matters, because browsers also claim to be those further down.
