@@ -4,6 +4,7 @@
 use serde_json::json;
 
 use crate::harness::{Process, Server, TestDb, run, wait_until};
+use crate::quotas::assert_totals_are_right;
 
 /// The tables of the old system.
 const TABLES: &str = "
@@ -115,6 +116,8 @@ fn old_rows_are_migrated() {
     assert_eq!(document("doc_1715000000000"), r#"(Second,,"2024-05-07 00:00:00","2024-05-07 00:00:00",t,1)"#);
     assert_eq!(db.count("SELECT count(*) FROM users"), 6);
     assert_eq!(db.count("SELECT count(*) FROM chat_messages"), 2);
+    assert_totals_are_right(&db);
+    assert_eq!(db.count("SELECT documents FROM document_totals WHERE user_id = 'annAnnAnnAnnAnn1'"), 2);
 }
 
 #[test]

@@ -68,13 +68,13 @@ fn every_route_finds_its_rows_by_an_index() {
                 FROM pg_stat_user_tables s JOIN pg_class c ON c.oid = s.relid
                 WHERE c.relkind = 'r' AND c.reltuples > 0)
              SELECT name, sum(seq_scan)::bigint, sum(seq_tup_read)::bigint, sum(idx_scan)::bigint FROM tables
-             WHERE name IN ('users', 'api_keys', 'sessions', 'documents', 'deleted_documents', 'kept_replies',
+             WHERE name IN ('users', 'api_keys', 'sessions', 'documents', 'deleted_documents', 'document_totals', 'kept_replies',
                  'usage_events', 'usage_daily')
              GROUP BY name",
             &[],
         )
         .unwrap();
-    assert_eq!(scanned.len(), 8);
+    assert_eq!(scanned.len(), 9);
     for row in scanned {
         let (table, scans, rows, by_index): (String, i64, i64, i64) = (row.get(0), row.get(1), row.get(2), row.get(3));
         assert!(by_index > 0, "{table} was not used: are the statistics missing?");
@@ -102,6 +102,7 @@ fn visit_every_route(server: &Server) {
     program.post("/api/docs/publish", &json!({"id": id})).expect(200);
     program.get(&format!("/api/docs/get?id={}", id.as_str().unwrap())).expect(200);
     program.get("/api/docs/get?id=doc_unknown").expect(404);
+    program.get("/api/docs/usage").expect(200);
     program.post("/api/docs/save", &json!({"title": "second"})).expect(200);
     let page = program.get("/api/docs/list?limit=1").expect(200).json();
     let next = page["next"].as_str().unwrap();

@@ -22,8 +22,9 @@ const WRONG_TOTALS: &str = "
         (SELECT coalesce(sum(octet_length(title) + octet_length(coalesce(content, ''))), 0)::bigint
          FROM deleted_documents d WHERE d.user_id = u.id))";
 
+/// Every account has totals, and they are what its documents take.
 #[track_caller]
-fn assert_totals_are_right(db: &TestDb) {
+pub fn assert_totals_are_right(db: &TestDb) {
     assert_eq!(db.count(WRONG_TOTALS), 0);
     assert_eq!(db.count("SELECT count(*) FROM document_totals"), db.count("SELECT count(*) FROM users"));
 }
