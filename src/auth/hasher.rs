@@ -10,8 +10,11 @@ use parking_lot::{Condvar, Mutex};
 use crate::blocking::{self, Party, Turns, Wait};
 use crate::error::Error;
 
-/// How long a hash may wait in the queue.
+/// How long a hash may wait in the queue behind others of its network or account.
 pub const MAX_WAIT: Duration = Duration::from_secs(2);
+
+/// How long it may wait if there is none of those: it has the next turn, and only the machine is slow.
+const MAX_WAIT_FOR_TURN: Duration = Duration::from_secs(10);
 
 /// Length of the queue per thread. A hash takes about 20 ms, so later ones would wait for too long anyway. No more
 /// requests than fit into it should wait, so that it is never full of those of one client.
@@ -40,6 +43,13 @@ impl From<HashError> for Error {
 
 type Job = Box<dyn FnOnce() + Send>;
 
+/// A job in the queue.
+struct Queued {
+    job: Job,
+    /// After this nobody waits for it.
+    until: Instant,
+}
+
 /// The thread pool. Its threads end when it is dropped. The networks and accounts that hashes are for take turns, so a
 /// flood from one of them does not make others wait for longer than a few hashes take.
 pub struct Hasher {
@@ -55,7 +65,7 @@ struct Queue {
 
 #[derive(Default)]
 struct State {
-    jobs: Turns<Job>,
+    jobs: Turns<Queued>,
     is_closed: bool,
 }
 
@@ -66,18 +76,22 @@ impl Queue {
         if state.jobs.len() >= self.room {
             return false;
         }
-        state.jobs.push(party, job);
+        let wait = if state.jobs.has_group_of(party) { MAX_WAIT } else { MAX_WAIT_FOR_TURN };
+        state.jobs.push(party, Queued { job, until: Instant::now() + wait });
         drop(state);
         self.changed.notify_one();
         true
     }
 
-    /// Waits for a job; `None` if there will be no more.
+    /// Waits for a job; `None` if there will be no more. One that has waited for too long is dropped: it would only delay
+    /// others.
     fn pop(&self) -> Option<Job> {
         let mut state = self.state.lock();
         loop {
-            if let Some(job) = state.jobs.pop() {
-                return Some(job);
+            while let Some(Queued { job, until }) = state.jobs.pop() {
+                if Instant::now() < until {
+                    return Some(job);
+                }
             }
             if state.is_closed {
                 return None;
@@ -107,16 +121,13 @@ impl Hasher {
     /// Runs `hash` on one of the threads, and waits for it.
     ///
     /// # Errors
-    /// [`HashError::Busy`] if the queue is full, or it did not start within [`MAX_WAIT`].
+    /// [`HashError::Busy`] if the queue is full, or it did not start in time: within [`MAX_WAIT`], or ten seconds if
+    /// nothing else of the same network or account was waiting.
     pub fn run<T: Send + 'static>(&self, hash: impl FnOnce() -> T + Send + 'static) -> Result<T, HashError> {
         let (done, result) = sync_channel(1);
-        let queued = Instant::now();
         let job = move || {
-            // Skip it if the request has waited for too long: it would only delay others.
-            if queued.elapsed() < MAX_WAIT {
-                // This only fails if the request has given up.
-                let _ = done.send(hash());
-            }
+            // This only fails if the request has given up.
+            let _ = done.send(hash());
         };
         // A request that gets no place must not fill the queue.
         let wait = || match self.queue.push(blocking::party(), Box::new(job)) {

@@ -30,6 +30,11 @@ impl<T> Turns<T> {
         self.length == 0
     }
 
+    /// Whether any party of this one's group waits.
+    pub fn has_group_of(&self, party: Party) -> bool {
+        self.groups.members.contains_key(&party.group())
+    }
+
     /// Adds an item of this party.
     pub fn push(&mut self, party: Party, item: T) {
         self.groups.member(party.group()).member(party).push_back(item);
@@ -99,6 +104,7 @@ mod tests {
             turns.push(network(&format!("2001:db8:0:{n}::1")), 1000 + n);
         }
         assert_eq!((turns.pop(), turns.pop(), turns.pop()), (Some(0), Some(1000), Some(1)));
+        assert!(turns.has_group_of(network("10.0.0.9")) && !turns.has_group_of(Party::Account(7)));
         turns.push(Party::Account(7), 7);
         turns.push(network("10.0.0.2"), 8);
         // The account is a group of its own; the address shares the turns of its neighbour.

@@ -79,16 +79,15 @@ fn what_creates_no_account_is_not_counted() {
     assert_held_back(&sign_up(web, "6.6.6.6", "eve@x"));
 }
 
-/// Clients that go on sending what `flood` sends, which takes the number of a client and of its request, while another's
+/// So many clients go on sending what `flood` sends, which takes the number of a client and of its request, while another's
 /// log-ins must all succeed. Returns how many of each status the flood has got: of 200, of 429, of 503.
-fn log_ins_during(server: &Server, flood: impl Fn(usize, usize) -> Reply + Sync) -> [usize; 3] {
-    const CLIENTS: usize = 96;
+fn log_ins_during(server: &Server, clients: usize, flood: impl Fn(usize, usize) -> Reply + Sync) -> [usize; 3] {
     const LOG_INS: usize = 8;
     let is_over = AtomicBool::new(false);
     let (started, seen) = (AtomicUsize::new(0), [200, 429, 503].map(|status| (status, AtomicUsize::new(0))));
-    at_once(CLIENTS + 1, |client| {
-        if client == CLIENTS {
-            server.wait_until("the flood", || started.load(SeqCst) >= CLIENTS);
+    at_once(clients + 1, |client| {
+        if client == clients {
+            server.wait_until("the flood", || started.load(SeqCst) >= clients);
             let outcomes: Vec<_> =
                 (0..LOG_INS).map(|n| post(&server.web, &format!("9.9.9.{n}"), "/api/login", "ann@x")).collect();
             is_over.store(true, SeqCst);
@@ -117,7 +116,7 @@ fn start(settings: &[(&str, &str)]) -> (TestDb, Server) {
 #[test]
 fn a_log_in_succeeds_while_one_address_floods_sign_ups() {
     let (db, server) = start(&[("SIGNUPS_PER_ADDRESS", "30")]);
-    let seen = log_ins_during(&server, |client, n| sign_up(&server.web, "6.6.6.6", &format!("{client}.{n}@x")));
+    let seen = log_ins_during(&server, 16, |client, n| sign_up(&server.web, "6.6.6.6", &format!("{client}.{n}@x")));
     assert!(seen[0] == 30 && seen[1] > 0, "{seen:?}");
     assert_eq!(db.count("SELECT count(*) FROM users"), 31);
 }
@@ -125,13 +124,14 @@ fn a_log_in_succeeds_while_one_address_floods_sign_ups() {
 /// Also where sign-ups are not limited: the hashing is shared.
 #[test]
 fn hashing_is_shared_between_networks() {
-    let (_db, server) = start(&[]);
+    let (_db, server) = start(&[("MAX_WAITING", "24")]);
     let from = |client: usize, n: usize| match client % 3 {
         0 => "6.6.6.6".to_owned(),
         1 => format!("7.7.7.{}", (client + 5 * n) % 256),
         _ => format!("2001:db8:1:{client}{}::1", n % 1000),
     };
-    let seen = log_ins_during(&server, |client, n| sign_up(&server.web, &from(client, n), &format!("{client}.{n}@x")));
+    let seen =
+        log_ins_during(&server, 48, |client, n| sign_up(&server.web, &from(client, n), &format!("{client}.{n}@x")));
     assert!(seen[0] > 0 && seen[1] == 0, "{seen:?}");
 }
 
@@ -142,6 +142,6 @@ fn a_log_in_succeeds_while_one_address_floods_log_ins() {
         server.sign_up(&format!("eve{n}@x"));
     }
     let log_in = |client: usize, _| post(&server.web, "6.6.6.6", "/api/login", &format!("eve{}@x", client % 32));
-    let seen = log_ins_during(&server, log_in);
+    let seen = log_ins_during(&server, 24, log_in);
     assert!(seen[0] > 0, "{seen:?}");
 }
