@@ -231,6 +231,9 @@ struct Reader {
     pending: Vec<String>,
 }
 
+/// The code of a request for TLS: 80877103.
+const SSL_REQUEST: [u8; 4] = 80_877_103_u32.to_be_bytes();
+
 impl Reader {
     fn read(&mut self, bytes: &[u8]) -> Vec<RoundTrip> {
         self.bytes.extend_from_slice(bytes);
@@ -262,6 +265,8 @@ impl Reader {
     fn understand(&mut self, tag: u8, body: &[u8]) -> bool {
         let texts: Vec<String> = body.split(|b| *b == 0).map(|t| String::from_utf8_lossy(t).into_owned()).collect();
         match tag {
+            // It asks whether the database speaks TLS, and begins once it knows.
+            0 if body == SSL_REQUEST => {}
             0 => {
                 self.started = true;
                 // After the four bytes of the version, names and values alternate.
