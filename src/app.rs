@@ -20,7 +20,7 @@ use crate::db::{Batcher, ConnectConfig, Database, listen};
 use crate::engine::Fetcher;
 use crate::error::{Error, Result as Answer};
 use crate::notifications::{CHANNELS, Notifications};
-use crate::store::Document;
+use crate::store::documents::Short;
 use crate::usage::{Claims, Connections, Meter};
 
 /// Most documents that one query reads; they may be large.
@@ -62,7 +62,7 @@ pub struct App {
     /// Places for searches of documents.
     pub searches: Bulkhead,
     /// Reads documents, several requests in one query.
-    pub documents: Batcher<String, Document>,
+    pub documents: Batcher<String, Short>,
     /// The OpenAPI document of all servers.
     pub api_document: OnceLock<Value>,
     /// The listen addresses of this process's servers, by server name.

@@ -11,6 +11,7 @@ use crate::blocking;
 use crate::error::{Error, Result, Shape};
 use crate::http::{Method, Postponed, Request, StartWaiting, cookie};
 use crate::limits::RateIds;
+use crate::memory_budget;
 
 /// One of the three servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +105,7 @@ impl<'a> Call<'a> {
             self.caller = self.find_caller()?;
             if let Some(caller) = &self.caller {
                 blocking::identify(caller.party)?;
+                memory_budget::identify(caller.party);
             }
         }
         Ok(self.caller.clone())

@@ -355,6 +355,7 @@ impl From<BodyError> for Error {
             BodyError::TooLarge(limit) => Error::TooLarge(limit),
             BodyError::Timeout => Error::RequestTimeout,
             BodyError::Malformed(_) => Error::bad("The body is incomplete or malformed"),
+            BodyError::Refused(refused) => Error::from(refused),
         }
     }
 }

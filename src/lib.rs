@@ -5,6 +5,9 @@
 //! `db` session, and a reply goes back. A module imports only from those above it in this list.
 
 pub mod blocking;
+
+pub mod memory_budget;
+
 pub mod hex;
 pub mod http;
 pub mod memory;

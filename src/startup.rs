@@ -7,11 +7,12 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 
 use crate::app::App;
+use crate::auth::client;
 use crate::auth::hasher::QUEUE_PER_THREAD;
 use crate::blocking::{Places, Wait};
 use crate::call::Role;
 use crate::config::Config;
-use crate::server::{self, Server, Settings};
+use crate::server::{self, ClientAddress, Server, Settings};
 use crate::{dispatch, system_limits};
 
 /// Threads besides those that run handlers: of the database connections, the meter, the hasher and so on.
@@ -61,9 +62,16 @@ fn settings(config: &Config) -> Settings {
         workers,
         places: granted(places(config), workers),
         max_connections: config.max_connections,
+        max_memory: config.memory_budget.unwrap_or_else(|| system_limits::memory() / 2),
+        client: client_address(config),
         is_https: config.is_https(),
         ..defaults
     }
+}
+
+fn client_address(config: &Config) -> ClientAddress {
+    let trusted = config.trusted_proxies.clone();
+    ClientAddress::new(move |request| client::address(request, &trusted))
 }
 
 /// How many requests may wait for what.

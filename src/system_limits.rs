@@ -44,6 +44,29 @@ pub fn of_threads() -> Limit {
     known.min_by_key(|limit| limit.waiting).unwrap_or(Limit { waiting: usize::MAX, source: "nothing" })
 }
 
+/// Bytes of memory that this process can have: those of the machine, or fewer if its control group or one above it has
+/// less. 1 GiB if nothing is known.
+pub fn memory() -> usize {
+    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()?.checked_mul(1024)
+    });
+    let group = memory_of_group(Path::new("/proc/self/cgroup"), Path::new("/sys/fs/cgroup"));
+    machine.into_iter().chain(group).min().unwrap_or(1 << 30)
+}
+
+/// The least memory that this process's control group or one above it may have.
+fn memory_of_group(listing: &Path, root: &Path) -> Option<usize> {
+    let limits = groups(listing, root, "memory").into_iter().flat_map(|(mount, path)| {
+        let limit = |above: &Path| {
+            let group = mount.join(above);
+            number(&group.join("memory.max")).or_else(|| number(&group.join("memory.limit_in_bytes")))
+        };
+        Path::new(&path).ancestors().filter_map(limit).collect::<Vec<_>>()
+    });
+    limits.min()
+}
+
 fn number(file: &Path) -> Option<usize> {
     fs::read_to_string(file).ok()?.trim().parse().ok()
 }
@@ -61,18 +84,25 @@ fn processes_of_user() -> Option<usize> {
 /// How many threads this process's control group, and those above it, may still start. `listing` says which group that
 /// is; the groups are mounted at `root`.
 fn pids_of_group(listing: &Path, root: &Path) -> Option<usize> {
-    let listing = fs::read_to_string(listing).ok()?;
+    groups(listing, root, "pids").into_iter().flat_map(|(mount, path)| left_in_groups(&mount, &path)).min()
+}
+
+/// Where the groups of this controller are mounted, and the path of this process's group there; one for each version.
+fn groups(listing: &Path, root: &Path, controller: &str) -> Vec<(PathBuf, String)> {
+    let listing = fs::read_to_string(listing).unwrap_or_default();
     let groups = listing.lines().filter_map(|line| {
         // `hierarchy:controllers:path`, without controllers in version 2.
         let mut fields = line.splitn(3, ':').skip(1);
         let (controllers, path) = (fields.next()?, fields.next()?.trim_start_matches('/'));
         match controllers {
             "" => Some((root.to_owned(), path.to_owned())),
-            _ if controllers.split(',').any(|name| name == "pids") => Some((root.join("pids"), path.to_owned())),
+            _ if controllers.split(',').any(|name| name == controller) => {
+                Some((root.join(controller), path.to_owned()))
+            }
             _ => None,
         }
     });
-    groups.flat_map(|(mount, path)| left_in_groups(&mount, &path)).min()
+    groups.collect()
 }
 
 /// The threads left in a group and in each above it, where they are limited.
@@ -121,7 +151,26 @@ mod tests {
     }
 
     #[test]
+    fn the_control_group_and_those_above_limit_memory() {
+        let root = std::env::temp_dir().join(format!("memory-groups-{}", std::process::id()));
+        let listing = root.join("cgroup");
+        fs::create_dir_all(root.join("a/b")).unwrap();
+        fs::create_dir_all(root.join("memory/x")).unwrap();
+        fs::write(&listing, "0::/a/b\n").unwrap();
+        let of_group = || memory_of_group(&listing, &root);
+        fs::write(root.join("a/b/memory.max"), "max\n").unwrap();
+        assert_eq!(of_group(), None);
+        fs::write(root.join("a/memory.max"), "1000\n").unwrap();
+        assert_eq!(of_group(), Some(1000));
+        fs::write(root.join("memory/x/memory.limit_in_bytes"), "500\n").unwrap();
+        fs::write(&listing, "9:memory:/x\n0::/a/b\n").unwrap();
+        assert_eq!(of_group(), Some(500));
+        fs::remove_dir_all(&root).unwrap();
+    }
+
+    #[test]
     fn this_machine_has_some() {
+        assert!(memory() > 1 << 26, "{}", memory());
         for limit in [of_calls(), of_threads()] {
             assert!(limit.waiting > 10, "{limit:?}");
         }

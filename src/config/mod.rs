@@ -18,8 +18,8 @@ use clap::{ArgAction, Args, Command};
 use log::LevelFilter;
 
 use parse::{
-    address, boolean, database_url, encryption_key, networks, number, or_automatic, origins, plain, public_url,
-    seconds, secret, text, use_postgres,
+    address, boolean, database_url, encryption_key, networks, number, or_automatic, or_automatic_from, origins, plain,
+    public_url, seconds, secret, text, use_postgres,
 };
 
 pub use engines::{EngineConfig, EngineConfigs};
@@ -178,6 +178,12 @@ pub struct Config {
     /// Open connections, beyond which the one that has been idle longest is closed; 0 = file-descriptor limit
     #[arg(long, env, default_value = "0", value_parser = or_automatic(10_000_000), help_heading = CAPACITY)]
     pub max_connections: OrAutomatic,
+
+    /// Bytes of memory for what requests hold: bodies, what is parsed and rendered of them, and replies that clients have
+    /// not read yet; at least 67108864. Further ones get a 503, and one account (without a log-in: one network) gets two
+    /// thirds at most. 0 = half the memory of the machine or of the control group
+    #[arg(long, env, default_value = "0", value_parser = or_automatic_from(1 << 26, 1 << 46), help_heading = CAPACITY)]
+    pub memory_budget: OrAutomatic,
 
     /// Callers kept in the cache, which saves looking up their credentials in the database
     #[arg(long, env, default_value = "100000", value_parser = number(1_usize..=100_000_000), help_heading = CAPACITY)]

@@ -76,6 +76,18 @@ pub(super) fn or_automatic(most: usize) -> SettingParser<impl Fn(&str) -> Result
     plain(move |text| (number.parse)(text).map(|number| Some(number).filter(|n| *n > 0)))
 }
 
+/// A whole number from `least` to `most`, or 0 to let the program choose.
+pub(super) fn or_automatic_from(
+    least: usize,
+    most: usize,
+) -> SettingParser<impl Fn(&str) -> Result<OrAutomatic, String> + Clone> {
+    plain(move |text| match text.parse() {
+        Ok(0) => Ok(None),
+        Ok(number) if (least..=most).contains(&number) => Ok(Some(number)),
+        _ => Err(format!("expected 0, or a whole number from {least} to {most}")),
+    })
+}
+
 /// A duration in whole seconds.
 pub(super) fn seconds(bounds: RangeInclusive<u64>) -> SettingParser<impl Fn(&str) -> Result<Duration, String> + Clone> {
     let number = number(bounds);

@@ -20,6 +20,7 @@ use crate::error::{Error, Shape};
 use crate::http::request_ids::RequestIds;
 use crate::http::{Method, Postponed, Request, Response, cookie};
 use crate::logging;
+use crate::memory_budget;
 use crate::operation::{self, Found, Operation, Router};
 use crate::server;
 use crate::web;
@@ -116,7 +117,9 @@ fn dispatch(
     }
     let mut call = Call::new(app, role, request);
     if !app.config.trusted_proxies.is_empty() {
-        blocking::set_party(Party::network(call.client()));
+        let client = Party::network(call.client());
+        blocking::set_party(client);
+        memory_budget::identify(client);
     }
     (call.segments, call.shape, call.charged_as) = (segments, operation.errors, operation.charged_as);
     call.begun = postponed.map(|postponed| postponed.begun);

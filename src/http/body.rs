@@ -3,6 +3,12 @@
 use std::fmt;
 use std::io::{self, Read};
 
+use crate::blocking::Refused;
+use crate::memory_budget;
+
+/// The first piece of a large body that memory is reserved for.
+const FIRST_PIECE: usize = 64 * 1024;
+
 /// A body, which can be read once. The server buffers small bodies, and reads large ones on demand.
 #[derive(Default)]
 pub struct Body {
@@ -24,6 +30,9 @@ pub enum BodyError {
     /// It ended early or was framed wrongly.
     #[error("the body is incomplete or malformed")]
     Malformed(#[source] io::Error),
+    /// There is no memory for it.
+    #[error("there is no memory for the body")]
+    Refused(#[from] Refused),
 }
 
 impl From<io::Error> for BodyError {
@@ -67,6 +76,7 @@ impl Body {
     ///
     /// # Errors
     /// [`BodyError::TooLarge`] if it has more than `limit` bytes; before anything is read if the length was declared.
+    /// [`BodyError::Refused`] if there is no [memory](memory_budget) for it.
     pub fn into_bytes(&mut self, limit: usize) -> Result<Vec<u8>, BodyError> {
         if self.declared.is_some_and(|n| n > limit as u64) {
             return Err(BodyError::TooLarge(limit));
@@ -74,11 +84,30 @@ impl Body {
         let mut bytes = std::mem::take(&mut self.buffered);
         bytes.drain(..std::mem::take(&mut self.read));
         if let Some(rest) = &mut self.rest {
-            let room = (limit as u64).saturating_add(1).saturating_sub(bytes.len() as u64);
-            rest.take(room).read_to_end(&mut bytes)?;
+            let declared = self.declared.and_then(|n| usize::try_from(n).ok());
+            read_rest(rest, &mut bytes, declared.unwrap_or(limit.saturating_add(1)))?;
         }
         if bytes.len() > limit { Err(BodyError::TooLarge(limit)) } else { Ok(bytes) }
     }
+}
+
+/// Reads on until `bytes` has `most` bytes. Memory is reserved before it is taken, not all at once: a client that only
+/// says that it will send much takes little.
+fn read_rest(rest: &mut (dyn Read + Send), bytes: &mut Vec<u8>, most: usize) -> Result<(), BodyError> {
+    while bytes.len() < most {
+        let (length, capacity) = (bytes.len(), bytes.capacity());
+        if length == capacity {
+            let wanted = most.min((2 * capacity).max(FIRST_PIECE));
+            memory_budget::reserve(wanted - capacity)?;
+            bytes.reserve_exact(wanted - length);
+        }
+        let room = bytes.capacity().min(most) - length;
+        // Never more than there is room for, so that the vector does not grow by itself.
+        if rest.take(room as u64).read_to_end(bytes)? < room {
+            return Ok(());
+        }
+    }
+    Ok(())
 }
 
 impl Read for Body {

@@ -5,11 +5,26 @@ use std::io::{self, Read};
 
 use serde_json::{Map, Value};
 
+use super::flat_object::Flat;
 use super::parts::Parts;
 use super::{BodyError, Request, multipart};
+use crate::memory_budget;
 
 /// Maximum size of a body with fields, in bytes.
 pub const FORM_LIMIT: usize = 1024 * 1024;
+
+/// Maximum number of names in a form, or in a JSON object of more than [`FORM_LIMIT`] bytes.
+const MOST_NAMES: usize = 1000;
+
+/// Times the size of a body that copies of its texts take: what is decoded, and what is stored of it.
+const TEXT_COPIES: usize = 2;
+
+/// Bytes that a parsed value can take besides its text, for each bracket or comma before it: three times its size as a
+/// member of an object, with its name and its place in the index, as there is room for four from the first one on.
+const VALUE: usize = 3 * (size_of::<Value>() + size_of::<String>() + 2 * size_of::<usize>());
+
+/// A body of up to this many bytes is parsed without a reservation.
+const MAX_UNRESERVED: usize = 64 * 1024;
 
 /// Named values: text in a form, any type in a JSON object.
 #[derive(Default)]
@@ -241,17 +256,34 @@ impl Repeated {
             return Err(FieldError::Malformed(format!("the form has the field {name:?} twice")));
         }
         fields.insert(name, Value::String(value));
-        Ok(())
+        if fields.len() > MOST_NAMES { Err(malformed("the form has too many fields")) } else { Ok(()) }
     }
+}
+
+fn reserve(bytes: usize) -> Result<(), FieldError> {
+    if bytes > MAX_UNRESERVED {
+        memory_budget::reserve(bytes).map_err(BodyError::from)?;
+    }
+    Ok(())
 }
 
 fn malformed(text: &str) -> FieldError {
     FieldError::Malformed(text.to_owned())
 }
 
+/// Parses an object. Lists and objects in one of more than [`FORM_LIMIT`] bytes are checked, but not kept: what takes
+/// such a body has texts in it. For all others the memory is reserved that they can take.
 fn json_object(bytes: &[u8]) -> Result<Map<String, Value>, FieldError> {
     let text = std::str::from_utf8(bytes).map_err(|_| malformed("the body is not UTF-8"))?;
-    match serde_json::from_str(text) {
+    let parsed = if bytes.len() > FORM_LIMIT {
+        reserve(TEXT_COPIES * bytes.len())?;
+        serde_json::from_str(text).map(|Flat(fields)| Value::Object(fields))
+    } else {
+        let values = 1 + bytes.iter().filter(|b| matches!(b, b'[' | b'{' | b',')).count();
+        reserve(TEXT_COPIES * bytes.len() + VALUE * values)?;
+        serde_json::from_str(text)
+    };
+    match parsed {
         Ok(Value::Object(fields)) => {
             if fields.values().any(|value| value.as_str().is_some_and(|text| text.contains('\0'))) {
                 return Err(malformed("text must not contain NUL"));
@@ -259,11 +291,13 @@ fn json_object(bytes: &[u8]) -> Result<Map<String, Value>, FieldError> {
             Ok(fields)
         }
         Ok(_) => Err(malformed("the body must be a JSON object")),
+        Err(e) if e.is_data() => Err(FieldError::Malformed(format!("the body must be a JSON object: {e}"))),
         Err(e) => Err(FieldError::Malformed(format!("the body is not valid JSON: {e}"))),
     }
 }
 
 fn from_form(bytes: &[u8], repeated: Repeated) -> Result<Map<String, Value>, FieldError> {
+    reserve(TEXT_COPIES * bytes.len())?;
     let mut fields = Map::new();
     for (name, value) in bytes.split(|b| *b == b'&').filter(|pair| !pair.is_empty()).map(|pair| {
         let at = pair.iter().position(|b| *b == b'=').unwrap_or(pair.len());
@@ -281,6 +315,7 @@ fn unescape(part: &[u8]) -> Result<String, FieldError> {
 }
 
 fn from_multipart(bytes: &[u8], boundary: &str, repeated: Repeated) -> Result<Map<String, Value>, FieldError> {
+    reserve(TEXT_COPIES * bytes.len())?;
     let mut fields = Map::new();
     let mut parts = Parts::new(bytes, boundary);
     let invalid = |e: io::Error| malformed(&e.to_string());

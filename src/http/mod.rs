@@ -7,6 +7,7 @@
 pub mod body;
 pub mod cookie;
 pub mod deferred;
+mod flat_object;
 pub mod form;
 pub mod head;
 pub mod multipart;

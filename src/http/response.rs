@@ -66,7 +66,12 @@ impl Response {
 
     /// A JSON response. A value that cannot be serialised (a map whose keys are not strings) becomes a 500.
     pub fn json(status: u16, value: &impl Serialize) -> Response {
-        let mut bytes = Vec::with_capacity(512);
+        Response::json_of_size(status, 512, value)
+    }
+
+    /// The same for a value that takes about `size` bytes.
+    pub fn json_of_size(status: u16, size: usize, value: &impl Serialize) -> Response {
+        let mut bytes = Vec::with_capacity(size);
         match serde_json::to_writer(&mut bytes, value) {
             Ok(()) => Response::with_body(status, "application/json", bytes),
             Err(_) => Response::with_body(500, "application/json", &br#"{"detail":"Internal Server Error"}"#[..]),

@@ -1,41 +1,35 @@
-//! Limits of memory that all connections share.
+//! A count of the memory that one kind of data takes. It is reserved in the
+//! [budget of all requests](crate::memory_budget), which this is a part of.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-/// Counts the memory that one kind of data takes in all connections together. The limit is enforced by those who
-/// reserve memory.
+/// Bytes of one kind of data, in all connections together.
 #[derive(Default)]
-pub(super) struct Budget(AtomicUsize);
+pub(super) struct ByteCount(AtomicUsize);
 
-impl Budget {
-    /// Bytes reserved now.
-    pub(super) fn used(&self) -> usize {
+impl ByteCount {
+    /// Bytes counted now.
+    pub(super) fn sum(&self) -> usize {
         self.0.load(Relaxed)
     }
 }
 
-/// A part of a [`Budget`], released when dropped.
-pub(super) struct Reservation {
-    budget: Arc<Budget>,
+/// A part of a [`ByteCount`], taken off when dropped.
+pub(super) struct Counted {
+    count: Arc<ByteCount>,
     bytes: usize,
 }
 
-impl Reservation {
-    /// A reservation of 0 bytes.
-    pub(super) fn new(budget: &Arc<Budget>) -> Reservation {
-        Reservation { budget: Arc::clone(budget), bytes: 0 }
-    }
-
-    pub(super) fn resize(&mut self, bytes: usize) {
-        // Adds the difference, which may be negative.
-        self.budget.0.fetch_add(bytes.wrapping_sub(self.bytes), Relaxed);
-        self.bytes = bytes;
+impl Counted {
+    pub(super) fn new(count: &Arc<ByteCount>, bytes: usize) -> Counted {
+        count.0.fetch_add(bytes, Relaxed);
+        Counted { count: Arc::clone(count), bytes }
     }
 }
 
-impl Drop for Reservation {
+impl Drop for Counted {
     fn drop(&mut self) {
-        self.resize(0);
+        self.count.0.fetch_sub(self.bytes, Relaxed);
     }
 }

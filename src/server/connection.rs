@@ -13,8 +13,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::http::{Completion, Request, Response};
+use crate::memory_budget::Reservation;
 
-use super::budget::Reservation;
 use super::incoming::BodyAccumulator;
 use super::outgoing::{ClientCapabilities, Unsent};
 use super::sync::{CompletionFlag, Ownership};
@@ -111,7 +111,7 @@ pub(super) struct PostponedRequest {
     /// It has waited too long, and is refused. A notifier that is called later must not meet another response, so the
     /// connection ends.
     pub(super) is_late: bool,
-    pub(super) _memory: Reservation,
+    pub(super) memory: Reservation,
 }
 
 /// A response that must not be sent yet, with what is needed to send it.
@@ -121,7 +121,7 @@ pub(super) struct DeferredResponse {
     pub(super) client: ClientCapabilities,
     /// The whole body of the request has been received.
     pub(super) body_received: bool,
-    pub(super) _memory: Reservation,
+    pub(super) memory: Reservation,
 }
 
 /// What follows a response.

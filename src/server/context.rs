@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::blocking::{self, BlockingHooks, Party, Place, Refused, Wait};
+use crate::memory_budget;
 
 use super::connection::Connection;
 use super::outgoing;
@@ -63,6 +64,7 @@ impl WorkerContext {
 
     /// The thread has returned from a handler. Notes whether it has lost its slot meanwhile.
     pub(super) fn leave_handler(&self) {
+        drop(memory_budget::take());
         if !self.in_handler.replace(false) {
             return;
         }

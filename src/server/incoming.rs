@@ -2,11 +2,11 @@
 
 use std::io::{self, Read};
 use std::net::TcpStream;
-use std::sync::Arc;
 
+use crate::blocking::Refused;
 use crate::http::{Body, Framing, Request};
+use crate::memory_budget::Reservation;
 
-use super::budget::{Budget, Reservation};
 use super::chunked::{Chunked, Malformed};
 use super::clock::millis;
 use super::settings::Settings;
@@ -158,7 +158,7 @@ pub(super) struct BodyAccumulator {
     pub(super) decoder: BodyDecoder,
     /// The data received so far.
     pub(super) body: Vec<u8>,
-    memory: Reservation,
+    pub(super) memory: Reservation,
     /// When the body began and when bytes last arrived, in milliseconds of the server's clock.
     started: u64,
     last: u64,
@@ -170,20 +170,23 @@ pub(super) enum BodyProgress {
     Complete,
     /// It is too long to be collected in memory.
     TooLong,
+    /// There is no memory for it.
+    Refused,
 }
 
 impl BodyAccumulator {
-    pub(super) fn new(request: Request, budget: &Arc<Budget>, now: u64) -> BodyAccumulator {
+    pub(super) fn new(request: Request, memory: Reservation, now: u64) -> BodyAccumulator {
         let decoder = BodyDecoder::new(request.head.framing());
-        let memory = Reservation::new(budget);
         BodyAccumulator { request, decoder, body: Vec::new(), memory, started: now, last: now }
     }
 
     /// Takes what belongs to the body out of the read buffer, which is empty afterwards unless more follows the body.
     pub(super) fn feed(&mut self, input: &mut ReadBuffer, now: u64, limit: usize) -> Result<BodyProgress, Malformed> {
+        if self.make_room(input.len(), limit).is_err() {
+            return Ok(BodyProgress::Refused);
+        }
         let used = self.decoder.decode(input.bytes(), &mut self.body, limit)?;
         input.consume(used);
-        self.memory.resize(self.body.capacity());
         self.last = now;
         if self.decoder.is_finished() {
             Ok(BodyProgress::Complete)
@@ -194,10 +197,27 @@ impl BodyAccumulator {
         }
     }
 
-    /// The request with its body.
-    pub(super) fn into_request(mut self) -> Request {
+    /// Reserves memory for so many bytes more, and then takes it: twice as much as there is, but no more than the body
+    /// can need.
+    fn make_room(&mut self, more: usize, limit: usize) -> Result<(), Refused> {
+        let (length, capacity) = (self.body.len(), self.body.capacity());
+        let most = match self.decoder {
+            BodyDecoder::Length(left) => usize::try_from(left).map_or(limit, |left| limit.min(length + left)),
+            BodyDecoder::Chunked(_) => limit,
+        };
+        let needed = most.min(length + more);
+        if needed > capacity {
+            let wanted = most.min(needed.max(2 * capacity));
+            self.memory.grow(wanted - capacity)?;
+            self.body.reserve_exact(wanted - length);
+        }
+        Ok(())
+    }
+
+    /// The request with its body, and the memory that it takes.
+    pub(super) fn into_request(mut self) -> (Request, Reservation) {
         self.request.body = Body::from_bytes(self.body);
-        self.request
+        (self.request, self.memory)
     }
 
     /// When more of the body must have come, in milliseconds of the server's clock.

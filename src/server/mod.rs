@@ -79,7 +79,7 @@ use shared::{Shared, Stage};
 pub use chunked::{Chunked, Malformed};
 pub use connection::Handler;
 pub use listener::{bind, inherited};
-pub use settings::Settings;
+pub use settings::{ClientAddress, Settings};
 
 /// Listeners, and the threads that serve them all.
 pub struct Server {

@@ -32,6 +32,8 @@ pub(super) struct Monitor {
     started_helpers: usize,
     next_scan: u64,
     scan_interval: u64,
+    /// How often there was no memory when slow readers were last asked for theirs.
+    refused: u64,
     stop_began: Option<u64>,
 }
 
@@ -46,6 +48,7 @@ impl Monitor {
             counted: (0, 0),
             started_helpers: 0,
             next_scan: 0,
+            refused: 0,
             stop_began: None,
             acceptor,
             shared,
@@ -62,6 +65,7 @@ impl Monitor {
             for slot in self.shared.pool.take_vacant() {
                 self.shared.assign_or_leave_vacant(slot);
             }
+            self.free_memory();
             if now >= self.next_scan {
                 self.next_scan = now + self.scan_interval;
                 self.schedule_if(|connection| connection.timer().1 <= now);
@@ -70,6 +74,16 @@ impl Monitor {
                 tick = BUSY_TICK;
             }
             thread::park_timeout(tick.min(Duration::from_millis(self.scan_interval)));
+        }
+    }
+
+    /// Has connections closed whose clients are slow to read, if requests were refused for lack of memory and that is
+    /// what most of it is used for.
+    fn free_memory(&mut self) {
+        let memory = &self.shared.memory;
+        let refused = std::mem::replace(&mut self.refused, memory.refused());
+        if self.refused != refused && self.shared.unsent.sum() > memory.most() / 2 {
+            self.shared.evict_slow_readers();
         }
     }
 

@@ -6,8 +6,9 @@ use std::net::TcpStream;
 use std::sync::Arc;
 
 use crate::http::{Head, Method, Response, StatusCode};
+use crate::memory_budget::Reservation;
 
-use super::budget::{Budget, Reservation};
+use super::budget::{ByteCount, Counted};
 use super::clock::millis;
 use super::incoming::{deadline, retry};
 use super::settings::Settings;
@@ -104,25 +105,29 @@ pub(super) struct Unsent {
     /// When this began and when bytes were last accepted, in milliseconds of the server's clock.
     started: u64,
     last: u64,
-    _memory: Option<Reservation>,
+    _memory: Option<(Reservation, Counted)>,
 }
 
 impl Unsent {
-    /// Keeps what was not sent, and reserves its memory in `budget`.
+    /// Keeps what was not sent. `memory` is what was reserved for the request; it becomes what this takes, and `count`
+    /// counts it too.
     pub(super) fn new(
         bytes: Vec<u8>,
         mut body: Cow<'static, [u8]>,
         sent: usize,
         now: u64,
-        budget: &Arc<Budget>,
+        mut memory: Reservation,
+        count: &Arc<ByteCount>,
     ) -> Unsent {
-        let mut memory = Reservation::new(budget);
+        let mut size = bytes.capacity();
         if let Cow::Owned(body) = &mut body {
             // It may be kept for a while, and a vector that has grown may have twice the capacity that it needs.
             body.shrink_to_fit();
-            memory.resize(bytes.capacity() + body.capacity());
+            size += body.capacity();
         }
-        Unsent { bytes, body, sent, buffered: sent, started: now, last: now, _memory: Some(memory) }
+        memory.set(size);
+        let memory = Some((memory, Counted::new(count, size)));
+        Unsent { bytes, body, sent, buffered: sent, started: now, last: now, _memory: memory }
     }
 
     pub(super) fn is_empty(&self) -> bool {

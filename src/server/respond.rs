@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 use crate::blocking::{self, Party, Refused, Wait};
 use crate::http::response::StreamFn;
 use crate::http::{Body, Content, Deferred, Framing, Notifier, Request, Response, StartWaiting};
+use crate::memory_budget::{self, Reservation};
 
-use super::budget::Reservation;
 use super::connection::{
     AfterResponse, Connection, ConnectionState, Deferral, DeferredResponse, Phase, PostponedRequest,
 };
@@ -44,8 +44,9 @@ impl Worker {
             self.context.take_back_responses(&mut self.output);
         }
         if let Some(start) = response.postponed.take() {
+            let memory = self.reserved();
             self.context.leave_handler();
-            return self.postpone(connection, state, start);
+            return self.postpone(connection, state, start, memory);
         }
         let step = self.respond(connection, state, response, client, true);
         self.context.leave_handler();
@@ -62,6 +63,7 @@ impl Worker {
     ) -> Step {
         let Some(collected) = state.take_body() else { return Step::Cut };
         let (mut decoder, mut start) = (collected.decoder, collected.body);
+        memory_budget::put(collected.memory);
         self.request = collected.request;
         let declared = match self.request.head.framing() {
             Framing::Length(n) => Some(n),
@@ -156,10 +158,14 @@ impl Worker {
     }
 
     /// Keeps the worker's request until the notifier that `start` gets is called. Its handler is called again then.
-    fn postpone(&mut self, connection: &Arc<Connection>, state: &mut ConnectionState, start: StartWaiting) -> Step {
-        let mut memory = Reservation::new(&self.shared.deferred_memory);
-        memory.resize(self.request.body.buffered_bytes());
-        if self.shared.deferred_memory.used() > self.shared.settings.max_unsent_total {
+    fn postpone(
+        &mut self,
+        connection: &Arc<Connection>,
+        state: &mut ConnectionState,
+        start: StartWaiting,
+        mut memory: Reservation,
+    ) -> Step {
+        if memory.grow_to(self.request.body.buffered_bytes()).is_err() {
             let client = ClientCapabilities::new(&self.request.head);
             let step = self.respond(connection, state, self.busy(Refused::Full), client, true);
             self.request = Request::default();
@@ -167,9 +173,14 @@ impl Worker {
         }
         let request = std::mem::take(&mut self.request);
         start(self.notifier(connection));
-        let postponed = PostponedRequest { request, is_late: false, _memory: memory };
+        let postponed = PostponedRequest { request, is_late: false, memory };
         state.phase = Phase::Deferred(Box::new(Deferral::Request(postponed)));
         Step::Deferred
+    }
+
+    /// What was reserved for the request that this thread works on.
+    pub(super) fn reserved(&self) -> Reservation {
+        memory_budget::take().unwrap_or_else(|| Reservation::new(&self.shared.memory, blocking::party()))
     }
 
     /// Gives the connection its next turn when it is called.
@@ -192,11 +203,13 @@ impl Worker {
         client: ClientCapabilities,
         body_received: bool,
     ) -> Step {
-        let mut memory = Reservation::new(&self.shared.deferred_memory);
-        if let Content::Bytes(Cow::Owned(bytes)) = &response.content {
-            memory.resize(bytes.capacity());
-        }
-        if self.shared.deferred_memory.used() > self.shared.settings.max_unsent_total {
+        let mut memory = self.reserved();
+        memory.set(match &response.content {
+            Content::Bytes(Cow::Owned(bytes)) => bytes.capacity(),
+            _ => 0,
+        });
+        if self.shared.memory.is_exceeded() {
+            memory_budget::put(memory);
             let response = Response { deferred: Some(deferred), ..response };
             let completed = blocking::block_in_place(Wait::Database, || response.wait())
                 .unwrap_or_else(|refused| self.busy(refused));
@@ -205,7 +218,7 @@ impl Worker {
         let notifier = self.notifier(connection);
         match catch_unwind(AssertUnwindSafe(|| deferred.start(notifier))) {
             Ok(completion) => {
-                let deferred = DeferredResponse { completion, response, client, body_received, _memory: memory };
+                let deferred = DeferredResponse { completion, response, client, body_received, memory };
                 state.phase = Phase::Deferred(Box::new(Deferral::Response(deferred)));
                 Step::Deferred
             }
@@ -230,10 +243,12 @@ impl Worker {
             }
             Deferral::Request(postponed) => {
                 self.request = postponed.request;
+                memory_budget::put(postponed.memory);
                 return self.serve(connection, state);
             }
         };
-        let DeferredResponse { completion, response, client, body_received, _memory } = deferred;
+        let DeferredResponse { completion, response, client, body_received, memory } = deferred;
+        memory_budget::put(memory);
         let close = response.close;
         self.context.enter_handler();
         let completed = catch_unwind(AssertUnwindSafe(|| completion.complete(response)));

@@ -1,10 +1,14 @@
 //! The settings of the connection layer and their defaults.
 
+use std::fmt;
+use std::net::IpAddr;
 use std::num::NonZero;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use crate::blocking::Places;
+use crate::blocking::{Party, Places};
+use crate::http::Request;
 
 /// File descriptors reserved for everything except client connections (database, files, logs), in addition to one per
 /// thread that may block, for example on an upstream.
@@ -26,13 +30,13 @@ pub struct Settings {
     /// Largest request body in bytes that is collected in memory before the handler is called. A larger one is streamed
     /// to the handler, which then occupies a thread. Default: 1 MiB.
     pub max_buffered_body: usize,
-    /// Memory in bytes for incomplete request bodies, of all connections together. Beyond it, a request whose body does
-    /// not come with its head is refused with 503. Default: 512 MiB.
-    pub max_buffered_bodies: usize,
-    /// Memory in bytes for responses that clients have not read yet, of all connections together. Beyond it, the
-    /// clients with the least time left are cut off. The same amount again is for deferred responses; beyond it, a
-    /// thread waits for each. Default: 512 MiB.
-    pub max_unsent_total: usize,
+    /// Memory in bytes for request bodies, for what handlers [reserve](crate::memory_budget::reserve), and for responses
+    /// that are deferred or not read yet, of all connections together. Beyond it, requests with a body are refused with
+    /// 503, a thread waits for each deferred response, and the clients that are slow to read and have the least time left
+    /// are cut off. Default: 1 GiB.
+    pub max_memory: usize,
+    /// Whose request it is, before its handler has found out. Default: the peer's.
+    pub client: ClientAddress,
     /// Largest request body in bytes; a larger one is refused with 413. Default: 104 MiB.
     pub max_body: u64,
     /// Maximum time from the first byte of a request's head to the last. Default: 10 s.
@@ -63,6 +67,34 @@ pub struct Settings {
     pub time_slice: Duration,
 }
 
+/// Finds the address of a client, which a proxy may tell in the head of a request.
+#[derive(Clone)]
+pub struct ClientAddress(Arc<dyn Fn(&Request) -> IpAddr + Send + Sync>);
+
+impl ClientAddress {
+    /// One that is found like this.
+    pub fn new(find: impl Fn(&Request) -> IpAddr + Send + Sync + 'static) -> ClientAddress {
+        ClientAddress(Arc::new(find))
+    }
+
+    /// The party of a client of whom nothing else is known.
+    pub(super) fn party(&self, request: &Request) -> Party {
+        Party::network((self.0)(request))
+    }
+}
+
+impl Default for ClientAddress {
+    fn default() -> ClientAddress {
+        ClientAddress::new(|request| request.peer.ip())
+    }
+}
+
+impl fmt::Debug for ClientAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClientAddress")
+    }
+}
+
 impl Default for Settings {
     fn default() -> Settings {
         Settings {
@@ -71,8 +103,8 @@ impl Default for Settings {
             max_connections: None,
             max_head: 16 * 1024,
             max_buffered_body: 1024 * 1024,
-            max_unsent_total: 512 * 1024 * 1024,
-            max_buffered_bodies: 512 * 1024 * 1024,
+            max_memory: 1024 * 1024 * 1024,
+            client: ClientAddress::default(),
             max_body: 104 * 1024 * 1024,
             head_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),

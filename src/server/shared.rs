@@ -12,8 +12,9 @@ use crate::blocking::Bulkheads;
 use crate::http::request_ids::RequestIds;
 use crate::http::security_headers::{self, DATA_POLICY};
 use crate::http::{Request, Response};
+use crate::memory_budget::MemoryBudget;
 
-use super::budget::Budget;
+use super::budget::ByteCount;
 use super::clock::Clock;
 use super::connection::Connection;
 use super::settings::Settings;
@@ -53,12 +54,10 @@ pub(super) struct Shared {
     work: Work,
     /// Connections that are open now.
     pub(super) open: AtomicUsize,
-    /// Memory of request bodies that are not complete yet.
-    pub(super) body_memory: Arc<Budget>,
-    /// Memory of responses that clients have not taken yet.
-    pub(super) unsent_memory: Arc<Budget>,
-    /// Memory of deferred responses.
-    pub(super) deferred_memory: Arc<Budget>,
+    /// Memory of all requests.
+    pub(super) memory: Arc<MemoryBudget>,
+    /// The part of it that is taken by responses which clients have not read yet.
+    pub(super) unsent: Arc<ByteCount>,
     /// Places of requests that wait.
     pub(super) bulkheads: Bulkheads,
     /// Ids of requests that no handler has seen.
@@ -86,9 +85,8 @@ impl Shared {
             pool: ThreadPool::new(),
             work,
             open: AtomicUsize::new(0),
-            body_memory: Arc::default(),
-            unsent_memory: Arc::default(),
-            deferred_memory: Arc::default(),
+            memory: Arc::new(MemoryBudget::new(settings.max_memory)),
+            unsent: Arc::default(),
             bulkheads: Bulkheads::new(&settings.places),
             ids: RequestIds::new(),
             evicted: AtomicU64::new(0),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::http::{Body, Framing, Parsed, Response};
+use crate::memory_budget::{self, Reservation};
 
 use super::clock::millis;
 use super::connection::{AfterResponse, Connection, ConnectionState, Deferral, Phase, TimerKind};
@@ -25,6 +26,11 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
 const LINGER_TIMEOUT_STOPPING: Duration = Duration::from_secs(1);
 /// How much a client may send in that time.
 const MAX_LINGER_BYTES: u64 = 256 * 1024 * 1024;
+
+/// A body of up to this many bytes that comes with its head is not reserved.
+const MAX_UNRESERVED: usize = 4 * 1024;
+
+const NO_MEMORY: &str = "too many requests in progress";
 
 /// The outcome of processing received bytes.
 pub(super) enum Step {
@@ -160,6 +166,13 @@ impl Worker {
             Framing::Length(n) if n > settings.max_body => return self.refuse(413, "request body too large"),
             Framing::Length(n) => match usize::try_from(n) {
                 Ok(length) if length <= self.input.len().min(settings.max_buffered_body) => {
+                    if length > MAX_UNRESERVED {
+                        let mut memory = self.unreserved(connection);
+                        if memory.grow(length).is_err() {
+                            return self.refuse(503, NO_MEMORY);
+                        }
+                        memory_budget::put(memory);
+                    }
                     self.request.body = Body::from_bytes(self.input.bytes()[..length].to_vec());
                     self.input.consume(length);
                     return self.serve(connection, state);
@@ -170,8 +183,9 @@ impl Worker {
         };
         let is_streamed = declared > settings.max_buffered_body as u64;
         let continue_due = self.request.head.expects_continue() && self.input.is_empty();
+        let memory = self.unreserved(connection);
         let (request, now) = (std::mem::take(&mut self.request), self.shared.clock.now());
-        state.phase = Phase::Body(Box::new(BodyAccumulator::new(request, &self.shared.body_memory, now)));
+        state.phase = Phase::Body(Box::new(BodyAccumulator::new(request, memory, now)));
         if is_streamed {
             return self.stream_body(connection, state, continue_due);
         }
@@ -181,22 +195,29 @@ impl Worker {
         if self.input.is_empty() { Step::Incomplete } else { self.feed_body(connection, state) }
     }
 
+    /// Nothing yet of the budget, for the worker's request.
+    fn unreserved(&mut self, connection: &Connection) -> Reservation {
+        self.request.peer = connection.peer;
+        Reservation::new(&self.shared.memory, self.shared.settings.client.party(&self.request))
+    }
+
     /// Collects a part of a body, and answers the request once it is complete.
     fn feed_body(&mut self, connection: &Arc<Connection>, state: &mut ConnectionState) -> Step {
         let settings = &self.shared.settings;
         let Phase::Body(body) = &mut state.phase else { return Step::Cut };
         let progress = body.feed(&mut self.input, self.shared.clock.now(), settings.max_buffered_body);
-        let is_over_budget = self.shared.body_memory.used() > settings.max_buffered_bodies;
-        if is_over_budget && !matches!(progress, Ok(BodyProgress::Complete)) {
-            state.phase = Phase::Head;
-            return self.refuse(503, "too many requests in progress");
-        }
         match progress {
+            Ok(BodyProgress::Refused) => {
+                state.phase = Phase::Head;
+                self.refuse(503, NO_MEMORY)
+            }
             Ok(BodyProgress::Partial) => Step::Incomplete,
             Ok(BodyProgress::TooLong) => self.stream_body(connection, state, false),
             Ok(BodyProgress::Complete) => match state.take_body() {
                 Some(body) => {
-                    self.request = body.into_request();
+                    let memory;
+                    (self.request, memory) = body.into_request();
+                    memory_budget::put(memory);
                     self.serve(connection, state)
                 }
                 None => Step::Cut,
@@ -240,8 +261,9 @@ impl Worker {
         let sent = outgoing::send(&connection.socket, &self.output, &body, 0)?;
         if sent < total {
             let (bytes, now) = (std::mem::take(&mut self.output), self.shared.clock.now());
-            state.unsent = Unsent::new(bytes, body, sent, now, &self.shared.unsent_memory);
-            if self.shared.unsent_memory.used() > self.shared.settings.max_unsent_total {
+            let memory = self.reserved();
+            state.unsent = Unsent::new(bytes, body, sent, now, memory, &self.shared.unsent);
+            if self.shared.memory.is_exceeded() {
                 self.shared.evict_slow_readers();
             }
             if !std::mem::replace(&mut state.watches_writability, true) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::http::Request;
-use crate::{blocking, memory};
+use crate::{blocking, memory, memory_budget};
 
 use super::clock::Date;
 use super::connection::{Connection, Phase};
@@ -41,6 +41,7 @@ pub(super) fn run(shared: Arc<Shared>, slot: usize) {
     memory::note_stack(STACK_SIZE);
     let context = Rc::new(WorkerContext::new(Arc::clone(&shared)));
     blocking::install(context.clone());
+    memory_budget::install(Arc::clone(&shared.memory));
     let mut worker = Worker {
         context,
         request: Request::default(),

@@ -56,18 +56,49 @@ pub fn by_id(db: &mut impl Executor, id: &str) -> Result<Option<Document>, Error
     db.query_opt(SQL, &[&id])?.as_ref().map(Document::from_row).transpose()
 }
 
-/// The documents with these ids, by id.
+/// A document whose content may have been left out, as it is large.
+#[derive(Clone, Debug)]
+pub struct Short {
+    /// The document. Its content is `None` if it has none, or if it was left out.
+    pub document: Document,
+    /// How many bytes of content were left out.
+    pub left_out: usize,
+}
+
+/// A content of more bytes than this is read on its own.
+const SHORT: i32 = 64 * 1024;
+
+/// The columns of `columns!()`, but for a content of more than `$1` bytes, and how many bytes that has. The length is
+/// known without reading it.
+macro_rules! short_columns {
+    ($condition:literal) => {
+        concat!(
+            "SELECT id, title, CASE WHEN octet_length(content) <= $1 THEN content END, user_id, created, updated,
+                is_public, version, CASE WHEN octet_length(content) > $1 THEN octet_length(content) ELSE 0 END
+            FROM documents ",
+            $condition
+        )
+    };
+}
+
+/// The documents with these ids, by id, without large contents.
 ///
 /// # Errors
 /// See [`Error`].
-pub fn by_ids(db: &mut impl Executor, ids: &[&str]) -> Result<HashMap<String, Document>, Error> {
-    const SQL: &str = concat!("SELECT ", columns!(), " FROM documents WHERE id = ANY($1)");
-    if let [id] = ids {
-        return Ok(by_id(db, id)?.map(|document| (document.id.clone(), document)).into_iter().collect());
-    }
-    let rows = db.query(SQL, &[&ids.to_vec()])?;
-    let documents = rows.iter().map(Document::from_row);
-    documents.map(|document| document.map(|document| (document.id.clone(), document))).collect()
+pub fn by_ids(db: &mut impl Executor, ids: &[&str]) -> Result<HashMap<String, Short>, Error> {
+    const ONE: &str = short_columns!("WHERE id = $2");
+    const MANY: &str = short_columns!("WHERE id = ANY($2)");
+    let rows = match ids {
+        [id] => db.query(ONE, &[&SHORT, id])?,
+        _ => db.query(MANY, &[&SHORT, &ids.to_vec()])?,
+    };
+    let short = |row: &Row| {
+        let mut columns = super::row::Columns::of(row);
+        let document = Document::from_columns(&mut columns)?;
+        let left_out = usize::try_from(columns.next::<i32>()?).unwrap_or(0);
+        Ok((document.id.clone(), Short { document, left_out }))
+    };
+    rows.iter().map(short).collect()
 }
 
 /// The last document of the previous page of a list: when it was created, and its id.

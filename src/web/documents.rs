@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::Answer;
 use super::cursor::Page;
 use super::keys::in_transaction;
+use super::whole_documents;
 use crate::accounts::random;
 use crate::auth::Caller;
 use crate::call::Call;
@@ -239,18 +240,15 @@ fn as_page(mut page: Vec<Document>, asked: &Page, with_content: bool) -> Result<
 /// `GET /api/docs/get?id=`: the caller's own document or a public one; 404 for any other.
 fn get_one(call: &mut Call<'_>, caller: Option<&Caller>) -> Answer {
     let id = call.request.query("id").filter(|id| !id.is_empty()).ok_or(Error::bad(ID_REQUIRED))?;
-    // PostgreSQL rejects NUL, and no id contains it.
-    let found = if id.contains('\0') {
-        None
-    } else {
-        let read = |ids: &[&str]| documents::by_ids(&mut call.app.db.session()?, ids);
-        call.app.documents.get(id.as_str(), read)?
-    };
     let owner = caller.map(|caller| caller.user.id.as_str());
-    match found {
-        Some(document) if document.is_public || owner == Some(&document.user_id) => Ok(Response::json(200, &document)),
-        _ if owner.is_none() && call.has_credential() => Err(Error::Unauthorized(AUTHENTICATION_REQUIRED)),
-        _ => Err(Error::NotFound(NOT_FOUND)),
+    let is_readable = |document: &Document| document.is_public || owner == Some(&document.user_id);
+    match whole_documents::find(call, &id, is_readable)? {
+        Some(document) => {
+            let size = whole_documents::reserve_json(document.content.as_deref())?;
+            Ok(Response::json_of_size(200, size, &document))
+        }
+        None if owner.is_none() && call.has_credential() => Err(Error::Unauthorized(AUTHENTICATION_REQUIRED)),
+        None => Err(Error::NotFound(NOT_FOUND)),
     }
 }
 
@@ -291,21 +289,23 @@ pub(super) fn insert(call: &Call<'_>, user_id: &str, title: &str, content: Optio
 
 /// Saves a document; returns its new version.
 pub(super) fn update(call: &Call<'_>, id: &str, user_id: &str, change: Change<'_>) -> Result<i64> {
-    let mut session = call.app.db.session()?;
     for _ in 0..TRIES {
         let quota = quota(call);
-        if let Some(version) = within_quota(documents::update(&mut session, id, user_id, change, quota)?, quota)? {
+        let saved = documents::update(&mut call.app.db.session()?, id, user_id, change, quota)?;
+        if let Some(version) = within_quota(saved, quota)? {
             return Ok(version);
         }
-        match documents::by_id(&mut session, id)? {
-            None => return Err(Error::NotFound(NOT_FOUND)),
-            Some(document) if document.user_id != user_id => return Err(Error::Forbidden("Permission denied")),
-            // It was restored between the two statements. Without a version there can be no conflict: try again.
-            Some(_) if change.version.is_none() => {}
-            Some(document) => {
-                let saved = Conflicting { document: Some(Box::new(document)), ..Conflicting::default() };
-                return Err(Error::Conflict("The document was changed in the meantime", saved));
-            }
+        let Some(document) = whole_documents::find(call, id, |_| true)? else {
+            return Err(Error::NotFound(NOT_FOUND));
+        };
+        if document.user_id != user_id {
+            return Err(Error::Forbidden("Permission denied"));
+        }
+        // Without a version there can be no conflict: it was restored between the two statements. Try again.
+        if change.version.is_some() {
+            whole_documents::reserve_json(document.content.as_deref())?;
+            let saved = Conflicting { document: Some(Box::new(document)), ..Conflicting::default() };
+            return Err(Error::Conflict("The document was changed in the meantime", saved));
         }
     }
     Err(Error::Busy)

@@ -19,6 +19,7 @@ mod payments;
 mod sessions;
 mod sign_in;
 mod usage;
+mod whole_documents;
 
 use schemars::JsonSchema;
 use serde::Serialize;

@@ -93,8 +93,19 @@ fn page(status: u16, template: &impl Template) -> Answer {
     Ok(Response::html(status, text_of(template)?))
 }
 
+/// A page of about this many bytes.
+fn page_of_size(status: u16, size: usize, template: &impl Template) -> Answer {
+    let mut text = String::with_capacity(size);
+    template.render_into(&mut text).map_err(|e| cannot_render(&e))?;
+    Ok(Response::html(status, text))
+}
+
+fn cannot_render(e: &askama::Error) -> Error {
+    Error::Internal(format!("cannot render a page: {e}"))
+}
+
 fn text_of(template: &impl Template) -> Result<String> {
-    template.render().map_err(|e| Error::Internal(format!("cannot render a page: {e}")))
+    template.render().map_err(|e| cannot_render(&e))
 }
 
 /// The decoded segment of the path at the `at`th `{…}`.

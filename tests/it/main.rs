@@ -52,6 +52,7 @@ mod leaving_unread;
 mod lifecycle;
 mod login;
 mod lost_processes;
+mod memory;
 mod migration;
 mod model_changes;
 mod model_lists;

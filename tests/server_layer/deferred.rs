@@ -112,7 +112,7 @@ fn a_postponed_request_is_refused_after_a_time_out_and_none_is_kept_beyond_the_m
     assert_eq!(notifiers.lock().unwrap().len(), 1, "it was never notified");
     notify(&notifiers);
 
-    let (server, notifiers) = postponing(Settings { max_unsent_total: 3000, ..settings() });
+    let (server, notifiers) = postponing(Settings { max_memory: 3000, ..settings() });
     let post = format!("POST /postponed HTTP/1.1\r\nHost: h\r\nContent-Length: 2000\r\n\r\n{}", "x".repeat(2000));
     let (mut first, mut second) = (server.connect(), server.connect());
     first.send(&post);
@@ -267,7 +267,7 @@ fn a_stop_waits_for_the_response() {
 fn the_memory_of_deferred_responses_is_bounded() {
     let notifiers = Notifiers::default();
     let inner = Arc::clone(&notifiers);
-    let limits = Settings { max_unsent_total: 1_000_000, places: Places::new(|_| 45), time_slice: LONG, ..settings() };
+    let limits = Settings { max_memory: 1_000_000, places: Places::new(|_| 45), time_slice: LONG, ..settings() };
     let server = serve(limits, move |_| defer(Response::with_body(200, "text/plain", vec![b'x'; 100_000]), &inner));
     let mut clients: Vec<Client> = (0..60).map(|_| server.connect()).collect();
     for client in &mut clients {

@@ -86,7 +86,7 @@ fn slow_heads_are_evicted_if_nothing_is_idle() {
 
 #[test]
 fn the_memory_of_incomplete_bodies_is_bounded() {
-    let server = serve(Settings { max_buffered_bodies: 100_000, ..settings() }, |_| Response::new(200));
+    let server = serve(Settings { max_memory: 100_000, ..settings() }, |_| Response::new(200));
     let mut clients: Vec<_> = (0..3).map(|_| server.connect()).collect();
     for client in &mut clients {
         client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 50000\r\n\r\n").send(vec![b'x'; 49_999]);
@@ -171,7 +171,7 @@ fn a_passed_socket_is_served_and_running_out_of_descriptors_is_survived() {
 #[test]
 fn the_memory_of_unread_responses_is_bounded() {
     const REPLY: usize = 20_000_000;
-    let limit = Settings { max_unsent_total: 5 * REPLY, ..settings() };
+    let limit = Settings { max_memory: 5 * REPLY, ..settings() };
     let server = serve(limit, |_| Response::with_body(200, "text/plain", vec![b'x'; REPLY]));
     let mut clients = Vec::new();
     for sent in 1..=40 {

@@ -2,14 +2,15 @@
 
 use askama::Template;
 
-use super::{Frame, NO_PAGE, page, segment, show};
+use super::{Frame, NO_PAGE, page_of_size, segment, show};
 use crate::auth::Caller;
 use crate::call::Call;
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::http::Response;
 use crate::http::form::Fields;
 use crate::store::documents::{self as store, Change, Document};
 use crate::web::documents::{LARGEST_BODY, NOT_FOUND, checked_content, checked_title, update};
+use crate::web::whole_documents::{find, reserve_html};
 use crate::web::{Answer, fields};
 
 #[derive(Template)]
@@ -43,13 +44,14 @@ pub(in crate::web) fn show(call: &mut Call<'_>, caller: &Caller) -> Answer {
         ("published", "Published. Anyone with the link can read it."),
         ("unpublished", "The document is private again."),
     ];
-    let document = find(call, &segment(call, 0)?)?.filter(|document| document.user_id == caller.user.id);
+    let document = find(call, &segment(call, 0)?, |document| document.user_id == caller.user.id)?;
     let document = document.ok_or(Error::NotFound(NOT_FOUND))?;
-    page(200, &Editor { frame: Frame::new(Some(caller), "documents").with_notice(call, NOTICES), document })
-}
-
-fn find(call: &Call<'_>, id: &str) -> Result<Option<Document>> {
-    Ok(store::by_id(&mut call.app.db.session()?, id)?)
+    let size = reserve_html(document.content.as_deref())?;
+    page_of_size(
+        200,
+        size,
+        &Editor { frame: Frame::new(Some(caller), "documents").with_notice(call, NOTICES), document },
+    )
 }
 
 /// `POST /documents/{id}` with `title`, `content` and `version`; if the document was saved elsewhere in the
@@ -65,9 +67,11 @@ pub(in crate::web) fn save(call: &mut Call<'_>, caller: &Caller) -> Answer {
     match update(call, &id, &caller.user.id, change) {
         Ok(_) => Ok(Response::see_other(format!("/documents/{id}?done=saved"))),
         Err(Error::Conflict(..)) => {
-            let document = find(call, &id)?.ok_or(Error::NotFound(NOT_FOUND))?;
+            let document = find(call, &id, |document| document.user_id == caller.user.id)?;
+            let document = document.ok_or(Error::NotFound(NOT_FOUND))?;
+            let size = reserve_html(document.content.as_deref().into_iter().chain([content.as_str()]))?;
             let frame = Frame::new(Some(caller), "documents");
-            page(409, &ConflictPage { frame, document, title: title.to_owned(), content })
+            page_of_size(409, size, &ConflictPage { frame, document, title: title.to_owned(), content })
         }
         Err(e) => Err(e),
     }
@@ -85,8 +89,9 @@ pub(in crate::web) fn publish(call: &mut Call<'_>, caller: &Caller) -> Answer {
 
 /// `GET /public/{id}`: for everyone, if the document is public.
 pub(in crate::web) fn public(call: &mut Call<'_>, caller: Option<&Caller>) -> Answer {
-    let document = find(call, &segment(call, 0)?)?.filter(|document| document.is_public);
+    let document = find(call, &segment(call, 0)?, |document| document.is_public)?;
     let document = document.ok_or(Error::NotFound(NO_PAGE))?;
     let is_owner = caller.is_some_and(|caller| caller.user.id == document.user_id);
-    page(200, &Public { frame: Frame::new(caller, ""), document, is_owner })
+    let size = reserve_html(document.content.as_deref())?;
+    page_of_size(200, size, &Public { frame: Frame::new(caller, ""), document, is_owner })
 }

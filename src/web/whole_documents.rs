@@ -1,0 +1,82 @@
+//! Documents with their contents. The memory for a large one is reserved before it is read, and that for its page or JSON
+//! before that is written.
+
+use crate::call::Call;
+use crate::db;
+use crate::error::Result;
+use crate::memory_budget;
+use crate::store::documents::{self as store, Document};
+
+/// Times the size of a content that it takes while it is read: in the driver's buffer, which doubles as it grows, and as a
+/// text.
+const READING: usize = 3;
+
+/// What a page or an object has besides the content, in bytes, and more.
+const AROUND: usize = 32 * 1024;
+
+/// The document with this id, if `is_readable` says so of it. A large one takes two round trips, so that nobody reads one
+/// for nothing.
+///
+/// # Errors
+/// 503 or 429 if there is no memory for it. Those of the database.
+pub(super) fn find(call: &Call<'_>, id: &str, is_readable: impl Fn(&Document) -> bool) -> Result<Option<Document>> {
+    // PostgreSQL rejects NUL, and no id contains it.
+    if id.contains('\0') {
+        return Ok(None);
+    }
+    let read = |ids: &[&str]| store::by_ids(&mut call.app.db.session()?, ids);
+    let found = call.app.documents.get::<_, db::Error>(id, read)?;
+    let Some(short) = found.filter(|short| is_readable(&short.document)) else { return Ok(None) };
+    if short.left_out == 0 {
+        return Ok(Some(short.document));
+    }
+    memory_budget::reserve(READING * short.left_out)?;
+    // It may have changed hands or size meanwhile; the next reservation is of its size now.
+    Ok(store::by_id(&mut call.app.db.session()?, id)?.filter(is_readable))
+}
+
+/// Reserves what a page with these texts in it takes, and returns how much that is.
+///
+/// # Errors
+/// 503 or 429 if there is no memory for it.
+pub(super) fn reserve_html<'t>(texts: impl IntoIterator<Item = &'t str>) -> Result<usize> {
+    reserve(texts, |byte| match byte {
+        b'<' | b'>' | b'&' | b'"' | b'\'' => 5, // as in `&#60;`
+        _ => 1,
+    })
+}
+
+/// Reserves what an object with these texts in it takes as JSON, and returns how much that is.
+///
+/// # Errors
+/// 503 or 429 if there is no memory for it.
+pub(super) fn reserve_json<'t>(texts: impl IntoIterator<Item = &'t str>) -> Result<usize> {
+    reserve(texts, |byte| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 8 | 12 => 2,
+        0..=31 => 6, // as in `\u0001`
+        _ => 1,
+    })
+}
+
+fn reserve<'t>(texts: impl IntoIterator<Item = &'t str>, written: impl Fn(u8) -> usize) -> Result<usize> {
+    let texts = texts.into_iter().map(|text| text.bytes().map(&written).sum::<usize>());
+    let size = texts.sum::<usize>() + AROUND;
+    if size > 2 * AROUND {
+        memory_budget::reserve(size)?;
+    }
+    Ok(size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_has_the_size_that_was_reserved() {
+        let all: String = (0..=0x2100).filter_map(char::from_u32).collect();
+        let html = askama::filters::escape(&all, askama::filters::Html).unwrap().to_string();
+        assert_eq!(reserve_html([all.as_str()]).unwrap(), html.len() + AROUND);
+        let json = serde_json::to_string(&all).unwrap();
+        assert_eq!(reserve_json([all.as_str()]).unwrap(), json.len() - 2 + AROUND);
+    }
+}

@@ -1,0 +1,154 @@
+//! The memory budget: what requests hold together stays within it, and an account or network that takes its share leaves
+//! others theirs. Memory is what the kernel counts: the most that was ever resident (`VmHWM`).
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::thread;
+
+use serde_json::json;
+
+use crate::documents::save;
+use crate::harness::{PASSWORD, Server, TestDb, User};
+
+const MIB: usize = 1024 * 1024;
+
+/// What a process takes besides the budget: its code, caches, threads and password hashes.
+const BESIDES: usize = 100_000_000;
+
+/// A server with a budget of so many bytes.
+fn server(db: &TestDb, budget: usize) -> Server {
+    // The driver keeps a buffer for each connection, as large as the largest row that it has read.
+    let server = Server::start_with(db, &[("MEMORY_BUDGET", &budget.to_string()), ("POOL_SIZE", "2")]);
+    println!("{} MB at the start", peak(&server) / 1_000_000);
+    server
+}
+
+/// The most memory that the server ever had, in bytes.
+fn peak(server: &Server) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().trim().parse::<usize>().unwrap() * 1024
+}
+
+#[track_caller]
+fn assert_within(server: &Server, budget: usize) {
+    let peak = peak(server);
+    println!("{} MB of a budget of {} MB", peak / 1_000_000, budget / 1_000_000);
+    assert!(peak < budget + BESIDES, "{} MB", peak / 1_000_000);
+}
+
+/// Sends a request, or a part of it, and does not read the reply.
+fn send(server: &Server, head: &str, body: &[u8]) -> TcpStream {
+    let mut socket = TcpStream::connect(server.web.socket()).unwrap();
+    socket.write_all(format!("{head}\r\n\r\n").as_bytes()).unwrap();
+    // The server may refuse it before it has read all of it.
+    let _ = socket.write_all(body);
+    socket
+}
+
+/// The status of the reply.
+fn status(socket: &mut TcpStream) -> u16 {
+    let mut start = [0; 12];
+    socket.read_exact(&mut start).unwrap();
+    std::str::from_utf8(&start[9..]).unwrap().parse().unwrap()
+}
+
+#[track_caller]
+fn assert_served(server: &Server, user: &User, other: &User) {
+    server.sign_in(&other.email, PASSWORD).get("/api/current-user").expect(200);
+    other.browser.get("/api/docs/list").expect(200);
+    save(&other.browser, &json!({"content": "x".repeat(2 * MIB)}));
+    user.browser.get("/api/current-user").expect(200);
+    server.web.anonymous().get("/readyz").expect(200);
+}
+
+#[test]
+fn fields_that_nobody_asked_for_take_no_memory() {
+    const BUDGET: usize = 256 * MIB;
+    let db = TestDb::new();
+    let server = server(&db, BUDGET);
+    let user = server.sign_up("ann@example.com");
+    let many = |count: usize, first: &str, next: &str| format!(r#"{{"x":[{first}{}]}}"#, next.repeat(count));
+    for body in [many(24 * MIB, "0", ",0"), many(16 * MIB, "[]", ",[]"), many(6 * MIB, "{}", r#",{"":0}"#)] {
+        let reply = user.browser.send("POST", "/api/docs/save", Some("application/json"), body.as_bytes());
+        assert_eq!(reply.expect(200).json()["success"], true);
+    }
+    let names: String = (0..5_000_000).fold(String::new(), |all, n| all + &n.to_string() + "=&");
+    let reply = user.browser.send("POST", "/documents/x", Some("application/x-www-form-urlencoded"), names.as_bytes());
+    reply.expect(400);
+    assert_within(&server, BUDGET);
+}
+
+#[test]
+fn uploads_that_are_held_take_a_share() {
+    const BUDGET: usize = 64 * MIB;
+    let db = TestDb::new();
+    let server = server(&db, BUDGET);
+    let (user, other) = (server.sign_up("ann@example.com"), server.sign_up("bob@example.com"));
+    let head = format!(
+        "POST /api/docs/save HTTP/1.1\r\nHost: h\r\nsecret: {}\r\nContent-Type: application/json\r\nContent-Length: {}",
+        user.secret,
+        8 * MIB
+    );
+    let start = [&br#"{"content":""#[..], &vec![b'x'; 8 * MIB - 100]].concat();
+    let mut held: Vec<_> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..60).map(|_| scope.spawn(|| send(&server, &head, &start))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_served(&server, &user, &other);
+    assert_within(&server, BUDGET);
+    let mut answered = 0;
+    for socket in &mut held {
+        socket.set_nonblocking(true).unwrap();
+        if socket.peek(&mut [0]).is_ok_and(|n| n > 0) {
+            socket.set_nonblocking(false).unwrap();
+            assert!([429, 503].contains(&status(socket)));
+            answered += 1;
+        }
+    }
+    assert!(answered > 40, "{answered} were refused");
+    drop(held);
+    server.wait_until("the memory to be free again", || {
+        user.browser.post("/api/docs/save", &json!({"content": "x".repeat(7 * MIB)})).status == 200
+    });
+}
+
+#[test]
+fn bodies_that_are_not_complete_take_a_share() {
+    const BUDGET: usize = 64 * MIB;
+    let db = TestDb::new();
+    let server = server(&db, BUDGET);
+    let (user, other) = (server.sign_up("ann@example.com"), server.sign_up("bob@example.com"));
+    let head = format!("POST /api/login HTTP/1.1\r\nHost: h\r\nContent-Length: {MIB}");
+    let start = vec![b'x'; MIB - 100];
+    let held: Vec<_> = (0..200).map(|_| send(&server, &head, &start)).collect();
+    assert_served(&server, &user, &other);
+    assert_within(&server, BUDGET);
+    drop(held);
+}
+
+#[test]
+fn pages_that_nobody_reads_take_a_share() {
+    const BUDGET: usize = 128 * MIB;
+    let db = TestDb::new();
+    let server = server(&db, BUDGET);
+    let (user, other) = (server.sign_up("ann@example.com"), server.sign_up("bob@example.com"));
+    let id = save(&user.browser, &json!({"content": "\"".repeat(8 * MIB)}));
+    user.browser.post("/api/docs/publish", &json!({"id": id})).expect(200);
+    let page = server.web.anonymous().header("accept", "text/html").get(&format!("/public/{id}")).expect(200);
+    assert!(page.body.len() > 5 * 8 * MIB);
+    for path in [format!("/public/{id}"), format!("/api/docs/get?id={id}")] {
+        let head = format!("GET {path} HTTP/1.1\r\nHost: h\r\nAccept: text/html");
+        let unread: Vec<_> = (0..60).map(|_| send(&server, &head, b"")).collect();
+        assert_served(&server, &user, &other);
+        drop(unread);
+    }
+    let head = format!("GET /documents/{id} HTTP/1.1\r\nHost: h\r\nAccept: text/html\r\nsecret: {}", user.secret);
+    let unread: Vec<_> = (0..60).map(|_| send(&server, &head, b"")).collect();
+    assert_served(&server, &user, &other);
+    drop(unread);
+    assert_within(&server, BUDGET);
+    server.wait_until("the memory to be free again", || {
+        server.web.anonymous().header("accept", "text/html").get(&format!("/public/{id}")).status == 200
+    });
+}
