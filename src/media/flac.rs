@@ -1,11 +1,12 @@
 //! FLAC (RFC 9639), native and in other containers.
 //!
 //! Frames are counted; the declared number of samples is ignored. A frame header does not contain the length of the
-//! frame, so the next header is searched for, and recognized by its checksum.
+//! frame, so the next header is searched for, and recognized by its checksum. A frame is never longer than its samples
+//! would be without compression; what comes behind is unexplained.
 
 use std::time::Duration;
 
-use super::walk::{Measured, NotMeasurable, Result, Step, Walk, Window, big_endian, play_time};
+use super::walk::{Measured, NotMeasurable, Result, Step, Unexplained, Walk, Window, big_endian, play_time};
 
 /// Maximum length of a frame header, in bytes.
 pub(super) const MAX_HEADER: usize = 16;
@@ -15,6 +16,8 @@ pub(super) const MAX_HEADER: usize = 16;
 pub(super) struct StreamInfo {
     rate: u32,
     channels: u8,
+    /// Bits per sample.
+    bits: u8,
     samples: u64,
 }
 
@@ -24,7 +27,8 @@ impl StreamInfo {
         let packed = big_endian(block.get(10..18)?);
         let rate = u32::try_from(packed >> 44).ok()?;
         let channels = u8::try_from(packed >> 41 & 7).ok()? + 1;
-        (rate > 0).then_some(StreamInfo { rate, channels, samples: packed & 0xf_ffff_ffff })
+        let bits = u8::try_from(packed >> 36 & 31).ok()? + 1;
+        (rate > 0).then_some(StreamInfo { rate, channels, bits, samples: packed & 0xf_ffff_ffff })
     }
 }
 
@@ -35,6 +39,8 @@ pub(super) struct Header {
     /// 0 if it is in STREAMINFO.
     rate: u32,
     channels: u8,
+    /// Bits per sample; 0 if they are in STREAMINFO.
+    bits: u8,
     /// The number of the frame or, with variable block sizes, of its first sample.
     number: u64,
     /// Length of the header.
@@ -76,18 +82,22 @@ impl Header {
             8..=10 => 2,
             _ => return None,
         };
-        (start[3] >> 1 & 7 != 3 && *bytes.get(at)? == crc8(&bytes[..at])).then_some(Header {
-            samples,
-            rate,
-            channels,
-            number,
-            bytes: at + 1,
-        })
+        let bits = [0, 8, 12, 0, 16, 20, 24, 32][usize::from(start[3] >> 1 & 7)];
+        let is_valid = start[3] >> 1 & 7 != 3 && *bytes.get(at)? == crc8(&bytes[..at]);
+        is_valid.then_some(Header { samples, rate, channels, bits, number, bytes: at + 1 })
     }
 
-    /// The duration of the frame.
+    /// The duration of the frame. Decoders differ in which of two sampling rates they believe.
     pub(super) fn play_time(&self, info: &StreamInfo) -> Duration {
-        play_time(u64::from(self.samples), if self.rate == 0 { info.rate } else { self.rate })
+        play_time(u64::from(self.samples), if self.rate == 0 { info.rate } else { self.rate.min(info.rate) })
+    }
+
+    /// The most bytes of the frame: its samples without compression, of which those of one channel may be a difference
+    /// and have a bit more, and what surrounds them.
+    pub(super) fn most_bytes(&self, info: &StreamInfo) -> u64 {
+        let (bits, channels) = (if self.bits == 0 { info.bits } else { self.bits }, u64::from(self.channels));
+        let content = u64::from(self.samples) * (channels * u64::from(bits) + 1);
+        self.bytes as u64 + content.div_ceil(8) + 8 * channels + 2
     }
 
     /// The length of the header in bytes.
@@ -126,7 +136,7 @@ fn coded_number(bytes: &[u8]) -> Option<(u64, usize)> {
 }
 
 /// CRC-8 with the polynomial x^8 + x^2 + x + 1.
-fn crc8(bytes: &[u8]) -> u8 {
+pub(super) fn crc8(bytes: &[u8]) -> u8 {
     bytes
         .iter()
         .fold(0, |crc, byte| (0..8).fold(crc ^ byte, |crc, _| if crc & 0x80 == 0 { crc << 1 } else { crc << 1 ^ 0x07 }))
@@ -135,10 +145,14 @@ fn crc8(bytes: &[u8]) -> u8 {
 /// A FLAC file: metadata blocks, then frames.
 #[derive(Default)]
 pub(super) struct NativeFlac {
+    is_begun: bool,
     info: Option<StreamInfo>,
     are_frames: bool,
     last: Option<Header>,
+    /// Position at which the last counted frame ends at the latest.
+    end: u64,
     duration: Duration,
+    unexplained: Unexplained,
 }
 
 impl Walk for NativeFlac {
@@ -151,6 +165,7 @@ impl Walk for NativeFlac {
 
     fn finish(&self, _: u64) -> Result<Measured> {
         let info = self.info.ok_or(NotMeasurable::Broken)?;
+        self.unexplained.check(self.duration)?;
         let declared = (info.samples > 0).then(|| play_time(info.samples, info.rate));
         match self.duration.is_zero() {
             true => Err(NotMeasurable::NoFrames),
@@ -162,12 +177,19 @@ impl Walk for NativeFlac {
 impl NativeFlac {
     fn metadata(&mut self, window: Window<'_>) -> Result<Step> {
         let Some(head) = window.first(4) else { return Ok(Step::Need(4)) };
-        if head == b"fLaC" {
-            return Ok(Step::Skip(4));
+        if !std::mem::replace(&mut self.is_begun, true) {
+            return Ok(Step::Skip(4)); // The name of the format.
         }
-        if matches!(head[0], 0 | 0x80) {
+        let kind = head[0] & 0x7f;
+        if kind == 0 {
+            if self.info.is_some() {
+                return Err(NotMeasurable::Broken);
+            }
             let Some(block) = window.first(4 + 34) else { return Ok(Step::Need(4 + 34)) };
             self.info = StreamInfo::parse(&block[4..]);
+        }
+        if kind > 6 {
+            self.unexplained.add(big_endian(&head[1..4])); // Unknown.
         }
         self.are_frames = head[0] & 0x80 != 0;
         match self.info {
@@ -181,14 +203,19 @@ impl NativeFlac {
             return Step::Need(MAX_HEADER);
         }
         let info = self.info.unwrap_or_default();
-        let header = Header::parse(window.bytes).filter(|header| header.belongs(&info, self.last));
-        if let Some(header) = header {
-            self.last = Some(header);
-            self.duration = self.duration.saturating_add(header.play_time(&info));
-            return Step::Skip(header.bytes as u64);
+        if let Some(header) = Header::parse(window.bytes) {
+            if header.belongs(&info, self.last) {
+                self.last = Some(header);
+                self.duration = self.duration.saturating_add(header.play_time(&info));
+                self.end = window.at.saturating_add(header.most_bytes(&info));
+                return Step::Skip(header.bytes as u64);
+            }
+            self.unexplained.add_play(header.play_time(&info));
         }
         let next =
             window.bytes.get(1..).and_then(|rest| memchr::memchr(0xff, rest)).map_or(window.bytes.len(), |n| n + 1);
-        Step::Skip(next as u64)
+        let next = next as u64;
+        self.unexplained.add((window.at + next).saturating_sub(self.end.max(window.at)));
+        Step::Skip(next)
     }
 }

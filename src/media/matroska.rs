@@ -2,19 +2,23 @@
 //! duration.
 //!
 //! The duration of a track is the span of its timestamps or the sum of its packets, whichever is longer. The result is
-//! that of the longest audio track. The tree of elements is read as a flat sequence: the children of a master element
-//! follow its header, and its end is ignored.
+//! that of the longest audio track. Decoders differ in how they read elements that are not in their place, or twice in a
+//! track, so those are refused. What is not read is searched for clusters, which a decoder that has lost its way would
+//! find and play.
 
 use std::time::Duration;
 
+use super::ebml::{
+    AUDIO, BLOCK, BLOCK_GROUP, CLUSTER, CLUSTER_START, CLUSTER_TIMESTAMP, CODEC_ID, CODEC_PRIVATE, CONTENT_ENCODINGS,
+    DURATION, EBML, ELEMENT_HEADER, Element, INFO, Path, SAMPLING_FREQUENCY, SEGMENT, SIMPLE_BLOCK, TIMESTAMP_SCALE,
+    TRACK, TRACK_NUMBER, TRACK_TYPE, TRACKS, find_cluster, is_without_audio, laced_sizes, vint,
+};
 use super::flac::StreamInfo;
 use super::frames::{Frames, PIECE};
 use super::packets::Coding;
 use super::vorbis::{MAX_SETUP, Vorbis};
-use super::walk::{MAX_STREAMS, Measured, NotMeasurable, Result, Step, Walk, Window, big_endian};
+use super::walk::{MAX_STREAMS, Measured, NotMeasurable, Result, Step, Unexplained, Walk, Window, big_endian};
 
-/// Maximum length of an element's header: four bytes for the id, eight for the size.
-const ELEMENT_HEADER: usize = 12;
 /// How many bytes of a value are used at most.
 const MAX_VALUE: usize = 128;
 /// How many bytes of a codec's configuration are used: enough for the headers of Vorbis with short comments.
@@ -22,31 +26,16 @@ const MAX_PRIVATE: usize = MAX_SETUP - ELEMENT_HEADER;
 /// How many bytes of a block are read to find its first packet: the sizes of up to 255 packets precede it.
 const BLOCK_HEADER: usize = 4096;
 
-const EBML: u32 = 0x1a45_dfa3;
-const SEGMENT: u32 = 0x1853_8067;
-const INFO: u32 = 0x1549_a966;
-const TIMESTAMP_SCALE: u32 = 0x002a_d7b1;
-const DURATION: u32 = 0x4489;
-const TRACKS: u32 = 0x1654_ae6b;
-const TRACK: u32 = 0xae;
-const TRACK_NUMBER: u32 = 0xd7;
-const TRACK_TYPE: u32 = 0x83;
-const CODEC_ID: u32 = 0x86;
-const CODEC_PRIVATE: u32 = 0x63a2;
-const CONTENT_ENCODINGS: u32 = 0x6d80;
-const AUDIO: u32 = 0xe1;
-const SAMPLING_FREQUENCY: u32 = 0xb5;
-const CLUSTER: u32 = 0x1f43_b675;
-const CLUSTER_TIMESTAMP: u32 = 0xe7;
-const BLOCK_GROUP: u32 = 0xa0;
-const BLOCK: u32 = 0xa1;
-const SIMPLE_BLOCK: u32 = 0xa3;
-
 /// The value of [`TRACK_TYPE`] for audio.
 const AUDIO_TRACK: u64 = 2;
+/// The values of [`TRACK_TYPE`] for others, and what the names of their codecs start with.
+const OTHER_TRACKS: [(u64, &[&[u8]]); 4] =
+    [(1, &[b"V_"]), (0x11, &[b"S_", b"D_"]), (0x12, &[b"B_"]), (0x21, &[b"D_", b"S_"])];
 
 #[derive(Default)]
 struct Track {
+    /// The ids of the elements that may occur only once, as far as they have occurred.
+    fields: Vec<u32>,
     number: u64,
     kind: u64,
     codec: Vec<u8>,
@@ -79,18 +68,41 @@ pub(super) struct Matroska {
     has_unsupported: bool,
     /// An invalid element was found. Like decoders, the walker then searches for the next cluster.
     is_resyncing: bool,
+    path: Path,
+    /// How many of the next bytes belong to something that is not read.
+    unread: u64,
+    unexplained: Unexplained,
+    /// Whether the tracks of the current segment were described.
+    has_tracks: bool,
 }
 
 impl Default for Matroska {
     fn default() -> Matroska {
         let (tracks, packets, scale) = (Vec::new(), Vec::new(), 1_000_000);
-        let (has_unsupported, is_resyncing) = (false, false);
-        Matroska { tracks, scale, declared_ticks: None, cluster: 0, packets, number: 0, has_unsupported, is_resyncing }
+        let (has_unsupported, is_resyncing, has_tracks) = (false, false, false);
+        let (path, unexplained, declared_ticks) = (Path::default(), Unexplained::default(), None);
+        Matroska {
+            tracks,
+            scale,
+            declared_ticks,
+            cluster: 0,
+            packets,
+            number: 0,
+            has_unsupported,
+            is_resyncing,
+            path,
+            unread: 0,
+            unexplained,
+            has_tracks,
+        }
     }
 }
 
 impl Walk for Matroska {
     fn step(&mut self, window: Window<'_>) -> Result<Step> {
+        if self.unread > 0 {
+            return Ok(self.search(window));
+        }
         if let Some(size) = self.packets.last().copied() {
             return self.packet(window, size);
         }
@@ -98,12 +110,17 @@ impl Walk for Matroska {
             return Ok(Step::Need(ELEMENT_HEADER));
         }
         let element = Element::parse(window.bytes).filter(|element| !self.is_resyncing || element.id == CLUSTER);
+        if element.is_none() {
+            self.path.leave();
+        }
         self.is_resyncing = element.is_none();
         if let Some(element) = element {
             return self.element(window, element);
         }
         let next = window.bytes.get(1..).and_then(|rest| memchr::memchr(0x1f, rest));
-        Ok(Step::Skip(next.map_or(window.bytes.len(), |n| n + 1) as u64))
+        let next = next.map_or(window.bytes.len(), |n| n + 1) as u64;
+        self.unexplained.add(next);
+        Ok(Step::Skip(next))
     }
 
     fn finish(&self, _: u64) -> Result<Measured> {
@@ -114,43 +131,24 @@ impl Walk for Matroska {
         match self.has_unsupported {
             true => Err(NotMeasurable::UnsupportedCoding),
             false if duration.is_zero() => Err(NotMeasurable::NoFrames),
-            false => Ok(Measured { duration, declared }),
+            false => {
+                let unexplained = self.tracks.iter().map(|track| track.frames.unexplained());
+                unexplained.fold(self.unexplained, Unexplained::and).check(duration)?;
+                Ok(Measured { duration, declared })
+            }
         }
     }
-}
-
-/// An element's header.
-struct Element {
-    id: u32,
-    /// Length of the header.
-    head: usize,
-    /// Length of the content; `None` if it is unknown.
-    size: Option<u64>,
-}
-
-impl Element {
-    fn parse(bytes: &[u8]) -> Option<Element> {
-        let id_length = bytes.first()?.leading_zeros() as usize + 1;
-        let id = bytes.get(..id_length).filter(|_| id_length <= 4)?;
-        let (size, length) = vint(&bytes[id_length..])?;
-        let is_unknown = size == (1 << (7 * length)) - 1;
-        let id = u32::try_from(big_endian(id)).ok()?;
-        Some(Element { id, head: id_length + length, size: (!is_unknown).then_some(size) })
-    }
-}
-
-/// A variable-size integer (RFC 8794, section 4), and its length in bytes.
-fn vint(bytes: &[u8]) -> Option<(u64, usize)> {
-    let length = bytes.first()?.leading_zeros() as usize + 1;
-    let whole = big_endian(bytes.get(..length).filter(|_| length <= 8)?);
-    Some((whole & ((1 << (7 * length)) - 1), length))
 }
 
 impl Matroska {
     fn element(&mut self, window: Window<'_>, element: Element) -> Result<Step> {
         let head = Step::Skip(element.head as u64);
+        self.path.enter(&element, window.at)?;
         match element.id {
-            SEGMENT | INFO | TRACKS | AUDIO | CLUSTER | BLOCK_GROUP => return Ok(head),
+            SEGMENT | INFO | TRACKS | AUDIO | CLUSTER | BLOCK_GROUP => {
+                self.once(element.id)?;
+                return Ok(head);
+            }
             TRACK if self.tracks.len() >= MAX_STREAMS => return Err(NotMeasurable::TooManyStreams),
             TRACK => {
                 self.tracks.push(Track::default());
@@ -168,7 +166,11 @@ impl Matroska {
             CODEC_PRIVATE => MAX_PRIVATE,
             TIMESTAMP_SCALE | DURATION | TRACK_NUMBER | TRACK_TYPE | CODEC_ID | CONTENT_ENCODINGS
             | SAMPLING_FREQUENCY | CLUSTER_TIMESTAMP => MAX_VALUE,
-            _ => return Ok(Step::Skip(size.saturating_add(element.head as u64))),
+            id => {
+                self.unread = size;
+                self.unexplained.add(if is_without_audio(id) { 0 } else { size });
+                return Ok(head);
+            }
         };
         let wanted = element.head + usize::try_from(size).map_or(limit, |size| size.min(limit));
         let content = match window.first(wanted) {
@@ -181,8 +183,47 @@ impl Matroska {
             let before_packets = self.block(content, size)?;
             return Ok(Step::Skip((element.head + before_packets) as u64));
         }
+        self.once(element.id)?;
         self.value(element.id, content);
         Ok(Step::Skip(size.saturating_add(element.head as u64)))
+    }
+
+    /// Checks that an element which may occur only once does.
+    fn once(&mut self, id: u32) -> Result<()> {
+        let is_again = match id {
+            SEGMENT => {
+                self.has_tracks = false;
+                false
+            }
+            TRACKS => std::mem::replace(&mut self.has_tracks, true),
+            TRACK_NUMBER | TRACK_TYPE | CODEC_ID | CODEC_PRIVATE | AUDIO | SAMPLING_FREQUENCY => {
+                let fields = self.tracks.last_mut().map(|track| &mut track.fields);
+                fields.is_none_or(|fields| {
+                    fields.push(id);
+                    fields[..fields.len() - 1].contains(&id)
+                })
+            }
+            _ => false,
+        };
+        if is_again { Err(NotMeasurable::Broken) } else { Ok(()) }
+    }
+
+    /// Searches what is not read for clusters. All from the first one on is unexplained.
+    fn search(&mut self, window: Window<'_>) -> Step {
+        let left = usize::try_from(self.unread).unwrap_or(usize::MAX);
+        let seen = &window.bytes[..window.bytes.len().min(left)];
+        if let Some(at) = find_cluster(seen) {
+            self.unexplained.add(self.unread - at as u64);
+            return Step::Skip(std::mem::take(&mut self.unread));
+        }
+        // A cluster's start may be cut off at the end of what is seen.
+        let is_whole = seen.len() == left || window.is_last;
+        let taken = if is_whole { seen.len() } else { seen.len().saturating_sub(CLUSTER_START - 1) };
+        if taken == 0 {
+            return Step::Need(CLUSTER_START);
+        }
+        self.unread -= taken as u64;
+        Step::Skip(taken as u64)
     }
 
     fn value(&mut self, id: u32, content: &[u8]) {
@@ -225,7 +266,7 @@ impl Matroska {
         let mut is_known = false;
         for track in self.tracks.iter_mut().filter(|track| track.number == number) {
             is_known = true;
-            self.has_unsupported |= !track.begin_block(time);
+            self.has_unsupported |= !track.begin_block(time)?;
         }
         self.has_unsupported |= !is_known;
         Ok(start + sizes_length)
@@ -237,7 +278,8 @@ impl Matroska {
         let mut tracks = self.tracks.iter_mut().filter(|track| track.number == number && track.coding.is_some());
         let Some(first) = tracks.next() else {
             self.packets.pop();
-            return Ok(Step::Skip(u64::from(left)));
+            self.unread = u64::from(left);
+            return Ok(Step::Skip(0));
         };
         let taken = window.bytes.len().min(PIECE).min(left as usize);
         let is_end = taken == left as usize;
@@ -264,57 +306,23 @@ fn float(bytes: &[u8]) -> Option<f64> {
     }
 }
 
-/// The sizes of the packets in a block (RFC 9559, 10.3), and the length of the field that contains these sizes. `size`
-/// is the length of the block after its header.
-fn laced_sizes(bytes: &[u8], lacing: u8, size: u64) -> Result<(Vec<u32>, usize)> {
-    let broken = || NotMeasurable::Broken;
-    let narrow = |size: u64| u32::try_from(size).map_err(|_| broken());
-    if lacing == 0 {
-        return Ok((vec![narrow(size)?], 0));
-    }
-    let count = u64::from(*bytes.first().ok_or_else(broken)?) + 1;
-    if lacing == 2 {
-        return Ok((vec![narrow(size.saturating_sub(1) / count)?; usize::try_from(count).unwrap_or(0)], 1));
-    }
-    let (mut sizes, mut at, mut sum, mut last) = (Vec::new(), 1, 0u64, 0u64);
-    for index in 1..count {
-        if lacing == 1 {
-            last = 0;
-            loop {
-                let byte = *bytes.get(at).ok_or_else(broken)?;
-                at += 1;
-                last += u64::from(byte);
-                if byte < 255 {
-                    break;
-                }
-            }
-        } else {
-            let (number, length) = vint(bytes.get(at..).ok_or_else(broken)?).ok_or_else(broken)?;
-            at += length;
-            // All but the first are signed differences, stored with an offset that depends on their length.
-            let middle = (1 << (7 * length - 1)) - 1;
-            last = if index == 1 { number } else { (last + number).checked_sub(middle).ok_or_else(broken)? };
-        }
-        narrow(last)?;
-        sum += last;
-        sizes.push(narrow(last)?);
-    }
-    sizes.push(narrow(size.checked_sub(sum + at as u64).ok_or_else(broken)?)?);
-    Ok((sizes, at))
-}
-
 impl Track {
     /// Notes the timestamp of a block. Returns false if this is an audio track with an unsupported codec.
-    fn begin_block(&mut self, time: u64) -> bool {
+    ///
+    /// # Errors
+    /// The kind of the track does not match its codec: some decoders look at one, some at the other.
+    fn begin_block(&mut self, time: u64) -> Result<bool> {
         if self.kind != AUDIO_TRACK {
-            return true;
+            let known = OTHER_TRACKS.iter().find(|(kind, _)| *kind == self.kind);
+            let fits = known.is_some_and(|(_, starts)| starts.iter().any(|start| self.codec.starts_with(start)));
+            return if fits { Ok(true) } else { Err(NotMeasurable::Broken) };
         }
         if self.coding.is_none() && !self.is_encoded {
             self.coding = self.identify();
         }
         let (first, last) = self.span.unwrap_or((time, time));
         self.span = Some((first.min(time), last.max(time)));
-        self.coding.is_some()
+        Ok(self.coding.is_some())
     }
 
     fn identify(&self) -> Option<Coding> {

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::*;
 
 /// The recordings in `tests/fixtures/audio`, and their durations in milliseconds when decoded.
-const RECORDINGS: [(&str, u64); 23] = [
+pub(super) const RECORDINGS: [(&str, u64); 25] = [
     ("aac.mka", 2023),
     ("adpcm.wav", 2041),
     ("adts.aac", 2043),
@@ -31,6 +31,8 @@ const RECORDINGS: [(&str, u64); 23] = [
     ("rf64.wav", 1000),
     ("streamed.wav", 1000),
     ("vbr.mp3", 2037),
+    ("video.mp4", 2000),
+    ("video.webm", 2000),
     ("vorbis.ogg", 2000),
     ("vorbis.webm", 2000),
 ];

@@ -9,10 +9,15 @@
 //! Where decoders may disagree, the longer duration is used: encoder delay and padding, parts hidden by edit lists,
 //! gaps between timestamps, and chained streams all count.
 
+mod ebml;
 mod flac;
 mod frames;
 mod matroska;
 mod mp4;
+mod mp4_boxes;
+mod mp4_codec;
+mod mp4_place;
+mod mp4_track;
 mod mpeg;
 mod ogg;
 mod packets;
@@ -20,6 +25,12 @@ mod riff;
 mod vorbis;
 mod walk;
 
+#[cfg(test)]
+mod genuine_tests;
+#[cfg(test)]
+mod hidden_mp4_tests;
+#[cfg(test)]
+mod hidden_tests;
 #[cfg(test)]
 mod measurer_tests;
 #[cfg(test)]

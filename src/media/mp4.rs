@@ -2,44 +2,24 @@
 //!
 //! What the standard calls a sample is a packet here. The duration of a track is the sum of the declared durations of
 //! its packets, or the number of packets times their duration in the codec, whichever is longer. The result is that of
-//! the longest audio track. Edit lists, which hide parts of a track, are ignored.
+//! the longest audio track. Edit lists may make it longer; that they hide parts of a track is ignored.
 //!
 //! The packets themselves are not read, as their positions may be known only at the end of the file. So Opus and MP3 are
-//! refused, and AAC if a packet is larger than a frame can be.
+//! refused, and AAC if a packet is larger than a frame can be, or starts with a header. Decoders differ in how they read
+//! boxes that are not in their place, or there twice, so those are refused, and so is data that no track accounts for.
 
-use std::time::Duration;
-
-use super::packets::Coding;
-use super::walk::{MAX_STREAMS, Measured, NotMeasurable, Result, Step, Walk, Window, big_endian, play_time, u32_be};
+use super::mp4_boxes::{has_box, is_in_place, is_without_audio};
+use super::mp4_codec::coding;
+use super::mp4_place::{Data, HEADER};
+use super::mp4_track::Track;
+use super::walk::{
+    MAX_STREAMS, Measured, NotMeasurable, Result, Step, Unexplained, Walk, Window, big_endian, play_time, u32_be,
+};
 
 /// How many bytes of a box are used at most.
 const MAX_VALUE: usize = 1024;
 
-#[derive(Default)]
-struct Track {
-    id: u32,
-    is_audio: bool,
-    coding: Option<Result<Coding>>,
-    timescale: u32,
-    /// The declared duration, in ticks of the timescale.
-    declared: u64,
-    /// The sum of the packets' durations, in ticks.
-    ticks: u64,
-    /// The number of packets according to the table of durations.
-    timed: u64,
-    /// The number of packets according to the table of sizes.
-    sized: u64,
-    /// The number of packets in fragments.
-    in_fragments: u64,
-    /// The duration of packets in fragments that declare none, in ticks.
-    default_ticks: u32,
-    /// The size of packets in fragments that declare none, in bytes.
-    default_size: Option<u32>,
-    /// The size of the largest packet, in bytes.
-    largest: u32,
-}
-
-/// The table of durations or sizes that is being read.
+/// A table that is being read.
 struct Table {
     /// Where it starts in the content of the box.
     start: u64,
@@ -59,6 +39,10 @@ enum TableKind {
     Durations,
     /// The size of a packet (`stsz`).
     Sizes,
+    /// The position of a chunk of packets (`stco`, `co64`).
+    Chunks,
+    /// From which chunk on there are how many packets in each (`stsc`).
+    PerChunk,
     /// The duration of a packet, its size, or both (`trun`).
     Run { has_ticks: bool, has_size: bool },
 }
@@ -71,19 +55,52 @@ struct Fragment {
     /// The duration and the size of packets that declare none.
     ticks: Option<u32>,
     size: Option<u32>,
+    /// The position that those of packets are relative to.
+    base: u64,
+    /// The position of the next packet.
+    next: u64,
+}
+
+/// What the walker does with the bytes up to a position.
+#[derive(Clone, Copy)]
+enum Content {
+    /// Data: it is searched for the headers of ADTS.
+    Data(u64),
+    /// A box that is not read: it is searched for boxes that some decoders would find in it.
+    Unread(u64),
 }
 
 #[derive(Default)]
 pub(super) struct Mp4 {
     tracks: Vec<Track>,
+    /// The boxes around the position, with the positions of their ends, the outermost first.
+    path: Vec<([u8; 4], u64)>,
+    has_moov: bool,
+    /// Ticks per second of edit lists.
+    timescale: u32,
     table: Option<Table>,
     fragment: Fragment,
+    /// Position of the current fragment.
+    moof: u64,
+    content: Option<Content>,
+    data: Data,
+    unexplained: Unexplained,
 }
 
 impl Walk for Mp4 {
     fn step(&mut self, window: Window<'_>) -> Result<Step> {
         if self.table.is_some() {
-            return Ok(self.entries(window));
+            return self.entries(window);
+        }
+        if let Some(content) = self.content {
+            return self.search(window, content);
+        }
+        while self.path.last().is_some_and(|(_, end)| *end <= window.at) {
+            self.path.pop();
+        }
+        let around = self.path.last().map_or(u64::MAX, |(_, end)| *end);
+        if around - window.at < 8 {
+            return Ok(Step::Skip(around - window.at)); // QuickTime ends lists of boxes like this.
         }
         let Some(head) = window.first(8) else { return Ok(Step::Need(8)) };
         let (mut size, mut header) = (u32_be(head, 0).map_or(0, u64::from), 8);
@@ -91,29 +108,62 @@ impl Walk for Mp4 {
         if size == 1 {
             let Some(long) = window.first(16) else { return Ok(Step::Need(16)) };
             (size, header) = (big_endian(&long[8..]), 16);
-        } else if size == 0 {
-            size = u64::MAX; // The box extends to the end of the file.
+        } else if size == 0 && self.path.is_empty() {
+            size = u64::MAX - window.at; // The box extends to the end of the file.
         }
-        if size < header as u64 {
+        let end = window.at.saturating_add(size);
+        if size < header as u64 || end > around || !is_in_place(name, self.path.last().map(|(name, _)| name)) {
             return Err(NotMeasurable::Broken);
         }
         match &name {
-            b"moov" | b"mdia" | b"minf" | b"stbl" | b"moof" | b"mvex" => return Ok(Step::Skip(header as u64)),
+            b"moov" if std::mem::replace(&mut self.has_moov, true) => return Err(NotMeasurable::Broken),
             b"trak" if self.tracks.len() >= MAX_STREAMS => return Err(NotMeasurable::TooManyStreams),
-            b"trak" => {
-                self.tracks.push(Track::default());
-                return Ok(Step::Skip(header as u64));
-            }
-            b"traf" => {
-                self.fragment = Fragment::default();
-                return Ok(Step::Skip(header as u64));
-            }
             b"cmov" => return Err(NotMeasurable::UnsupportedCoding), // Compressed.
-            b"tkhd" | b"mdhd" | b"hdlr" | b"stsd" | b"stts" | b"stsz" | b"stz2" | b"trex" | b"tfhd" | b"trun" => {}
-            _ => return Ok(Step::Skip(size)),
+            b"trak" => self.tracks.push(Track::default()),
+            b"moof" => (self.moof, self.fragment) = (window.at, Fragment { next: window.at, ..Fragment::default() }),
+            b"moov" | b"mdia" | b"minf" | b"stbl" | b"mvex" | b"edts" => {}
+            b"traf" => self.fragment.id = 0,
+            b"mdat" => {
+                let start = window.at + header as u64;
+                self.data.begin(start, end)?;
+                self.content = Some(Content::Data(end));
+                return Ok(Step::Skip(header as u64));
+            }
+            b"mvhd" | b"tkhd" | b"elst" | b"mdhd" | b"hdlr" | b"stsd" | b"stts" | b"stsz" | b"stz2" | b"stsc"
+            | b"stco" | b"co64" | b"trex" | b"tfhd" | b"trun" => return self.read_box(window, name, header, size),
+            _ => return self.unread_box(window, name, header, size),
         }
+        self.path.push((name, end));
+        Ok(Step::Skip(header as u64))
+    }
+
+    fn finish(&self, _: u64) -> Result<Measured> {
+        let audio = || self.tracks.iter().filter(|track| track.is_audio || matches!(track.coding, Some(Ok(_))));
+        audio().try_for_each(Track::check)?;
+        let duration = audio().map(|track| track.duration(self.timescale)).max().unwrap_or_default();
+        if duration.is_zero() {
+            return Err(NotMeasurable::NoFrames);
+        }
+        audio().try_for_each(|track| track.places.check(&self.data))?;
+        let packets = self.tracks.iter().map(|track| track.bytes).fold(0, u64::saturating_add);
+        let mut unexplained = self.unexplained;
+        unexplained.add(self.data.bytes.saturating_sub(packets));
+        unexplained.check(duration)?;
+        let declared = audio().map(|track| play_time(track.declared, track.timescale)).max();
+        Ok(Measured { duration, declared: declared.filter(|declared| !declared.is_zero()) })
+    }
+}
+
+impl Mp4 {
+    /// Reads a box with the header at the start of the window.
+    fn read_box(&mut self, window: Window<'_>, name: [u8; 4], header: usize, size: u64) -> Result<Step> {
         let wanted = usize::try_from(size).map_or(MAX_VALUE, |size| size.min(MAX_VALUE));
         let Some(whole) = window.first(wanted) else { return Ok(Step::Need(wanted)) };
+        if self.path.iter().any(|(name, _)| name == b"trak")
+            && let Some(track) = self.tracks.last_mut()
+        {
+            track.once(name)?;
+        }
         self.read(name, &whole[header..], window.at + header as u64, window.at.saturating_add(size))
             .ok_or(NotMeasurable::Broken)?;
         match &self.table {
@@ -122,41 +172,80 @@ impl Walk for Mp4 {
         }
     }
 
-    fn finish(&self, _: u64) -> Result<Measured> {
-        let audio = || self.tracks.iter().filter(|track| track.is_audio || matches!(track.coding, Some(Ok(_))));
-        audio().try_for_each(Track::check)?;
-        let duration = audio().map(Track::duration).max().unwrap_or_default();
-        let declared = audio().map(|track| play_time(track.declared, track.timescale)).max();
-        match duration.is_zero() {
-            true => Err(NotMeasurable::NoFrames),
-            false => Ok(Measured { duration, declared: declared.filter(|declared| !declared.is_zero()) }),
+    /// Begins a box that is not read.
+    fn unread_box(&mut self, window: Window<'_>, name: [u8; 4], header: usize, size: u64) -> Result<Step> {
+        if size >= header as u64 + 8 {
+            let Some(start) = window.first(header + 8) else { return Ok(Step::Need(header + 8)) };
+            // Whatever the name, some decoders take this for the description of the tracks.
+            if matches!(&start[header + 4..], b"mvhd" | b"cmov") {
+                return Err(NotMeasurable::Broken);
+            }
         }
+        if self.path.is_empty() {
+            self.unexplained.add(if is_without_audio(name) { 0 } else { size });
+            return Ok(Step::Skip(size));
+        }
+        self.content = Some(Content::Unread(window.at.saturating_add(size)));
+        Ok(Step::Skip(header as u64))
     }
-}
 
-impl Mp4 {
+    /// Searches the next bytes of a box that is not read as one.
+    fn search(&mut self, window: Window<'_>, content: Content) -> Result<Step> {
+        let (Content::Data(end) | Content::Unread(end)) = content;
+        let left = end.saturating_sub(window.at);
+        let seen =
+            &window.bytes[..usize::try_from(left).map_or(window.bytes.len(), |left| left.min(window.bytes.len()))];
+        let is_whole = seen.len() as u64 == left || window.is_last;
+        // What is searched for may be cut off at the end of what is seen.
+        let taken = if is_whole { seen.len() } else { seen.len().saturating_sub(HEADER) };
+        if taken == 0 && !is_whole {
+            return Ok(Step::Need(HEADER + 1));
+        }
+        match content {
+            Content::Data(_) => self.data.search(seen, taken, window.at)?,
+            Content::Unread(_) if has_box(seen, left) => return Err(NotMeasurable::Broken),
+            Content::Unread(_) => {}
+        }
+        if is_whole {
+            self.content = None;
+        }
+        Ok(Step::Skip(taken as u64))
+    }
+
     /// Parses a box whose content starts with `content` at position `at`; the box ends at `end`. `None` if it is too
     /// short.
     fn read(&mut self, name: [u8; 4], content: &[u8], at: u64, end: u64) -> Option<()> {
         let flags = u32_be(content, 0)?;
         let (is_long, flags) = (flags >> 24 == 1, flags & 0xff_ffff);
         match &name {
+            b"mvhd" => self.timescale = u32_be(content, if is_long { 20 } else { 12 })?,
             b"trex" => {
                 let (id, ticks, size) = (u32_be(content, 4)?, u32_be(content, 12)?, u32_be(content, 16)?);
                 for track in self.tracks.iter_mut().filter(|track| track.id == id) {
                     (track.default_ticks, track.default_size) = (ticks, Some(size));
                 }
             }
-            b"tfhd" => {
-                let mut at = 8 + if flags & 1 == 0 { 0 } else { 8 } + if flags & 2 == 0 { 0 } else { 4 };
-                let ticks = if flags & 8 == 0 { None } else { Some(u32_be(content, at)?) };
-                at += if flags & 8 == 0 { 0 } else { 4 };
-                let size = if flags & 0x10 == 0 { None } else { Some(u32_be(content, at)?) };
-                self.fragment = Fragment { id: u32_be(content, 4)?, ticks, size };
-            }
+            b"tfhd" => self.fragment_header(content, flags)?,
             b"trun" => self.track_run(content, flags, at, end)?,
             _ => self.describe(name, content, is_long, at, end)?,
         }
+        Some(())
+    }
+
+    fn fragment_header(&mut self, content: &[u8], flags: u32) -> Option<()> {
+        let mut at = 8;
+        let mut field = |flag: u32, length: usize| {
+            let from = at;
+            at += if flags & flag == 0 { 0 } else { length };
+            if flags & flag == 0 { Some(None) } else { content.get(from..from + length).map(big_endian).map(Some) }
+        };
+        let (position, _, ticks, size) = (field(1, 8)?, field(2, 4)?, field(8, 4)?, field(0x10, 4)?);
+        let narrow = |number: u64| u32::try_from(number).ok();
+        let (ticks, size) = (ticks.and_then(narrow), size.and_then(narrow));
+        // Without a position, that of the fragment counts, or the end of the data of the track before.
+        let implied = if flags & 0x2_0000 == 0 { self.fragment.next } else { self.moof };
+        let base = position.unwrap_or(implied);
+        self.fragment = Fragment { id: u32_be(content, 4)?, ticks, size, base, next: base };
         Some(())
     }
 
@@ -172,6 +261,17 @@ impl Mp4 {
                 let is_unknown = declared.iter().all(|byte| *byte == 0xff);
                 track.declared = if is_unknown { 0 } else { track.declared };
             }
+            b"elst" => {
+                let (count, width) = (u32_be(content, 4)? as usize, if is_long { 20 } else { 12 });
+                let entries = content.get(8..8usize.checked_add(count.checked_mul(width)?)?)?;
+                for entry in entries.chunks_exact(width) {
+                    let (ticks, start) = entry[..width - 4].split_at((width - 4) / 2);
+                    // All bits are set if nothing is played.
+                    if start.iter().any(|byte| *byte != 0xff) {
+                        track.edits.push(big_endian(ticks));
+                    }
+                }
+            }
             b"hdlr" => track.is_audio |= content.get(8..12)? == b"soun",
             // A second one, or one that is not wholly in the window, is not searched for what decoders find in it.
             b"stsd" => {
@@ -183,15 +283,24 @@ impl Mp4 {
                 let (size, count) = (u32_be(content, 4)?, u64::from(u32_be(content, 8)?));
                 track.sized = track.sized.max(count);
                 track.largest = track.largest.max(size);
-                if size == 0 {
+                track.bytes = track.bytes.saturating_add(count.saturating_mul(u64::from(size)));
+                if size > 0 {
+                    track.aac().map_or(Some(()), |places| places.set_same(count, size))?;
+                } else {
                     let left = count.min(end.saturating_sub(at + 12) / 4);
                     self.table = Some(Table { start: 12, left, width: 4, kind: TableKind::Sizes, end });
                 }
             }
-            // Sizes of at most 16 bits.
-            b"stz2" => {
-                track.sized = track.sized.max(u64::from(u32_be(content, 8)?));
-                track.largest = track.largest.max(if content[7] == 16 { 0xffff } else { 0xff });
+            // Sizes of at most 16 bits: not used for audio.
+            b"stz2" => track.coding = Some(Err(NotMeasurable::UnsupportedCoding)),
+            b"stsc" | b"stco" | b"co64" => {
+                let (kind, width) = match &name {
+                    b"stsc" => (TableKind::PerChunk, 12),
+                    b"stco" => (TableKind::Chunks, 4),
+                    _ => (TableKind::Chunks, 8),
+                };
+                let left = u64::from(u32_be(content, 4)?).min(end.saturating_sub(at + 8) / width);
+                self.table = Some(Table { start: 8, left, width, kind, end });
             }
             b"stts" => {
                 let left = u64::from(u32_be(content, 4)?).min(end.saturating_sub(at + 8) / 8);
@@ -204,158 +313,88 @@ impl Mp4 {
 
     /// Parses the start of a track run (`trun`), which describes packets of a fragment.
     fn track_run(&mut self, content: &[u8], flags: u32, at: u64, end: u64) -> Option<()> {
-        let count = u64::from(u32_be(content, 4)?);
+        let declared = u32_be(content, 4)?;
         let (has_ticks, has_size) = (flags & 0x100 != 0, flags & 0x200 != 0);
-        let Fragment { id, ticks, size } = self.fragment;
+        let start = 8 + u64::from((flags & 1) * 4 + (flags >> 2 & 1) * 4);
+        let width = u64::from((flags >> 8 & 15).count_ones()) * 4;
+        let listed = end.saturating_sub(at + start).checked_div(width).unwrap_or(u64::MAX);
+        let left = u64::from(declared).min(listed);
+        if flags & 1 != 0 {
+            let offset = i64::from(i32::from_be_bytes(content.get(8..12)?.try_into().ok()?));
+            self.fragment.next = self.fragment.base.checked_add_signed(offset)?;
+        }
+        let Fragment { id, ticks, size, next, .. } = self.fragment;
         for track in self.tracks.iter_mut().filter(|track| track.id == id) {
+            let count = u64::from(declared);
             track.in_fragments = track.in_fragments.saturating_add(count);
             if !has_ticks {
                 let each = u64::from(ticks.unwrap_or(track.default_ticks));
                 track.ticks = track.ticks.saturating_add(count.saturating_mul(each));
             }
-            if !has_size {
-                track.largest = track.largest.max(size.or(track.default_size).unwrap_or(u32::MAX));
+            let same = (!has_size).then(|| size.or(track.default_size).unwrap_or(u32::MAX));
+            if let Some(size) = same {
+                let sum = count.saturating_mul(u64::from(size));
+                track.largest = track.largest.max(size);
+                track.bytes = track.bytes.saturating_add(sum);
+                self.fragment.next = next.saturating_add(sum);
             }
+            let listed = if has_size { u32::try_from(left).ok()? } else { declared };
+            track.aac().map_or(Some(()), |places| places.add_run(next, listed, same))?;
         }
         if has_ticks || has_size {
-            let start = 8 + u64::from((flags & 1) * 4 + (flags >> 2 & 1) * 4);
-            let width = u64::from((flags >> 8 & 15).count_ones()) * 4;
-            let left = count.min(end.saturating_sub(at + start) / width);
             self.table = Some(Table { start, left, width, kind: TableKind::Run { has_ticks, has_size }, end });
         }
         Some(())
     }
 
     /// Reads the next entry of the table.
-    fn entries(&mut self, window: Window<'_>) -> Step {
-        let Some(table) = &mut self.table else { return Step::Skip(0) };
+    fn entries(&mut self, window: Window<'_>) -> Result<Step> {
+        let Some(table) = &mut self.table else { return Ok(Step::Skip(0)) };
         if table.left == 0 {
             let end = table.end;
             self.table = None;
-            return Step::Skip(end.saturating_sub(window.at));
+            return Ok(Step::Skip(end.saturating_sub(window.at)));
         }
-        let width = usize::try_from(table.width).unwrap_or(8);
-        let Some(entry) = window.first(width) else { return Step::Need(width) };
+        let (kind, width) = (table.kind, usize::try_from(table.width).unwrap_or(8));
+        let Some(entry) = window.first(width) else { return Ok(Step::Need(width)) };
         table.left -= 1;
-        let first = u32_be(entry, 0).unwrap_or(0);
-        let second = u32_be(entry, 4).unwrap_or(0);
-        let (count, ticks, size) = match table.kind {
-            TableKind::Durations => (first, second, 0),
-            TableKind::Run { has_ticks, has_size: false } => (u32::from(has_ticks), first, 0),
-            TableKind::Sizes | TableKind::Run { has_ticks: false, .. } => (0, 0, first),
-            TableKind::Run { .. } => (1, first, second),
-        };
-        let (is_run, id) = (matches!(table.kind, TableKind::Run { .. }), self.fragment.id);
-        let last = self.tracks.len().wrapping_sub(1);
-        let of_entry = |(index, track): &(usize, &mut Track)| if is_run { track.id == id } else { *index == last };
-        for (_, track) in self.tracks.iter_mut().enumerate().filter(of_entry) {
-            track.ticks = track.ticks.saturating_add(u64::from(count) * u64::from(ticks));
-            track.largest = track.largest.max(size);
-            if !is_run {
-                track.timed = track.timed.saturating_add(u64::from(count));
+        self.entry(kind, entry).ok_or(NotMeasurable::Broken)?;
+        Ok(Step::Skip(width as u64))
+    }
+
+    /// Takes an entry of a table; `None` if it is malformed.
+    fn entry(&mut self, kind: TableKind, entry: &[u8]) -> Option<()> {
+        let (first, second) = (u32_be(entry, 0).unwrap_or(0), u32_be(entry, 4).unwrap_or(0));
+        let TableKind::Run { has_ticks, has_size } = kind else { return self.sample_entry(kind, entry, first, second) };
+        let (ticks, size) = (if has_ticks { first } else { 0 }, if has_ticks { second } else { first });
+        let (id, size) = (self.fragment.id, has_size.then_some(size));
+        for track in self.tracks.iter_mut().filter(|track| track.id == id) {
+            track.ticks = track.ticks.saturating_add(u64::from(ticks));
+            if let Some(size) = size {
+                track.add_bytes(size);
+                track.aac().map_or(Some(()), |places| places.add_run_size(size))?;
             }
         }
-        Step::Skip(width as u64)
+        self.fragment.next = self.fragment.next.saturating_add(u64::from(size.unwrap_or(0)));
+        Some(())
     }
-}
 
-/// The codec in an `stsd` box; an error if there are several or if it is not supported.
-fn coding(content: &[u8]) -> Result<Coding> {
-    let entry = content.get(8..).filter(|_| u32_be(content, 4) == Some(1));
-    let entry = entry.and_then(|entry| entry.get(..usize::try_from(u32_be(entry, 0)?).ok()?));
-    match entry.and_then(|entry| entry.get(4..8)) {
-        Some(b"Opus" | b".mp3") => Err(NotMeasurable::OpaqueInMp4),
-        Some(b"mp4a") => match entry.and_then(|entry| esds(inner(entry, *b"esds")?)) {
-            Some(Coding::Mpeg) => Err(NotMeasurable::OpaqueInMp4),
-            coding => coding.ok_or(NotMeasurable::UnsupportedCoding),
-        },
-        Some(b"alac") => entry.and_then(alac).ok_or(NotMeasurable::UnsupportedCoding),
-        _ => Err(NotMeasurable::UnsupportedCoding),
-    }
-}
-
-/// The codec in the description of ALAC audio.
-fn alac(entry: &[u8]) -> Option<Coding> {
-    // An inner box has the same name. It contains version and flags, then the number of samples per packet.
-    let cookie = inner(entry, *b"alac")?;
-    let (samples, rate) = (u32_be(cookie, 4)?, u32_be(cookie, 24)?);
-    (samples > 0 && rate > 0).then_some(Coding::Constant { samples, rate })
-}
-
-/// The content of the box with this name in a description of audio.
-fn inner(entry: &[u8], name: [u8; 4]) -> Option<&[u8]> {
-    // The second version, of QuickTime, gives packets a size of its own, which some demuxers use.
-    let boxes = match entry.get(16..18)? {
-        [0, 0] => entry.get(36..)?,
-        [0, 1] if u32_be(entry, 44)? <= 16 => entry.get(52..)?,
-        _ => return None,
-    };
-    child(boxes, name)
-}
-
-/// The content of the only box with this name; QuickTime puts it into another one.
-fn child(mut boxes: &[u8], name: [u8; 4]) -> Option<&[u8]> {
-    let mut found = None;
-    while boxes.len() >= 8 {
-        let size = usize::try_from(u32_be(boxes, 0)?).ok()?;
-        let content = boxes.get(8..size)?;
-        let inside = match &boxes[4..8] {
-            kind if *kind == name => Some(content),
-            b"wave" => child(content, name),
-            _ => None,
-        };
-        if found.is_some() && inside.is_some() {
-            return None;
-        }
-        found = found.or(inside);
-        boxes = &boxes[size..];
-    }
-    found
-}
-
-/// Parses the content of an `esds` box (ISO 14496-1, 7.2.6).
-fn esds(content: &[u8]) -> Option<Coding> {
-    let mut at = 4;
-    let mut object_type = 0;
-    loop {
-        let tag = *content.get(at)?;
-        at += 1;
-        // The length of the descriptor, with seven bits per byte, is skipped.
-        while content.get(at)? & 0x80 != 0 {
-            at += 1;
-        }
-        at += 1;
-        match tag {
-            3 => {
-                let flags = content.get(at + 2)?;
-                let url = if flags & 0x40 == 0 { 0 } else { 1 + usize::from(*content.get(at + 3)?) };
-                at += 3 + url + if flags & 0x80 == 0 { 0 } else { 2 } + if flags & 0x20 == 0 { 0 } else { 2 };
+    /// As [`Mp4::entry`], for the current track.
+    fn sample_entry(&mut self, kind: TableKind, entry: &[u8], first: u32, second: u32) -> Option<()> {
+        let Some(track) = self.tracks.last_mut() else { return Some(()) };
+        match kind {
+            TableKind::Durations => {
+                track.ticks = track.ticks.saturating_add(u64::from(first) * u64::from(second));
+                track.timed = track.timed.saturating_add(u64::from(first));
+                Some(())
             }
-            4 => {
-                object_type = *content.get(at)?;
-                if matches!(object_type, 0x69 | 0x6b) {
-                    return Some(Coding::Mpeg);
-                }
-                at += 13;
+            TableKind::Sizes => {
+                track.add_bytes(first);
+                track.aac().map_or(Some(()), |places| places.add_size(first))
             }
-            5 if matches!(object_type, 0x40 | 0x66..=0x68) => return Coding::aac(content.get(at..)?),
-            _ => return None,
+            TableKind::Chunks => track.aac().map_or(Some(()), |places| places.add_chunk(big_endian(entry))),
+            TableKind::PerChunk => track.aac().map_or(Some(()), |places| places.add_per_chunk(first, second)),
+            TableKind::Run { .. } => Some(()),
         }
-    }
-}
-
-impl Track {
-    /// Checks that a packet of this audio track is one frame, of a codec that is supported.
-    fn check(&self) -> Result<()> {
-        match self.coding.unwrap_or(Err(NotMeasurable::UnsupportedCoding))? {
-            Coding::Aac { most_bytes, .. } if self.largest > most_bytes => Err(NotMeasurable::SeveralFrames),
-            _ => Ok(()),
-        }
-    }
-
-    fn duration(&self) -> Duration {
-        let packets = self.timed.max(self.sized).saturating_add(self.in_fragments);
-        let counted = self.coding.and_then(Result::ok).map_or(Duration::ZERO, |coding| coding.of_packets(packets));
-        counted.max(play_time(self.ticks, self.timescale))
     }
 }

@@ -3,6 +3,8 @@
 //! The durations of the packets are added up. Granule positions are declared by the file: for Opus, they can only shorten
 //! the stream by less than one packet; for Vorbis, they can only make it longer. The durations of all streams in a file are
 //! added up, whether they are chained or multiplexed.
+//!
+//! Checksums are not verified. Decoders that do so search for pages inside one that is wrong, so those count as well.
 
 use std::time::Duration;
 
@@ -11,8 +13,11 @@ use super::frames::{Frames, PIECE};
 use super::packets::Coding;
 use super::vorbis::{MAX_SETUP, Vorbis};
 use super::walk::{
-    FORGIVEN_JUNK, MAX_STREAMS, Measured, NotMeasurable, Result, Step, Walk, Window, play_time, u16_le, u32_le,
+    MAX_STREAMS, Measured, NotMeasurable, Result, Step, Unexplained, Walk, Window, play_time, u16_le, u32_le,
 };
+
+/// What a page starts with.
+const CAPTURE: &[u8] = b"OggS\0";
 
 /// Length of a page header before its segment table, in bytes.
 const PAGE_HEADER: usize = 27;
@@ -20,7 +25,7 @@ const PAGE_HEADER: usize = 27;
 const IDENTIFICATION: usize = 64;
 /// Granule positions per second in Opus.
 const OPUS_RATE: u32 = 48_000;
-/// The maximum duration of an Opus packet.
+/// The maximum duration of an Opus packet, and the most that may be cut off at the start of a recording.
 const OPUS_PACKET: Duration = Duration::from_millis(120);
 
 /// A logical stream.
@@ -62,7 +67,7 @@ pub(super) struct Ogg {
     granule: u64,
     is_first_page: bool,
     has_unsupported: bool,
-    junk: u64,
+    unexplained: Unexplained,
 }
 
 impl Walk for Ogg {
@@ -73,13 +78,17 @@ impl Walk for Ogg {
         }
     }
 
-    fn finish(&self, size: u64) -> Result<Measured> {
-        let duration = self.streams.iter().fold(Duration::ZERO, |sum, stream| sum.saturating_add(stream.duration()));
+    fn finish(&self, _: u64) -> Result<Measured> {
+        let played = |(index, stream): (usize, &Stream)| stream.duration().saturating_sub(stream.cut(index > 0));
+        let duration = self.streams.iter().enumerate().map(played).fold(Duration::ZERO, Duration::saturating_add);
         match self.has_unsupported {
             true => Err(NotMeasurable::UnsupportedCoding),
             false if duration.is_zero() => Err(NotMeasurable::NoFrames),
-            false if self.junk > size / 10 + FORGIVEN_JUNK => Err(NotMeasurable::Junk),
-            false => Ok(Measured { duration, declared: self.declared() }),
+            false => {
+                let unexplained = self.streams.iter().map(|stream| stream.frames.unexplained());
+                unexplained.fold(self.unexplained, Unexplained::and).check(duration)?;
+                Ok(Measured { duration, declared: self.declared() })
+            }
         }
     }
 }
@@ -87,9 +96,9 @@ impl Walk for Ogg {
 impl Ogg {
     fn page(&mut self, window: Window<'_>) -> Result<Step> {
         let Some(head) = window.first(PAGE_HEADER) else { return Ok(Step::Need(PAGE_HEADER)) };
-        if !head.starts_with(b"OggS\0") {
+        if !head.starts_with(CAPTURE) {
             let next = memchr::memchr(b'O', &window.bytes[1..]).map_or(window.bytes.len(), |n| n + 1);
-            self.junk += next as u64;
+            self.unexplained.add(next as u64);
             return Ok(Step::Skip(next as u64));
         }
         let header = PAGE_HEADER + usize::from(head[26]);
@@ -106,7 +115,7 @@ impl Ogg {
         }
         self.stream = self.streams.iter().rposition(|stream| stream.serial == serial);
         if self.stream.is_none() {
-            self.junk += self.pieces.iter().map(|piece| u64::from(piece.bytes)).sum::<u64>();
+            self.unexplained.add(self.pieces.iter().map(|piece| u64::from(piece.bytes)).sum());
         }
         if self.pieces.is_empty() {
             self.end_page();
@@ -135,7 +144,20 @@ impl Ogg {
     /// Reads on in the next piece of the page.
     fn piece(&mut self, window: Window<'_>, piece: Piece) -> Result<Step> {
         let left = piece.bytes - self.read;
-        let mut taken = left;
+        let seen = &window.bytes[..window.bytes.len().min(left as usize)];
+        // The start of a page may be cut off at the end of what is seen.
+        let whole =
+            if seen.len() == left as usize || window.is_last { seen.len() } else { seen.len().saturating_sub(4) };
+        if whole == 0 && left > 0 && !window.is_last {
+            return Ok(Step::Need(CAPTURE.len()));
+        }
+        let page = memchr::memmem::find(seen, CAPTURE);
+        if page == Some(0) {
+            self.pieces.clear();
+            return Ok(Step::Skip(0));
+        }
+        let most = u32::try_from(page.unwrap_or(whole)).unwrap_or(left);
+        let mut taken = most;
         if let Some(stream) = self.stream.and_then(|index| self.streams.get_mut(index)) {
             let is_start = piece.is_packet_start && self.read == 0;
             if is_start && stream.packets == 0 {
@@ -143,7 +165,7 @@ impl Ogg {
                 let Some(start) = window.first(wanted) else { return Ok(Step::Need(wanted)) };
                 self.has_unsupported |= !stream.identify(start);
             } else if stream.coding.is_some() && (is_start || stream.packets > 1) {
-                taken = left.min(u32::try_from(window.bytes.len().min(PIECE)).unwrap_or(left));
+                taken = most.min(u32::try_from(PIECE).unwrap_or(left));
             }
             if is_start {
                 stream.packets += 1;
@@ -261,16 +283,22 @@ impl Stream {
         self.granules.map_or(Duration::ZERO, |(first, last)| play_time(last.saturating_sub(first), self.rate))
     }
 
+    /// What is cut off at the start and the end of a stream of Opus. Streams that come `later` might be so short that
+    /// little is left, and decoders may disagree on them, so only a small part is cut off there.
+    fn cut(&self, later: bool) -> Duration {
+        if self.coding != Some(Coding::Opus) {
+            return Duration::ZERO;
+        }
+        let end = self.counted.saturating_sub(self.stamped());
+        let end = if self.is_out_of_order || end > OPUS_PACKET { Duration::ZERO } else { end };
+        let cut = end.saturating_add(self.pre_skip.min(OPUS_PACKET));
+        if later && cut > self.counted / 20 { Duration::ZERO } else { cut }
+    }
+
     fn duration(&self) -> Duration {
         let stamped = self.stamped();
         match self.coding {
             None => Duration::ZERO,
-            // The end of the last packet may be trimmed.
-            Some(Coding::Opus) => {
-                let is_end_cut = !self.is_out_of_order && stamped.saturating_add(OPUS_PACKET) >= self.counted;
-                let played = if is_end_cut { stamped.min(self.counted) } else { self.counted };
-                played.saturating_sub(self.pre_skip)
-            }
             Some(Coding::Vorbis(_)) if !self.is_out_of_order => stamped.max(self.counted),
             Some(_) => self.counted,
         }

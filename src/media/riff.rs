@@ -2,14 +2,21 @@
 //!
 //! The duration is the size of all `data` chunks, divided by the bytes per block and the sampling rate. The byte rate
 //! in the header is ignored. A `data` chunk of size 0 or 0xFFFFFFFF, as written by streaming encoders, extends to the
-//! end of the file.
+//! end of the file. Beside these, there are chunks that are known to contain no samples, and little else.
 
 use std::time::Duration;
 
-use super::walk::{Measured, NotMeasurable, Result, Step, Walk, Window, play_time, u16_le, u32_le};
+use super::walk::{Measured, NotMeasurable, Result, Step, Unexplained, Walk, Window, play_time, u16_le, u32_le};
 
 /// The size of a chunk if it was unknown when the header was written.
 const UNKNOWN: u32 = u32::MAX;
+/// Chunks without samples: texts, markers, settings and padding.
+const METADATA: [&[u8; 4]; 24] = [
+    b"LIST", b"bext", b"iXML", b"axml", b"chna", b"cart", b"cue ", b"fact", b"PEAK", b"smpl", b"inst", b"acid",
+    b"strc", b"levl", b"link", b"afsp", b"DISP", b"_PMX", b"plst", b"JUNK", b"junk", b"FLLR", b"PAD ", b"umid",
+];
+/// Most bytes of all these; a chunk with an ID3 tag may have a picture and is longer.
+const MOST_METADATA: u64 = 256 * 1024;
 
 /// The format of the samples. A block is one sample of each channel or, for compressed formats, the smallest decodable
 /// unit.
@@ -30,6 +37,10 @@ pub(super) struct Riff {
     last_data: Option<(u64, u64)>,
     /// The size of the `data` chunk according to the `ds64` chunk of RF64.
     long_size: Option<u64>,
+    is_rf64: bool,
+    /// Bytes of chunks without samples.
+    metadata: u64,
+    unexplained: Unexplained,
 }
 
 impl Walk for Riff {
@@ -44,7 +55,10 @@ impl Walk for Riff {
         let content = window.at + 8;
         match name {
             // The header of the file, or of another file that was appended to it: its content is a sequence of chunks.
-            b"RIFF" | b"RF64" => return Ok(Step::Skip(12)),
+            b"RIFF" | b"RF64" => {
+                self.is_rf64 |= name == b"RF64";
+                return Ok(Step::Skip(12));
+            }
             b"fmt " => {
                 let length = 8 + (size as usize).min(40);
                 let Some(chunk) = window.first(length) else { return Ok(Step::Need(length)) };
@@ -55,13 +69,17 @@ impl Walk for Riff {
             }
             b"ds64" => {
                 let Some(chunk) = window.first(24) else { return Ok(Step::Need(24)) };
-                self.long_size = Some(super::walk::big_endian(&reversed(&chunk[16..24])));
+                let long = super::walk::big_endian(&reversed(&chunk[16..24]));
+                self.long_size = self.long_size.max(Some(long));
             }
             b"data" => {
+                // Some decoders believe the ds64 chunk even if this size is known, or if the file is no RF64.
+                let long = self.long_size.filter(|size| *size > 0);
                 let known = match size {
                     0 => None,
-                    UNKNOWN => self.long_size.filter(|size| *size > 0),
-                    size => Some(u64::from(size)),
+                    UNKNOWN if self.is_rf64 => long,
+                    UNKNOWN => None,
+                    size => Some(u64::from(size).max(long.unwrap_or(0))),
                 };
                 let end = known.map_or(u64::MAX, |size| content.saturating_add(size));
                 if let Some((start, end)) = self.last_data.replace((content, end)) {
@@ -69,7 +87,16 @@ impl Walk for Riff {
                 }
                 return Ok(Step::Skip(known.map_or(u64::MAX, |size| size.saturating_add(8 + size % 2))));
             }
-            _ => {}
+            b"id3 " | b"ID3 " => {
+                let Some(chunk) = window.first(18) else { return Ok(Step::Need(18)) };
+                let is_tag = super::mpeg::id3_length(&chunk[8..]).is_some_and(|length| length <= u64::from(size) + 1);
+                self.unexplained.add(if is_tag { 0 } else { u64::from(size) });
+            }
+            known if METADATA.iter().any(|name| known == *name) => {
+                self.metadata += u64::from(size);
+                self.unexplained.add(self.metadata.saturating_sub(MOST_METADATA).min(u64::from(size)));
+            }
+            _ => self.unexplained.add(u64::from(size)),
         }
         // A chunk of odd length is followed by one byte of padding.
         Ok(Step::Skip(8 + u64::from(size) + u64::from(size % 2)))
@@ -78,6 +105,7 @@ impl Walk for Riff {
     fn finish(&self, size: u64) -> Result<Measured> {
         let format = self.format.ok_or(NotMeasurable::Broken)?;
         let (start, end) = self.last_data.ok_or(NotMeasurable::NoFrames)?;
+        self.unexplained.check(Duration::ZERO)?;
         let there = self.data_bytes + end.min(size).saturating_sub(start);
         let declared = (end != u64::MAX).then(|| format.play_time(self.data_bytes.saturating_add(end - start)));
         Ok(Measured { duration: format.play_time(there), declared })

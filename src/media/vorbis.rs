@@ -61,6 +61,11 @@ impl Vorbis {
         Some(Vorbis { modes: Some(modes), ..self })
     }
 
+    /// More bytes than a packet with a block of this size needs: those of its samples without compression.
+    pub(super) fn most_bytes(&self, block: u32) -> u64 {
+        256 + u64::from(block) * 2 * u64::from(self.channels)
+    }
+
     /// The size of the block in a packet, in samples; `None` if it is not audio.
     pub(super) fn block(&self, packet: &[u8]) -> Option<u32> {
         let (modes, first) = (self.modes?, *packet.first()?);

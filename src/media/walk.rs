@@ -5,8 +5,12 @@ use std::time::Duration;
 /// Maximum number of streams or tracks in a recording.
 pub(super) const MAX_STREAMS: usize = 128;
 
-/// This many bytes, plus a tenth of the recording, may be outside frames before the recording is rejected as junk.
-pub(super) const FORGIVEN_JUNK: u64 = 64 * 1024;
+/// Most bytes of a recording that nothing explains: they belong to no frame that was counted, and to nothing that is known
+/// to contain no audio.
+pub(super) const FORGIVEN_JUNK: u64 = 16 * 1024;
+/// The longest that those bytes may play if everything in them that looks like the start of a frame is one, beside a
+/// fiftieth of what was counted: chance makes such starts.
+const FORGIVEN_PLAY: Duration = Duration::from_secs(5);
 
 /// The duration of a recording.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +42,7 @@ pub enum NotMeasurable {
     /// There is no audio frame.
     #[error("no audio frames")]
     NoFrames,
-    /// Too many bytes do not belong to a frame.
+    /// Too many bytes belong to no frame, or look like frames that were not counted.
     #[error("too much data outside audio frames")]
     Junk,
     /// There are more than [`MAX_STREAMS`] streams or tracks.
@@ -71,6 +75,41 @@ pub(super) enum Step {
     Skip(u64),
     /// Call again when at least this many bytes are in the window.
     Need(usize),
+}
+
+/// What is in a recording beside that which was counted. Decoders differ in what they make of it, so there may be little.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Unexplained {
+    pub(super) bytes: u64,
+    /// How long it plays if everything that looks like the start of a frame is one.
+    pub(super) play: Duration,
+}
+
+impl Unexplained {
+    /// Adds some bytes.
+    pub(super) fn add(&mut self, bytes: u64) {
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    /// Adds what looks like a frame.
+    pub(super) fn add_play(&mut self, duration: Duration) {
+        self.play = self.play.saturating_add(duration);
+    }
+
+    /// The sum of both.
+    pub(super) fn and(mut self, other: Unexplained) -> Unexplained {
+        self.add(other.bytes);
+        self.add_play(other.play);
+        self
+    }
+
+    /// An error if it is too much beside a duration that was counted.
+    pub(super) fn check(&self, counted: Duration) -> Result<()> {
+        match self.bytes <= FORGIVEN_JUNK && self.play <= FORGIVEN_PLAY + counted / 50 {
+            true => Ok(()),
+            false => Err(NotMeasurable::Junk),
+        }
+    }
 }
 
 /// Parses one container format and adds up the durations of its frames.
