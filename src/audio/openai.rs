@@ -21,6 +21,9 @@ use crate::http::{Content, Response, sse};
 /// The fields that are not forwarded as they are.
 const REPLACED_FIELDS: [&str; 2] = ["model", "response_format"];
 
+/// Fields by which some model servers take a recording from elsewhere, which would be transcribed but not measured.
+const OTHER_SOURCES: [&str; 4] = ["url", "file_url", "file_id", "audio_url"];
+
 /// `POST /v1/audio/transcriptions`.
 pub(super) fn transcribe(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     answer(call, caller, TRANSCRIBE)
@@ -38,12 +41,14 @@ fn answer(call: &mut Call<'_>, caller: &Caller, path: &'static str) -> Result<Re
     // Without its model, nothing of a request is sent anywhere.
     charged_upload(call, caller, Purpose::Transcription, "file", Some("model"), prepare, |upload, model| {
         let ReceivedUpload { mut source, file_name, fields, is_buffered } = upload;
+        check_sources(&fields)?;
         let file_name = file_name.ok_or(Error::bad("file is required"))?;
         let is_replaced = |name: &str| REPLACED_FIELDS.contains(&name);
         let (replaced, forwarded): (FormFields, FormFields) =
             fields.into_iter().partition(|(name, _)| is_replaced(name));
         let mut options = None;
         let map_trailing = |trailing: FormFields| {
+            check_sources(&trailing)?;
             let all: FormFields = forwarded.iter().chain(&replaced).chain(&trailing).cloned().collect();
             let options = options.insert(Options::read(&all, model.clone())?);
             let mut last: FormFields = trailing.into_iter().filter(|(name, _)| !is_replaced(name)).collect();
@@ -57,6 +62,17 @@ fn answer(call: &mut Call<'_>, caller: &Caller, path: &'static str) -> Result<Re
         let options = options.ok_or(Error::Internal("the fields of an upload were not read".to_owned()))?;
         outcome(pending, options)
     })
+}
+
+/// Refuses fields that name another recording than the one in the body.
+fn check_sources(fields: &FormFields) -> Result<()> {
+    let is_source = |name: &str| OTHER_SOURCES.iter().find(|source| name.eq_ignore_ascii_case(source));
+    match fields.iter().find_map(|(name, _)| is_source(name)) {
+        Some(name) => {
+            Err(Error::bad(format!("The field {name} is not supported; send the recording in the field file")))
+        }
+        None => Ok(()),
+    }
 }
 
 /// The model that the fields name.

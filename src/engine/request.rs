@@ -42,6 +42,9 @@ pub trait Form {
     /// What of [`Extensions`] it makes use of.
     fn extensions(&self) -> Extensions;
 
+    /// The model that it names.
+    fn model(&self) -> String;
+
     /// The form as this provider is to get it.
     fn to_bytes(&mut self, variant: &Variant<'_>) -> &[u8];
 }
@@ -50,6 +53,9 @@ pub trait Form {
 pub trait StreamedForm: Read {
     /// What of [`Extensions`] it makes use of, as far as it was read.
     fn extensions(&self) -> Extensions;
+
+    /// The model that it is for.
+    fn model(&self) -> String;
 
     /// Says which provider reads it from now on.
     fn set_variant(&mut self, variant: &Variant<'_>);
@@ -185,11 +191,12 @@ impl Body<'_> {
         }
     }
 
-    /// The model that it names, as far as that is known before it is sent.
+    /// The model that it names.
     pub(super) fn model(&self) -> String {
         match self {
             Body::Json(object) => object.read("model").unwrap_or_default(),
-            Body::Form(_) | Body::Stream(_) => String::new(),
+            Body::Form(form) => form.model(),
+            Body::Stream(form) => form.model(),
         }
     }
 }

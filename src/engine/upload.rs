@@ -38,6 +38,10 @@ impl StreamedForm for TrackedForm<'_, '_> {
         self.form.extensions()
     }
 
+    fn model(&self) -> String {
+        self.form.model()
+    }
+
     fn set_variant(&mut self, variant: &Variant<'_>) {
         self.form.set_variant(variant);
     }

@@ -196,6 +196,11 @@ impl Form for BufferedUpload {
         extensions(&self.trailing)
     }
 
+    fn model(&self) -> String {
+        let model = self.trailing.iter().rev().find(|(name, _)| name == "model");
+        model.map(|(_, model)| model.clone()).unwrap_or_default()
+    }
+
     fn to_bytes(&mut self, variant: &Variant<'_>) -> &[u8] {
         self.bytes.truncate(self.file_end);
         write_end(&mut self.bytes, &self.boundary, &self.trailing, variant);
@@ -206,6 +211,10 @@ impl Form for BufferedUpload {
 impl StreamedForm for ForwardedUpload<'_> {
     fn extensions(&self) -> Extensions {
         extensions(&self.trailing)
+    }
+
+    fn model(&self) -> String {
+        self.resolved.requested_name().to_owned()
     }
 
     fn set_variant(&mut self, variant: &Variant<'_>) {

@@ -115,6 +115,53 @@ fn json_is_requested_if_verbose_json_is_refused() {
 }
 
 #[test]
+fn fields_that_name_another_recording_are_refused() {
+    let upstream = Upstream::constant(200, heard());
+    let (_db, server, user) = start(&upstream, &[]);
+    let client = user.program(&server.audio);
+    let wav = wav();
+    let message = |path: &str, fields: &[(&str, &[u8])]| {
+        client.send("POST", path, Some(FORM), &multipart(fields)).expect(400).json()["error"]["message"].to_string()
+    };
+    for name in ["url", "file_url", "file_id", "audio_url", "URL"] {
+        let elsewhere = (name, &b"https://example.com/long.mp3"[..]);
+        for path in [TRANSCRIPTIONS, "/v1/audio/translations"] {
+            for fields in [[elsewhere, ("file*", &wav), ("model", b"w")], [("model", b"w"), ("file*", &wav), elsewhere]]
+            {
+                let said = message(path, &fields);
+                assert!(said.contains(&format!("The field {} is not", name.to_lowercase())), "{said}");
+            }
+        }
+    }
+    assert!(upstream.seen().is_empty());
+}
+
+#[test]
+fn one_models_refusal_of_verbose_json_is_not_held_against_another() {
+    let upstream = Upstream::start(|seen, wire| {
+        let (body, verbose) = (seen.text(), "\r\n\r\nverbose_json\r\n");
+        match body.contains("\r\n\r\nplain\r\n") && body.contains(verbose) {
+            true => wire.json(400, &json!({"error": {"message": "response_format 'verbose_json' is not supported"}})),
+            false => wire.json(200, &heard()),
+        }
+    });
+    let upstream = upstream.listing(&["plain", "other"]);
+    let (_db, server, user) = start(&upstream, &[]);
+    let client = user.program(&server.audio);
+    let wav = wav();
+    let large = textgen::wav::file(8000, 16, &vec![0; 4 << 20]);
+    for (model, wav, calls) in
+        [(&b"plain"[..], &wav, 2), (b"plain", &wav, 3), (b"other", &wav, 4), (b"other", &large, 5)]
+    {
+        let form = multipart(&[("model", model), ("file*", wav)]);
+        client.send("POST", TRANSCRIPTIONS, Some(FORM), &form).expect(200);
+        assert_eq!(upstream.seen().len(), calls, "the retry is remembered");
+        let is_verbose = upstream.seen()[calls - 1].text().contains("\r\n\r\nverbose_json\r\n");
+        assert_eq!(is_verbose, model == b"other");
+    }
+}
+
+#[test]
 fn an_invalid_format_is_not_remembered_as_unsupported() {
     let upstream = Upstream::start(|seen, wire| match seen.text().contains("\r\n\r\nodd\r\n") {
         true => wire.json(400, &json!({"error": {"message": "response_format must be json or verbose_json"}})),
