@@ -102,8 +102,8 @@ pub struct Config {
         action = ArgAction::Set)]
     pub use_postgres: bool,
 
-    /// Database connections per process, 1 to 1000, in addition to eight that record charges and claim keys and one
-    /// that listens for notifications
+    /// Most database connections per process, 1 to 1000, in addition to at most eight that record charges and claim keys
+    /// and one that listens for notifications. They are made when they are needed
     #[arg(long, env, default_value = "16", value_parser = number(1_u32..=1000), help_heading = DATABASE)]
     pub pool_size: u32,
 

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use postgres::config::TargetSessionAttrs;
 use postgres::error::SqlState;
@@ -11,10 +12,14 @@ use postgres::{Client, SimpleQueryMessage, Statement};
 use super::connect::{ConnectConfig, connect};
 use super::error::describe;
 use super::watchdog::Watchdog;
-use super::{Health, RESPONSE_TIMEOUT, STATEMENT_TIMEOUT};
+use super::{Health, RESPONSE_TIMEOUT, STATEMENT_TIMEOUT, scarcity};
+use crate::blocking::Bulkhead;
 
 /// How long closing a connection may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How long a connection is kept at least where the server has few.
+const KEPT: Duration = Duration::from_secs(2);
 
 /// A connection of the pool.
 pub struct Connection {
@@ -22,6 +27,8 @@ pub struct Connection {
     pub(super) state: ConnectionState,
     losses_seen: u64,
     wants_read_write: bool,
+    made: Instant,
+    health: Arc<Health>,
 }
 
 /// What is remembered about a connection.
@@ -135,6 +142,7 @@ impl Drop for Connection {
     fn drop(&mut self) {
         // The driver sends a message to close the connection and waits until it is sent.
         self.state.watchdog.arm(CLOSE_TIMEOUT);
+        self.health.made.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -144,12 +152,30 @@ pub struct ConnectionManager {
     health: Arc<Health>,
     prepares: bool,
     wants_read_write: bool,
+    /// Who waits for a connection.
+    waiting: Bulkhead,
+}
+
+/// Why no connection was made.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The driver could not.
+    #[error("{0}")]
+    Driver(#[from] postgres::Error),
+    /// The server has few, and nobody waits for one.
+    #[error("no further connection is needed")]
+    NotNeeded,
 }
 
 impl ConnectionManager {
     /// `prepares` is false behind a pooler in transaction mode. Such a pooler accepts no options either, so the statement
     /// timeout is that of the database role.
-    pub(super) fn new(mut config: ConnectConfig, prepares: bool, health: Arc<Health>) -> ConnectionManager {
+    pub(super) fn new(
+        mut config: ConnectConfig,
+        prepares: bool,
+        health: Arc<Health>,
+        waiting: Bulkhead,
+    ) -> ConnectionManager {
         if prepares {
             let options = format!("-c statement_timeout={}", STATEMENT_TIMEOUT.as_millis());
             let options =
@@ -157,36 +183,59 @@ impl ConnectionManager {
             config.set_options(&options);
         }
         let wants_read_write = config.driver().get_target_session_attrs() == TargetSessionAttrs::ReadWrite;
-        ConnectionManager { config, health, prepares, wants_read_write }
+        ConnectionManager { config, health, prepares, wants_read_write, waiting }
+    }
+
+    /// Whether there are so many connections at least and nobody waits for one.
+    fn has_enough(&self, least: usize) -> bool {
+        self.health.made.load(Ordering::Acquire) >= least && self.waiting.used() == 0
+    }
+
+    fn failed(&self, e: &postgres::Error) {
+        let reason = describe(e);
+        if e.code() == Some(&SqlState::TOO_MANY_CONNECTIONS) {
+            scarcity::met(&reason);
+            if self.health.made.load(Ordering::Acquire) > 0 {
+                return;
+            }
+        }
+        self.health.cannot_connect(&reason);
     }
 }
 
 impl r2d2::ManageConnection for ConnectionManager {
     type Connection = Connection;
-    type Error = postgres::Error;
+    type Error = ConnectError;
 
-    fn connect(&self) -> Result<Connection, postgres::Error> {
+    fn connect(&self) -> Result<Connection, ConnectError> {
+        // The pool repeats what failed until it succeeds, also when it is not needed any more.
+        if scarcity::was_met() && self.has_enough(1) {
+            return Err(ConnectError::NotNeeded);
+        }
         let losses_seen = self.health.losses();
         match connect(&self.config, self.health.timeouts()) {
             Ok((client, watchdog)) => {
                 self.health.connected();
                 let statements = self.prepares.then(HashMap::new);
                 let state = ConnectionState { statements, broken: false, watchdog, timeout: RESPONSE_TIMEOUT };
-                Ok(Connection { client, state, losses_seen, wants_read_write: self.wants_read_write })
+                self.health.made.fetch_add(1, Ordering::AcqRel);
+                let (health, wants_read_write) = (self.health.clone(), self.wants_read_write);
+                Ok(Connection { client, state, losses_seen, wants_read_write, made: Instant::now(), health })
             }
             Err(e) => {
-                self.health.cannot_connect(&describe(&e));
-                Err(e)
+                self.failed(&e);
+                Err(e.into())
             }
         }
     }
 
-    fn is_valid(&self, connection: &mut Connection) -> Result<(), postgres::Error> {
+    fn is_valid(&self, connection: &mut Connection) -> Result<(), ConnectError> {
         connection.state.watchdog.arm(RESPONSE_TIMEOUT);
-        connection.client.simple_query("").map(drop)
+        Ok(connection.client.simple_query("").map(drop)?)
     }
 
     fn has_broken(&self, connection: &mut Connection) -> bool {
-        connection.client.is_closed() || connection.state.broken
+        let is_spare = || scarcity::is_recent() && connection.made.elapsed() >= KEPT && self.has_enough(2);
+        connection.client.is_closed() || connection.state.broken || is_spare()
     }
 }

@@ -8,13 +8,14 @@ mod error;
 pub mod listen;
 pub mod migrate;
 mod param;
+mod scarcity;
 mod session;
 mod tls;
 mod watchdog;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -43,8 +44,8 @@ pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(11);
 /// can have two thirds of them.
 const WAITERS_PER_CONNECTION: usize = 32;
 
-/// How long the spare connection is kept when it is not needed.
-const SPARE_IDLE: Duration = Duration::from_secs(30);
+/// How long a connection may be idle before it is closed.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long the check of a connection may take after another was lost.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -69,6 +70,10 @@ pub(crate) struct Health {
     timeouts: TimeoutCounter,
     /// Why the database is unavailable, while it is.
     down: Mutex<Option<Down>>,
+    /// Whether a connection is being made although nobody waits for one, so that the end of an outage is noticed.
+    reviving: AtomicBool,
+    /// Connections that there are.
+    made: AtomicUsize,
     /// Whether the schema is known to be up to date.
     open: AtomicBool,
 }
@@ -87,6 +92,8 @@ impl Health {
             losses: AtomicU64::new(0),
             timeouts: TimeoutCounter::default(),
             down: Mutex::new(None),
+            reviving: AtomicBool::new(false),
+            made: AtomicUsize::new(0),
             open: AtomicBool::new(false),
         }
     }
@@ -112,6 +119,7 @@ impl Health {
     }
 
     pub(crate) fn connected(&self) {
+        self.reviving.store(false, Ordering::Release);
         if self.down.lock().take().is_some() {
             log::info!("connected to the database");
         }
@@ -132,25 +140,23 @@ impl Health {
 }
 
 impl Database {
-    /// A pool of `size` connections, which are made in the background; the database may be unavailable. `prepares` is
-    /// false behind a pooler in transaction mode.
+    /// A pool of at most `size` connections, which are made when they are needed, and closed when they are not; the database
+    /// may be unavailable. `prepares` is false behind a pooler in transaction mode.
     pub fn new(config: ConnectConfig, prepares: bool, size: u32) -> Database {
         let health = Arc::new(Health::new());
-        let manager = |config| ConnectionManager::new(config, prepares, health.clone());
-        let builder = || {
+        let waiting = Bulkhead::new(size as usize * WAITERS_PER_CONNECTION);
+        let pool = |config, size| {
             r2d2::Pool::builder()
+                .max_size(size)
+                .min_idle(Some(0))
                 .test_on_check_out(false)
                 .connection_timeout(CHECKOUT_TIMEOUT)
+                .idle_timeout(Some(IDLE_TIMEOUT))
                 .error_handler(Box::new(r2d2::NopErrorHandler))
+                .build_unchecked(ConnectionManager::new(config, prepares, health.clone(), waiting.clone()))
         };
-        let spare = builder()
-            .max_size(1)
-            .min_idle(Some(0))
-            .idle_timeout(Some(SPARE_IDLE))
-            .build_unchecked(manager(config.clone()));
-        let pool = builder().max_size(size).idle_timeout(None).build_unchecked(manager(config));
-        let size = size as usize;
-        Database { pool, spare, health, size, waiting: Bulkhead::new(size * WAITERS_PER_CONNECTION) }
+        let (spare, pool) = (pool(config.clone(), 1), pool(config, size));
+        Database { pool, spare, health, size: size as usize, waiting }
     }
 
     /// The schema is up to date: sessions may be checked out from now on.
@@ -214,13 +220,20 @@ impl Database {
             return Ok(connection);
         }
         if self.pool.state().connections == 0 {
-            self.check_reachable()?;
+            self.check_reachable().inspect_err(|_| self.revive())?;
         }
         let _waiting = self.waiting.enter(blocking::party()).map_err(|_| Error::Busy)?;
         match blocking::block_in_place(Wait::Database, || self.pool.get_timeout(CHECKOUT_TIMEOUT)) {
             Ok(Ok(connection)) => Ok(connection),
             Ok(Err(_)) => self.check_reachable().and(Err(Error::Busy)),
             Err(_) => Err(Error::Busy),
+        }
+    }
+
+    /// Begins to make a connection that nobody waits for. The pool tries until it succeeds.
+    fn revive(&self) {
+        if !self.health.reviving.swap(true, Ordering::AcqRel) {
+            drop(self.pool.get_timeout(Duration::ZERO));
         }
     }
 

@@ -143,7 +143,7 @@ fn each_role_runs_alone_and_all_can_start_on_an_empty_database() {
 }
 
 #[test]
-fn a_process_has_the_documented_number_of_connections() {
+fn a_process_has_at_most_the_documented_number_of_connections() {
     let db = TestDb::new();
     let server = Server::start_with(&db, &[("POOL_SIZE", "3")]);
     let mut observer = db.connect();
@@ -153,17 +153,19 @@ fn a_process_has_the_documented_number_of_connections() {
         let rows = observer.query(sql, &[]).unwrap();
         rows.iter().map(|row| (row.get(0), row.get(1))).collect::<Vec<(String, i64)>>()
     };
-    // POOL_SIZE, eight for charges and claims, one for notifications.
-    let documented = [("textgen-all", 3), ("textgen-all-charges", 8), ("textgen-all-listen", 1)]
-        .map(|(name, n)| (name.to_owned(), n));
-    server.wait_until("all connections", || connections() == documented);
+    // POOL_SIZE, eight for charges and claims, one for notifications. They are made when they are needed.
+    let documented = [("textgen-all", 3), ("textgen-all-charges", 8), ("textgen-all-listen", 1)];
+    server.wait_until("connections of each kind", || connections().len() == documented.len());
     let clients: Vec<User> = (0..8).map(|n| server.sign_up(&format!("user{n}@example.com"))).collect();
     thread::scope(|scope| {
         for user in &clients {
             scope.spawn(|| (0..20).for_each(|n| drop(save(&user.browser, &json!({"content": n.to_string()})))));
         }
     });
-    assert_eq!(connections(), documented);
+    for ((name, made), (documented, most)) in connections().into_iter().zip(documented) {
+        assert!(name == documented && made <= most, "{made} of {name}");
+    }
+    assert_eq!(connections()[0].1, 3, "as many as are waited for");
 }
 
 #[test]

@@ -36,6 +36,7 @@ mod extensions;
 mod failover;
 mod fairness;
 mod faults;
+mod few_connections;
 mod floods;
 mod frozen;
 mod generate;
