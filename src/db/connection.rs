@@ -193,13 +193,10 @@ impl ConnectionManager {
 
     fn failed(&self, e: &postgres::Error) {
         let reason = describe(e);
-        if e.code() == Some(&SqlState::TOO_MANY_CONNECTIONS) {
-            scarcity::met(&reason);
-            if self.health.made.load(Ordering::Acquire) > 0 {
-                return;
-            }
+        match e.code() {
+            Some(&SqlState::TOO_MANY_CONNECTIONS) => self.health.refused(&reason),
+            _ => self.health.cannot_connect(&reason),
         }
-        self.health.cannot_connect(&reason);
     }
 }
 

@@ -80,7 +80,8 @@ pub(crate) struct Health {
 
 struct Down {
     reason: String,
-    logged: Instant,
+    /// `None` for what is no outage of the database.
+    logged: Option<Instant>,
 }
 
 /// How often it is logged that the database is still unavailable.
@@ -120,7 +121,7 @@ impl Health {
 
     pub(crate) fn connected(&self) {
         self.reviving.store(false, Ordering::Release);
-        if self.down.lock().take().is_some() {
+        if self.down.lock().take().is_some_and(|down| down.logged.is_some()) {
             log::info!("connected to the database");
         }
     }
@@ -128,14 +129,22 @@ impl Health {
     pub(crate) fn cannot_connect(&self, reason: &str) {
         let mut down = self.down.lock();
         let now = Instant::now();
-        let logged = match down.as_ref() {
-            Some(before) if now - before.logged < LOG_EVERY => before.logged,
+        let logged = match down.as_ref().and_then(|before| before.logged) {
+            Some(before) if now - before < LOG_EVERY => before,
             _ => {
                 log::warn!("the database cannot be reached, trying again: {reason}");
                 now
             }
         };
-        *down = Some(Down { reason: reason.to_owned(), logged });
+        *down = Some(Down { reason: reason.to_owned(), logged: Some(logged) });
+    }
+
+    /// The server has no more connections. Until one is granted, requests wait for those that there are, if any.
+    pub(crate) fn refused(&self, reason: &str) {
+        scarcity::met(reason);
+        if self.made.load(Ordering::Acquire) == 0 {
+            self.down.lock().get_or_insert_with(|| Down { reason: reason.to_owned(), logged: None });
+        }
     }
 }
 
