@@ -2,6 +2,7 @@
 //! driver knows only a part.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use postgres::config::{ChannelBinding, Host, SslNegotiation};
@@ -11,6 +12,8 @@ use postgres::config::{ChannelBinding, Host, SslNegotiation};
 pub enum SslMode {
     /// Nothing is encrypted.
     Disable,
+    /// Encrypted only if the server demands it.
+    Allow,
     /// Encrypted if the server can; nothing is checked. `allow` means the same.
     Prefer,
     /// Encrypted; nothing is checked.
@@ -27,7 +30,8 @@ impl FromStr for SslMode {
     fn from_str(text: &str) -> Result<SslMode, String> {
         match text {
             "disable" => Ok(SslMode::Disable),
-            "allow" | "prefer" => Ok(SslMode::Prefer),
+            "allow" => Ok(SslMode::Allow),
+            "prefer" => Ok(SslMode::Prefer),
             "require" => Ok(SslMode::Require),
             "verify-ca" => Ok(SslMode::VerifyCa),
             "verify-full" => Ok(SslMode::VerifyFull),
@@ -76,7 +80,13 @@ pub fn parse(text: &str) -> Result<(postgres::Config, TlsSettings), String> {
         false => found.take_from_list(text)?,
     };
     let config: postgres::Config = rest.parse().map_err(|e| malformed(&e))?;
-    let tls = found.settings()?;
+    let is_default = found.mode.is_none();
+    let mut tls = found.settings()?;
+    // It costs time, and who can read what is sent on this machine can read the memory of both.
+    let is_clear = is_default && is_local(&config) && config.get_channel_binding() != ChannelBinding::Require;
+    if is_clear && tls.mode == SslMode::Prefer {
+        tls.mode = SslMode::Allow;
+    }
     check(&config, &tls)?;
     Ok((config, tls))
 }
@@ -174,7 +184,7 @@ impl Found {
             (_, Some(Authorities::System)) if mode < SslMode::VerifyFull => {
                 return Err("sslrootcert=system needs sslmode=verify-full".to_owned());
             }
-            (SslMode::Prefer, Some(_)) => {
+            (SslMode::Allow | SslMode::Prefer, Some(_)) => {
                 return Err("sslrootcert is set, but no certificate is checked: set sslmode=verify-full".to_owned());
             }
             // As in libpq.
@@ -210,6 +220,23 @@ fn list_value(text: &str) -> Option<(String, usize)> {
         }
     }
     (!is_quoted).then_some((value, text.len()))
+}
+
+/// Whether a host name or an address means this machine, whoever is asked.
+pub fn is_loopback(host: &str) -> bool {
+    host.parse().map_or_else(|_| host.eq_ignore_ascii_case("localhost"), |address: IpAddr| address.is_loopback())
+}
+
+/// Whether all of these databases are on this machine.
+fn is_local(config: &postgres::Config) -> bool {
+    let is_local = |host: &Host| match host {
+        Host::Unix(_) => true,
+        Host::Tcp(name) => is_loopback(name),
+    };
+    match config.get_hostaddrs() {
+        [] => config.get_hosts().iter().all(is_local),
+        addresses => addresses.iter().all(IpAddr::is_loopback),
+    }
 }
 
 /// What must not be combined.

@@ -31,9 +31,13 @@ fn a_url_and_a_list_say_the_same() {
 #[test]
 fn modes_mean_what_they_mean_to_libpq() {
     let mode = |settings: &str| tls(&format!("host=h user=u {settings}")).mode;
-    assert_eq!(mode(""), SslMode::Prefer);
+    assert_eq!(
+        (mode(""), mode("hostaddr=127.0.0.1"), mode("host=localhost")),
+        (SslMode::Prefer, SslMode::Allow, SslMode::Allow)
+    );
+    assert_eq!((mode("hostaddr=10.0.0.1"), mode("host=localhost sslmode=prefer")), (SslMode::Prefer, SslMode::Prefer));
     assert_eq!(mode("sslmode=disable sslrootcert=/ca.pem"), SslMode::Disable);
-    assert_eq!(mode("sslmode=allow"), SslMode::Prefer);
+    assert_eq!(mode("sslmode=allow"), SslMode::Allow);
     assert_eq!(mode("sslmode=require"), SslMode::Require);
     assert_eq!(mode("sslmode=require sslrootcert=/ca.pem"), SslMode::VerifyCa);
     assert_eq!(mode("sslrootcert=system"), SslMode::VerifyFull);

@@ -73,14 +73,10 @@ impl ConnectConfig {
 
     /// Whether the database of this name is on this machine.
     fn is_local(&self, name: &str) -> bool {
-        let is_loopback = |name: &str| match name.parse::<std::net::IpAddr>() {
-            Ok(address) => address.is_loopback(),
-            Err(_) => name.eq_ignore_ascii_case("localhost"),
-        };
         let addresses = self.driver.get_hostaddrs();
         let mut named =
             self.driver.get_hosts().iter().enumerate().filter(|(_, host)| **host == Host::Tcp(name.to_owned()));
-        named.all(|(i, _)| addresses.get(i).map_or_else(|| is_loopback(name), std::net::IpAddr::is_loopback))
+        named.all(|(i, _)| addresses.get(i).map_or_else(|| database::is_loopback(name), std::net::IpAddr::is_loopback))
     }
 }
 
@@ -105,16 +101,18 @@ pub(super) fn connect(
             Connector { config, tls, watchdog, handshake_failed: handshake_failed.clone(), host: String::new() };
         PostgresConnectionManager::new(driver.clone(), connector).connect()
     };
-    let client = match attempt(config.tls.clone()) {
-        Err(e) if config.tls.as_ref().is_some_and(|tls| !tls.is_required) => {
-            let refused = e.code() == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION);
-            if !refused && !handshake_failed.load(Ordering::Acquire) {
-                return Err(e);
-            }
-            // As libpq does: `pg_hba.conf` may allow only connections that are not encrypted.
-            attempt(None).map_err(|_| e)?
-        }
-        outcome => outcome?,
+    // As libpq does: `pg_hba.conf` may allow only connections that are encrypted, or only others.
+    let refused = |e: &postgres::Error| e.code() == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION);
+    let client = match &config.tls {
+        Some(tls) if tls.is_last_resort => match attempt(None) {
+            Err(e) if refused(&e) => attempt(Some(tls.clone())).map_err(|_| e)?,
+            outcome => outcome?,
+        },
+        Some(tls) if !tls.is_required => match attempt(Some(tls.clone())) {
+            Err(e) if refused(&e) || handshake_failed.load(Ordering::Acquire) => attempt(None).map_err(|_| e)?,
+            outcome => outcome?,
+        },
+        tls => attempt(tls.clone())?,
     };
     Ok((client, watchdog))
 }
@@ -168,8 +166,10 @@ impl Connector {
     /// Agrees with the server on whether to encrypt, and does so.
     async fn open(self, mut socket: WatchedStream) -> io::Result<Stream> {
         let Some(tls) = &self.tls else {
-            if self.config.tls.is_some() {
-                self.warn_of_clear_text("refuses to encrypt the connection");
+            match &self.config.tls {
+                Some(tls) if tls.is_last_resort => self.warn_of_clear_text("is not asked to encrypt (sslmode=allow)"),
+                Some(_) => self.warn_of_clear_text("refuses to encrypt the connection"),
+                None => {}
             }
             return Ok(Stream::Clear(socket));
         };

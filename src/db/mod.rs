@@ -44,8 +44,9 @@ pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(11);
 /// can have two thirds of them.
 const WAITERS_PER_CONNECTION: usize = 32;
 
-/// How long a connection may be idle before it is closed.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a connection may be idle before it is closed, and the spare one.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
+const SPARE_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long the check of a connection may take after another was lost.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -154,17 +155,17 @@ impl Database {
     pub fn new(config: ConnectConfig, prepares: bool, size: u32) -> Database {
         let health = Arc::new(Health::new());
         let waiting = Bulkhead::new(size as usize * WAITERS_PER_CONNECTION);
-        let pool = |config, size| {
+        let pool = |config, size, idle_timeout| {
             r2d2::Pool::builder()
                 .max_size(size)
                 .min_idle(Some(0))
                 .test_on_check_out(false)
                 .connection_timeout(CHECKOUT_TIMEOUT)
-                .idle_timeout(Some(IDLE_TIMEOUT))
+                .idle_timeout(Some(idle_timeout))
                 .error_handler(Box::new(r2d2::NopErrorHandler))
                 .build_unchecked(ConnectionManager::new(config, prepares, health.clone(), waiting.clone()))
         };
-        let (spare, pool) = (pool(config.clone(), 1), pool(config, size));
+        let (spare, pool) = (pool(config.clone(), 1, SPARE_IDLE_TIMEOUT), pool(config, size, IDLE_TIMEOUT));
         Database { pool, spare, health, size: size as usize, waiting }
     }
 

@@ -15,6 +15,8 @@ use crate::config::database::{SslMode, TlsSettings};
 pub(super) struct Tls {
     /// Whether a connection that is not encrypted is refused.
     pub(super) is_required: bool,
+    /// Whether a connection that is not encrypted is tried first.
+    pub(super) is_last_resort: bool,
     checks_name: bool,
     pub(super) client: Arc<ClientConfig>,
 }
@@ -55,7 +57,12 @@ impl Tls {
         client.alpn_protocols = vec![b"postgresql".to_vec()];
         // PostgreSQL resumes no sessions, so there is nothing to remember.
         client.resumption = Resumption::disabled();
-        Ok(Some(Tls { is_required: settings.mode >= SslMode::Require, checks_name, client: Arc::new(client) }))
+        Ok(Some(Tls {
+            is_required: settings.mode >= SslMode::Require,
+            is_last_resort: settings.mode == SslMode::Allow,
+            checks_name,
+            client: Arc::new(client),
+        }))
     }
 
     /// A host as TLS names it.

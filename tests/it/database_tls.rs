@@ -132,9 +132,9 @@ impl Drop for Site {
 fn each_mode_accepts_what_it_promises() {
     let site = Site::encrypting();
     for (settings, encrypted) in [
-        ("", true),
+        ("", false),
         ("sslmode=disable", false),
-        ("sslmode=allow", true),
+        ("sslmode=allow", false),
         ("sslmode=prefer", true),
         ("sslmode=require", true),
         ("sslmode=require sslrootcert=@ca.pem", true),
@@ -178,6 +178,7 @@ fn a_database_without_tls_is_used_only_if_that_is_allowed() {
 fn rules_for_encrypted_and_other_connections_are_met() {
     let site = Site::encrypting();
     assert!(site.is_encrypted("encrypted", ""));
+    assert!(site.is_encrypted("encrypted", "sslmode=allow"));
     assert!(site.is_encrypted("encrypted", "sslmode=require"));
     site.refused("encrypted", "sslmode=disable", "pg_hba.conf rejects");
     assert!(!site.is_encrypted("clear", "sslmode=disable"));
@@ -264,7 +265,7 @@ fn a_server_over_tls_hears_of_revocations_and_outlives_its_connections() {
 fn clear_text_over_a_network_is_warned_of() {
     let site = Site::new();
     // Names that are not known to mean this machine.
-    for (settings, warned) in [("sslmode=prefer", true), ("sslmode=disable", false)] {
+    for (settings, warned) in [("sslmode=prefer", true), ("sslmode=allow", true), ("sslmode=disable", false)] {
         let url =
             site.url("either", settings).replace("hostaddr=127.0.0.1 ", "").replace("host=localhost", "host=127.1");
         let server = Server::spawn(&url, &[]);
