@@ -1,10 +1,16 @@
 //! Floods of sign-ups and log-ins: they are throttled by address and by network, and others log in meanwhile.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::thread;
+use std::time::Duration;
 
 use serde_json::json;
 
 use crate::harness::{Address, PASSWORD, Reply, Server, TestDb, at_once};
+
+/// How soon a client of a flood tries again that was refused. All clients and the server share the processors here: without
+/// a pause, the passwords of others would wait for a turn on one, not for a turn at the server.
+pub const REFUSED_PAUSE: Duration = Duration::from_millis(50);
 
 const PROXY: (&str, &str) = ("TRUSTED_PROXIES", "127.0.0.0/8");
 
@@ -101,6 +107,9 @@ fn log_ins_during(server: &Server, clients: usize, flood: impl Fn(usize, usize) 
             let (_, count) = seen.iter().find(|(known, _)| *known == status).unwrap_or_else(|| panic!("{status}"));
             count.fetch_add(1, SeqCst);
             started.fetch_add(usize::from(n == 0), SeqCst);
+            if status != 200 {
+                thread::sleep(REFUSED_PAUSE);
+            }
         }
     });
     seen.map(|(_, count)| count.into_inner())
