@@ -180,13 +180,35 @@ pub fn install(budget: Arc<MemoryBudget>) {
 /// # Errors
 /// There are none for its party.
 pub fn reserve(bytes: usize) -> Result<(), Refused> {
+    REQUEST.with_borrow_mut(|request| with_budget(request).map_or(Ok(()), |request| request.grow(bytes)))
+}
+
+/// Gives back so many bytes of what was reserved for the request that this thread works on.
+pub fn release(bytes: usize) {
     REQUEST.with_borrow_mut(|request| {
-        if request.is_none() {
-            *request = BUDGET
-                .with_borrow(|budget| budget.as_ref().map(|budget| Reservation::new(budget, crate::blocking::party())));
+        if let Some(request) = request {
+            request.set(request.bytes.saturating_sub(bytes));
         }
-        request.as_mut().map_or(Ok(()), |request| request.grow(bytes))
-    })
+    });
+}
+
+/// Counts so many bytes more for the request that this thread works on, which are not refused: the reply of a model that
+/// has done its work. Further requests find less.
+pub fn count(bytes: usize) {
+    REQUEST.with_borrow_mut(|request| {
+        if let Some(request) = with_budget(request) {
+            request.set(request.bytes + bytes);
+        }
+    });
+}
+
+/// The request's reservation, which is made if there is none yet and there is a budget.
+fn with_budget(request: &mut Option<Reservation>) -> Option<&mut Reservation> {
+    if request.is_none() {
+        let party = crate::blocking::party();
+        *request = BUDGET.with_borrow(|budget| budget.as_ref().map(|budget| Reservation::new(budget, party)));
+    }
+    request.as_mut()
 }
 
 /// The request that this thread works on has turned out to be this party's.
@@ -262,6 +284,11 @@ mod tests {
             crate::blocking::set_party(Party::Account(7));
             assert_eq!((reserve(400), reserve(200)), (Ok(()), Ok(())));
             assert_eq!(reserve(200), Err(Refused::ShareIsUsed));
+            release(300);
+            assert_eq!((budget.used(), reserve(300)), (300, Ok(())));
+            count(500);
+            assert!(budget.is_exceeded() && budget.used() == 1100);
+            release(500);
             identify(Party::Account(8));
             let taken = take().unwrap();
             assert_eq!((taken.bytes, taken.party, budget.used()), (600, Party::Account(8), 600));

@@ -7,12 +7,15 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::error::{Error, Relayed, Result};
+use crate::memory_budget;
 
 use super::health::InFlight;
 use super::transport;
 
 /// Most bytes of an error that are read.
 const MAX_ERROR_BODY: u64 = 64 * 1024;
+/// The first piece of a reply that memory is taken for.
+const FIRST_PIECE: usize = 8 * 1024;
 /// Most characters of an error's words that are passed on.
 const MAX_ERROR_CHARS: usize = 2000;
 /// How long the end of a stream is waited for once its last event came. If it does not come, the connection is not
@@ -61,12 +64,22 @@ impl Reply {
     /// As there.
     pub fn read_all(&mut self, limit: usize) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        let read = self.by_ref().take(limit as u64 + 1).read_to_end(&mut bytes);
-        match read {
-            Ok(_) if bytes.len() <= limit => Ok(bytes),
-            Ok(_) => Err(Error::Upstream(502, "The model server's reply is too long")),
-            Err(e) => Err(self.broken(&e)),
+        while bytes.len() <= limit {
+            let (length, capacity) = (bytes.len(), bytes.capacity());
+            if length == capacity {
+                let more = capacity.clamp(FIRST_PIECE, limit.max(FIRST_PIECE));
+                memory_budget::count(more);
+                bytes.reserve_exact(more);
+            }
+            let room = bytes.capacity() - length;
+            // Never more than there is room for, so that the vector does not grow by itself.
+            match self.by_ref().take(room as u64).read_to_end(&mut bytes) {
+                Ok(n) if n < room && bytes.len() <= limit => return Ok(bytes),
+                Ok(_) => {}
+                Err(e) => return Err(self.broken(&e)),
+            }
         }
+        Err(Error::Upstream(502, "The model server's reply is too long"))
     }
 
     /// Why reading failed: the client has left, or the server failed, which is noted.

@@ -7,7 +7,11 @@ use crate::error::{Error, Result};
 use crate::http::Request;
 use crate::http::form::Fields;
 use crate::http::object::Object;
+use crate::memory_budget;
 use crate::protocol::strict;
+
+/// A body of up to this many bytes is copied without a reservation.
+const MAX_UNRESERVED: usize = 64 * 1024;
 
 /// The fields that decide what a request costs.
 const CHARGED_FIELDS: [&str; 12] = [
@@ -95,6 +99,10 @@ pub fn check_names<'n>(names: impl IntoIterator<Item = &'n str>) -> Result<()> {
 /// # Errors
 /// 400 for one that is not valid, or that the model server could read otherwise than textgen does.
 pub fn json_object(body: &[u8]) -> Result<Object<'_>> {
+    if body.len() > MAX_UNRESERVED {
+        // For the copy that is sent.
+        memory_budget::reserve(body.len())?;
+    }
     let mut object = Object::parse(body).map_err(Error::bad)?;
     check_unambiguous(body)?;
     check_names(object.names())?;

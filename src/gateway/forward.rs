@@ -6,6 +6,7 @@ use crate::catalogue::ResolvedModel;
 use crate::engine::{Extensions, Form, StreamedForm, Variant};
 use crate::error::{Error, Result};
 use crate::media::{Measurer, NotMeasurable};
+use crate::memory_budget;
 use crate::protocol::usage::Reported;
 
 use super::audio_duration::AudioDuration;
@@ -171,6 +172,7 @@ impl<'a> ForwardedUpload<'a> {
     /// # Errors
     /// What is wrong with the upload.
     pub(super) fn buffered(&mut self) -> Result<BufferedUpload> {
+        memory_budget::reserve(self.source.whole().map_or(0, <[u8]>::len))?;
         let mut bytes = Vec::new();
         if let Err(e) = self.read_to_end(&mut bytes) {
             return Err(self.failure.take().unwrap_or(Error::bad(e.to_string())));

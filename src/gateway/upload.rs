@@ -1,12 +1,12 @@
 //! Recordings in multipart bodies, read piece by piece while they are uploaded.
 
 use std::io::{self, Read};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::error::{Error, Result};
 use crate::http::multipart;
 use crate::http::parts::Parts;
 use crate::http::{Body, Request};
+use crate::memory_budget;
 
 use super::body::{check_field, check_names};
 use super::digest::RequestDigest;
@@ -18,8 +18,6 @@ const MAX_FIELD: u64 = 64 * 1024;
 const MAX_FIELDS: usize = 100;
 /// Most bytes of a recording that is kept in memory until a field behind it is known: as much as OpenAI takes.
 const MAX_HELD: usize = 25 * 1024 * 1024;
-/// Most bytes of all such recordings.
-const MAX_ALL_HELD: usize = 4 * MAX_HELD;
 /// How much of one is read at a time.
 const HELD_STEP: usize = 1024 * 1024;
 
@@ -106,18 +104,18 @@ impl<'a> Upload<'a> {
     }
 
     /// All of the recording, since `field` comes behind it.
-    fn hold(&mut self, field: &str) -> Result<(Vec<u8>, Held)> {
-        let (mut bytes, mut held) = (Vec::new(), Held::default());
+    fn hold(&mut self, field: &str) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
         loop {
             if bytes.len() >= MAX_HELD {
                 let most = MAX_HELD / 1024 / 1024;
                 return Err(Error::bad(format!("Above {most} MiB, the field {field} must come before the file")));
             }
-            held.add(HELD_STEP)?;
+            memory_budget::reserve(HELD_STEP)?;
             bytes.reserve_exact(HELD_STEP);
             let read = self.take(HELD_STEP as u64).read_to_end(&mut bytes).map_err(|e| upload_error(&e))?;
             if read < HELD_STEP {
-                return Ok((bytes, held));
+                return Ok(bytes);
             }
         }
     }
@@ -160,30 +158,7 @@ pub enum RecordingSource<'a> {
     /// It is being received.
     Streamed(Box<Upload<'a>>),
     /// All of it was received.
-    Buffered(io::Cursor<Vec<u8>>, Held),
-}
-
-/// The memory of a recording that waited for a field behind it.
-#[derive(Default)]
-pub struct Held(usize);
-
-/// Bytes of all [`Held`] recordings.
-static ALL_HELD: AtomicUsize = AtomicUsize::new(0);
-
-impl Held {
-    fn add(&mut self, bytes: usize) -> Result<()> {
-        ALL_HELD
-            .fetch_update(Relaxed, Relaxed, |sum| sum.checked_add(bytes).filter(|sum| *sum <= MAX_ALL_HELD))
-            .map_err(|_| Error::Busy)?;
-        self.0 += bytes;
-        Ok(())
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        ALL_HELD.fetch_sub(self.0, Relaxed);
-    }
+    Buffered(io::Cursor<Vec<u8>>),
 }
 
 impl<'a> ReceivedUpload<'a> {
@@ -201,12 +176,12 @@ impl<'a> ReceivedUpload<'a> {
         let (mut upload, FileHead { mut fields, file_name }) = Upload::open(request, file_field, digest)?;
         let missing = needed.filter(|needed| !is_buffered && !fields.iter().any(|(name, _)| name == needed));
         let source = if file_name.is_some() && (is_buffered || missing.is_some()) {
-            let (bytes, held) = match missing {
+            let bytes = match missing {
                 Some(field) => upload.hold(field)?,
-                None => (upload.read_all()?, Held::default()),
+                None => upload.read_all()?,
             };
             fields.append(&mut upload.trailing_fields()?);
-            RecordingSource::Buffered(io::Cursor::new(bytes), held)
+            RecordingSource::Buffered(io::Cursor::new(bytes))
         } else {
             RecordingSource::Streamed(Box::new(upload))
         };
@@ -223,7 +198,7 @@ impl Read for RecordingSource<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         match self {
             RecordingSource::Streamed(upload) => upload.read(out),
-            RecordingSource::Buffered(bytes, _) => bytes.read(out),
+            RecordingSource::Buffered(bytes) => bytes.read(out),
         }
     }
 }
@@ -239,7 +214,7 @@ impl AudioSource for RecordingSource<'_> {
     fn whole(&self) -> Option<&[u8]> {
         match self {
             RecordingSource::Streamed(_) => None,
-            RecordingSource::Buffered(bytes, _) => Some(bytes.get_ref()),
+            RecordingSource::Buffered(bytes) => Some(bytes.get_ref()),
         }
     }
 }

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use super::flat_object::Flat;
 use super::parts::Parts;
 use super::{BodyError, Request, multipart};
+use crate::blocking::Refused;
 use crate::memory_budget;
 
 /// Maximum size of a body with fields, in bytes.
@@ -267,6 +268,37 @@ fn reserve(bytes: usize) -> Result<(), FieldError> {
     Ok(())
 }
 
+/// Reserves what the values in a JSON text can take when they are parsed.
+///
+/// # Errors
+/// There is no memory for that.
+pub fn reserve_values(json: &[u8]) -> Result<(), Refused> {
+    let bytes = TEXT_COPIES * json.len() + VALUE * count_values(json);
+    if bytes > MAX_UNRESERVED { memory_budget::reserve(bytes) } else { Ok(()) }
+}
+
+/// The brackets and commas outside of texts, and one more: no fewer than the values, if it is JSON.
+fn count_values(json: &[u8]) -> usize {
+    let (mut count, mut rest) = (1, json);
+    while let Some((first, behind)) = rest.split_first() {
+        rest = behind;
+        match first {
+            b'[' | b'{' | b',' => count += 1,
+            b'"' => {
+                while let Some(at) = memchr::memchr2(b'"', b'\\', rest) {
+                    let is_end = rest[at] == b'"';
+                    rest = rest.get(at + if is_end { 1 } else { 2 }..).unwrap_or_default();
+                    if is_end {
+                        break;
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    count
+}
+
 fn malformed(text: &str) -> FieldError {
     FieldError::Malformed(text.to_owned())
 }
@@ -279,8 +311,7 @@ fn json_object(bytes: &[u8]) -> Result<Map<String, Value>, FieldError> {
         reserve(TEXT_COPIES * bytes.len())?;
         serde_json::from_str(text).map(|Flat(fields)| Value::Object(fields))
     } else {
-        let values = 1 + bytes.iter().filter(|b| matches!(b, b'[' | b'{' | b',')).count();
-        reserve(TEXT_COPIES * bytes.len() + VALUE * values)?;
+        reserve_values(bytes).map_err(BodyError::from)?;
         serde_json::from_str(text)
     };
     match parsed {
@@ -356,6 +387,22 @@ mod tests {
             ("multipart/form-data; boundary=b", parts),
         ] {
             assert_eq!(fields(media_type, body.as_bytes()).unwrap().text("email").unwrap(), "a+b@x", "{media_type}");
+        }
+    }
+
+    #[test]
+    fn values_are_counted_outside_of_texts() {
+        for (json, count) in [
+            ("", 1),
+            ("7", 1),
+            (r#"{"a":1}"#, 2),
+            (r#"[[],{},"[[,,{",0]"#, 7),
+            (r#"{"a\"[,":"\\","b":"\\\",","c":[]}"#, 5),
+        ] {
+            assert_eq!(count_values(json.as_bytes()), count, "{json}");
+        }
+        for broken in [&b"\"abc"[..], b"\"\\", b"[\"\\\""] {
+            count_values(broken);
         }
     }
 

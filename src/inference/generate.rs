@@ -20,7 +20,7 @@ use crate::gateway::charged::{ChargedRequest, ModelUsage, Outcome};
 use crate::gateway::completion::{Completion, Completions, complete};
 use crate::gateway::{MAX_JSON_BODY, mark_demo, model, worst_case};
 use crate::http::Response;
-use crate::http::form::{FORM_LIMIT, Fields};
+use crate::http::form::{FORM_LIMIT, Fields, reserve_values};
 use crate::logging;
 use crate::units::{Unit, Units};
 use crate::usage::MAX_MODELS;
@@ -119,6 +119,7 @@ fn read(app: &App, caller: &Caller, fields: &Fields) -> Result<Job> {
 }
 
 fn read_bulk(app: &App, caller: &Caller, bytes: &[u8]) -> Result<Vec<Job>> {
+    reserve_values(bytes)?;
     let list: Vec<serde_json::Map<String, Value>> =
         serde_json::from_slice(bytes).map_err(|e| Error::bad(format!("The body must be a list of objects: {e}")))?;
     check_unambiguous(bytes)?;

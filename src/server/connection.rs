@@ -76,6 +76,7 @@ pub(super) struct ConnectionState {
     pub(super) phase: Phase,
     /// Bytes received but not processed yet: an incomplete head, or pipelined requests that wait for an earlier one.
     pub(super) received: Vec<u8>,
+    pub(super) received_memory: Option<Reservation>,
     /// `received` is an incomplete head, and need not be parsed again before more bytes arrive.
     pub(super) is_partial_head: bool,
     pub(super) unsent: Unsent,

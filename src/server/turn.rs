@@ -6,6 +6,7 @@ use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::blocking::Party;
 use crate::http::{Body, Framing, Parsed, Response};
 use crate::memory_budget::{self, Reservation};
 
@@ -286,6 +287,14 @@ impl Worker {
             return Outcome::Close;
         }
         state.received = self.input.take();
+        state.received_memory = None;
+        if !state.received.is_empty() {
+            let mut memory = Reservation::new(&self.shared.memory, Party::network(connection.peer.ip()));
+            if memory.grow(state.received.capacity()).is_err() {
+                return Outcome::Close;
+            }
+            state.received_memory = Some(memory);
+        }
         let (settings, now) = (&self.shared.settings, self.shared.clock.now());
         let (kind, deadline) = connection.timer();
         if !state.unsent.is_empty() {

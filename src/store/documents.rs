@@ -66,7 +66,7 @@ pub struct Short {
 }
 
 /// A content of more bytes than this is read on its own.
-const SHORT: i32 = 64 * 1024;
+pub const SHORT: i32 = 64 * 1024;
 
 /// The columns of `columns!()`, but for a content of more than `$1` bytes, and how many bytes that has. The length is
 /// known without reading it.
@@ -92,20 +92,23 @@ pub fn by_ids(db: &mut impl Executor, ids: &[&str]) -> Result<HashMap<String, Sh
         [id] => db.query(ONE, &[&SHORT, id])?,
         _ => db.query(MANY, &[&SHORT, &ids.to_vec()])?,
     };
-    let short = |row: &Row| {
-        let mut columns = super::row::Columns::of(row);
-        let document = Document::from_columns(&mut columns)?;
-        let left_out = usize::try_from(columns.next::<i32>()?).unwrap_or(0);
-        Ok((document.id.clone(), Short { document, left_out }))
-    };
-    rows.iter().map(short).collect()
+    let by_id = |row: &Row| short(row).map(|short| (short.document.id.clone(), short));
+    rows.iter().map(by_id).collect()
+}
+
+/// A document, and in the next column how many bytes of its content were left out.
+fn short(row: &Row) -> Result<Short, Error> {
+    let mut columns = super::row::Columns::of(row);
+    let document = Document::from_columns(&mut columns)?;
+    let left_out = usize::try_from(columns.next::<i32>()?).unwrap_or(0);
+    Ok(Short { document, left_out })
 }
 
 /// The last document of the previous page of a list: when it was created, and its id.
 pub type After<'a> = (OffsetDateTime, &'a str);
 
 /// A page of the user's documents, newest first: at most `limit`, and no further ones once the contents exceed
-/// `max_bytes` in total.
+/// `max_bytes` in total. Contents are left out once they exceed `whole` in total.
 ///
 /// # Errors
 /// See [`Error`].
@@ -114,20 +117,38 @@ pub fn page(
     user_id: &str,
     after: Option<After<'_>>,
     limit: i64,
-    with_content: bool,
     max_bytes: i64,
-) -> Result<Vec<Document>, Error> {
-    // The columns of `columns!()`, with the content left out unless it is wanted.
-    const SQL: &str = "SELECT id, title, CASE WHEN $5 THEN content END, user_id, created, updated, is_public, version
-        FROM (SELECT *, sum(CASE WHEN $5 THEN octet_length(content) ELSE 0 END)
-                  OVER (ORDER BY created DESC, id DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
-              FROM (SELECT * FROM documents
+    whole: i64,
+) -> Result<Vec<Short>, Error> {
+    // The columns of `columns!()`, but for contents that are left out, and how many bytes these have.
+    const SQL: &str = "SELECT id, title, CASE WHEN before + bytes <= $6 THEN content END, user_id, created, updated,
+            is_public, version, CASE WHEN before + bytes > $6 THEN bytes ELSE 0 END
+        FROM (SELECT *, coalesce(sum(bytes) OVER
+                  (ORDER BY created DESC, id DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS before
+              FROM (SELECT *, coalesce(octet_length(content), 0) AS bytes FROM documents
                     WHERE user_id = $1 AND (created, id) < (coalesce($2, 'infinity'::timestamptz), $3)
                     ORDER BY created DESC, id DESC LIMIT $4) AS newest) AS page
-        WHERE coalesce(before, 0) <= $6 ORDER BY created DESC, id DESC";
+        WHERE before <= $5 ORDER BY created DESC, id DESC";
     let (time, id) = after.map_or((None, ""), |(time, id)| (Some(time), id));
-    let rows = db.query(SQL, &[&user_id, &time, &id, &limit, &with_content, &max_bytes])?;
-    rows.iter().map(Document::from_row).collect()
+    let rows = db.query(SQL, &[&user_id, &time, &id, &limit, &max_bytes, &whole])?;
+    rows.iter().map(short).collect()
+}
+
+/// A page of the user's documents without their contents, newest first: at most `limit`.
+///
+/// # Errors
+/// See [`Error`].
+pub fn page_of_titles(
+    db: &mut impl Executor,
+    user_id: &str,
+    after: Option<After<'_>>,
+    limit: i64,
+) -> Result<Vec<Document>, Error> {
+    const SQL: &str = "SELECT id, title, NULL::text, user_id, created, updated, is_public, version FROM documents
+        WHERE user_id = $1 AND (created, id) < (coalesce($2, 'infinity'::timestamptz), $3)
+        ORDER BY created DESC, id DESC LIMIT $4";
+    let (time, id) = after.map_or((None, ""), |(time, id)| (Some(time), id));
+    db.query(SQL, &[&user_id, &time, &id, &limit])?.iter().map(Document::from_row).collect()
 }
 
 /// Inserts a document, if the quota admits it, and returns its version.

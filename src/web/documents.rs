@@ -191,12 +191,15 @@ struct PublishedDocument<'a> {
 /// `GET /api/docs/list?limit=&after=&content=false`: newest first, with `next` if there are more.
 fn list(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let asked = Page::of(call.request, PAGE)?;
-    let with_content = call.request.query("content").as_deref() != Some("false");
-    let mut session = call.app.db.session()?;
-    let page =
-        documents::page(&mut session, &caller.user.id, asked.after(), asked.limit + 1, with_content, PAGE_BYTES)?;
-    drop(session);
-    Ok(Response::json(200, &as_page(page, &asked, with_content)?))
+    if call.request.query("content").as_deref() == Some("false") {
+        return list_titles(call, caller, &asked);
+    }
+    let mut page = whole_documents::page(call, &caller.user.id, &asked, PAGE_BYTES)?;
+    let bytes: usize = page.iter().filter_map(|d| d.content.as_ref()).map(String::len).sum();
+    let is_cut = i64::try_from(bytes).unwrap_or(0) > PAGE_BYTES;
+    let next = asked.cut(&mut page, is_cut, |last| (last.created_at, &last.id));
+    let size = whole_documents::reserve_json(page.iter().filter_map(|document| document.content.as_deref()))?;
+    Ok(Response::json_of_size(200, size, &DocumentList { documents: page, next }))
 }
 
 /// `GET /api/docs/usage`.
@@ -223,18 +226,17 @@ fn within_quota<T>(added: Added<T>, quota: DocumentQuota) -> Result<Option<T>> {
     }
 }
 
-fn as_page(mut page: Vec<Document>, asked: &Page, with_content: bool) -> Result<Value> {
-    let bytes: usize = page.iter().filter_map(|d| d.content.as_ref()).map(String::len).sum();
-    let is_cut = i64::try_from(bytes).unwrap_or(0) > PAGE_BYTES;
-    let next = asked.cut(&mut page, is_cut, |last| (last.created_at, &last.id));
+fn list_titles(call: &Call<'_>, caller: &Caller, asked: &Page) -> Answer {
+    let mut session = call.app.db.session()?;
+    let mut page = documents::page_of_titles(&mut session, &caller.user.id, asked.after(), asked.limit + 1)?;
+    drop(session);
+    let next = asked.cut(&mut page, false, |last| (last.created_at, &last.id));
     let mut body =
         serde_json::to_value(DocumentList { documents: page, next }).map_err(|e| Error::Internal(e.to_string()))?;
-    if !with_content {
-        for document in body["documents"].as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
-            document.shift_remove("content");
-        }
+    for document in body["documents"].as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+        document.shift_remove("content");
     }
-    Ok(body)
+    Ok(Response::json(200, &body))
 }
 
 /// `GET /api/docs/get?id=`: the caller's own document or a public one; 404 for any other.

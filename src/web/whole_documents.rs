@@ -1,6 +1,7 @@
 //! Documents with their contents. The memory for a large one is reserved before it is read, and that for its page or JSON
 //! before that is written.
 
+use super::cursor::Page;
 use crate::call::Call;
 use crate::db;
 use crate::error::Result;
@@ -32,7 +33,29 @@ pub(super) fn find(call: &Call<'_>, id: &str, is_readable: impl Fn(&Document) ->
     }
     memory_budget::reserve(READING * short.left_out)?;
     // It may have changed hands or size meanwhile; the next reservation is of its size now.
-    Ok(store::by_id(&mut call.app.db.session()?, id)?.filter(is_readable))
+    let document = store::by_id(&mut call.app.db.session()?, id)?.filter(is_readable);
+    memory_budget::release((READING - 1) * short.left_out);
+    Ok(document)
+}
+
+/// A page of the account's documents, and one more if there is one, of about `most` bytes of contents. Large contents take
+/// two round trips.
+///
+/// # Errors
+/// 503 or 429 if there is no memory for it. Those of the database.
+pub(super) fn page(call: &Call<'_>, user_id: &str, asked: &Page, most: i64) -> Result<Vec<Document>> {
+    let read = |whole| {
+        let mut session = call.app.db.session()?;
+        store::page(&mut session, user_id, asked.after(), asked.limit + 1, most, whole)
+    };
+    let mut found = read(store::SHORT.into())?;
+    let left_out: usize = found.iter().map(|short| short.left_out).sum();
+    if left_out > 0 {
+        memory_budget::reserve(READING * left_out)?;
+        found = read(i64::MAX)?;
+        memory_budget::release((READING - 1) * left_out);
+    }
+    Ok(found.into_iter().map(|short| short.document).collect())
 }
 
 /// Reserves what a page with these texts in it takes, and returns how much that is.

@@ -137,18 +137,60 @@ fn pages_that_nobody_reads_take_a_share() {
     user.browser.post("/api/docs/publish", &json!({"id": id})).expect(200);
     let page = server.web.anonymous().header("accept", "text/html").get(&format!("/public/{id}")).expect(200);
     assert!(page.body.len() > 5 * 8 * MIB);
-    for path in [format!("/public/{id}"), format!("/api/docs/get?id={id}")] {
-        let head = format!("GET {path} HTTP/1.1\r\nHost: h\r\nAccept: text/html");
+    let secret = format!("\r\nsecret: {}", user.secret);
+    for (path, secret) in
+        [(format!("/public/{id}"), ""), (format!("/api/docs/get?id={id}"), ""), (format!("/documents/{id}"), &secret)]
+    {
+        let head = format!("GET {path} HTTP/1.1\r\nHost: h\r\nAccept: text/html{secret}");
         let unread: Vec<_> = (0..60).map(|_| send(&server, &head, b"")).collect();
         assert_served(&server, &user, &other);
         drop(unread);
+        server.wait_until("the memory to be free again", || {
+            server.web.anonymous().header("accept", "text/html").get(&format!("/public/{id}")).status == 200
+        });
     }
-    let head = format!("GET /documents/{id} HTTP/1.1\r\nHost: h\r\nAccept: text/html\r\nsecret: {}", user.secret);
-    let unread: Vec<_> = (0..60).map(|_| send(&server, &head, b"")).collect();
-    assert_served(&server, &user, &other);
-    drop(unread);
     assert_within(&server, BUDGET);
-    server.wait_until("the memory to be free again", || {
-        server.web.anonymous().header("accept", "text/html").get(&format!("/public/{id}")).status == 200
-    });
+}
+
+#[test]
+fn lists_of_large_documents_that_nobody_reads_take_a_share() {
+    const BUDGET: usize = 128 * MIB;
+    let db = TestDb::new();
+    let server = server(&db, BUDGET);
+    let (user, other) = (server.sign_up("ann@example.com"), server.sign_up("bob@example.com"));
+    db.run(&format!(
+        "INSERT INTO documents (id, user_id, content) SELECT 'doc_' || n, '{}', repeat('\"', {}) FROM generate_series(1, 5) n",
+        user.id,
+        2 * MIB
+    ));
+    let list = user.browser.get("/api/docs/list").expect(200).json();
+    let sizes =
+        list["documents"].as_array().unwrap().iter().map(|document| document["content"].as_str().unwrap().len());
+    assert_eq!(sizes.collect::<Vec<_>>(), [2 * MIB; 5]);
+    let head = format!("GET /api/docs/list HTTP/1.1\r\nHost: h\r\nsecret: {}", user.secret);
+    let unread: Vec<_> = (0..40).map(|_| send(&server, &head, b"")).collect();
+    assert_served(&server, &user, &other);
+    assert_within(&server, BUDGET);
+    drop(unread);
+    server.wait_until("the memory to be free again", || user.browser.get("/api/docs/list").status == 200);
+}
+
+#[test]
+fn prompts_with_many_values_take_a_share() {
+    const BUDGET: usize = 64 * MIB;
+    let db = TestDb::new();
+    let server = Server::start_demo(&db, &[("MEMORY_BUDGET", &BUDGET.to_string())]);
+    let user = server.sign_up("ann@example.com");
+    let client = user.program(&server.inference);
+    let many = |first: &str, element: &str| {
+        format!("[{first}{}]", format!(",{element}").repeat(7 * MIB / (element.len() + 1)))
+    };
+    let nested = format!(r#"[{{"text":"Hello","x":{}}}]"#, many("0", "0"));
+    for body in [many("{}", "{}"), many(r#"{"a":0}"#, r#"{"a":0}"#), many(r#"{"a":[[]]}"#, r#"{"a":[[]]}"#), nested] {
+        let reply = client.send("POST", "/api/v1/generate-bulk", Some("application/json"), body.as_bytes());
+        assert!([400, 429, 503].contains(&reply.status), "{}", reply.text());
+    }
+    let text = json!([{"text": "1,2,3,[{ ".repeat(10_000)}]);
+    client.post("/api/v1/generate-bulk", &text).expect(200);
+    assert_within(&server, BUDGET);
 }

@@ -107,6 +107,24 @@ fn the_memory_of_incomplete_bodies_is_bounded() {
     assert_eq!(server.connect().get("/").status, 200);
 }
 
+#[test]
+fn the_memory_of_incomplete_heads_is_bounded() {
+    let server = serve(Settings { max_memory: 100_000, ..settings() }, |_| Response::new(200));
+    let mut clients: Vec<_> = (0..20).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.send(format!("GET / HTTP/1.1\r\nHost: h\r\nX: {}", "x".repeat(9000)));
+    }
+    // One address has two thirds.
+    server.until("most are closed", |stats| stats.open_connections <= 7);
+    assert_eq!(server.connect().get("/").status, 200);
+    drop(clients);
+    server.until("all are gone", |stats| stats.open_connections == 0);
+    let mut client = server.connect();
+    client.send(format!("GET / HTTP/1.1\r\nHost: h\r\nX: {}", "x".repeat(9000)));
+    client.send("\r\n\r\n");
+    assert_eq!(client.reply().status, 200, "what they held is free again");
+}
+
 /// Run by the next test in a process of its own that has few descriptors.
 #[test]
 #[ignore = "a part of another test"]

@@ -106,7 +106,7 @@ fn render(
     let mut models = call.app.models.names(Purpose::Text).unwrap_or_default();
     models.retain(|name| caller.may_call(name));
     let mut session = call.app.db.session()?;
-    let documents = store::page(&mut session, &caller.user.id, None, SHOWN_DOCUMENTS, false, i64::MAX)?;
+    let documents = store::page_of_titles(&mut session, &caller.user.id, None, SHOWN_DOCUMENTS)?;
     let cost = match &answer {
         Some(_) => lists::newest(&mut session, &caller.user.id, "web", 1)?.pop(),
         None => None,
