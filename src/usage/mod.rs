@@ -28,7 +28,7 @@ mod meter;
 mod price;
 mod price_list;
 mod queue;
-mod record;
+pub mod record;
 mod recovery;
 mod replay;
 mod spill;

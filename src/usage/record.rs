@@ -31,7 +31,7 @@ pub(super) const LONGEST_RECORD: usize = PREFIX + TAG + LONGEST;
 
 /// Who may have written a journal.
 #[derive(Clone)]
-pub(super) enum Origin {
+pub enum Origin {
     /// Whoever knows this key: records have codes.
     Key(hmac::Key),
     /// An older release: records have none.
@@ -40,7 +40,7 @@ pub(super) enum Origin {
 
 impl Origin {
     /// A server on the database with this key.
-    pub(super) fn of(key: &[u8]) -> Origin {
+    pub fn of(key: &[u8]) -> Origin {
         Origin::Key(hmac::Key::new(hmac::HMAC_SHA256, key))
     }
 
@@ -54,7 +54,7 @@ impl Origin {
 }
 
 /// What stands at the start of some bytes.
-pub(super) enum Found {
+pub enum Found {
     /// A record of this length.
     Record(Box<Event>, usize),
     /// Bytes of this length that are whole and must not be charged: their code is wrong, or no server makes such a charge.
@@ -67,7 +67,7 @@ pub(super) enum Found {
 ///
 /// # Errors
 /// The event cannot be written as JSON, or is too long. Neither is possible for an event made from a charge.
-pub(super) fn write(event: &Event, origin: &Origin, out: &mut Vec<u8>) -> std::io::Result<()> {
+pub fn write(event: &Event, origin: &Origin, out: &mut Vec<u8>) -> std::io::Result<()> {
     let (start, header) = (out.len(), origin.header());
     out.resize(start + header, 0);
     serde_json::to_writer(&mut *out, event)?;
@@ -85,7 +85,7 @@ pub(super) fn write(event: &Event, origin: &Origin, out: &mut Vec<u8>) -> std::i
 }
 
 /// What stands at the start of `bytes`.
-pub(super) fn read(bytes: &[u8], origin: &Origin) -> Found {
+pub fn read(bytes: &[u8], origin: &Origin) -> Found {
     let Some((payload, tag)) = payload(bytes, origin.header()) else { return Found::Nothing };
     let length = origin.header() + payload.len();
     if let Origin::Key(key) = origin
