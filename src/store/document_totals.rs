@@ -1,4 +1,5 @@
-//! Table `document_totals`: what the documents of each account take. Triggers keep it.
+//! Table `document_totals`: what the documents of each account take. The statements of
+//! [`documents`](super::documents) that are called most keep it themselves; triggers do it for all others.
 
 use super::row::{Record, record};
 use crate::config::DocumentQuota;
@@ -35,12 +36,19 @@ impl<T> Added<T> {
     }
 }
 
-/// What the user's documents take; 0 if there is no such user.
+/// What the user's documents take; `None` if there is no such user.
+///
+/// # Errors
+/// See [`Error`].
+pub fn find(db: &mut impl Executor, user_id: &str) -> Result<Option<DocumentTotals>, Error> {
+    const SQL: &str = concat!("SELECT ", columns!(), " FROM document_totals t WHERE t.user_id = $1");
+    db.query_opt(SQL, &[&user_id])?.as_ref().map(DocumentTotals::from_row).transpose()
+}
+
+/// The same; 0 if there is no such user.
 ///
 /// # Errors
 /// See [`Error`].
 pub fn of_user(db: &mut impl Executor, user_id: &str) -> Result<DocumentTotals, Error> {
-    const SQL: &str = concat!("SELECT ", columns!(), " FROM document_totals t WHERE t.user_id = $1");
-    let row = db.query_opt(SQL, &[&user_id])?;
-    row.map_or(Ok(DocumentTotals { documents: 0, bytes: 0 }), |row| DocumentTotals::from_row(&row))
+    Ok(find(db, user_id)?.unwrap_or(DocumentTotals { documents: 0, bytes: 0 }))
 }

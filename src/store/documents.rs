@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::document_totals::{Added, DocumentTotals};
+use super::document_totals::{self, Added};
 use super::row::{Record, record};
 use crate::config::DocumentQuota;
 use crate::db::{Error, Executor, Param};
@@ -163,23 +163,23 @@ pub fn insert(
     content: Option<&str>,
     quota: DocumentQuota,
 ) -> Result<Added<i64>, Error> {
-    // The account's row of totals stays locked until the trigger has updated it. The account comes first, as whoever
-    // deletes it locks it first.
-    const SQL: &str = "WITH t AS (
-            SELECT t.documents, t.bytes FROM users u JOIN document_totals t ON t.user_id = u.id
-            WHERE u.id = $2 FOR KEY SHARE OF u FOR NO KEY UPDATE OF t),
+    // The account comes first, as whoever deletes it locks it first.
+    const SQL: &str = "WITH account AS (SELECT u.id AS account_id FROM users u WHERE u.id = $2 FOR KEY SHARE),
+        counted AS (
+            UPDATE document_totals t
+            SET documents = t.documents + 1, bytes = t.bytes + textgen_document_bytes($3, $4)
+            FROM account
+            WHERE t.user_id = account_id AND t.documents < $5 AND t.bytes + textgen_document_bytes($3, $4) <= $6
+            RETURNING t.user_id AS counted_for),
         added AS (
-            INSERT INTO documents (id, user_id, title, content)
-            SELECT $1, $2, $3, $4 FROM t
-            WHERE t.documents < $5 AND t.bytes + textgen_document_bytes($3, $4) <= $6 RETURNING version)
-        SELECT t.documents, t.bytes, (SELECT version FROM added) FROM t";
+            INSERT INTO documents (id, user_id, title, content) SELECT $1, counted_for, $3, $4 FROM counted
+            RETURNING version, textgen_note_counted())
+        SELECT version FROM added";
     let DocumentQuota { documents, bytes } = quota;
-    let row = db.query_opt(SQL, &[&id, &user_id, &title, &content, &documents, &bytes])?;
-    let Some(row) = row else { return Ok(Added::Nothing) };
-    Ok(match row.try_get(2)? {
-        Some(version) => Added::Done(version),
-        None => Added::refused(DocumentTotals::from_row(&row)?, quota),
-    })
+    match db.query_opt(SQL, &[&id, &user_id, &title, &content, &documents, &bytes])? {
+        Some(row) => Ok(Added::Done(row.try_get(0)?)),
+        None => Ok(document_totals::find(db, user_id)?.map_or(Added::Nothing, |totals| Added::refused(totals, quota))),
+    }
 }
 
 /// What a save changes; `None` leaves a field as it is.
@@ -205,19 +205,20 @@ pub fn update(
     change: Change<'_>,
     quota: DocumentQuota,
 ) -> Result<Added<i64>, Error> {
-    // The document is locked before the totals, as triggers do it: `t` is read only once there is one.
+    // The document is locked before the totals, as triggers do it.
     const SQL: &str = "WITH found AS (
             SELECT id AS found_id, textgen_document_bytes(coalesce($3, title), CASE WHEN $4 THEN $5 ELSE content END)
                 - textgen_document_bytes(title, content) AS growth
             FROM documents WHERE id = $1 AND user_id = $2 AND ($6::bigint IS NULL OR version = $6)
             FOR NO KEY UPDATE),
-        t AS (
-            SELECT t.bytes FROM document_totals t WHERE t.user_id = $2 AND EXISTS (SELECT FROM found)
-            FOR NO KEY UPDATE),
+        counted AS (
+            UPDATE document_totals t SET bytes = t.bytes + growth FROM found
+            WHERE t.user_id = $2 AND growth <> 0 AND (growth < 0 OR t.bytes + growth <= $7) RETURNING t.user_id),
         saved AS (
             UPDATE documents SET title = coalesce($3, title), content = CASE WHEN $4 THEN $5 ELSE content END,
                 updated = now(), version = version + 1
-            FROM found, t WHERE id = found_id AND (growth <= 0 OR t.bytes + growth <= $7) RETURNING version)
+            FROM found WHERE id = found_id AND (growth = 0 OR EXISTS (SELECT FROM counted))
+            RETURNING version, textgen_note_counted())
         SELECT (SELECT version FROM saved) FROM found";
     let Change { title, content, version } = change;
     let params: [&dyn Param; 7] =

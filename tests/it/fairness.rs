@@ -7,8 +7,8 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::harness::{PASSWORD, Raw, Reply, Server, TestDb, Upstream, User, charges, soon};
 use crate::floods::REFUSED_PAUSE;
+use crate::harness::{PASSWORD, Raw, Reply, Server, TestDb, Upstream, User, charges, soon};
 use crate::recordings::{heard, multipart, wav};
 
 const CHAT: &str = "/v1/chat/completions";
