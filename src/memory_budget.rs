@@ -27,6 +27,8 @@ pub struct MemoryBudget {
     /// its two counters, which only a party that shares both of them can raise. Nobody can choose to, as the hashes are
     /// secret.
     held: [Table; 2],
+    /// The same for [groups](Party::group) of networks.
+    held_by_groups: [Table; 2],
     refused: AtomicU64,
 }
 
@@ -50,7 +52,8 @@ impl MemoryBudget {
     /// One of so many bytes.
     pub fn new(most: usize) -> MemoryBudget {
         let (used, refused) = (AtomicUsize::new(0), AtomicU64::new(0));
-        MemoryBudget { most, used, held: [Table::new(), Table::new()], refused }
+        let tables = || [Table::new(), Table::new()];
+        MemoryBudget { most, used, held: tables(), held_by_groups: tables(), refused }
     }
 
     /// All of it, in bytes.
@@ -80,10 +83,12 @@ impl MemoryBudget {
             self.refused.fetch_add(1, Relaxed);
             return Err(Refused::Full);
         };
-        let held = self.held.each_ref().map(|table| table.of(party).fetch_add(bytes, Relaxed));
-        let held = held.into_iter().min().unwrap_or(0);
+        let add = |counter: &AtomicUsize| counter.fetch_add(bytes, Relaxed);
+        let [held, held_by_group] =
+            self.counters(party).map(|each| each.into_iter().flatten().map(add).min().unwrap_or(0));
         // Whoever has nothing gets what there is.
-        if held == 0 || party == Party::Process || held.saturating_add(bytes) <= SHARE.saturating_mul(free) {
+        let has_share = |held: usize| held == 0 || held.saturating_add(bytes) <= SHARE.saturating_mul(free);
+        if party == Party::Process || (has_share(held) && has_share(held_by_group)) {
             return Ok(());
         }
         self.give_back(party, bytes);
@@ -92,16 +97,23 @@ impl MemoryBudget {
 
     fn take_regardless(&self, party: Party, bytes: usize) {
         self.used.fetch_add(bytes, Relaxed);
-        for table in &self.held {
-            table.of(party).fetch_add(bytes, Relaxed);
+        for counter in self.counters(party).into_iter().flatten().flatten() {
+            counter.fetch_add(bytes, Relaxed);
         }
     }
 
     fn give_back(&self, party: Party, bytes: usize) {
         self.used.fetch_sub(bytes, Relaxed);
-        for table in &self.held {
-            table.of(party).fetch_sub(bytes, Relaxed);
+        for counter in self.counters(party).into_iter().flatten().flatten() {
+            counter.fetch_sub(bytes, Relaxed);
         }
+    }
+
+    /// What counts what a party holds, and its group if it is one of several in that.
+    fn counters(&self, party: Party) -> [[Option<&AtomicUsize>; 2]; 2] {
+        let group = matches!(party, Party::Network(_)).then(|| party.group());
+        let own = self.held.each_ref().map(|table| Some(table.of(party)));
+        [own, self.held_by_groups.each_ref().map(|table| group.map(|group| table.of(group)))]
     }
 }
 
@@ -260,6 +272,21 @@ mod tests {
         drop((first, second, small));
         assert_eq!(budget.used(), 0);
         assert_eq!(filled(&budget, Party::Process, 1000).0.bytes, 9_000_000);
+    }
+
+    #[test]
+    fn all_addresses_of_a_site_have_together_what_one_has() {
+        for addresses in
+            [["10.0.0.1", "10.0.0.2", "10.0.0.3"], ["2001:db8:1:1::1", "2001:db8:1:2::1", "2001:db8:1:3::1"]]
+        {
+            let budget = Arc::new(MemoryBudget::new(9_000_000));
+            let party = |address: &str| Party::network(address.parse().unwrap());
+            let held: Vec<_> = addresses.iter().map(|address| filled(&budget, party(address), 1000).0).collect();
+            assert_eq!(held.iter().map(|held| held.bytes).sum::<usize>(), 6_000_000);
+            assert_eq!(filled(&budget, party("10.0.1.1"), 1000).0.bytes, 2_000_000);
+            drop(held);
+            assert_eq!((budget.used(), filled(&budget, party(addresses[2]), 1000).0.bytes), (0, 6_000_000));
+        }
     }
 
     #[test]

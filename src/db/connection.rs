@@ -154,6 +154,8 @@ pub struct ConnectionManager {
     wants_read_write: bool,
     /// Who waits for a connection.
     waiting: Bulkhead,
+    /// Whether no connection is made that nobody waits for, where the server has few.
+    yields: bool,
 }
 
 /// Why no connection was made.
@@ -175,6 +177,7 @@ impl ConnectionManager {
         prepares: bool,
         health: Arc<Health>,
         waiting: Bulkhead,
+        yields: bool,
     ) -> ConnectionManager {
         if prepares {
             let options = format!("-c statement_timeout={}", STATEMENT_TIMEOUT.as_millis());
@@ -183,7 +186,7 @@ impl ConnectionManager {
             config.set_options(&options);
         }
         let wants_read_write = config.driver().get_target_session_attrs() == TargetSessionAttrs::ReadWrite;
-        ConnectionManager { config, health, prepares, wants_read_write, waiting }
+        ConnectionManager { config, health, prepares, wants_read_write, waiting, yields }
     }
 
     /// Whether there are so many connections at least and nobody waits for one.
@@ -206,7 +209,8 @@ impl r2d2::ManageConnection for ConnectionManager {
 
     fn connect(&self) -> Result<Connection, ConnectError> {
         // The pool repeats what failed until it succeeds, also when it is not needed any more.
-        if scarcity::was_met() && self.has_enough(1) {
+        let is_down = || self.health.down.lock().is_some();
+        if self.yields && scarcity::is_recent() && self.has_enough(1) && !is_down() {
             return Err(ConnectError::NotNeeded);
         }
         let losses_seen = self.health.losses();

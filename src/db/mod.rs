@@ -155,7 +155,7 @@ impl Database {
     pub fn new(config: ConnectConfig, prepares: bool, size: u32) -> Database {
         let health = Arc::new(Health::new());
         let waiting = Bulkhead::new(size as usize * WAITERS_PER_CONNECTION);
-        let pool = |config, size, idle_timeout| {
+        let pool = |config, size, idle_timeout, yields| {
             r2d2::Pool::builder()
                 .max_size(size)
                 .min_idle(Some(0))
@@ -163,9 +163,10 @@ impl Database {
                 .connection_timeout(CHECKOUT_TIMEOUT)
                 .idle_timeout(Some(idle_timeout))
                 .error_handler(Box::new(r2d2::NopErrorHandler))
-                .build_unchecked(ConnectionManager::new(config, prepares, health.clone(), waiting.clone()))
+                .build_unchecked(ConnectionManager::new(config, prepares, health.clone(), waiting.clone(), yields))
         };
-        let (spare, pool) = (pool(config.clone(), 1, SPARE_IDLE_TIMEOUT), pool(config, size, IDLE_TIMEOUT));
+        let spare = pool(config.clone(), 1, SPARE_IDLE_TIMEOUT, false);
+        let pool = pool(config, size, IDLE_TIMEOUT, true);
         Database { pool, spare, health, size: size as usize, waiting }
     }
 

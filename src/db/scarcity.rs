@@ -24,11 +24,6 @@ pub(super) fn met(reason: &str) {
     }
 }
 
-/// Whether a connection was ever refused.
-pub(super) fn was_met() -> bool {
-    LATEST.load(Ordering::Acquire) != 0
-}
-
 /// Whether one was refused a short while ago.
 pub(super) fn is_recent() -> bool {
     let latest = LATEST.load(Ordering::Acquire);

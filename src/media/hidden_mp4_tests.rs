@@ -156,3 +156,16 @@ fn packets_of_aac_do_not_start_with_a_header() {
     });
     assert_eq!(whole(&[&before[..], &boxed(b"moov", &joined(&moved))].concat()), Err(NotMeasurable::Broken));
 }
+
+#[test]
+fn tracks_have_ids_of_their_own_and_packets_do_not_overlap() {
+    let (before, moov) = parts();
+    let mut two = moov.clone();
+    let track = moov.iter().find(|(name, _)| name == b"trak").unwrap().clone();
+    two.push(track);
+    assert_eq!(whole(&[&before[..], &boxed(b"moov", &joined(&two))].concat()), Err(NotMeasurable::Broken));
+    // With another id, it has the same packets.
+    let id = |content: &mut Vec<u8>| content[12..16].copy_from_slice(&77_u32.to_be_bytes());
+    replaced(&mut two.split_at_mut(moov.len()).1[..], &[b"trak", b"tkhd"], &mut { id });
+    assert_eq!(whole(&[&before[..], &boxed(b"moov", &joined(&two))].concat()), Err(NotMeasurable::Broken));
+}

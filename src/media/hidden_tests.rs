@@ -109,6 +109,16 @@ fn tags_of_mp3_hide_no_frames() {
     is_not_less(&whole(&[&first[..], &hiding].concat()), 8 * 60 * 60);
 }
 
+/// Where each byte was searched again for each one before it, this would take hours.
+#[test]
+fn junk_is_searched_once() {
+    for pair in [[0xff, 0], [b'I', b'I'], [b'A', 0xff]] {
+        let mut file = b"ID3\x04\0\0\0\0\0\0".to_vec();
+        file.extend(pair.into_iter().cycle().take(8 << 20));
+        assert!(whole(&file).is_err());
+    }
+}
+
 /// A frame of FLAC of 4096 samples with a right checksum, and this many bytes behind its header.
 fn flac_frame(number: u8, rate: u8, channels: u8, bytes: usize) -> Vec<u8> {
     let mut frame = vec![0xff, 0xf8, 0xc0 | rate, channels << 4 | 8, number];

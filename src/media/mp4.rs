@@ -12,6 +12,7 @@ use super::mp4_boxes::{has_box, is_in_place, is_without_audio};
 use super::mp4_codec::coding;
 use super::mp4_place::{Data, HEADER};
 use super::mp4_track::Track;
+use super::packets::Coding;
 use super::walk::{
     MAX_STREAMS, Measured, NotMeasurable, Result, Step, Unexplained, Walk, Window, big_endian, play_time, u32_be,
 };
@@ -144,6 +145,11 @@ impl Walk for Mp4 {
         if duration.is_zero() {
             return Err(NotMeasurable::NoFrames);
         }
+        // Packets that lie in one another are those of no encoder, and would be looked at again and again.
+        let of_aac = |track: &&Track| matches!(track.coding, Some(Ok(Coding::Aac { .. })));
+        if audio().filter(of_aac).map(|track| track.bytes).fold(0, u64::saturating_add) > self.data.bytes {
+            return Err(NotMeasurable::Broken);
+        }
         audio().try_for_each(|track| track.places.check(&self.data))?;
         let packets = self.tracks.iter().map(|track| track.bytes).fold(0, u64::saturating_add);
         let mut unexplained = self.unexplained;
@@ -253,7 +259,7 @@ impl Mp4 {
     fn describe(&mut self, name: [u8; 4], content: &[u8], is_long: bool, at: u64, end: u64) -> Option<()> {
         let Some(track) = self.tracks.last_mut() else { return Some(()) };
         match &name {
-            b"tkhd" => track.id = u32_be(content, if is_long { 20 } else { 12 })?,
+            b"tkhd" => return self.track_header(u32_be(content, if is_long { 20 } else { 12 })?),
             b"mdhd" => {
                 track.timescale = u32_be(content, if is_long { 20 } else { 12 })?;
                 let declared = if is_long { content.get(24..32)? } else { content.get(16..20)? };
@@ -311,6 +317,13 @@ impl Mp4 {
         Some(())
     }
 
+    /// The current track has this id; `None` if another one has it, so that nobody knows which one fragments are for.
+    fn track_header(&mut self, id: u32) -> Option<()> {
+        let is_known = self.tracks.iter().any(|track| track.id == id);
+        self.tracks.last_mut()?.id = id;
+        (id != 0 && !is_known).then_some(())
+    }
+
     /// Parses the start of a track run (`trun`), which describes packets of a fragment.
     fn track_run(&mut self, content: &[u8], flags: u32, at: u64, end: u64) -> Option<()> {
         let declared = u32_be(content, 4)?;
@@ -324,7 +337,7 @@ impl Mp4 {
             self.fragment.next = self.fragment.base.checked_add_signed(offset)?;
         }
         let Fragment { id, ticks, size, next, .. } = self.fragment;
-        for track in self.tracks.iter_mut().filter(|track| track.id == id) {
+        for track in self.tracks.iter_mut().filter(|track| track.id == id && id != 0) {
             let count = u64::from(declared);
             track.in_fragments = track.in_fragments.saturating_add(count);
             if !has_ticks {
@@ -368,7 +381,7 @@ impl Mp4 {
         let TableKind::Run { has_ticks, has_size } = kind else { return self.sample_entry(kind, entry, first, second) };
         let (ticks, size) = (if has_ticks { first } else { 0 }, if has_ticks { second } else { first });
         let (id, size) = (self.fragment.id, has_size.then_some(size));
-        for track in self.tracks.iter_mut().filter(|track| track.id == id) {
+        for track in self.tracks.iter_mut().filter(|track| track.id == id && id != 0) {
             track.ticks = track.ticks.saturating_add(u64::from(ticks));
             if let Some(size) = size {
                 track.add_bytes(size);

@@ -157,9 +157,7 @@ impl Walk for Mpeg {
         }
         self.note_tag(bytes, at);
         let Some(frame) = Frame::parse(bytes) else {
-            let next = bytes.get(1..).and_then(|rest| memchr::memchr(0xff, rest)).map_or(bytes.len(), |n| n + 1);
-            // Every byte where a tag may start must become the start of a window.
-            return Ok(self.skip_junk(window, if is_last { 1 } else { next.min(tag_distance(bytes)) }));
+            return Ok(self.skip_junk(window, if is_last { 1 } else { distance(bytes) }));
         };
         if bytes.len() < frame.bytes + HEADER && !is_last {
             return Ok(Step::Need(frame.bytes + HEADER));
@@ -202,9 +200,10 @@ impl Walk for Mpeg {
     }
 }
 
-/// The distance to the next byte at which a tag may start.
-fn tag_distance(bytes: &[u8]) -> usize {
-    bytes.get(1..).and_then(|rest| memchr::memchr2(b'I', b'A', rest)).map_or(bytes.len(), |n| n + 1)
+/// The distance to the next byte at which a frame or a tag may start. One search for all of them: what is looked at is
+/// skipped then, so that no input is searched again and again.
+fn distance(bytes: &[u8]) -> usize {
+    bytes.get(1..).and_then(|rest| memchr::memchr3(0xff, b'I', b'A', rest)).map_or(bytes.len(), |n| n + 1)
 }
 
 impl Mpeg {

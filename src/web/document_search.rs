@@ -16,7 +16,10 @@ use crate::web::cursor;
 const LONGEST: Duration = Duration::from_secs(1);
 
 /// Documents of the first piece, and of the largest one.
-const PIECE: (usize, usize) = (64, 512);
+const PIECE: (usize, usize) = (8, 512);
+
+/// The longest text that is searched for, in characters. The database compares it with each place of a document.
+pub(super) const LONGEST_TEXT: usize = 200;
 
 /// Pieces that take less time than this are made larger.
 const QUICK: Duration = Duration::from_millis(50);

@@ -40,6 +40,10 @@ fn titles_and_the_beginning_of_texts_are_searched() {
         &user.browser,
         &json!({"title": "An EMILE elsewhere", "content": padding(SEARCHED_CHARACTERS) + "Émile" + &padding(1000)}),
     );
+    let long = "w".repeat(200);
+    let wordy = save(&user.browser, &json!({"title": "w", "content": long}));
+    let cut = search(&user.browser, &(long + "x"));
+    assert!(cut.contains(&format!("/documents/{wordy}\"")), "no more than 200 characters are searched for: {cut}");
     let empty = save(&user.browser, &json!({"title": "nothing in it", "content": null}));
     for (query, found) in [
         ("éMILE", vec![&near]),

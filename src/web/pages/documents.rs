@@ -11,7 +11,7 @@ use crate::store::deleted_documents::{self, DeletedDocument, KEPT_DAYS};
 use crate::store::document_totals::{self, DocumentTotals};
 use crate::store::documents::DocumentSummary;
 use crate::web::cursor;
-use crate::web::document_search::{self, Found};
+use crate::web::document_search::{self, Found, LONGEST_TEXT};
 use crate::web::documents::{UNTITLED, delete_one, insert, quota, restore_one};
 use crate::web::{Answer, fields};
 
@@ -45,7 +45,8 @@ struct DeletedPage {
 
 /// `GET /documents?q=&after=`.
 pub(in crate::web) fn list(call: &mut Call<'_>, caller: &Caller) -> Answer {
-    let (query, after) = (query_text(call, "q"), query_text(call, "after"));
+    let query: String = query_text(call, "q").chars().take(LONGEST_TEXT).collect();
+    let after = query_text(call, "after");
     let position = cursor::parse(&after);
     let Found { documents, next } = document_search::page(call.app, &caller.user.id, &query, position, PAGE)?;
     let (usage, quota) = (document_totals::of_user(&mut call.app.db.session()?, &caller.user.id)?, quota(call));
