@@ -8,6 +8,7 @@
 
 use std::cell::RefCell;
 use std::hash::{BuildHasher, RandomState};
+use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
@@ -15,6 +16,9 @@ use crate::blocking::{Party, Refused};
 
 /// Bytes that a party may hold for each one that is free.
 const SHARE: usize = 2;
+
+/// More bytes than this are [large](reserve_if_large).
+const SMALL: usize = 64 * 1024;
 
 /// Counters of each table.
 const COUNTERS: usize = 4096;
@@ -193,6 +197,41 @@ pub fn install(budget: Arc<MemoryBudget>) {
 /// There are none for its party.
 pub fn reserve(bytes: usize) -> Result<(), Refused> {
     REQUEST.with_borrow_mut(|request| with_budget(request).map_or(Ok(()), |request| request.grow(bytes)))
+}
+
+/// The same, unless it is so little that many requests with as much do no harm.
+///
+/// # Errors
+/// As [`reserve`].
+pub fn reserve_if_large(bytes: usize) -> Result<(), Refused> {
+    if bytes > SMALL { reserve(bytes) } else { Ok(()) }
+}
+
+/// Reads on until `bytes` has `most` bytes, or to the end of the source. `take` is told of the memory for each piece before
+/// it is taken, from `first` on twice as much each time: a source that only says that it has much takes little.
+///
+/// # Errors
+/// Those of `take` and of the source.
+pub fn read_up_to<E: From<io::Error>>(
+    source: &mut dyn Read,
+    bytes: &mut Vec<u8>,
+    (first, most): (usize, usize),
+    take: impl Fn(usize) -> Result<(), E>,
+) -> Result<(), E> {
+    while bytes.len() < most {
+        let (length, capacity) = (bytes.len(), bytes.capacity());
+        if length == capacity {
+            let wanted = most.min((2 * capacity).max(first));
+            take(wanted - capacity)?;
+            bytes.reserve_exact(wanted - length);
+        }
+        let room = bytes.capacity().min(most) - length;
+        // Never more than there is room for, so that the vector does not grow by itself.
+        if source.take(room as u64).read_to_end(bytes)? < room {
+            return Ok(());
+        }
+    }
+    Ok(())
 }
 
 /// Gives back so many bytes of what was reserved for the request that this thread works on.

@@ -59,8 +59,8 @@ impl KeyChange {
     }
 }
 
-/// Makes a key of an account that may have `most`. One that a key makes has its limits, unless it is given narrower ones; `author` is `None`
-/// for an operator. To be called in a transaction.
+/// Makes a key of an account that may have `most`. One that a key makes has its limits, unless it is given narrower ones;
+/// `author` is `None` for an operator. To be called in a transaction.
 ///
 /// # Errors
 /// 403 if the key would be more than its author; those of [`keys::create`].

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::throttle::{Allowance, MAX_COUNTERS, make_room, remaining_wait};
+use super::throttle::{Allowance, count_each, remaining_wait};
 use crate::blocking::{network_of, site_of};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -59,11 +59,7 @@ impl SignUps {
         if let Some(longest) = self.subjects(address).filter_map(wait).max() {
             return Err(longest);
         }
-        make_room(&mut full_at, now, MAX_COUNTERS);
-        for (subject, allowance) in self.subjects(address) {
-            let at = full_at.entry(subject).or_insert(now);
-            *at = (*at).max(now) + allowance.refill;
-        }
+        count_each(&mut full_at, self.subjects(address), now);
         Ok(SignUp { sign_ups: self, address, counts: false })
     }
 

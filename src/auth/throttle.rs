@@ -6,6 +6,7 @@
 //! in counts against nothing but that device and account, so others behind its address cannot lock it out.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -31,7 +32,7 @@ const CONFIRMATION: Allowance = Allowance { burst: 10, refill: Duration::from_se
 
 /// Maximum number of counters. Beyond it, those that have expired are dropped or, if there are none, a tenth: those that
 /// would expire first.
-pub(super) const MAX_COUNTERS: usize = 200_000;
+const MAX_COUNTERS: usize = 200_000;
 
 /// Maximum number of attempts that wait for others to finish. Each of them occupies a thread.
 const MAX_WAITING: usize = 128;
@@ -231,11 +232,20 @@ impl Attempts {
     }
 
     fn count<'s>(&mut self, failed: impl Iterator<Item = &'s Subject>, now: Instant) {
-        make_room(&mut self.full_at, now, MAX_COUNTERS);
-        for subject in failed {
-            let at = self.full_at.entry(subject.clone()).or_insert(now);
-            *at = (*at).max(now) + subject.allowance().refill;
-        }
+        count_each(&mut self.full_at, failed.map(|subject| (subject.clone(), subject.allowance())), now);
+    }
+}
+
+/// One more of each subject's allowance is used.
+pub(super) fn count_each<'a, S: Eq + Hash>(
+    full_at: &mut HashMap<S, Instant>,
+    subjects: impl Iterator<Item = (S, &'a Allowance)>,
+    now: Instant,
+) {
+    make_room(full_at, now, MAX_COUNTERS);
+    for (subject, allowance) in subjects {
+        let at = full_at.entry(subject).or_insert(now);
+        *at = (*at).max(now) + allowance.refill;
     }
 }
 
@@ -247,7 +257,7 @@ pub(super) fn remaining_wait(full_at: Instant, allowance: &Allowance, now: Insta
 }
 
 /// Forgets counters once there are as many as `most`; see [`MAX_COUNTERS`].
-pub(super) fn make_room<S>(full_at: &mut HashMap<S, Instant>, now: Instant, most: usize) {
+fn make_room<S>(full_at: &mut HashMap<S, Instant>, now: Instant, most: usize) {
     if full_at.len() < most {
         return;
     }

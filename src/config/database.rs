@@ -12,9 +12,9 @@ use postgres::config::{ChannelBinding, Host, SslNegotiation};
 pub enum SslMode {
     /// Nothing is encrypted.
     Disable,
-    /// Encrypted only if the server demands it.
+    /// Encrypted only if the server demands it; nothing is checked.
     Allow,
-    /// Encrypted if the server can; nothing is checked. `allow` means the same.
+    /// Encrypted if the server can; nothing is checked.
     Prefer,
     /// Encrypted; nothing is checked.
     Require,

@@ -64,22 +64,12 @@ impl Reply {
     /// As there.
     pub fn read_all(&mut self, limit: usize) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        while bytes.len() <= limit {
-            let (length, capacity) = (bytes.len(), bytes.capacity());
-            if length == capacity {
-                let more = capacity.clamp(FIRST_PIECE, limit.max(FIRST_PIECE));
-                memory_budget::count(more);
-                bytes.reserve_exact(more);
-            }
-            let room = bytes.capacity() - length;
-            // Never more than there is room for, so that the vector does not grow by itself.
-            match self.by_ref().take(room as u64).read_to_end(&mut bytes) {
-                Ok(n) if n < room && bytes.len() <= limit => return Ok(bytes),
-                Ok(_) => {}
-                Err(e) => return Err(self.broken(&e)),
-            }
-        }
-        Err(Error::Upstream(502, "The model server's reply is too long"))
+        let count = |more| {
+            memory_budget::count(more);
+            Ok::<_, io::Error>(())
+        };
+        memory_budget::read_up_to(self, &mut bytes, (FIRST_PIECE, limit + 1), count).map_err(|e| self.broken(&e))?;
+        if bytes.len() > limit { Err(Error::Upstream(502, "The model server's reply is too long")) } else { Ok(bytes) }
     }
 
     /// Why reading failed: the client has left, or the server failed, which is noted.

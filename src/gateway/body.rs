@@ -10,9 +10,6 @@ use crate::http::object::Object;
 use crate::memory_budget;
 use crate::protocol::strict;
 
-/// A body of up to this many bytes is copied without a reservation.
-const MAX_UNRESERVED: usize = 64 * 1024;
-
 /// The fields that decide what a request costs.
 const CHARGED_FIELDS: [&str; 12] = [
     "model",
@@ -99,10 +96,8 @@ pub fn check_names<'n>(names: impl IntoIterator<Item = &'n str>) -> Result<()> {
 /// # Errors
 /// 400 for one that is not valid, or that the model server could read otherwise than textgen does.
 pub fn json_object(body: &[u8]) -> Result<Object<'_>> {
-    if body.len() > MAX_UNRESERVED {
-        // For the copy that is sent.
-        memory_budget::reserve(body.len())?;
-    }
+    // For the copy that is sent.
+    memory_budget::reserve_if_large(body.len())?;
     let mut object = Object::parse(body).map_err(Error::bad)?;
     check_unambiguous(body)?;
     check_names(object.names())?;
@@ -168,8 +163,8 @@ fn check_amounts(object: &mut Object<'_>) -> Result<()> {
 /// # Errors
 /// 400 that names the field and what it may be.
 pub fn check_choice(object: &Object<'_>, name: &'static str, known: &[&str]) -> Result<()> {
-    let is_null = || object.get(name).is_some_and(|value| value.get().trim() == "null");
-    if !object.has(name) || is_null() || object.read::<String>(name).is_some_and(|text| known.contains(&&*text)) {
+    let is_known = || object.read::<String>(name).is_some_and(|text| known.contains(&&*text));
+    if !object.has(name) || is_null(object, name) || is_known() {
         return Ok(());
     }
     Err(Error::bad(format!("{name} must be {}{}", if known.len() > 1 { "one of " } else { "" }, known.join(", "))))
@@ -177,10 +172,14 @@ pub fn check_choice(object: &Object<'_>, name: &'static str, known: &[&str]) -> 
 
 /// Whether a field is given. Null is taken out.
 fn is_given(object: &mut Object<'_>, name: &'static str) -> bool {
-    if object.get(name).is_some_and(|value| value.get().trim() == "null") {
+    if is_null(object, name) {
         object.remove(name);
     }
     object.has(name)
+}
+
+fn is_null(object: &Object<'_>, name: &str) -> bool {
+    object.get(name).is_some_and(|value| value.get().trim() == "null")
 }
 
 /// The fields of a JSON object.

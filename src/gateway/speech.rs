@@ -25,8 +25,8 @@ const MAX_ERROR: usize = 64 * 1024;
 /// disconnected: many servers send it only once they have made all of the audio.
 ///
 /// # Errors
-/// 400 for a format other than audio; 402 if a budget cannot pay for it; those of [`ResolvedModel::send`]; the model server's refusal; 502 for JSON or
-/// text in place of audio.
+/// 400 for a format other than audio; 402 if a budget cannot pay for it; those of [`ResolvedModel::send`]; the model
+/// server's refusal; 502 for JSON or text in place of audio.
 pub fn request(model: &ResolvedModel, object: &Object<'_>) -> Result<Reply> {
     let text = object.read::<String>("input");
     check_choice(object, "stream_format", &["audio"])?;

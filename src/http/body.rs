@@ -85,29 +85,13 @@ impl Body {
         bytes.drain(..std::mem::take(&mut self.read));
         if let Some(rest) = &mut self.rest {
             let declared = self.declared.and_then(|n| usize::try_from(n).ok());
-            read_rest(rest, &mut bytes, declared.unwrap_or(limit.saturating_add(1)))?;
+            let most = declared.unwrap_or(limit.saturating_add(1));
+            memory_budget::read_up_to(rest, &mut bytes, (FIRST_PIECE, most), |more| {
+                memory_budget::reserve(more).map_err(BodyError::from)
+            })?;
         }
         if bytes.len() > limit { Err(BodyError::TooLarge(limit)) } else { Ok(bytes) }
     }
-}
-
-/// Reads on until `bytes` has `most` bytes. Memory is reserved before it is taken, not all at once: a client that only
-/// says that it will send much takes little.
-fn read_rest(rest: &mut (dyn Read + Send), bytes: &mut Vec<u8>, most: usize) -> Result<(), BodyError> {
-    while bytes.len() < most {
-        let (length, capacity) = (bytes.len(), bytes.capacity());
-        if length == capacity {
-            let wanted = most.min((2 * capacity).max(FIRST_PIECE));
-            memory_budget::reserve(wanted - capacity)?;
-            bytes.reserve_exact(wanted - length);
-        }
-        let room = bytes.capacity().min(most) - length;
-        // Never more than there is room for, so that the vector does not grow by itself.
-        if rest.take(room as u64).read_to_end(bytes)? < room {
-            return Ok(());
-        }
-    }
-    Ok(())
 }
 
 impl Read for Body {

@@ -24,9 +24,6 @@ const TEXT_COPIES: usize = 2;
 /// member of an object, with its name and its place in the index, as there is room for four from the first one on.
 const VALUE: usize = 3 * (size_of::<Value>() + size_of::<String>() + 2 * size_of::<usize>());
 
-/// A body of up to this many bytes is parsed without a reservation.
-const MAX_UNRESERVED: usize = 64 * 1024;
-
 /// Named values: text in a form, any type in a JSON object.
 #[derive(Default)]
 pub struct Fields(Map<String, Value>);
@@ -262,10 +259,7 @@ impl Repeated {
 }
 
 fn reserve(bytes: usize) -> Result<(), FieldError> {
-    if bytes > MAX_UNRESERVED {
-        memory_budget::reserve(bytes).map_err(BodyError::from)?;
-    }
-    Ok(())
+    Ok(memory_budget::reserve_if_large(bytes).map_err(BodyError::from)?)
 }
 
 /// Reserves what the values in a JSON text can take when they are parsed.
@@ -273,8 +267,7 @@ fn reserve(bytes: usize) -> Result<(), FieldError> {
 /// # Errors
 /// There is no memory for that.
 pub fn reserve_values(json: &[u8]) -> Result<(), Refused> {
-    let bytes = TEXT_COPIES * json.len() + VALUE * count_values(json);
-    if bytes > MAX_UNRESERVED { memory_budget::reserve(bytes) } else { Ok(()) }
+    memory_budget::reserve_if_large(TEXT_COPIES * json.len() + VALUE * count_values(json))
 }
 
 /// The brackets and commas outside of texts, and one more: no fewer than the values, if it is JSON.

@@ -88,6 +88,11 @@ pub(super) struct Mp4 {
     unexplained: Unexplained,
 }
 
+/// The track that fragments call by this id. Each has another; without one, it is 0.
+fn with_id(tracks: &mut [Track], id: u32) -> Option<&mut Track> {
+    tracks.iter_mut().find(|track| id != 0 && track.id == id)
+}
+
 impl Walk for Mp4 {
     fn step(&mut self, window: Window<'_>) -> Result<Step> {
         if self.table.is_some() {
@@ -227,7 +232,7 @@ impl Mp4 {
             b"mvhd" => self.timescale = u32_be(content, if is_long { 20 } else { 12 })?,
             b"trex" => {
                 let (id, ticks, size) = (u32_be(content, 4)?, u32_be(content, 12)?, u32_be(content, 16)?);
-                for track in self.tracks.iter_mut().filter(|track| track.id == id) {
+                if let Some(track) = with_id(&mut self.tracks, id) {
                     (track.default_ticks, track.default_size) = (ticks, Some(size));
                 }
             }
@@ -337,7 +342,7 @@ impl Mp4 {
             self.fragment.next = self.fragment.base.checked_add_signed(offset)?;
         }
         let Fragment { id, ticks, size, next, .. } = self.fragment;
-        for track in self.tracks.iter_mut().filter(|track| track.id == id && id != 0) {
+        if let Some(track) = with_id(&mut self.tracks, id) {
             let count = u64::from(declared);
             track.in_fragments = track.in_fragments.saturating_add(count);
             if !has_ticks {
@@ -381,7 +386,7 @@ impl Mp4 {
         let TableKind::Run { has_ticks, has_size } = kind else { return self.sample_entry(kind, entry, first, second) };
         let (ticks, size) = (if has_ticks { first } else { 0 }, if has_ticks { second } else { first });
         let (id, size) = (self.fragment.id, has_size.then_some(size));
-        for track in self.tracks.iter_mut().filter(|track| track.id == id && id != 0) {
+        if let Some(track) = with_id(&mut self.tracks, id) {
             track.ticks = track.ticks.saturating_add(u64::from(ticks));
             if let Some(size) = size {
                 track.add_bytes(size);

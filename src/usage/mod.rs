@@ -8,9 +8,9 @@
 //!
 //! From the bottom up: `event` (a charge as a row of the ledger), `price`, `price_list`, `record` (an event as bytes),
 //! `journal` and `recovery` (files), `aside` (charges that are refused for good), `holder` (by which other processes see
-//! that this one lives), `connections`, `queue`, `doubts` (charges that may have been made), `state` (what the threads share), `commit` (events to the
-//! database), `claims` (keys whose first request is running), `spill`, `acknowledge`, `replay`, `day_totals`, `writer`,
-//! `maintenance`, `meter`.
+//! that this one lives), `connections`, `queue`, `doubts` (charges that may have been made), `state` (what the threads
+//! share), `commit` (events to the database), `claims` (keys whose first request is running), `spill`, `acknowledge`,
+//! `replay`, `day_totals`, `writer`, `maintenance`, `meter`.
 
 mod acknowledge;
 mod aside;

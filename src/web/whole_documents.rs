@@ -84,9 +84,7 @@ pub(super) fn reserve_json<'t>(texts: impl IntoIterator<Item = &'t str>) -> Resu
 fn reserve<'t>(texts: impl IntoIterator<Item = &'t str>, written: impl Fn(u8) -> usize) -> Result<usize> {
     let texts = texts.into_iter().map(|text| text.bytes().map(&written).sum::<usize>());
     let size = texts.sum::<usize>() + AROUND;
-    if size > 2 * AROUND {
-        memory_budget::reserve(size)?;
-    }
+    memory_budget::reserve_if_large(size)?;
     Ok(size)
 }
 

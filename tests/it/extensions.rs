@@ -8,7 +8,7 @@ use std::thread;
 use serde_json::{Value, json};
 
 use crate::harness::{Raw, ReceivedRequest, ReplyWriter, Server, TestDb, Upstream, final_charges, only_charge};
-use crate::recordings::{heard, multipart, start, wav};
+use crate::recordings::{heard, multipart, post, start, wav};
 
 const CHAT: &str = "/v1/chat/completions";
 const TRANSCRIPTIONS: &str = "/v1/audio/transcriptions";
@@ -121,7 +121,7 @@ fn fields_that_name_another_recording_are_refused() {
     let client = user.program(&server.audio);
     let wav = wav();
     let message = |path: &str, fields: &[(&str, &[u8])]| {
-        client.send("POST", path, Some(FORM), &multipart(fields)).expect(400).json()["error"]["message"].to_string()
+        post(&client, path, fields).expect(400).json()["error"]["message"].to_string()
     };
     for name in ["url", "file_url", "file_id", "audio_url", "URL"] {
         let elsewhere = (name, &b"https://example.com/long.mp3"[..]);
@@ -153,8 +153,7 @@ fn one_models_refusal_of_verbose_json_is_not_held_against_another() {
     for (model, wav, calls) in
         [(&b"plain"[..], &wav, 2), (b"plain", &wav, 3), (b"other", &wav, 4), (b"other", &large, 5)]
     {
-        let form = multipart(&[("model", model), ("file*", wav)]);
-        client.send("POST", TRANSCRIPTIONS, Some(FORM), &form).expect(200);
+        post(&client, TRANSCRIPTIONS, &[("model", model), ("file*", wav)]).expect(200);
         assert_eq!(upstream.seen().len(), calls, "the retry is remembered");
         let is_verbose = upstream.seen()[calls - 1].text().contains("\r\n\r\nverbose_json\r\n");
         assert_eq!(is_verbose, model == b"other");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::{Address, PASSWORD, Reply, Server, TestDb, at_once};
+use crate::harness::{Address, PASSWORD, Reply, Server, TestDb, at_once, retry_while_unavailable};
 
 /// How soon a client of a flood tries again that was refused. All clients and the server share the processors here: without
 /// a pause, the passwords of others would wait for a turn on one, not for a turn at the server.
@@ -37,7 +37,7 @@ fn sign_ups_from_one_address_are_limited_exactly_and_other_addresses_go_on() {
     let db = TestDb::new();
     let server = Server::start_with(&db, &[PROXY, ("SIGNUPS_PER_ADDRESS", "5")]);
     let web = &server.web;
-    let replies = at_once(20, |n| sign_up(web, "6.6.6.6", &format!("a{n}@x")));
+    let replies = at_once(20, |n| retry_while_unavailable(|| sign_up(web, "6.6.6.6", &format!("a{n}@x"))));
     assert_eq!(replies.iter().filter(|reply| reply.status == 200).count(), 5);
     replies.iter().filter(|reply| reply.status != 200).for_each(assert_held_back);
     assert_eq!(db.count("SELECT count(*) FROM users"), 5);
@@ -63,7 +63,8 @@ fn sign_ups_from_one_network_are_limited() {
     for (network, other) in [("6.6.6.", "6.6.7.1"), ("2001:db8:1:", "2001:db8:2::1")] {
         let is_v6 = network.contains(':');
         let address = |n: usize| format!("{network}{n}{}", if is_v6 { "::1" } else { "" });
-        let replies = at_once(20, |n| sign_up(&server.web, &address(n), &format!("{n}.{is_v6}@x")));
+        let enter = |n: usize| sign_up(&server.web, &address(n), &format!("{n}.{is_v6}@x"));
+        let replies = at_once(20, |n| retry_while_unavailable(|| enter(n)));
         assert_eq!(replies.iter().filter(|reply| reply.status == 200).count(), 6);
         replies.iter().filter(|reply| reply.status != 200).for_each(assert_held_back);
         sign_up(&server.web, other, &format!("other.{is_v6}@x")).expect(200);

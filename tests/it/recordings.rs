@@ -49,7 +49,7 @@ pub(crate) fn multipart(fields: &[(&str, &[u8])]) -> Vec<u8> {
     body
 }
 
-fn post(client: &Client, path: &str, fields: &[(&str, &[u8])]) -> Reply {
+pub fn post(client: &Client, path: &str, fields: &[(&str, &[u8])]) -> Reply {
     client.send("POST", path, Some("multipart/form-data; boundary=bnd"), &multipart(fields))
 }
 
