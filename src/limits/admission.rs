@@ -5,7 +5,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::budgets::Budgets;
-use super::held::Refusal;
+use super::held::{Payment, Refusal};
 use super::service::{Limits, SetAside};
 use super::{Micros, Picos};
 
@@ -25,6 +25,8 @@ pub struct Settled {
     pub holder: Arc<str>,
     /// The budgets of the leases.
     pub budgets: Vec<Arc<str>>,
+    /// The numbers that stand for these in notes of what was charged; none if not all are known.
+    pub numbers: Vec<i64>,
     /// The earliest time that the charge may bear, in microseconds since 1970: so that it does not count in a window
     /// before the one in which it was granted.
     pub earliest: Micros,
@@ -121,19 +123,23 @@ impl Admission {
     /// The request is charged `cost`. `None` if none of its budgets exists any more.
     pub fn settle(self: &Arc<Self>, cost: Picos) -> Option<Settled> {
         let mut set_aside = self.take()?;
-        let (earliest, is_outdated) = self.limits.settle(&mut set_aside, cost);
+        let Payment { earliest, has_outdated, mut numbers } = self.limits.settle(&mut set_aside, cost);
         let budgets: Vec<Arc<str>> = set_aside.budgets.iter().cloned().collect();
         let holder = set_aside.holder.clone();
         self.keep(set_aside);
         let limits = Arc::clone(&self.limits);
+        if numbers.len() < budgets.len() {
+            numbers.clear();
+        }
         holder.filter(|_| !budgets.is_empty()).map(|holder| Settled {
             holder,
             budgets,
+            numbers,
             earliest,
             limits,
             cost,
             is_kept: false,
-            _rest: is_outdated.then(|| Arc::clone(self)),
+            _rest: has_outdated.then(|| Arc::clone(self)),
         })
     }
 

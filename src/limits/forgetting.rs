@@ -88,7 +88,7 @@ impl Held {
 
     /// Whether an answer does not know of grants that this process got: they are lost, as when a standby took over.
     pub(super) fn knows_more(&self, id: &Arc<str>, answer: &Answer) -> bool {
-        self.leases.get(id).is_some_and(|held| held.lease.granted() > answer.0.granted)
+        self.leases.get(id).is_some_and(|held| held.lease.granted() > answer.grant.granted)
     }
 
     /// Whether any lease is held.
@@ -117,7 +117,7 @@ mod tests {
 
     fn answer(granted: Picos, returned: Picos) -> Answer {
         let grant = Grant { granted, returned, window_starts: 0, is_short: false, collects: false, valid_for: None };
-        (grant, 1000)
+        Answer { grant, unspent: 1000, number: 1 }
     }
 
     /// Uses a budget once, in a time of which it returns the end.

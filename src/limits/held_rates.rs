@@ -1,10 +1,10 @@
 //! What a process holds of all rate limits. It knows no clock and no database.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Micros;
-use super::kinds::{Amounts, KINDS, Kind, RateIds, RateStatus};
+use super::kinds::{Amounts, IdMap, KINDS, Kind, Owner, RateIds, RateStatus};
 use super::permits::{COOL_DOWN, PermitAsk, PermitGrant, Permits};
 
 /// The longest that a request waits for a permit that will be ready soon, or that others may hand back.
@@ -43,7 +43,8 @@ const MAX_ASKED: usize = 200;
 /// Permits that a request uses.
 #[derive(Debug)]
 pub(super) struct Taken {
-    pub(super) rate: Arc<str>,
+    /// Whose limit it is.
+    pub(super) owner: Owner,
     pub(super) kind: Kind,
     pub(super) amount: i64,
     ready: Micros,
@@ -73,7 +74,7 @@ pub(super) type Answer = [Option<PermitGrant>; KINDS];
 /// All permits of a process.
 #[derive(Default)]
 pub(super) struct HeldRates {
-    rates: HashMap<Arc<str>, Rate>,
+    rates: IdMap<Rate>,
     /// Those that are to be asked about.
     due: BTreeSet<Arc<str>>,
     next_waiting: u64,
@@ -145,7 +146,12 @@ impl HeldRates {
         let mut waits: Option<Micros> = None;
         let mut asks = false;
         for id in ids.iter() {
-            let rate = self.rates.entry(Arc::clone(id)).or_default();
+            let Some(rate) = self.rates.get_mut(id) else {
+                self.rates.insert(Arc::clone(id), Rate { last_used: now, ..Rate::default() });
+                self.due.insert(Arc::clone(id));
+                asks = true;
+                continue;
+            };
             rate.last_used = now;
             if rate.is_gone {
                 continue;
@@ -199,14 +205,14 @@ impl HeldRates {
     }
 
     fn take(&mut self, ids: &RateIds, wanted: Amounts, now: Micros) -> Vec<Taken> {
-        let mut taken = Vec::new();
-        for id in ids.iter() {
+        let mut taken = Vec::with_capacity(2 * KINDS);
+        for (owner, id) in ids.owned() {
             let Some(rate) = self.rates.get_mut(id).filter(|rate| !rate.is_gone) else { continue };
             for kind in Kind::ALL {
                 let (limit, amount) = (&mut rate.limits[kind as usize], wanted[kind as usize]);
                 let Some(most) = limit.most.filter(|_| amount > 0) else { continue };
                 let ready = limit.permits.take(amount, now, kind == Kind::Concurrent);
-                taken.push(Taken { rate: Arc::clone(id), kind, amount, ready });
+                taken.push(Taken { owner, kind, amount, ready });
                 if limit.permits.is_low(most, now) {
                     self.due.insert(Arc::clone(id));
                 }
@@ -215,14 +221,18 @@ impl HeldRates {
         taken
     }
 
-    /// So many of the permits of a request were not used, or are used no longer.
-    pub(super) fn give_back(&mut self, taken: &Taken, amount: i64, now: Micros) {
-        let Some(rate) = self.rates.get_mut(&taken.rate) else { return };
-        let permits = &mut rate.limits[taken.kind as usize].permits;
-        permits.give_back(amount, taken.ready);
-        permits.return_unused(now);
-        if permits.has_news() || !rate.waiting.is_empty() {
-            self.due.insert(Arc::clone(&taken.rate));
+    /// So many of the permits of a request were not used, or are used no longer: all of this limit.
+    pub(super) fn give_back<'t>(&mut self, id: &Arc<str>, unused: impl Iterator<Item = (&'t Taken, i64)>, now: Micros) {
+        let Some(rate) = self.rates.get_mut(id) else { return };
+        let mut is_due = false;
+        for (taken, amount) in unused {
+            let permits = &mut rate.limits[taken.kind as usize].permits;
+            permits.give_back(amount, taken.ready);
+            permits.return_unused(now);
+            is_due |= permits.has_news() || !rate.waiting.is_empty();
+        }
+        if is_due {
+            self.due.insert(Arc::clone(id));
         }
     }
 

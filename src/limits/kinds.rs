@@ -1,5 +1,6 @@
-//! What rate limits count, and how a caller sees them.
+//! What rate limits count, whose they are, and how a caller sees them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Micros;
@@ -24,6 +25,16 @@ impl Kind {
 /// An amount of each [`Kind`].
 pub(super) type Amounts = [i64; KINDS];
 
+/// Whose limit it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    Account,
+    Key,
+}
+
+/// What is known by the id of a budget or of rate limits. We choose these ids at random, so a quick hash will do.
+pub(super) type IdMap<V> = HashMap<Arc<str>, V, foldhash::fast::RandomState>;
+
 /// The rate limits of a caller, by their ids.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RateIds {
@@ -41,6 +52,12 @@ impl RateIds {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<str>> {
         self.account.iter().chain(&self.key)
+    }
+
+    /// Each with whose it is.
+    pub(super) fn owned(&self) -> impl Iterator<Item = (Owner, &Arc<str>)> {
+        let account = self.account.iter().map(|id| (Owner::Account, id));
+        account.chain(self.key.iter().map(|id| (Owner::Key, id)))
     }
 }
 

@@ -78,11 +78,12 @@ impl Limits {
         let ask = |session: &mut db::Session| leases::ask(session, holder, &requests);
         let answers = ask_registered(&mut session, holder, is_registered, registered, ask)?;
         let grant = |answer: leases::Granted| {
-            let leases::Granted { granted, returned, window_starts, is_short, unspent, collects, valid_micros } =
+            let leases::Granted { granted, returned, window_starts, is_short, unspent, collects, valid_micros, number } =
                 answer;
             let window_starts = Micros::try_from(window_starts.unix_timestamp_nanos() / 1000).unwrap_or(0);
             let valid_for = valid_micros;
-            (Grant { granted, returned, window_starts, is_short, collects, valid_for }, unspent)
+            let grant = Grant { granted, returned, window_starts, is_short, collects, valid_for };
+            Answer { grant, unspent, number }
         };
         Ok(answers.map(|answers| answers.into_iter().map(|answer| answer.map(grant)).collect()))
     }

@@ -60,6 +60,7 @@ impl Held {
 
 #[cfg(test)]
 mod tests {
+    use super::super::held::Answer;
     use super::super::lease::Grant;
     use super::*;
 
@@ -80,7 +81,7 @@ mod tests {
                 collects: false,
                 valid_for: None,
             };
-            held.receive((round, now), &id, Some(&(grant, unspent)), now);
+            held.receive((round, now), &id, Some(&Answer { grant, unspent, number: 1 }), now);
             held.admit(now);
             asked.len()
         };

@@ -4,18 +4,20 @@
 //! says what the database does with each message; `store::leases` does it. A seeded simulation (`simulation_tests`)
 //! runs both through crashes, lost messages, window ends and clock steps.
 //!
-//! From the bottom up: `lease` (one lease), `held` (all leases of a process, and the requests that wait), both without a
-//! clock or I/O, `forgetting` (of those that are not used), `lowered` (limits below what is set aside); `service` (what
+//! From the bottom up: `lease` (one lease), `held` (all leases of a process), `waiting` (requests that wait), all without
+//! a clock or I/O, `forgetting` (of leases that are not used), `lowered` (limits below what is set aside); `service` (what
 //! requests use), with its threads `leasing` (asks the database for leases) and `settling` (settles what was charged, as
 //! `settle_schedule` says); `admission` (what is set aside for one request).
 //!
-//! Rate limits are built in the same way, of permits: `permits` (what is held of one limit), `held_rates` (of all),
+//! Rate limits are built in the same way, of permits: `cooling` (those that were used lately), `permits` (what is
+//! held of one limit), `held_rates` (of all),
 //! `rates` (the thread, and what a request uses), [`permit_book`] (what the database does). `asking` is what both
 //! threads share.
 
 mod admission;
 mod asking;
 mod budgets;
+mod cooling;
 mod credit_model;
 mod forgetting;
 mod held;
@@ -31,6 +33,7 @@ mod rates;
 mod service;
 mod settle_schedule;
 mod settling;
+mod waiting;
 
 use std::time::Duration;
 

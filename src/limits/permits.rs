@@ -1,8 +1,7 @@
 //! What one process holds of one rate limit.
 
-use std::collections::VecDeque;
-
 use super::Micros;
+use super::cooling::Cooling;
 
 /// For how long a permit that was used cannot be used again.
 pub(super) const COOL_DOWN: Micros = 60_000_000;
@@ -36,12 +35,15 @@ const COMFORT: i64 = 32;
 pub struct Permits {
     granted: i64,
     returned: i64,
+    /// All that cannot be used now: those that cool down, and those that are in use until they are given back.
+    used: i64,
+    recent: i64,
+    recent_since: Micros,
+    last_used: Micros,
+    /// Those that cool down.
+    cooling: Cooling,
     /// What the database is known to have taken back.
     return_known: i64,
-    /// Those that cool down: by when they can be used again, in this order, and how many; the last are never none.
-    cooling: VecDeque<(Micros, i64)>,
-    /// All that cannot be used now: these, and those that are in use until they are given back.
-    used: i64,
     /// Those that are in use until they are given back.
     lent: i64,
     /// So many of those in use are to be handed back when they are ready, as the limit has changed.
@@ -50,9 +52,6 @@ pub struct Permits {
     wanted_until: Micros,
     /// Whether the database is to be asked what is held: an answer with a grant may have been lost.
     is_asking: bool,
-    recent: i64,
-    recent_since: Micros,
-    last_used: Micros,
     last_asked: Micros,
 }
 
@@ -101,11 +100,9 @@ impl Permits {
 
     /// Notes which permits are ready again. To be called before the others, with a time that never goes back.
     pub fn pass_time(&mut self, now: Micros) {
-        while let Some((ready, amount)) = self.cooling.front().copied()
-            && (ready <= now || amount == 0)
-        {
-            self.cooling.pop_front();
-            self.free(amount);
+        let ready = self.cooling.remove_ready(now);
+        if ready > 0 {
+            self.free(ready);
         }
     }
 
@@ -120,35 +117,21 @@ impl Permits {
             return UNTIL_GIVEN_BACK;
         }
         let ready = (now + COOL_DOWN + STEP - 1) / STEP * STEP;
-        match self.cooling.back_mut() {
-            _ if amount == 0 => ready,
-            // Later is as good, if another thread has looked at the clock before.
-            Some((last, cooling)) if *last >= ready => {
-                *cooling += amount;
-                *last
-            }
-            _ => {
-                self.cooling.push_back((ready, amount));
-                ready
-            }
-        }
+        // Later is as good, if another thread has looked at the clock before.
+        if amount == 0 { ready } else { self.cooling.add(ready, amount) }
     }
 
     /// Permits that [`Permits::take`] gave with this time were not used after all, or are used no longer. Nothing
     /// happens if they are ready already.
     pub fn give_back(&mut self, amount: i64, ready: Micros) {
-        let place = self.cooling.binary_search_by_key(&ready, |(ready, _)| *ready);
-        let in_use = match place.ok().and_then(|place| self.cooling.get_mut(place)) {
-            Some((_, cooling)) => cooling,
-            None if ready == UNTIL_GIVEN_BACK => &mut self.lent,
-            None => return,
+        let freed = if ready == UNTIL_GIVEN_BACK {
+            let freed = amount.min(self.lent);
+            self.lent -= freed;
+            freed
+        } else {
+            self.cooling.remove(ready, amount)
         };
-        let amount = amount.min(*in_use);
-        *in_use -= amount;
-        while self.cooling.back().is_some_and(|(_, amount)| *amount == 0) {
-            self.cooling.pop_back();
-        }
-        self.free(amount);
+        self.free(freed);
     }
 
     /// These are not in use any more.
@@ -166,10 +149,10 @@ impl Permits {
         if amount <= self.idle() {
             return Some(now);
         }
-        for (ready, freed) in &self.cooling {
+        for (ready, freed) in self.cooling.iter() {
             lacking -= freed;
             if lacking <= 0 {
-                return Some(*ready);
+                return Some(ready);
             }
         }
         None
@@ -177,7 +160,7 @@ impl Permits {
 
     /// When the last of those that cool down is ready.
     pub fn all_ready_at(&self) -> Option<Micros> {
-        self.cooling.back().map(|(ready, _)| *ready)
+        self.cooling.last()
     }
 
     /// What to ask of the database, and whether it is time to. `needed` is how many the first request that waits uses,
@@ -200,9 +183,9 @@ impl Permits {
             self.last_asked = now;
         }
         let at_least = self.granted + missing;
-        let ready_in = match self.cooling.front() {
+        let ready_in = match self.cooling.first() {
             _ if idle > 0 => 0,
-            Some((ready, _)) => (*ready - now).max(0),
+            Some(ready) => (ready - now).max(0),
             None => COOL_DOWN,
         };
         (PermitAsk { at_least, at_most: at_least + comfort, returned: self.returned, idle, ready_in }, is_due)

@@ -347,23 +347,20 @@ impl Drop for Permit {
         if taken.is_empty() || state.holder != holder {
             return;
         }
-        for id in self.ids.iter() {
+        for (owner, id) in self.ids.owned() {
             let mut used = used_tokens;
-            for taken in taken.iter().filter(|taken| taken.rate == *id) {
-                let unused = match taken.kind {
-                    _ if is_cancelled => taken.amount,
-                    Kind::Requests => 0,
-                    Kind::Concurrent => taken.amount,
-                    Kind::Tokens => {
-                        let part = used.min(taken.amount);
-                        used -= part;
-                        taken.amount - part
-                    }
-                };
-                if unused > 0 {
-                    state.held.give_back(taken, unused, now);
+            let mut unused = |taken: &Taken| match taken.kind {
+                _ if is_cancelled => taken.amount,
+                Kind::Requests => 0,
+                Kind::Concurrent => taken.amount,
+                Kind::Tokens => {
+                    let part = used.min(taken.amount);
+                    used -= part;
+                    taken.amount - part
                 }
-            }
+            };
+            let own = taken.iter().filter(|taken| taken.owner == owner);
+            state.held.give_back(id, own.map(|taken| (taken, unused(taken))).filter(|(_, unused)| *unused > 0), now);
         }
         let has_due = state.held.has_due();
         drop(state);

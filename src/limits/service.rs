@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::budgets::Budgets;
-use super::held::{Held, Refusal, Reserved};
+use super::held::{Held, Payment, Refusal, Reserved};
 use super::settle_schedule::SettleSchedule;
 use super::{Micros, Picos, RateLimits, Reservation};
 use crate::blocking::{self, Wait};
@@ -210,21 +210,20 @@ impl Limits {
         }
     }
 
-    /// So much of it was charged. Returns the earliest time that the charge may bear, in microseconds since 1970, and
-    /// whether what is set aside still goes back to the database: credit that has expired would then seem to be unused, if
-    /// it did not know of the charge yet.
-    pub(super) fn settle(&self, set_aside: &mut SetAside, cost: Picos) -> (Micros, bool) {
+    /// So much of it was charged. If what is set aside still goes back to the database, credit that has expired would seem
+    /// to be unused while it does not know of the charge.
+    pub(super) fn settle(&self, set_aside: &mut SetAside, cost: Picos) -> Payment {
         let now = self.now();
         let part = set_aside.reservation.split(cost);
         let mut state = self.state.lock();
         if !state.is_holder(set_aside) {
-            return (0, false);
+            return Payment::default();
         }
-        let settled = state.held.settle(&set_aside.budgets, &part, cost);
+        let payment = state.held.settle(&set_aside.budgets, &part, cost);
         if state.held.has_waiting() {
             state.held.admit(now);
         }
-        settled
+        payment
     }
 
     /// Nothing more of it will be charged.

@@ -42,6 +42,8 @@ pub struct Granted {
     pub collects: bool,
     /// For how many microseconds requests may be admitted out of it, if not for good.
     pub valid_micros: Option<i64>,
+    /// The number that stands for the budget in notes.
+    pub number: i64,
 }
 
 /// A new charge against a budget.
@@ -49,6 +51,8 @@ pub struct Granted {
 pub struct Settlement<'a> {
     /// The budget.
     pub budget_id: &'a str,
+    /// The number that stands for it in notes, if that is known.
+    pub number: Option<i64>,
     /// The process that charges.
     pub holder_id: &'a str,
     /// The time that the charge bears.
@@ -75,6 +79,11 @@ pub(super) fn defer_call(first: usize) -> String {
 /// Windows begin at multiples of so many seconds: zones differ by quarters of an hour.
 const WINDOW_STEP: i64 = 900;
 
+/// Times with the same number are in the same windows.
+fn window_part(at: OffsetDateTime) -> i64 {
+    at.unix_timestamp().div_euclid(WINDOW_STEP)
+}
+
 /// [`Settlement`]s as the columns that are sent, in the order of their budgets, those of one window added up. What costs
 /// nothing settles nothing.
 #[derive(Default)]
@@ -88,9 +97,8 @@ pub(super) struct Settlements<'a> {
 impl<'a> Settlements<'a> {
     pub(super) fn of(charges: impl IntoIterator<Item = Settlement<'a>>) -> Settlements<'a> {
         let mut sums: BTreeMap<(&str, &str, i64), (OffsetDateTime, i128)> = BTreeMap::new();
-        for Settlement { budget_id, holder_id, created, cost } in charges {
-            let part = created.unix_timestamp().div_euclid(WINDOW_STEP);
-            sums.entry((budget_id, holder_id, part)).or_insert((created, 0)).1 += cost;
+        for Settlement { budget_id, holder_id, created, cost, .. } in charges {
+            sums.entry((budget_id, holder_id, window_part(created))).or_insert((created, 0)).1 += cost;
         }
         let mut columns = Settlements::default();
         for ((budget_id, holder_id, _), (created, cost)) in sums.into_iter().filter(|(_, (_, cost))| *cost > 0) {
@@ -113,6 +121,61 @@ impl<'a> Settlements<'a> {
     }
 }
 
+/// [`Settlement`]s that a statement can note by the numbers of their budgets, which is much less work: those of one
+/// process in one window, added up.
+#[derive(Default)]
+pub(super) struct Note<'a> {
+    holder: &'a str,
+    charged: Option<OffsetDateTime>,
+    numbers: Vec<i64>,
+    picos: Vec<i64>,
+}
+
+impl<'a> Note<'a> {
+    /// `None` if they must be noted as [`Settlements`]. What costs nothing settles nothing.
+    pub(super) fn of(charges: impl IntoIterator<Item = Settlement<'a>>) -> Option<Note<'a>> {
+        let mut note = Note::default();
+        let mut sums: Vec<(i64, i128)> = Vec::new();
+        for Settlement { number, holder_id, created, cost, .. } in charges.into_iter().filter(|c| c.cost > 0) {
+            let charged = *note.charged.get_or_insert(created);
+            if sums.is_empty() {
+                note.holder = holder_id;
+            }
+            if note.holder != holder_id || window_part(charged) != window_part(created) {
+                return None;
+            }
+            sums.push((number?, cost));
+        }
+        sums.sort_unstable_by_key(|(number, _)| *number);
+        for of_budget in sums.chunk_by(|(a, _), (b, _)| a == b) {
+            let sum: i128 = of_budget.iter().map(|(_, cost)| cost).sum();
+            note.numbers.push(of_budget[0].0);
+            note.picos.push(i64::try_from(sum).ok()?);
+        }
+        Some(note)
+    }
+
+    /// Whether it settles nothing.
+    pub(super) fn is_empty(&self) -> bool {
+        self.numbers.is_empty()
+    }
+
+    /// The parameters of [`note_insert`].
+    pub(super) fn params(&self) -> Vec<&dyn Param> {
+        vec![&self.holder, &self.charged, &self.numbers, &self.picos]
+    }
+}
+
+/// Adds a [`Note`], to be settled by [`settle_deferred`]; nothing if the process has ended. `first` is the number of its
+/// first parameter of four.
+pub(super) fn note_insert(first: usize) -> String {
+    let [charged, numbers, picos] = [first + 1, first + 2, first + 3];
+    format!(
+        "INSERT INTO unsettled (holder_id, charged, numbers, picos) SELECT h.id, ${charged}, ${numbers}, ${picos}
+        FROM (SELECT h.id FROM lease_holders h WHERE h.id = ${first} AND h.ended IS NULL FOR SHARE) AS h"
+    )
+}
+
 /// Makes a process known, before it asks for its first lease. One that has ended stays so. Returns whether it is not
 /// one of these.
 ///
@@ -132,7 +195,7 @@ pub fn register(db: &mut impl Executor, holder_id: &str) -> Result<bool, Error> 
 /// See [`Error`].
 pub fn ask(db: &mut impl Executor, holder_id: &str, requests: &[Request<'_>]) -> Result<Vec<Option<Granted>>, Error> {
     const SQL: &str = "SELECT r.place, l.granted::text, l.returned::text, l.starts, l.is_short, l.unspent::text,
-            l.collects, l.valid_micros
+            l.collects, l.valid_micros, (SELECT b.number FROM budgets b WHERE b.id = r.budget_id)
         FROM unnest($2::text[]::varchar[], $3::text[]::numeric[], $4::text[]::numeric[], $5::text[]::numeric[], $6)
             WITH ORDINALITY AS r (budget_id, at_least, at_most, returned, partial, place)
         CROSS JOIN LATERAL textgen_ask_lease(r.budget_id, $1, r.at_least, r.at_most, r.returned, r.partial) AS l";
@@ -151,6 +214,7 @@ pub fn ask(db: &mut impl Executor, holder_id: &str, requests: &[Request<'_>]) ->
             unspent: amount(&row, 5)?,
             collects: row.try_get(6)?,
             valid_micros: row.try_get(7)?,
+            number: row.try_get(8)?,
         };
         if let Some(slot) = usize::try_from(place - 1).ok().and_then(|place| answers.get_mut(place)) {
             *slot = Some(answer);

@@ -202,8 +202,9 @@ impl Meter {
         let settled = admission.settle(settled);
         let earliest = settled.as_ref().map_or(now, |settled| from_micros(settled.earliest));
         let leases = settled.as_ref().map(|settled| LeaseUse {
-            holder: settled.holder.to_string(),
-            budgets: settled.budgets.iter().map(ToString::to_string).collect(),
+            holder: Arc::clone(&settled.holder),
+            budgets: settled.budgets.clone(),
+            numbers: settled.numbers.clone(),
         });
         Ok(Order { event: event::from_charge(charge, now.max(earliest), leases, cost), settled, claim })
     }

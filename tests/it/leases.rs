@@ -33,7 +33,7 @@ fn ask(session: &mut Session, holder_id: &str, ask: Ask) -> Option<Granted> {
 }
 
 fn settlement(holder_id: &str, cost: Picos) -> Settlement<'_> {
-    Settlement { budget_id: "b", holder_id, created: OffsetDateTime::now_utc(), cost }
+    Settlement { budget_id: "b", number: None, holder_id, created: OffsetDateTime::now_utc(), cost }
 }
 
 #[derive(Clone, Debug)]

@@ -24,7 +24,17 @@ fn database() -> (TestDb, Database) {
     (db, pool)
 }
 
+/// What the statement that charges does.
 fn note(cost: i64) -> String {
+    format!(
+        "INSERT INTO unsettled (holder_id, charged, numbers, picos)
+        SELECT h.id, now(), ARRAY(SELECT number FROM budgets), ARRAY[{cost}]
+        FROM (SELECT h.id FROM lease_holders h WHERE h.id = 'p' FOR SHARE) AS h"
+    )
+}
+
+/// The same by a process of an earlier version, or where the number of a budget is not known.
+fn note_by_id(cost: i64) -> String {
     format!("SELECT textgen_defer_settlements(ARRAY['b'], ARRAY['p'], ARRAY[now()], ARRAY[{cost}])")
 }
 
@@ -61,6 +71,39 @@ fn a_note_that_commits_late_is_settled() {
 }
 
 #[test]
+fn notes_by_number_and_by_id_are_added_up() {
+    let (db, pool) = database();
+    let mut session = pool.session().unwrap();
+    // Three windows: those of two days, by both ways, and today's.
+    db.run(
+        "UPDATE budgets SET period = 'day';
+        INSERT INTO budgets (id, user_id, limit_picos, period, leased_picos) VALUES ('c', 'u', 1e18, 'total', 1e18);
+        INSERT INTO leases VALUES ('c', 'p', 1e18, 0, 0, now());
+        INSERT INTO unsettled (holder_id, charged, numbers, picos)
+        SELECT 'p', c.at, array_agg(b.number), array_agg(CASE b.id WHEN 'b' THEN 1000 ELSE 5 END::bigint)
+        FROM budgets b, (VALUES (timestamptz '2026-01-01 23:59:59+00'), ('2026-01-02 00:00:00+00')) AS c (at)
+        GROUP BY c.at;
+        SELECT textgen_defer_settlements(ARRAY['b'], ARRAY['p'], ARRAY[timestamptz '2026-01-01 12:00:00+00'], ARRAY[1])",
+    );
+    db.run(&note_by_id(10));
+    let spent = |budget: &str| db.count(&format!("SELECT textgen_spent('{budget}')::bigint"));
+    assert_eq!((spent("b"), spent("c")), (2011, 10), "not settled");
+    let since = "SELECT textgen_unsettled('b', '2026-01-02 00:00:00+00')::bigint";
+    assert_eq!(db.count(since), 1010, "in the windows since then");
+    let settled = leases::settle_deferred(&mut session, "p").unwrap();
+    assert_eq!((settled.rows, settled.is_covered), (4, true));
+    assert_eq!((spent("b"), spent("c")), (2011, 10), "settled");
+    let of_day = |day: &str| {
+        db.count(&format!(
+            "SELECT spent_picos::bigint FROM budget_windows WHERE budget_id = 'b' AND starts = '{day} 00:00:00+00'"
+        ))
+    };
+    assert_eq!((of_day("2026-01-01"), of_day("2026-01-02")), (1001, 1000));
+    assert_eq!(db.count("SELECT sum(settled_picos)::bigint FROM leases"), 2021);
+    assert_eq!(db.count("SELECT sum(2e18 / 2 - leased_picos)::bigint FROM budgets"), 2021);
+}
+
+#[test]
 fn what_is_settled_is_not_read_again_while_a_transaction_keeps_it() {
     let (db, pool) = database();
     let mut session = pool.session().unwrap();
@@ -68,8 +111,8 @@ fn what_is_settled_is_not_read_again_while_a_transaction_keeps_it() {
     dump.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM users").unwrap();
     for _ in 0..3 {
         db.run(
-            "INSERT INTO unsettled (holder_id, budget_ids, created, costs)
-            SELECT 'p', ARRAY['b'], ARRAY[now()], ARRAY[1] FROM generate_series(1, 20000)",
+            "INSERT INTO unsettled (holder_id, charged, numbers, picos)
+            SELECT 'p', now(), ARRAY[b.number], ARRAY[1] FROM budgets b, generate_series(1, 20000)",
         );
         assert_eq!(leases::settle_deferred(&mut session, "p").unwrap().rows, 20000);
         leases::skip_settled(&mut session, "p").unwrap();

@@ -10,7 +10,7 @@ use super::columns::{UnitSet, comma_separated, unnest};
 use super::kept::{REPLY_COLUMNS, Replies};
 use crate::db::{Error, Executor, Param};
 use crate::money::Cost;
-use crate::store::leases::{self, Settlements};
+use crate::store::leases::{self, Note, Settlements};
 use crate::units::{ByUnit, Unit, Units};
 
 use super::event::Row;
@@ -132,14 +132,24 @@ static CHARGE_NEW: [[OnceLock<String>; UnitSet::COUNT]; Extras::COUNT] =
 #[derive(Clone, Copy)]
 struct Extras {
     keeps_replies: bool,
-    settles_leases: bool,
+    settles: Settles,
+}
+
+/// How it notes what leases pay.
+#[derive(Clone, Copy)]
+enum Settles {
+    Nothing,
+    /// As [`Note`].
+    ByNumber,
+    /// As [`Settlements`].
+    ById,
 }
 
 impl Extras {
-    const COUNT: usize = 4;
+    const COUNT: usize = 6;
 
     fn index(self) -> usize {
-        2 * usize::from(self.keeps_replies) + usize::from(self.settles_leases)
+        3 * usize::from(self.keeps_replies) + self.settles as usize
     }
 }
 
@@ -170,14 +180,18 @@ fn charge_new_statement(units: UnitSet, extras: Extras) -> String {
     } else {
         (String::new(), first_reply_parameter)
     };
-    if !extras.settles_leases {
-        return format!("WITH daily AS ({daily}), total AS ({total}){kept} {events}");
-    }
+    let (noted, settle) = match extras.settles {
+        Settles::Nothing => return format!("WITH daily AS ({daily}), total AS ({total}){kept} {events}"),
+        Settles::ByNumber => (
+            format!(", noted AS ({} RETURNING 1)", leases::note_insert(after_replies)),
+            "CASE WHEN (SELECT count(*) FROM noted) = 0 THEN textgen_refuse_ended() END".to_owned(),
+        ),
+        Settles::ById => (String::new(), leases::defer_call(after_replies)),
+    };
     // A part is done when its count is asked for: replies, then users, then days, then leases.
-    let settle = leases::defer_call(after_replies);
     let count_kept = if extras.keeps_replies { "(SELECT count(*) FROM kept)" } else { "0" };
     format!(
-        "WITH daily AS ({daily} RETURNING 1), total AS ({total} RETURNING 1){kept}, events AS ({events})
+        "WITH daily AS ({daily} RETURNING 1), total AS ({total} RETURNING 1){kept}{noted}, events AS ({events})
         SELECT CASE WHEN {count_kept} >= 0
             THEN CASE WHEN (SELECT count(*) FROM total) >= 0
                 THEN CASE WHEN (SELECT count(*) FROM daily) >= 0 THEN {settle} END END END"
@@ -231,21 +245,32 @@ pub fn charge_new(db: &mut impl Executor, day: Date, events: &[&Event]) -> Resul
     let units = UnitSet::used(all.iter().map(|row| row.units));
     let (month, rows, totals) = (month_of(day), Rows::of(&all, units), Totals::of(&all, units));
     let replies = replies_of(events);
-    let settlements = Settlements::of(events.iter().flat_map(|event| event.settlements()));
-    let extras = Extras { keeps_replies: !replies.is_empty(), settles_leases: !settlements.is_empty() };
+    let settled = || events.iter().flat_map(|event| event.settlements());
+    let (note, mut by_id) = (Note::of(settled()), Settlements::default());
+    let settles = match &note {
+        Some(note) if note.is_empty() => Settles::Nothing,
+        Some(_) => Settles::ByNumber,
+        None => {
+            by_id = Settlements::of(settled());
+            Settles::ById
+        }
+    };
+    let extras = Extras { keeps_replies: !replies.is_empty(), settles };
     let mut params: Vec<&dyn Param> = vec![&month, &day];
     params.extend(rows.params(units));
     params.extend(totals.params(units));
     if extras.keeps_replies {
         params.extend(replies.params());
     }
-    if extras.settles_leases {
-        params.extend(settlements.params());
+    match (settles, &note) {
+        (Settles::ByNumber, Some(note)) => params.extend(note.params()),
+        (Settles::ById, _) => params.extend(by_id.params()),
+        _ => {}
     }
     let statement = CHARGE_NEW[extras.index()][units.index()].get_or_init(|| charge_new_statement(units, extras));
-    match extras.settles_leases {
-        true => db.query(statement, &params).map(drop),
-        false => db.execute(statement, &params).map(drop),
+    match settles {
+        Settles::Nothing => db.execute(statement, &params).map(drop),
+        Settles::ByNumber | Settles::ById => db.query(statement, &params).map(drop),
     }
 }
 

@@ -1,6 +1,7 @@
 //! A charge as a row of the ledger.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -92,9 +93,14 @@ pub(super) struct Row<'e> {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseUse {
     /// The process that holds them.
-    pub holder: String,
+    #[serde(with = "shared_text")]
+    pub holder: Arc<str>,
     /// Their budgets.
-    pub budgets: Vec<String>,
+    #[serde(with = "shared_texts")]
+    pub budgets: Vec<Arc<str>>,
+    /// The numbers that stand for these in notes. Empty if not all are known; journals do not have them.
+    #[serde(skip)]
+    pub numbers: Vec<i64>,
 }
 
 impl Event {
@@ -102,8 +108,10 @@ impl Event {
     pub fn settlements(&self) -> impl Iterator<Item = Settlement<'_>> {
         let (created, cost) = (self.created, self.cost().total_picos());
         self.leases.iter().flat_map(move |leases| {
-            let settlement = move |budget_id| Settlement { budget_id, holder_id: &leases.holder, created, cost };
-            leases.budgets.iter().map(String::as_str).map(settlement)
+            leases.budgets.iter().enumerate().map(move |(n, budget_id)| {
+                let number = leases.numbers.get(n).copied();
+                Settlement { budget_id, number, holder_id: &leases.holder, created, cost }
+            })
         })
     }
 
@@ -148,6 +156,36 @@ impl Event {
 
 fn unknown_is_client_supplied() -> bool {
     true
+}
+
+/// Text that many charges have in common.
+mod shared_text {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(text: &str, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(text)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<str>, D::Error> {
+        String::deserialize(deserializer).map(Arc::from)
+    }
+}
+
+/// A list of [`shared_text`]s.
+mod shared_texts {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(texts: &[Arc<str>], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(texts.iter().map(|text| &**text))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Arc<str>>, D::Error> {
+        Ok(Vec::<String>::deserialize(deserializer)?.into_iter().map(Arc::from).collect())
+    }
 }
 
 /// A time as microseconds since 1970.
