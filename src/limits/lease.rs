@@ -58,6 +58,9 @@ enum Recall {
 /// What a process asks of the database for one budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ask {
+    /// The sum of all grants that it knows of. If there were more, the answer was lost, and with it until when these are
+    /// good: nothing is granted then, and the answer says that all it holds is good no longer.
+    pub known: Picos,
     /// The sum of all grants that it needs: less than this is of no use, unless `partial`.
     pub at_least: Picos,
     /// The sum of all grants that it would like to have, so that it need not ask again soon.
@@ -242,7 +245,8 @@ impl Lease {
             self.last_asked = now;
         }
         let at_least = self.granted + missing;
-        is_due.then_some(Ask { at_least, at_most: at_least + comfort, returned: self.returned, partial })
+        let known = self.granted;
+        is_due.then_some(Ask { known, at_least, at_most: at_least + comfort, returned: self.returned, partial })
     }
 
     /// Hands back what was not used for some time.

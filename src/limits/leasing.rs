@@ -69,8 +69,8 @@ impl Limits {
         let requests: Vec<Request<'_>> = asked
             .iter()
             .map(|(id, ask)| {
-                let Ask { at_least, at_most, returned, partial } = *ask;
-                Request { budget_id: id, at_least, at_most, returned, partial }
+                let Ask { known, at_least, at_most, returned, partial } = *ask;
+                Request { budget_id: id, known, at_least, at_most, returned, partial }
             })
             .collect();
         let is_registered = self.state.lock().is_registered;

@@ -147,8 +147,10 @@ impl Budget {
             changes_at = [changes_at, self.lifted_until].into_iter().flatten().min();
         }
         let free = (self.unspent(window, now) - self.leased).max(0);
-        let needed = (ask.at_least - before.granted).max(0);
-        let comfort = (ask.at_most - before.granted).max(0) - needed;
+        let knows = ask.known >= before.granted;
+        let (at_least, at_most) = if knows { (ask.at_least, ask.at_most) } else { (0, 0) };
+        let needed = (at_least - before.granted).max(0);
+        let comfort = (at_most - before.granted).max(0) - needed;
         let is_short = needed > free;
         let is_free = self.collector.is_none_or(|(collector, until)| collector == holder || until < now);
         let collects = is_short && ask.partial && is_free;
@@ -167,13 +169,14 @@ impl Budget {
         sums.granted += granted;
         sums.returned += newly_returned;
         sums.window = sums.window.max(window);
+        let changes_in = changes_at.map(|at| at.saturating_sub(now).max(0));
         Grant {
             granted: sums.granted,
             returned: sums.returned,
             window_starts: sums.window,
             is_short,
             collects,
-            valid_for: changes_at.map(|at| at.saturating_sub(now).max(0)),
+            valid_for: if knows { changes_in } else { Some(0) },
         }
     }
 
@@ -230,12 +233,6 @@ impl Budget {
         self.unsettled.remove(&holder);
     }
 
-    /// The sum of all that a process was granted.
-    #[cfg(test)]
-    pub(super) fn granted(&self, holder: u64) -> Picos {
-        self.leases.get(&holder).map_or(0, |sums| sums.granted)
-    }
-
     /// Ends credits that have expired as if no lease held any, for the simulation.
     #[cfg(test)]
     pub(super) fn expire_leased(&mut self, now: Micros) {
@@ -246,6 +243,7 @@ impl Budget {
     #[cfg(test)]
     pub(super) fn tamper(&self, holder: u64, ask: &mut Ask, is_return: bool) {
         let sums = self.leases.get(&holder).copied().unwrap_or_default();
+        ask.known = sums.granted;
         if is_return {
             ask.returned += sums.returned;
             return;

@@ -15,6 +15,8 @@ use crate::db::{Error, Executor, Param};
 pub struct Request<'a> {
     /// The budget.
     pub budget_id: &'a str,
+    /// All grants that it knows of.
+    pub known: i128,
     /// All grants that it needs.
     pub at_least: i128,
     /// All grants that it would like to have.
@@ -196,15 +198,18 @@ pub fn register(db: &mut impl Executor, holder_id: &str) -> Result<bool, Error> 
 pub fn ask(db: &mut impl Executor, holder_id: &str, requests: &[Request<'_>]) -> Result<Vec<Option<Granted>>, Error> {
     const SQL: &str = "SELECT r.place, l.granted::text, l.returned::text, l.starts, l.is_short, l.unspent::text,
             l.collects, l.valid_micros, (SELECT b.number FROM budgets b WHERE b.id = r.budget_id)
-        FROM unnest($2::text[]::varchar[], $3::text[]::numeric[], $4::text[]::numeric[], $5::text[]::numeric[], $6)
-            WITH ORDINALITY AS r (budget_id, at_least, at_most, returned, partial, place)
-        CROSS JOIN LATERAL textgen_ask_lease(r.budget_id, $1, r.at_least, r.at_most, r.returned, r.partial) AS l";
+        FROM unnest($2::text[]::varchar[], $3::text[]::numeric[], $4::text[]::numeric[], $5::text[]::numeric[],
+                $6::text[]::numeric[], $7)
+            WITH ORDINALITY AS r (budget_id, known, at_least, at_most, returned, partial, place)
+        CROSS JOIN LATERAL
+            textgen_ask_lease(r.budget_id, $1, r.known, r.at_least, r.at_most, r.returned, r.partial) AS l";
     let budgets: Vec<&str> = requests.iter().map(|request| request.budget_id).collect();
     let amounts = |of: fn(&Request<'_>) -> i128| requests.iter().map(|r| of(r).to_string()).collect::<Vec<String>>();
-    let (at_least, at_most, returned) = (amounts(|r| r.at_least), amounts(|r| r.at_most), amounts(|r| r.returned));
+    let (known, at_least) = (amounts(|r| r.known), amounts(|r| r.at_least));
+    let (at_most, returned) = (amounts(|r| r.at_most), amounts(|r| r.returned));
     let partial: Vec<bool> = requests.iter().map(|request| request.partial).collect();
     let mut answers = vec![None; requests.len()];
-    for row in db.query(SQL, &[&holder_id, &budgets, &at_least, &at_most, &returned, &partial])? {
+    for row in db.query(SQL, &[&holder_id, &budgets, &known, &at_least, &at_most, &returned, &partial])? {
         let place: i64 = row.try_get(0)?;
         let answer = Granted {
             granted: amount(&row, 1)?,

@@ -27,8 +27,8 @@ fn database(limit: Picos) -> (TestDb, Database) {
 }
 
 fn ask(session: &mut Session, holder_id: &str, ask: Ask) -> Option<Granted> {
-    let Ask { at_least, at_most, returned, partial } = ask;
-    let request = Request { budget_id: "b", at_least, at_most, returned, partial };
+    let Ask { known, at_least, at_most, returned, partial } = ask;
+    let request = Request { budget_id: "b", known, at_least, at_most, returned, partial };
     leases::ask(session, holder_id, &[request]).unwrap()[0]
 }
 
@@ -44,6 +44,8 @@ enum Step {
         comfort: Picos,
         returned: Picos,
         partial: bool,
+        /// Whether it knows of all grants.
+        knows: bool,
     },
     Settle {
         holder: u64,
@@ -116,8 +118,10 @@ fn change(client: &mut postgres::Client, model: &mut Budget, now: &mut Micros, s
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        6 => (0..3_u64, 0..400_i128, 0..200_i128, 0..300_i128, any::<bool>())
-            .prop_map(|(holder, needed, comfort, returned, partial)| Step::Ask { holder, needed, comfort, returned, partial }),
+        6 => (0..3_u64, 0..400_i128, 0..200_i128, 0..300_i128, any::<bool>(), prop::bool::weighted(0.8))
+            .prop_map(|(holder, needed, comfort, returned, partial, knows)| {
+                Step::Ask { holder, needed, comfort, returned, partial, knows }
+            }),
         6 => (0..3_u64, 0..60_i128, any::<bool>())
             .prop_map(|(holder, cost, is_first_try)| Step::Settle { holder, cost, is_first_try }),
         6 => (0..3_u64, 1..60_i128).prop_map(|(holder, cost)| Step::Defer { holder, cost }),
@@ -178,11 +182,12 @@ fn the_database_does_what_the_model_says() {
         }
         for step in steps {
             match step {
-                Step::Ask { holder, needed, comfort, returned, partial } => {
+                Step::Ask { holder, needed, comfort, returned, partial, knows } => {
                     let (granted, settled) = taken[usize::try_from(holder).unwrap()];
                     // A process returns no more than it holds.
                     let returned = returned.min(granted - settled).max(0);
-                    let ask = Ask { at_least: needed, at_most: needed + comfort, returned, partial };
+                    let known = if knows { Picos::MAX } else { 0 };
+                    let ask = Ask { known, at_least: needed, at_most: needed + comfort, returned, partial };
                     let given = self::ask(&mut session, &holder.to_string(), ask);
                     prop_assert_eq!(given.is_none(), ended.contains(&holder));
                     if let Some(Granted { granted, returned, is_short, unspent, collects, valid_micros, .. }) = given {
@@ -273,7 +278,8 @@ fn a_budget_is_used_up_and_never_passed_by_processes_that_ask_at_once() {
                     leases::register(&mut session, &holder).unwrap();
                     let mut spent = 0;
                     loop {
-                        let ask = Ask { at_least: spent + 50, at_most: spent + 50, returned: 0, partial: true };
+                        let (known, at_least, at_most) = (spent, spent + 50, spent + 50);
+                        let ask = Ask { known, at_least, at_most, returned: 0, partial: true };
                         let granted = self::ask(&mut session, &holder, ask).unwrap().granted;
                         if granted == spent {
                             return spent;

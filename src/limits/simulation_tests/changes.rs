@@ -86,22 +86,6 @@ impl World {
         self.recall(BALANCE, None);
     }
 
-    /// Something was granted until a time, and the answer is lost or late: the next one tells the process of it, but
-    /// perhaps after that time.
-    pub(super) fn note_unheard(
-        &mut self,
-        budget: usize,
-        granted: Picos,
-        valid_for: Option<Micros>,
-        delay: Option<Micros>,
-    ) {
-        const SOON: Micros = 10 * MILLISECOND;
-        let is_heard = delay.is_some_and(|delay| delay < SOON);
-        if valid_for.is_some_and(|time| time < SOON || !is_heard) {
-            self.unheard[budget] += granted;
-        }
-    }
-
     /// Whether a request that was admitted then may have been so because the budget was lifted.
     fn is_lifted(&self, budget: usize, admitted: Micros) -> bool {
         self.lifts.iter().any(|lift| lift.budget == budget && (lift.from..=lift.until).contains(&admitted))
@@ -116,7 +100,7 @@ impl World {
         let charges = || self.ledger.values().filter(is_in_window);
         let limited = || charges().filter(|charge| !self.is_lifted(budget, charge.admitted));
         let sum: Picos = limited().map(|charge| charge.cost).sum();
-        if sum > highest + self.unheard[budget] {
+        if sum > highest {
             return Err(format!("budget {budget} was passed: {sum} of {highest}, at {}", self.now));
         }
         // What was spent while it was lifted counts: nothing more is admitted after it until there is room again.
@@ -137,7 +121,7 @@ impl World {
             let late: Picos = self.ledger.values().filter(is_late).map(|charge| charge.cost).sum();
             let is_valid = |credit: &&Given| credit.expires.is_none_or(|expires| expires > at);
             let valid: Picos = self.given.iter().filter(is_valid).map(|credit| credit.amount).sum();
-            if late > valid + self.unheard[BALANCE] {
+            if late > valid {
                 return Err(format!("{late} of {valid} was spent after a credit expired, at {}", self.now));
             }
         }

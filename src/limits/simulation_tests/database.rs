@@ -18,7 +18,7 @@ impl World {
             if let Some(holder) = self.processes[slot].as_ref().map(|process| process.holder)
                 && asking != Some(holder)
             {
-                let _ = self.answer(slot, holder, Answer::Recall(budget, asking.is_none()));
+                self.answer(slot, holder, Answer::Recall(budget, asking.is_none()));
             }
         }
     }
@@ -34,14 +34,14 @@ impl World {
                 // A message of a dead process may come after its leases have ended, which is remembered.
                 if !self.ended.contains(&holder) {
                     self.holders.insert(holder);
-                    let _ = self.answer(slot, holder, Answer::Registered);
+                    self.answer(slot, holder, Answer::Registered);
                 }
             }
             ToDatabase::Ask(budget, ask, asked_at) => self.grant((slot, holder), budget, ask, asked_at)?,
             ToDatabase::Charge(charge) => {
                 let is_made = self.charge(holder, charge, true)?;
                 if is_made {
-                    let _ = self.answer(slot, holder, Answer::Charged(charge.id));
+                    self.answer(slot, holder, Answer::Charged(charge.id));
                 }
             }
             ToDatabase::Settle => self.budgets.iter_mut().for_each(|budget| budget.settle_deferred(holder)),
@@ -51,7 +51,7 @@ impl World {
                     self.charge(of, *charge, false)?;
                 }
                 let ids = charges.iter().map(|charge| charge.id).collect();
-                let _ = self.answer(slot, holder, Answer::Replayed(of, ids));
+                self.answer(slot, holder, Answer::Replayed(of, ids));
             }
             ToDatabase::End(of) => {
                 self.holders.remove(&of);
@@ -60,7 +60,7 @@ impl World {
                     self.budgets.iter_mut().for_each(|budget| budget.forget_deferred(of));
                 }
                 self.budgets.iter_mut().for_each(|budget| budget.end(of));
-                let _ = self.answer(slot, holder, Answer::Ended(of));
+                self.answer(slot, holder, Answer::Ended(of));
             }
         }
         self.tell_of_expiry(balance);
@@ -87,17 +87,15 @@ impl World {
         if self.fault == Fault::ReturnTwice || self.fault == Fault::GrantTwice {
             book.tamper(holder, &mut ask, self.fault == Fault::ReturnTwice);
         }
-        let (leased, granted) = (book.leased(), book.granted(holder));
+        let leased = book.leased();
         let grant = book.ask(holder, window, &ask, now);
         if book.leased() > leased && book.unspent(window, now) < book.leased() {
             return Err(format!("more is leased than there is: {book:?}"));
         }
-        let newly_granted = grant.granted - granted;
         if grant.is_short && self.fault != Fault::NoRecall {
             self.recall(budget, Some(holder));
         }
-        let delay = self.answer(slot, holder, Answer::Granted(budget, grant, asked_at));
-        self.note_unheard(budget, newly_granted, grant.valid_for, delay);
+        self.answer(slot, holder, Answer::Granted(budget, grant, asked_at));
         Ok(())
     }
 

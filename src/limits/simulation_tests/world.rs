@@ -70,8 +70,6 @@ pub(super) struct World {
     pub(super) highest: Vec<Picos>,
     pub(super) lifts: Vec<Lift>,
     pub(super) given: Vec<Given>,
-    /// What was granted for a time only, and a process may have learned of by a later answer, which does not say so.
-    pub(super) unheard: [Picos; 4],
     /// Charges whose clients have their reply.
     pub(super) acknowledged: Vec<u64>,
     pub(super) probe_passed: Option<bool>,
@@ -102,7 +100,6 @@ impl World {
             highest: Vec::new(),
             lifts: Vec::new(),
             given: Vec::new(),
-            unheard: [0; 4],
             acknowledged: Vec::new(),
             probe_passed: None,
             is_lossy: true,
@@ -230,15 +227,13 @@ impl World {
         }
     }
 
-    /// Returns how long it is under way; nothing if it is lost.
-    pub(super) fn answer(&mut self, slot: usize, holder: u64, answer: Answer) -> Option<Micros> {
+    pub(super) fn answer(&mut self, slot: usize, holder: u64, answer: Answer) {
         if self.is_lossy && self.chance(5) {
             self.counters.lost += 1;
-            return None;
+            return;
         }
         let delay = self.delay();
         self.at(self.now + delay, Event::AtProcess(slot, holder, answer));
-        Some(delay)
     }
 
     pub(super) fn step(&mut self, event: Event) -> Result<(), String> {
