@@ -119,24 +119,24 @@ fn what_is_settled_is_not_read_again_while_a_transaction_keeps_it() {
         leases::tidy_settled(&mut session).unwrap();
     }
     let mut client = db.connect();
-    // A connection reads the catalogue of the database first.
-    for _ in 0..2 {
-        client.batch_execute(&note(1)).unwrap();
-        client.batch_execute("SELECT textgen_spent('b'); SELECT textgen_settle_deferred('p')").unwrap();
-    }
-    client.batch_execute(&note(1)).unwrap();
-    // Pages that a statement reads.
+    // Pages that a statement reads with one note. A connection reads the catalogue of the database too, at first and after
+    // the server's own VACUUM.
     let mut pages = |sql: &str| -> i64 {
-        let plan = client.query_one(&format!("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}"), &[]).unwrap();
-        let plan: serde_json::Value = plan.get(0);
-        let of = |name: &str| plan[0]["Plan"][name].as_i64().unwrap();
-        of("Shared Hit Blocks") + of("Shared Read Blocks")
+        let run = |_| {
+            client.batch_execute(&note(1)).unwrap();
+            let plan = client.query_one(&format!("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}"), &[]).unwrap();
+            client.batch_execute("SELECT textgen_settle_deferred('p')").unwrap();
+            let plan: serde_json::Value = plan.get(0);
+            let of = |name: &str| plan[0]["Plan"][name].as_i64().unwrap();
+            of("Shared Hit Blocks") + of("Shared Read Blocks")
+        };
+        (0..5).map(run).min().unwrap()
     };
     let (shown, settled) = (pages("SELECT textgen_spent('b')"), pages("SELECT textgen_settle_deferred('p')"));
     // 60,000 rows are kept, in more pages than this.
     assert!(db.count("SELECT pg_relation_size('unsettled') / 8192") > 500);
     assert!(shown < 50 && settled < 100, "{shown} {settled}");
-    assert_eq!(picos_spent(&db), 60_003);
+    assert_eq!(picos_spent(&db), 60_010);
     drop(dump);
 }
 
