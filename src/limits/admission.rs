@@ -8,6 +8,7 @@ use super::budgets::Budgets;
 use super::held::{Payment, Refusal};
 use super::service::{Limits, SetAside};
 use super::{Micros, Picos};
+use crate::store::usage::charges::LeaseUse;
 
 /// A request whose charges count against budgets. What is set aside for it and not charged is free again once this is
 /// dropped.
@@ -21,12 +22,8 @@ pub struct Admission {
 /// A charge that was settled in the leases of a process. What it took of them is free again once this is dropped,
 /// unless the charge was made ([`Settled::keep`]).
 pub struct Settled {
-    /// The process.
-    pub holder: Arc<str>,
-    /// The budgets of the leases.
-    pub budgets: Vec<Arc<str>>,
-    /// The numbers that stand for these in notes of what was charged; none if not all are known.
-    pub numbers: Vec<i64>,
+    /// The leases.
+    pub leases: Arc<LeaseUse>,
     /// The earliest time that the charge may bear, in microseconds since 1970: so that it does not count in a window
     /// before the one in which it was granted.
     pub earliest: Micros,
@@ -48,7 +45,8 @@ impl Settled {
 impl Drop for Settled {
     fn drop(&mut self) {
         if !self.is_kept {
-            self.limits.take_back(&self.holder, self.budgets.iter().map(|id| &**id), self.cost);
+            let LeaseUse { holder, budgets } = &*self.leases;
+            self.limits.take_back(holder, budgets.iter().map(|budget| &*budget.id), self.cost);
         }
     }
 }
@@ -123,18 +121,12 @@ impl Admission {
     /// The request is charged `cost`. `None` if none of its budgets exists any more.
     pub fn settle(self: &Arc<Self>, cost: Picos) -> Option<Settled> {
         let mut set_aside = self.take()?;
-        let Payment { earliest, has_outdated, mut numbers } = self.limits.settle(&mut set_aside, cost);
-        let budgets: Vec<Arc<str>> = set_aside.budgets.iter().cloned().collect();
+        let Payment { earliest, has_outdated, budgets } = self.limits.settle(&mut set_aside, cost);
         let holder = set_aside.holder.clone();
         self.keep(set_aside);
         let limits = Arc::clone(&self.limits);
-        if numbers.len() < budgets.len() {
-            numbers.clear();
-        }
         holder.filter(|_| !budgets.is_empty()).map(|holder| Settled {
-            holder,
-            budgets,
-            numbers,
+            leases: Arc::new(LeaseUse { holder, budgets }),
             earliest,
             limits,
             cost,

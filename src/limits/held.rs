@@ -9,6 +9,7 @@ use super::budgets::Budgets;
 use super::kinds::IdMap;
 use super::lease::{Ask, Grant, Lease, Reservation};
 use super::{Micros, Picos};
+use crate::store::usage::charges::LeaseBudget;
 
 /// The pause before the next question when there was too little: others are being asked to hand something back.
 pub(super) const SHORT_PAUSE: Micros = 20_000;
@@ -51,8 +52,8 @@ pub(super) struct Payment {
     pub(super) earliest: Micros,
     /// Whether more is set aside in one of the leases that is not for other requests.
     pub(super) has_outdated: bool,
-    /// The numbers of the budgets; fewer if some are not known.
-    pub(super) numbers: Vec<i64>,
+    /// The budgets.
+    pub(super) budgets: Vec<LeaseBudget>,
 }
 
 /// All leases of a process.
@@ -121,11 +122,6 @@ impl Held {
     pub(super) fn reserve(&mut self, budgets: &Budgets, worst: Picos, now: Micros) -> Option<Reserved> {
         let live = self.live(budgets);
         let reservation = self.reserve_in(&live, worst, now)?;
-        for id in live.iter() {
-            if self.leases.get(id).is_some_and(|held| held.lease.is_low(now)) {
-                self.due.insert(Arc::clone(id));
-            }
-        }
         Some((reservation, live))
     }
 
@@ -138,6 +134,9 @@ impl Held {
             if let Some(held) = self.leases.get_mut(id) {
                 held.lease.set_aside(amount, now);
                 held.touch(id, &mut self.busy);
+                if held.lease.is_low(now) {
+                    self.due.insert(Arc::clone(id));
+                }
             }
         }
         Some(Reservation::of(amount))
@@ -266,13 +265,15 @@ impl Held {
     pub(super) fn settle(&mut self, live: &Budgets, reservation: &Reservation, cost: Picos) -> Payment {
         let mut payment = Payment::default();
         for id in live.iter() {
+            let mut number = None;
             if let Some(held) = self.leases.get_mut(id) {
                 held.lease.settle(reservation, cost);
                 held.touch(id, &mut self.busy);
                 payment.earliest = payment.earliest.max(held.lease.earliest_charge());
                 payment.has_outdated |= held.lease.has_outdated();
-                payment.numbers.extend(held.number);
+                number = held.number;
             }
+            payment.budgets.push(LeaseBudget { id: Arc::clone(id), number });
         }
         payment
     }

@@ -12,6 +12,7 @@ use super::settle_schedule::SettleSchedule;
 use super::{Micros, Picos, RateLimits, Reservation};
 use crate::blocking::{self, Wait};
 use crate::db::Database;
+use crate::store::usage::charges::LeaseBudget;
 
 /// The channel on which leases and permits are asked back, and changes of limits are announced. The payload is the id
 /// of the budget or of the rate limits, and that of the process that lacks something, if there is one.
@@ -217,7 +218,8 @@ impl Limits {
         let part = set_aside.reservation.split(cost);
         let mut state = self.state.lock();
         if !state.is_holder(set_aside) {
-            return Payment::default();
+            let unknown = |id: &Arc<str>| LeaseBudget { id: Arc::clone(id), number: None };
+            return Payment { budgets: set_aside.budgets.iter().map(unknown).collect(), ..Payment::default() };
         }
         let payment = state.held.settle(&set_aside.budgets, &part, cost);
         if state.held.has_waiting() {

@@ -1,6 +1,7 @@
 //! Converts a charge to a row of the ledger.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
@@ -21,7 +22,7 @@ const LONGEST_TEXT: usize = 200;
 pub(super) fn from_charge(
     charge: Charge,
     now: OffsetDateTime,
-    leases: Option<LeaseUse>,
+    leases: Option<Arc<LeaseUse>>,
     cost: impl Fn(&str, &Units) -> Cost,
 ) -> Event {
     // The database stores microseconds.
@@ -57,7 +58,7 @@ pub(super) fn from_charge(
         estimated: charge.estimated,
         latency_micros: charge.latency_micros.max(0),
         created,
-        leases: leases.map(Box::new),
+        leases,
         reply: charge.keep.map(|keep| Box::new(keep.reply)),
         parts,
     }

@@ -20,7 +20,6 @@ use crate::error::{Error, Result};
 use crate::http::{Deferred, Response};
 use crate::limits::Limits;
 use crate::store::prices::Price;
-use crate::store::usage::charges::LeaseUse;
 use crate::units::Units;
 
 /// The longest that [`Meter::stop`] waits for its threads.
@@ -201,11 +200,7 @@ impl Meter {
         }
         let settled = admission.settle(settled);
         let earliest = settled.as_ref().map_or(now, |settled| from_micros(settled.earliest));
-        let leases = settled.as_ref().map(|settled| LeaseUse {
-            holder: Arc::clone(&settled.holder),
-            budgets: settled.budgets.clone(),
-            numbers: settled.numbers.clone(),
-        });
+        let leases = settled.as_ref().map(|settled| Arc::clone(&settled.leases));
         Ok(Order { event: event::from_charge(charge, now.max(earliest), leases, cost), settled, claim })
     }
 

@@ -147,7 +147,7 @@ impl Shared {
     /// This charge was not made: what it took of leases is free again.
     pub(super) fn take_back(&self, event: &Event) {
         if let Some(leases) = &event.leases {
-            let budgets = leases.budgets.iter().map(|id| &**id);
+            let budgets = leases.budgets.iter().map(|budget| &*budget.id);
             self.limits.take_back(&leases.holder, budgets, event.cost().total_picos());
         }
     }

@@ -14,7 +14,7 @@ use crate::store::leases::{self, Note, Settlements};
 use crate::units::{ByUnit, Unit, Units};
 
 use super::event::Row;
-pub use super::event::{Event, LeaseUse, Part};
+pub use super::event::{Event, LeaseBudget, LeaseUse, Part};
 
 /// The ledger's columns of text.
 const TEXTS: [&str; 6] = ["id", "user_id", "key_id", "server", "route", "model"];

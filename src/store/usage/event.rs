@@ -48,7 +48,8 @@ pub struct Event {
     pub created: OffsetDateTime,
     /// The leases that pay for it, if its account or key has a budget.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub leases: Option<Box<LeaseUse>>,
+    #[serde(with = "shared_leases")]
+    pub leases: Option<Arc<LeaseUse>>,
     /// The reply that is kept with the charge. The user's key makes it unique: if another reply is kept for that, this
     /// charge is not made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -96,11 +97,17 @@ pub struct LeaseUse {
     #[serde(with = "shared_text")]
     pub holder: Arc<str>,
     /// Their budgets.
-    #[serde(with = "shared_texts")]
-    pub budgets: Vec<Arc<str>>,
-    /// The numbers that stand for these in notes. Empty if not all are known; journals do not have them.
-    #[serde(skip)]
-    pub numbers: Vec<i64>,
+    #[serde(with = "ids")]
+    pub budgets: Vec<LeaseBudget>,
+}
+
+/// A budget that pays for a charge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseBudget {
+    /// Its id.
+    pub id: Arc<str>,
+    /// The number that stands for it in notes, if that is known; journals do not have it.
+    pub number: Option<i64>,
 }
 
 impl Event {
@@ -108,9 +115,9 @@ impl Event {
     pub fn settlements(&self) -> impl Iterator<Item = Settlement<'_>> {
         let (created, cost) = (self.created, self.cost().total_picos());
         self.leases.iter().flat_map(move |leases| {
-            leases.budgets.iter().enumerate().map(move |(n, budget_id)| {
-                let number = leases.numbers.get(n).copied();
-                Settlement { budget_id, number, holder_id: &leases.holder, created, cost }
+            leases.budgets.iter().map(move |budget| {
+                let LeaseBudget { id, number } = budget;
+                Settlement { budget_id: id, number: *number, holder_id: &leases.holder, created, cost }
             })
         })
     }
@@ -158,6 +165,23 @@ fn unknown_is_client_supplied() -> bool {
     true
 }
 
+/// The leases, which are shared with what settles them.
+mod shared_leases {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::LeaseUse;
+
+    pub(super) fn serialize<S: Serializer>(leases: &Option<Arc<LeaseUse>>, serializer: S) -> Result<S::Ok, S::Error> {
+        leases.as_deref().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Arc<LeaseUse>>, D::Error> {
+        Ok(Option::<LeaseUse>::deserialize(deserializer)?.map(Arc::new))
+    }
+}
+
 /// Text that many charges have in common.
 mod shared_text {
     use std::sync::Arc;
@@ -173,18 +197,19 @@ mod shared_text {
     }
 }
 
-/// A list of [`shared_text`]s.
-mod shared_texts {
-    use std::sync::Arc;
-
+/// Budgets as a list of their ids.
+mod ids {
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(texts: &[Arc<str>], serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(texts.iter().map(|text| &**text))
+    use super::LeaseBudget;
+
+    pub(super) fn serialize<S: Serializer>(budgets: &[LeaseBudget], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(budgets.iter().map(|budget| &*budget.id))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Arc<str>>, D::Error> {
-        Ok(Vec::<String>::deserialize(deserializer)?.into_iter().map(Arc::from).collect())
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<LeaseBudget>, D::Error> {
+        let ids = Vec::<String>::deserialize(deserializer)?;
+        Ok(ids.into_iter().map(|id| LeaseBudget { id: id.into(), number: None }).collect())
     }
 }
 
