@@ -48,7 +48,6 @@ pub struct Event {
     pub created: OffsetDateTime,
     /// The leases that pay for it, if its account or key has a budget.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[serde(with = "shared_leases")]
     pub leases: Option<Arc<LeaseUse>>,
     /// The reply that is kept with the charge. The user's key makes it unique: if another reply is kept for that, this
     /// charge is not made.
@@ -94,7 +93,6 @@ pub(super) struct Row<'e> {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseUse {
     /// The process that holds them.
-    #[serde(with = "shared_text")]
     pub holder: Arc<str>,
     /// Their budgets.
     #[serde(with = "ids")]
@@ -163,38 +161,6 @@ impl Event {
 
 fn unknown_is_client_supplied() -> bool {
     true
-}
-
-/// The leases, which are shared with what settles them.
-mod shared_leases {
-    use std::sync::Arc;
-
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    use super::LeaseUse;
-
-    pub(super) fn serialize<S: Serializer>(leases: &Option<Arc<LeaseUse>>, serializer: S) -> Result<S::Ok, S::Error> {
-        leases.as_deref().serialize(serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Arc<LeaseUse>>, D::Error> {
-        Ok(Option::<LeaseUse>::deserialize(deserializer)?.map(Arc::new))
-    }
-}
-
-/// Text that many charges have in common.
-mod shared_text {
-    use std::sync::Arc;
-
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(text: &str, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(text)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<str>, D::Error> {
-        String::deserialize(deserializer).map(Arc::from)
-    }
 }
 
 /// Budgets as a list of their ids.
