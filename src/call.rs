@@ -13,6 +13,9 @@ use crate::http::{Method, Postponed, Request, StartWaiting, cookie};
 use crate::limits::RateIds;
 use crate::memory_budget;
 
+/// The headers that hold the secret of a key: that of older clients, the one of the Messages protocol, and Azure's.
+const SECRET_HEADERS: [&str; 3] = ["secret", "x-api-key", "api-key"];
+
 /// One of the three servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -94,8 +97,8 @@ impl<'a> Call<'a> {
         self.postponed.is_some()
     }
 
-    /// The caller, if the request has a valid credential: the session cookie (web server only), the `secret` header, or
-    /// what follows the scheme of `Authorization`; the first of these that is valid.
+    /// The caller, if the request has a valid credential: the session cookie (web server only), a header such as `secret`
+    /// or `x-api-key`, or what follows the scheme of `Authorization`; the first of these that is valid.
     ///
     /// # Errors
     /// 403 for a cookie with a request that another site's page sent, 503 while the credential cannot be checked, 429
@@ -133,7 +136,7 @@ impl<'a> Call<'a> {
                 Err(e) => refused = Some(e),
             }
         }
-        for secret in [self.request.header("secret"), self.bearer()].into_iter().flatten() {
+        for secret in self.secrets() {
             if let Some(caller) = self.app.resolver.resolve(Kind::Key, secret.trim())? {
                 return Ok(Some(caller));
             }
@@ -153,7 +156,13 @@ impl<'a> Call<'a> {
 
     /// Whether the request has a credential, valid or not.
     pub fn has_credential(&self) -> bool {
-        self.session_tokens().next().is_some() || self.request.header("secret").is_some() || self.bearer().is_some()
+        self.session_tokens().next().is_some() || self.secrets().next().is_some()
+    }
+
+    /// The secrets of keys that the request has.
+    fn secrets(&self) -> impl Iterator<Item = &str> {
+        let headers = SECRET_HEADERS.into_iter().map(|name| self.request.header(name));
+        headers.chain([self.bearer()]).flatten()
     }
 
     /// The secret in `Authorization`. Older clients send it with any scheme.

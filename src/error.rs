@@ -15,7 +15,7 @@ use crate::http::form::{FieldError, FieldType};
 use crate::http::{BodyError, Response};
 
 pub use shape::{Conflicting, Shape};
-use shape::{Detail, DetailBody, ErrorBody, OpenAiBody, OpenAiError};
+use shape::{Detail, DetailBody, ErrorBody, MessagesBody, OpenAiBody, OpenAiError};
 
 /// The result of a handler.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -256,6 +256,10 @@ impl Error {
         let mut response = match (shape, self) {
             (Shape::OpenAi, Error::Relayed(relayed)) if relayed.body.is_some() => Response::json(status, &relayed.body),
             (Shape::OpenAi, _) => Response::json(status, &self.openai()),
+            (Shape::Messages, Error::Relayed(relayed)) if relayed.is_of_messages() => {
+                Response::json(status, &relayed.body)
+            }
+            (Shape::Messages, _) => Response::json(status, &self.messages()),
             (Shape::Detail, Error::InvalidFields(issues)) => {
                 Response::json(status, &DetailBody { detail: Detail::Fields(issues), more })
             }
@@ -302,9 +306,20 @@ impl Error {
         };
         json!(OpenAiBody { error: OpenAiError { message, r#type: kind, param, code } })
     }
+
+    /// The body in the shape of the Messages protocol.
+    pub fn messages(&self) -> Value {
+        let Public { status, message, .. } = self.public();
+        json!(MessagesBody::new(status, message))
+    }
 }
 
 impl Relayed {
+    /// Whether its body is an error of the Messages protocol.
+    fn is_of_messages(&self) -> bool {
+        self.body.as_ref().is_some_and(|body| body["type"] == "error" && body["error"]["type"].is_string())
+    }
+
     fn code(&self) -> &'static str {
         match self.status {
             401 => "invalid_api_key",

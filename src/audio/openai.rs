@@ -8,8 +8,10 @@ use crate::catalogue::{Purpose, ResolvedModel};
 use crate::error::{Error, Result};
 use crate::gateway::charged::{ModelUsage, Outcome, charged_upload};
 use crate::gateway::estimate::KeptPrompt;
-use crate::gateway::event_stream::{EventStream, not_json};
+use crate::gateway::event_stream::EventStream;
 use crate::gateway::forward::{FormFields, ForwardedUpload};
+use crate::gateway::passage::Passage;
+use crate::gateway::reply_kind::not_json;
 use crate::gateway::stream_usage::{UsageFilter, UsageShown};
 use crate::gateway::transcript::{SubtitleFormat, Transcript};
 use crate::gateway::transcription::{self, PendingTranscription, TRANSCRIBE, TRANSLATE, Transcribed};
@@ -112,9 +114,9 @@ impl Options {
 fn outcome(mut pending: PendingTranscription, options: Options) -> Result<Outcome> {
     if pending.reply.media_type == sse::MEDIA_TYPE {
         let (counter, prompt) = (UsageCounter::new(ChargeBasis::Audio(pending.duration)), KeptPrompt::none());
-        let usage = UsageFilter::new(UsageShown::AsSent);
+        let passage = Passage::Plain(UsageFilter::new(UsageShown::AsSent));
         let model = options.model.name().to_owned();
-        let stream = EventStream { model, reply: pending.reply, counter, prompt, usage, limit: None };
+        let stream = EventStream { model, reply: pending.reply, counter, prompt, passage, limit: None, failed: None };
         return Ok(stream.into_outcome());
     }
     let Transcribed { bytes, transcript, duration, units } = pending.read()?;

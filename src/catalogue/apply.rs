@@ -132,6 +132,10 @@ fn provider_rows(
     providers.into_iter().map(row).collect()
 }
 
+/// What a provider speaks that does not say it. A request in another protocol for text is translated to chat, which every
+/// server knows.
+const USUAL_PROTOCOLS: [Protocol; 3] = [Protocol::Chat, Protocol::Embeddings, Protocol::Audio];
+
 /// What is stored for a provider that has been checked, in the place of the row of its name. A literal key needs the
 /// `sealer`.
 pub(super) fn provider_row(
@@ -140,12 +144,12 @@ pub(super) fn provider_row(
     sealer: Option<&Sealer>,
 ) -> Result<ProviderRow, String> {
     let api_key = stored_key(&entry, stored, sealer).map_err(|e| format!("provider {:?}: api_key: {e}", entry.name))?;
-    let all = || Protocol::ALL.map(|protocol| protocol.name().to_owned()).to_vec();
+    let usual = || USUAL_PROTOCOLS.map(|protocol| protocol.name().to_owned()).to_vec();
     Ok(ProviderRow {
         api_key,
         name: entry.name,
         base_url: entry.base_url,
-        protocols: entry.protocols.unwrap_or_else(all),
+        protocols: entry.protocols.unwrap_or_else(usual),
         headers: entry.headers.into_iter().collect(),
         ca_file: entry.ca_file,
         connect_timeout_ms: entry.connect_timeout_ms,

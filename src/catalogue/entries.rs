@@ -35,7 +35,7 @@ pub struct ProviderEntry {
     /// Its API key.
     #[serde(default, skip_serializing_if = "KeyEntry::is_none")]
     pub api_key: KeyEntry,
-    /// What it may be asked; everything by default.
+    /// What it may be asked; `chat`, `embeddings` and `audio` by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocols: Option<Vec<String>>,
     /// A file with the certificates (PEM) that its own is checked against, on each server.

@@ -28,7 +28,7 @@ pub use entries::{CatalogueFile, KeyEntry, ModelEntry, ProviderEntry, RouteEntry
 pub use models::Models;
 pub use priced::{PricedCatalogue, PricedModel, UpcomingPrice};
 pub use refresh::Refresher;
-pub use resolved::{OUTPUT_LIMITS, ResolvedModel};
+pub use resolved::ResolvedModel;
 pub use seal::Sealer;
 pub use servers::Purpose;
 pub use snapshot::{Model, Snapshot, SnapshotContext, Unresolved};

@@ -9,7 +9,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::blocking::{Wait, block_in_place};
 use crate::config::Config;
-use crate::engine::{self, ListedModel, Provider, Timeouts};
+use crate::engine::{self, ListedModel, Protocol, Provider, Timeouts};
 use crate::error::{Error, Result};
 use crate::store::catalogue::CatalogueRows;
 
@@ -119,15 +119,31 @@ impl Models {
         name: Option<&str>,
         is_allowed: &dyn Fn(&str) -> bool,
     ) -> Result<ResolvedModel> {
-        let mut found = self.find(purpose, name, is_allowed)?;
+        self.resolve_to(purpose, &[purpose.protocol()], name, is_allowed)
+    }
+
+    /// The same, for a request that can be sent in several protocols: the model has routes for one of them, and is asked
+    /// in the first for which it has some.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn resolve_to(
+        &self,
+        purpose: Purpose,
+        protocols: &[Protocol],
+        name: Option<&str>,
+        is_allowed: &dyn Fn(&str) -> bool,
+    ) -> Result<ResolvedModel> {
+        let mut found = self.find(purpose, protocols, name, is_allowed)?;
         if matches!(found, Found::Pending) {
             block_in_place(Wait::Database, || self.wait_for_lists(&[purpose]))?;
-            found = self.find(purpose, name, is_allowed)?;
+            found = self.find(purpose, protocols, name, is_allowed)?;
         }
         match found {
             Found::Model(model) => {
                 let requested = name.filter(|name| *name != model.name).map(Arc::from);
-                Ok(ResolvedModel { model, protocol: purpose.protocol(), requested })
+                let protocol = model.first_usable(protocols).unwrap_or(purpose.protocol());
+                Ok(ResolvedModel { model, protocol, requested })
             }
             Found::Pending => Err(Error::Busy),
             Found::Unreachable => Err(Error::Upstream(502, engine::UNREACHABLE)),
@@ -135,7 +151,13 @@ impl Models {
         }
     }
 
-    fn find(&self, purpose: Purpose, name: Option<&str>, is_allowed: &dyn Fn(&str) -> bool) -> Result<Found> {
+    fn find(
+        &self,
+        purpose: Purpose,
+        protocols: &[Protocol],
+        name: Option<&str>,
+        is_allowed: &dyn Fn(&str) -> bool,
+    ) -> Result<Found> {
         let current = self.current.read();
         let current = current.as_ref().ok_or(Error::Busy)?;
         let servers = &self.servers[purpose as usize];
@@ -148,14 +170,14 @@ impl Models {
                 }),
             };
         }
-        let resolve = |name: &str| current.stored.resolve(purpose.protocol(), name);
+        let resolve = |name: &str| current.stored.resolve(protocols, name);
         let resolved = if let Some(name) = name {
             resolve(name)
         } else {
             let default = servers.default_model.as_deref().map(resolve);
             match default.filter(|default| default.is_ok_and(|model| is_allowed(&model.name))) {
                 Some(default) => default,
-                None => current.stored.first(purpose.protocol(), is_allowed),
+                None => current.stored.first(protocols, is_allowed),
             }
         };
         match resolved {

@@ -9,9 +9,6 @@ use crate::http::object::Object;
 
 use super::snapshot::Model;
 
-/// The fields of a request that bound its output, in tokens.
-pub const OUTPUT_LIMITS: [&str; 2] = ["max_tokens", "max_completion_tokens"];
-
 /// The model that a request means, with the routes to it.
 #[derive(Clone, Debug)]
 pub struct ResolvedModel {
@@ -35,6 +32,16 @@ impl ResolvedModel {
     /// The most tokens that one reply may have.
     pub fn max_output_tokens(&self) -> Option<u64> {
         self.model.max_output_tokens
+    }
+
+    /// The protocol in which it is asked.
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// The fields of a request that bound its output, in tokens; see [`Protocol::output_limits`].
+    pub fn output_limits(&self) -> &'static [&'static str] {
+        self.protocol.output_limits()
     }
 
     fn routes(&self) -> &Routes {
@@ -69,7 +76,7 @@ impl ResolvedModel {
     /// 400 for a limit that is no number.
     pub fn limit_output(&self, request: &mut Object<'_>) -> Result<()> {
         let Some(most) = self.model.max_output_tokens else { return Ok(()) };
-        for field in OUTPUT_LIMITS {
+        for field in self.output_limits() {
             if !request.has(field) {
                 continue;
             }

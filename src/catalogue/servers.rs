@@ -195,7 +195,10 @@ impl Servers {
     }
 
     fn model(&self, name: &str, routes: Vec<Route>) -> Arc<Model> {
-        Model::with_routes(name, self.purpose.protocol(), routes)
+        // What a server of the settings speaks beside chat is not known.
+        let is_demo = self.purpose == Purpose::Text && routes.iter().all(|route| route.provider.is_demo());
+        let protocols = if is_demo { &TEXT_PROTOCOLS[..] } else { &[self.purpose.protocol()] };
+        Model::with_routes(name, protocols, &routes)
     }
 }
 
@@ -205,6 +208,9 @@ impl Listing {
         if let Listing::Known(models) = self { models } else { &[] }
     }
 }
+
+/// Those that the demo engine speaks.
+const TEXT_PROTOCOLS: [Protocol; 3] = [Protocol::Chat, Protocol::Responses, Protocol::Messages];
 
 /// The outcome of [`Table::find`].
 #[derive(Clone, Debug)]

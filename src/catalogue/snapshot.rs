@@ -57,17 +57,28 @@ pub enum Unresolved {
 }
 
 impl Model {
-    /// One that has these routes for a protocol, and nothing for others.
-    pub(super) fn with_routes(name: &str, protocol: Protocol, routes: Vec<Route>) -> Arc<Model> {
-        let mut model =
-            Model { name: name.to_owned(), protocols: Protocols::from_iter([protocol]), ..Model::default() };
-        model.routes[protocol as usize] = Routes::new(routes);
+    /// One that has these routes for some protocols, and nothing for others.
+    pub(super) fn with_routes(name: &str, protocols: &[Protocol], routes: &[Route]) -> Arc<Model> {
+        let known = protocols.iter().copied().collect();
+        let mut model = Model { name: name.to_owned(), protocols: known, ..Model::default() };
+        for protocol in protocols {
+            model.routes[*protocol as usize] = Routes::new(routes.to_vec());
+        }
         Arc::new(model)
     }
 
     /// Whether its providers may be asked this.
     pub fn has(&self, protocol: Protocol) -> bool {
         self.protocols.has(protocol)
+    }
+
+    fn has_any(&self, protocols: &[Protocol]) -> bool {
+        protocols.iter().any(|protocol| self.has(*protocol))
+    }
+
+    /// The first of these protocols for which it has routes.
+    pub(super) fn first_usable(&self, protocols: &[Protocol]) -> Option<Protocol> {
+        protocols.iter().copied().find(|protocol| !self.routes(*protocol).is_empty())
     }
 
     /// The routes for a protocol; there may be none.
@@ -125,26 +136,27 @@ impl Snapshot {
         self.names.get(name).and_then(|index| self.models.get(*index))
     }
 
-    /// The model of exactly this name or alias, if it has the protocol.
+    /// The model of exactly this name or alias, if it has one of the protocols.
     ///
     /// # Errors
     /// See [`Unresolved`].
-    pub fn resolve(&self, protocol: Protocol, name: &str) -> Result<&Arc<Model>, Unresolved> {
-        usable(self.named(name), protocol)
+    pub fn resolve(&self, protocols: &[Protocol], name: &str) -> Result<&Arc<Model>, Unresolved> {
+        usable(self.named(name), protocols)
     }
 
-    /// The first model that has the protocol, of those whose names are allowed.
+    /// The first model that has one of the protocols, of those whose names are allowed.
     ///
     /// # Errors
     /// See [`Unresolved`].
-    pub fn first(&self, protocol: Protocol, is_allowed: &dyn Fn(&str) -> bool) -> Result<&Arc<Model>, Unresolved> {
-        usable(self.models.iter().find(|model| model.has(protocol) && is_allowed(&model.name)), protocol)
+    pub fn first(&self, protocols: &[Protocol], is_allowed: &dyn Fn(&str) -> bool) -> Result<&Arc<Model>, Unresolved> {
+        let mut models = self.models.iter();
+        usable(models.find(|model| model.has_any(protocols) && is_allowed(&model.name)), protocols)
     }
 }
 
-fn usable(model: Option<&Arc<Model>>, protocol: Protocol) -> Result<&Arc<Model>, Unresolved> {
-    let model = model.filter(|model| model.has(protocol)).ok_or(Unresolved::Unknown)?;
-    if model.routes(protocol).is_empty() { Err(Unresolved::Unavailable) } else { Ok(model) }
+fn usable<'m>(model: Option<&'m Arc<Model>>, protocols: &[Protocol]) -> Result<&'m Arc<Model>, Unresolved> {
+    let model = model.filter(|model| model.has_any(protocols)).ok_or(Unresolved::Unknown)?;
+    model.first_usable(protocols).map(|_| model).ok_or(Unresolved::Unavailable)
 }
 
 fn provider(row: &ProviderRow, previous: &Snapshot, given: &SnapshotContext<'_>) -> Result<Arc<Provider>, String> {
@@ -265,8 +277,8 @@ mod tests {
         assert!(faults.is_empty(), "{faults:?}");
         let name = |protocol, name: Option<&str>| {
             let model = match name {
-                Some(name) => snapshot.resolve(protocol, name),
-                None => snapshot.first(protocol, &|_| true),
+                Some(name) => snapshot.resolve(&[protocol], name),
+                None => snapshot.first(&[protocol], &|_| true),
             };
             model.map(|model| model.name.as_str())
         };
@@ -278,10 +290,10 @@ mod tests {
         }
         assert_eq!(name(Protocol::Messages, None), Err(Unresolved::Unknown));
         let only_talker =
-            |protocol| snapshot.first(protocol, &|name| name == "talker").map(|model| model.name.as_str());
+            |protocol| snapshot.first(&[protocol], &|name| name == "talker").map(|model| model.name.as_str());
         assert_eq!(only_talker(Protocol::Audio), Ok("talker"));
         assert_eq!(only_talker(Protocol::Chat), Err(Unresolved::Unknown));
-        let writer = snapshot.resolve(Protocol::Chat, "w").unwrap();
+        let writer = snapshot.resolve(&[Protocol::Messages, Protocol::Chat], "w").unwrap();
         let route = writer.routes(Protocol::Chat).iter().next().unwrap();
         assert_eq!((route.upstream_model.as_deref(), route.weight, route.priority), (Some("writer-there"), 2, 1));
         assert_eq!(writer.routes(Protocol::Chat).iter().count(), 1, "the other one has no chat");
@@ -294,7 +306,7 @@ mod tests {
         for key in [None, Some(" ")] {
             let (snapshot, faults) = snapshot(&rows(), &Snapshot::default(), key);
             assert!(faults[0].contains("\"chats\"") && faults[0].contains("KEY is not set"), "{faults:?}");
-            let resolve = |protocol| snapshot.resolve(protocol, "writer").map(|model| model.name.as_str());
+            let resolve = |protocol| snapshot.resolve(&[protocol], "writer").map(|model| model.name.as_str());
             assert_eq!(
                 (resolve(Protocol::Chat), resolve(Protocol::Audio)),
                 (Err(Unresolved::Unavailable), Ok("writer"))

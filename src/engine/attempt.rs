@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use ureq::http::Response;
 
-use super::client::{Connections, Content, HttpClient, is_disconnect};
+use super::client::{Connections, Content, Head, HttpClient, is_disconnect};
 use super::refused::{CONFIRMED, SUSPECTED};
 use super::request::{Body, Extensions, Variant};
 use super::routes::Route;
@@ -22,9 +22,7 @@ type Outcome = std::result::Result<Response<ReplyBody>, ureq::Error>;
 pub(super) struct Attempt<'a> {
     pub(super) client: &'a HttpClient,
     pub(super) route: &'a Route,
-    pub(super) path: &'a str,
-    pub(super) media_type: &'a str,
-    pub(super) request_id: Option<&'a str>,
+    pub(super) head: Head<'a>,
 }
 
 impl Attempt<'_> {
@@ -110,10 +108,8 @@ impl Attempt<'_> {
     }
 
     fn post_content(&self, connections: Connections, content: &mut Content<'_>) -> Outcome {
-        // Base addresses have it.
-        let path = self.path.strip_prefix("/v1").unwrap_or(self.path);
         transport::note_request();
-        let response = self.client.post(connections, path, self.media_type, self.request_id, content)?;
+        let response = self.client.post(connections, &self.head, content)?;
         Ok(response.map(|body| Box::new(body.into_reader()) as ReplyBody))
     }
 }

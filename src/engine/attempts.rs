@@ -12,7 +12,7 @@ use crate::http::sse;
 use crate::logging;
 
 use super::attempt::{Attempt, ReplyBody};
-use super::client::{HttpClient, UNREACHABLE, failure, is_disconnect, is_shortage};
+use super::client::{Head, HttpClient, UNREACHABLE, failure, is_disconnect, is_shortage};
 use super::demo;
 use super::health::InFlight;
 use super::reply::{Reply, whole_seconds};
@@ -35,7 +35,7 @@ const MAX_BROKEN: usize = 3;
 /// 503 when all routes have as many calls as they may have; 502 when no provider answers, 504 when none does in time; the
 /// client has left, before or after a provider had the request.
 pub fn send(routes: &Routes, request: UpstreamRequest<'_>) -> Result<Reply> {
-    let UpstreamRequest { path, media_type, body } = request;
+    let UpstreamRequest { path, media_type, headers, body } = request;
     let upload = UploadProgress::default();
     let mut tracked;
     let mut body = match body {
@@ -57,13 +57,14 @@ pub fn send(routes: &Routes, request: UpstreamRequest<'_>) -> Result<Reply> {
         };
         tried.push(index);
         let Some(client) = route.provider.client() else {
-            return demo::answer(UpstreamRequest { path, media_type, body });
+            return demo::answer(UpstreamRequest { path, media_type, headers, body });
         };
         let total = client.timeouts().total;
         upload.total.set(total);
         // While an upload is read, the client decides how long it takes.
         let deadline = if matches!(body, Body::Stream(_)) { None } else { began.checked_add(total) };
-        let attempt = Attempt { client, route, path, media_type, request_id: request_id.as_deref() };
+        let head = Head { path, media_type, request_id: request_id.as_deref(), headers };
+        let attempt = Attempt { client, route, head };
         let outcome = transport::with_deadline_at(deadline, || attempt.send(&mut body));
         let deadline = deadline.or(upload.ended_at.get().and_then(|at| at.checked_add(total)));
         let is_late = deadline.is_some_and(|deadline| deadline <= Instant::now());

@@ -15,7 +15,7 @@ use ureq::{Agent, SendBody};
 use crate::error::{Error, Result};
 
 use super::buffers;
-use super::spec::{ProviderSpec, Timeouts};
+use super::spec::{Protocol, ProviderSpec, Timeouts};
 use super::transport::{self, client_left, connector};
 
 /// Idle connections that are kept to one provider.
@@ -39,6 +39,8 @@ pub(super) struct HttpClient {
     /// What follows the path, such as `?api-version=…`; mostly nothing.
     query: String,
     headers: HeaderMap,
+    /// The same for the routes of the Messages protocol, which have the key in another header.
+    headers_of_messages: HeaderMap,
     timeouts: Timeouts,
 }
 
@@ -49,6 +51,16 @@ pub(super) enum Connections {
     Kept,
     /// Only a new one.
     New,
+}
+
+/// What one request carries beside its body and what every request does.
+#[derive(Clone, Copy)]
+pub(super) struct Head<'a> {
+    pub(super) path: &'a str,
+    pub(super) media_type: &'a str,
+    pub(super) request_id: Option<&'a str>,
+    /// Of the request's own protocol.
+    pub(super) headers: &'a [(&'static str, String)],
 }
 
 /// The body of one request.
@@ -87,7 +99,9 @@ impl HttpClient {
                 .build()
         };
         let agent = |idle| Agent::with_parts(config(idle), connector(timeouts.idle), AddressResolver::default());
-        Ok(HttpClient { kept: agent(IDLE), new: agent(0), base_url, query, headers: headers(spec)?, timeouts })
+        let headers = headers(spec)?;
+        let headers_of_messages = headers_of_messages(spec, &headers);
+        Ok(HttpClient { kept: agent(IDLE), new: agent(0), base_url, query, headers, headers_of_messages, timeouts })
     }
 
     pub(super) fn timeouts(&self) -> &Timeouts {
@@ -98,14 +112,19 @@ impl HttpClient {
     pub(super) fn post(
         &self,
         connections: Connections,
-        path: &str,
-        media_type: &str,
-        request_id: Option<&str>,
+        head: &Head<'_>,
         content: &mut Content<'_>,
     ) -> std::result::Result<Response<ureq::Body>, ureq::Error> {
+        let Head { path, media_type, request_id, headers } = *head;
+        // Base addresses have it.
+        let path = path.strip_prefix("/v1").unwrap_or(path);
         let mut request = self.request(path).method("POST").header(header::CONTENT_TYPE, media_type);
         if let Some(id) = request_id {
             request = request.header("X-Request-Id", id);
+        }
+        // What the provider is sent with each request is the operator's choice.
+        for (name, value) in headers.iter().filter(|(name, _)| !self.headers.contains_key(*name)) {
+            request = request.header(*name, value);
         }
         let agent = match connections {
             Connections::Kept => &self.kept,
@@ -146,8 +165,9 @@ impl HttpClient {
 
     fn request(&self, path: &str) -> ureq::http::request::Builder {
         let mut request = Request::builder().uri([&self.base_url, path, &self.query].concat());
+        let own = if path.starts_with(MESSAGES) { &self.headers_of_messages } else { &self.headers };
         if let Some(headers) = request.headers_mut() {
-            headers.extend(self.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
+            headers.extend(own.iter().map(|(name, value)| (name.clone(), value.clone())));
         }
         request
     }
@@ -189,6 +209,23 @@ fn headers(spec: &ProviderSpec) -> std::result::Result<HeaderMap, String> {
         headers.insert(parsed, value(text.reveal(), name)?);
     }
     Ok(headers)
+}
+
+/// The routes of the Messages protocol.
+const MESSAGES: &str = "/messages";
+
+/// The same headers with the key in `x-api-key` too, as the Messages protocol has it. A provider that has none of OpenAI's
+/// protocols gets it only there: it may refuse a request with two keys.
+fn headers_of_messages(spec: &ProviderSpec, headers: &HeaderMap) -> HeaderMap {
+    let mut headers = headers.clone();
+    let key = spec.api_key.as_ref().and_then(|key| HeaderValue::from_str(key.reveal()).ok());
+    let Some(mut key) = key.filter(|_| !headers.contains_key("x-api-key")) else { return headers };
+    key.set_sensitive(true);
+    headers.insert("x-api-key", key);
+    if ![Protocol::Chat, Protocol::Responses].into_iter().any(|openai| spec.protocols.has(openai)) {
+        headers.remove(header::AUTHORIZATION);
+    }
+    headers
 }
 
 fn certificates(file: &Path) -> std::result::Result<RootCerts, String> {
@@ -306,5 +343,21 @@ mod tests {
         spec.headers = vec![("Authorization".into(), Hidden::new("Basic x")), ("X-Team".into(), Hidden::new("y"))];
         assert_eq!(header(&spec, "authorization").as_deref(), Some("Basic x"));
         assert_eq!(header(&spec, "x-team").as_deref(), Some("y"));
+    }
+
+    #[test]
+    fn messages_have_the_key_in_a_header_of_their_own() {
+        let keys = |protocols: &[Protocol], path: &str| {
+            let mut spec = ProviderSpec::new("a", "http://h/v1");
+            spec.api_key = Some(Hidden::new("one"));
+            spec.protocols = protocols.iter().copied().collect();
+            let request = HttpClient::new(&spec).unwrap().request(path).body(()).unwrap();
+            ["authorization", "x-api-key"]
+                .map(|name| request.headers().get(name).map(|v| v.to_str().unwrap().to_owned()))
+        };
+        let (bearer, bare) = (Some("Bearer one".to_owned()), Some("one".to_owned()));
+        assert_eq!(keys(&Protocol::ALL, "/chat/completions"), [bearer.clone(), None]);
+        assert_eq!(keys(&Protocol::ALL, "/messages"), [bearer, bare.clone()]);
+        assert_eq!(keys(&[Protocol::Messages], "/messages/count_tokens"), [None, bare]);
     }
 }

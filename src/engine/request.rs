@@ -14,6 +14,8 @@ pub struct UpstreamRequest<'a> {
     pub path: &'static str,
     /// The body's media type.
     pub media_type: &'a str,
+    /// Headers that belong to the protocol, beside those that the provider always gets.
+    pub headers: &'a [(&'static str, String)],
     /// The body.
     pub body: Body<'a>,
 }

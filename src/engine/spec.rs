@@ -57,6 +57,15 @@ impl Protocol {
         }
     }
 
+    /// The fields of its requests that bound the output, in tokens. The first is the one to add where there is none.
+    pub const fn output_limits(self) -> &'static [&'static str] {
+        match self {
+            Protocol::Responses => &["max_output_tokens"],
+            Protocol::Messages => &["max_tokens"],
+            Protocol::Chat | Protocol::Embeddings | Protocol::Audio => &["max_tokens", "max_completion_tokens"],
+        }
+    }
+
     /// The protocol of this name.
     pub fn named(name: &str) -> Option<Protocol> {
         Protocol::ALL.into_iter().find(|protocol| protocol.name() == name)

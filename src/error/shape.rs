@@ -18,6 +18,8 @@ pub enum Shape {
     Error,
     /// `{"error": {"message", "type", "param", "code"}}`: what OpenAI's clients expect.
     OpenAi,
+    /// `{"type": "error", "error": {"type", "message"}}`: the Messages protocol.
+    Messages,
 }
 
 impl Shape {
@@ -27,6 +29,7 @@ impl Shape {
             Shape::Detail => generator.subschema_for::<DetailBody<'_>>(),
             Shape::Error => generator.subschema_for::<ErrorBody<'_>>(),
             Shape::OpenAi => generator.subschema_for::<OpenAiBody<'_>>(),
+            Shape::Messages => generator.subschema_for::<MessagesBody<'_>>(),
         }
     }
 }
@@ -75,6 +78,40 @@ pub struct Conflicting {
 #[schemars(rename = "OpenAiError")]
 pub(super) struct OpenAiBody<'e> {
     pub(super) error: OpenAiError<'e>,
+}
+
+/// The error of the Messages protocol.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "MessagesError")]
+pub(super) struct MessagesBody<'e> {
+    pub(super) r#type: &'static str,
+    pub(super) error: MessagesError<'e>,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(inline)]
+pub(super) struct MessagesError<'e> {
+    pub(super) r#type: &'static str,
+    pub(super) message: Cow<'e, str>,
+}
+
+impl<'e> MessagesBody<'e> {
+    /// The error of a reply with this status.
+    pub(super) fn new(status: u16, message: Cow<'e, str>) -> MessagesBody<'e> {
+        let kind = match status {
+            401 => "authentication_error",
+            402 => "billing_error",
+            403 => "permission_error",
+            404 => "not_found_error",
+            413 => "request_too_large",
+            429 => "rate_limit_error",
+            503 => "overloaded_error",
+            504 => "timeout_error",
+            500.. => "api_error",
+            _ => "invalid_request_error",
+        };
+        MessagesBody { r#type: "error", error: MessagesError { r#type: kind, message } }
+    }
 }
 
 #[derive(Serialize, JsonSchema)]

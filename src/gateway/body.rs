@@ -2,7 +2,6 @@
 
 use serde::Deserialize;
 
-use crate::catalogue::OUTPUT_LIMITS;
 use crate::error::{Error, Result};
 use crate::http::Request;
 use crate::http::form::Fields;
@@ -11,17 +10,23 @@ use crate::memory_budget;
 use crate::protocol::strict;
 
 /// The fields that decide what a request costs.
-const CHARGED_FIELDS: [&str; 12] = [
+const CHARGED_FIELDS: [&str; 18] = [
     "model",
     "stream",
     "stream_options",
     "max_tokens",
     "max_completion_tokens",
+    "max_output_tokens",
     "n",
     "best_of",
     "messages",
     "prompt",
     "input",
+    "instructions",
+    "system",
+    "tools",
+    "store",
+    "previous_response_id",
     "file",
     "response_format",
 ];
@@ -61,7 +66,7 @@ const REFUSED_FIELDS: [&str; 26] = [
 const CLIENT_TOOLS: [&str; 2] = ["function", "custom"];
 
 /// The service tiers that cost no more than the usual one.
-const USUAL_TIERS: [&str; 3] = ["auto", "default", "flex"];
+const USUAL_TIERS: [&str; 4] = ["auto", "default", "flex", "standard_only"];
 
 /// Checks that a field, of a JSON object or of a form, does not choose another model or price than the charged one.
 /// `text` returns its value if that is a text.
@@ -96,6 +101,18 @@ pub fn check_names<'n>(names: impl IntoIterator<Item = &'n str>) -> Result<()> {
 /// # Errors
 /// 400 for one that is not valid, or that the model server could read otherwise than textgen does.
 pub fn json_object(body: &[u8]) -> Result<Object<'_>> {
+    json_object_with_tools(body, &|kind| CLIENT_TOOLS.contains(&kind), &CLIENT_TOOLS)
+}
+
+/// The same, where the kinds of tools that a client runs are others; these are for the message.
+///
+/// # Errors
+/// As [`json_object`].
+pub(super) fn json_object_with_tools<'b>(
+    body: &'b [u8],
+    is_client_tool: &dyn Fn(&str) -> bool,
+    known: &[&str],
+) -> Result<Object<'b>> {
     // For the copy that is sent.
     memory_budget::reserve_if_large(body.len())?;
     let mut object = Object::parse(body).map_err(Error::bad)?;
@@ -109,12 +126,12 @@ pub fn json_object(body: &[u8]) -> Result<Object<'_>> {
         return Err(Error::bad("stream must be true or false"));
     }
     check_amounts(&mut object)?;
-    check_tools(&mut object)?;
+    check_tools(&mut object, is_client_tool, known)?;
     Ok(object)
 }
 
 /// Checks that a model server is to run no tools of its own.
-fn check_tools(object: &mut Object<'_>) -> Result<()> {
+fn check_tools(object: &mut Object<'_>, is_client_tool: &dyn Fn(&str) -> bool, known: &[&str]) -> Result<()> {
     #[derive(Deserialize)]
     struct Tool {
         #[serde(rename = "type")]
@@ -126,12 +143,15 @@ fn check_tools(object: &mut Object<'_>) -> Result<()> {
     }
     let tools: Vec<Tool> =
         object.read("tools").ok_or_else(|| Error::bad("tools must be a list of objects, each with a type"))?;
-    let is_other = |tool: &Tool| tool.kind.as_deref().is_some_and(|kind| !CLIENT_TOOLS.contains(&kind));
+    let is_other = |tool: &Tool| tool.kind.as_deref().is_some_and(|kind| !is_client_tool(kind));
     match tools.iter().position(is_other) {
-        Some(place) => Err(Error::bad(format!("tools[{place}].type must be one of {}", CLIENT_TOOLS.join(", ")))),
+        Some(place) => Err(Error::bad(format!("tools[{place}].type must be one of {}", known.join(", ")))),
         None => Ok(()),
     }
 }
+
+/// The fields that bound a request's output, in one of the protocols.
+const OUTPUT_LIMITS: [&str; 3] = ["max_tokens", "max_completion_tokens", "max_output_tokens"];
 
 /// Most choices that a request may ask for.
 const MAX_CHOICES: u64 = 128;
@@ -171,7 +191,7 @@ pub fn check_choice(object: &Object<'_>, name: &'static str, known: &[&str]) -> 
 }
 
 /// Whether a field is given. Null is taken out.
-fn is_given(object: &mut Object<'_>, name: &'static str) -> bool {
+pub(super) fn is_given(object: &mut Object<'_>, name: &'static str) -> bool {
     if is_null(object, name) {
         object.remove(name);
     }

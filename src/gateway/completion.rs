@@ -18,15 +18,15 @@ use crate::protocol::failure;
 use crate::units::Units;
 
 use super::MAX_REPLY;
-use super::chunk::{Choice, Chunk};
 use super::estimate::Prompt;
-use super::event_stream::{disguised_failure, is_event_stream};
 use super::live_reply::{self, LiveReader, Next};
 use super::output_limit::OutputLimit;
+use super::reply_kind::{disguised_failure, is_event_stream};
 use super::sentences::Sentences;
 use super::stream_usage::request_usage;
 use super::usage_counter::{ChargeBasis, UsageCounter};
 use super::worst_case;
+use crate::protocol::chunk::{Choice, Chunk};
 
 /// Most stop sequences.
 const MAX_SEQUENCES: usize = 256;
@@ -126,8 +126,12 @@ pub fn complete(model: &ResolvedModel, request: &Map<String, Value>, stop: &Stop
     model.limit_output(&mut object)?;
     request_usage(&mut object);
     let limit = worst_case::set_aside_text(model, &mut object, "messages", choices)?.map(OutputLimit::new);
-    let ask =
-        UpstreamRequest { path: "/v1/chat/completions", media_type: "application/json", body: Body::Json(&object) };
+    let ask = UpstreamRequest {
+        path: "/v1/chat/completions",
+        media_type: "application/json",
+        headers: &[],
+        body: Body::Json(&object),
+    };
     let finder = StopFinder::new(stop)?;
     let counter = UsageCounter::new(ChargeBasis::Text).expecting(choices, 1);
     let mut collector = Collector { model: model.name(), stop: finder, completions: BTreeMap::new(), counter, limit };

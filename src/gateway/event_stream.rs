@@ -4,20 +4,20 @@
 use std::io::{self, Write};
 
 use crate::engine::Reply;
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::http::response::Response;
 use crate::http::sse;
-use crate::protocol::failure;
+use crate::protocol::native::End;
 use crate::units::Units;
 
 use super::charged::Outcome;
-use super::chunk::Chunk;
 use super::estimate::KeptPrompt;
 use super::live_reply::{self, LiveReader, Next};
 use super::mark_demo;
-use super::output_limit::{self, OutputLimit};
+use super::output_limit::OutputLimit;
+use super::passage::{Passage, Reading, Seen};
+use super::reply_kind::disguised_failure;
 use super::reply_stream::{ReplyStream, StreamClient, StreamEnd};
-use super::stream_usage::UsageFilter;
 use super::usage_counter::UsageCounter;
 
 const DONE: &[u8] = b"[DONE]";
@@ -32,10 +32,12 @@ pub struct EventStream {
     pub counter: UsageCounter,
     /// What the request gave the model to read.
     pub prompt: KeptPrompt,
-    /// Removes the usage numbers that the client did not ask for.
-    pub usage: UsageFilter,
+    /// What the client gets of it.
+    pub passage: Passage,
     /// Ends it where it has more than was asked for.
     pub limit: Option<OutputLimit>,
+    /// The model server's own last event, if that says that it has failed.
+    pub failed: Option<Vec<u8>>,
 }
 
 impl EventStream {
@@ -66,11 +68,8 @@ impl EventStream {
                 }
                 Next::End if has_left && !self.counter.is_finished() => return disconnected(),
                 Next::End => {
-                    let end = self.end_without_done(events.is_incomplete());
-                    if let StreamEnd::Complete(_) = end {
-                        self.usage.end(&mut client.output);
-                        client.flush();
-                    }
+                    let end = self.end_without_done(events.is_incomplete(), &mut client.output);
+                    client.flush();
                     return end;
                 }
                 Next::ClientLeft if self.is_rest_needed() => has_left = true,
@@ -78,27 +77,9 @@ impl EventStream {
                 Next::Failed(e) => return StreamEnd::Failed(self.reply.broken(&e)),
             }
             while let Some(event) = events.take() {
-                let data = sse::data(event);
-                if data.as_deref() == Some(DONE) {
-                    let last = event.to_vec();
-                    self.usage.end(&mut client.output);
+                if let Some(end) = self.pass_on(event, &mut client.output) {
                     client.flush();
-                    return StreamEnd::Complete(last);
-                }
-                if let Some(message) = data.as_deref().and_then(failure::message) {
-                    client.flush();
-                    return StreamEnd::Failed(disguised_failure(&message));
-                }
-                match data {
-                    Some(data) => {
-                        if let Some(last) = self.cut(&data) {
-                            client.flush();
-                            return StreamEnd::Complete(last);
-                        }
-                        self.pass_on(event, &data, &mut client.output);
-                    }
-                    // A comment keeps the connection alive.
-                    None => client.output.extend_from_slice(event),
+                    return end;
                 }
             }
             if !client.output.is_empty() {
@@ -116,10 +97,10 @@ impl EventStream {
 
     /// The stream ended without `[DONE]`. That is an error, unless all its choices were finished, or if it is a stream
     /// of transcripts, which ends like this.
-    fn end_without_done(&self, is_within_event: bool) -> StreamEnd {
+    fn end_without_done(&mut self, is_within_event: bool, output: &mut Vec<u8>) -> StreamEnd {
         match self.counter.are_begun_choices_finished() {
             _ if is_within_event => StreamEnd::Failed(self.ended_early()),
-            true => StreamEnd::Complete(b"data: [DONE]\n\n".to_vec()),
+            true => StreamEnd::Complete(self.passage.end(None, output)),
             false if self.counter.is_audio() => StreamEnd::Complete(Vec::new()),
             false => StreamEnd::Failed(self.ended_early()),
         }
@@ -129,19 +110,49 @@ impl EventStream {
         self.reply.broken(&io::ErrorKind::UnexpectedEof.into())
     }
 
-    /// If the event is beyond what the model server was asked for: what the client gets in place of it and all others.
-    fn cut(&mut self, data: &[u8]) -> Option<Vec<u8>> {
-        let limit = self.limit.as_mut()?;
-        let chunk = serde_json::from_slice::<Chunk<'_>>(data).ok()?;
-        if !limit.is_passed_by(&chunk) {
+    /// Counts an event and adds to `output` what the client gets of it. Returns how the stream ends, if it ends with it.
+    fn pass_on(&mut self, event: &[u8], output: &mut Vec<u8>) -> Option<StreamEnd> {
+        let Some(data) = sse::data(event) else {
+            // A comment keeps the connection alive.
+            output.extend_from_slice(event);
             return None;
+        };
+        if &*data == DONE {
+            return Some(StreamEnd::Complete(self.passage.end(Some(event), output)));
         }
-        let mut last = output_limit::last_event(data, &chunk, &self.counter.open_choices());
-        if self.usage.is_shown() {
-            last.extend_from_slice(&output_limit::usage_event(data, &self.used()));
+        let seen = match self.passage.read(&data) {
+            Reading::Piece(seen) => seen,
+            Reading::Failure(message) => return Some(StreamEnd::Failed(disguised_failure(&message))),
+            Reading::Unknown => {
+                self.counter.add_unparsed(&data);
+                output.extend_from_slice(event);
+                return None;
+            }
+        };
+        if self.limit.as_mut().is_some_and(|limit| limit.is_passed_by(&seen.chunk)) {
+            let (open, used) = (self.counter.open_choices(), self.used());
+            return Some(StreamEnd::Complete(self.passage.cut(&data, &seen.chunk, &open, &used)));
         }
-        last.extend_from_slice(b"data: [DONE]\n\n");
-        Some(last)
+        self.count(&seen);
+        match seen.end {
+            None => {
+                let is_finished = self.counter.are_begun_choices_finished();
+                self.passage.pass(event, &data, &seen, is_finished, output);
+                None
+            }
+            Some(End::Failed | End::Error) => {
+                self.failed = Some(event.to_vec());
+                Some(StreamEnd::Failed(disguised_failure("a response that has failed")))
+            }
+            Some(End::Complete) => Some(StreamEnd::Complete(self.passage.end(Some(event), output))),
+        }
+    }
+
+    fn count(&mut self, seen: &Seen<'_>) {
+        match &seen.usage {
+            Some(usage) => self.counter.add_with(&seen.chunk, Some(usage)),
+            None => self.counter.add(&seen.chunk),
+        }
     }
 
     fn is_rest_needed(&self) -> bool {
@@ -157,17 +168,6 @@ impl EventStream {
     fn made(&mut self) -> Units {
         self.prompt.count();
         self.used()
-    }
-
-    /// Counts an event and adds to `output` what the client gets of it.
-    fn pass_on(&mut self, event: &[u8], data: &[u8], output: &mut Vec<u8>) {
-        let Ok(chunk) = serde_json::from_slice::<Chunk<'_>>(data) else {
-            self.counter.add_unparsed(data);
-            output.extend_from_slice(event);
-            return;
-        };
-        self.counter.add(&chunk);
-        self.usage.pass(event, data, &chunk, self.counter.are_begun_choices_finished(), output);
     }
 }
 
@@ -229,7 +229,7 @@ impl ReplyStream for EventStream {
     fn fail(&mut self, out: &mut dyn Write, e: Error) -> io::Result<()> {
         log::warn!("a stream ended with an error: {e}");
         // In one call, as each write is sent as a chunk of its own.
-        out.write_all(format!("data: {}\n\n", e.openai()).as_bytes())
+        out.write_all(&self.failed.take().unwrap_or_else(|| self.passage.error(&e)))
     }
 
     fn finish(&mut self) {
@@ -237,31 +237,4 @@ impl ReplyStream for EventStream {
             self.reply.drain();
         }
     }
-}
-
-/// Whether a reply is a stream of events; if not, it is JSON.
-///
-/// # Errors
-/// 502 for a reply that is neither.
-pub fn is_event_stream(reply: &Reply) -> Result<bool> {
-    match reply.media_type.as_str() {
-        sse::MEDIA_TYPE => Ok(true),
-        "application/json" => Ok(false),
-        other => {
-            log::warn!("a model server replied with the media type {other:?}");
-            Err(not_json())
-        }
-    }
-}
-
-/// 502: a model server sent an error as if it were a reply. Its words are for the log only, as they may tell of the
-/// server.
-pub fn disguised_failure(message: &str) -> Error {
-    log::warn!("a model server sent an error as a reply: {message}");
-    Error::Upstream(502, "The model server failed")
-}
-
-/// 502: a model server's reply is not JSON, as it should be.
-pub fn not_json() -> Error {
-    Error::Upstream(502, "The model server's reply is not JSON")
 }

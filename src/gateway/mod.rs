@@ -6,10 +6,11 @@
 //! the key of a request, and `kept` keeps its reply for repetitions. `proxy` passes OpenAI's JSON routes through and
 //! `event_stream` their streams, read by `live_reply`; `completion` asks a chat model for text with stop conditions;
 //! `speech` synthesizes; `upload`, `forward`, `transcription` send recordings, and `transcript` formats the result.
-//! `usage_counter` counts the tokens of replies, of which `chunk` and `words` read what matters; `stream_usage` has streams
-//! bring their numbers, and `estimate` counts tokens that no server reports, in what `prompt_parts` finds of a prompt.
-//! `json_walk` goes through JSON of any shape. `worst_case` sets aside what a call may cost, where a budget limits that: `bound` tells what the
-//! model reads at the most, and `output_limit` holds it to what it may make.
+//! `dialect` answers in the Responses and the Messages protocol, whose requests `dialect_body` checks, and `count_tokens`
+//! says how long one is; `passage` is what becomes of a reply in each, and `reply_kind` tells replies apart. `usage_counter`
+//! counts the tokens of replies; `stream_usage` has streams bring their numbers, and `estimate` counts tokens that no server
+//! reports, in what `prompt_parts` finds of a prompt. `worst_case` sets aside what a call may cost, where a budget limits
+//! that: `bound` tells what the model reads at the most, and `output_limit` holds it to what it may make.
 
 pub mod audio_duration;
 pub mod body;
@@ -17,20 +18,23 @@ mod bound;
 mod caller_check;
 pub mod charged;
 mod charging;
-pub mod chunk;
 pub mod completion;
+pub mod count_tokens;
+pub mod dialect;
+mod dialect_body;
 pub mod digest;
 pub mod estimate;
 pub mod event_stream;
 pub mod forward;
 mod idempotency;
-mod json_walk;
 mod kept;
 mod live_reply;
 pub mod model;
 pub mod output_limit;
+pub mod passage;
 mod prompt_parts;
 pub mod proxy;
+pub mod reply_kind;
 pub mod reply_stream;
 mod request_rate;
 mod sentences;
@@ -40,7 +44,6 @@ pub mod transcript;
 pub mod transcription;
 pub mod upload;
 pub mod usage_counter;
-mod words;
 pub mod worst_case;
 
 use crate::engine::{DEMO_HEADER, Reply};

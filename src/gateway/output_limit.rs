@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::http::object::Object;
 use crate::units::{Unit, Units};
 
-use super::chunk::Chunk;
+use crate::protocol::chunk::Chunk;
 
 /// More bytes than these are more than one token.
 const MOST_BYTES: u64 = 32;

@@ -12,22 +12,23 @@ use crate::engine::{Body, Reply, UpstreamRequest};
 use crate::error::{Error, Result};
 use crate::http::object::Object;
 use crate::http::{Content, Response};
-use crate::protocol::failure;
 
 use super::body::json_object;
 use super::charged::{ChargedRequest, ModelUsage, Outcome};
-use super::chunk::Chunk;
 use super::estimate::{KeptPrompt, Prompt};
-use super::event_stream::{self, EventStream};
+use super::event_stream::EventStream;
 use super::live_reply;
 use super::model;
 use super::output_limit::OutputLimit;
+use super::passage::Passage;
+use super::reply_kind::is_event_stream;
 use super::stream_usage::{UsageFilter, UsageShown, request_usage};
 use super::usage_counter::{ChargeBasis, UsageCounter};
 use super::worst_case;
 use super::{MAX_JSON_BODY, MAX_REPLY, response_typed_as};
 
 /// A route that is passed on to a model server.
+#[derive(Clone)]
 pub struct ProxiedRoute {
     /// What it wants of a model.
     pub purpose: Purpose,
@@ -55,39 +56,50 @@ pub fn proxy(
     let prepared =
         prepare(call, &mut object).and_then(|()| model::resolve_in(call.app, caller, route.purpose, &mut object));
     request.run(prepared, |model| {
-        let pending = match forward(&model, &route, &mut object)? {
-            Forwarded::Reply(pending) => pending,
-            Forwarded::Cut(usage) => return Ok(Outcome::PerModel(Err(Error::ClientLeft), vec![usage])),
-        };
-        if event_stream::is_event_stream(&pending.reply)? {
-            return Ok(pending.into_stream(KeptPrompt::new(&body, route.prompt_field)));
-        }
-        pending.read(|| Prompt::of_request(&object, route.prompt_field).tokens())
+        forward(&model, &route, &mut object, None)?.into_outcome(&body, &object, route.prompt_field)
     })
 }
 
+/// A request in its own protocol, or one that was translated to a chat.
+pub(super) struct Wire<'w> {
+    /// Headers of the protocol.
+    pub(super) headers: &'w [(&'static str, String)],
+    /// What becomes of the reply.
+    pub(super) passage: Passage,
+}
+
 /// A reply whose body was not read yet.
-struct Pending {
+pub(super) struct Pending {
     model: ResolvedModel,
     reply: Reply,
     counter: UsageCounter,
-    shown: UsageShown,
+    passage: Passage,
     limit: Option<OutputLimit>,
 }
 
 /// What became of a request.
 #[allow(clippy::large_enum_variant)] // It is returned once, and nearly always the larger one.
-enum Forwarded {
+pub(super) enum Forwarded {
     /// The reply has begun.
     Reply(Pending),
     /// The client has left before, and this is to be charged.
     Cut(ModelUsage),
 }
 
-fn forward(model: &ResolvedModel, route: &ProxiedRoute, object: &mut Object<'_>) -> Result<Forwarded> {
+/// Sends a request. Without a `wire`, it is one that is passed on in OpenAI's older protocols.
+///
+/// # Errors
+/// As [`proxy`].
+pub(super) fn forward(
+    model: &ResolvedModel,
+    route: &ProxiedRoute,
+    object: &mut Object<'_>,
+    wire: Option<Wire<'_>>,
+) -> Result<Forwarded> {
     let wants_stream = matches!(route.basis, ChargeBasis::Text) && object.read::<bool>("stream") == Some(true);
     let (choices, prompts) = choices(object, route.prompt_field);
-    let shown = if wants_stream { request_usage(object) } else { UsageShown::AsSent };
+    let asks_for_usage = wants_stream && wire.as_ref().is_none_or(|wire| wire.passage.is_of_chat());
+    let shown = if asks_for_usage { request_usage(object) } else { UsageShown::AsSent };
     let most_tokens = match &route.basis {
         ChargeBasis::Text => worst_case::set_aside_text(model, object, route.prompt_field, choices)?,
         ChargeBasis::Embeddings => worst_case::set_aside_embeddings(model, object).map(|()| None)?,
@@ -96,7 +108,9 @@ fn forward(model: &ResolvedModel, route: &ProxiedRoute, object: &mut Object<'_>)
     };
     let limit = most_tokens.map(OutputLimit::new);
     let counter = UsageCounter::new(route.basis.clone()).expecting(choices, prompts);
-    let ask = UpstreamRequest { path: route.upstream_path, media_type: "application/json", body: Body::Json(object) };
+    let headers = wire.as_ref().map_or(&[][..], |wire| wire.headers);
+    let body = Body::Json(object);
+    let ask = UpstreamRequest { path: route.upstream_path, media_type: "application/json", headers, body };
     let send = || model.send(ask).and_then(Reply::successful);
     // Only a stream tells, piece by piece, what was made. Of a reply in one piece nothing is known before its end.
     let began = Instant::now();
@@ -108,30 +122,46 @@ fn forward(model: &ResolvedModel, route: &ProxiedRoute, object: &mut Object<'_>)
             let model = model.name().to_owned();
             Ok(Forwarded::Cut(ModelUsage { model, units, estimated: true, latency_micros }))
         }
-        reply => Ok(Forwarded::Reply(Pending { model: model.clone(), reply: reply?, counter, shown, limit })),
+        reply => {
+            let passage = wire.map_or_else(|| Passage::Plain(UsageFilter::new(shown)), |wire| wire.passage);
+            Ok(Forwarded::Reply(Pending { model: model.clone(), reply: reply?, counter, passage, limit }))
+        }
+    }
+}
+
+impl Forwarded {
+    /// Passes the reply on. The prompt of the request stands in this field of its body, and of the object that was sent.
+    ///
+    /// # Errors
+    /// 502 for a reply that is not as it should be, or an error.
+    pub(super) fn into_outcome(self, body: &[u8], object: &Object<'_>, prompt_field: &'static str) -> Result<Outcome> {
+        match self {
+            Forwarded::Cut(usage) => Ok(Outcome::PerModel(Err(Error::ClientLeft), vec![usage])),
+            Forwarded::Reply(pending) if is_event_stream(&pending.reply)? => {
+                Ok(pending.into_stream(KeptPrompt::new(body, prompt_field)))
+            }
+            Forwarded::Reply(pending) => pending.read(|| Prompt::of_request(object, prompt_field).tokens()),
+        }
     }
 }
 
 impl Pending {
     /// Passes a stream on.
     fn into_stream(self, prompt: KeptPrompt) -> Outcome {
-        let Pending { model, reply, counter, shown, limit } = self;
-        let (model, usage) = (model.name().to_owned(), UsageFilter::new(shown));
-        EventStream { model, reply, counter, prompt, usage, limit }.into_outcome()
+        let Pending { model, reply, counter, passage, limit } = self;
+        let model = model.name().to_owned();
+        EventStream { model, reply, counter, prompt, passage, limit, failed: None }.into_outcome()
     }
 
     /// Reads a reply in one piece.
     fn read(self, prompt_tokens: impl FnOnce() -> usize) -> Result<Outcome> {
-        let Pending { model, mut reply, counter, .. } = self;
+        let Pending { model, mut reply, mut counter, mut passage, .. } = self;
         let bytes = model.block_in_place(|| unwatched(|| reply.read_all(MAX_REPLY)))??;
-        if let Some(message) = failure::message(&bytes) {
-            return Err(event_stream::disguised_failure(&message));
-        }
-        let mut counter = count(counter, &bytes)?;
+        passage.read_whole(&bytes, &mut counter)?;
         live_reply::note_hidden_output(&mut counter, &reply, model.name(), false);
         let (units, estimated) = (counter.units(prompt_tokens), counter.is_estimate());
         let mut response = response_typed_as(&reply);
-        response.content = Content::Bytes(bytes.into());
+        response.content = Content::Bytes(passage.whole(bytes, &units).into());
         let (model, latency_micros) = (model.name().to_owned(), reply.latency_micros());
         Ok(Outcome::Reply(response, ModelUsage { model, units, estimated, latency_micros }))
     }
@@ -151,14 +181,4 @@ fn choices(object: &Object<'_>, prompt_field: &str) -> (usize, usize) {
         _ => 1,
     };
     (each.saturating_mul(prompts), prompts)
-}
-
-fn count(mut counter: UsageCounter, bytes: &[u8]) -> Result<UsageCounter> {
-    match serde_json::from_slice::<Chunk<'_>>(bytes) {
-        Ok(chunk) => counter.add_whole(&chunk),
-        // Its fields may have unexpected types, but it must be JSON.
-        Err(e) if e.classify() == serde_json::error::Category::Data => counter.add_unparsed(bytes),
-        Err(_) => return Err(event_stream::not_json()),
-    }
-    Ok(counter)
 }

@@ -12,7 +12,7 @@ use crate::units::{Unit, Units};
 
 use super::MAX_REPLY;
 use super::body::check_choice;
-use super::event_stream::disguised_failure;
+use super::reply_kind::disguised_failure;
 use super::worst_case;
 
 /// The path of speech synthesis, here and at model servers.
@@ -31,7 +31,7 @@ pub fn request(model: &ResolvedModel, object: &Object<'_>) -> Result<Reply> {
     let text = object.read::<String>("input");
     check_choice(object, "stream_format", &["audio"])?;
     worst_case::set_aside(model, &units(&text.unwrap_or_default()))?;
-    let ask = UpstreamRequest { path: SPEECH, media_type: "application/json", body: Body::Json(object) };
+    let ask = UpstreamRequest { path: SPEECH, media_type: "application/json", headers: &[], body: Body::Json(object) };
     block_in_place(Wait::Model, || {
         unwatched(|| {
             let mut reply = model.send(ask)?.successful()?;

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use crate::engine::{CONTINUOUS_USAGE, INCLUDE_USAGE};
 use crate::http::object::Object;
 
-use super::chunk::Chunk;
+use crate::protocol::chunk::Chunk;
 
 const OPTIONS: &str = "stream_options";
 

@@ -10,8 +10,8 @@ use crate::units::Units;
 
 use super::MAX_REPLY;
 use super::audio_duration::AudioDuration;
-use super::event_stream::disguised_failure;
 use super::forward::ForwardedUpload;
+use super::reply_kind::disguised_failure;
 use super::transcript::Transcript;
 
 /// The model server's path for transcription in the spoken language.
@@ -47,7 +47,7 @@ pub fn send(
         None => Body::Stream(&mut upload),
     };
     let reply = block_in_place(Wait::Model, || {
-        unwatched(|| model.send(UpstreamRequest { path, media_type: &media_type, body }))
+        unwatched(|| model.send(UpstreamRequest { path, media_type: &media_type, headers: &[], body }))
     })?;
     if let Some(failure) = upload.failure.take() {
         return Err(failure);

@@ -6,9 +6,9 @@ use crate::protocol::usage::{Reported, Usage};
 use crate::units::{Unit, Units};
 
 use super::audio_duration::AudioDuration;
-use super::chunk::{Choice, Chunk, Numbers};
 use super::estimate::OutputCounter;
-use super::words::Words;
+use crate::protocol::chunk::{Choice, Chunk, Numbers};
+use crate::protocol::words::Words;
 
 /// Most choices of one reply that are told apart.
 const MAX_CHOICES: usize = 10_000;
@@ -92,20 +92,24 @@ impl UsageCounter {
 
     /// Counts a whole reply.
     pub fn add_whole(&mut self, reply: &Chunk<'_>) {
-        self.add_numbered(reply, false);
+        self.add_numbered(reply, numbers_of(reply).as_ref(), false);
+    }
+
+    /// Counts a part of the one choice of a reply whose numbers, of all of it, are given.
+    pub fn add_with(&mut self, chunk: &Chunk<'_>, usage: Option<&Usage>) {
+        self.add_numbered(chunk, usage, false);
     }
 
     /// Counts a chunk.
     pub fn add(&mut self, chunk: &Chunk<'_>) {
         // vLLM sends with each piece the numbers of that choice alone.
         let is_of_one = chunk.choices.len() == 1 && self.expected_choices > 1;
-        self.add_numbered(chunk, is_of_one);
+        self.add_numbered(chunk, numbers_of(chunk).as_ref(), is_of_one);
     }
 
     /// With `is_of_one`, the numbers may be those of the chunk's choice alone.
-    fn add_numbered(&mut self, chunk: &Chunk<'_>, is_of_one: bool) {
-        let usage = chunk.usage.and_then(|usage| serde_json::from_str::<Option<Usage>>(usage.get()).ok()).flatten();
-        let numbers = usage.as_ref().map(Reported::of);
+    fn add_numbered(&mut self, chunk: &Chunk<'_>, usage: Option<&Usage>, is_of_one: bool) {
+        let numbers = usage.map(Reported::of);
         let output = numbers.and_then(|numbers| numbers.output());
         for choice in &chunk.choices {
             let index = choice.index.unwrap_or(0);
@@ -138,7 +142,7 @@ impl UsageCounter {
         }
         self.has_output |= self.is_audio();
         if let Some(usage) = usage {
-            if is_of_one { &mut self.of_one } else { &mut self.reported }.update(&usage);
+            if is_of_one { &mut self.of_one } else { &mut self.reported }.update(usage);
             self.is_over |= chunk.choices.is_empty() && !self.choices.is_empty() && self.reported.output().is_some();
         }
     }
@@ -236,9 +240,9 @@ impl UsageCounter {
         !self.choices.is_empty() && self.choices.values().all(|choice| choice.is_finished)
     }
 
-    /// Whether nothing was made yet.
+    /// Whether nothing was made yet, though it may be known what is read for it.
     pub fn is_empty(&self) -> bool {
-        !self.has_output && [self.reported, self.of_one] == [Reported::default(); 2]
+        !self.has_output && !self.has_output_numbers()
     }
 
     /// Whether it is a recording that is charged, whatever the reply.
@@ -282,6 +286,11 @@ impl UsageCounter {
             }
         }
     }
+}
+
+/// The numbers of a chunk, unless they have an unusual form.
+fn numbers_of(chunk: &Chunk<'_>) -> Option<Usage> {
+    chunk.usage.and_then(|usage| serde_json::from_str::<Option<Usage>>(usage.get()).ok()).flatten()
 }
 
 fn whole(number: usize) -> i64 {

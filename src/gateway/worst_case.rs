@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use crate::catalogue::{OUTPUT_LIMITS, ResolvedModel};
+use crate::catalogue::ResolvedModel;
 use crate::error::{Error, Result};
 use crate::http::object::Object;
 use crate::limits::{Admission, Refusal};
@@ -118,7 +118,7 @@ pub fn set_aside_text(
     if let Some(cost) = cost.as_ref().filter(|cost| cost.each_output == 0 && rated.is_none()) {
         return limits.reserve_text(cost, 0).map(|_| None);
     }
-    let asked = asked_tokens(request)?;
+    let asked = asked_tokens(request, model.output_limits())?;
     let wanted = asked.into_iter().chain(model.max_output_tokens()).min().unwrap_or(DEFAULT_MAX_TOKENS);
     let mut allowed = match rated {
         Some((rate, most)) => take_tokens(rate, most, input, wanted, choices)?,
@@ -128,7 +128,7 @@ pub fn set_aside_text(
         allowed = limits.reserve_text(&cost, allowed)?;
     }
     if asked != Some(allowed) {
-        lower(request, allowed);
+        lower(request, allowed, model.output_limits());
     }
     Ok(Some(allowed.saturating_mul(choices)))
 }
@@ -142,18 +142,18 @@ struct TextCost {
 }
 
 /// The most tokens that a request asks for.
-fn asked_tokens(request: &Object<'_>) -> Result<Option<u64>> {
+fn asked_tokens(request: &Object<'_>, limits: &[&str]) -> Result<Option<u64>> {
     let mut asked: Option<u64> = None;
-    for name in OUTPUT_LIMITS.into_iter().filter(|name| request.has(name)) {
+    for name in limits.iter().filter(|name| request.has(name)) {
         let number = request.read::<u64>(name).ok_or_else(|| Error::bad(format!("{name} must be a whole number")))?;
         asked = Some(asked.map_or(number, |before| before.min(number)));
     }
     Ok(asked)
 }
 
-fn lower(request: &mut Object<'_>, allowed: u64) {
-    let given: Vec<&'static str> = OUTPUT_LIMITS.into_iter().filter(|name| request.has(name)).collect();
-    for name in if given.is_empty() { &OUTPUT_LIMITS[..1] } else { &given } {
+fn lower(request: &mut Object<'_>, allowed: u64, limits: &'static [&'static str]) {
+    let given: Vec<&'static str> = limits.iter().copied().filter(|name| request.has(name)).collect();
+    for name in if given.is_empty() { &limits[..1] } else { &given } {
         request.set(name, &allowed);
     }
     if request.read::<u64>("min_tokens").is_some_and(|least| least > allowed) {

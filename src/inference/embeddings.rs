@@ -11,15 +11,15 @@ use crate::engine::{Body, UpstreamRequest};
 use crate::error::{Error, Result};
 use crate::gateway::body::{check_choice, json_fields};
 use crate::gateway::charged::{ChargedRequest, ModelUsage, Outcome};
-use crate::gateway::chunk::Chunk;
 use crate::gateway::estimate;
-use crate::gateway::event_stream::disguised_failure;
 use crate::gateway::proxy::{ProxiedRoute, proxy};
+use crate::gateway::reply_kind::disguised_failure;
 use crate::gateway::usage_counter::{ChargeBasis, UsageCounter};
 use crate::gateway::{MAX_REPLY, mark_demo, model, worst_case};
 use crate::http::Response;
 use crate::http::form::FORM_LIMIT;
 use crate::http::object::Object;
+use crate::protocol::chunk::Chunk;
 use crate::protocol::failure;
 
 const EMBEDDINGS: &str = "/v1/embeddings";
@@ -59,7 +59,12 @@ pub(super) fn extract_features(call: &mut Call<'_>, caller: &Caller) -> Result<R
         object.set("input", &text);
         object.set("encoding_format", &"float");
         worst_case::set_aside_embeddings(&model, &object)?;
-        let ask = UpstreamRequest { path: EMBEDDINGS, media_type: "application/json", body: Body::Json(&object) };
+        let ask = UpstreamRequest {
+            path: EMBEDDINGS,
+            media_type: "application/json",
+            headers: &[],
+            body: Body::Json(&object),
+        };
         let send = || {
             let mut reply = model.send(ask)?.successful()?;
             let bytes = reply.read_all(MAX_REPLY)?;

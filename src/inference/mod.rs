@@ -8,15 +8,15 @@ mod schema;
 mod summarization;
 
 use crate::call::Role::{Inference, Web};
-use crate::error::Shape::OpenAi;
+use crate::error::Shape::{Messages, OpenAi};
 use crate::gateway::{INVALID_API_KEY, INVALID_SECRET};
 use crate::operation::Group::Text;
 use crate::operation::Handler::Authenticated;
 use crate::operation::{Operation, get, post, summary};
 
 use schema::{
-    Chat, Completion, EmbeddingInput, Embeddings, FeatureInput, Generate, Generated, Model, ModelList, Prompt,
-    Summarize, Summary,
+    Chat, Completion, EmbeddingInput, Embeddings, FeatureInput, Generate, Generated, Message, MessagesCount,
+    MessagesRequest, Model, ModelList, ModelResponse, Prompt, ResponsesRequest, Summarize, Summary, TokenCount,
 };
 
 /// The words of a 502 of operations that are not charged.
@@ -33,6 +33,13 @@ pub fn operations() -> Vec<Operation> {
         get("/v1/models", Authenticated(openai::models))
             .on(&[Web, Inference])
             .described(summary(Text, "The models").reply::<ModelList>().status(502, FAILED)),
+        post("/v1/responses", Authenticated(openai::respond)).on(&[Inference]).described(
+            summary(Text, "Answer a conversation, in the Responses protocol")
+                .json::<ResponsesRequest>()
+                .reply::<ModelResponse>()
+                .reply_as::<String>("text/event-stream")
+                .calls_model(),
+        ),
         post("/v1/completions", Authenticated(openai::complete))
             .on(&[Inference])
             .described(completion("Continue a text, in OpenAI's protocol").json::<Prompt>().calls_model()),
@@ -47,6 +54,21 @@ pub fn operations() -> Vec<Operation> {
         ),
         get("/v1/models/{*name}", Authenticated(openai::model)).on(&[Inference]).described(
             summary(Text, "One model").reply::<Model>().status(404, "There is no such model").status(502, FAILED),
+        ),
+    ];
+    let messages = [
+        post("/v1/messages", Authenticated(openai::message)).on(&[Inference]).described(
+            summary(Text, "Answer a conversation, in the Messages protocol")
+                .json::<MessagesRequest>()
+                .reply::<Message>()
+                .reply_as::<String>("text/event-stream")
+                .calls_model(),
+        ),
+        post("/v1/messages/count_tokens", Authenticated(openai::count_tokens)).on(&[Inference]).described(
+            summary(Text, "Count the tokens of a conversation, free of charge")
+                .json::<MessagesCount>()
+                .reply::<TokenCount>()
+                .calls_model(),
         ),
     ];
     let older = [
@@ -70,5 +92,7 @@ pub fn operations() -> Vec<Operation> {
             .described(summary(Text, "Summarize a text").json::<Summarize>().reply::<Summary>().calls_model()),
     ];
     let openai = openai.into_iter().map(|operation| operation.errors(OpenAi).unauthorized(INVALID_API_KEY));
+    let messages = messages.into_iter().map(|operation| operation.errors(Messages).unauthorized(INVALID_API_KEY));
+    let openai = openai.chain(messages);
     openai.chain(older.into_iter().map(|operation| operation.unauthorized(INVALID_SECRET))).collect()
 }

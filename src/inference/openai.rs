@@ -9,8 +9,25 @@ use crate::catalogue::Purpose;
 use crate::error::{Error, Result};
 use crate::gateway::proxy::{ProxiedRoute, proxy};
 use crate::gateway::usage_counter::ChargeBasis;
+use crate::gateway::{self, dialect};
 use crate::http::Response;
 use crate::http::object::Object;
+use crate::protocol::dialect::Dialect;
+
+/// `POST /v1/responses`.
+pub(super) fn respond(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
+    dialect::answer(call, caller, Dialect::Responses)
+}
+
+/// `POST /v1/messages`.
+pub(super) fn message(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
+    dialect::answer(call, caller, Dialect::Messages)
+}
+
+/// `POST /v1/messages/count_tokens`.
+pub(super) fn count_tokens(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
+    gateway::count_tokens::answer(call, caller)
+}
 
 const COMPLETIONS: &str = "/v1/completions";
 

@@ -29,6 +29,81 @@ pub(super) struct Chat {
     stream_options: Option<Map<String, Value>>,
 }
 
+/// A conversation, in OpenAI's Responses protocol. Nothing is stored, so `previous_response_id`, `conversation`, `prompt`,
+/// `background` and `"store": true` are refused.
+#[derive(JsonSchema)]
+pub(super) struct ResponsesRequest {
+    /// A text, or the items of the conversation.
+    input: OneOrMany,
+    model: Option<String>,
+    instructions: Option<String>,
+    max_output_tokens: Option<i64>,
+    temperature: Option<f64>,
+    top_p: Option<f64>,
+    /// Functions that the client runs.
+    tools: Option<Vec<Map<String, Value>>>,
+    tool_choice: Option<Value>,
+    parallel_tool_calls: Option<bool>,
+    /// The format of the reply.
+    text: Option<Map<String, Value>>,
+    reasoning: Option<Map<String, Value>>,
+    /// Only false.
+    store: Option<bool>,
+    /// Reply with server-sent events, of which the last is `response.completed`, `response.incomplete` or
+    /// `response.failed`.
+    stream: Option<bool>,
+}
+
+/// What a model replies, in OpenAI's Responses protocol.
+#[derive(JsonSchema)]
+#[schemars(rename = "Response")]
+pub(super) struct ModelResponse {}
+
+/// A conversation, in the Messages protocol.
+#[derive(JsonSchema)]
+pub(super) struct MessagesRequest {
+    /// Each with role and content.
+    messages: Vec<Map<String, Value>>,
+    model: Option<String>,
+    max_tokens: i64,
+    /// A text, or a list of them.
+    system: Option<OneOrMany>,
+    temperature: Option<f64>,
+    top_p: Option<f64>,
+    top_k: Option<i64>,
+    stop_sequences: Option<Vec<String>>,
+    /// Tools that the client runs.
+    tools: Option<Vec<Map<String, Value>>>,
+    tool_choice: Option<Map<String, Value>>,
+    thinking: Option<Map<String, Value>>,
+    output_config: Option<Map<String, Value>>,
+    metadata: Option<Map<String, Value>>,
+    /// Reply with server-sent events, of which the last is `message_stop`.
+    stream: Option<bool>,
+}
+
+/// A conversation whose tokens are to be counted, in the Messages protocol.
+#[derive(JsonSchema)]
+pub(super) struct MessagesCount {
+    /// Each with role and content.
+    messages: Vec<Map<String, Value>>,
+    model: Option<String>,
+    /// A text, or a list of them.
+    system: Option<OneOrMany>,
+    tools: Option<Vec<Map<String, Value>>>,
+}
+
+/// How long a conversation is.
+#[derive(JsonSchema)]
+pub(super) struct TokenCount {
+    /// The model server's own count if it has one, else an estimate that is meant not to be below the truth.
+    input_tokens: i64,
+}
+
+/// What a model replies, in the Messages protocol.
+#[derive(JsonSchema)]
+pub(super) struct Message {}
+
 /// A text to continue, in OpenAI's protocol.
 #[derive(JsonSchema)]
 pub(super) struct Prompt {

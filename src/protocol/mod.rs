@@ -1,8 +1,16 @@
 //! The parts of the model servers' protocols that textgen parses. No I/O happens here.
 //!
-//! `usage` reads the usage that a server reports, `failure` recognises errors with a success status, and `strict`
-//! refuses JSON that different parsers would interpret differently.
+//! `chunk` has the parts of a reply that matter for its charge, with the `words` that a `json_walk` finds in odd places, and
+//! `usage` the numbers that a server reports. `dialect` names the protocols beside chat, `native` reads their replies, and
+//! `event` writes their events. `failure` recognises errors with a success status, and `strict` refuses JSON that different
+//! parsers would interpret differently.
 
+pub mod chunk;
+pub mod dialect;
+pub mod event;
 pub mod failure;
+pub mod json_walk;
+pub mod native;
 pub mod strict;
 pub mod usage;
+pub mod words;

@@ -5,7 +5,7 @@
 //! come as integers, as floats and as strings.
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Larger numbers are taken for errors. This is also the ledger's limit for one charge.
 const LARGEST: f64 = 1e12;
@@ -101,6 +101,42 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// Applies a newer report: its fields replace the older ones, those that it lacks stay. Of a server that reports input
+    /// and cache beside each other, one of them may come alone.
+    pub fn update(&mut self, newer: Usage) {
+        let Usage { prompt_tokens, input_tokens, completion_tokens, output_tokens, total_tokens, .. } = newer;
+        let replace = |older: &mut Value, newer: Value| {
+            if !newer.is_null() {
+                *older = newer;
+            }
+        };
+        replace(&mut self.prompt_tokens, prompt_tokens);
+        replace(&mut self.input_tokens, input_tokens);
+        replace(&mut self.completion_tokens, completion_tokens);
+        replace(&mut self.output_tokens, output_tokens);
+        replace(&mut self.total_tokens, total_tokens);
+        replace(&mut self.prompt_tokens_details, newer.prompt_tokens_details);
+        replace(&mut self.input_tokens_details, newer.input_tokens_details);
+        replace(&mut self.completion_tokens_details, newer.completion_tokens_details);
+        replace(&mut self.output_tokens_details, newer.output_tokens_details);
+        replace(&mut self.cache_read_input_tokens, newer.cache_read_input_tokens);
+        replace(&mut self.cache_creation_input_tokens, newer.cache_creation_input_tokens);
+        replace(&mut self.prompt_cache_hit_tokens, newer.prompt_cache_hit_tokens);
+    }
+
+    /// The same report, without what it says of the output.
+    #[must_use]
+    pub fn without_output(mut self) -> Usage {
+        (self.completion_tokens, self.output_tokens) = (Value::Null, Value::Null);
+        self
+    }
+
+    /// The tokens of the output that were reasoning, as far as it is reported.
+    pub fn reasoning(&self) -> Option<i64> {
+        let details = [&self.completion_tokens_details, &self.output_tokens_details];
+        details.into_iter().find_map(|details| number(details.get("reasoning_tokens")?))
+    }
+
     /// Whether it tells how many tokens were written.
     pub fn has_output(&self) -> bool {
         number(&self.completion_tokens).or_else(|| number(&self.output_tokens)).is_some()
@@ -124,7 +160,7 @@ impl Usage {
         Reported {
             input,
             cached: inside.or(beside[0]),
-            cache_write: beside[1],
+            cache_write: beside[1].or(detail(input_details, "cache_write_tokens")),
             output: output.map(|output| with_reasoning(input, output, reasoning, number(&self.total_tokens))),
             duration_millis: millis(&self.seconds),
             is_by_tokens: self.kind == "tokens",
@@ -138,6 +174,39 @@ fn with_reasoning(input: Option<i64>, output: i64, reasoning: i64, total: Option
     let both = output.saturating_add(reasoning);
     let makes_the_total = total.zip(input).is_some_and(|(total, input)| total.saturating_sub(input) >= both);
     if reasoning > output || makes_the_total { both } else { output }
+}
+
+/// What a reply used, as a client is told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Tokens read, of all kinds.
+    pub input: i64,
+    /// Of those, tokens from the server's cache.
+    pub cached: i64,
+    /// Of those, tokens written to its cache.
+    pub cache_write: i64,
+    /// Tokens written.
+    pub output: i64,
+    /// Of those, reasoning.
+    pub reasoning: i64,
+}
+
+impl Totals {
+    /// As the Responses protocol has it: the cache is inside the input.
+    pub fn responses(&self) -> Value {
+        let Totals { input, cached, cache_write, output, reasoning } = *self;
+        json!({"input_tokens": input,
+            "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": cache_write},
+            "output_tokens": output, "output_tokens_details": {"reasoning_tokens": reasoning},
+            "total_tokens": input.saturating_add(output)})
+    }
+
+    /// As the Messages protocol has it: the cache is beside the input.
+    pub fn messages(&self) -> Value {
+        let Totals { input, cached, cache_write, output, .. } = *self;
+        json!({"input_tokens": input - cached - cache_write, "cache_creation_input_tokens": cache_write,
+            "cache_read_input_tokens": cached, "output_tokens": output})
+    }
 }
 
 /// Plausible seconds, as a number or in a string, in milliseconds.

@@ -59,6 +59,7 @@ mod model_changes;
 mod model_lists;
 mod models;
 mod money_back;
+mod native_protocols;
 mod official_library;
 mod openapi;
 mod operations;

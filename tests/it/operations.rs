@@ -42,7 +42,7 @@ fn assert_refused(reply: &Reply, operation: &Operation, name: &str) {
             let shown = match operation.errors {
                 Shape::Detail => &body["detail"],
                 Shape::Error => &body["error"],
-                Shape::OpenAi => &body["error"]["message"],
+                Shape::OpenAi | Shape::Messages => &body["error"]["message"],
             };
             assert_eq!(shown, message, "{name}");
         }

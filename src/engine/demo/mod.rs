@@ -1,6 +1,7 @@
 //! The demo engine: answers every call of the protocol, always the same to the same, without any model, so that the
 //! whole way of a request can be tried and measured on a bare machine.
 
+mod dialects;
 mod speech;
 mod text;
 mod vectors;
@@ -51,6 +52,9 @@ fn by_path(path: &str, request: &Value) -> DemoReply {
     match path {
         "/v1/chat/completions" => text::chat(request),
         "/v1/completions" => text::complete(request),
+        "/v1/responses" => dialects::respond(request),
+        "/v1/messages" => dialects::message(request),
+        "/v1/messages/count_tokens" => dialects::count(request),
         "/v1/embeddings" => vectors::embed(request),
         "/v1/audio/speech" => speech::speak(request),
         _ => DemoReply::error(404, "The demo engine does not know this path"),
@@ -85,27 +89,43 @@ impl DemoReply {
         DemoReply { status, media_type, body: Box::new(Cursor::new(bytes)) }
     }
 
+    /// Events that have the type of their data as a name.
+    fn named_events(events: &[Value]) -> DemoReply {
+        let name = |event: &Value| event["type"].as_str().unwrap_or_default().to_owned();
+        DemoReply::events(events.iter().map(|event| format!("event: {}\ndata: {event}\n\n", name(event))).collect())
+    }
+
+    fn data_events(events: &[String]) -> DemoReply {
+        DemoReply::events(events.iter().map(|event| format!("data: {event}\n\n")).collect())
+    }
+
     fn events(events: Vec<String>) -> DemoReply {
         DemoReply {
             status: 200,
             media_type: crate::http::sse::MEDIA_TYPE,
-            body: Box::new(EventBody(events.into_iter())),
+            body: Box::new(EventBody { events: events.into_iter(), sent: 0 }),
         }
     }
 }
 
-/// Gives one event a read, as a model server does.
-struct EventBody(std::vec::IntoIter<String>);
+/// Gives one event a read, as a model server does, or a part of one that is longer than what is read at a time.
+struct EventBody {
+    events: std::vec::IntoIter<String>,
+    /// Bytes of the next event that were read.
+    sent: usize,
+}
 
 impl Read for EventBody {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let Some(event) = self.0.as_slice().first() else { return Ok(0) };
-        let event = format!("data: {event}\n\n");
-        if event.len() > out.len() {
-            return Err(io::Error::other("an event of the demo engine is too long"));
+        let Some(event) = self.events.as_slice().first() else { return Ok(0) };
+        let rest = event.as_bytes().get(self.sent..).unwrap_or_default();
+        let length = rest.len().min(out.len());
+        out[..length].copy_from_slice(&rest[..length]);
+        self.sent += length;
+        if length == rest.len() {
+            self.events.next();
+            self.sent = 0;
         }
-        out[..event.len()].copy_from_slice(event.as_bytes());
-        self.0.next();
-        Ok(event.len())
+        Ok(length)
     }
 }

@@ -12,7 +12,7 @@ const REPEATED: usize = 200;
 const MOST_CHOICES: u64 = 128;
 
 /// What was asked of it, as both protocols have it.
-struct Wish<'a> {
+pub(super) struct Wish<'a> {
     request: &'a Value,
     prompt: String,
     words: Vec<String>,
@@ -20,14 +20,14 @@ struct Wish<'a> {
 }
 
 impl<'a> Wish<'a> {
-    fn new(request: &'a Value, prompt: String) -> Wish<'a> {
+    pub(super) fn new(request: &'a Value, prompt: String) -> Wish<'a> {
         let said = prompt.split_whitespace().take(REPEATED).collect::<Vec<_>>().join(" ");
         let answer = match is_json_wanted(request) {
             true => json!({"demo": true, "prompt": said}).to_string(),
             false => format!("This is the demo engine. You said: {said}"),
         };
         let mut words: Vec<_> = answer.split_inclusive(' ').map(str::to_owned).collect();
-        let stops = match &request["stop"] {
+        let stops = match request.get("stop").unwrap_or(&request["stop_sequences"]) {
             Value::String(one) => vec![one.as_str()],
             Value::Array(several) => several.iter().filter_map(Value::as_str).collect(),
             _ => Vec::new(),
@@ -35,7 +35,8 @@ impl<'a> Wish<'a> {
         if let Some(at) = stops.iter().filter(|s| !s.is_empty()).filter_map(|stop| answer.find(stop)).min() {
             words = answer[..at].split_inclusive(' ').map(str::to_owned).collect();
         }
-        let limit = request["max_tokens"].as_u64().or(request["max_completion_tokens"].as_u64());
+        let limits = ["max_tokens", "max_completion_tokens", "max_output_tokens"];
+        let limit = limits.into_iter().find_map(|name| request[name].as_u64());
         let limit = limit.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
         let finish = if words.len() > limit { "length" } else { "stop" };
         words.truncate(limit);
@@ -46,15 +47,37 @@ impl<'a> Wish<'a> {
         self.request["n"].as_u64().unwrap_or(1).clamp(1, MOST_CHOICES)
     }
 
+    /// The answer.
+    pub(super) fn text(&self) -> String {
+        self.words.concat()
+    }
+
+    /// Its pieces.
+    pub(super) fn words(&self) -> &[String] {
+        &self.words
+    }
+
+    /// Whether it is shorter than it would be, as there may not be more.
+    pub(super) fn is_cut(&self) -> bool {
+        self.finish == "length"
+    }
+
+    pub(super) fn model(&self) -> &str {
+        self.request["model"].as_str().unwrap_or(super::MODEL)
+    }
+
+    /// The tokens of the prompt, and of the answer.
+    pub(super) fn used(&self) -> (u64, u64) {
+        (self.prompt.split_whitespace().count() as u64, self.words.len() as u64 * self.choices())
+    }
+
     fn usage(&self) -> Value {
-        let prompt = self.prompt.split_whitespace().count() as u64;
-        let made = self.words.len() as u64 * self.choices();
+        let (prompt, made) = self.used();
         json!({"prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made})
     }
 
     fn head(&self, id: &str, object: &str) -> Value {
-        let model = self.request["model"].as_str().unwrap_or(super::MODEL);
-        json!({"id": id, "object": object, "created": now(), "model": model})
+        json!({"id": id, "object": object, "created": now(), "model": self.model()})
     }
 }
 
@@ -137,15 +160,16 @@ fn stream(wish: &Wish<'_>, object: &str, id: &str, piece: impl Fn(u64, Place<'_>
         events.push(event.to_string());
     }
     events.push("[DONE]".to_owned());
-    DemoReply::events(events)
+    DemoReply::data_events(&events)
 }
 
 fn is_json_wanted(request: &Value) -> bool {
-    matches!(request["response_format"]["type"].as_str(), Some("json_object" | "json_schema"))
+    let formats = [&request["response_format"], &request["text"]["format"], &request["output_config"]["format"]];
+    formats.iter().any(|format| matches!(format["type"].as_str(), Some("json_object" | "json_schema")))
 }
 
 /// The text of a message, without its pictures.
-fn text_of(content: &Value) -> String {
+pub(super) fn text_of(content: &Value) -> String {
     match content {
         Value::String(text) => text.clone(),
         Value::Array(parts) => parts.iter().filter_map(|part| part["text"].as_str()).collect::<Vec<_>>().join(" "),
@@ -153,6 +177,6 @@ fn text_of(content: &Value) -> String {
     }
 }
 
-fn now() -> u64 {
+pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }

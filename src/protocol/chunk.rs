@@ -3,8 +3,7 @@
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use crate::protocol::usage::Usage;
-
+use super::usage::Usage;
 use super::words::Words;
 
 /// A chunk of a streamed completion, or a whole reply; only the fields that matter here.
@@ -19,7 +18,7 @@ pub struct Chunk<'a> {
 }
 
 /// What a chunk adds to one choice.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 pub struct Choice<'a> {
     /// The index of the choice.
     #[serde(default)]
@@ -52,22 +51,23 @@ pub struct Delta<'a> {
     pub reasoning: Option<Words>,
     /// Why it says nothing else.
     #[serde(default)]
-    refusal: Option<Words>,
+    pub refusal: Option<Words>,
+    /// The calls of tools, unparsed.
     #[serde(default, borrow)]
-    tool_calls: Option<&'a RawValue>,
+    pub tool_calls: Option<&'a RawValue>,
     /// What preceded `tool_calls`.
     #[serde(default, borrow)]
-    function_call: Option<&'a RawValue>,
+    pub function_call: Option<&'a RawValue>,
 }
 
 impl Choice<'_> {
     /// Whether this is the last of the choice.
-    pub(super) fn is_last(&self) -> bool {
+    pub fn is_last(&self) -> bool {
         self.finish_reason.as_ref().is_some_and(|reason| !reason.is_empty())
     }
 
     /// The text, reasoning and tool calls that this adds.
-    pub(super) fn texts(&self) -> impl Iterator<Item = &str> {
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
         fn words(field: Option<&Words>) -> Option<&str> {
             field.map(|words| &*words.0)
         }
@@ -85,8 +85,9 @@ impl Choice<'_> {
 
 /// The numbers of a reply of which nothing else is understood.
 #[derive(Deserialize)]
-pub(super) struct Numbers {
-    pub(super) usage: Option<Usage>,
+pub struct Numbers {
+    /// The numbers.
+    pub usage: Option<Usage>,
 }
 
 fn null_as_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 /// Takes what a [`Walk`] meets.
-pub(super) trait Walker {
+pub trait Walker {
     /// A text.
     fn text(&mut self, text: &str);
 
@@ -24,7 +24,7 @@ pub(super) trait Walker {
 }
 
 /// A walk through one value.
-pub(super) struct Walk<'w, W>(pub(super) &'w mut W);
+pub struct Walk<'w, W>(pub &'w mut W);
 
 impl<'de, W: Walker> DeserializeSeed<'de> for Walk<'_, W> {
     type Value = ();
