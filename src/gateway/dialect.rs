@@ -1,14 +1,20 @@
 //! The Responses and the Messages protocol. A provider that speaks the client's protocol gets the request as it came, but
-//! for the model's name and the bound on its output.
+//! for the model's name and the bound on its output. For one that speaks only chat, it is translated, and so is the reply.
+
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::auth::Caller;
 use crate::call::Call;
-use crate::catalogue::Purpose;
+use crate::catalogue::{Purpose, ResolvedModel};
 use crate::engine::Protocol;
 use crate::error::{Error, Result};
+use crate::http::object::Object;
 use crate::http::{Request, Response};
+use crate::memory_budget;
 use crate::protocol::dialect::Dialect;
 use crate::protocol::native::NativeReader;
+use crate::protocol::translate::{self, ReplyTranslator, Translated};
+use crate::usage::new_id;
 
 use super::MAX_JSON_BODY;
 use super::charged::ChargedRequest;
@@ -23,29 +29,70 @@ const MESSAGES_VERSION: &str = "2023-06-01";
 /// Most bytes of a header that is passed on.
 const MAX_HEADER: usize = 1024;
 
+/// A request whose model was found.
+enum Prepared {
+    /// The model is asked in the client's protocol.
+    Native(ResolvedModel),
+    /// The model is asked for this chat, whose reply is translated.
+    Translated(ResolvedModel, Object<'static>, Box<ReplyTranslator>),
+}
+
 /// Answers a request in this protocol.
 ///
 /// # Errors
-/// As [`proxy`](super::proxy::proxy); 400 for what cannot be had, naming the field.
+/// As [`proxy`](super::proxy::proxy); 400 for what cannot be had or cannot be translated, naming the field.
 pub fn answer(call: &mut Call<'_>, caller: &Caller, dialect: Dialect) -> Result<Response> {
     let headers = headers(call.request, dialect)?;
     let (request, body) = ChargedRequest::read(call, caller, Purpose::Text, MAX_JSON_BODY)?;
     let mut object = dialect_object(dialect, &body)?;
-    let wanted = (Purpose::Text, &[protocol(dialect)][..]);
-    let prepared = model::resolve_named(call.app, caller, wanted, &mut object).and_then(|model| {
+    let prepared = prepare(call, caller, dialect, &mut object, body.len());
+    let prompt_field = dialect.prompt_field();
+    request.run(prepared, |prepared| match prepared {
+        Prepared::Native(model) => {
+            let wire = Wire { headers: &headers, passage: Passage::Native(NativeReader::new(dialect)) };
+            let route = route(dialect.path(), prompt_field);
+            forward(&model, &route, &mut object, Some(wire))?.into_outcome(&body, &object, prompt_field)
+        }
+        Prepared::Translated(model, mut chat, translator) => {
+            let wire = Wire { headers: &[], passage: Passage::Translated(translator) };
+            let route = route("/v1/chat/completions", "messages");
+            forward(&model, &route, &mut chat, Some(wire))?.into_outcome(&body, &object, prompt_field)
+        }
+    })
+}
+
+fn route(upstream_path: &'static str, prompt_field: &'static str) -> ProxiedRoute {
+    ProxiedRoute { purpose: Purpose::Text, upstream_path, basis: ChargeBasis::Text, prompt_field }
+}
+
+/// Finds the model that a request of so many bytes names, and translates the request if none of the model's providers
+/// speaks its protocol.
+fn prepare(
+    call: &Call<'_>,
+    caller: &Caller,
+    dialect: Dialect,
+    object: &mut Object<'_>,
+    bytes: usize,
+) -> Result<Prepared> {
+    let wanted = (Purpose::Text, &[protocol(dialect), Protocol::Chat][..]);
+    let model = model::resolve_named(call.app, caller, wanted, object)?;
+    if model.protocol() != Protocol::Chat {
         if dialect == Dialect::Responses {
             // What is stored would belong to all accounts of this provider.
             object.set("store", &false);
         }
-        model.limit_output(&mut object)?;
-        Ok(model)
-    });
-    let (upstream_path, prompt_field) = (dialect.path(), dialect.prompt_field());
-    let route = ProxiedRoute { purpose: Purpose::Text, upstream_path, basis: ChargeBasis::Text, prompt_field };
-    request.run(prepared, |model| {
-        let wire = Wire { headers: &headers, passage: Passage::Native(NativeReader::new(dialect)) };
-        forward(&model, &route, &mut object, Some(wire))?.into_outcome(&body, &object, prompt_field)
-    })
+        model.limit_output(object)?;
+        return Ok(Prepared::Native(model));
+    }
+    // For what is parsed, and what is made of it.
+    memory_budget::reserve_if_large(bytes.saturating_mul(2))?;
+    let request = serde_json::from_slice(&object.to_bytes()).map_err(|e| Error::bad(format!("The body: {e}")))?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+    let Translated { chat, reply } =
+        translate::to_chat(dialect, request, &new_id(), now).map_err(|refusal| Error::bad(refusal.0))?;
+    let mut chat = Object::of(&chat.into());
+    model.limit_output(&mut chat)?;
+    Ok(Prepared::Translated(model, chat, Box::new(reply)))
 }
 
 fn protocol(dialect: Dialect) -> Protocol {

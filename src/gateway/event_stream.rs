@@ -15,7 +15,7 @@ use super::estimate::KeptPrompt;
 use super::live_reply::{self, LiveReader, Next};
 use super::mark_demo;
 use super::output_limit::OutputLimit;
-use super::passage::{Passage, Reading, Seen};
+use super::passage::{EVENTS, Passage, Reading, Seen};
 use super::reply_kind::disguised_failure;
 use super::reply_stream::{ReplyStream, StreamClient, StreamEnd};
 use super::usage_counter::UsageCounter;
@@ -43,8 +43,9 @@ pub struct EventStream {
 impl EventStream {
     /// The response to the client.
     pub fn into_outcome(self) -> Outcome {
+        let media_type = self.passage.media_type().unwrap_or(EVENTS);
         let response = Response::new(200)
-            .header("Content-Type", "text/event-stream; charset=utf-8")
+            .header("Content-Type", media_type)
             // nginx would buffer events otherwise.
             .header("X-Accel-Buffering", "no");
         Outcome::Stream(mark_demo(response, self.reply.is_demo), self.model.clone(), Box::new(self))
@@ -100,7 +101,7 @@ impl EventStream {
     fn end_without_done(&mut self, is_within_event: bool, output: &mut Vec<u8>) -> StreamEnd {
         match self.counter.are_begun_choices_finished() {
             _ if is_within_event => StreamEnd::Failed(self.ended_early()),
-            true => StreamEnd::Complete(self.passage.end(None, output)),
+            true => self.complete(None, output),
             false if self.counter.is_audio() => StreamEnd::Complete(Vec::new()),
             false => StreamEnd::Failed(self.ended_early()),
         }
@@ -113,20 +114,18 @@ impl EventStream {
     /// Counts an event and adds to `output` what the client gets of it. Returns how the stream ends, if it ends with it.
     fn pass_on(&mut self, event: &[u8], output: &mut Vec<u8>) -> Option<StreamEnd> {
         let Some(data) = sse::data(event) else {
-            // A comment keeps the connection alive.
-            output.extend_from_slice(event);
+            self.passage.pass_comment(event, output);
             return None;
         };
         if &*data == DONE {
-            return Some(StreamEnd::Complete(self.passage.end(Some(event), output)));
+            return Some(self.complete(Some(event), output));
         }
         let seen = match self.passage.read(&data) {
             Reading::Piece(seen) => seen,
             Reading::Failure(message) => return Some(StreamEnd::Failed(disguised_failure(&message))),
             Reading::Unknown => {
                 self.counter.add_unparsed(&data);
-                output.extend_from_slice(event);
-                return None;
+                return self.passage.pass_unknown(event, output).err().map(StreamEnd::Failed);
             }
         };
         if self.limit.as_mut().is_some_and(|limit| limit.is_passed_by(&seen.chunk)) {
@@ -137,15 +136,20 @@ impl EventStream {
         match seen.end {
             None => {
                 let is_finished = self.counter.are_begun_choices_finished();
-                self.passage.pass(event, &data, &seen, is_finished, output);
-                None
+                self.passage.pass(event, &data, &seen, is_finished, output).err().map(StreamEnd::Failed)
             }
             Some(End::Failed | End::Error) => {
                 self.failed = Some(event.to_vec());
                 Some(StreamEnd::Failed(disguised_failure("a response that has failed")))
             }
-            Some(End::Complete) => Some(StreamEnd::Complete(self.passage.end(Some(event), output))),
+            Some(End::Complete) => Some(self.complete(Some(event), output)),
         }
+    }
+
+    /// The end of a complete reply, whose last event this is.
+    fn complete(&mut self, last: Option<&[u8]>, output: &mut Vec<u8>) -> StreamEnd {
+        let EventStream { passage, counter, prompt, limit, .. } = self;
+        StreamEnd::Complete(passage.end(last, || used(counter, prompt, limit.as_ref()), output))
     }
 
     fn count(&mut self, seen: &Seen<'_>) {
@@ -160,8 +164,7 @@ impl EventStream {
     }
 
     fn used(&self) -> Units {
-        let units = self.counter.units(|| self.prompt.tokens());
-        self.limit.as_ref().map_or(units, |limit| limit.cap(units))
+        used(&self.counter, &self.prompt, self.limit.as_ref())
     }
 
     /// As [`EventStream::used`], for a stream that is asked after each piece: its prompt is counted once.
@@ -169,6 +172,12 @@ impl EventStream {
         self.prompt.count();
         self.used()
     }
+}
+
+/// What was used, as far as it is known or may be.
+fn used(counter: &UsageCounter, prompt: &KeptPrompt, limit: Option<&OutputLimit>) -> Units {
+    let units = counter.units(|| prompt.tokens());
+    limit.map_or(units, |limit| limit.cap(units))
 }
 
 /// The client is not there any more.
@@ -228,6 +237,9 @@ impl ReplyStream for EventStream {
 
     fn fail(&mut self, out: &mut dyn Write, e: Error) -> io::Result<()> {
         log::warn!("a stream ended with an error: {e}");
+        if !self.passage.is_stream() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         // In one call, as each write is sent as a chunk of its own.
         out.write_all(&self.failed.take().unwrap_or_else(|| self.passage.error(&e)))
     }

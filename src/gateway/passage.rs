@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::protocol::chunk::Chunk;
 use crate::protocol::dialect::Dialect;
 use crate::protocol::native::{self, End, NativeReader};
+use crate::protocol::translate::{ReplyTranslator, Untold};
 use crate::protocol::usage::{Totals, Usage};
 use crate::protocol::{event, failure};
 use crate::units::{Unit, Units};
@@ -15,6 +16,9 @@ use super::reply_kind::{disguised_failure, not_json};
 use super::stream_usage::UsageFilter;
 use super::usage_counter::UsageCounter;
 
+/// The `Content-Type` of a stream.
+pub(super) const EVENTS: &str = "text/event-stream; charset=utf-8";
+
 const DONE: &[u8] = b"data: [DONE]\n\n";
 
 /// How a reply is passed on.
@@ -23,6 +27,8 @@ pub enum Passage {
     Plain(UsageFilter),
     /// A reply in the client's own protocol, as it comes.
     Native(NativeReader),
+    /// The reply of a chat, as one in the client's own protocol.
+    Translated(Box<ReplyTranslator>),
 }
 
 /// The meaning of an event.
@@ -39,7 +45,7 @@ pub(super) enum Reading<'d> {
 pub(super) struct Seen<'d> {
     pub(super) chunk: Chunk<'d>,
     /// The numbers of all so far, where they do not stand in the chunk.
-    pub(super) usage: Option<Usage>,
+    pub(super) usage: Option<Box<Usage>>,
     /// Whether it ends the reply, and how.
     pub(super) end: Option<End>,
 }
@@ -57,7 +63,7 @@ impl Passage {
     pub(super) fn read_whole(&mut self, bytes: &[u8], counter: &mut UsageCounter) -> Result<()> {
         if let Passage::Native(reader) = self {
             match native::read_whole(reader.dialect(), bytes) {
-                Some(piece) => counter.add_with(&piece.chunk, piece.usage.as_ref()),
+                Some(piece) => counter.add_with(&piece.chunk, piece.usage.as_deref()),
                 None => return Err(not_a_reply(bytes)),
             }
             return Ok(());
@@ -66,7 +72,13 @@ impl Passage {
             return Err(disguised_failure(&message));
         }
         match serde_json::from_slice::<Chunk<'_>>(bytes) {
-            Ok(chunk) => counter.add_whole(&chunk),
+            Ok(chunk) => {
+                counter.add_whole(&chunk);
+                if let Passage::Translated(translator) = self {
+                    translator.add_whole(&chunk).map_err(untold)?;
+                }
+            }
+            Err(_) if matches!(self, Passage::Translated(_)) => return Err(not_a_chat()),
             // Its fields may have unexpected types, but it must be JSON.
             Err(e) if e.classify() == serde_json::error::Category::Data => counter.add_unparsed(bytes),
             Err(_) => return Err(not_json()),
@@ -75,14 +87,17 @@ impl Passage {
     }
 
     /// What the client gets of a reply in one piece, which was read and has used so much.
-    pub(super) fn whole(self, bytes: Vec<u8>, _: &Units) -> Vec<u8> {
-        bytes
+    pub(super) fn whole(self, bytes: Vec<u8>, used: &Units) -> Vec<u8> {
+        match self {
+            Passage::Plain(_) | Passage::Native(_) => bytes,
+            Passage::Translated(mut translator) => translator.end(totals(used), false),
+        }
     }
 
     /// Reads the data of an event.
     pub(super) fn read<'d>(&mut self, data: &'d [u8]) -> Reading<'d> {
         match self {
-            Passage::Plain(_) => {
+            Passage::Plain(_) | Passage::Translated(_) => {
                 if let Some(message) = failure::message(data) {
                     return Reading::Failure(message);
                 }
@@ -100,22 +115,67 @@ impl Passage {
     }
 
     /// Adds to `output` what the client gets of an event that was read. `is_finished` tells whether the model has finished.
-    pub(super) fn pass(&mut self, event: &[u8], data: &[u8], seen: &Seen<'_>, is_finished: bool, output: &mut Vec<u8>) {
+    ///
+    /// # Errors
+    /// 502 for what cannot be translated.
+    pub(super) fn pass(
+        &mut self,
+        event: &[u8],
+        data: &[u8],
+        seen: &Seen<'_>,
+        is_finished: bool,
+        output: &mut Vec<u8>,
+    ) -> Result<()> {
         match self {
             Passage::Plain(filter) => filter.pass(event, data, &seen.chunk, is_finished, output),
             Passage::Native(_) => output.extend_from_slice(event),
+            Passage::Translated(translator) => translator.add(&seen.chunk, output).map_err(untold)?,
+        }
+        Ok(())
+    }
+
+    /// Adds to `output` what the client gets of an event that is not understood.
+    ///
+    /// # Errors
+    /// 502 if it would have to be translated.
+    pub(super) fn pass_unknown(&mut self, event: &[u8], output: &mut Vec<u8>) -> Result<()> {
+        match self {
+            Passage::Plain(_) | Passage::Native(_) => output.extend_from_slice(event),
+            Passage::Translated(_) => return Err(not_a_chat()),
+        }
+        Ok(())
+    }
+
+    /// The media type of a reply that is not passed on as it came.
+    pub(super) fn media_type(&self) -> Option<&'static str> {
+        match self {
+            Passage::Plain(_) | Passage::Native(_) => None,
+            Passage::Translated(translator) => Some(if translator.is_stream() { EVENTS } else { "application/json" }),
         }
     }
 
+    /// Adds a comment to `output`, which keeps the connection alive.
+    pub(super) fn pass_comment(&self, event: &[u8], output: &mut Vec<u8>) {
+        if self.is_stream() {
+            output.extend_from_slice(event);
+        }
+    }
+
+    /// Whether the client gets events. It may not have asked for them.
+    pub(super) fn is_stream(&self) -> bool {
+        !matches!(self, Passage::Translated(translator) if !translator.is_stream())
+    }
+
     /// Adds what comes before the end to `output`, and returns what ends a complete reply: the model server's own last
-    /// event, if there is one.
-    pub(super) fn end(&mut self, last: Option<&[u8]>, output: &mut Vec<u8>) -> Vec<u8> {
+    /// event, if there is one. `used` tells what was used.
+    pub(super) fn end(&mut self, last: Option<&[u8]>, used: impl FnOnce() -> Units, output: &mut Vec<u8>) -> Vec<u8> {
         match self {
             Passage::Plain(filter) => {
                 filter.end(output);
                 last.unwrap_or(DONE).to_vec()
             }
             Passage::Native(reader) => last.map_or_else(|| reader.last_event(), <[u8]>::to_vec),
+            Passage::Translated(translator) => translator.end(totals(&used()), false),
         }
     }
 
@@ -132,6 +192,7 @@ impl Passage {
                 last
             }
             Passage::Native(reader) => reader.cut(&totals(used)),
+            Passage::Translated(translator) => translator.end(totals(used), true),
         }
     }
 
@@ -140,6 +201,7 @@ impl Passage {
         match self {
             Passage::Plain(_) => format!("data: {}\n\n", e.openai()).into_bytes(),
             Passage::Native(reader) => error_event(reader.dialect(), reader.next_sequence(), e),
+            Passage::Translated(translator) => error_event(translator.dialect(), translator.next_sequence(), e),
         }
     }
 }
@@ -157,6 +219,15 @@ fn error_event(dialect: Dialect, sequence: u64, e: &Error) -> Vec<u8> {
     };
     event::write(&mut out, "error", &data);
     out
+}
+
+/// 502: a reply cannot be translated.
+fn untold(Untold(why): Untold) -> Error {
+    Error::Upstream(502, why)
+}
+
+fn not_a_chat() -> Error {
+    Error::Upstream(502, "The model server's reply is no chat")
 }
 
 fn not_a_reply(bytes: &[u8]) -> Error {

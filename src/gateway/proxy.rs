@@ -25,7 +25,7 @@ use super::reply_kind::is_event_stream;
 use super::stream_usage::{UsageFilter, UsageShown, request_usage};
 use super::usage_counter::{ChargeBasis, UsageCounter};
 use super::worst_case;
-use super::{MAX_JSON_BODY, MAX_REPLY, response_typed_as};
+use super::{MAX_JSON_BODY, MAX_REPLY, mark_demo, response_typed_as};
 
 /// A route that is passed on to a model server.
 #[derive(Clone)]
@@ -161,6 +161,9 @@ impl Pending {
         live_reply::note_hidden_output(&mut counter, &reply, model.name(), false);
         let (units, estimated) = (counter.units(prompt_tokens), counter.is_estimate());
         let mut response = response_typed_as(&reply);
+        if let Some(media_type) = passage.media_type() {
+            response = mark_demo(Response::new(200).header("Content-Type", media_type), reply.is_demo);
+        }
         response.content = Content::Bytes(passage.whole(bytes, &units).into());
         let (model, latency_micros) = (model.name().to_owned(), reply.latency_micros());
         Ok(Outcome::Reply(response, ModelUsage { model, units, estimated, latency_micros }))

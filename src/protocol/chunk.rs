@@ -1,6 +1,7 @@
 //! Replies of model servers, as far as they matter here.
 
 use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::usage::Usage;
@@ -35,6 +36,9 @@ pub struct Choice<'a> {
     /// Why the choice ended, if it did.
     #[serde(default)]
     pub finish_reason: Option<String>,
+    /// The stop sequence that ended it, as some servers tell.
+    #[serde(default)]
+    pub stop_reason: Option<Value>,
 }
 
 /// A message, or what a chunk adds to one.

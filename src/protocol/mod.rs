@@ -2,7 +2,8 @@
 //!
 //! `chunk` has the parts of a reply that matter for its charge, with the `words` that a `json_walk` finds in odd places, and
 //! `usage` the numbers that a server reports. `dialect` names the protocols beside chat, `native` reads their replies, and
-//! `event` writes their events. `failure` recognises errors with a success status, and `strict` refuses JSON that different
+//! `event` writes their events. `translate` turns
+//! requests into chats, and the replies of chats back. `failure` recognises errors with a success status, and `strict` refuses JSON that different
 //! parsers would interpret differently.
 
 pub mod chunk;
@@ -12,5 +13,6 @@ pub mod failure;
 pub mod json_walk;
 pub mod native;
 pub mod strict;
+pub mod translate;
 pub mod usage;
 pub mod words;

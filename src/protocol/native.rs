@@ -19,7 +19,7 @@ pub struct Piece<'a> {
     /// What it adds, as a chunk of a chat with one choice and without numbers.
     pub chunk: Chunk<'a>,
     /// The numbers of all that came so far.
-    pub usage: Option<Usage>,
+    pub usage: Option<Box<Usage>>,
     /// Whether it ends the reply, and how.
     pub end: Option<End>,
 }
@@ -153,7 +153,7 @@ impl NativeReader {
             // Some servers send all at the end.
             text = text.or(head.output.take().filter(|_| is_last && usage.is_none()));
         }
-        Piece { chunk: chunk(text, is_last), usage, end }
+        Piece { chunk: chunk(text, is_last), usage: usage.map(Box::new), end }
     }
 
     fn read_message(&mut self, event: Event<'_>) -> Piece<'static> {
@@ -176,7 +176,7 @@ impl NativeReader {
         }
         let usage = newer.map(|newer| {
             self.usage.update(newer);
-            self.usage.clone()
+            Box::new(self.usage.clone())
         });
         let is_finished = delta.stop_reason.is_some() || kind == "message_stop";
         let text = [delta.text, delta.thinking, delta.partial_json].into_iter().flatten().next();
@@ -246,7 +246,7 @@ pub fn read_whole(dialect: Dialect, bytes: &[u8]) -> Option<Piece<'static>> {
     if made.is_none() && usage.is_none() {
         return None;
     }
-    Some(Piece { chunk: chunk(made, true), usage, end: Some(End::Complete) })
+    Some(Piece { chunk: chunk(made, true), usage: usage.map(Box::new), end: Some(End::Complete) })
 }
 
 pub(super) fn write_message_stop(out: &mut Vec<u8>) {

@@ -131,6 +131,11 @@ impl Usage {
         self
     }
 
+    /// The tokens that were read, cached ones included, as far as it is reported.
+    pub fn input(&self) -> Option<i64> {
+        self.reported().input
+    }
+
     /// The tokens of the output that were reasoning, as far as it is reported.
     pub fn reasoning(&self) -> Option<i64> {
         let details = [&self.completion_tokens_details, &self.output_tokens_details];

@@ -90,6 +90,7 @@ mod stripe_requests;
 mod thresholds;
 mod throttle;
 mod tls;
+mod translated_protocols;
 mod usage;
 mod usage_aside;
 mod usage_checked;
