@@ -18,7 +18,7 @@ use crate::usage::new_id;
 
 use super::MAX_JSON_BODY;
 use super::charged::ChargedRequest;
-use super::dialect_body::dialect_object;
+use super::dialect_body::{check_caches, dialect_object};
 use super::model;
 use super::passage::Passage;
 use super::proxy::{ProxiedRoute, Wire, forward};
@@ -49,7 +49,7 @@ pub fn answer(call: &mut Call<'_>, caller: &Caller, dialect: Dialect) -> Result<
     let prompt_field = dialect.prompt_field();
     request.run(prepared, |prepared| match prepared {
         Prepared::Native(model) => {
-            let wire = Wire { headers: &headers, passage: Passage::Native(NativeReader::new(dialect)) };
+            let wire = Wire { headers: &headers, passage: Passage::Native(Box::new(NativeReader::new(dialect))) };
             let route = route(dialect.path(), prompt_field);
             forward(&model, &route, &mut object, Some(wire))?.into_outcome(&body, &object, prompt_field)
         }
@@ -77,6 +77,7 @@ fn prepare(
     let wanted = (Purpose::Text, &[protocol(dialect), Protocol::Chat][..]);
     let model = model::resolve_named(call.app, caller, wanted, object)?;
     if model.protocol() != Protocol::Chat {
+        check_caches(dialect, object)?;
         if dialect == Dialect::Responses {
             // What is stored would belong to all accounts of this provider.
             object.set("store", &false);

@@ -1,8 +1,11 @@
 //! Checks the bodies of requests in the Responses and the Messages protocol: nothing in them may choose a price, make the
 //! model server work at a cost that is in no usage numbers, or reach what is not the caller's own.
 
+use std::borrow::Cow;
+
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::error::{Error, Result};
@@ -43,32 +46,53 @@ const MESSAGES_REFUSED: [(&str, &str); 6] = [
 /// # Errors
 /// 400 for a body that is not valid, or with a field that is refused, which it names.
 pub(super) fn dialect_object(dialect: Dialect, body: &[u8]) -> Result<Object<'_>> {
-    let mut object = match dialect {
-        Dialect::Responses => json_object_with_tools(body, &|kind| RESPONSES_TOOLS.contains(&kind), &RESPONSES_TOOLS)?,
-        Dialect::Messages => {
-            let is_known = |kind: &str| MESSAGES_TOOLS.iter().any(|known| kind.starts_with(known));
-            json_object_with_tools(body, &is_known, &MESSAGES_TOOLS)?
-        }
+    let known = match dialect {
+        Dialect::Responses => &RESPONSES_TOOLS[..],
+        Dialect::Messages => &MESSAGES_TOOLS[..],
     };
+    let mut object = json_object_with_tools(body, &|kind| is_client_tool(dialect, kind), known)?;
     match dialect {
         Dialect::Responses => check_responses(&mut object)?,
         Dialect::Messages => check_messages(&mut object)?,
     }
-    if object.get("cache_control").is_some_and(is_long_cache) {
-        return Err(long_cache());
-    }
-    for field in [dialect.prompt_field(), "system", "tools"] {
-        if let Some(value) = object.get(field) {
-            check_nested(value)?;
+    match nested(dialect, &object).refused {
+        Some(Refused::File) => {
+            Err(Error::bad("file_id is not supported. Files are not stored: send their content in the request"))
         }
+        Some(Refused::Tool) => {
+            Err(Error::bad(format!("tools in {} must be run by the client", dialect.prompt_field())))
+        }
+        Some(Refused::Item) => Err(Error::bad(
+            "item_reference is not supported. Responses are not stored: set store to false, so that your library sends \
+                 the items themselves",
+        )),
+        None => Ok(object),
     }
-    Ok(object)
+}
+
+/// Checks that a request, which is passed on, keeps nothing in a cache for longer than usual, which would cost more.
+///
+/// # Errors
+/// 400.
+pub(super) fn check_caches(dialect: Dialect, object: &Object<'_>) -> Result<()> {
+    let is_long = object.get("cache_control").is_some_and(is_long_cache) || nested(dialect, object).has_long_cache;
+    match is_long {
+        true => Err(Error::bad("ttl must be the shortest one, such as 5m or 30m, or left out")),
+        false => Ok(()),
+    }
 }
 
 fn refuse(object: &mut Object<'_>, fields: &[(&'static str, &str)]) -> Result<()> {
     match fields.iter().find(|(name, _)| is_given(object, name)) {
         Some((name, why)) => Err(Error::bad(format!("{name} is not supported. {why}"))),
         None => Ok(()),
+    }
+}
+
+fn is_client_tool(dialect: Dialect, kind: &str) -> bool {
+    match dialect {
+        Dialect::Responses => RESPONSES_TOOLS.contains(&kind),
+        Dialect::Messages => MESSAGES_TOOLS.iter().any(|known| kind.starts_with(known)),
     }
 }
 
@@ -93,8 +117,9 @@ fn check_messages(object: &mut Object<'_>) -> Result<()> {
         return Err(Error::bad("speed must be standard"));
     }
     // What a model server writes to shorten a conversation is not in the usage of the reply.
-    let managed = object.get("context_management").map_or("", RawValue::get);
-    if managed.contains("compact") {
+    let managed = object.read::<Value>("context_management").unwrap_or_default();
+    let kinds = managed["edits"].as_array().into_iter().flatten().filter_map(|edit| edit["type"].as_str());
+    if kinds.into_iter().any(|kind| kind.starts_with("compact")) {
         return Err(Error::bad("context_management must not have edits that compact the conversation"));
     }
     match object.get("messages").map(RawValue::get) {
@@ -104,27 +129,15 @@ fn check_messages(object: &mut Object<'_>) -> Result<()> {
     }
 }
 
-/// Checks that a part of a request names no file or item that a model server has stored, which may be another account's,
-/// and that it keeps nothing in a cache at another price than the usual one.
-fn check_nested(value: &RawValue) -> Result<()> {
-    let mut nested = Nested::default();
-    let mut json = serde_json::Deserializer::from_str(value.get());
-    // It is valid: it was parsed before.
-    let _ = Walk(&mut nested).deserialize(&mut json);
-    match nested.refused {
-        Some(Stored::File) => {
-            Err(Error::bad("file_id is not supported. Files are not stored: send their content in the request"))
-        }
-        Some(Stored::Item) => {
-            Err(Error::bad("item_reference is not supported. Responses are not stored: send the item itself"))
-        }
-        Some(Stored::LongCache) => Err(long_cache()),
-        None => Ok(()),
+/// What a request has anywhere in its conversation, and in what describes tools.
+fn nested(dialect: Dialect, object: &Object<'_>) -> Nested {
+    let mut nested = Nested { dialect, refused: None, has_long_cache: false };
+    for value in [dialect.prompt_field(), "system", "tools"].into_iter().filter_map(|field| object.get(field)) {
+        let mut json = serde_json::Deserializer::from_str(value.get());
+        // It is valid: it was parsed before.
+        let _ = Walk(&mut nested).deserialize(&mut json);
     }
-}
-
-fn long_cache() -> Error {
-    Error::bad("ttl must be the shortest one, such as 5m or 30m, or left out")
+    nested
 }
 
 /// Whether something is to be kept in a cache for longer than usual, which costs more.
@@ -134,15 +147,25 @@ fn is_long_cache(control: &RawValue) -> bool {
 }
 
 /// What a request may not have anywhere.
-enum Stored {
+enum Refused {
+    /// A file that a model server has stored, which may be another account's.
     File,
+    /// The same of a part of a conversation.
     Item,
-    LongCache,
+    /// A tool that the model server runs.
+    Tool,
 }
 
-#[derive(Default)]
 struct Nested {
-    refused: Option<Stored>,
+    dialect: Dialect,
+    refused: Option<Refused>,
+    has_long_cache: bool,
+}
+
+#[derive(Deserialize)]
+struct Tool {
+    #[serde(default, rename = "type")]
+    kind: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -160,17 +183,24 @@ impl Walker for Nested {
             "input" | "input_schema" | "parameters" | "input_examples" => map.next_value::<IgnoredAny>().map(drop)?,
             "file_id" | "file_ids" => {
                 if map.next_value::<&RawValue>()?.get() != "null" {
-                    self.refused = Some(Stored::File);
+                    self.refused = Some(Refused::File);
                 }
             }
             "cache_control" | "prompt_cache_breakpoint" => {
-                if is_long_cache(map.next_value()?) {
-                    self.refused = Some(Stored::LongCache);
-                }
+                self.has_long_cache |= is_long_cache(map.next_value()?);
             }
             "type" => {
-                if map.next_value::<&RawValue>()?.get() == "\"item_reference\"" {
-                    self.refused = Some(Stored::Item);
+                let kind = serde_json::from_str::<Cow<'_, str>>(map.next_value::<&RawValue>()?.get());
+                if kind.is_ok_and(|kind| kind == "item_reference") {
+                    self.refused = Some(Refused::Item);
+                }
+            }
+            // Some items of a conversation bring tools of their own.
+            "tools" => {
+                let tools = serde_json::from_str::<Option<Vec<Tool>>>(map.next_value::<&RawValue>()?.get());
+                let is_other = |tool: &Tool| tool.kind.as_ref().is_some_and(|kind| !is_client_tool(self.dialect, kind));
+                if tools.map_or(true, |tools| tools.iter().flatten().any(is_other)) {
+                    self.refused = Some(Refused::Tool);
                 }
             }
             _ => map.next_value_seed(Walk(self))?,
@@ -205,7 +235,9 @@ mod tests {
         }
         for (input, named) in [
             (r#"[{"type":"item_reference","id":"x"}]"#, "item_reference"),
+            (r#"[{"type":"item_\u0072eference","id":"x"}]"#, "item_reference"),
             (r#"[{"role":"user","content":[{"type":"input_image","file_id":"f"}]}]"#, "file_id"),
+            (r#"[{"type":"additional_tools","role":"developer","tools":[{"type":"web_search"}]}]"#, "tools in input"),
             ("7", "input"),
             ("null", "input"),
         ] {
@@ -223,8 +255,11 @@ mod tests {
 
     #[test]
     fn the_same_holds_for_messages() {
-        let refusal =
-            |body: &str| dialect_object(Dialect::Messages, body.as_bytes()).err().map(|e| e.message().into_owned());
+        let refusal = |body: &str| {
+            let checked = dialect_object(Dialect::Messages, body.as_bytes());
+            let checked = checked.and_then(|object| check_caches(Dialect::Messages, &object));
+            checked.err().map(|e| e.message().into_owned())
+        };
         let with = |fields: &str| format!(r#"{{"max_tokens":9,"messages":[],{fields}}}"#);
         for (fields, named) in [
             (r#""tools":[{"type":"web_search_20250305","name":"web_search"}]"#, "tools[0].type"),
@@ -233,7 +268,7 @@ mod tests {
             (r#""container":"c""#, "container"),
             (r#""speed":"fast""#, "speed"),
             (r#""inference_geo":"us""#, "inference_geo"),
-            (r#""context_management":{"edits":[{"type":"compact_20260112"}]}"#, "context_management"),
+            (r#""context_management":{"edits":[{"type":"comp\u0061ct_20260112"}]}"#, "context_management"),
             (r#""system":[{"type":"text","text":"x","cache_control":{"type":"ephemeral","ttl":"1h"}}]"#, "ttl"),
             (r#""cache_control":{"type":"ephemeral","ttl":"1h"}"#, "ttl"),
         ] {

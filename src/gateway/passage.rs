@@ -26,7 +26,7 @@ pub enum Passage {
     /// A chat, a completion or a transcript, as it comes, without the usage that the client did not ask for.
     Plain(UsageFilter),
     /// A reply in the client's own protocol, as it comes.
-    Native(NativeReader),
+    Native(Box<NativeReader>),
     /// The reply of a chat, as one in the client's own protocol.
     Translated(Box<ReplyTranslator>),
 }

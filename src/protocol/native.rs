@@ -140,7 +140,7 @@ impl NativeReader {
         let is_last = end.is_some_and(|end| end != End::Error);
         let mut text = match &*kind {
             // The events that end a part repeat all of it.
-            kind if kind.ends_with(".delta") => delta.and_then(words),
+            kind if kind.strip_suffix(".delta").is_some() => delta.and_then(words),
             "response.output_item.added" => item.and_then(|item| item.name),
             _ => None,
         };

@@ -260,15 +260,20 @@ fn a_budget_bounds_what_is_made_and_a_longer_stream_is_cut() {
 }
 
 fn stream_left(path: &str, body: &Value) -> Value {
-    let ((tell, told), begin, word): (_, fn(&mut ReplyWriter), fn(&mut ReplyWriter, &str) -> bool) = match path {
-        RESPONSES => (channel(), begin_response, response_word),
-        _ => (channel(), begin_message, message_word),
-    };
+    let (tell, told) = channel();
+    let is_response = path == RESPONSES;
     let tell = Mutex::new(tell);
     let upstream = Upstream::start(move |_, wire| {
-        begin(wire);
+        match is_response {
+            true => begin_response(wire),
+            false => begin_message(wire),
+        }
         for text in ["one ", "two ", "three ", "last "] {
-            word(wire, text);
+            if is_response {
+                response_word(wire, text)
+            } else {
+                message_word(wire, text)
+            };
         }
         tell.lock().unwrap().send(wire.is_left_within(20)).unwrap();
     });

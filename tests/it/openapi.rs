@@ -34,12 +34,12 @@ fn sample(path: &str, user: &User, ids: &BTreeMap<&str, String>) -> (String, Val
         "/api/docs/get" => (format!("?id={}", ids["document"]), Value::Null),
         "/api/docs/save" | "/api/docs/autosave" => (String::new(), json!({"title": "T", "content": null})),
         "/api/docs/publish" | "/api/docs/delete" => (String::new(), id("document")),
-        "/v1/chat/completions" => (String::new(), json!({"messages": [{"role": "user", "content": "Hello"}]})),
+        "/v1/chat/completions" | "/v1/messages/count_tokens" => {
+            (String::new(), json!({"messages": [{"role": "user", "content": "Hello"}]}))
+        }
         "/v1/completions" | "/v1/engines/{name}/completions" => (String::new(), json!({"prompt": "Hello"})),
-        "/v1/responses" => (String::new(), json!({"input": "Hello"})),
         "/v1/messages" => (String::new(), json!({"max_tokens": 9, "messages": [{"role": "user", "content": "Hello"}]})),
-        "/v1/messages/count_tokens" => (String::new(), json!({"messages": [{"role": "user", "content": "Hello"}]})),
-        "/v1/embeddings" => (String::new(), json!({"input": "Hello"})),
+        "/v1/embeddings" | "/v1/responses" => (String::new(), json!({"input": "Hello"})),
         "/v1/audio/speech" => (String::new(), json!({"input": "Hello", "response_format": "wav"})),
         "/api/v1/generate-bulk" => (String::new(), json!([{"text": "Hello"}])),
         "/api/docs/restore" => (String::new(), id("deleted")),

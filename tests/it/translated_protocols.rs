@@ -330,6 +330,12 @@ fn what_cannot_be_translated_is_refused_before_anything_is_asked() {
     let counted = client.post("/v1/messages/count_tokens", &count).expect(200).json()["input_tokens"].as_i64().unwrap();
     assert!((5..30).contains(&counted), "{counted}");
     assert!(upstream.seen().is_empty());
+    let limited = json!({"name": "k", "rate": {"requests_per_minute": 1}});
+    let key = user.browser.post("/api/keys", &limited).expect(200).json()["secret"].as_str().unwrap().to_owned();
+    let client = server.inference.with_secret(&key);
+    client.post("/v1/messages/count_tokens", &count).expect(200);
+    let refused = client.post("/v1/messages/count_tokens", &count).expect(429);
+    assert_eq!(refused.json()["error"]["type"], "rate_limit_error");
 }
 
 #[test]

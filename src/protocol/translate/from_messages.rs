@@ -69,9 +69,24 @@ pub(super) fn chat(request: Value) -> Result<(Map<String, Value>, Style), Refusa
     if let Some(format) = fields.take("output_format") {
         add_format(Fields::of("output_format", format)?, &mut chat)?;
     }
+    if let Some(management) = fields.take("context_management") {
+        add_management(Fields::of("context_management", management)?)?;
+    }
     fields.ignore(&IGNORED);
     fields.end()?;
     Ok((chat, style))
+}
+
+/// What may be cleared of a conversation to make it shorter. All of it is kept, so the model knows no less.
+fn add_management(mut management: Fields) -> Result<(), Refusal> {
+    for (index, edit) in management.list("edits")?.into_iter().enumerate() {
+        let mut edit = Fields::of(format!("context_management.edits[{index}]"), edit)?;
+        let kind = edit.needed_text("type")?;
+        if !kind.starts_with("clear_thinking_") && !kind.starts_with("clear_tool_uses_") {
+            return Err(edit.refuse("type", &format!("{kind:?}")));
+        }
+    }
+    management.end()
 }
 
 /// The blocks of a message; a text is one block.

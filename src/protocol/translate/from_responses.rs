@@ -27,8 +27,9 @@ const ECHOED: [(&str, &str); 15] = [
 /// Fields that say nothing to a model: who asks, and how the server of another protocol may save work. `max_tool_calls`
 /// limits tools that the server runs, of which there are none; `include` asks for what only those make, or what only a
 /// server that stores nothing would hide.
-const IGNORED: [&str; 13] = [
+const IGNORED: [&str; 14] = [
     "background",
+    "client_metadata",
     "max_tool_calls",
     "metadata",
     "prompt_cache_key",
@@ -46,8 +47,8 @@ const IGNORED: [&str; 13] = [
 /// What may be asked for in `include`, as it is not there.
 const INCLUDED: [&str; 2] = ["reasoning.encrypted_content", "message.input_image.image_url"];
 
-/// The chat, and the fields of the response that repeat those of the request.
-pub(super) fn chat(request: Value) -> Result<(Map<String, Value>, Map<String, Value>), Refusal> {
+/// The chat, and the fields of the response that repeat those of the request, as JSON.
+pub(super) fn chat(request: Value) -> Result<(Map<String, Value>, String), Refusal> {
     let mut fields = Fields::of("", request)?;
     let echo = echo(&fields);
     let mut chat = Map::new();
@@ -100,11 +101,13 @@ pub(super) fn chat(request: Value) -> Result<(Map<String, Value>, Map<String, Va
     Ok((chat, echo))
 }
 
-fn echo(fields: &Fields) -> Map<String, Value> {
-    let usual = |json: &str| serde_json::from_str(json).unwrap_or(Value::Null);
-    let echoed =
-        |(name, json): &(&str, &str)| ((*name).to_owned(), fields.get(name).cloned().unwrap_or_else(|| usual(json)));
-    ECHOED.iter().map(echoed).collect()
+/// `"name":value,…`. It is kept for as long as the reply lasts, so it is not kept as values.
+fn echo(fields: &Fields) -> String {
+    let echoed = |(name, usual): &(&str, &str)| {
+        let value = fields.get(name).map_or_else(|| (*usual).to_owned(), Value::to_string);
+        format!("{name:?}:{value}")
+    };
+    ECHOED.iter().map(echoed).collect::<Vec<_>>().join(",")
 }
 
 fn add_item(mut item: Fields, to: &mut Conversation) -> Result<(), Refusal> {

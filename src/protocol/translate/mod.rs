@@ -123,7 +123,7 @@ impl ReplyTranslator {
         match (&mut self.writer, self.is_stream) {
             (Writer::Response(writer), true) => writer.end(&finish, &totals, &mut out),
             (Writer::Message(writer), true) => writer.end(&finish, &totals, &mut out),
-            (Writer::Response(writer), false) => return writer.whole(&finish, &totals).to_string().into_bytes(),
+            (Writer::Response(writer), false) => return writer.whole(&finish, &totals),
             (Writer::Message(writer), false) => return writer.whole(&finish, &totals).to_string().into_bytes(),
         }
         out

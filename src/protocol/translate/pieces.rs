@@ -164,12 +164,11 @@ impl Pieces {
             }
             self.calls.push(index);
             let made;
-            let id = match call.id.as_deref().filter(|id| !id.is_empty()) {
-                Some(id) => id,
-                None => {
-                    made = format!("call_{}_{}", self.id, self.calls.len());
-                    &made
-                }
+            let id = if let Some(id) = call.id.as_deref().filter(|id| !id.is_empty()) {
+                id
+            } else {
+                made = format!("call_{}_{}", self.id, self.calls.len());
+                &made
             };
             take(Piece::Call { id, name: function.and_then(|function| function.name.as_deref()).unwrap_or_default() })?;
         }

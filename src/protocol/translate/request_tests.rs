@@ -139,6 +139,9 @@ fn short_forms_are_chats_too() {
     assert_eq!(thinking(json!({"type": "enabled", "budget_tokens": 16_384})), "medium");
     assert_eq!(thinking(json!({"type": "enabled", "budget_tokens": 50_000})), "high");
     assert_eq!(thinking(json!({"type": "adaptive"})), Value::Null);
+    let edits = json!({"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]});
+    let request = json!({"max_tokens": 5, "messages": hello, "context_management": edits});
+    assert_eq!(chat(Dialect::Messages, &request), json!({"messages": hello, "max_tokens": 5}));
     let failed = json!({"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c", "is_error": true, "content": "no"}]});
     let request = json!({"max_tokens": 5, "messages": [failed]});
     let expected = json!([{"role": "tool", "tool_call_id": "c", "content": "Error: no"}]);
@@ -188,7 +191,7 @@ fn what_a_chat_cannot_say_is_refused_by_its_place() {
     for (fields, named) in [
         (json!({"new_field": 1}), "new_field"),
         (json!({"max_tokens": null}), "max_tokens"),
-        (json!({"context_management": {"edits": []}}), "context_management"),
+        (json!({"context_management": {"edits": [{"type": "compact_20260112"}]}}), "context_management.edits[0].type"),
         (json!({"tools": [{"type": "bash_20250124", "name": "bash"}]}), "tools[0].type"),
         (json!({"tools": [{"name": "f", "input_schema": {}, "input_examples": []}]}), "tools[0].input_examples"),
         (json!({"thinking": {"type": "enabled"}}), "thinking.budget_tokens"),

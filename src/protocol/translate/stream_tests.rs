@@ -142,6 +142,26 @@ fn stream(dialect: Dialect, bytes: &[u8], piece: usize) -> Vec<u8> {
     out
 }
 
+/// Checks that a stream that breaks off after any byte has become the beginning of what all of it becomes.
+fn assert_cut_anywhere(dialect: Dialect, bytes: &[u8], uncut: &[u8]) {
+    let (mut translator, mut out) = (translator(dialect, true), Vec::new());
+    let mut events = sse::Events::default();
+    for byte in bytes {
+        events.push(&[*byte]).unwrap();
+        let before = out.len();
+        while let Some(event) = events.take() {
+            match sse::data(event) {
+                Some(data) if &*data == b"[DONE]" => out.extend(translator.end(TOTALS, false)),
+                Some(data) => translator.add(&serde_json::from_slice(&data).unwrap(), &mut out).unwrap(),
+                None => {}
+            }
+        }
+        assert_eq!(uncut.get(before..out.len()), Some(&out[before..]));
+        assert!(out.is_empty() || out.ends_with(b"\n\n"), "only whole events");
+    }
+    assert_eq!(out.len(), uncut.len());
+}
+
 /// The data of events, whose names are the types in it.
 fn events(bytes: &[u8]) -> Vec<Value> {
     let text = std::str::from_utf8(bytes).unwrap();
@@ -230,7 +250,7 @@ fn assembled_response(events: &[Value]) -> (Value, Value) {
                 parts.push(event["part"].clone());
             }
             ("response.function_call_arguments.delta", Some(index)) => {
-                push(&mut output[index]["arguments"], &event["delta"])
+                push(&mut output[index]["arguments"], &event["delta"]);
             }
             ("response.function_call_arguments.done", Some(index)) => {
                 assert_eq!(event["arguments"], output[index]["arguments"]);
@@ -241,7 +261,9 @@ fn assembled_response(events: &[Value]) -> (Value, Value) {
                 let part = &mut output[index]["content"][part];
                 let field = if part["type"] == "refusal" { "refusal" } else { "text" };
                 match kind {
-                    kind if kind.ends_with(".delta") => push(&mut part[field], &event["delta"]),
+                    "response.output_text.delta" | "response.reasoning_text.delta" | "response.refusal.delta" => {
+                        push(&mut part[field], &event["delta"]);
+                    }
                     "response.content_part.done" => assert_eq!(event["part"], *part),
                     _ => assert_eq!(event[field], part[field]),
                 }
@@ -260,7 +282,8 @@ proptest! {
         let bytes = reply.stream();
         for dialect in [Dialect::Responses, Dialect::Messages] {
             let uncut = stream(dialect, &bytes, bytes.len());
-            for piece in [1, 2, 3, 5, 64, 1000] {
+            assert_cut_anywhere(dialect, &bytes, &uncut);
+            for piece in [2, 3, 5, 64, 1000] {
                 prop_assert!(stream(dialect, &bytes, piece) == uncut, "{dialect:?} in pieces of {piece}");
             }
             let (whole, events) = (whole(dialect, &reply), events(&uncut));
@@ -345,6 +368,7 @@ fn odd_replies_are_told_or_refused() {
     assert_eq!((&nothing["output"], &nothing["status"]), (&json!([]), &json!("completed")));
     let long = delta(json!({"content": "x".repeat(9 * 1024 * 1024)}));
     assert!(
-        tell(Dialect::Responses, &[long.clone()]).is_ok() && tell(Dialect::Responses, &[long.clone(), long]).is_err()
+        tell(Dialect::Responses, std::slice::from_ref(&long)).is_ok()
+            && tell(Dialect::Responses, &[long.clone(), long]).is_err()
     );
 }

@@ -14,6 +14,9 @@ use super::pieces::{Finish, Piece};
 /// The longest reply in one piece that is translated, in bytes.
 const MAX_WHOLE: usize = 64 * 1024 * 1024;
 
+/// What a content block counts for, in bytes.
+const BLOCK: usize = 256;
+
 /// Writes one reply.
 pub(super) struct MessageWriter {
     id: String,
@@ -51,11 +54,14 @@ struct DeltaEvent<'a> {
 }
 
 #[derive(Serialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
+#[serde(tag = "type")]
 enum BlockDelta<'a> {
-    ThinkingDelta { thinking: &'a str },
-    TextDelta { text: &'a str },
-    InputJsonDelta { partial_json: &'a str },
+    #[serde(rename = "thinking_delta")]
+    Thinking { thinking: &'a str },
+    #[serde(rename = "text_delta")]
+    Text { text: &'a str },
+    #[serde(rename = "input_json_delta")]
+    InputJson { partial_json: &'a str },
 }
 
 impl MessageWriter {
@@ -72,11 +78,11 @@ impl MessageWriter {
             Piece::Reasoning(_) if !self.style.shows_thinking => {}
             Piece::Reasoning(thinking) => {
                 self.open(Kind::Thinking, || json!({"type": "thinking", "thinking": "", "signature": ""}), out);
-                self.delta(BlockDelta::ThinkingDelta { thinking }, thinking, out)?;
+                self.delta(BlockDelta::Thinking { thinking }, thinking, out)?;
             }
             Piece::Text(text) | Piece::Refusal(text) => {
                 self.open(Kind::Text, || json!({"type": "text", "text": ""}), out);
-                self.delta(BlockDelta::TextDelta { text }, text, out)?;
+                self.delta(BlockDelta::Text { text }, text, out)?;
             }
             Piece::Call { id, name } => {
                 self.close(out);
@@ -86,7 +92,7 @@ impl MessageWriter {
                 }
             }
             Piece::Arguments(partial_json) => {
-                self.delta(BlockDelta::InputJsonDelta { partial_json }, partial_json, out)?;
+                self.delta(BlockDelta::InputJson { partial_json }, partial_json, out)?;
             }
         }
         Ok(())
@@ -109,6 +115,7 @@ impl MessageWriter {
         self.open = Some(kind);
         self.blocks += 1;
         if self.is_whole {
+            self.bytes += BLOCK;
             self.collected.push(Block { kind, text: String::new(), id: String::new(), name: String::new() });
             return;
         }

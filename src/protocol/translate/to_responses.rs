@@ -1,7 +1,8 @@
 //! Writes the reply of a chat in the Responses protocol.
 
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
 use crate::protocol::event;
 use crate::protocol::usage::Totals;
@@ -12,14 +13,17 @@ use super::pieces::{Finish, Piece};
 /// The longest reply that is translated, in bytes. The events that end its parts repeat all of it.
 const MAX_REPLY: usize = 16 * 1024 * 1024;
 
+/// What an item counts for, in bytes.
+const ITEM: usize = 256;
+
 /// Writes one reply.
 pub(super) struct ResponseWriter {
     /// What the ids are made of.
     id: String,
     /// When the response was made, in seconds since 1970.
     created_at: u64,
-    /// Fields of the request that the response repeats.
-    echo: Map<String, Value>,
+    /// Fields of the request that the response repeats, as JSON.
+    echo: String,
     is_stream: bool,
     /// The number of the next event.
     sequence: u64,
@@ -117,7 +121,7 @@ impl Item {
 }
 
 impl ResponseWriter {
-    pub(super) fn new(id: &str, created_at: u64, is_stream: bool, echo: Map<String, Value>) -> ResponseWriter {
+    pub(super) fn new(id: &str, created_at: u64, is_stream: bool, echo: String) -> ResponseWriter {
         let (id, output) = (id.to_owned(), Vec::new());
         ResponseWriter { id, created_at, echo, is_stream, sequence: 0, output, is_open: false, bytes: 0 }
     }
@@ -126,9 +130,8 @@ impl ResponseWriter {
     pub(super) fn add(&mut self, piece: Piece<'_>, out: &mut Vec<u8>) -> Result<(), Untold> {
         match piece {
             Piece::Begin { .. } => {
-                let response = self.response("in_progress", Value::Null, Value::Null);
                 for kind in ["response.created", "response.in_progress"] {
-                    self.event(kind, json!({ "response": response }), out);
+                    self.response_event(kind, "in_progress", (Value::Null, Value::Null), out);
                 }
             }
             Piece::Reasoning(text) => self.add_text(Kind::Reasoning, text, out)?,
@@ -215,6 +218,7 @@ impl ResponseWriter {
     }
 
     fn open(&mut self, prefix: &str, content: Content, out: &mut Vec<u8>) {
+        self.bytes += ITEM;
         let index = self.output.len();
         let item = Item { id: format!("{prefix}_{}_{index}", self.id), content };
         let shown = item.json("in_progress");
@@ -272,15 +276,14 @@ impl ResponseWriter {
     pub(super) fn end(&mut self, finish: &Finish, totals: &Totals, out: &mut Vec<u8>) {
         let (status, reason) = status(finish);
         self.close(status, out);
-        let response = self.response(status, reason, totals.responses());
         let kind = if status == "completed" { "response.completed" } else { "response.incomplete" };
-        self.event(kind, json!({ "response": response }), out);
+        self.response_event(kind, status, (reason, totals.responses()), out);
     }
 
     /// The whole reply.
-    pub(super) fn whole(&self, finish: &Finish, totals: &Totals) -> Value {
+    pub(super) fn whole(&self, finish: &Finish, totals: &Totals) -> Vec<u8> {
         let (status, reason) = status(finish);
-        self.response(status, reason, totals.responses())
+        self.response(status, (reason, totals.responses())).into_bytes()
     }
 
     /// The number of the next event.
@@ -288,17 +291,33 @@ impl ResponseWriter {
         self.sequence
     }
 
-    fn response(&self, status: &str, incomplete: Value, usage: Value) -> Value {
+    /// The response as it is now, as JSON: why it is incomplete, and what was used.
+    fn response(&self, status: &str, (incomplete, usage): (Value, Value)) -> String {
         let last = self.output.len().saturating_sub(1);
         let of_item = |index: usize| if index == last { status } else { "completed" };
         let output = self.output.iter().enumerate().map(|(index, item)| item.json(of_item(index)));
-        let mut response = json!({"id": format!("resp_{}", self.id), "object": "response",
-            "created_at": self.created_at, "status": status, "error": null, "incomplete_details": incomplete,
-            "output": output.collect::<Vec<_>>(), "previous_response_id": null, "store": false, "usage": usage});
-        if let Some(response) = response.as_object_mut() {
-            response.extend(self.echo.clone());
+        let own = json!({"id": format!("resp_{}", self.id), "object": "response", "created_at": self.created_at,
+            "status": status, "error": null, "incomplete_details": incomplete, "output": output.collect::<Vec<_>>(),
+            "previous_response_id": null, "store": false, "usage": usage});
+        let own = own.to_string();
+        [own.strip_suffix('}').unwrap_or(&own), ",", &self.echo, "}"].concat()
+    }
+
+    fn response_event(&mut self, kind: &'static str, status: &str, details: (Value, Value), out: &mut Vec<u8>) {
+        #[derive(Serialize)]
+        struct Event<'a> {
+            r#type: &'static str,
+            sequence_number: u64,
+            response: &'a RawValue,
         }
-        response
+
+        // What was put together of valid JSON is valid.
+        if self.is_stream
+            && let Ok(response) = RawValue::from_string(self.response(status, details))
+        {
+            event::write(out, kind, &Event { r#type: kind, sequence_number: self.sequence, response: &response });
+        }
+        self.sequence += 1;
     }
 
     fn event(&mut self, kind: &'static str, mut data: Value, out: &mut Vec<u8>) {
