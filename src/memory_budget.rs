@@ -5,14 +5,28 @@
 //! A party may hold [`SHARE`] times what is free, as with [places](crate::blocking::Bulkhead): one that is alone gets two
 //! thirds, and something is left for whoever comes next. What parties hold is only counted with atomic additions, so that
 //! small requests do not meet at a lock.
+//!
+//! What is refused is [noted](Shortage). A server then ends transfers that hold memory and are slow, of parties that hold
+//! more than the refused one would.
+
+mod shortage;
+
+#[cfg(test)]
+mod budget_tests;
 
 use std::cell::RefCell;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::blocking::{Party, Refused};
+use shortage::Shortages;
+pub use shortage::{Answer, Shortage};
 
 /// Bytes that a party may hold for each one that is free.
 const SHARE: usize = 2;
@@ -22,6 +36,10 @@ const SMALL: usize = 64 * 1024;
 
 /// Counters of each table.
 const COUNTERS: usize = 4096;
+
+/// How long somebody waits for memory that others are made to free, and how often they look.
+const PATIENCE: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// A number of bytes.
 pub struct MemoryBudget {
@@ -34,6 +52,7 @@ pub struct MemoryBudget {
     /// The same for [groups](Party::group) of networks.
     held_by_groups: [Table; 2],
     refused: AtomicU64,
+    shortages: Shortages,
 }
 
 struct Table {
@@ -57,7 +76,7 @@ impl MemoryBudget {
     pub fn new(most: usize) -> MemoryBudget {
         let (used, refused) = (AtomicUsize::new(0), AtomicU64::new(0));
         let tables = || [Table::new(), Table::new()];
-        MemoryBudget { most, used, held: tables(), held_by_groups: tables(), refused }
+        MemoryBudget { most, used, held: tables(), held_by_groups: tables(), refused, shortages: Shortages::default() }
     }
 
     /// All of it, in bytes.
@@ -78,6 +97,29 @@ impl MemoryBudget {
     /// How often nothing was left so far.
     pub fn refused(&self) -> u64 {
         self.refused.load(Relaxed)
+    }
+
+    /// What was refused since this was last called, those first who would hold the least.
+    pub fn take_shortages(&self) -> Vec<Shortage> {
+        self.shortages.take()
+    }
+
+    /// How many bytes must be given back before that can be granted which was refused.
+    pub fn missing(&self, shortage: &Shortage) -> usize {
+        let share = shortage.total.max(shortage.total_of_group).div_ceil(SHARE);
+        shortage.bytes.saturating_add(share).saturating_sub(self.most.saturating_sub(self.used()))
+    }
+
+    fn note_shortage(&self, party: Party, bytes: usize) -> Shortage {
+        let [total, of_group] = self.held_by(party).map(|held| held.saturating_add(bytes));
+        let shortage = Shortage::new(party, bytes, total, if of_group > bytes { of_group } else { total });
+        self.shortages.add(&shortage);
+        shortage
+    }
+
+    /// What a party holds, and its group if it is one of several in that.
+    fn held_by(&self, party: Party) -> [usize; 2] {
+        self.counters(party).map(|each| each.into_iter().flatten().map(|held| held.load(Relaxed)).min().unwrap_or(0))
     }
 
     fn take(&self, party: Party, bytes: usize) -> Result<(), Refused> {
@@ -122,16 +164,76 @@ impl MemoryBudget {
 }
 
 /// A part of a budget, given back when it is dropped.
-pub struct Reservation {
+pub struct Reservation(Holder);
+
+/// Tells what a [`Reservation`] holds, on any thread.
+#[derive(Clone)]
+pub struct Holder {
     budget: Arc<MemoryBudget>,
+    holding: Arc<Mutex<Holding>>,
+}
+
+#[derive(Clone, Copy)]
+struct Holding {
     party: Party,
     bytes: usize,
+}
+
+/// What a [`Reservation`] held, and what its party held in all.
+#[derive(Clone, Copy, Debug)]
+pub struct Held {
+    /// Whose it was.
+    pub party: Party,
+    /// The bytes that were reserved.
+    pub bytes: usize,
+    /// The bytes of all reservations of the party, and of its [group](Party::group).
+    of_party: usize,
+    of_group: usize,
+}
+
+impl Held {
+    /// Whether its party holds more than the one that was refused would, or its group more than that one's, when so many
+    /// bytes are given up.
+    pub fn is_above(&self, shortage: &Shortage, given_up: usize) -> bool {
+        let is_other_group = self.party.group() != shortage.party.group();
+        let is_above = |held: usize, total| held.saturating_sub(given_up) > total;
+        self.party != shortage.party
+            && (is_above(self.of_party, shortage.total)
+                || is_other_group && is_above(self.of_group, shortage.total_of_group))
+    }
+}
+
+impl Holder {
+    fn get(&self) -> Holding {
+        *self.holding.lock()
+    }
+
+    /// What it holds now.
+    pub fn held(&self) -> Held {
+        let Holding { party, bytes } = self.get();
+        let [of_party, of_group] = self.budget.held_by(party);
+        Held { party, bytes, of_party, of_group }
+    }
 }
 
 impl Reservation {
     /// One of 0 bytes.
     pub fn new(budget: &Arc<MemoryBudget>, party: Party) -> Reservation {
-        Reservation { budget: Arc::clone(budget), party, bytes: 0 }
+        let holding = Arc::new(Mutex::new(Holding { party, bytes: 0 }));
+        Reservation(Holder { budget: Arc::clone(budget), holding })
+    }
+
+    /// Tells what it holds.
+    pub fn holder(&self) -> Holder {
+        self.0.clone()
+    }
+
+    fn try_grow(&mut self, bytes: usize) -> Result<(), Refused> {
+        if bytes > 0 {
+            self.0.budget.take(self.0.get().party, bytes)?;
+            self.0.holding.lock().bytes += bytes;
+        }
+        Ok(())
     }
 
     /// Makes it larger by so many bytes.
@@ -139,11 +241,23 @@ impl Reservation {
     /// # Errors
     /// There are none for this party. It stays as it is.
     pub fn grow(&mut self, bytes: usize) -> Result<(), Refused> {
-        if bytes > 0 {
-            self.budget.take(self.party, bytes)?;
-            self.bytes += bytes;
+        self.try_grow(bytes).inspect_err(|_| drop(self.0.budget.note_shortage(self.0.get().party, bytes)))
+    }
+
+    /// The same; waits for up to two seconds while others who hold more are made to free memory.
+    ///
+    /// # Errors
+    /// As [`Reservation::grow`].
+    pub fn grow_in_time(&mut self, bytes: usize) -> Result<(), Refused> {
+        let Err(refused) = self.try_grow(bytes) else { return Ok(()) };
+        let (shortage, began) = (self.0.budget.note_shortage(self.0.get().party, bytes), Instant::now());
+        while shortage.answer() != Answer::Hopeless && began.elapsed() < PATIENCE {
+            thread::sleep(PAUSE);
+            if self.try_grow(bytes).is_ok() {
+                return Ok(());
+            }
         }
-        Ok(())
+        Err(refused)
     }
 
     /// Makes it at least this large.
@@ -151,25 +265,27 @@ impl Reservation {
     /// # Errors
     /// As [`Reservation::grow`].
     pub fn grow_to(&mut self, bytes: usize) -> Result<(), Refused> {
-        self.grow(bytes.saturating_sub(self.bytes))
+        self.grow(bytes.saturating_sub(self.0.get().bytes))
     }
 
     /// Sets its size to what is held in any case.
     pub fn set(&mut self, bytes: usize) {
-        if bytes > self.bytes {
-            self.budget.take_regardless(self.party, bytes - self.bytes);
+        let Holding { party, bytes: before } = self.0.get();
+        if bytes > before {
+            self.0.budget.take_regardless(party, bytes - before);
         } else {
-            self.budget.give_back(self.party, self.bytes - bytes);
+            self.0.budget.give_back(party, before - bytes);
         }
-        self.bytes = bytes;
+        self.0.holding.lock().bytes = bytes;
     }
 
     /// Makes it this party's.
     pub fn pass_to(&mut self, party: Party) {
-        if party != self.party {
-            self.budget.give_back(self.party, self.bytes);
-            self.budget.take_regardless(party, self.bytes);
-            self.party = party;
+        let Holding { party: before, bytes } = self.0.get();
+        if party != before {
+            self.0.budget.give_back(before, bytes);
+            self.0.budget.take_regardless(party, bytes);
+            self.0.holding.lock().party = party;
         }
     }
 }
@@ -199,7 +315,15 @@ pub fn reserve(bytes: usize) -> Result<(), Refused> {
     REQUEST.with_borrow_mut(|request| with_budget(request).map_or(Ok(()), |request| request.grow(bytes)))
 }
 
-/// The same, unless it is so little that many requests with as much do no harm.
+/// The same, on a thread that may block: waits for up to two seconds while others who hold more are made to free memory.
+///
+/// # Errors
+/// As [`reserve`].
+pub fn reserve_in_time(bytes: usize) -> Result<(), Refused> {
+    REQUEST.with_borrow_mut(|request| with_budget(request).map_or(Ok(()), |request| request.grow_in_time(bytes)))
+}
+
+/// The same as [`reserve`], unless it is so little that many requests with as much do no harm.
 ///
 /// # Errors
 /// As [`reserve`].
@@ -238,7 +362,7 @@ pub fn read_up_to<E: From<io::Error>>(
 pub fn release(bytes: usize) {
     REQUEST.with_borrow_mut(|request| {
         if let Some(request) = request {
-            request.set(request.bytes.saturating_sub(bytes));
+            request.set(request.0.get().bytes.saturating_sub(bytes));
         }
     });
 }
@@ -248,7 +372,7 @@ pub fn release(bytes: usize) {
 pub fn count(bytes: usize) {
     REQUEST.with_borrow_mut(|request| {
         if let Some(request) = with_budget(request) {
-            request.set(request.bytes + bytes);
+            request.set(request.0.get().bytes + bytes);
         }
     });
 }
@@ -271,6 +395,11 @@ pub fn identify(party: Party) {
     });
 }
 
+/// Tells what is reserved for the request that this thread works on, if anything is.
+pub fn holder() -> Option<Holder> {
+    REQUEST.with_borrow(|request| request.as_ref().map(Reservation::holder))
+}
+
 /// Takes what was reserved for the request that this thread works on.
 pub fn take() -> Option<Reservation> {
     REQUEST.take()
@@ -279,114 +408,4 @@ pub fn take() -> Option<Reservation> {
 /// The next [`reserve`] adds to this.
 pub fn put(reservation: Reservation) {
     REQUEST.set(Some(reservation));
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn filled(budget: &Arc<MemoryBudget>, party: Party, piece: usize) -> (Reservation, Refused) {
-        let mut reservation = Reservation::new(budget, party);
-        loop {
-            if let Err(refused) = reservation.grow(piece) {
-                return (reservation, refused);
-            }
-        }
-    }
-
-    #[test]
-    fn one_party_has_two_thirds_and_others_what_it_leaves() {
-        let budget = Arc::new(MemoryBudget::new(9_000_000));
-        let (first, refused) = filled(&budget, Party::Account(1), 1000);
-        assert_eq!((first.bytes, refused), (6_000_000, Refused::ShareIsUsed));
-        let (second, refused) = filled(&budget, Party::network("10.0.0.1".parse().unwrap()), 1000);
-        assert_eq!((second.bytes, refused), (2_000_000, Refused::Full));
-        assert_eq!(budget.refused(), 0, "something is left");
-        let mut small = Reservation::new(&budget, Party::Account(3));
-        assert_eq!(small.grow(1_000_000), Ok(()), "whoever has nothing gets what there is");
-        assert_eq!(Reservation::new(&budget, Party::Account(4)).grow(1), Err(Refused::Full));
-        assert_eq!(budget.refused(), 1);
-        drop((first, second, small));
-        assert_eq!(budget.used(), 0);
-        assert_eq!(filled(&budget, Party::Process, 1000).0.bytes, 9_000_000);
-    }
-
-    #[test]
-    fn all_addresses_of_a_site_have_together_what_one_has() {
-        for addresses in
-            [["10.0.0.1", "10.0.0.2", "10.0.0.3"], ["2001:db8:1:1::1", "2001:db8:1:2::1", "2001:db8:1:3::1"]]
-        {
-            let budget = Arc::new(MemoryBudget::new(9_000_000));
-            let party = |address: &str| Party::network(address.parse().unwrap());
-            let held: Vec<_> = addresses.iter().map(|address| filled(&budget, party(address), 1000).0).collect();
-            assert_eq!(held.iter().map(|held| held.bytes).sum::<usize>(), 6_000_000);
-            assert_eq!(filled(&budget, party("10.0.1.1"), 1000).0.bytes, 2_000_000);
-            drop(held);
-            assert_eq!((budget.used(), filled(&budget, party(addresses[2]), 1000).0.bytes), (0, 6_000_000));
-        }
-    }
-
-    #[test]
-    fn what_is_there_already_is_counted_in_any_case() {
-        let budget = Arc::new(MemoryBudget::new(100));
-        let mut unread = Reservation::new(&budget, Party::Account(1));
-        unread.set(150);
-        assert!(budget.is_exceeded());
-        unread.set(90);
-        unread.pass_to(Party::Account(2));
-        assert_eq!(Reservation::new(&budget, Party::Account(1)).grow(10), Ok(()), "it holds nothing any more");
-        drop(unread);
-        assert_eq!(budget.used(), 0);
-    }
-
-    #[test]
-    fn a_request_holds_what_was_reserved_until_it_is_taken() {
-        std::thread::spawn(|| {
-            assert_eq!(reserve(1000), Ok(()), "without a budget nothing is counted");
-            let budget = Arc::new(MemoryBudget::new(1000));
-            install(Arc::clone(&budget));
-            crate::blocking::set_party(Party::Account(7));
-            assert_eq!((reserve(400), reserve(200)), (Ok(()), Ok(())));
-            assert_eq!(reserve(200), Err(Refused::ShareIsUsed));
-            release(300);
-            assert_eq!((budget.used(), reserve(300)), (300, Ok(())));
-            count(500);
-            assert!(budget.is_exceeded() && budget.used() == 1100);
-            release(500);
-            identify(Party::Account(8));
-            let taken = take().unwrap();
-            assert_eq!((taken.bytes, taken.party, budget.used()), (600, Party::Account(8), 600));
-            put(taken);
-            assert_eq!(reserve(10), Ok(()));
-            drop(take());
-            assert_eq!(budget.used(), 0);
-        })
-        .join()
-        .unwrap();
-    }
-
-    proptest! {
-        #[test]
-        fn whatever_parties_do(most in 1_usize..5000, steps in prop::collection::vec((0_u64..5, 0_usize..2000, any::<bool>()), 1..200)) {
-            let budget = Arc::new(MemoryBudget::new(most));
-            let mut held: Vec<Reservation> = (0..5).map(|n| Reservation::new(&budget, Party::Account(n))).collect();
-            for (party, bytes, grows) in steps {
-                let reservation = &mut held[usize::try_from(party).unwrap()];
-                if grows {
-                    let _ = reservation.grow(bytes);
-                } else {
-                    reservation.set(bytes.min(reservation.bytes));
-                }
-                let sum: usize = held.iter().map(|reservation| reservation.bytes).sum();
-                prop_assert_eq!(budget.used(), sum);
-                prop_assert!(sum <= most);
-            }
-            held.clear();
-            for table in &budget.held {
-                prop_assert!(table.counters.iter().all(|counter| counter.load(Relaxed) == 0));
-            }
-        }
-    }
 }

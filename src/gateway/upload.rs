@@ -111,7 +111,7 @@ impl<'a> Upload<'a> {
                 let most = MAX_HELD / 1024 / 1024;
                 return Err(Error::bad(format!("Above {most} MiB, the field {field} must come before the file")));
             }
-            memory_budget::reserve(HELD_STEP)?;
+            memory_budget::reserve_in_time(HELD_STEP)?;
             bytes.reserve_exact(HELD_STEP);
             let read = self.take(HELD_STEP as u64).read_to_end(&mut bytes).map_err(|e| upload_error(&e))?;
             if read < HELD_STEP {

@@ -87,7 +87,7 @@ impl Body {
             let declared = self.declared.and_then(|n| usize::try_from(n).ok());
             let most = declared.unwrap_or(limit.saturating_add(1));
             memory_budget::read_up_to(rest, &mut bytes, (FIRST_PIECE, most), |more| {
-                memory_budget::reserve(more).map_err(BodyError::from)
+                memory_budget::reserve_in_time(more).map_err(BodyError::from)
             })?;
         }
         if bytes.len() > limit { Err(BodyError::TooLarge(limit)) } else { Ok(bytes) }

@@ -8,16 +8,17 @@ use std::sync::atomic::{
     AtomicBool, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
 };
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use crate::http::{Completion, Request, Response};
-use crate::memory_budget::Reservation;
+use crate::memory_budget::{Holder, Reservation};
 
 use super::incoming::BodyAccumulator;
 use super::outgoing::{ClientCapabilities, Unsent};
 use super::sync::{CompletionFlag, Ownership};
+use super::transfer::Transfer;
 
 /// Answers requests. It may panic (the client gets a 500). It may block; if for long, then inside
 /// [`block_in_place`](crate::blocking::block_in_place); if that is
@@ -62,6 +63,8 @@ pub(super) struct Connection {
     hung_up: AtomicBool,
     /// It is to be closed unless it is busy.
     eviction_requested: AtomicBool,
+    /// The body or the response that takes long, if there is one. The lock is held for a moment only.
+    pub(super) transfer: Mutex<Option<Transfer>>,
     /// Set when the deferred response can be completed, or the postponed request handled.
     pub(super) completion: CompletionFlag,
     /// The deadline in milliseconds of the server's clock, times eight, plus the [`TimerKind`].
@@ -182,6 +185,7 @@ impl Connection {
             ownership: Ownership::new(),
             hung_up: AtomicBool::new(false),
             eviction_requested: AtomicBool::new(false),
+            transfer: Mutex::new(None),
             completion: CompletionFlag::new(),
             timer: AtomicU64::new(0),
             state: Mutex::default(),
@@ -208,6 +212,39 @@ impl Connection {
 
     pub(super) fn is_eviction_requested(&self) -> bool {
         self.eviction_requested.load(Relaxed)
+    }
+
+    /// A body is being received, or a response sent, that takes long.
+    pub(super) fn begin_transfer(&self, holder: Holder) {
+        *self.transfer.lock() = Some(Transfer::new(holder));
+    }
+
+    /// Waits for the client to go on with a transfer, which begins with the first such wait.
+    pub(super) fn resume_transfer(&self, holder: impl FnOnce() -> Holder) {
+        self.transfer.lock().get_or_insert_with(|| Transfer::new(holder())).wait(Instant::now());
+    }
+
+    /// Begins to wait for the client, if there is such a transfer.
+    pub(super) fn begin_wait(&self) {
+        if let Some(transfer) = &mut *self.transfer.lock() {
+            transfer.wait(Instant::now());
+        }
+    }
+
+    /// Has waited, and so many bytes were transferred. Returns true if the transfer is to end.
+    pub(super) fn end_wait(&self, bytes: usize) -> bool {
+        self.transfer.lock().as_mut().is_some_and(|transfer| {
+            transfer.note(bytes, Instant::now());
+            transfer.is_evicted
+        })
+    }
+
+    pub(super) fn is_transfer_evicted(&self) -> bool {
+        self.transfer.lock().as_ref().is_some_and(|transfer| transfer.is_evicted)
+    }
+
+    pub(super) fn end_transfer(&self) {
+        *self.transfer.lock() = None;
     }
 
     pub(super) fn set_timer(&self, kind: TimerKind, deadline: u64) {

@@ -1,15 +1,32 @@
 //! Which connections are closed when there are too many, or when they take too much memory.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use crate::blocking::Party;
+use crate::memory_budget::{Answer, Held, Shortage};
 
 use super::clock::millis;
 use super::connection::{Connection, TimerKind};
 use super::shared::Shared;
+use super::transfer::FAST;
 
 /// A connection whose first request is not complete after this time may be evicted.
 const SLOW_START: Duration = Duration::from_secs(1);
+
+/// A transfer that holds less than this many bytes is not ended for its memory.
+const SMALL: usize = 16 * 1024;
+
+/// A transfer that is slow.
+struct SlowTransfer {
+    /// In bytes per second.
+    rate: u64,
+    held: Held,
+    connection: Arc<Connection>,
+    is_ended: bool,
+}
 
 impl Shared {
     /// Has about `count` connections closed: those that have been idle longest since their last request; if there are
@@ -36,6 +53,63 @@ impl Shared {
         let eighth = candidates.len().div_ceil(8);
         let count = self.evict(candidates, eighth);
         log::warn!("unsent responses take too much memory: closing {count} connections of slow clients");
+    }
+
+    /// For each request that was refused memory: ends the slowest transfers of parties that hold more than the refused one
+    /// would, if that frees enough for it.
+    pub(super) fn free_memory(&self) {
+        let shortages = self.memory.take_shortages();
+        if shortages.is_empty() {
+            return;
+        }
+        let (mut slow, mut coming) = self.slow_transfers();
+        // What parties will not hold any more.
+        let mut given_up: HashMap<Party, usize> = HashMap::new();
+        let (mut promised, mut ended) = (0_usize, 0);
+        for shortage in shortages {
+            let missing = self.memory.missing(&shortage).saturating_add(promised).saturating_sub(coming);
+            let Some((chosen, found)) = choose(&slow, &shortage, missing, &mut given_up) else {
+                shortage.set_answer(Answer::Hopeless);
+                continue;
+            };
+            for index in &chosen {
+                slow[*index].is_ended = true;
+                self.end_slow_transfer(&slow[*index].connection);
+            }
+            shortage.set_answer(Answer::Coming);
+            (coming, promised, ended) = (coming + found, promised.saturating_add(shortage.bytes), ended + chosen.len());
+        }
+        if ended > 0 {
+            self.evicted.fetch_add(ended as u64, Relaxed);
+            log::warn!("there is too little memory: {ended} slow transfers are ended");
+        }
+    }
+
+    /// The slow transfers, the slowest first, and the bytes of those that are being ended.
+    fn slow_transfers(&self) -> (Vec<SlowTransfer>, usize) {
+        let (now, mut found, mut coming) = (Instant::now(), Vec::new(), 0);
+        for slot in &self.slots {
+            slot.for_each_connection(|connection| {
+                let Some(transfer) = &*connection.transfer.lock() else { return };
+                let Some(rate) = transfer.rate(now).filter(|rate| *rate < FAST) else { return };
+                let held = transfer.holder.held();
+                if transfer.is_evicted {
+                    coming += held.bytes;
+                } else if held.bytes >= SMALL {
+                    found.push(SlowTransfer { rate, held, connection: Arc::clone(connection), is_ended: false });
+                }
+            });
+        }
+        found.sort_unstable_by_key(|transfer| transfer.rate);
+        (found, coming)
+    }
+
+    /// Has a transfer end: by the thread that waits for the client, or in a turn of its own.
+    fn end_slow_transfer(&self, connection: &Arc<Connection>) {
+        if let Some(transfer) = &mut *connection.transfer.lock() {
+            transfer.is_evicted = true;
+        }
+        self.schedule(connection);
     }
 
     /// The connections that wait for `wanted` and whose deadline is not later than `latest`, with their deadlines.
@@ -66,4 +140,31 @@ impl Shared {
         self.evicted.fetch_add(count as u64, Relaxed);
         count
     }
+}
+
+/// The slowest transfers of those that hold more than the refused one would, until they free what is missing, and how much
+/// they free; `None` if that is not enough. Adds them to what is given up.
+fn choose(
+    slow: &[SlowTransfer],
+    shortage: &Shortage,
+    missing: usize,
+    given_up: &mut HashMap<Party, usize>,
+) -> Option<(Vec<usize>, usize)> {
+    let (mut chosen, mut found, mut more) = (Vec::new(), 0, given_up.clone());
+    for (index, transfer) in slow.iter().enumerate().filter(|(_, transfer)| !transfer.is_ended) {
+        if found >= missing {
+            break;
+        }
+        let given_up = more.entry(transfer.held.party).or_default();
+        if transfer.held.is_above(shortage, *given_up) {
+            chosen.push(index);
+            found += transfer.held.bytes;
+            *given_up += transfer.held.bytes;
+        }
+    }
+    let is_enough = found >= missing;
+    if is_enough {
+        *given_up = more;
+    }
+    is_enough.then_some((chosen, found))
 }

@@ -8,8 +8,8 @@ use crate::http::{Body, Framing, Request};
 use crate::memory_budget::Reservation;
 
 use super::chunked::{Chunked, Malformed};
-use super::clock::millis;
 use super::settings::Settings;
+use super::transfer::Pace;
 
 /// Maximum number of bytes received by one system call. The rest stays in the socket's buffer until the next turn.
 const MAX_READ: usize = 32 * 1024;
@@ -159,9 +159,8 @@ pub(super) struct BodyAccumulator {
     /// The data received so far.
     pub(super) body: Vec<u8>,
     pub(super) memory: Reservation,
-    /// When the body began and when bytes last arrived, in milliseconds of the server's clock.
-    started: u64,
-    last: u64,
+    /// By the server's clock.
+    pace: Pace,
 }
 
 /// How much of a body has been received.
@@ -175,9 +174,10 @@ pub(super) enum BodyProgress {
 }
 
 impl BodyAccumulator {
-    pub(super) fn new(request: Request, memory: Reservation, now: u64) -> BodyAccumulator {
+    pub(super) fn new(request: Request, memory: Reservation, settings: &Settings, now: u64) -> BodyAccumulator {
         let decoder = BodyDecoder::new(request.head.framing());
-        BodyAccumulator { request, decoder, body: Vec::new(), memory, started: now, last: now }
+        let pace = Pace::new(settings.body_timeout, settings.min_rate, now);
+        BodyAccumulator { request, decoder, body: Vec::new(), memory, pace }
     }
 
     /// Takes what belongs to the body out of the read buffer, which is empty afterwards unless more follows the body.
@@ -187,7 +187,7 @@ impl BodyAccumulator {
         }
         let used = self.decoder.decode(input.bytes(), &mut self.body, limit)?;
         input.consume(used);
-        self.last = now;
+        self.pace.note(used, now);
         if self.decoder.is_finished() {
             Ok(BodyProgress::Complete)
         } else if input.is_empty() {
@@ -221,27 +221,14 @@ impl BodyAccumulator {
     }
 
     /// When more of the body must have come, in milliseconds of the server's clock.
-    pub(super) fn deadline(&self, settings: &Settings) -> u64 {
-        deadline(millis(settings.body_timeout), settings.min_rate, self.started, self.last, self.body.len())
+    pub(super) fn deadline(&self) -> u64 {
+        self.pace.deadline()
     }
-}
-
-/// When a transfer must have gone on, in milliseconds: within `timeout` of the `last` progress, and at `rate` bytes per
-/// second on average once `timeout` has passed since it `started`.
-pub(super) fn deadline(timeout: u64, rate: u64, started: u64, last: u64, bytes: usize) -> u64 {
-    let earned = (bytes as u64).saturating_mul(1000) / rate.max(1);
-    (last + timeout).min((started + timeout).saturating_add(earned))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_slow_body_runs_out_of_time_although_it_makes_progress() {
-        assert_eq!(deadline(30_000, 1024, 0, 29_000, 29), 30_028);
-        assert_eq!(deadline(30_000, 1024, 0, 29_000, 1 << 20), 59_000);
-    }
 
     #[test]
     fn a_read_buffer_grows_for_what_was_left_over() {

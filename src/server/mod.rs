@@ -43,7 +43,8 @@
 //! 5. Data that the socket does not accept at once is kept, and sent when the socket becomes writable. Later
 //!    requests on the connection wait until it is sent.
 //! 6. The connection ends when the client or a response says so, at a deadline (the monitor schedules a turn, which
-//!    finds that it is late), when there are too many connections (`eviction`), or at shutdown.
+//!    finds that it is late), when there are too many connections or others need its memory (`eviction`, `transfer`), or
+//!    at shutdown.
 
 mod budget;
 mod chunked;
@@ -63,6 +64,7 @@ mod slot;
 mod stream;
 mod sync;
 mod thread_pool;
+mod transfer;
 mod turn;
 mod worker;
 

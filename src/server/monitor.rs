@@ -77,9 +77,10 @@ impl Monitor {
         }
     }
 
-    /// Has connections closed whose clients are slow to read, if requests were refused for lack of memory and that is
-    /// what most of it is used for.
+    /// Has slow transfers ended if requests were refused for lack of memory: those of whoever holds more, and those of
+    /// clients that are slow to read if that is what most of it is used for.
     fn free_memory(&mut self) {
+        self.shared.free_memory();
         let memory = &self.shared.memory;
         let refused = std::mem::replace(&mut self.refused, memory.refused());
         if self.refused != refused && self.shared.unsent.sum() > memory.most() / 2 {

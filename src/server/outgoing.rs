@@ -9,9 +9,8 @@ use crate::http::{Head, Method, Response, StatusCode};
 use crate::memory_budget::Reservation;
 
 use super::budget::{ByteCount, Counted};
-use super::clock::millis;
-use super::incoming::{deadline, retry};
-use super::settings::Settings;
+use super::incoming::retry;
+use super::transfer::Pace;
 
 /// What the client supports, according to its request.
 #[derive(Clone, Copy)]
@@ -100,11 +99,9 @@ pub(super) struct Unsent {
     body: Cow<'static, [u8]>,
     /// How many bytes of both together have been sent.
     sent: usize,
-    /// Bytes that went into the kernel's buffers at once: they say nothing about how fast the client reads.
-    buffered: usize,
-    /// When this began and when bytes were last accepted, in milliseconds of the server's clock.
-    started: u64,
-    last: u64,
+    /// By the server's clock; `None` if there is nothing. Bytes that went into the kernel's buffers at once do not count:
+    /// they say nothing about how fast the client reads.
+    pace: Option<Pace>,
     _memory: Option<(Reservation, Counted)>,
 }
 
@@ -115,7 +112,7 @@ impl Unsent {
         bytes: Vec<u8>,
         mut body: Cow<'static, [u8]>,
         sent: usize,
-        now: u64,
+        pace: Pace,
         mut memory: Reservation,
         count: &Arc<ByteCount>,
     ) -> Unsent {
@@ -127,31 +124,30 @@ impl Unsent {
         }
         memory.set(size);
         let memory = Some((memory, Counted::new(count, size)));
-        Unsent { bytes, body, sent, buffered: sent, started: now, last: now, _memory: memory }
+        Unsent { bytes, body, sent, pace: Some(pace), _memory: memory }
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.sent == self.bytes.len() + self.body.len()
     }
 
-    /// Sends as much as the socket accepts. Returns true when all is sent.
-    pub(super) fn send(&mut self, socket: &TcpStream, now: u64) -> io::Result<bool> {
+    /// Sends as much as the socket accepts. Returns how many bytes it has accepted.
+    pub(super) fn send(&mut self, socket: &TcpStream, now: u64) -> io::Result<usize> {
         let before = self.sent;
         self.sent = send(socket, &self.bytes, &self.body, before)?;
-        if self.sent > before {
-            self.last = now;
+        let accepted = self.sent - before;
+        if let Some(pace) = &mut self.pace {
+            pace.note(accepted, now);
         }
-        let is_done = self.is_empty();
-        if is_done {
+        if self.is_empty() {
             *self = Unsent::default();
         }
-        Ok(is_done)
+        Ok(accepted)
     }
 
     /// When the client must have read more, in milliseconds of the server's clock.
-    pub(super) fn deadline(&self, settings: &Settings) -> u64 {
-        let taken = self.sent - self.buffered;
-        deadline(millis(settings.write_timeout), settings.min_rate, self.started, self.last, taken)
+    pub(super) fn deadline(&self) -> u64 {
+        self.pace.map_or(0, |pace| pace.deadline())
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::blocking::{self, Party, Refused, Wait};
+use crate::blocking::{self, Refused, Wait};
 use crate::http::response::StreamFn;
 use crate::http::{Body, Content, Deferred, Framing, Notifier, Request, Response, StartWaiting};
 use crate::memory_budget::{self, Reservation};
@@ -62,6 +62,7 @@ impl Worker {
         continue_due: bool,
     ) -> Step {
         let Some(collected) = state.take_body() else { return Step::Cut };
+        connection.begin_transfer(collected.memory.holder());
         let (mut decoder, mut start) = (collected.decoder, collected.body);
         memory_budget::put(collected.memory);
         self.request = collected.request;
@@ -82,7 +83,8 @@ impl Worker {
         let client = ClientCapabilities::new(&self.request.head);
         let _client = blocking::set_client(Some(Arc::clone(connection) as blocking::Client));
         self.context.start_request();
-        blocking::set_party(Party::network(connection.peer.ip()));
+        self.request.peer = connection.peer;
+        blocking::set_party(self.shared.settings.client.party(&self.request));
         let response = blocking::block_in_place(Wait::Upload, || self.call_blocking(connection));
         let step = match response {
             Ok(Err(_)) => Step::Cut,
@@ -110,7 +112,7 @@ impl Worker {
     /// Calls the handler; a panic becomes a 500.
     fn call(&mut self, connection: &Connection) -> Response {
         self.request.peer = connection.peer;
-        blocking::set_party(Party::network(connection.peer.ip()));
+        blocking::set_party(self.shared.settings.client.party(&self.request));
         let request = &mut self.request;
         catch_unwind(AssertUnwindSafe(|| (connection.handler)(request))).unwrap_or_else(|panic| {
             log::error!("a handler panicked at {:?}: {}", self.request, message(&*panic));
@@ -332,6 +334,9 @@ impl Worker {
     fn send_source(&mut self, connection: &Connection, framing: ResponseFraming, source: Source) -> io::Result<()> {
         let settings = &self.shared.settings;
         let _blocking = BlockingSocket::start(connection, settings)?;
+        if let Some(holder) = memory_budget::holder() {
+            connection.begin_transfer(holder);
+        }
         let mut writer = BodyWriter::new(connection, framing == ResponseFraming::Chunked, settings);
         writer.send([&self.output, b"", b""])?;
         // It may take minutes, and there may be thousands.
@@ -341,6 +346,7 @@ impl Worker {
             Source::Reader(mut reader, length) => stream::copy(&mut *reader, length, &mut writer),
             Source::Stream(write) => write(&mut writer),
         }));
+        connection.end_transfer();
         match produced {
             Ok(Ok(())) if !writer.failed => writer.finish(),
             Ok(Ok(())) => Err(io::ErrorKind::BrokenPipe.into()),

@@ -33,7 +33,8 @@ pub struct Settings {
     /// Memory in bytes for request bodies, for what handlers [reserve](crate::memory_budget::reserve), and for responses
     /// that are deferred or not read yet, of all connections together. Beyond it, requests with a body are refused with
     /// 503, a thread waits for each deferred response, and the clients that are slow to read and have the least time left
-    /// are cut off. Default: 1 GiB.
+    /// are cut off. Bodies and responses that are slow end early (408 for a body) if a party is refused memory that holds
+    /// less than theirs. Default: 1 GiB.
     pub max_memory: usize,
     /// Whose request it is, before its handler has found out. Default: the peer's.
     pub client: ClientAddress,
@@ -41,16 +42,16 @@ pub struct Settings {
     pub max_body: u64,
     /// Maximum time from the first byte of a request's head to the last. Default: 10 s.
     pub head_timeout: Duration,
-    /// Longest pause within a request's body, which must also arrive at [`Settings::min_rate`] on average. Default: 30
-    /// s.
+    /// Longest pause within a request's body, which must also arrive at [`Settings::min_rate`]: what arrives faster buys
+    /// time, but never more than this. Default: 30 s.
     pub body_timeout: Duration,
     /// How long a connection may be open without a request. Default: 60 s.
     pub idle_timeout: Duration,
     /// Longest time during which a client reads nothing of a response, which it must also read at
-    /// [`Settings::min_rate`] on average. Default: 30 s.
+    /// [`Settings::min_rate`], as for a body. Default: 30 s.
     pub write_timeout: Duration,
-    /// Minimum average rate of a body or response in bytes per second, enforced once the timeout has passed since its
-    /// start, so that single bytes do not keep a connection open forever. Default: 1024.
+    /// Minimum rate of a body or response in bytes per second, enforced once the timeout has passed since its start, so
+    /// that single bytes do not keep a connection open forever. Default: 1024.
     pub min_rate: u64,
     /// How long a response may be deferred. After that it is completed regardless, and its connection is closed.
     /// Default: 60 s.

@@ -8,22 +8,26 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::clock::millis;
 use super::connection::Connection;
 use super::incoming::{BodyDecoder, retry};
 use super::settings::Settings;
+use super::transfer::Pace;
 
 /// Tells a client that waits for it to send its body (RFC 9110, section 10.1.1).
 pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// Maximum number of bytes per system call, so that deadlines are checked regularly.
 const MAX_PIECE: usize = 64 * 1024;
+/// Longest time that a thread waits for a client before it looks whether the transfer is to end.
+const MAX_WAIT: Duration = Duration::from_millis(500);
 
 /// Makes a socket blocking until it is dropped.
 pub(super) struct BlockingSocket<'a>(&'a Connection);
 
 impl BlockingSocket<'_> {
     pub(super) fn start<'a>(connection: &'a Connection, settings: &Settings) -> io::Result<BlockingSocket<'a>> {
-        connection.set_blocking(Some((settings.body_timeout, settings.write_timeout)))?;
+        connection.set_blocking(Some((settings.body_timeout.min(MAX_WAIT), settings.write_timeout.min(MAX_WAIT))))?;
         Ok(BlockingSocket(connection))
     }
 }
@@ -37,32 +41,38 @@ impl Drop for BlockingSocket<'_> {
     }
 }
 
-/// Aborts a transfer if the client is too slow, in one call or on average.
+/// Aborts a transfer if the client is too slow. The time counts that was spent waiting for it.
 struct MinRateTimer {
-    timeout: Duration,
-    min_rate: u64,
+    pace: Pace,
     waited: Duration,
     bytes: u64,
 }
 
 impl MinRateTimer {
     fn new(timeout: Duration, min_rate: u64) -> MinRateTimer {
-        MinRateTimer { timeout, min_rate: min_rate.max(1), waited: Duration::ZERO, bytes: 0 }
+        MinRateTimer { pace: Pace::new(timeout, min_rate, 0), waited: Duration::ZERO, bytes: 0 }
     }
 
-    /// Makes one call on the socket. The error is of kind `TimedOut` if it took too long, or if the average rate is too
-    /// low.
-    fn measure(&mut self, call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
-        let started = Instant::now();
-        let result = retry(call);
-        self.waited += started.elapsed();
-        let n = match result {
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(io::ErrorKind::TimedOut.into()),
-            result => result?,
-        };
-        self.bytes += n as u64;
-        let earned = Duration::from_millis(self.bytes.saturating_mul(1000) / self.min_rate);
-        if self.waited > self.timeout + earned { Err(io::ErrorKind::TimedOut.into()) } else { Ok(n) }
+    /// Transfers bytes by calls on the socket. The error is of kind `TimedOut` if that takes too long, or if others need
+    /// the memory.
+    fn measure(&mut self, connection: &Connection, mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+        loop {
+            connection.begin_wait();
+            let started = Instant::now();
+            let result = retry(&mut call);
+            self.waited += started.elapsed();
+            let n = *result.as_ref().unwrap_or(&0);
+            let (waited, is_evicted) = (millis(self.waited), connection.end_wait(n));
+            self.pace.note(n, waited);
+            self.bytes += n as u64;
+            if is_evicted || waited > self.pace.deadline() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            match result {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                result => return result,
+            }
+        }
     }
 }
 
@@ -120,6 +130,7 @@ impl StreamedBody {
 
     /// Closes the body. Returns the bytes received after its end.
     pub(super) fn close(&mut self) -> Vec<u8> {
+        self.end_transfer();
         self.connection = None;
         std::mem::take(&mut self.raw)
     }
@@ -133,7 +144,17 @@ impl StreamedBody {
         }
         let result = self.read_some(out);
         self.failed = result.is_err();
+        if self.failed || self.decoder.is_finished() {
+            self.end_transfer();
+        }
         result
+    }
+
+    /// Nothing more is expected of the client.
+    fn end_transfer(&self) {
+        if let Some(connection) = &self.connection {
+            connection.end_transfer();
+        }
     }
 
     fn read_some(&mut self, out: &mut [u8]) -> io::Result<usize> {
@@ -180,7 +201,7 @@ impl StreamedBody {
         if std::mem::take(&mut self.continue_due) {
             socket.write_all(CONTINUE)?;
         }
-        let n = self.timer.measure(|| socket.read(out))?;
+        let n = self.timer.measure(connection, || socket.read(out))?;
         if n == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -213,7 +234,7 @@ impl BodyWriter<'_> {
         IoSlice::advance_slices(&mut left, 0);
         while !left.is_empty() {
             let mut socket = &self.connection.socket;
-            match self.timer.measure(|| socket.write_vectored(left)) {
+            match self.timer.measure(self.connection, || socket.write_vectored(left)) {
                 Ok(n) if n > 0 => IoSlice::advance_slices(&mut left, n),
                 other => {
                     self.failed = true;

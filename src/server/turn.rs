@@ -15,6 +15,7 @@ use super::connection::{AfterResponse, Connection, ConnectionState, Deferral, Ph
 use super::incoming::{BodyAccumulator, BodyProgress};
 use super::outgoing::{self, Unsent};
 use super::stream::CONTINUE;
+use super::transfer::Pace;
 use super::worker::{Outcome, Worker};
 
 /// Maximum number of requests answered, or of reads, in one turn.
@@ -56,20 +57,25 @@ impl Worker {
             return self.time_out(connection, state, kind);
         }
         if !state.unsent.is_empty() {
-            if connection.is_eviction_requested() {
+            if connection.is_eviction_requested() || connection.is_transfer_evicted() {
                 return Outcome::Close;
             }
-            match state.unsent.send(&connection.socket, now) {
-                Ok(true) if state.after_response == AfterResponse::KeepAlive => {}
-                Ok(true) => return self.end(connection, state, state.after_response),
-                Ok(false) => {
-                    connection.set_timer(TimerKind::Write, state.unsent.deadline(&self.shared.settings));
-                    return Outcome::Wait;
-                }
-                Err(_) => return Outcome::Close,
+            let Ok(accepted) = state.unsent.send(&connection.socket, now) else { return Outcome::Close };
+            if !state.unsent.is_empty() {
+                connection.end_wait(accepted);
+                connection.begin_wait();
+                connection.set_timer(TimerKind::Write, state.unsent.deadline());
+                return Outcome::Wait;
+            }
+            connection.end_transfer();
+            if state.after_response != AfterResponse::KeepAlive {
+                return self.end(connection, state, state.after_response);
             }
         }
         match &mut state.phase {
+            Phase::Body(_) if connection.is_transfer_evicted() => {
+                return self.time_out(connection, state, TimerKind::Body);
+            }
             Phase::Linger { .. } => return self.drain(connection, state),
             Phase::Deferred(deferred) if is_late && kind == TimerKind::Deferred => match &mut **deferred {
                 Deferral::Response(deferred) => deferred.response.close = true,
@@ -186,7 +192,8 @@ impl Worker {
         let continue_due = self.request.head.expects_continue() && self.input.is_empty();
         let memory = self.unreserved(connection);
         let (request, now) = (std::mem::take(&mut self.request), self.shared.clock.now());
-        state.phase = Phase::Body(Box::new(BodyAccumulator::new(request, memory, now)));
+        let body = BodyAccumulator::new(request, memory, &self.shared.settings, now);
+        state.phase = Phase::Body(Box::new(body));
         if is_streamed {
             return self.stream_body(connection, state, continue_due);
         }
@@ -206,7 +213,9 @@ impl Worker {
     fn feed_body(&mut self, connection: &Arc<Connection>, state: &mut ConnectionState) -> Step {
         let settings = &self.shared.settings;
         let Phase::Body(body) = &mut state.phase else { return Step::Cut };
+        let before = body.body.len();
         let progress = body.feed(&mut self.input, self.shared.clock.now(), settings.max_buffered_body);
+        connection.end_wait(body.body.len() - before);
         match progress {
             Ok(BodyProgress::Refused) => {
                 state.phase = Phase::Head;
@@ -216,6 +225,7 @@ impl Worker {
             Ok(BodyProgress::TooLong) => self.stream_body(connection, state, false),
             Ok(BodyProgress::Complete) => match state.take_body() {
                 Some(body) => {
+                    connection.end_transfer();
                     let memory;
                     (self.request, memory) = body.into_request();
                     memory_budget::put(memory);
@@ -247,6 +257,7 @@ impl Worker {
         }
         state.phase = Phase::Head;
         state.received = Vec::new();
+        connection.end_transfer();
         self.refuse(408, "request timed out");
         self.finish(connection, state, AfterResponse::Linger)
     }
@@ -262,8 +273,11 @@ impl Worker {
         let sent = outgoing::send(&connection.socket, &self.output, &body, 0)?;
         if sent < total {
             let (bytes, now) = (std::mem::take(&mut self.output), self.shared.clock.now());
-            let memory = self.reserved();
-            state.unsent = Unsent::new(bytes, body, sent, now, memory, &self.shared.unsent);
+            let (settings, memory) = (&self.shared.settings, self.reserved());
+            connection.begin_transfer(memory.holder());
+            connection.begin_wait();
+            let pace = Pace::new(settings.write_timeout, settings.min_rate, now);
+            state.unsent = Unsent::new(bytes, body, sent, pace, memory, &self.shared.unsent);
             if self.shared.memory.is_exceeded() {
                 self.shared.evict_slow_readers();
             }
@@ -299,9 +313,10 @@ impl Worker {
         let (kind, deadline) = connection.timer();
         if !state.unsent.is_empty() {
             state.after_response = AfterResponse::KeepAlive;
-            connection.set_timer(TimerKind::Write, state.unsent.deadline(settings));
+            connection.set_timer(TimerKind::Write, state.unsent.deadline());
         } else if let Phase::Body(body) = &state.phase {
-            connection.set_timer(TimerKind::Body, body.deadline(settings));
+            connection.resume_transfer(|| body.memory.holder());
+            connection.set_timer(TimerKind::Body, body.deadline());
         } else if let Phase::Deferred(_) = &state.phase {
             connection.set_timer(TimerKind::Deferred, now + millis(settings.deferred_timeout));
         } else if !state.received.is_empty() {
@@ -329,7 +344,7 @@ impl Worker {
             return self.end(connection, state, after);
         }
         state.after_response = after;
-        connection.set_timer(TimerKind::Write, state.unsent.deadline(&self.shared.settings));
+        connection.set_timer(TimerKind::Write, state.unsent.deadline());
         Outcome::Wait
     }
 

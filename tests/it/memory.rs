@@ -113,6 +113,47 @@ fn uploads_that_are_held_take_a_share() {
     });
 }
 
+/// They come as fast as they must, and would for a quarter of an hour.
+#[test]
+fn a_few_accounts_cannot_hold_the_memory_with_slow_uploads() {
+    const BUDGET: usize = 64 * MIB;
+    let db = TestDb::new();
+    let server = server(&db, BUDGET);
+    let other = server.sign_up("bob@example.com");
+    let start = [&br#"{"content":""#[..], &vec![b'x'; 7 * MIB]].concat();
+    let slow = (0..4).map(|n| server.sign_up(&format!("ann{n}@example.com")));
+    let mut held: Vec<_> = slow
+        .flat_map(|user| {
+            let head = format!(
+                "POST /api/docs/save HTTP/1.1\r\nHost: h\r\nsecret: {}\r\nContent-Type: application/json\r\nContent-Length: {}",
+                user.secret,
+                8 * MIB
+            );
+            (0..5).map(|_| send(&server, &head, &start)).collect::<Vec<_>>()
+        })
+        .collect();
+    server.wait_until("there to be memory for another", || {
+        for socket in &mut held {
+            // It may have ended.
+            let _ = socket.write_all(&[b'x'; 4096]);
+        }
+        other.browser.post("/api/docs/save", &json!({"content": "x".repeat(7 * MIB)})).status == 200
+    });
+    let mut statuses: Vec<u16> = Vec::new();
+    server.wait_until("one of them to be told", || {
+        for socket in &mut held {
+            socket.set_nonblocking(true).unwrap();
+            let is_answered = socket.peek(&mut [0; 12]).is_ok_and(|n| n == 12);
+            socket.set_nonblocking(false).unwrap();
+            if is_answered {
+                statuses.push(status(socket));
+            }
+        }
+        statuses.contains(&408)
+    });
+    assert_within(&server, BUDGET);
+}
+
 #[test]
 fn bodies_that_are_not_complete_take_a_share() {
     const BUDGET: usize = 64 * MIB;

@@ -95,6 +95,20 @@ fn a_byte_now_and_then_does_not_keep_a_connection_open() {
 }
 
 #[test]
+fn a_body_that_came_fast_does_not_live_on_that() {
+    let server = reads_all();
+    // At 1 KiB a second, each would have bought half an hour.
+    for length in [990, 2_000_000] {
+        let start = format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n");
+        drip(&server, &(start + &"x".repeat(length / 2)), "x");
+    }
+    let mut client = server.connect();
+    client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n".repeat(5));
+    client.socket.read_exact(&mut vec![0; 3_000_000]).unwrap();
+    server.until("who does not read on is cut off", |stats| stats.open_connections == 0);
+}
+
+#[test]
 fn a_client_that_does_not_read_is_cut_off() {
     let server = reads_all();
     let mut clients: Vec<_> = (0..20).map(|_| server.connect()).collect();

@@ -8,6 +8,7 @@ mod deadlines;
 mod deferred;
 mod garbage;
 mod limits;
+mod memory;
 mod protocol;
 mod scheduling;
 mod stop;
