@@ -9,159 +9,30 @@
 //! What is refused is [noted](Shortage). A server then ends transfers that hold memory and are slow, of parties that hold
 //! more than the refused one would.
 
+mod budget;
 mod shortage;
 
 #[cfg(test)]
 mod budget_tests;
 
 use std::cell::RefCell;
-use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use crate::blocking::{Party, Refused};
-use shortage::Shortages;
+pub use budget::MemoryBudget;
 pub use shortage::{Answer, Shortage};
-
-/// Bytes that a party may hold for each one that is free.
-const SHARE: usize = 2;
 
 /// More bytes than this are [large](reserve_if_large).
 const SMALL: usize = 64 * 1024;
 
-/// Counters of each table.
-const COUNTERS: usize = 4096;
-
 /// How long somebody waits for memory that others are made to free, and how often they look.
 const PATIENCE: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(10);
-
-/// A number of bytes.
-pub struct MemoryBudget {
-    most: usize,
-    used: AtomicUsize,
-    /// What parties hold, in two tables with different hashes (a count-min sketch): a party holds no more than the less of
-    /// its two counters, which only a party that shares both of them can raise. Nobody can choose to, as the hashes are
-    /// secret.
-    held: [Table; 2],
-    /// The same for [groups](Party::group) of networks.
-    held_by_groups: [Table; 2],
-    refused: AtomicU64,
-    shortages: Shortages,
-}
-
-struct Table {
-    hash: RandomState,
-    counters: Box<[AtomicUsize]>,
-}
-
-impl Table {
-    fn new() -> Table {
-        Table { hash: RandomState::new(), counters: (0..COUNTERS).map(|_| AtomicUsize::new(0)).collect() }
-    }
-
-    fn of(&self, party: Party) -> &AtomicUsize {
-        // The remainder is less than their number.
-        &self.counters[usize::try_from(self.hash.hash_one(party) % COUNTERS as u64).unwrap_or(0)]
-    }
-}
-
-impl MemoryBudget {
-    /// One of so many bytes.
-    pub fn new(most: usize) -> MemoryBudget {
-        let (used, refused) = (AtomicUsize::new(0), AtomicU64::new(0));
-        let tables = || [Table::new(), Table::new()];
-        MemoryBudget { most, used, held: tables(), held_by_groups: tables(), refused, shortages: Shortages::default() }
-    }
-
-    /// All of it, in bytes.
-    pub fn most(&self) -> usize {
-        self.most
-    }
-
-    /// Bytes that are reserved now.
-    pub fn used(&self) -> usize {
-        self.used.load(Relaxed)
-    }
-
-    /// Whether more is reserved than there is, as some of it could not be refused.
-    pub fn is_exceeded(&self) -> bool {
-        self.used() > self.most
-    }
-
-    /// How often nothing was left so far.
-    pub fn refused(&self) -> u64 {
-        self.refused.load(Relaxed)
-    }
-
-    /// What was refused since this was last called, those first who would hold the least.
-    pub fn take_shortages(&self) -> Vec<Shortage> {
-        self.shortages.take()
-    }
-
-    /// How many bytes must be given back before that can be granted which was refused.
-    pub fn missing(&self, shortage: &Shortage) -> usize {
-        let share = shortage.total.max(shortage.total_of_group).div_ceil(SHARE);
-        shortage.bytes.saturating_add(share).saturating_sub(self.most.saturating_sub(self.used()))
-    }
-
-    fn note_shortage(&self, party: Party, bytes: usize) -> Shortage {
-        let [total, of_group] = self.held_by(party).map(|held| held.saturating_add(bytes));
-        let shortage = Shortage::new(party, bytes, total, if of_group > bytes { of_group } else { total });
-        self.shortages.add(&shortage);
-        shortage
-    }
-
-    /// What a party holds, and its group if it is one of several in that.
-    fn held_by(&self, party: Party) -> [usize; 2] {
-        self.counters(party).map(|each| each.into_iter().flatten().map(|held| held.load(Relaxed)).min().unwrap_or(0))
-    }
-
-    fn take(&self, party: Party, bytes: usize) -> Result<(), Refused> {
-        let used = self.used.fetch_add(bytes, Relaxed).saturating_add(bytes);
-        let Some(free) = self.most.checked_sub(used) else {
-            self.used.fetch_sub(bytes, Relaxed);
-            self.refused.fetch_add(1, Relaxed);
-            return Err(Refused::Full);
-        };
-        let add = |counter: &AtomicUsize| counter.fetch_add(bytes, Relaxed);
-        let [held, held_by_group] =
-            self.counters(party).map(|each| each.into_iter().flatten().map(add).min().unwrap_or(0));
-        // Whoever has nothing gets what there is.
-        let has_share = |held: usize| held == 0 || held.saturating_add(bytes) <= SHARE.saturating_mul(free);
-        if party == Party::Process || (has_share(held) && has_share(held_by_group)) {
-            return Ok(());
-        }
-        self.give_back(party, bytes);
-        Err(if let Party::Account(_) = party { Refused::ShareIsUsed } else { Refused::Full })
-    }
-
-    fn take_regardless(&self, party: Party, bytes: usize) {
-        self.used.fetch_add(bytes, Relaxed);
-        for counter in self.counters(party).into_iter().flatten().flatten() {
-            counter.fetch_add(bytes, Relaxed);
-        }
-    }
-
-    fn give_back(&self, party: Party, bytes: usize) {
-        self.used.fetch_sub(bytes, Relaxed);
-        for counter in self.counters(party).into_iter().flatten().flatten() {
-            counter.fetch_sub(bytes, Relaxed);
-        }
-    }
-
-    /// What counts what a party holds, and its group if it is one of several in that.
-    fn counters(&self, party: Party) -> [[Option<&AtomicUsize>; 2]; 2] {
-        let group = matches!(party, Party::Network(_)).then(|| party.group());
-        let own = self.held.each_ref().map(|table| Some(table.of(party)));
-        [own, self.held_by_groups.each_ref().map(|table| group.map(|group| table.of(group)))]
-    }
-}
 
 /// A part of a budget, given back when it is dropped.
 pub struct Reservation(Holder);
@@ -323,12 +194,17 @@ pub fn reserve_in_time(bytes: usize) -> Result<(), Refused> {
     REQUEST.with_borrow_mut(|request| with_budget(request).map_or(Ok(()), |request| request.grow_in_time(bytes)))
 }
 
-/// The same as [`reserve`], unless it is so little that many requests with as much do no harm.
+/// The same as [`reserve`], unless it is so little that many requests with as much do no harm. Returns whether it was
+/// reserved.
 ///
 /// # Errors
 /// As [`reserve`].
-pub fn reserve_if_large(bytes: usize) -> Result<(), Refused> {
-    if bytes > SMALL { reserve(bytes) } else { Ok(()) }
+pub fn reserve_if_large(bytes: usize) -> Result<bool, Refused> {
+    let is_large = bytes > SMALL;
+    if is_large {
+        reserve(bytes)?;
+    }
+    Ok(is_large)
 }
 
 /// Reads on until `bytes` has `most` bytes, or to the end of the source. `take` is told of the memory for each piece before
@@ -367,6 +243,15 @@ pub fn release(bytes: usize) {
     });
 }
 
+/// Gives back what was reserved for the request that this thread works on, but for so many bytes.
+pub fn shrink_to(most: usize) {
+    REQUEST.with_borrow_mut(|request| {
+        if let Some(request) = request {
+            request.set(request.0.get().bytes.min(most));
+        }
+    });
+}
+
 /// Counts so many bytes more for the request that this thread works on, which are not refused: the reply of a model that
 /// has done its work. Further requests find less.
 pub fn count(bytes: usize) {
@@ -398,6 +283,40 @@ pub fn identify(party: Party) {
 /// Tells what is reserved for the request that this thread works on, if anything is.
 pub fn holder() -> Option<Holder> {
     REQUEST.with_borrow(|request| request.as_ref().map(Reservation::holder))
+}
+
+/// Has other threads count for the request that this one works on.
+pub struct Helpers {
+    budget: Option<Arc<MemoryBudget>>,
+    party: Party,
+    counted: Mutex<Vec<Reservation>>,
+}
+
+impl Helpers {
+    /// For the request that this thread works on.
+    pub fn of_request() -> Helpers {
+        let budget = BUDGET.with_borrow(Clone::clone);
+        Helpers { budget, party: crate::blocking::party(), counted: Mutex::default() }
+    }
+
+    /// Does work on a thread that has been started for it.
+    pub fn work(&self, work: impl FnOnce()) {
+        if let Some(budget) = &self.budget {
+            install(Arc::clone(budget));
+        }
+        crate::blocking::set_party(self.party);
+        work();
+        self.counted.lock().extend(take());
+    }
+
+    /// Has the request hold what was counted by all of them.
+    pub fn join(self) {
+        for counted in self.counted.into_inner() {
+            let bytes = counted.0.get().bytes;
+            drop(counted);
+            count(bytes);
+        }
+    }
 }
 
 /// Takes what was reserved for the request that this thread works on.

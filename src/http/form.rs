@@ -131,6 +131,11 @@ impl Fields {
         Ok(Fields(json_object(bytes)?))
     }
 
+    /// The bytes that the values take, or a few more.
+    pub fn held(&self) -> usize {
+        held_by(&self.0)
+    }
+
     /// The fields of an object that is part of a larger value.
     pub fn of(object: Map<String, Value>) -> Fields {
         Fields(object)
@@ -259,15 +264,31 @@ impl Repeated {
 }
 
 fn reserve(bytes: usize) -> Result<(), FieldError> {
-    Ok(memory_budget::reserve_if_large(bytes).map_err(BodyError::from)?)
+    Ok(memory_budget::reserve_if_large(bytes).map(drop).map_err(BodyError::from)?)
 }
 
-/// Reserves what the values in a JSON text can take when they are parsed.
+/// Reserves what the values in a JSON text can take when they are parsed. Returns how much of it is not for their texts.
 ///
 /// # Errors
 /// There is no memory for that.
-pub fn reserve_values(json: &[u8]) -> Result<(), Refused> {
-    memory_budget::reserve_if_large(TEXT_COPIES * json.len() + VALUE * count_values(json))
+pub fn reserve_values(json: &[u8]) -> Result<usize, Refused> {
+    let (texts, values) = (TEXT_COPIES * json.len(), VALUE * count_values(json));
+    let is_reserved = memory_budget::reserve_if_large(texts + values)?;
+    Ok(if is_reserved { values } else { 0 })
+}
+
+fn held_by(object: &Map<String, Value>) -> usize {
+    object.iter().map(|(name, value)| VALUE + name.capacity() + held(value)).sum()
+}
+
+/// The bytes that a value takes besides itself. The parser limits how deep it is.
+fn held(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.capacity(),
+        Value::Array(list) => list.capacity() * size_of::<Value>() + list.iter().map(held).sum::<usize>(),
+        Value::Object(object) => held_by(object),
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+    }
 }
 
 /// The brackets and commas outside of texts, and one more: no fewer than the values, if it is JSON.

@@ -83,3 +83,27 @@ fn refuses_invalid_text() {
         assert!(matches!(fields(media_type, body), Err(FieldError::Malformed(_))), "{media_type} {body:?}");
     }
 }
+
+#[test]
+fn what_is_held_of_values_is_less_than_was_reserved_for_them() {
+    std::thread::spawn(|| {
+        let budget = std::sync::Arc::new(memory_budget::MemoryBudget::new(100_000_000));
+        memory_budget::install(std::sync::Arc::clone(&budget));
+        let zeros = ",0".repeat(99_999);
+        let texts: usize = (0..2000).map(|n| n.to_string().len()).sum();
+        let many = (0..2000).map(|n| format!("\"{n}\":{{\"x\":\"{n}\"}}")).collect::<Vec<_>>().join(",");
+        for (body, least, most) in [
+            (format!(r#"{{"x":[0{zeros}]}}"#), 100_000 * size_of::<Value>(), 10_000_000),
+            (format!(r#"{{"x":{{{many}}}}}"#), 2 * 2000 * size_of::<Value>() + 2 * texts, 1_500_000),
+        ] {
+            let fields = fields("application/json", body.as_bytes()).unwrap();
+            let reserved = budget.used();
+            assert!((least..=most).contains(&fields.held()), "{}", fields.held());
+            memory_budget::shrink_to(fields.held());
+            assert_eq!(budget.used(), fields.held().min(reserved));
+            drop(memory_budget::take());
+        }
+    })
+    .join()
+    .unwrap();
+}

@@ -22,6 +22,7 @@ use crate::gateway::{MAX_JSON_BODY, mark_demo, model, worst_case};
 use crate::http::Response;
 use crate::http::form::{FORM_LIMIT, Fields, reserve_values};
 use crate::logging;
+use crate::memory_budget;
 use crate::units::{Unit, Units};
 use crate::usage::MAX_MODELS;
 
@@ -119,7 +120,7 @@ fn read(app: &App, caller: &Caller, fields: &Fields) -> Result<Job> {
 }
 
 fn read_bulk(app: &App, caller: &Caller, bytes: &[u8]) -> Result<Vec<Job>> {
-    reserve_values(bytes)?;
+    let values = reserve_values(bytes)?;
     let list: Vec<serde_json::Map<String, Value>> =
         serde_json::from_slice(bytes).map_err(|e| Error::bad(format!("The body must be a list of objects: {e}")))?;
     check_unambiguous(bytes)?;
@@ -127,6 +128,8 @@ fn read_bulk(app: &App, caller: &Caller, bytes: &[u8]) -> Result<Vec<Job>> {
         return Err(Error::bad("There must be at most 1000 texts"));
     }
     let jobs = list.into_iter().map(|object| read(app, caller, &Fields::of(object))).collect::<Result<Vec<Job>>>()?;
+    // Only texts are kept of them.
+    memory_budget::release(values);
     let models: BTreeSet<&str> = jobs.iter().map(|(_, model)| model.name()).collect();
     if models.len() > MAX_MODELS {
         return Err(Error::bad(format!("The texts must be for at most {MAX_MODELS} models")));
@@ -140,6 +143,7 @@ fn generate_all(jobs: &[Job]) -> Vec<Result<Generated>> {
     let (next, client, request_id) = (AtomicUsize::new(0), blocking::client(), logging::request_id());
     let budget = worst_case::current();
     let results: Mutex<BTreeMap<usize, Result<Generated>>> = Mutex::default();
+    let helpers = memory_budget::Helpers::of_request();
     let work = |_place: Option<Place>| {
         let _client = blocking::set_client(client.clone());
         let _id = logging::set_request_id(request_id.clone());
@@ -161,10 +165,11 @@ fn generate_all(jobs: &[Job]) -> Vec<Result<Generated>> {
         for _ in 1..CONCURRENCY.min(jobs.len()) {
             // This thread works too: if another may not or cannot be started, the work only takes longer.
             let Ok(place) = blocking::place(Wait::Model) else { break };
-            let _ = thread::Builder::new().name("bulk".to_owned()).spawn_scoped(scope, || work(place));
+            let _ = thread::Builder::new().name("bulk".to_owned()).spawn_scoped(scope, || helpers.work(|| work(place)));
         }
         work(None);
     });
+    helpers.join();
     results.into_inner().into_values().collect()
 }
 

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use std::sync::atomic::Ordering::Relaxed;
 
 fn filled(budget: &Arc<MemoryBudget>, party: Party, piece: usize) -> (Reservation, Refused) {
     let mut reservation = Reservation::new(budget, party);
@@ -75,6 +76,34 @@ fn a_request_holds_what_was_reserved_until_it_is_taken() {
         assert_eq!((taken.0.get().bytes, taken.0.get().party, budget.used()), (600, Party::Account(8), 600));
         put(taken);
         assert_eq!(reserve(10), Ok(()));
+        drop(take());
+        assert_eq!(budget.used(), 0);
+    })
+    .join()
+    .unwrap();
+}
+
+#[test]
+fn other_threads_count_for_the_request_too() {
+    thread::spawn(|| {
+        let budget = Arc::new(MemoryBudget::new(1_000_000));
+        install(Arc::clone(&budget));
+        crate::blocking::set_party(Party::Account(7));
+        assert_eq!(reserve(1000), Ok(()));
+        let helpers = Helpers::of_request();
+        thread::scope(|scope| {
+            for n in 1..=4 {
+                let helpers = &helpers;
+                scope.spawn(move || helpers.work(|| count(n * 10_000)));
+            }
+        });
+        assert_eq!((budget.used(), budget.held_by(Party::Account(7))[0]), (101_000, 101_000));
+        helpers.join();
+        assert_eq!((budget.used(), holder().unwrap().held().bytes), (101_000, 101_000));
+        shrink_to(200_000);
+        assert_eq!(budget.used(), 101_000);
+        shrink_to(500);
+        assert_eq!(budget.used(), 500);
         drop(take());
         assert_eq!(budget.used(), 0);
     })

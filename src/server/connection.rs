@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::blocking::Party;
 use crate::http::{Completion, Request, Response};
 use crate::memory_budget::{Holder, Reservation};
 
@@ -80,6 +81,8 @@ pub(super) struct ConnectionState {
     /// Bytes received but not processed yet: an incomplete head, or pipelined requests that wait for an earlier one.
     pub(super) received: Vec<u8>,
     pub(super) received_memory: Option<Reservation>,
+    /// Whose the latest request is, before its handler has found out; a proxy sends those of many.
+    pub(super) party: Option<Party>,
     /// `received` is an incomplete head, and need not be parsed again before more bytes arrive.
     pub(super) is_partial_head: bool,
     pub(super) unsent: Unsent,

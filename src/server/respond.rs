@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::blocking::{self, Refused, Wait};
+use crate::blocking::{self, Party, Refused, Wait};
 use crate::http::response::StreamFn;
 use crate::http::{Body, Content, Deferred, Framing, Notifier, Request, Response, StartWaiting};
 use crate::memory_budget::{self, Reservation};
@@ -39,7 +39,7 @@ impl Worker {
         if has_earlier {
             self.context.keep_responses(connection, &mut self.output);
         }
-        let mut response = self.call(connection);
+        let mut response = self.call(connection, state.party);
         if has_earlier {
             self.context.take_back_responses(&mut self.output);
         }
@@ -83,9 +83,9 @@ impl Worker {
         let client = ClientCapabilities::new(&self.request.head);
         let _client = blocking::set_client(Some(Arc::clone(connection) as blocking::Client));
         self.context.start_request();
-        self.request.peer = connection.peer;
-        blocking::set_party(self.shared.settings.client.party(&self.request));
-        let response = blocking::block_in_place(Wait::Upload, || self.call_blocking(connection));
+        let party = state.party;
+        blocking::set_party(party.unwrap_or_else(|| Party::network(connection.peer.ip())));
+        let response = blocking::block_in_place(Wait::Upload, || self.call_blocking(connection, party));
         let step = match response {
             Ok(Err(_)) => Step::Cut,
             Ok(Ok(response)) => {
@@ -101,18 +101,18 @@ impl Worker {
         step
     }
 
-    fn call_blocking(&mut self, connection: &Arc<Connection>) -> io::Result<Response> {
+    fn call_blocking(&mut self, connection: &Arc<Connection>, party: Option<Party>) -> io::Result<Response> {
         let _blocking = BlockingSocket::start(connection, &self.shared.settings)?;
         // Earlier responses must come before the `100 Continue` of this request.
         BodyWriter::new(connection, false, &self.shared.settings).send([&self.output, b"", b""])?;
         self.output.clear();
-        Ok(self.call(connection))
+        Ok(self.call(connection, party))
     }
 
-    /// Calls the handler; a panic becomes a 500.
-    fn call(&mut self, connection: &Connection) -> Response {
+    /// Calls the handler for a party; a panic becomes a 500.
+    fn call(&mut self, connection: &Connection, party: Option<Party>) -> Response {
         self.request.peer = connection.peer;
-        blocking::set_party(self.shared.settings.client.party(&self.request));
+        blocking::set_party(party.unwrap_or_else(|| Party::network(connection.peer.ip())));
         let request = &mut self.request;
         catch_unwind(AssertUnwindSafe(|| (connection.handler)(request))).unwrap_or_else(|panic| {
             log::error!("a handler panicked at {:?}: {}", self.request, message(&*panic));

@@ -167,14 +167,17 @@ impl Worker {
 
     /// Decides, after the head, how the body is received: it is already here, or it is collected, or streamed.
     fn start_body(&mut self, connection: &Arc<Connection>, state: &mut ConnectionState) -> Step {
+        self.request.peer = connection.peer;
         let settings = &self.shared.settings;
+        let party = settings.client.party(&self.request);
+        state.party = Some(party);
         let declared = match self.request.head.framing() {
             Framing::None => return self.serve(connection, state),
             Framing::Length(n) if n > settings.max_body => return self.refuse(413, "request body too large"),
             Framing::Length(n) => match usize::try_from(n) {
                 Ok(length) if length <= self.input.len().min(settings.max_buffered_body) => {
                     if length > MAX_UNRESERVED {
-                        let mut memory = self.unreserved(connection);
+                        let mut memory = Reservation::new(&self.shared.memory, party);
                         if memory.grow(length).is_err() {
                             return self.refuse(503, NO_MEMORY);
                         }
@@ -190,7 +193,7 @@ impl Worker {
         };
         let is_streamed = declared > settings.max_buffered_body as u64;
         let continue_due = self.request.head.expects_continue() && self.input.is_empty();
-        let memory = self.unreserved(connection);
+        let memory = Reservation::new(&self.shared.memory, party);
         let (request, now) = (std::mem::take(&mut self.request), self.shared.clock.now());
         let body = BodyAccumulator::new(request, memory, &self.shared.settings, now);
         state.phase = Phase::Body(Box::new(body));
@@ -201,12 +204,6 @@ impl Worker {
             self.output.extend_from_slice(CONTINUE);
         }
         if self.input.is_empty() { Step::Incomplete } else { self.feed_body(connection, state) }
-    }
-
-    /// Nothing yet of the budget, for the worker's request.
-    fn unreserved(&mut self, connection: &Connection) -> Reservation {
-        self.request.peer = connection.peer;
-        Reservation::new(&self.shared.memory, self.shared.settings.client.party(&self.request))
     }
 
     /// Collects a part of a body, and answers the request once it is complete.
@@ -303,7 +300,9 @@ impl Worker {
         state.received = self.input.take();
         state.received_memory = None;
         if !state.received.is_empty() {
-            let mut memory = Reservation::new(&self.shared.memory, Party::network(connection.peer.ip()));
+            // An incomplete head does not tell whose it is.
+            let party = state.party.unwrap_or_else(|| Party::network(connection.peer.ip()));
+            let mut memory = Reservation::new(&self.shared.memory, party);
             if memory.grow(state.received.capacity()).is_err() {
                 return Outcome::Close;
             }

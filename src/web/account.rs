@@ -12,6 +12,7 @@ use crate::call::Call;
 use crate::error::{Conflicting, Error, NOT_AUTHENTICATED, Result};
 use crate::http::request_fields::request_fields;
 use crate::http::{Response, cookie};
+use crate::memory_budget;
 use crate::operation::Group::Accounts;
 use crate::operation::Handler::{Authenticated, Optional};
 use crate::operation::{Operation, get, post, summary};
@@ -98,7 +99,10 @@ fn subscription_status(_: &mut Call<'_>, caller: Option<&Caller>) -> Answer {
 fn change_password(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = fields(call)?;
     let ChangePassword { current_password, new_password } = ChangePassword::read(&fields)?;
-    let (sessions_ended, token) = replace_password(call, caller, current_password, new_password)?;
+    let (current, new) = (current_password.to_owned(), new_password.to_owned());
+    drop(fields);
+    memory_budget::shrink_to(current.len() + new.len());
+    let (sessions_ended, token) = replace_password(call, caller, &current, &new)?;
     let reply = Response::json(200, &PasswordChanged { message: "Password changed", sessions_ended });
     Ok(with_new_token(call, reply, token.as_ref()))
 }
@@ -141,7 +145,10 @@ pub(super) fn replace_password(
 /// the account.
 fn delete(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = fields(call)?;
-    remove(call, caller, DeleteAccount::read(&fields)?.password)?;
+    let password = DeleteAccount::read(&fields)?.password.map(str::to_owned);
+    drop(fields);
+    memory_budget::shrink_to(password.as_ref().map_or(0, String::len));
+    remove(call, caller, password.as_deref())?;
     let reply = Response::json(200, &Message { message: "Account deleted successfully" });
     Ok(cookie::clear_session(reply, call.app.config.is_https()))
 }

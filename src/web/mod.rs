@@ -160,5 +160,8 @@ fn actor<'a>(caller: &'a Caller, address: &'a str) -> Actor<'a> {
 /// Reads the fields of a small body. The caller was authenticated before, so the body of an anonymous request is never
 /// read where a caller is needed.
 fn fields(call: &mut Call<'_>) -> Result<crate::http::form::Fields> {
-    Ok(crate::http::form::Fields::read(call.request, crate::http::form::FORM_LIMIT)?)
+    let fields = crate::http::form::Fields::read(call.request, crate::http::form::FORM_LIMIT)?;
+    // Others need not do without the rest while this waits for its turn, as at hashing.
+    crate::memory_budget::shrink_to(fields.held());
+    Ok(fields)
 }

@@ -15,6 +15,7 @@ use crate::db;
 use crate::error::{Error, Result};
 use crate::http::request_fields::request_fields;
 use crate::http::{Method, Response, cookie};
+use crate::memory_budget;
 use crate::operation::Group::Accounts;
 use crate::operation::Handler::Public;
 use crate::operation::{Operation, get, post, summary};
@@ -103,12 +104,16 @@ struct Form {
 fn read_form(call: &mut Call<'_>) -> Result<Form> {
     let fields = fields(call)?;
     let Credentials { email, password, password_confirm, next } = Credentials::read(&fields)?;
-    Ok(Form {
+    let form = Form {
         email: email::normalise(email),
         password: password.to_owned(),
         is_confirmed: password_confirm.is_none_or(|confirmed| confirmed == password),
         next: next.filter(|next| is_local_path(next)).map(str::to_owned),
-    })
+    };
+    drop(fields);
+    // Nobody else needs to wait for the rest of the body until this has had its turn at hashing.
+    memory_budget::shrink_to(form.email.len() + form.password.len() + form.next.as_ref().map_or(0, String::len));
+    Ok(form)
 }
 
 fn register(call: &Call<'_>, email: &str, password: &str) -> Result<SignedIn> {

@@ -107,3 +107,18 @@ fn slow_readers_are_cut_off_when_others_need_their_memory() {
     let whole = slow.into_iter().filter_map(|mut client| client.try_reply(true)).count();
     assert_eq!(whole, 1);
 }
+
+#[test]
+fn incomplete_heads_behind_a_proxy_are_those_of_its_clients() {
+    let server = server(100_000);
+    let mut clients: Vec<_> = (0..10).map(|_| server.connect()).collect();
+    for (n, client) in clients.iter_mut().enumerate() {
+        client.send(format!("GET / HTTP/1.1\r\nHost: h\r\nX: 10.0.{n}.1\r\n\r\n"));
+        assert_eq!(client.reply().status, 200);
+        // All of one address would have two thirds, seven of these.
+        client.send(format!("GET / HTTP/1.1\r\nHost: h\r\nX: 10.0.{n}.1\r\nY: {}", "x".repeat(9000)));
+    }
+    for client in &mut clients {
+        assert_eq!(client.send("\r\n\r\n").reply().status, 200);
+    }
+}
