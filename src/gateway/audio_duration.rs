@@ -1,5 +1,7 @@
 //! How long a recording plays, by its frames and by what a model server reports.
 
+use std::time::Duration;
+
 use crate::media::{Measured, NotMeasurable};
 use crate::protocol::usage::Reported;
 use crate::units::{Unit, Units};
@@ -18,8 +20,9 @@ pub struct AudioDuration {
 }
 
 impl AudioDuration {
-    /// That of a recording of `size` bytes, by its frames or, failing that, the most that its size allows.
-    pub(super) fn of(measured: Result<Measured, NotMeasurable>, size: u64) -> AudioDuration {
+    /// That of a recording of `size` bytes, by its frames or, failing that, the most that its size allows, or what was
+    /// counted of it if that is longer.
+    pub(super) fn of(measured: Result<Measured, NotMeasurable>, counted: Duration, size: u64) -> AudioDuration {
         let whole = |millis| i64::try_from(millis).unwrap_or(i64::MAX);
         match measured {
             Ok(measured) => {
@@ -28,7 +31,8 @@ impl AudioDuration {
             }
             Err(e) => {
                 log::warn!("the length of a recording of {size} bytes could not be measured: {e}");
-                AudioDuration { millis: whole(u128::from(size) * 1000 / u128::from(LEAST_BYTE_RATE)), estimated: true }
+                let most = u128::from(size) * 1000 / u128::from(LEAST_BYTE_RATE);
+                AudioDuration { millis: whole(most.max(counted.as_millis())), estimated: true }
             }
         }
     }
@@ -84,6 +88,14 @@ mod tests {
         let bound = AudioDuration { millis: 99_000, estimated: true };
         assert_eq!(bound.reconcile(Some(5)), AudioDuration { millis: 5, estimated: false });
         assert_eq!(bound.reconcile(None), bound);
+    }
+
+    #[test]
+    fn what_was_counted_is_the_least_of_an_estimate() {
+        let of = |seconds, size| AudioDuration::of(Err(NotMeasurable::Junk), Duration::from_secs(seconds), size);
+        assert_eq!(of(0, 5000), AudioDuration { millis: 10_000, estimated: true });
+        assert_eq!(of(9, 5000), AudioDuration { millis: 10_000, estimated: true });
+        assert_eq!(of(11, 5000), AudioDuration { millis: 11_000, estimated: true });
     }
 
     #[test]

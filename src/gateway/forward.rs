@@ -1,11 +1,12 @@
 //! Forwards a recording to a model server while it is received, with no more than a piece of it in memory.
 
 use std::io::{self, Read};
+use std::time::Duration;
 
 use crate::catalogue::ResolvedModel;
 use crate::engine::{Extensions, Form, StreamedForm, Variant};
 use crate::error::{Error, Result};
-use crate::media::{Measurer, NotMeasurable};
+use crate::media::{Measured, Measurer, NotMeasurable};
 use crate::memory_budget;
 use crate::protocol::usage::Reported;
 
@@ -59,7 +60,7 @@ pub struct ForwardedUpload<'a> {
     model: Option<String>,
     without: Extensions,
     /// Measures the recording as it passes.
-    measurer: Measurer,
+    measurer: ReservedMeasurer,
     /// How long it plays, once all of it was read.
     pub(super) duration: AudioDuration,
     /// Bytes of the recording so far.
@@ -83,9 +84,9 @@ impl<'a> ForwardedUpload<'a> {
         map_trailing: MapTrailing<'a>,
     ) -> Result<ForwardedUpload<'a>> {
         if let Some(whole) = source.whole() {
-            let mut measurer = Measurer::new();
-            measurer.push(whole);
-            measurer.finish().map_err(not_measurable)?;
+            let mut measurer = ReservedMeasurer::default();
+            measurer.push(whole)?;
+            measurer.finish().0.map_err(not_measurable)?;
         }
         let mut start = Vec::new();
         (&mut *source).take(PREFIX as u64).read_to_end(&mut start).map_err(|e| upload_error(&e))?;
@@ -145,7 +146,7 @@ impl<'a> ForwardedUpload<'a> {
         if self.size > MAX_RECORDING {
             return Err(too_large());
         }
-        self.measurer.push(&out[..n]);
+        self.measurer.push(&out[..n])?;
         if n > 0 || out.is_empty() {
             return Ok(n);
         }
@@ -157,8 +158,8 @@ impl<'a> ForwardedUpload<'a> {
         self.is_file_complete = true;
         let trailing = self.source.trailing_fields()?;
         self.trailing = (self.map_trailing)(trailing)?;
-        let measured = std::mem::take(&mut self.measurer).finish();
-        self.duration = AudioDuration::of(measured, self.size);
+        let (measured, counted) = std::mem::take(&mut self.measurer).finish();
+        self.duration = AudioDuration::of(measured, counted, self.size);
         worst_case::set_aside(self.resolved, &self.duration.longest().units(&Reported::default()))?;
         (self.buffer, self.sent) = (Vec::new(), 0);
         let provider = self.provider.as_deref().unwrap_or_default();
@@ -225,8 +226,39 @@ impl StreamedForm for ForwardedUpload<'_> {
     }
 }
 
+/// A measurer whose tables are reserved before they grow, for the request that this thread works on, and given back with
+/// it.
+#[derive(Default)]
+struct ReservedMeasurer {
+    measurer: Measurer,
+    reserved: usize,
+}
+
+impl ReservedMeasurer {
+    /// Most bytes of the recording that memory is reserved for at a time.
+    const STEP: usize = 4096;
+
+    fn push(&mut self, bytes: &[u8]) -> Result<()> {
+        for piece in bytes.chunks(Self::STEP) {
+            let missing = self.measurer.wanted_memory(piece.len()).saturating_sub(self.reserved);
+            if missing > 0 {
+                memory_budget::reserve_in_time(missing)?;
+                self.reserved += missing;
+            }
+            self.measurer.push(piece);
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> (std::result::Result<Measured, NotMeasurable>, Duration) {
+        let finished = std::mem::take(&mut self.measurer).finish_and_count();
+        memory_budget::release(std::mem::take(&mut self.reserved));
+        finished
+    }
+}
+
 /// Begins to measure a recording by its first bytes; all of them, if they are fewer than [`PREFIX`].
-fn measure_start(start: &[u8]) -> Result<Measurer> {
+fn measure_start(start: &[u8]) -> Result<ReservedMeasurer> {
     if start.is_empty() {
         return Err(Error::bad("The audio file is empty"));
     }
@@ -239,7 +271,10 @@ fn measure_start(start: &[u8]) -> Result<Measurer> {
         true => begin().finish().err(),
         false => begin().failure(),
     };
-    failure.map_or_else(|| Ok(begin()), |e| Err(not_measurable(e)))
+    match failure {
+        Some(e) => Err(not_measurable(e)),
+        None => Ok(ReservedMeasurer { measurer: begin(), reserved: 0 }),
+    }
 }
 
 /// The refusal of a recording that cannot be measured.
@@ -294,4 +329,39 @@ fn write_field(to: &mut Vec<u8>, boundary: &str, name: &str, value: &str) {
     let name: String = name.chars().filter(|c| !c.is_control() && *c != '"').collect();
     let field = format!("--{boundary}\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n");
     to.extend_from_slice(field.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::memory_budget::MemoryBudget;
+
+    #[test]
+    fn tables_of_mp4_are_reserved_until_they_are_measured() {
+        let file = |count: u32| {
+            let boxed = |name: &[u8], content: &[u8]| {
+                [&u32::try_from(content.len() + 8).unwrap().to_be_bytes(), name, content].concat()
+            };
+            let runs = boxed(b"trun", &[0; 8]).repeat(count as usize);
+            let moof = boxed(b"moof", &boxed(b"traf", &[boxed(b"tfhd", &[0; 8]), runs].concat()));
+            let data = boxed(b"mdat", &[]).repeat(count as usize);
+            [boxed(b"ftyp", b"M4A \0\0\0\0"), moof, data].concat()
+        };
+        std::thread::spawn(move || {
+            let budget = Arc::new(MemoryBudget::new(1_000_000));
+            memory_budget::install(Arc::clone(&budget));
+            let mut measurer = ReservedMeasurer::default();
+            assert!(measurer.push(&file(10_000)).is_ok());
+            assert!(budget.used() >= 160_000, "{}", budget.used());
+            let _ = measurer.finish();
+            assert_eq!(budget.used(), 0);
+            let mut measurer = ReservedMeasurer::default();
+            assert!(matches!(measurer.push(&file(100_000)), Err(Error::Busy)));
+            assert!(budget.used() <= 1_000_000);
+        })
+        .join()
+        .unwrap();
+    }
 }

@@ -172,6 +172,10 @@ impl Walk for NativeFlac {
             false => Ok(Measured { duration: self.duration, declared }),
         }
     }
+
+    fn counted(&self, _: u64) -> Duration {
+        self.duration
+    }
 }
 
 impl NativeFlac {

@@ -1,8 +1,8 @@
 //! MP4 files made so that decoders find more in them than is counted at first sight.
 
-use super::NotMeasurable;
-use super::measurer_tests::{recording, whole};
+use super::measurer_tests::{RECORDINGS, recording, whole};
 use super::packets_tests::is_about;
+use super::{Measurer, NotMeasurable};
 
 /// The names and contents of boxes.
 type Boxes = Vec<(Vec<u8>, Vec<u8>)>;
@@ -168,4 +168,49 @@ fn tracks_have_ids_of_their_own_and_packets_do_not_overlap() {
     let id = |content: &mut Vec<u8>| content[12..16].copy_from_slice(&77_u32.to_be_bytes());
     replaced(&mut two.split_at_mut(moov.len()).1[..], &[b"trak", b"tkhd"], &mut { id });
     assert_eq!(whole(&[&before[..], &boxed(b"moov", &joined(&two))].concat()), Err(NotMeasurable::Broken));
+}
+
+/// Measures a file piece by piece, and checks what its tables take before and behind each.
+fn most_held(file: &[u8]) -> usize {
+    let (mut measurer, mut most) = (Measurer::new(), 0);
+    for piece in file.chunks(1000) {
+        let (wanted, held) = (measurer.wanted_memory(piece.len()), |measurer: &Measurer| {
+            measurer.walker.as_ref().and_then(|walker| walker.held())
+        });
+        let was_known = held(&measurer).is_some();
+        measurer.push(piece);
+        let held = held(&measurer).unwrap_or(0);
+        assert!(held <= wanted || !was_known, "{held} of {wanted}");
+        most = most.max(held);
+    }
+    most
+}
+
+#[test]
+fn no_more_memory_is_held_than_was_asked_for() {
+    for (name, _) in RECORDINGS {
+        let most = most_held(&recording(name));
+        assert_eq!(most > 0, [".mp4", ".m4a"].contains(&&name[name.len() - 4..]), "{name}");
+    }
+    let (before, mut moov) = parts();
+    let table =
+        |width: usize, count: u32| [&[0; 4][..], &count.to_be_bytes(), &vec![1; width * count as usize]].concat();
+    for (name, width) in [(b"stco", 4), (b"stsz", 4), (b"co64", 8), (b"free", 4)] {
+        let mut moov = moov.clone();
+        let content = match name {
+            b"stsz" => [&[0; 4][..], &table(width, 200_000)].concat(),
+            _ => table(width, 200_000),
+        };
+        let stbl: &[&[u8]] = &[b"trak", b"mdia", b"minf", b"stbl"];
+        match name {
+            b"stsz" | b"stco" => replaced(&mut moov, &[stbl, &[name]].concat(), &mut |old| old.clone_from(&content)),
+            _ => replaced(&mut moov, stbl, &mut |stbl| stbl.extend(boxed(name, &content))),
+        }
+        let most = most_held(&[&before[..], &boxed(b"moov", &joined(&moov))].concat());
+        assert_eq!(most > 200_000, name != b"free", "{most}");
+    }
+    // Boxes that say nothing take nothing.
+    replaced(&mut moov, &[b"trak", b"mdia"], &mut |mdia| mdia.extend(boxed(b"hdlr", &[0; 24]).repeat(50_000)));
+    assert!(most_held(&[&before[..], &boxed(b"moov", &joined(&moov))].concat()) < 20_000);
+    assert!(most_held(&[&recording("fragmented.mp4")[..], &boxed(b"mdat", &[]).repeat(50_000)].concat()) > 500_000);
 }

@@ -123,8 +123,12 @@ impl Walk for Matroska {
         Ok(Step::Skip(next))
     }
 
-    fn finish(&self, _: u64) -> Result<Measured> {
-        let duration = self.tracks.iter().filter_map(Track::duration).max().unwrap_or_default();
+    fn counted(&self, _: u64) -> Duration {
+        self.tracks.iter().filter_map(Track::duration).max().unwrap_or_default()
+    }
+
+    fn finish(&self, size: u64) -> Result<Measured> {
+        let duration = self.counted(size);
         let nanos = self.declared_ticks.filter(|ticks| (0.0..1e15).contains(ticks));
         #[allow(clippy::cast_precision_loss)] // for comparison only
         let declared = nanos.and_then(|ticks| Duration::try_from_secs_f64(ticks * self.scale as f64 / 1e9).ok());

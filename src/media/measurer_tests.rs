@@ -142,6 +142,10 @@ fn other_files_are_refused_with_the_reason() {
     assert_eq!(whole(&garbage), Err(NotMeasurable::NoFrames));
     let mostly = [recording("vbr.mp3"), vec![0x55; 200_000]].concat();
     assert_eq!(whole(&mostly), Err(NotMeasurable::Junk));
+    let mut measurer = Measurer::new();
+    measurer.push(&mostly);
+    let (measured, counted) = measurer.finish_and_count();
+    assert!(measured == Err(NotMeasurable::Junk) && counted == whole(&recording("vbr.mp3")).unwrap().duration);
     for name in ["flac.flac", "moov-last.m4a", "opus-6k.webm"] {
         assert!(whole(&recording(name)[..200]).is_err(), "{name}");
     }

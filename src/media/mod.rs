@@ -37,6 +37,7 @@ mod measurer_tests;
 mod packets_tests;
 
 use std::io;
+use std::time::Duration;
 
 pub use walk::{Measured, NotMeasurable};
 use walk::{Result, Step, Walk, Window};
@@ -44,6 +45,9 @@ use walk::{Result, Step, Walk, Window};
 /// The most bytes that a walker may ask to see at once: enough for the longest AAC frame and the header that follows
 /// it.
 pub const MAX_WINDOW: usize = 16 * 1024;
+
+/// Bytes of tables that a byte of a recording makes at most: two that look like the start of a frame make eight.
+const MOST_GROWTH: usize = 4;
 
 /// Measures one recording.
 pub struct Measurer {
@@ -118,16 +122,32 @@ impl Measurer {
         self.failure
     }
 
+    /// How many bytes are to be reserved for its tables before so many more bytes of the recording are
+    /// [pushed](Self::push). 0 for a recording that needs none.
+    pub fn wanted_memory(&self, more: usize) -> usize {
+        let held = self.walker.as_ref().and_then(|walker| walker.held());
+        // A list that grows is given twice the room.
+        held.map_or(0, |held| 2 * (held + MOST_GROWTH * more))
+    }
+
     /// The result, to be called at the end of the recording.
     ///
     /// # Errors
     /// The recording cannot be measured; the error says why.
-    pub fn finish(mut self) -> Result<Measured> {
+    pub fn finish(self) -> Result<Measured> {
+        self.finish_and_count().0
+    }
+
+    /// The same, and how long that plays which was counted, even if the recording cannot be measured.
+    pub fn finish_and_count(mut self) -> (Result<Measured>, Duration) {
         while self.failure.is_none() && self.passed < self.window.len() && self.step_in_window(true) {}
-        if let Some(failure) = self.failure {
-            return Err(failure);
-        }
-        self.walker.as_ref().ok_or(NotMeasurable::NoFrames)?.finish(self.size)
+        let walker = self.walker.as_ref();
+        let counted = walker.map_or(Duration::ZERO, |walker| walker.counted(self.size));
+        let measured = match self.failure {
+            Some(failure) => Err(failure),
+            None => walker.ok_or(NotMeasurable::NoFrames).and_then(|walker| walker.finish(self.size)),
+        };
+        (measured, counted)
     }
 
     /// Takes a step over buffered bytes. Returns whether another one may be possible.

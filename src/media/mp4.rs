@@ -8,6 +8,8 @@
 //! refused, and AAC if a packet is larger than a frame can be, or starts with a header. Decoders differ in how they read
 //! boxes that are not in their place, or there twice, so those are refused, and so is data that no track accounts for.
 
+use std::time::Duration;
+
 use super::mp4_boxes::{has_box, is_in_place, is_without_audio};
 use super::mp4_codec::coding;
 use super::mp4_place::{Data, HEADER};
@@ -143,10 +145,19 @@ impl Walk for Mp4 {
         Ok(Step::Skip(header as u64))
     }
 
-    fn finish(&self, _: u64) -> Result<Measured> {
-        let audio = || self.tracks.iter().filter(|track| track.is_audio || matches!(track.coding, Some(Ok(_))));
+    fn counted(&self, _: u64) -> Duration {
+        self.audio().map(|track| track.duration(self.timescale)).max().unwrap_or_default()
+    }
+
+    fn held(&self) -> Option<usize> {
+        let tracks = self.tracks.iter().map(|track| size_of::<Track>() + track.places.held());
+        Some(self.data.held() + tracks.sum::<usize>())
+    }
+
+    fn finish(&self, size: u64) -> Result<Measured> {
+        let audio = || self.audio();
         audio().try_for_each(Track::check)?;
-        let duration = audio().map(|track| track.duration(self.timescale)).max().unwrap_or_default();
+        let duration = self.counted(size);
         if duration.is_zero() {
             return Err(NotMeasurable::NoFrames);
         }
@@ -166,6 +177,10 @@ impl Walk for Mp4 {
 }
 
 impl Mp4 {
+    fn audio(&self) -> impl Iterator<Item = &Track> {
+        self.tracks.iter().filter(|track| track.is_audio || matches!(track.coding, Some(Ok(_))))
+    }
+
     /// Reads a box with the header at the start of the window.
     fn read_box(&mut self, window: Window<'_>, name: [u8; 4], header: usize, size: u64) -> Result<Step> {
         let wanted = usize::try_from(size).map_or(MAX_VALUE, |size| size.min(MAX_VALUE));

@@ -50,7 +50,17 @@ pub(super) struct Places {
     in_runs: u64,
 }
 
+/// The bytes that a list takes.
+fn bytes<T>(list: &Vec<T>) -> usize {
+    list.capacity() * size_of::<T>()
+}
+
 impl Data {
+    /// The bytes that its lists take.
+    pub(super) fn held(&self) -> usize {
+        bytes(&self.boxes) + bytes(&self.headers)
+    }
+
     /// Begins a box whose data is at these positions.
     pub(super) fn begin(&mut self, start: u64, end: u64) -> Result<()> {
         self.boxes.push((start, end));
@@ -107,6 +117,12 @@ fn push<T>(list: &mut Vec<T>, item: T) -> Option<()> {
 
 /// Each adds to the tables; `None` if that is too much.
 impl Places {
+    /// The bytes that the tables take.
+    pub(super) fn held(&self) -> usize {
+        let packets = bytes(&self.sizes) + bytes(&self.chunks) + bytes(&self.per_chunk);
+        packets + bytes(&self.runs) + bytes(&self.run_sizes)
+    }
+
     pub(super) fn add_size(&mut self, size: u32) -> Option<()> {
         push(&mut self.sizes, narrow(size))
     }

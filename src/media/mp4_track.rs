@@ -6,6 +6,9 @@ use super::mp4_place::Places;
 use super::packets::Coding;
 use super::walk::{NotMeasurable, Result, play_time};
 
+/// The boxes that may occur only once in a track.
+const ONCE: [&[u8; 4]; 9] = [b"tkhd", b"mdhd", b"elst", b"stts", b"stsz", b"stz2", b"stsc", b"stco", b"co64"];
+
 #[derive(Default)]
 pub(super) struct Track {
     pub(super) id: u32,
@@ -30,8 +33,8 @@ pub(super) struct Track {
     pub(super) largest: u32,
     /// The size of all packets, in bytes.
     pub(super) bytes: u64,
-    /// The names of the boxes that may occur only once, as far as they have occurred.
-    boxes: Vec<[u8; 4]>,
+    /// Which of the boxes that may occur only once have occurred.
+    has: [bool; ONCE.len()],
     /// Where the packets of AAC are.
     pub(super) places: Places,
     /// The parts that an edit list plays, each in ticks of the recording; 0 for all of the track.
@@ -45,8 +48,8 @@ impl Track {
     /// There was one before, or it comes too early.
     pub(super) fn once(&mut self, name: [u8; 4]) -> Result<()> {
         let is_table = matches!(&name, b"stts" | b"stsz" | b"stz2" | b"stsc" | b"stco" | b"co64");
-        let is_again = self.boxes.contains(&name) && matches!(&name, b"tkhd" | b"mdhd" | b"elst") | is_table;
-        self.boxes.push(name);
+        let index = ONCE.iter().position(|known| **known == name);
+        let is_again = index.is_some_and(|index| std::mem::replace(&mut self.has[index], true));
         if is_again || is_table && self.coding.is_none() { Err(NotMeasurable::Broken) } else { Ok(()) }
     }
 

@@ -198,6 +198,10 @@ impl Walk for Mpeg {
         Unexplained { bytes, play: self.unexplained.play }.check(self.duration)?;
         Ok(Measured { duration: self.duration, declared: self.declared })
     }
+
+    fn counted(&self, _: u64) -> Duration {
+        self.duration
+    }
 }
 
 /// The distance to the next byte at which a frame or a tag may start. One search for all of them: what is looked at is

@@ -78,9 +78,13 @@ impl Walk for Ogg {
         }
     }
 
-    fn finish(&self, _: u64) -> Result<Measured> {
+    fn counted(&self, _: u64) -> Duration {
         let played = |(index, stream): (usize, &Stream)| stream.duration().saturating_sub(stream.cut(index > 0));
-        let duration = self.streams.iter().enumerate().map(played).fold(Duration::ZERO, Duration::saturating_add);
+        self.streams.iter().enumerate().map(played).fold(Duration::ZERO, Duration::saturating_add)
+    }
+
+    fn finish(&self, size: u64) -> Result<Measured> {
+        let duration = self.counted(size);
         match self.has_unsupported {
             true => Err(NotMeasurable::UnsupportedCoding),
             false if duration.is_zero() => Err(NotMeasurable::NoFrames),

@@ -106,9 +106,13 @@ impl Walk for Riff {
         let format = self.format.ok_or(NotMeasurable::Broken)?;
         let (start, end) = self.last_data.ok_or(NotMeasurable::NoFrames)?;
         self.unexplained.check(Duration::ZERO)?;
-        let there = self.data_bytes + end.min(size).saturating_sub(start);
         let declared = (end != u64::MAX).then(|| format.play_time(self.data_bytes.saturating_add(end - start)));
-        Ok(Measured { duration: format.play_time(there), declared })
+        Ok(Measured { duration: self.counted(size), declared })
+    }
+
+    fn counted(&self, size: u64) -> Duration {
+        let last = self.last_data.map_or(0, |(start, end)| end.min(size).saturating_sub(start));
+        self.format.map_or(Duration::ZERO, |format| format.play_time(self.data_bytes.saturating_add(last)))
     }
 }
 

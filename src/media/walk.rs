@@ -119,6 +119,14 @@ pub(super) trait Walk: Send {
 
     /// The result for a recording of `size` bytes.
     fn finish(&self, size: u64) -> Result<Measured>;
+
+    /// How long that plays which was counted of a recording of `size` bytes, whether or not it can be measured.
+    fn counted(&self, size: u64) -> Duration;
+
+    /// The bytes that its tables take; `None` if it has none that grow with the recording.
+    fn held(&self) -> Option<usize> {
+        None
+    }
 }
 
 /// The duration of this many samples; zero if the rate is zero.
