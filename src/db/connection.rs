@@ -21,6 +21,12 @@ const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a connection is kept at least where the server has few.
 const KEPT: Duration = Duration::from_secs(2);
 
+/// The driver keeps a buffer as large as the largest row that a connection has read, and one for the largest parameters. A
+/// connection that is returned is closed if it carried more than the first of these and the messages of all such connections
+/// have more bytes than the second.
+const SMALL_BUFFERS: usize = 1024 * 1024;
+const MOST_BUFFERS: usize = 16 * 1024 * 1024;
+
 /// A connection of the pool.
 pub struct Connection {
     pub(super) client: Client,
@@ -41,11 +47,19 @@ pub(super) struct ConnectionState {
     watchdog: Arc<Watchdog>,
     /// How long the server may take to send the next bytes of a response.
     timeout: Duration,
+    /// The bytes of the largest message, of which the driver keeps buffers, and how many are counted as kept.
+    largest: usize,
+    kept: usize,
 }
 
 impl ConnectionState {
     fn key(sql: &'static str) -> (usize, usize) {
         (sql.as_ptr() as usize, sql.len())
+    }
+
+    /// A message of so many bytes is sent or was received.
+    pub(super) fn carries(&mut self, bytes: usize) {
+        self.largest = self.largest.max(bytes);
     }
 
     /// Starts the watchdog before a request to the server.
@@ -125,6 +139,22 @@ impl Connection {
         self.state.timeout = timeout;
     }
 
+    /// Whether its buffers are so large that they must not be kept, beside those of other connections. Counts them
+    /// otherwise.
+    fn is_too_large(&mut self) -> bool {
+        let ConnectionState { largest, kept, .. } = &mut self.state;
+        if *largest <= (*kept).max(SMALL_BUFFERS) {
+            return false;
+        }
+        let more = *largest - *kept;
+        if self.health.kept_buffers.fetch_add(more, Ordering::AcqRel) + more > MOST_BUFFERS {
+            self.health.kept_buffers.fetch_sub(more, Ordering::AcqRel);
+            return true;
+        }
+        *kept = *largest;
+        false
+    }
+
     fn is_read_only(&mut self) -> bool {
         let shown = self.client.simple_query("SHOW transaction_read_only");
         let is_off =
@@ -143,6 +173,7 @@ impl Drop for Connection {
         // The driver sends a message to close the connection and waits until it is sent.
         self.state.watchdog.arm(CLOSE_TIMEOUT);
         self.health.made.fetch_sub(1, Ordering::AcqRel);
+        self.health.kept_buffers.fetch_sub(self.state.kept, Ordering::AcqRel);
     }
 }
 
@@ -218,7 +249,14 @@ impl r2d2::ManageConnection for ConnectionManager {
             Ok((client, watchdog)) => {
                 self.health.connected();
                 let statements = self.prepares.then(HashMap::new);
-                let state = ConnectionState { statements, broken: false, watchdog, timeout: RESPONSE_TIMEOUT };
+                let state = ConnectionState {
+                    statements,
+                    broken: false,
+                    watchdog,
+                    timeout: RESPONSE_TIMEOUT,
+                    largest: 0,
+                    kept: 0,
+                };
                 self.health.made.fetch_add(1, Ordering::AcqRel);
                 let (health, wants_read_write) = (self.health.clone(), self.wants_read_write);
                 Ok(Connection { client, state, losses_seen, wants_read_write, made: Instant::now(), health })
@@ -237,6 +275,6 @@ impl r2d2::ManageConnection for ConnectionManager {
 
     fn has_broken(&self, connection: &mut Connection) -> bool {
         let is_spare = || scarcity::is_recent() && connection.made.elapsed() >= KEPT && self.has_enough(2);
-        connection.client.is_closed() || connection.state.broken || is_spare()
+        connection.client.is_closed() || connection.state.broken || is_spare() || connection.is_too_large()
     }
 }

@@ -75,6 +75,8 @@ pub(crate) struct Health {
     reviving: AtomicBool,
     /// Connections that there are.
     made: AtomicUsize,
+    /// Bytes of the largest messages of the connections that carried large ones and are kept.
+    kept_buffers: AtomicUsize,
     /// Whether the schema is known to be up to date.
     open: AtomicBool,
 }
@@ -96,6 +98,7 @@ impl Health {
             down: Mutex::new(None),
             reviving: AtomicBool::new(false),
             made: AtomicUsize::new(0),
+            kept_buffers: AtomicUsize::new(0),
             open: AtomicBool::new(false),
         }
     }

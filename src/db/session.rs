@@ -142,10 +142,13 @@ fn query(
 ) -> Result<Vec<Row>, postgres::Error> {
     blocking::note_short_wait();
     state.arm();
-    match state.statement(sql, || client.prepare_typed(sql, &types(params)))? {
+    state.carries(bytes(params));
+    let rows = match state.statement(sql, || client.prepare_typed(sql, &types(params)))? {
         Some(prepared) => client.query(&prepared, &values(params)),
         None => client.query_typed(sql, &typed(params)),
-    }
+    }?;
+    state.carries(rows.iter().map(Row::raw_size_bytes).max().unwrap_or(0));
+    Ok(rows)
 }
 
 fn execute(
@@ -156,10 +159,15 @@ fn execute(
 ) -> Result<u64, postgres::Error> {
     blocking::note_short_wait();
     state.arm();
+    state.carries(bytes(params));
     match state.statement(sql, || client.prepare_typed(sql, &types(params)))? {
         Some(prepared) => client.execute(&prepared, &values(params)),
         None => client.execute_typed(sql, &typed(params)),
     }
+}
+
+fn bytes(params: &[&dyn Param]) -> usize {
+    params.iter().map(|param| param.bytes()).sum()
 }
 
 fn types(params: &[&dyn Param]) -> Vec<Type> {

@@ -8,7 +8,7 @@ use std::thread;
 use serde_json::json;
 
 use crate::documents::save;
-use crate::harness::{PASSWORD, Server, TestDb, User};
+use crate::harness::{PASSWORD, Server, TestDb, User, at_once, retry_while_unavailable};
 
 const MIB: usize = 1024 * 1024;
 
@@ -17,16 +17,24 @@ const BESIDES: usize = 100_000_000;
 
 /// A server with a budget of so many bytes.
 fn server(db: &TestDb, budget: usize) -> Server {
-    // The driver keeps a buffer for each connection, as large as the largest row that it has read.
-    let server = Server::start_with(db, &[("MEMORY_BUDGET", &budget.to_string()), ("POOL_SIZE", "2")]);
+    let server = Server::start_with(db, &[("MEMORY_BUDGET", &budget.to_string())]);
     println!("{} MB at the start", peak(&server) / 1_000_000);
     server
 }
 
 /// The most memory that the server ever had, in bytes.
 fn peak(server: &Server) -> usize {
+    memory(server, "VmHWM:")
+}
+
+/// The memory that it has.
+fn resident(server: &Server) -> usize {
+    memory(server, "VmRSS:")
+}
+
+fn memory(server: &Server, name: &str) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
     line.trim().strip_suffix(" kB").unwrap().trim().parse::<usize>().unwrap() * 1024
 }
 
@@ -234,4 +242,33 @@ fn prompts_with_many_values_take_a_share() {
     let text = json!([{"text": "1,2,3,[{ ".repeat(10_000)}]);
     client.post("/api/v1/generate-bulk", &text).expect(200);
     assert_within(&server, BUDGET);
+}
+
+/// The driver keeps buffers for each connection, as large as the largest row that it has read and the largest parameters
+/// that it has sent.
+#[test]
+fn connections_to_the_database_keep_no_large_buffers() {
+    const CONNECTIONS: usize = 16;
+    let db = TestDb::new();
+    let server = Server::start_with(&db, &[("MEMORY_BUDGET", "2000000000")]);
+    let user = server.sign_up("ann@example.com");
+    let at_once = |work: &(dyn Fn() + Sync)| at_once(CONNECTIONS, |_| work());
+    at_once(&|| drop(user.browser.get("/api/docs/list")));
+    let before = resident(&server);
+    let content = "x".repeat(8 * MIB);
+    for _ in 0..3 {
+        let write = || user.browser.post("/api/docs/save", &json!({"content": content}));
+        at_once(&|| drop(retry_while_unavailable(write).expect(200)));
+        let id = save(&user.browser, &json!({"content": content}));
+        let read = || user.browser.get(&format!("/api/docs/get?id={id}"));
+        at_once(&|| drop(retry_while_unavailable(read).expect(200)));
+    }
+    let after = resident(&server);
+    println!(
+        "{} MB before, {} MB after, at most {} MB",
+        before / 1_000_000,
+        after / 1_000_000,
+        peak(&server) / 1_000_000
+    );
+    assert!(after < before + 100_000_000, "{} MB stay", (after - before) / 1_000_000);
 }
