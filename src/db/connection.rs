@@ -18,6 +18,9 @@ use crate::blocking::Bulkhead;
 /// How long closing a connection may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// Says that the statements of this session count what they save, so that triggers need not (`store::document_totals`).
+const COUNTED: &str = "-c textgen.counted=yes";
+
 /// How long a connection is kept at least where the server has few.
 const KEPT: Duration = Duration::from_secs(2);
 
@@ -211,7 +214,7 @@ impl ConnectionManager {
         yields: bool,
     ) -> ConnectionManager {
         if prepares {
-            let options = format!("-c statement_timeout={}", STATEMENT_TIMEOUT.as_millis());
+            let options = format!("{COUNTED} -c statement_timeout={}", STATEMENT_TIMEOUT.as_millis());
             let options =
                 config.driver().get_options().map_or_else(|| options.clone(), |given| format!("{options} {given}"));
             config.set_options(&options);

@@ -2,8 +2,7 @@
 
 use time::OffsetDateTime;
 
-use super::document_totals::{Added, DocumentTotals};
-use super::documents;
+use super::document_totals::Added;
 use super::row::{Record, record};
 use crate::config::DocumentQuota;
 use crate::db::{Error, Executor};
@@ -42,30 +41,15 @@ pub fn of_user(db: &mut impl Executor, user_id: &str, limit: i64) -> Result<Vec<
 /// # Errors
 /// See [`Error`].
 pub fn restore(db: &mut impl Executor, id: &str, user_id: &str, quota: DocumentQuota) -> Result<Added<()>, Error> {
-    // Locked in the order of the account, the document and the totals; see `documents::insert`.
-    const SQL: &str = concat!(
-        "WITH account AS (SELECT id AS account_id FROM users WHERE id = $2 FOR KEY SHARE),
-        found AS (
-            SELECT id AS found_id, textgen_document_bytes(title, content) AS size FROM deleted_documents
-            WHERE id = $1 AND user_id = $2 AND EXISTS (SELECT FROM account) FOR UPDATE),
-        t AS (
-            SELECT t.documents, t.bytes FROM document_totals t WHERE t.user_id = $2 AND EXISTS (SELECT FROM found)
-            FOR NO KEY UPDATE),
-        removed AS (
-            DELETE FROM deleted_documents USING found, t
-            WHERE id = found_id AND t.documents < $3 AND t.bytes + size <= $4 RETURNING ",
-        documents::columns!(),
-        "), restored AS (INSERT INTO documents (",
-        documents::columns!(),
-        ") SELECT * FROM removed RETURNING id)
-        SELECT t.documents, t.bytes, (SELECT id FROM restored) FROM t"
-    );
-    let row = db.query_opt(SQL, &[&id, &user_id, &quota.documents, &quota.bytes])?;
-    let Some(row) = row else { return Ok(Added::Nothing) };
-    Ok(match row.try_get::<_, Option<String>>(2)? {
-        Some(_) => Added::Done(()),
-        None => Added::refused(DocumentTotals::from_row(&row)?, quota),
-    })
+    let row = db.query_one(
+        "SELECT textgen_restore_document($1, $2, $3, $4)",
+        &[&id, &user_id, &quota.documents, &quota.bytes],
+    )?;
+    match row.try_get::<_, Option<bool>>(0)? {
+        None => Ok(Added::Nothing),
+        Some(true) => Ok(Added::Done(())),
+        Some(false) => Added::refused(db, user_id, quota),
+    }
 }
 
 /// Permanently deletes the user's oldest deleted documents, until the others are within the quota. To be called in a

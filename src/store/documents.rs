@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::document_totals::{self, Added};
+use super::document_totals::Added;
 use super::row::{Record, record};
 use crate::config::DocumentQuota;
 use crate::db::{Error, Executor, Param};
@@ -39,7 +39,6 @@ record! {
         pub version: i64 = "version",
     }
 }
-pub(super) use columns;
 
 fn content_is_optional(schema: &mut schemars::Schema) {
     if let Some(required) = schema.get_mut("required").and_then(serde_json::Value::as_array_mut) {
@@ -164,21 +163,24 @@ pub fn insert(
     quota: DocumentQuota,
 ) -> Result<Added<i64>, Error> {
     // The account comes first, as whoever deletes it locks it first.
-    const SQL: &str = "WITH account AS (SELECT u.id AS account_id FROM users u WHERE u.id = $2 FOR KEY SHARE),
-        counted AS (
-            UPDATE document_totals t
-            SET documents = t.documents + 1, bytes = t.bytes + textgen_document_bytes($3, $4)
-            FROM account
-            WHERE t.user_id = account_id AND t.documents < $5 AND t.bytes + textgen_document_bytes($3, $4) <= $6
-            RETURNING t.user_id AS counted_for),
-        added AS (
-            INSERT INTO documents (id, user_id, title, content) SELECT $1, counted_for, $3, $4 FROM counted
-            RETURNING version, textgen_note_counted())
-        SELECT version FROM added";
-    let DocumentQuota { documents, bytes } = quota;
-    match db.query_opt(SQL, &[&id, &user_id, &title, &content, &documents, &bytes])? {
-        Some(row) => Ok(Added::Done(row.try_get(0)?)),
-        None => Ok(document_totals::find(db, user_id)?.map_or(Added::Nothing, |totals| Added::refused(totals, quota))),
+    const IN_ROOM: &str = "WITH counted AS (
+            UPDATE document_rooms r
+            SET documents = r.documents - 1, bytes = r.bytes - textgen_document_bytes($3, $4)
+            WHERE r.user_id = (SELECT u.id FROM users u WHERE u.id = $2 FOR KEY SHARE)
+                AND r.slot = (SELECT textgen_document_slot($2))
+                AND r.documents > 0 AND r.bytes >= textgen_document_bytes($3, $4)
+                AND r.max_documents = $5 AND r.max_bytes = $6
+            RETURNING r.user_id)
+        INSERT INTO documents (id, user_id, title, content) SELECT $1, user_id, $3, $4 FROM counted
+        RETURNING version, textgen_note_counted()";
+    const WITHOUT_ROOM: &str = "SELECT textgen_insert_document($1, $2, $3, $4, $5, $6)";
+    let params: [&dyn Param; 6] = [&id, &user_id, &title, &content, &quota.documents, &quota.bytes];
+    if let Some(row) = db.query_opt(IN_ROOM, &params)? {
+        return Ok(Added::Done(row.try_get(0)?));
+    }
+    match db.query_one(WITHOUT_ROOM, &params)?.try_get(0)? {
+        Some(version) => Ok(Added::Done(version)),
+        None => Added::refused(db, user_id, quota),
     }
 }
 
@@ -206,25 +208,34 @@ pub fn update(
     quota: DocumentQuota,
 ) -> Result<Added<i64>, Error> {
     // The document is locked before the totals, as triggers do it.
-    const SQL: &str = "WITH found AS (
+    const IN_ROOM: &str = "WITH found AS (
             SELECT id AS found_id, textgen_document_bytes(coalesce($3, title), CASE WHEN $4 THEN $5 ELSE content END)
                 - textgen_document_bytes(title, content) AS growth
             FROM documents WHERE id = $1 AND user_id = $2 AND ($6::bigint IS NULL OR version = $6)
             FOR NO KEY UPDATE),
         counted AS (
-            UPDATE document_totals t SET bytes = t.bytes + growth FROM found
-            WHERE t.user_id = $2 AND growth <> 0 AND (growth < 0 OR t.bytes + growth <= $7) RETURNING t.user_id),
+            UPDATE document_rooms r SET bytes = r.bytes - growth FROM found
+            WHERE growth <> 0 AND r.user_id = $2 AND r.slot = (SELECT textgen_document_slot($2))
+                AND (growth < 0 OR r.bytes >= growth AND r.max_documents = $7 AND r.max_bytes = $8)
+            RETURNING r.user_id),
         saved AS (
             UPDATE documents SET title = coalesce($3, title), content = CASE WHEN $4 THEN $5 ELSE content END,
                 updated = now(), version = version + 1
             FROM found WHERE id = found_id AND (growth = 0 OR EXISTS (SELECT FROM counted))
             RETURNING version, textgen_note_counted())
         SELECT (SELECT version FROM saved) FROM found";
+    const WITHOUT_ROOM: &str = "SELECT saved, is_found FROM textgen_save_document($1, $2, $3, $4, $5, $6, $7, $8)";
     let Change { title, content, version } = change;
-    let params: [&dyn Param; 7] =
-        [&id, &user_id, &title, &content.is_some(), &content.flatten(), &version, &quota.bytes];
-    let Some(row) = db.query_opt(SQL, &params)? else { return Ok(Added::Nothing) };
-    Ok(row.try_get::<_, Option<i64>>(0)?.map_or(Added::TooLarge, Added::Done))
+    let DocumentQuota { documents, bytes } = quota;
+    let params: [&dyn Param; 8] =
+        [&id, &user_id, &title, &content.is_some(), &content.flatten(), &version, &documents, &bytes];
+    let Some(row) = db.query_opt(IN_ROOM, &params)? else { return Ok(Added::Nothing) };
+    if let Some(version) = row.try_get(0)? {
+        return Ok(Added::Done(version));
+    }
+    let row = db.query_one(WITHOUT_ROOM, &params)?;
+    let unsaved = if row.try_get(1)? { Added::TooLarge } else { Added::Nothing };
+    Ok(row.try_get::<_, Option<i64>>(0)?.map_or(unsaved, Added::Done))
 }
 
 /// Makes one of the user's documents public or private, and returns its version; `None` if the user has no such
@@ -233,8 +244,9 @@ pub fn update(
 /// # Errors
 /// See [`Error`].
 pub fn set_public(db: &mut impl Executor, id: &str, user_id: &str, public: bool) -> Result<Option<i64>, Error> {
+    // Nothing is to be counted.
     const SQL: &str = "UPDATE documents SET is_public = $3, updated = now() WHERE id = $1 AND user_id = $2 \
-        RETURNING version";
+        RETURNING version, textgen_note_counted()";
     db.query_opt(SQL, &[&id, &user_id, &public])?.map(|row| Ok(row.try_get(0)?)).transpose()
 }
 

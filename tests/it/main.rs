@@ -25,6 +25,7 @@ mod crowds;
 mod crowds_with_keys;
 mod database_tls;
 mod demo;
+mod document_rooms;
 mod documents;
 mod documents_at_once;
 mod documents_limits;

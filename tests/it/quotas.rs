@@ -8,13 +8,18 @@ use serde_json::{Value, json};
 use crate::documents::save;
 use crate::harness::{Client, PASSWORD, Random, Reply, Server, TestDb, User, at_once, retry_while_unavailable, soon};
 
-const FULL: &str = "Document storage is full: delete some documents first";
-const TOO_MANY: &str = "Too many documents: delete some first";
+pub const FULL: &str = "Document storage is full: delete some documents first";
+pub const TOO_MANY: &str = "Too many documents: delete some first";
 
-/// The accounts whose totals are not what their documents take.
+/// The accounts whose totals are not what their documents take, and what is set aside for others.
 const WRONG_TOTALS: &str = "
     SELECT count(*) FROM users u LEFT JOIN document_totals t ON t.user_id = u.id
-    WHERE (t.documents, t.bytes, t.deleted, t.deleted_bytes) IS DISTINCT FROM (
+    CROSS JOIN LATERAL (
+        SELECT coalesce(sum(documents), 0)::bigint AS documents, coalesce(sum(bytes), 0)::bigint AS bytes,
+            coalesce(min(least(documents, bytes)), 0) AS least
+        FROM document_rooms r WHERE r.user_id = u.id) AS r
+    WHERE r.least < 0
+    OR (t.documents - r.documents, t.bytes - r.bytes, t.deleted, t.deleted_bytes) IS DISTINCT FROM (
         (SELECT count(*) FROM documents d WHERE d.user_id = u.id),
         (SELECT coalesce(sum(octet_length(title) + octet_length(coalesce(content, ''))), 0)::bigint
          FROM documents d WHERE d.user_id = u.id),
@@ -30,7 +35,7 @@ pub fn assert_totals_are_right(db: &TestDb) {
 }
 
 #[track_caller]
-fn assert_refused(reply: Reply, error: &str, limit: i64) {
+pub fn assert_refused(reply: Reply, error: &str, limit: i64) {
     assert_eq!(reply.expect(403).json(), json!({"error": error, "limit": limit}));
 }
 
