@@ -85,7 +85,7 @@ fn delete_expired(db: &Database) -> Result<(), db::Error> {
     let mut session = db.session()?;
     sessions::delete_expired(&mut session)?;
     while api_keys::delete_ended(&mut session)? > 0 {}
-    deleted_documents::purge(&mut session)?;
+    while deleted_documents::purge(&mut session)? > 0 {}
     known_networks::delete_old(&mut session)?;
     Ok(())
 }

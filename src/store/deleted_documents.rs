@@ -13,6 +13,9 @@ pub const KEPT_DAYS: i64 = 30;
 /// The most documents that one statement deletes to make room for others.
 const ROOM_STEP: i64 = 1000;
 
+/// The most documents that one statement purges, so that it ends in time however large they are.
+const PURGE_STEP: i64 = 100;
+
 record! {
     /// A deleted document, as in the list of them.
     #[derive(Clone, Debug)]
@@ -76,11 +79,14 @@ pub fn make_room(db: &mut impl Executor, user_id: &str, quota: DocumentQuota) ->
     Ok(())
 }
 
-/// Permanently deletes documents that were deleted more than [`KEPT_DAYS`] days ago, and returns how many.
+/// Permanently deletes some of the documents that were deleted more than [`KEPT_DAYS`] days ago, and returns how many. Call
+/// it until there are none. Skips those that another transaction has locked: they are being restored, or deleted.
 ///
 /// # Errors
 /// See [`Error`].
 pub fn purge(db: &mut impl Executor) -> Result<u64, Error> {
-    const SQL: &str = "DELETE FROM deleted_documents WHERE deleted < now() - $1 * interval '1 day'";
-    db.execute(SQL, &[&KEPT_DAYS])
+    const SQL: &str = "DELETE FROM deleted_documents WHERE id IN (
+            SELECT id FROM deleted_documents WHERE deleted < now() - $1 * interval '1 day'
+            ORDER BY deleted LIMIT $2 FOR UPDATE SKIP LOCKED)";
+    db.execute(SQL, &[&KEPT_DAYS, &PURGE_STEP])
 }

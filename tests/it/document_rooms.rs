@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
 use serde_json::json;
 
 use crate::documents::save;
-use crate::harness::{Server, TestDb, User, at_once};
+use crate::harness::{PASSWORD, Server, TestDb, User, at_once, soon};
 use crate::quotas::{FULL, TOO_MANY, assert_refused, assert_totals_are_right};
 
 /// What the account takes, according to the server.
@@ -170,4 +170,43 @@ fn an_older_version_counts_with_a_newer_one() {
     assert!(total > 200 && total <= QUOTA, "{total}");
     assert_eq!(usage(&user, "documents"), total);
     assert_totals_are_right(&db);
+}
+
+/// After a restore the foreign keys may have been made in another order, and an account's rows go in that order.
+#[test]
+fn an_account_is_deleted_while_its_documents_are_saved_whatever_the_order_of_foreign_keys() {
+    let db = TestDb::new();
+    let server = Server::start(&db);
+    for table in ["documents", "deleted_documents"] {
+        db.run(&format!(
+            "ALTER TABLE {table} DROP CONSTRAINT {table}_user_id_fkey;
+             ALTER TABLE {table} ADD CONSTRAINT {table}_user_id_fkey
+                FOREIGN KEY (user_id) REFERENCES users (id) ON DELETE CASCADE"
+        ));
+    }
+    let user = server.sign_up("ann@x");
+    let ids = [(); 2].map(|()| save(&user.browser, &json!({"content": "text"})));
+    let mut client = db.connect();
+    // A program that has locked its documents, and not yet what counts them.
+    let mut other = client.transaction().unwrap();
+    other.execute("SELECT FROM documents FOR NO KEY UPDATE", &[]).unwrap();
+    std::thread::scope(|scope| {
+        let left = scope.spawn(|| user.browser.post("/api/delete-account", &json!({"password": PASSWORD})));
+        soon("the account's deletion to wait for the document", || db.has_waiting());
+        for id in &ids {
+            other.execute("UPDATE documents SET content = 'a longer text' WHERE id = $1", &[id]).unwrap();
+        }
+        other.commit().unwrap();
+        left.join().unwrap().expect(200);
+    });
+    let nothing_is_left = || {
+        for table in ["users", "documents", "document_totals", "document_rooms"] {
+            assert_eq!(db.count(&format!("SELECT count(*) FROM {table}")), 0, "{table}");
+        }
+    };
+    nothing_is_left();
+    let bob = server.sign_up("bob@x");
+    save(&bob.browser, &json!({"content": "text"}));
+    db.run("TRUNCATE users CASCADE");
+    nothing_is_left();
 }
