@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::auth::{LastUsed, last_used};
 use crate::db::{self, ConnectConfig, Database, migrate};
-use crate::store::{api_keys, deleted_documents, known_networks, sessions};
+use crate::store::{api_keys, budgets, deleted_documents, known_networks, rates, sessions};
 
 /// How often expired rows are deleted.
 const DELETE_INTERVAL: Duration = Duration::from_secs(3600);
@@ -85,6 +85,14 @@ fn delete_expired(db: &Database) -> Result<(), db::Error> {
     let mut session = db.session()?;
     sessions::delete_expired(&mut session)?;
     while api_keys::delete_ended(&mut session)? > 0 {}
+    let mut after = String::new();
+    while let Some(last) = budgets::delete_unused(&mut session, &after)? {
+        after = last;
+    }
+    after.clear();
+    while let Some(last) = rates::delete_unused(&mut session, &after)? {
+        after = last;
+    }
     while deleted_documents::purge(&mut session)? > 0 {}
     known_networks::delete_old(&mut session)?;
     Ok(())

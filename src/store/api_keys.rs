@@ -289,8 +289,9 @@ pub fn touch(db: &mut impl Executor, ids: &Vec<String>, times: &Vec<OffsetDateTi
     db.execute(SQL, &[ids, times])
 }
 
-/// Deletes some of the keys that were revoked or expired more than 30 days ago, with their budgets, and returns how many.
-/// Call it until there are none. Pages then show their ids where they have shown their names.
+/// Deletes some of the keys that were revoked or expired more than 30 days ago, and returns how many. Call it until there
+/// are none; then [`budgets::delete_unused`](super::budgets::delete_unused). Pages then show their ids where they have shown
+/// their names.
 ///
 /// # Errors
 /// See [`Error`].

@@ -144,7 +144,7 @@ pub fn lift(db: &mut impl Executor, id: &str, until: Option<OffsetDateTime>) -> 
     db.execute("UPDATE budgets SET lifted_until = $2 WHERE id = $1", &[&id, &until]).map(drop)
 }
 
-/// Counts what was spent in the current window from the ledger: of the account, or of the keys that have the budget.
+/// Counts what was spent in the current window from the ledger: of the account, or of the keys that have or had the budget.
 ///
 /// # Errors
 /// See [`Error`].
@@ -160,6 +160,31 @@ pub fn count_anew(db: &mut impl Executor, id: &str, user_id: &str, of_keys: bool
 /// See [`Error`].
 pub fn delete(db: &mut impl Executor, id: &str) -> Result<(), Error> {
     db.execute("DELETE FROM budgets WHERE id = $1", &[&id]).map(drop)
+}
+
+/// Deletes those of the next 1,000 budgets, in the order of their ids, that nobody has any more: their keys were deleted, and
+/// no process holds a part of them. Begins behind the id `after`, and returns the last id that it looked at, if any.
+///
+/// # Errors
+/// See [`Error`].
+pub fn delete_unused(db: &mut impl Executor, after: &str) -> Result<Option<String>, Error> {
+    // Nobody gets a budget but from who has it, so it stays unused. Who asks for a part meanwhile has locked the row, or
+    // changed what is leased.
+    const SQL: &str = "WITH looked_at AS (
+            SELECT b.id, b.user_id FROM budgets b WHERE b.id > $1 ORDER BY b.id LIMIT 1000),
+        unused AS (
+            SELECT l.id AS unused_id FROM looked_at l
+            WHERE NOT EXISTS (SELECT FROM api_keys k WHERE k.budget_id = l.id)
+                AND NOT EXISTS (SELECT FROM users u WHERE u.id = l.user_id AND l.id IN (u.budget_id, u.balance_id))
+                AND NOT EXISTS (SELECT FROM credit_balances c WHERE c.budget_id = l.id)
+                AND NOT EXISTS (SELECT FROM leases h WHERE h.budget_id = l.id)),
+        locked AS (
+            SELECT b.id AS locked_id FROM budgets b JOIN unused ON b.id = unused_id
+            WHERE b.leased_picos = 0 AND textgen_unsettled(b.id, '-infinity') = 0
+            ORDER BY b.id FOR UPDATE OF b SKIP LOCKED),
+        deleted AS (DELETE FROM budgets b USING locked WHERE b.id = locked_id)
+        SELECT max(id) FROM looked_at";
+    Ok(db.query_one(SQL, &[&after])?.try_get(0)?)
 }
 
 /// Gives an account this budget, or none.

@@ -113,6 +113,28 @@ pub fn delete(db: &mut impl Executor, id: &str) -> Result<(), Error> {
     db.execute("DELETE FROM rate_limits WHERE id = $1", &[&id]).map(drop)
 }
 
+/// Deletes those of the next 1,000 limits, in the order of their ids, that nobody has any more: their keys were deleted, and
+/// no process holds a permit. Begins behind the id `after`, and returns the last id that it looked at, if any.
+///
+/// # Errors
+/// See [`Error`].
+pub fn delete_unused(db: &mut impl Executor, after: &str) -> Result<Option<String>, Error> {
+    const SQL: &str = "WITH looked_at AS (
+            SELECT r.id, r.user_id FROM rate_limits r WHERE r.id > $1 ORDER BY r.id LIMIT 1000),
+        unused AS (
+            SELECT l.id AS unused_id FROM looked_at l
+            WHERE NOT EXISTS (SELECT FROM api_keys k WHERE k.rate_id = l.id)
+                AND NOT EXISTS (SELECT FROM users u WHERE u.id = l.user_id AND u.rate_id = l.id)
+                AND NOT EXISTS (SELECT FROM rate_shares s WHERE s.rate_id = l.id AND s.granted > s.returned)
+                AND NOT EXISTS (SELECT FROM rate_cooling c WHERE c.rate_id = l.id AND c.ready > now())),
+        locked AS (
+            SELECT r.id AS locked_id FROM rate_limits r JOIN unused ON r.id = unused_id
+            ORDER BY r.id FOR UPDATE OF r SKIP LOCKED),
+        deleted AS (DELETE FROM rate_limits r USING locked WHERE r.id = locked_id)
+        SELECT max(id) FROM looked_at";
+    Ok(db.query_one(SQL, &[&after])?.try_get(0)?)
+}
+
 /// Gives an account these limits, or none.
 ///
 /// # Errors

@@ -29,6 +29,7 @@ mod document_rooms;
 mod documents;
 mod documents_at_once;
 mod documents_limits;
+mod ended_keys;
 mod ended_streams;
 mod engines;
 mod exact_usage;
