@@ -48,6 +48,9 @@ const WAITERS_PER_CONNECTION: usize = 32;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 const SPARE_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// When another connection is begun to be made that nobody waits for: perhaps the first one was made, and lost again.
+const REVIVE_AGAIN: Duration = Duration::from_secs(10);
+
 /// How long the check of a connection may take after another was lost.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -71,8 +74,8 @@ pub(crate) struct Health {
     timeouts: TimeoutCounter,
     /// Why the database is unavailable, while it is.
     down: Mutex<Option<Down>>,
-    /// Whether a connection is being made although nobody waits for one, so that the end of an outage is noticed.
-    reviving: AtomicBool,
+    /// Since when a connection is being made although nobody waits for one, so that the end of an outage is noticed.
+    reviving: Mutex<Option<Instant>>,
     /// Connections that there are.
     made: AtomicUsize,
     /// Bytes of the largest messages of the connections that carried large ones and are kept.
@@ -96,7 +99,7 @@ impl Health {
             losses: AtomicU64::new(0),
             timeouts: TimeoutCounter::default(),
             down: Mutex::new(None),
-            reviving: AtomicBool::new(false),
+            reviving: Mutex::new(None),
             made: AtomicUsize::new(0),
             kept_buffers: AtomicUsize::new(0),
             open: AtomicBool::new(false),
@@ -124,7 +127,7 @@ impl Health {
     }
 
     pub(crate) fn connected(&self) {
-        self.reviving.store(false, Ordering::Release);
+        *self.reviving.lock() = None;
         if self.down.lock().take().is_some_and(|down| down.logged.is_some()) {
             log::info!("connected to the database");
         }
@@ -207,6 +210,7 @@ impl Database {
             let probed = Instant::now();
             if !pooled.still_works(PROBE_TIMEOUT) {
                 drop(pooled); // The pool forgets what is broken.
+                drop(self.replacement());
                 if probed.elapsed() >= PROBE_TIMEOUT {
                     self.forget_idle();
                 }
@@ -214,7 +218,11 @@ impl Database {
             }
             self.health.connected();
         }
-        Some(Session::new(pooled, self.health.clone()))
+        Some(Session::new(pooled, self.replacement(), self.health.clone()))
+    }
+
+    fn replacement(&self) -> Replacement {
+        Replacement { pool: self.pool.clone(), waiting: self.waiting.clone() }
     }
 
     /// Closes the idle connections that were made before a loss: one of them did not respond, and checking each would
@@ -246,8 +254,18 @@ impl Database {
 
     /// Begins to make a connection that nobody waits for. The pool tries until it succeeds.
     fn revive(&self) {
-        if !self.health.reviving.swap(true, Ordering::AcqRel) {
-            drop(self.pool.get_timeout(Duration::ZERO));
+        let now = Instant::now();
+        {
+            let mut since = self.health.reviving.lock();
+            if since.is_some_and(|since| now - since < REVIVE_AGAIN) {
+                return;
+            }
+            *since = Some(now);
+        }
+        drop(self.pool.get_timeout(Duration::ZERO));
+        // Others may have made one meanwhile; then the pool makes none for this.
+        if self.pool.state().connections > 0 {
+            *self.health.reviving.lock() = None;
         }
     }
 
@@ -299,6 +317,24 @@ impl Database {
     }
 }
 
+/// Dropped after a connection, it begins to make another one, if that was lost and requests wait. The pool makes one for each
+/// request that comes, but while it is full none for those that wait.
+pub(super) struct Replacement {
+    pool: r2d2::Pool<ConnectionManager>,
+    waiting: Bulkhead,
+}
+
+impl Drop for Replacement {
+    fn drop(&mut self) {
+        if self.waiting.used() > 0 {
+            let state = self.pool.state();
+            if state.idle_connections == 0 && state.connections < self.pool.max_size() {
+                drop(self.pool.get_timeout(Duration::ZERO));
+            }
+        }
+    }
+}
+
 /// How busy a pool is.
 #[derive(Clone, Copy, Debug)]
 pub struct PoolState {
@@ -315,5 +351,34 @@ pub struct PoolState {
 impl fmt::Debug for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Database").field("size", &self.size).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn the_end_of_an_outage_is_looked_for_anew_after_a_while() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("host=127.0.0.1 port={} user=u", listener.local_addr().unwrap().port());
+        let db = Database::new(ConnectConfig::new(&url, "test").unwrap(), true, 2);
+        db.open();
+        db.health.cannot_connect("as it was tested");
+        let tried = |since: Instant| {
+            *db.health.reviving.lock() = Some(since);
+            assert!(matches!(db.session(), Err(Error::Unavailable(_))));
+        };
+        listener.set_nonblocking(true).unwrap();
+        let now = Instant::now();
+        // One is being made already.
+        tried(now);
+        assert!(db.health.reviving.lock().is_some_and(|since| since == now));
+        assert!(listener.accept().is_err());
+        // It was made long ago, and lost.
+        tried(now.checked_sub(REVIVE_AGAIN).unwrap());
+        listener.set_nonblocking(false).unwrap();
+        listener.accept().unwrap();
     }
 }

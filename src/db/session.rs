@@ -10,7 +10,7 @@ use postgres::{GenericClient, Row};
 use super::connection::{ArmOnDrop, ConnectionState};
 use super::error::is_io;
 use super::watchdog::is_response_timeout;
-use super::{Connection, ConnectionManager, Error, Health, Param};
+use super::{Connection, ConnectionManager, Error, Health, Param, Replacement};
 use crate::blocking;
 
 /// Runs statements: a session, or a transaction on one. `store` functions take either.
@@ -50,13 +50,19 @@ pub trait Executor {
 /// A connection, checked out until dropped.
 pub struct Session {
     connection: r2d2::PooledConnection<ConnectionManager>,
+    /// Dropped after the connection.
+    _replacement: Replacement,
     health: Arc<Health>,
 }
 
 impl Session {
-    pub(super) fn new(mut connection: r2d2::PooledConnection<ConnectionManager>, health: Arc<Health>) -> Session {
+    pub(super) fn new(
+        mut connection: r2d2::PooledConnection<ConnectionManager>,
+        replacement: Replacement,
+        health: Arc<Health>,
+    ) -> Session {
         connection.mark_checked(health.losses());
-        Session { connection, health }
+        Session { connection, _replacement: replacement, health }
     }
 
     /// Sets how long the database may take to send the next bytes of a response before it counts as unavailable. The

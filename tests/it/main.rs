@@ -72,6 +72,7 @@ mod outage;
 mod pages;
 mod payments;
 mod plans;
+mod pool;
 mod quotas;
 mod rates;
 mod rates_at_once;
