@@ -241,14 +241,20 @@ fn is_local(config: &postgres::Config) -> bool {
 
 /// What must not be combined.
 fn check(config: &postgres::Config, tls: &TlsSettings) -> Result<(), String> {
-    let is_local = |host: &Host| matches!(host, Host::Unix(_));
+    let is_socket = |host: &Host| matches!(host, Host::Unix(_));
     let hosts = config.get_hosts();
     let refused = |why: &str| Err(why.to_owned());
-    if hosts.iter().all(is_local) && !hosts.is_empty() {
+    if hosts.iter().all(is_socket) && !hosts.is_empty() {
         return Ok(()); // All of it is ignored for Unix sockets, as by libpq.
     }
-    if hosts.iter().any(is_local) && tls.mode >= SslMode::Require {
-        return refused("sslmode: a list of hosts that are to be encrypted cannot hold Unix sockets");
+    let is_mixed = hosts.iter().any(is_socket);
+    // Of hosts on this machine, nothing is encrypted unless it is asked for.
+    let may_be_clear = tls.mode == SslMode::Disable || tls.mode == SslMode::Allow && is_local(config);
+    if is_mixed && !may_be_clear {
+        return refused(
+            "sslmode: a list of hosts that may be encrypted cannot hold Unix sockets, which are not: list only the one or \
+            the other kind, or set sslmode=disable",
+        );
     }
     if config.get_ssl_negotiation() == SslNegotiation::Direct && tls.mode < SslMode::Require {
         return refused("sslnegotiation=direct needs sslmode=require or stricter");

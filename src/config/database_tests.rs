@@ -74,6 +74,9 @@ fn errors_name_the_setting_and_show_no_secret() {
         ("channel_binding=require&sslmode=disable", "channel_binding=require"),
         ("sslnegotiation=direct", "sslnegotiation=direct"),
         ("sslmode=require&host=/tmp", "Unix sockets"),
+        ("sslmode=prefer&host=/tmp", "set sslmode=disable"),
+        ("sslmode=allow&host=/tmp", "Unix sockets"),
+        ("host=/tmp", "Unix sockets"),
         ("nonsense=1", "not supported"),
         ("sslmode", "sslmode: expected"),
         ("user", "not a PostgreSQL URL"),
@@ -90,4 +93,14 @@ fn errors_name_the_setting_and_show_no_secret() {
 fn tls_is_ignored_for_unix_sockets() {
     assert_eq!(tls("host=/tmp user=u sslmode=require").mode, SslMode::Require);
     assert_eq!(tls("host=/tmp user=u channel_binding=require sslmode=disable").mode, SslMode::Disable);
+}
+
+#[test]
+fn sockets_are_listed_beside_hosts_where_nothing_is_encrypted() {
+    for list in ["host=/tmp,db sslmode=disable", "host=/tmp,localhost", "host=127.0.0.1,/tmp sslmode=allow"] {
+        assert!(tls(&format!("{list} user=u")).mode <= SslMode::Allow, "{list}");
+    }
+    for list in ["host=/tmp,db", "host=db,/tmp", "host=/tmp,db sslmode=prefer", "host=/tmp,localhost sslmode=prefer"] {
+        assert!(problem(&format!("{list} user=u")).contains("list only the one or the other kind"), "{list}");
+    }
 }
