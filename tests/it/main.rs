@@ -24,6 +24,7 @@ mod credits_bought;
 mod crowds;
 mod crowds_with_keys;
 mod database_tls;
+mod degraded;
 mod demo;
 mod document_rooms;
 mod documents;

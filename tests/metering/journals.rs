@@ -97,6 +97,43 @@ fn a_refused_charge_in_a_journal_is_set_aside_and_the_others_are_replayed() {
     assert_books_agree(&db);
 }
 
+/// A sum that would not fit its column does not wrap: the charge is refused and set aside, and no other with it.
+#[test]
+fn a_charge_that_would_make_a_sum_overflow_is_set_aside_alone() {
+    const MOST: &str = "9223372036854775807";
+    let (db, folder) = (TestDb::new(), Folder::new());
+    make_users(&db, 4);
+    set_price(&db);
+    let meter = meter(&db.url(), &folder.0);
+    for user in 0..4 {
+        meter.charge(charge(&format!("first {user}a"), user, 2)).unwrap();
+    }
+    db.run(&format!(
+        "UPDATE users SET charges_monthly = {MOST} - 1 WHERE id = 'u0';
+         UPDATE usage_daily SET cost_micros = {MOST} - 1 WHERE user_id = 'u1';
+         UPDATE usage_daily SET prompt_tokens = {MOST} - 1 WHERE user_id = 'u2'"
+    ));
+    thread::scope(|scope| {
+        for user in 0..4 {
+            let meter = &meter;
+            scope.spawn(move || meter.charge(charge(&format!("second {user}a"), user, 2)).unwrap());
+        }
+    });
+    let mut aside = set_aside(&folder);
+    aside.sort();
+    assert_eq!(aside, ["second 0a", "second 1a", "second 2a"]);
+    let sums = "SELECT count(*) FROM users u JOIN usage_daily d ON d.user_id = u.id
+        WHERE (u.charges_monthly, d.cost_micros, d.prompt_tokens, d.events)";
+    for (monthly, cost, tokens, events) in
+        [(&*format!("{MOST} - 1"), "2", "2000", 1), ("2", &*format!("{MOST} - 1"), "2000", 1), ("4", "4", "4000", 2)]
+    {
+        assert_eq!(db.count(&format!("{sums} = ({monthly}, {cost}, {tokens}, {events})")), 1, "{monthly} {cost}");
+    }
+    // To the limit, there is room.
+    meter.charge(charge("third 0a", 0, 1)).unwrap();
+    assert_eq!(db.count(&format!("SELECT count(*) FROM users WHERE charges_monthly = {MOST}")), 1);
+}
+
 #[test]
 fn files_that_are_no_journals_stop_nothing() {
     let (db, folder) = (TestDb::new(), Folder::new());
