@@ -8,6 +8,7 @@ use std::time::Instant;
 use crate::app::App;
 use crate::auth::{Caller, Kind, Via, client, is_renewal_due};
 use crate::blocking;
+use crate::config::ANY_ORIGIN;
 use crate::error::{Error, Result, Shape};
 use crate::http::{Method, Postponed, Request, StartWaiting, cookie};
 use crate::limits::RateIds;
@@ -51,6 +52,8 @@ pub struct Call<'a> {
     pub request: &'a mut Request,
     /// The path's segments that matched `{…}`, still percent-encoded.
     pub segments: Vec<String>,
+    /// The model, where the path names it as a deployment, as clients of Azure's service do.
+    pub deployment: Option<String>,
     /// The shape of the operation's errors.
     pub shape: Shape,
     /// The path under which the operation's charges are recorded.
@@ -73,6 +76,7 @@ impl<'a> Call<'a> {
             role,
             request,
             segments,
+            deployment: None,
             shape,
             charged_as,
             renewed_session: None,
@@ -165,9 +169,10 @@ impl<'a> Call<'a> {
         headers.chain([self.bearer()]).flatten()
     }
 
-    /// The secret in `Authorization`. Older clients send it with any scheme.
+    /// The secret in `Authorization`. Older clients send it with any scheme, or none.
     fn bearer(&self) -> Option<&str> {
-        self.request.header("authorization")?.split_once(' ').map(|(_, secret)| secret)
+        let value = self.request.header("authorization")?;
+        Some(value.split_once(' ').map_or(value, |(_, secret)| secret))
     }
 
     /// The tokens of the session cookie, which only the web server accepts.
@@ -197,7 +202,7 @@ impl<'a> Call<'a> {
         let config = &self.app.config;
         let authority = origin.split_once("://").map(|(_, authority)| authority);
         (origin == config.public_url && !origin.is_empty())
-            || config.cors_origins.iter().any(|allowed| allowed == origin)
+            || config.cors_origins.iter().any(|allowed| allowed == origin && origin != ANY_ORIGIN)
             || authority.is_some_and(|authority| self.request.header("host") == Some(authority))
     }
 

@@ -23,7 +23,7 @@ use parse::{
 };
 
 pub use engines::{EngineConfig, EngineConfigs};
-pub use parse::{EncryptionKey, Networks, OrAutomatic, Secrets, Urls};
+pub use parse::{ANY_ORIGIN, EncryptionKey, Networks, OrAutomatic, Secrets, Urls};
 pub use payments::PaymentConfig;
 pub use quotas::{DocumentQuota, QuotaConfig};
 pub use stripe::StripeConfig;
@@ -135,7 +135,7 @@ pub struct Config {
     #[arg(long, env, default_value = "", value_parser = plain(networks), help_heading = ADDRESSES)]
     pub trusted_proxies: Networks,
 
-    /// Allowed CORS origins, comma-separated
+    /// Allowed CORS origins, comma-separated. `*` allows all others too, without cookies
     #[arg(long, env, default_value = "", value_parser = plain(origins), help_heading = ADDRESSES)]
     pub cors_origins: Urls,
 

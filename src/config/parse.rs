@@ -158,9 +158,13 @@ pub(super) fn networks(value: &str) -> Result<Networks, String> {
 /// Comma-separated URLs; an alias for the same reason as [`Networks`].
 pub type Urls = Vec<String>;
 
+/// Among the allowed origins, stands for all of them.
+pub const ANY_ORIGIN: &str = "*";
+
 /// Comma-separated origins (scheme, host and port).
 pub(super) fn origins(value: &str) -> Result<Urls, String> {
-    list(value).map(public_url).collect()
+    let origin = |item: &str| if item == ANY_ORIGIN { Ok(item.to_owned()) } else { public_url(item) };
+    list(value).map(origin).collect()
 }
 
 /// Comma-separated base URLs of model servers.

@@ -1,6 +1,7 @@
 //! Answers the requests of one server: finds the operation, runs it, turns its error into a reply, and logs the request.
 
 mod access_log;
+mod cors;
 mod rate_headers;
 mod reply_headers;
 mod shown_path;
@@ -21,12 +22,18 @@ use crate::http::request_ids::RequestIds;
 use crate::http::{Method, Postponed, Request, Response, cookie};
 use crate::logging;
 use crate::memory_budget;
-use crate::operation::{self, Found, Operation, Router};
+use crate::operation::{self, Operation, Route, Router};
 use crate::server;
 use crate::web;
 
 use access_log::Entry;
 use shown_path::shown;
+
+/// The words of a 404 for a client whose base address lacks the version.
+const NO_VERSION: &str = "Not Found. The base address of this API ends with /v1";
+
+/// The words of a 404 for files and batches.
+const NO_BATCHES: &str = "Files and batches are not offered here";
 
 /// What answers the requests of this role's server.
 pub fn handler(app: Arc<App>, role: Role) -> server::Handler {
@@ -99,17 +106,18 @@ fn dispatch(
     request: &mut Request,
     postponed: Option<Postponed>,
 ) -> Dispatched {
-    let shape = operation::shape_of_unknown(role, request.path());
     let early = |outcome, shape| Dispatched { outcome, shape, user_id: None, rate_headers: Vec::new() };
-    let refusal = |e| early(Err(e), shape);
-    let (operation, segments) = match router.find(request.method(), request.path()) {
-        Found::Handler(operation, segments) => (*operation, segments.into_iter().map(str::to_owned).collect()),
-        Found::WrongMethod(allow) if *request.method() == Method::OPTIONS => {
-            return early(Ok(Response::new(204).header("Allow", allow)), shape);
+    let unknown = |outcome| early(outcome, operation::shape_of_unknown(request.path()));
+    let (operation, segments, deployment) = match operation::route(router, request.method(), request.path()) {
+        Route::To { operation, segments, deployment } => (operation, segments, deployment),
+        Route::WrongMethod(allow) if *request.method() == Method::OPTIONS => {
+            return unknown(Ok(Response::new(204).header("Allow", allow)));
         }
-        Found::WrongMethod(allow) => return refusal(Error::MethodNotAllowed(allow)),
-        Found::Nothing if request.path() == "*" => return early(Ok(Response::new(204)), shape),
-        Found::Nothing => return refusal(Error::NoRoute),
+        Route::WrongMethod(allow) => return unknown(Err(Error::MethodNotAllowed(allow))),
+        Route::WithoutVersion(operation) => return early(Err(Error::NotFound(NO_VERSION)), operation.errors),
+        Route::Batch => return unknown(Err(Error::NotFound(NO_BATCHES))),
+        Route::Nothing if request.path() == "*" => return unknown(Ok(Response::new(204))),
+        Route::Nothing => return unknown(Err(Error::NoRoute)),
     };
     if !app.db.is_open() && !operation.works_without_database {
         let e = db::Error::Unavailable("the schema is not up to date yet".to_owned());
@@ -121,7 +129,8 @@ fn dispatch(
         blocking::set_party(client);
         memory_budget::identify(client);
     }
-    (call.segments, call.shape, call.charged_as) = (segments, operation.errors, operation.charged_as);
+    (call.segments, call.deployment) = (segments, deployment);
+    (call.shape, call.charged_as) = (operation.errors, operation.charged_as);
     call.begun = postponed.map(|postponed| postponed.begun);
     let mut outcome = operation.run(&mut call);
     if let Some(start) = call.postponed.take() {

@@ -6,6 +6,7 @@
 
 mod access;
 mod description;
+mod route;
 mod router;
 
 use crate::auth::Caller;
@@ -14,6 +15,7 @@ use crate::error::{NOT_AUTHENTICATED, Result, Shape};
 use crate::http::{Method, Response};
 
 pub use description::{Content, Description, Encoding, Group, SchemaOf, Status, summary};
+pub use route::{Canonical, Route, canonical, route};
 pub use router::{Found, Router};
 
 /// What answers a request, and what it must know of the caller.
@@ -151,7 +153,7 @@ pub fn router(operations: &'static [Operation], role: Role) -> Router<&'static O
 const OPENAI_PATHS: &str = "/v1/";
 
 /// The shape of the error for a path or method that no operation has. Clients of OpenAI's API expect its errors there
-/// too; the web server has only a few of its paths, for the playground.
-pub fn shape_of_unknown(role: Role, path: &str) -> Shape {
-    if role != Role::Web && path.starts_with(OPENAI_PATHS) { Shape::OpenAi } else { Shape::Detail }
+/// too.
+pub fn shape_of_unknown(path: &str) -> Shape {
+    if canonical(path).path.starts_with(OPENAI_PATHS) { Shape::OpenAi } else { Shape::Detail }
 }

@@ -98,6 +98,39 @@ fn no_other_origin_may_read_by_default() {
 }
 
 #[test]
+fn any_origin_may_be_allowed_without_cookies() {
+    let db = TestDb::new();
+    let settings = [("CORS_ORIGINS", "*, https://app.example")];
+    let server = Server::start_with(&db, &settings);
+    let user = server.sign_up("ann@x");
+    for (origin, allowed, credentials) in
+        [("https://other.example", "*", None), ("https://app.example", "https://app.example", Some("true"))]
+    {
+        for address in [&server.web, &server.inference, &server.audio] {
+            let client = user.program(address).header("Origin", origin);
+            for reply in [
+                client.get("/api/current-user").expect(200),
+                address.anonymous().header("Origin", origin).get("/api/current-user").expect(401),
+                client.get("/v1/nothing").expect(404),
+                client.send("OPTIONS", "/api/current-user", None, b"").expect(204),
+            ] {
+                assert_eq!(reply.header("access-control-allow-origin"), Some(allowed));
+                assert_eq!(reply.header("access-control-allow-credentials"), credentials);
+            }
+            let exposed = client.get("/api/current-user").header("access-control-expose-headers").unwrap().to_owned();
+            for name in ["Retry-After", "X-Request-Id", "X-RateLimit-Remaining-Tokens"] {
+                assert!(exposed.contains(name), "{exposed}");
+            }
+        }
+    }
+    // With a cookie, another origin is another site still.
+    for origin in ["https://other.example", "*"] {
+        user.browser.header("Origin", origin).post("/api/keys", &json!({"name": "n"})).expect(403);
+    }
+    user.browser.header("Origin", "https://app.example").post("/api/keys", &json!({"name": "n"})).expect(200);
+}
+
+#[test]
 fn configured_origins_may_read_and_write() {
     let db = TestDb::new();
     let settings =
@@ -119,6 +152,10 @@ fn configured_origins_may_read_and_write() {
             let reply = preflight.send("OPTIONS", "/api/current-user", None, b"").expect(204);
             assert_eq!(reply.header("access-control-allow-origin"), Some(origin));
             assert!(reply.header("access-control-allow-headers").unwrap().contains("Secret"));
+            let asked = "authorization,content-type,x-stainless-os,x-stainless-retry-count";
+            let preflight = preflight.header("Access-Control-Request-Headers", asked);
+            let reply = preflight.send("OPTIONS", "/api/current-user", None, b"").expect(204);
+            assert_eq!(reply.header("access-control-allow-headers"), Some(asked));
             assert!(reply.header("access-control-allow-methods").unwrap().contains("POST"));
         }
         let browser = user.browser.header("Origin", origin).header("Sec-Fetch-Site", "cross-site");

@@ -1,0 +1,70 @@
+//! Clients that write a path or a credential in another way than the documentation.
+
+use serde_json::json;
+
+use crate::harness::{Server, TestDb};
+
+#[test]
+fn a_secret_counts_in_each_of_its_headers() {
+    let db = TestDb::new();
+    let server = Server::start(&db);
+    let secret = server.sign_up("ann@x").secret;
+    for address in [&server.inference, &server.audio] {
+        for (name, value) in [
+            ("secret", secret.clone()),
+            ("Authorization", format!("Bearer {secret}")),
+            ("Authorization", format!("Secret {secret}")),
+            ("Authorization", secret.clone()),
+        ] {
+            address.anonymous().header(name, &value).get("/api/current-user").expect(200);
+        }
+        for value in ["Bearer", "Bearer ", "x", ""] {
+            address.anonymous().header("Authorization", value).get("/api/current-user").expect(401);
+        }
+    }
+}
+
+#[test]
+fn a_path_finds_its_route_however_it_is_written() {
+    let db = TestDb::new();
+    let server = Server::start_demo(&db, &[]);
+    let program = server.sign_up("ann@x").program(&server.inference);
+    let chat = json!({"model": "demo", "messages": [{"role": "user", "content": "hello"}]});
+    for path in [
+        "/v1/chat/completions",
+        "/v1/chat/completions/",
+        "//v1//chat/completions",
+        "/openai/v1/chat/completions",
+        "/openai/deployments/demo/chat/completions?api-version=2024-10-21",
+    ] {
+        let reply = program.post(path, &chat).expect(200).json();
+        assert_eq!(reply["object"], "chat.completion", "{path}");
+    }
+    program.get("/api/current-user/").expect(200);
+    program.get("/v1/models/").expect(200);
+    assert_eq!(program.get("/v1/chat/completions/").expect(405).header("allow"), Some("POST, OPTIONS"));
+    // Pages have one address each.
+    server.web.anonymous().get("/login/").expect(404);
+}
+
+#[test]
+fn a_404_says_which_address_was_meant() {
+    let db = TestDb::new();
+    let server = Server::start(&db);
+    let program = server.sign_up("ann@x").program(&server.inference);
+    let message = |path: &str| {
+        let reply = program.post(path, &json!({})).expect(404);
+        reply.json()["error"]["message"].as_str().unwrap_or_else(|| panic!("{path}: {}", reply.text())).to_owned()
+    };
+    for path in ["/chat/completions", "/embeddings/"] {
+        assert!(message(path).ends_with("ends with /v1"), "{path}");
+    }
+    for path in ["/v1/batches", "/v1/files", "/v1/files/file-1/content", "/openai/v1/uploads"] {
+        assert_eq!(message(path), "Files and batches are not offered here");
+    }
+    assert_eq!(message("/v1/filesystem"), "Not Found");
+    for address in [&server.web, &server.inference, &server.audio] {
+        let reply = address.anonymous().get("/v1/nothing").expect(404);
+        assert_eq!(reply.json()["error"]["message"], "Not Found");
+    }
+}
