@@ -5,7 +5,7 @@ mod openai;
 mod schema;
 mod speech;
 
-use crate::call::Role::{Audio, Inference, Web};
+use crate::call::Role::{self, Audio, Inference};
 use crate::error::Shape::OpenAi;
 use crate::gateway::{INVALID_API_KEY, INVALID_SECRET};
 use crate::operation::Group::Speech;
@@ -21,14 +21,11 @@ pub fn operations() -> Vec<Operation> {
         ["text/plain", "text/vtt", "text/event-stream"].into_iter().fold(described, Description::reply_as::<String>)
     };
     let openai = [
-        // The playground calls this on the web server, where the browser sends its cookie.
         post("/v1/audio/transcriptions", Authenticated(openai::transcribe))
-            .on(&[Web, Audio])
             .described(transcription("Transcribe a recording, in OpenAI's protocol")),
         post("/v1/audio/translations", Authenticated(openai::translate))
-            .on(&[Audio])
             .described(transcription("Transcribe a recording in English, in OpenAI's protocol")),
-        post("/v1/audio/speech", Authenticated(speech::speak)).on(&[Audio]).described(
+        post("/v1/audio/speech", Authenticated(speech::speak)).described(
             summary(Speech, "Turn a text into speech, in OpenAI's protocol")
                 .json::<Speak>()
                 .reply_as::<Sound>("audio/mpeg")
@@ -57,6 +54,8 @@ pub fn operations() -> Vec<Operation> {
                 .calls_model(),
         ),
     ];
-    let openai = openai.into_iter().map(|operation| operation.errors(OpenAi).unauthorized(INVALID_API_KEY));
+    let openai = openai.into_iter().map(|operation| operation.errors(OpenAi));
+    // One base address serves all clients. The web server, where the browser sends its cookie, has them for the playground.
+    let openai = openai.map(|operation| operation.on(&Role::ALL).unauthorized(INVALID_API_KEY));
     openai.chain(older.into_iter().map(|operation| operation.unauthorized(INVALID_SECRET))).collect()
 }

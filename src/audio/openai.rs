@@ -39,7 +39,8 @@ pub(super) fn translate(call: &mut Call<'_>, caller: &Caller) -> Result<Response
 fn answer(call: &mut Call<'_>, caller: &Caller, path: &'static str) -> Result<Response> {
     let app = call.app;
     let resolve = |name: Option<&str>| model::resolve(app, caller, Purpose::Transcription, name);
-    let prepare = |upload: &ReceivedUpload<'_>| resolve(named_model(&upload.fields));
+    let deployment = call.deployment.clone();
+    let prepare = |upload: &ReceivedUpload<'_>| resolve(named_model(&upload.fields).or(deployment.as_deref()));
     // Without its model, nothing of a request is sent anywhere.
     charged_upload(call, caller, Purpose::Transcription, "file", Some("model"), prepare, |upload, model| {
         let ReceivedUpload { mut source, file_name, fields, is_buffered } = upload;

@@ -9,7 +9,7 @@ use crate::call::Call;
 use crate::catalogue::Purpose;
 use crate::engine::{Reply, client_left};
 use crate::error::{Error, Result};
-use crate::gateway::body::{json_fields, json_object};
+use crate::gateway::body::{fill_in_deployment, json_fields, json_object};
 use crate::gateway::charged::{ChargedRequest, ModelUsage, Outcome};
 use crate::gateway::reply_stream::{ReplyStream, StreamClient, StreamEnd};
 use crate::gateway::{MAX_JSON_BODY, mark_demo, response_typed_as};
@@ -41,6 +41,7 @@ const VOICES: [&str; 11] = [
 pub(super) fn speak(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     let (request, body) = ChargedRequest::read(call, caller, Purpose::Speech, MAX_JSON_BODY)?;
     let mut object = json_object(&body)?;
+    fill_in_deployment(call, &mut object);
     let input: String = object.read("input").ok_or(Error::bad("input is required and must be a string"))?;
     let prepared = model::resolve_in(call.app, caller, Purpose::Speech, &mut object);
     request.run(prepared, |model| {

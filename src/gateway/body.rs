@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use crate::call::Call;
 use crate::error::{Error, Result};
 use crate::http::Request;
 use crate::http::form::Fields;
@@ -128,6 +129,13 @@ pub(super) fn json_object_with_tools<'b>(
     check_amounts(&mut object)?;
     check_tools(&mut object, is_client_tool, known)?;
     Ok(object)
+}
+
+/// Names the model that the path names, if the body names none.
+pub fn fill_in_deployment(call: &Call<'_>, object: &mut Object<'_>) {
+    if let Some(name) = call.deployment.as_ref().filter(|_| !object.has("model")) {
+        object.set("model", name);
+    }
 }
 
 /// Checks that a model server is to run no tools of its own.

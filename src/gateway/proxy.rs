@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::http::object::Object;
 use crate::http::{Content, Response};
 
-use super::body::json_object;
+use super::body::{fill_in_deployment, json_object};
 use super::charged::{ChargedRequest, ModelUsage, Outcome};
 use super::estimate::{KeptPrompt, Prompt};
 use super::event_stream::EventStream;
@@ -53,6 +53,7 @@ pub fn proxy(
 ) -> Result<Response> {
     let (request, body) = ChargedRequest::read(call, caller, route.purpose, MAX_JSON_BODY)?;
     let mut object = json_object(&body)?;
+    fill_in_deployment(call, &mut object);
     let prepared =
         prepare(call, &mut object).and_then(|()| model::resolve_in(call.app, caller, route.purpose, &mut object));
     request.run(prepared, |model| {

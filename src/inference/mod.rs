@@ -7,7 +7,7 @@ mod params;
 mod schema;
 mod summarization;
 
-use crate::call::Role::{Inference, Web};
+use crate::call::Role::{self, Inference};
 use crate::error::Shape::{Messages, OpenAi};
 use crate::gateway::{INVALID_API_KEY, INVALID_SECRET};
 use crate::operation::Group::Text;
@@ -26,14 +26,12 @@ const FAILED: &str = "No model server has listed its models yet";
 pub fn operations() -> Vec<Operation> {
     let completion = |words| summary(Text, words).reply::<Completion>().reply_as::<String>("text/event-stream");
     let openai = [
-        // The playground calls these two on the web server, where the browser sends its cookie.
-        post("/v1/chat/completions", Authenticated(openai::chat)).on(&[Web, Inference]).described(
+        post("/v1/chat/completions", Authenticated(openai::chat)).described(
             completion("Answer a chat, whole or as a stream, in OpenAI's protocol").json::<Chat>().calls_model(),
         ),
         get("/v1/models", Authenticated(openai::models))
-            .on(&[Web, Inference])
             .described(summary(Text, "The models").reply::<ModelList>().status(502, FAILED)),
-        post("/v1/responses", Authenticated(openai::respond)).on(&[Inference]).described(
+        post("/v1/responses", Authenticated(openai::respond)).described(
             summary(Text, "Answer a conversation, in the Responses protocol")
                 .json::<ResponsesRequest>()
                 .reply::<ModelResponse>()
@@ -41,30 +39,28 @@ pub fn operations() -> Vec<Operation> {
                 .calls_model(),
         ),
         post("/v1/completions", Authenticated(openai::complete))
-            .on(&[Inference])
             .described(completion("Continue a text, in OpenAI's protocol").json::<Prompt>().calls_model()),
         post("/v1/engines/{name}/completions", Authenticated(openai::complete_by_engine))
-            .on(&[Inference])
             .described(completion("Same as /v1/completions, for older clients").json::<Prompt>().calls_model()),
-        post("/v1/embeddings", Authenticated(embeddings::embed)).on(&[Inference]).described(
+        post("/v1/embeddings", Authenticated(embeddings::embed)).described(
             summary(Text, "Turn texts into vectors, in OpenAI's protocol")
                 .json::<EmbeddingInput>()
                 .reply::<Embeddings>()
                 .calls_model(),
         ),
-        get("/v1/models/{*name}", Authenticated(openai::model)).on(&[Inference]).described(
+        get("/v1/models/{*name}", Authenticated(openai::model)).described(
             summary(Text, "One model").reply::<Model>().status(404, "There is no such model").status(502, FAILED),
         ),
     ];
     let messages = [
-        post("/v1/messages", Authenticated(openai::message)).on(&[Inference]).described(
+        post("/v1/messages", Authenticated(openai::message)).described(
             summary(Text, "Answer a conversation, in the Messages protocol")
                 .json::<MessagesRequest>()
                 .reply::<Message>()
                 .reply_as::<String>("text/event-stream")
                 .calls_model(),
         ),
-        post("/v1/messages/count_tokens", Authenticated(openai::count_tokens)).on(&[Inference]).described(
+        post("/v1/messages/count_tokens", Authenticated(openai::count_tokens)).described(
             summary(Text, "Count the tokens of a conversation, free of charge")
                 .json::<MessagesCount>()
                 .reply::<TokenCount>()
@@ -91,8 +87,9 @@ pub fn operations() -> Vec<Operation> {
             .on(&[Inference])
             .described(summary(Text, "Summarize a text").json::<Summarize>().reply::<Summary>().calls_model()),
     ];
-    let openai = openai.into_iter().map(|operation| operation.errors(OpenAi).unauthorized(INVALID_API_KEY));
-    let messages = messages.into_iter().map(|operation| operation.errors(Messages).unauthorized(INVALID_API_KEY));
-    let openai = openai.chain(messages);
-    openai.chain(older.into_iter().map(|operation| operation.unauthorized(INVALID_SECRET))).collect()
+    let openai = openai.into_iter().map(|operation| operation.errors(OpenAi));
+    let messages = messages.into_iter().map(|operation| operation.errors(Messages));
+    // One base address serves all clients. The web server, where the browser sends its cookie, has them for the playground.
+    let own = openai.chain(messages).map(|operation| operation.on(&Role::ALL).unauthorized(INVALID_API_KEY));
+    own.chain(older.into_iter().map(|operation| operation.unauthorized(INVALID_SECRET))).collect()
 }

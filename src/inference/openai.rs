@@ -45,23 +45,17 @@ pub(super) fn chat(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
 
 /// `POST /v1/completions`.
 pub(super) fn complete(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
-    completion(call, caller)
+    proxy(call, caller, completion_route(), |_, object| check_prompt(object))
 }
 
 /// `POST /v1/engines/{name}/completions`. The name selects the model if there is one of that name; most clients send
 /// the name of an engine that no longer exists.
 pub(super) fn complete_by_engine(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
-    completion(call, caller)
-}
-
-fn completion(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
-    let (purpose, basis) = (Purpose::Text, ChargeBasis::Text);
-    let route = ProxiedRoute { purpose, upstream_path: COMPLETIONS, basis, prompt_field: "prompt" };
-    proxy(call, caller, route, |call, object| {
+    proxy(call, caller, completion_route(), |call, object| {
         check_prompt(object)?;
-        if !call.segments.is_empty() && !object.has("model") {
+        if !object.has("model") {
             let name = segment(call);
-            if call.app.models.takes(purpose, &name)? {
+            if call.app.models.takes(Purpose::Text, &name)? {
                 object.set("model", &name);
             }
         }
@@ -71,6 +65,11 @@ fn completion(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
         object.set_default("top_p", &0.9);
         Ok(())
     })
+}
+
+fn completion_route() -> ProxiedRoute {
+    let (purpose, basis) = (Purpose::Text, ChargeBasis::Text);
+    ProxiedRoute { purpose, upstream_path: COMPLETIONS, basis, prompt_field: "prompt" }
 }
 
 fn check_prompt(object: &Object<'_>) -> Result<()> {

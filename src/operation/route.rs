@@ -10,7 +10,7 @@ use percent_encoding::percent_decode_str;
 use super::{Found, Operation, Router};
 use crate::http::Method;
 
-/// What a path begins with at Azure's service: a deployment, or since 2025 just the version.
+/// What a path begins with at Azure's service: then comes a deployment, or what follows `/v1` elsewhere.
 const AZURE: &str = "/openai/";
 const DEPLOYMENTS: &str = "deployments/";
 
@@ -50,7 +50,8 @@ pub fn canonical(path: &str) -> Canonical<'_> {
     let tidied = tidy(path);
     let Some(rest) = tidied.strip_prefix(AZURE) else { return Canonical { path: tidied, deployment: None } };
     let Some(rest) = rest.strip_prefix(DEPLOYMENTS) else {
-        return Canonical { path: format!("/{rest}").into(), deployment: None };
+        let rest = rest.strip_prefix("v1/").unwrap_or(rest);
+        return Canonical { path: format!("/v1/{rest}").into(), deployment: None };
     };
     match rest.split_once('/') {
         Some((name, rest)) if !name.is_empty() => Canonical {
@@ -112,6 +113,7 @@ mod tests {
             ("/openai/deployments/a%2Fb/chat/completions", "/v1/chat/completions", Some("a/b")),
             ("/openai//deployments/gpt-4o/embeddings/", "/v1/embeddings", Some("gpt-4o")),
             ("/openai/v1/responses", "/v1/responses", None),
+            ("/openai/responses", "/v1/responses", None),
             ("/openai/deployments/x", "/openai/deployments/x", None),
             ("/documents/", "/documents/", None),
             ("//documents", "//documents", None),

@@ -263,8 +263,14 @@ fn the_output_of_a_model_is_limited() {
     }
     client.post("/api/v1/generate", &json!({"text": "a", "max_length": 600})).expect(200);
     assert_eq!(upstream.seen().pop().unwrap().json()["max_tokens"], 50);
-    client.post("/v1/completions", &json!({"prompt": "a"})).expect(200);
+    client.post("/v1/engines/x/completions", &json!({"prompt": "a"})).expect(200);
     assert_eq!(upstream.seen().pop().unwrap().json()["max_tokens"], 50, "the default of this route is 100");
+    client.post("/v1/completions", &json!({"prompt": "a"})).expect(200);
+    assert_eq!(
+        upstream.seen().pop().unwrap().json(),
+        json!({"prompt": "a", "model": "m"}),
+        "nothing is added that was not asked for"
+    );
 }
 
 #[test]
