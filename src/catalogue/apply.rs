@@ -132,10 +132,6 @@ fn provider_rows(
     providers.into_iter().map(row).collect()
 }
 
-/// What a provider speaks that does not say it. A request in another protocol for text is translated to chat, which every
-/// server knows.
-const USUAL_PROTOCOLS: [Protocol; 3] = [Protocol::Chat, Protocol::Embeddings, Protocol::Audio];
-
 /// What is stored for a provider that has been checked, in the place of the row of its name. A literal key needs the
 /// `sealer`.
 pub(super) fn provider_row(
@@ -144,7 +140,7 @@ pub(super) fn provider_row(
     sealer: Option<&Sealer>,
 ) -> Result<ProviderRow, String> {
     let api_key = stored_key(&entry, stored, sealer).map_err(|e| format!("provider {:?}: api_key: {e}", entry.name))?;
-    let usual = || USUAL_PROTOCOLS.map(|protocol| protocol.name().to_owned()).to_vec();
+    let usual = || Protocol::USUAL.map(|protocol| protocol.name().to_owned()).to_vec();
     Ok(ProviderRow {
         api_key,
         name: entry.name,

@@ -46,6 +46,10 @@ impl Protocol {
     pub const ALL: [Protocol; 5] =
         [Protocol::Chat, Protocol::Responses, Protocol::Messages, Protocol::Embeddings, Protocol::Audio];
 
+    /// What a provider speaks that does not say it. A request in another protocol for text is translated to chat, which
+    /// every server knows.
+    pub const USUAL: [Protocol; 3] = [Protocol::Chat, Protocol::Embeddings, Protocol::Audio];
+
     /// Its name in a catalogue.
     pub const fn name(self) -> &'static str {
         match self {

@@ -265,3 +265,137 @@ fn chunk(text: Option<Words>, is_finished: bool) -> Chunk<'static> {
     let finish_reason = is_finished.then(|| "stop".to_owned());
     Chunk { usage: None, choices: vec![Choice { delta, finish_reason, ..Choice::default() }] }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::usage::Reported;
+
+    /// Tokens read, of these from the cache and written to it, and tokens written.
+    type Numbers = (Option<i64>, i64, i64, Option<i64>);
+
+    /// The texts, what was reported, and the end.
+    fn read(dialect: Dialect, events: &[Value]) -> (String, Numbers, Option<End>, NativeReader) {
+        let (mut reader, mut text, mut end) = (NativeReader::new(dialect), String::new(), None);
+        let mut reported = Reported::default();
+        for event in events {
+            let piece = reader.read(event.to_string().as_bytes()).unwrap();
+            text.extend(
+                piece.chunk.choices.iter().flat_map(|choice| choice.texts().map(str::to_owned).collect::<Vec<_>>()),
+            );
+            if let Some(usage) = &piece.usage {
+                reported.update(usage);
+            }
+            end = piece.end.or(end);
+        }
+        let numbers = (reported.input(), reported.cached(), reported.cache_write(), reported.output());
+        (text, numbers, end, reader)
+    }
+
+    fn start(usage: &Value) -> Value {
+        json!({"type": "message_start", "message": {"id": "m", "content": [], "usage": usage}})
+    }
+
+    #[test]
+    fn the_numbers_of_a_message_replace_each_other_field_by_field() {
+        let first = json!({"input_tokens": 10, "cache_read_input_tokens": 60, "cache_creation_input_tokens": 30, "output_tokens": 4});
+        let delta =
+            |usage: Value| json!({"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": usage});
+        let numbers = |events: &[Value]| read(Dialect::Messages, events).1;
+        assert_eq!(numbers(&[start(&first)]), (Some(100), 60, 30, None), "its output is only a beginning");
+        assert_eq!(numbers(&[start(&first), delta(json!({"output_tokens": 9}))]), (Some(100), 60, 30, Some(9)));
+        let again = json!({"input_tokens": 10, "cache_read_input_tokens": null, "output_tokens": 9});
+        assert_eq!(
+            numbers(&[start(&first), delta(again)]),
+            (Some(100), 60, 30, Some(9)),
+            "the cache is still beside it"
+        );
+        let late = json!({"input_tokens": 11, "cache_read_input_tokens": 5, "output_tokens": 9});
+        assert_eq!(
+            numbers(&[start(&json!({"input_tokens": 0, "output_tokens": 0})), delta(late)]),
+            (Some(16), 5, 0, Some(9))
+        );
+        let twice = [start(&first), delta(json!({"output_tokens": 5})), delta(json!({"output_tokens": 9}))];
+        assert_eq!(numbers(&twice).3, Some(9), "never added");
+    }
+
+    #[test]
+    fn what_a_message_adds_is_counted_once() {
+        let delta = |delta: Value| json!({"type": "content_block_delta", "index": 0, "delta": delta});
+        let (text, _, end, mut reader) = read(
+            Dialect::Messages,
+            &[
+                start(&json!({"input_tokens": 1})),
+                json!({"type": "ping"}),
+                json!({"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": ""}}),
+                delta(json!({"type": "thinking_delta", "thinking": "a"})),
+                delta(json!({"type": "signature_delta", "signature": "unread"})),
+                json!({"type": "content_block_stop", "index": 0}),
+                delta(json!({"type": "text_delta", "text": "b"})),
+                json!({"type": "content_block_start", "index": 2, "content_block": {"type": "tool_use", "name": "c"}}),
+                delta(json!({"type": "input_json_delta", "partial_json": "{}"})),
+                json!({"type": "some_day", "delta": {"new": 1}}),
+            ],
+        );
+        assert_eq!((text.as_str(), end), ("abc{}", None));
+        let cut = String::from_utf8(reader.cut(&Totals { input: 5, output: 3, ..Totals::default() })).unwrap();
+        assert!(
+            cut.starts_with("event: content_block_stop\ndata: {\"type\":\"content_block_stop\",\"index\":2}\n\n"),
+            "{cut}"
+        );
+        assert!(
+            cut.contains("\"max_tokens\"")
+                && cut.ends_with("event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n")
+        );
+        assert_eq!(reader.read(b"{\"type\":\"error\"}").unwrap().end, Some(End::Error));
+        assert!(reader.read(b"no JSON").is_none());
+    }
+
+    #[test]
+    fn what_a_response_adds_is_counted_once() {
+        let usage = json!({"input_tokens": 100, "output_tokens": 9, "input_tokens_details": {"cached_tokens": 60}});
+        let output = json!([{"type": "message", "content": [{"type": "output_text", "text": "ab"}]}]);
+        let response =
+            |usage: &Value| json!({"id": "r", "model": "m", "created_at": 1, "usage": usage, "output": output});
+        let events = |last: &str, usage: &Value| {
+            vec![
+                json!({"type": "response.created", "sequence_number": 0, "response": {"id": "r", "usage": null, "output": []}}),
+                json!({"type": "response.output_item.added", "sequence_number": 1, "item": {"type": "function_call", "name": "f"}}),
+                json!({"type": "response.function_call_arguments.delta", "sequence_number": 2, "delta": "a"}),
+                json!({"type": "response.output_text.delta", "sequence_number": 3, "delta": "b"}),
+                json!({"type": "response.output_text.done", "sequence_number": 4, "text": "b"}),
+                json!({"type": "response.output_item.done", "sequence_number": 5, "item": output[0]}),
+                json!({"type": last, "sequence_number": 6, "response": response(usage)}),
+            ]
+        };
+        for (last, end) in [
+            ("response.completed", End::Complete),
+            ("response.incomplete", End::Complete),
+            ("response.failed", End::Failed),
+        ] {
+            let (text, numbers, ended, reader) = read(Dialect::Responses, &events(last, &usage));
+            assert_eq!((text.as_str(), numbers, ended), ("fab", (Some(100), 60, 0, Some(9)), Some(end)));
+            assert_eq!(reader.next_sequence(), 7);
+        }
+        let (text, numbers, _, _) =
+            read(Dialect::Responses, &[events("response.completed", &Value::Null).pop().unwrap()]);
+        assert_eq!((text.as_str(), numbers.3), ("ab", None), "all at the end, and without numbers");
+    }
+
+    #[test]
+    fn whole_replies_are_told_from_errors() {
+        let is_reply = |dialect, json: Value| read_whole(dialect, json.to_string().as_bytes()).is_some();
+        assert!(is_reply(Dialect::Responses, json!({"object": "response", "output": [], "error": null})));
+        assert!(is_reply(
+            Dialect::Responses,
+            json!({"status": "failed", "error": {"code": "x"}, "output": [], "usage": {}})
+        ));
+        assert!(is_reply(Dialect::Messages, json!({"type": "message", "content": [], "usage": null})));
+        for error in
+            [json!({"error": {"message": "m"}}), json!({"type": "error", "error": {"type": "api_error"}}), json!([])]
+        {
+            assert!(!is_reply(Dialect::Responses, error.clone()) && !is_reply(Dialect::Messages, error));
+        }
+        assert!(read_whole(Dialect::Messages, b"<html>").is_none());
+    }
+}

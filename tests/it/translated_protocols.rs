@@ -354,3 +354,27 @@ fn a_repetition_gets_the_kept_translation() {
     assert_eq!(upstream.seen().len(), 4);
     server.wait_until("the charges", || charges(&db).len() == 4);
 }
+
+#[test]
+fn a_server_that_streams_unasked_or_does_not_stream_is_translated_all_the_same() {
+    let upstream = Upstream::start(|seen, wire| {
+        // The other way round.
+        let mut body = seen.json();
+        body["stream"] = json!(body["stream"] != true);
+        let turned = ReceivedRequest { body: body.to_string().into_bytes(), ..seen.clone() };
+        thinks_and_calls(&turned, wire);
+    });
+    let (db, server, user) = start(&upstream, &[]);
+    let client = user.program(&server.inference);
+    for path in BOTH {
+        let whole = client.post(path, &weather(path, false)).expect(200);
+        assert_eq!(whole.header("content-type"), Some("application/json"));
+        assert!(whole.json()["usage"]["output_tokens"] == 30 && whole.text().contains("Oslo"), "{}", whole.text());
+        let streamed = client.post(path, &weather(path, true)).expect(200);
+        assert!(streamed.header("content-type").unwrap().starts_with("text/event-stream"));
+        let last = events(&streamed.text()).pop().unwrap();
+        assert!(last["type"] == "response.completed" || last["type"] == "message_stop", "{last}");
+    }
+    server.wait_until("the charges", || charges(&db).len() == 4);
+    assert!(charges(&db).iter().all(|charge| charge["completion_tokens"] == 30 && charge["estimated"] == false));
+}

@@ -1,5 +1,6 @@
 //! Requests: the same conversation is the same chat, and what a chat cannot say is refused by its place.
 
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::to_chat;
@@ -211,4 +212,37 @@ fn what_a_chat_cannot_say_is_refused_by_its_place() {
     }
     let long = refusal(Dialect::Responses, &json!({"input": "x", "y".repeat(5000): 1}));
     assert!(long.len() < 300, "{long}");
+}
+
+/// Replaces the value at a place, counted in the order in which values stand in this one.
+fn replace(value: &mut Value, place: &mut usize, with: &Value) -> bool {
+    if *place == 0 {
+        *value = with.clone();
+        return true;
+    }
+    *place -= 1;
+    match value {
+        Value::Array(list) => list.iter_mut().any(|value| replace(value, place, with)),
+        Value::Object(object) => object.values_mut().any(|value| replace(value, place, with)),
+        _ => false,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn whatever_is_sent_is_a_chat_or_refused_by_name(place in 0_usize..160, with in 0_usize..9, is_response in any::<bool>()) {
+        let odd = [json!(null), json!(true), json!(-1.5), json!(""), json!("text"), json!([]), json!({}), json!([{}]),
+            json!({"type": "function"})];
+        let (dialect, mut request) = match is_response {
+            true => (Dialect::Responses, as_response()),
+            false => (Dialect::Messages, as_message()),
+        };
+        replace(&mut request, &mut { place }, &odd[with]);
+        match to_chat(dialect, request, "x", 0) {
+            Ok(translated) => prop_assert!(translated.chat["messages"].is_array()),
+            Err(refusal) => prop_assert!(!refusal.0.is_empty()),
+        }
+    }
 }

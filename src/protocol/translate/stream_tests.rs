@@ -341,6 +341,20 @@ fn replies_are_told_as_the_protocols_have_it() {
 }
 
 #[test]
+fn thinking_that_is_not_shown_keeps_the_client_waiting() {
+    let request =
+        json!({"model": "m", "max_tokens": 5, "stream": true, "messages": [{"role": "user", "content": "x"}]});
+    let (mut translator, mut out) = (to_chat(Dialect::Messages, request, "id", 5).unwrap().reply, Vec::new());
+    for _ in 0..40 {
+        let chunk = r#"{"choices":[{"index":0,"delta":{"reasoning_content":"Hm "}}]}"#;
+        translator.add(&serde_json::from_str(chunk).unwrap(), &mut out).unwrap();
+    }
+    out.extend(translator.end(TOTALS, false));
+    let kinds: Vec<String> = events(&out).iter().map(|event| event["type"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(kinds, ["message_start", "ping", "ping", "ping", "message_delta", "message_stop"]);
+}
+
+#[test]
 fn odd_replies_are_told_or_refused() {
     let tell = |dialect, chunks: &[Value]| {
         let (mut translator, mut out) = (translator(dialect, false), Vec::new());

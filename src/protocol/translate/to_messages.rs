@@ -14,6 +14,9 @@ use super::pieces::{Finish, Piece};
 /// The longest reply in one piece that is translated, in bytes.
 const MAX_WHOLE: usize = 64 * 1024 * 1024;
 
+/// Pieces of thinking that are not shown, for each event that is sent in their place.
+const HIDDEN_PIECES: u64 = 16;
+
 /// What a content block counts for, in bytes.
 const BLOCK: usize = 256;
 
@@ -29,6 +32,8 @@ pub(super) struct MessageWriter {
     is_whole: bool,
     collected: Vec<Block>,
     bytes: usize,
+    /// Pieces of thinking that were not shown.
+    hidden: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,14 +73,14 @@ impl MessageWriter {
     pub(super) fn new(id: &str, is_stream: bool, style: Style) -> MessageWriter {
         let id = format!("msg_{id}");
         let is_whole = !is_stream;
-        MessageWriter { id, style, blocks: 0, open: None, is_whole, collected: Vec::new(), bytes: 0 }
+        MessageWriter { id, style, blocks: 0, open: None, is_whole, collected: Vec::new(), bytes: 0, hidden: 0 }
     }
 
     /// Adds the events that a piece becomes.
     pub(super) fn add(&mut self, piece: Piece<'_>, out: &mut Vec<u8>) -> Result<(), Untold> {
         match piece {
             Piece::Begin { input } => self.begin(input, out),
-            Piece::Reasoning(_) if !self.style.shows_thinking => {}
+            Piece::Reasoning(_) if !self.style.shows_thinking => self.ping(out),
             Piece::Reasoning(thinking) => {
                 self.open(Kind::Thinking, || json!({"type": "thinking", "thinking": "", "signature": ""}), out);
                 self.delta(BlockDelta::Thinking { thinking }, thinking, out)?;
@@ -96,6 +101,15 @@ impl MessageWriter {
             }
         }
         Ok(())
+    }
+
+    /// Now and then, something is sent while the model thinks and does not show it: so the client knows that it is at work,
+    /// and it is noticed if the client has left.
+    fn ping(&mut self, out: &mut Vec<u8>) {
+        if !self.is_whole && self.hidden.is_multiple_of(HIDDEN_PIECES) {
+            event::write(out, "ping", &json!({"type": "ping"}));
+        }
+        self.hidden += 1;
     }
 
     fn begin(&mut self, input: i64, out: &mut Vec<u8>) {

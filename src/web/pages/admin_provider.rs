@@ -56,7 +56,7 @@ impl ProviderForm {
     fn new() -> ProviderForm {
         ProviderForm {
             is_new: true,
-            protocols: protocols(|_| true),
+            protocols: protocols(|name| Protocol::USUAL.iter().any(|usual| usual.name() == name)),
             numbers: numbers(|_| String::new()),
             ..ProviderForm::default()
         }
