@@ -44,6 +44,18 @@ impl ResolvedModel {
         self.protocol.output_limits()
     }
 
+    /// The same model, to be asked in another protocol; `None` if it has no routes for that.
+    #[must_use]
+    pub fn asked_in(&self, protocol: Protocol) -> Option<ResolvedModel> {
+        let is_usable = !self.model.routes(protocol).is_empty();
+        is_usable.then(|| ResolvedModel { protocol, ..self.clone() })
+    }
+
+    /// Whether some of its providers have another protocol and not this one.
+    pub fn has_others(&self, protocol: Protocol) -> bool {
+        self.model.routes(protocol).iter().any(|route| !route.provider.spec().protocols.has(self.protocol))
+    }
+
     fn routes(&self) -> &Routes {
         self.model.routes(self.protocol)
     }

@@ -21,7 +21,7 @@ use super::charged::ChargedRequest;
 use super::dialect_body::{check_caches, dialect_object};
 use super::model;
 use super::passage::Passage;
-use super::proxy::{ProxiedRoute, Wire, forward};
+use super::proxy::{Forwarded, ProxiedRoute, Wire, forward};
 use super::usage_counter::ChargeBasis;
 
 /// The version of the Messages protocol for clients that name none. Servers require one.
@@ -33,8 +33,22 @@ const MAX_HEADER: usize = 1024;
 enum Prepared {
     /// The model is asked in the client's protocol.
     Native(ResolvedModel),
-    /// The model is asked for this chat, whose reply is translated.
-    Translated(ResolvedModel, Object<'static>, Box<ReplyTranslator>),
+    /// The model is asked for a chat.
+    Translated(ResolvedModel, Box<AsChat>),
+}
+
+/// A request as a chat, and what translates its reply.
+struct AsChat {
+    chat: Object<'static>,
+    reply: Box<ReplyTranslator>,
+}
+
+impl AsChat {
+    /// The same, asking for no more than the model may make.
+    fn limited(mut self, model: &ResolvedModel) -> Result<AsChat> {
+        model.limit_output(&mut self.chat)?;
+        Ok(self)
+    }
 }
 
 /// Answers a request in this protocol.
@@ -45,35 +59,65 @@ pub fn answer(call: &mut Call<'_>, caller: &Caller, dialect: Dialect) -> Result<
     let headers = headers(call.request, dialect)?;
     let (request, body) = ChargedRequest::read(call, caller, Purpose::Text, MAX_JSON_BODY)?;
     let mut object = dialect_object(dialect, &body)?;
-    let prepared = prepare(call, caller, dialect, &mut object, body.len());
+    let prepared = prepare(call, caller, dialect, &mut object);
     let prompt_field = dialect.prompt_field();
-    request.run(prepared, |prepared| match prepared {
-        Prepared::Native(model) => {
-            let wire = Wire { headers: &headers, passage: Passage::Native(Box::new(NativeReader::new(dialect))) };
-            let route = route(dialect.path(), prompt_field);
-            forward(&model, &route, &mut object, Some(wire))?.into_outcome(&body, &object, prompt_field)
-        }
-        Prepared::Translated(model, mut chat, translator) => {
-            let wire = Wire { headers: &[], passage: Passage::Translated(translator) };
-            let route = route("/v1/chat/completions", "messages");
-            forward(&model, &route, &mut chat, Some(wire))?.into_outcome(&body, &object, prompt_field)
-        }
+    request.run(prepared, |prepared| {
+        let forwarded = match prepared {
+            Prepared::Native(model) => ask_native(&model, dialect, &mut object, &headers)?,
+            Prepared::Translated(model, translated) => ask_for_chat(&model, *translated)?,
+        };
+        forwarded.into_outcome(&body, &object, prompt_field)
     })
+}
+
+/// Asks in the client's protocol; and for a chat, where that may help.
+fn ask_native(
+    model: &ResolvedModel,
+    dialect: Dialect,
+    object: &mut Object<'_>,
+    headers: &[(&'static str, String)],
+) -> Result<Forwarded> {
+    let wire = Wire { headers, passage: Passage::Native(Box::new(NativeReader::new(dialect))) };
+    let route = route(dialect.path(), dialect.prompt_field());
+    let failure = match forward(model, &route, object, Some(wire)) {
+        Err(failure) => failure,
+        forwarded => return forwarded,
+    };
+    let Some(model) = model.asked_in(Protocol::Chat).filter(|_| may_chat_help(model, &failure)) else {
+        return Err(failure);
+    };
+    match translate(dialect, object).and_then(|translated| translated.limited(&model)) {
+        Ok(translated) => {
+            log::info!("a request in the protocol of {} is translated: {failure}", dialect.path());
+            ask_for_chat(&model, translated)
+        }
+        Err(_) => Err(failure),
+    }
+}
+
+/// Whether a model that could not be asked in the client's protocol may be asked for a chat: if its provider has no such
+/// route, whatever the catalogue says; or if others have chats only.
+fn may_chat_help(model: &ResolvedModel, failure: &Error) -> bool {
+    match failure {
+        Error::Relayed(relayed) if matches!(relayed.status, 404 | 405 | 501) => true,
+        Error::Relayed(relayed) => matches!(relayed.status, 429 | 503) && model.has_others(Protocol::Chat),
+        Error::Upstream(502, _) | Error::Busy => model.has_others(Protocol::Chat),
+        _ => false,
+    }
+}
+
+fn ask_for_chat(model: &ResolvedModel, mut translated: AsChat) -> Result<Forwarded> {
+    let wire = Wire { headers: &[], passage: Passage::Translated(translated.reply) };
+    forward(model, &route("/v1/chat/completions", "messages"), &mut translated.chat, Some(wire))
 }
 
 fn route(upstream_path: &'static str, prompt_field: &'static str) -> ProxiedRoute {
     ProxiedRoute { purpose: Purpose::Text, upstream_path, basis: ChargeBasis::Text, prompt_field }
 }
 
-/// Finds the model that a request of so many bytes names, and translates the request if none of the model's providers
+/// Finds the model that a request names, and translates the request if none of the model's providers
 /// speaks its protocol.
-fn prepare(
-    call: &Call<'_>,
-    caller: &Caller,
-    dialect: Dialect,
-    object: &mut Object<'_>,
-    bytes: usize,
-) -> Result<Prepared> {
+fn prepare(call: &Call<'_>, caller: &Caller, dialect: Dialect, object: &mut Object<'_>) -> Result<Prepared> {
     let wanted = (Purpose::Text, &[protocol(dialect), Protocol::Chat][..]);
     let model = model::resolve_named(call.app, caller, wanted, object)?;
     if model.protocol() != Protocol::Chat {
@@ -85,15 +129,19 @@ fn prepare(
         model.limit_output(object)?;
         return Ok(Prepared::Native(model));
     }
+    let translated = translate(dialect, object)?.limited(&model)?;
+    Ok(Prepared::Translated(model, Box::new(translated)))
+}
+
+fn translate(dialect: Dialect, object: &Object<'_>) -> Result<AsChat> {
+    let bytes = object.to_bytes();
     // For what is parsed, and what is made of it.
-    memory_budget::reserve_if_large(bytes.saturating_mul(2))?;
-    let request = serde_json::from_slice(&object.to_bytes()).map_err(|e| Error::bad(format!("The body: {e}")))?;
+    memory_budget::reserve_if_large(bytes.len().saturating_mul(2))?;
+    let request = serde_json::from_slice(&bytes).map_err(|e| Error::bad(format!("The body: {e}")))?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     let Translated { chat, reply } =
         translate::to_chat(dialect, request, &new_id(), now).map_err(|refusal| Error::bad(refusal.0))?;
-    let mut chat = Object::of(&chat.into());
-    model.limit_output(&mut chat)?;
-    Ok(Prepared::Translated(model, chat, Box::new(reply)))
+    Ok(AsChat { chat: Object::of(&chat.into()), reply: Box::new(reply) })
 }
 
 fn protocol(dialect: Dialect) -> Protocol {

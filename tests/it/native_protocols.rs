@@ -362,6 +362,51 @@ fn a_key_for_repetitions_holds_in_both_protocols() {
 }
 
 #[test]
+fn a_provider_that_lacks_the_route_or_is_down_is_asked_for_a_chat_or_another_one_is() {
+    let chats = |seen: &ReceivedRequest, wire: &mut ReplyWriter| match seen.path.as_str() {
+        "/v1/chat/completions" => {
+            let choice = json!({"index": 0, "message": {"content": "of a chat"}, "finish_reason": "stop"});
+            wire.json(200, &json!({"choices": [choice], "usage": {"prompt_tokens": 5, "completion_tokens": 4}}));
+        }
+        _ => wire.json(404, &json!({"detail": "Not Found"})),
+    };
+    let (boastful, down) = (Upstream::start(chats), Upstream::constant(503, json!({"error": {"message": "busy"}})));
+    let db = TestDb::new();
+    let all = "[\"chat\", \"responses\", \"messages\"]";
+    let providers = [
+        provider("boastful", &boastful, all),
+        provider("down", &down, "[\"responses\", \"messages\"]"),
+        provider("chats", &boastful, "[\"chat\"]"),
+    ];
+    let model = |name: &str, routes: &[(&str, &str, i64)]| crate::models::model(name, "", 1, routes);
+    let models = [
+        model("m", &[("boastful", "there", 0)]),
+        model("n", &[("down", "there", 0), ("chats", "there", 1)]),
+        model("o", &[("down", "there", 0)]),
+    ];
+    apply(&db, &[&providers[..], &models[..]].concat().join("\n"));
+    let server = Server::start(&db);
+    let user = server.sign_up("ann@example.com");
+    let client = user.program(&server.inference);
+    for (path, body) in [(RESPONSES, respond(false)), (MESSAGES, message(false))] {
+        let mut body = body;
+        body.as_object_mut().unwrap().remove("new_field");
+        for name in ["m", "n"] {
+            body["model"] = json!(name);
+            let reply = client.post(path, &body).expect(200).text();
+            assert!(reply.contains("of a chat"), "{reply}");
+        }
+        body["model"] = json!("o");
+        client.post(path, &body).expect(503);
+        body["model"] = json!("m");
+        body["new_field"] = json!("that no chat has");
+        client.post(path, &body).expect(404);
+    }
+    server.wait_until("the charges", || charges(&db).len() == 4);
+    assert!(charges(&db).iter().all(|charge| charge["completion_tokens"] == 4));
+}
+
+#[test]
 fn the_demo_engine_speaks_both() {
     let db = TestDb::new();
     let server = Server::start_demo(&db, &[]);
