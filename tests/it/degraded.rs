@@ -1,5 +1,7 @@
 //! `/readyz` of a server that serves, while charges need the operator.
 
+use std::path::{Path, PathBuf};
+
 use serde_json::{Value, json};
 
 use crate::budgets::{chat, obedient, start};
@@ -30,6 +32,19 @@ fn a_server_that_has_set_a_charge_aside_says_so_until_the_operator_has_seen_to_i
     assert_eq!(serde_json::from_str::<Value>(aside.trim()).unwrap()["completion_tokens"], json!(13), "{aside}");
     std::fs::remove_file(folder.join("rejected.jsonl")).unwrap();
     server.wait_until("the server to be ready", || readiness()["status"] == "ready");
+    // And of what another process has left, and cannot be read.
+    std::fs::create_dir(unused_name(&folder)).unwrap();
+    server.wait_until("the server to say what is stuck", || readiness()["journal"]["journals_stuck"] == 1);
+    let said = readiness();
+    assert_eq!((&said["status"], said["reason"].is_string()), (&json!("degraded"), true), "{said}");
+    client.post("/v1/chat/completions", &chat(15)).expect(200);
     drop(server);
     std::fs::remove_dir_all(folder).unwrap();
+}
+
+/// The name of a journal of another process.
+fn unused_name(folder: &Path) -> PathBuf {
+    let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let journal = names.into_iter().find(|name| name.ends_with(".journal")).expect("the server's own journal");
+    folder.join(format!("{}-{}.journal", journal.split_once('-').unwrap().0, textgen::usage::new_id()))
 }

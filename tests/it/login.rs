@@ -110,6 +110,32 @@ fn an_unknown_address_takes_as_long_as_a_wrong_password() {
     }
 }
 
+/// A check against a hash of the older system takes about ten times as long as others. Nobody can tell by that which
+/// accounts have one.
+#[test]
+fn a_wrong_password_takes_as_long_whatever_hash_the_account_has() {
+    let db = TestDb::new();
+    let server = Server::start_with(&db, &[("TRUSTED_PROXIES", "127.0.0.1")]);
+    server.sign_up("ann@x");
+    let hash = bcrypt::hash("password1", 12).unwrap();
+    db.connect().execute("INSERT INTO users (id, email, password_hash) VALUES ('old', 'old@x', $1)", &[&hash]).unwrap();
+    let mut times: [Vec<Duration>; 3] = Default::default();
+    for n in 0..6 {
+        for (kind, email) in ["old@x".to_owned(), "ann@x".to_owned(), format!("nobody{n}@x")].iter().enumerate() {
+            // From different addresses, so that the attempts are checked and not throttled.
+            let web = server.web.anonymous().header("X-Forwarded-For", &format!("10.0.{kind}.{n}"));
+            let began = Instant::now();
+            web.post("/api/login", &json!({"email": email, "password": "a wrong one"})).expect(400);
+            times[kind].push(began.elapsed());
+        }
+    }
+    // The first ones are not counted: they find out how long it takes.
+    let [old, known, unknown] = times.map(|kind| kind.into_iter().skip(1).min().unwrap());
+    for other in [known, unknown] {
+        assert!(other > old / 2 && other < old * 2, "{old:?} and {other:?}");
+    }
+}
+
 #[test]
 fn logging_out_ends_the_session_on_the_server() {
     let db = TestDb::new();

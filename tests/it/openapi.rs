@@ -251,6 +251,33 @@ fn the_document_and_the_list_of_operations_agree() {
     }
 }
 
+/// What a client can meet, beside what all operations have.
+#[test]
+fn a_conflict_and_a_page_are_described_where_they_are_sent() {
+    let document = textgen::openapi::document(operations());
+    let db = TestDb::new();
+    let server = Server::start_with(&db, &[("KEYS_PER_ACCOUNT", "1")]);
+    let user = server.sign_up("ann@example.com");
+    let id = user.browser.get("/api/keys").expect(200).json()["keys"][0]["id"].clone();
+    let rotation = json!({"id": id, "grace_seconds": 60});
+    for (path, body) in [("/api/keys/rotate", rotation), ("/api/keys", json!({"name": "another"}))] {
+        let refused = user.browser.post(path, &body).expect(409).json();
+        let operation = &document["paths"][path]["post"];
+        let schema = &operation["responses"]["409"]["content"]["application/json"]["schema"];
+        assert!(schema.is_object(), "{path}: {operation}");
+        check(&document, schema, &refused, path);
+    }
+    // Who has guessed too often is shown the form again.
+    let wrong = [("email", "ann@example.com"), ("password", "a wrong one")];
+    let guess = || server.web.anonymous().form("/api/login", &wrong);
+    let page = std::iter::repeat_with(guess).take(50).find(|reply| reply.status != 303).expect("a refusal");
+    assert!(page.header("content-type").unwrap().starts_with("text/html"), "{}", page.status);
+    for path in ["/api/login", "/api/signup"] {
+        let content = &document["paths"][path]["post"]["responses"][page.status.to_string()]["content"];
+        assert!(content.get("text/html").is_some(), "{path}: {} {content}", page.status);
+    }
+}
+
 #[test]
 fn errors_are_as_described() {
     let db = TestDb::new();

@@ -50,6 +50,11 @@ fn an_account_is_created_changed_and_deleted() {
         assert_eq!(db.count(&format!("SELECT count(*) FROM {table}")), 0, "{table}");
     }
     assert_eq!(done(user(&db, &["list"], "")).lines().count(), 1, "only the header line is printed");
+    // Who did it, what, and to whom.
+    let audited = db.connect().query("SELECT action, actor, user_id FROM audit ORDER BY id", &[]).unwrap();
+    let rows: Vec<[String; 3]> = audited.iter().map(|row| [row.get(0), row.get(1), row.get(2)]).collect();
+    let expected = ["create", "rotate secret", "rotate secret", "delete"].map(|action| [action, "command line", id]);
+    assert_eq!(rows, expected);
 }
 
 #[test]
