@@ -60,7 +60,7 @@ fn ask(model: &ResolvedModel, object: &Object<'_>, headers: &[(&'static str, Str
             response.content = Content::Bytes(bytes.into());
             Ok(Some(response))
         }
-        Err(Error::Relayed(relayed)) if matches!(relayed.status, 404 | 405 | 501) => Ok(None),
+        Err(Error::Relayed(relayed)) if matches!(relayed.status, 404 | 405) => Ok(None),
         Err(Error::ClientLeftModel) => Err(Error::ClientLeft),
         Err(e) => Err(e),
     }

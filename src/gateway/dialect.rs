@@ -99,7 +99,7 @@ fn ask_native(
 /// route, whatever the catalogue says; or if others have chats only.
 fn may_chat_help(model: &ResolvedModel, failure: &Error) -> bool {
     match failure {
-        Error::Relayed(relayed) if matches!(relayed.status, 404 | 405 | 501) => true,
+        Error::Relayed(relayed) if matches!(relayed.status, 404 | 405) => true,
         Error::Relayed(relayed) => matches!(relayed.status, 429 | 503) && model.has_others(Protocol::Chat),
         Error::Upstream(502, _) | Error::Busy => model.has_others(Protocol::Chat),
         _ => false,
@@ -115,8 +115,7 @@ fn route(upstream_path: &'static str, prompt_field: &'static str) -> ProxiedRout
     ProxiedRoute { purpose: Purpose::Text, upstream_path, basis: ChargeBasis::Text, prompt_field }
 }
 
-/// Finds the model that a request names, and translates the request if none of the model's providers
-/// speaks its protocol.
+/// Finds the model that a request names, and translates the request if none of the model's providers speaks its protocol.
 fn prepare(call: &Call<'_>, caller: &Caller, dialect: Dialect, object: &mut Object<'_>) -> Result<Prepared> {
     let wanted = (Purpose::Text, &[protocol(dialect), Protocol::Chat][..]);
     let model = model::resolve_named(call.app, caller, wanted, object)?;

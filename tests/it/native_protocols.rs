@@ -362,6 +362,23 @@ fn a_key_for_repetitions_holds_in_both_protocols() {
 }
 
 #[test]
+fn a_model_makes_no_more_than_the_catalogue_says() {
+    let upstream = Upstream::start(native);
+    let db = TestDb::new();
+    let model = crate::models::model("m", "max_output_tokens = 7", 1, &[("p", "there", 0)]);
+    apply(&db, &[provider("p", &upstream, "[\"responses\", \"messages\"]"), model].join("\n"));
+    let server = Server::start(&db);
+    let user = server.sign_up("ann@example.com");
+    let client = user.program(&server.inference);
+    let mut response = respond(false);
+    response["max_output_tokens"] = json!(50);
+    client.post(RESPONSES, &response).expect(200);
+    client.post(MESSAGES, &message(false)).expect(200);
+    let seen = upstream.seen();
+    assert_eq!((&seen[0].json()["max_output_tokens"], &seen[1].json()["max_tokens"]), (&json!(7), &json!(7)));
+}
+
+#[test]
 fn a_provider_that_lacks_the_route_or_is_down_is_asked_for_a_chat_or_another_one_is() {
     let chats = |seen: &ReceivedRequest, wire: &mut ReplyWriter| match seen.path.as_str() {
         "/v1/chat/completions" => {
