@@ -10,6 +10,7 @@ use crate::engine::fetch::Download;
 use crate::error::{Error, Result};
 use crate::gateway::body::json_fields;
 use crate::gateway::charged::{ModelUsage, Outcome, charged_download, charged_upload};
+use crate::gateway::file_label::FileLabel;
 use crate::gateway::forward::{AudioSource, FormFields, ForwardedUpload};
 use crate::gateway::reply_kind::not_json;
 use crate::gateway::transcript::SubtitleFormat;
@@ -42,7 +43,7 @@ pub(super) fn from_url(call: &mut Call<'_>, caller: &Caller) -> Result<Response>
                 source: &mut DigestedSource<'_, Download>| {
         let pending = block_in_place(Wait::Model, || {
             let map_trailing = |_| Ok(upstream_fields(&model));
-            let upload = ForwardedUpload::new(source, "audio", &[], &model, Box::new(map_trailing))?;
+            let upload = ForwardedUpload::new(source, &FileLabel::default(), &[], &model, Box::new(map_trailing))?;
             transcription::send(&model, upstream_path(translates), upload, false)
         })??;
         outcome(pending, &model, &options)
@@ -65,8 +66,8 @@ pub(super) fn from_file(call: &mut Call<'_>, caller: &Caller) -> Result<Response
 }
 
 fn from_upload(upload: ReceivedUpload<'_>, model: ResolvedModel) -> Result<Outcome> {
-    let ReceivedUpload { mut source, file_name, fields: known, is_buffered } = upload;
-    let file_name = file_name.ok_or(Error::bad(NO_RECORDING))?;
+    let ReceivedUpload { mut source, file, fields: known, is_buffered } = upload;
+    let file = file.ok_or(Error::bad(NO_RECORDING))?;
     let translates = wants_translation(&known)?;
     let mut options = None;
     let map_trailing = |fields: FormFields| {
@@ -77,7 +78,7 @@ fn from_upload(upload: ReceivedUpload<'_>, model: ResolvedModel) -> Result<Outco
         options = Some(Options::read(&known.iter().chain(&fields).cloned().collect())?);
         Ok(upstream_fields(&model))
     };
-    let forward = ForwardedUpload::new(&mut source, &file_name, &[], &model, Box::new(map_trailing))?;
+    let forward = ForwardedUpload::new(&mut source, &file, &[], &model, Box::new(map_trailing))?;
     let pending = transcription::send(&model, upstream_path(translates), forward, is_buffered)?;
     // They were read with the trailing fields, before the model server had all of the recording.
     let options = options.ok_or(Error::Internal("the fields of an upload were not read".to_owned()))?;

@@ -43,9 +43,9 @@ fn answer(call: &mut Call<'_>, caller: &Caller, path: &'static str) -> Result<Re
     let prepare = |upload: &ReceivedUpload<'_>| resolve(named_model(&upload.fields).or(deployment.as_deref()));
     // Without its model, nothing of a request is sent anywhere.
     charged_upload(call, caller, Purpose::Transcription, "file", Some("model"), prepare, |upload, model| {
-        let ReceivedUpload { mut source, file_name, fields, is_buffered } = upload;
+        let ReceivedUpload { mut source, file, fields, is_buffered } = upload;
         check_sources(&fields)?;
-        let file_name = file_name.ok_or(Error::bad("file is required"))?;
+        let file = file.ok_or(Error::bad("file is required"))?;
         let is_replaced = |name: &str| REPLACED_FIELDS.contains(&name);
         let (replaced, forwarded): (FormFields, FormFields) =
             fields.into_iter().partition(|(name, _)| is_replaced(name));
@@ -59,7 +59,7 @@ fn answer(call: &mut Call<'_>, caller: &Caller, path: &'static str) -> Result<Re
             last.push(("response_format".to_owned(), options.upstream_format().to_owned()));
             Ok(last)
         };
-        let forward = ForwardedUpload::new(&mut source, &file_name, &forwarded, &model, Box::new(map_trailing))?;
+        let forward = ForwardedUpload::new(&mut source, &file, &forwarded, &model, Box::new(map_trailing))?;
         let pending = transcription::send(&model, path, forward, is_buffered)?;
         // They were read with the trailing fields, as the upload is complete.
         let options = options.ok_or(Error::Internal("the fields of an upload were not read".to_owned()))?;

@@ -11,6 +11,7 @@ use crate::memory_budget;
 use crate::protocol::usage::Reported;
 
 use super::audio_duration::AudioDuration;
+use super::file_label::FileLabel;
 use super::{MAX_RECORDING, worst_case};
 
 /// Bytes from the start of a recording that are examined before anything is sent.
@@ -78,7 +79,7 @@ impl<'a> ForwardedUpload<'a> {
     /// 408 or 413 if it cannot be read.
     pub fn new(
         source: &'a mut dyn AudioSource,
-        file_name: &str,
+        label: &FileLabel,
         leading: &[(String, String)],
         resolved: &'a ResolvedModel,
         map_trailing: MapTrailing<'a>,
@@ -96,9 +97,11 @@ impl<'a> ForwardedUpload<'a> {
         for (name, value) in leading {
             write_field(&mut buffer, &boundary, name, value);
         }
+        let container = measurer.measurer.container();
+        let (file_name, media_type) = (label.safe_name(container), label.safe_type(container));
         let head = format!(
             "--{boundary}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"{file_name}\"\r\n\
-             Content-Type: application/octet-stream\r\n\r\n"
+             Content-Type: {media_type}\r\n\r\n"
         );
         buffer.extend_from_slice(head.as_bytes());
         buffer.extend_from_slice(&start);

@@ -25,6 +25,7 @@ mod dialect_body;
 pub mod digest;
 pub mod estimate;
 pub mod event_stream;
+pub mod file_label;
 pub mod forward;
 mod idempotency;
 mod kept;

@@ -10,6 +10,7 @@ use crate::memory_budget;
 
 use super::body::{check_field, check_names};
 use super::digest::RequestDigest;
+use super::file_label::FileLabel;
 use super::forward::{AudioSource, FormFields, upload_error};
 
 /// Most bytes of a field beside the file.
@@ -33,8 +34,8 @@ pub struct Upload<'a> {
 pub struct FileHead {
     /// The fields before the file.
     pub fields: FormFields,
-    /// The file's name, safe to be forwarded; `None` if there is no file.
-    pub file_name: Option<String>,
+    /// What the client says of the file; `None` if there is none.
+    pub file: Option<FileLabel>,
 }
 
 impl<'a> Upload<'a> {
@@ -55,12 +56,12 @@ impl<'a> Upload<'a> {
         let boundary = boundary.ok_or(Error::bad("The multipart body has no boundary"))?;
         let parts = DigestedSource::new(Parts::new(&mut request.body, &boundary), digest);
         let mut upload = Upload { parts, file_field, names: Vec::new() };
-        let (fields, file_name) = upload.fields()?;
-        Ok((upload, FileHead { fields, file_name }))
+        let (fields, file) = upload.fields()?;
+        Ok((upload, FileHead { fields, file }))
     }
 
     /// The fields up to the next file or to the end of the body.
-    fn fields(&mut self) -> Result<(FormFields, Option<String>)> {
+    fn fields(&mut self) -> Result<(FormFields, Option<FileLabel>)> {
         let Upload { parts: DigestedSource { source: parts, digest, .. }, file_field, names } = self;
         let mut fields = FormFields::new();
         while let Some(head) = parts.next_part().map_err(|e| upload_error(&e))? {
@@ -70,9 +71,9 @@ impl<'a> Upload<'a> {
                 return Err(Error::bad("The multipart body has a field whose name cannot be passed on"));
             }
             if head.name == *file_field {
-                let name = head.file_name.as_deref().unwrap_or("");
-                digest.add(name.as_bytes());
-                return Ok((fields, Some(safe_name(name))));
+                let label = FileLabel { name: head.file_name.unwrap_or_default(), media_type: head.media_type };
+                digest.add(label.name.as_bytes());
+                return Ok((fields, Some(label)));
             }
             if head.file_name.is_some() {
                 return Err(not_one_file(file_field));
@@ -145,8 +146,8 @@ impl AudioSource for Upload<'_> {
 pub struct ReceivedUpload<'a> {
     /// The recording.
     pub source: RecordingSource<'a>,
-    /// The file's name, safe to be forwarded; `None` if there is no file.
-    pub file_name: Option<String>,
+    /// What the client says of the file; `None` if there is none.
+    pub file: Option<FileLabel>,
     /// The fields that are known.
     pub fields: FormFields,
     /// Whether all of the body is in memory.
@@ -173,9 +174,9 @@ impl<'a> ReceivedUpload<'a> {
         digest: &'a mut RequestDigest,
     ) -> Result<ReceivedUpload<'a>> {
         let is_buffered = request.body.is_buffered();
-        let (mut upload, FileHead { mut fields, file_name }) = Upload::open(request, file_field, digest)?;
+        let (mut upload, FileHead { mut fields, file }) = Upload::open(request, file_field, digest)?;
         let missing = needed.filter(|needed| !is_buffered && !fields.iter().any(|(name, _)| name == needed));
-        let source = if file_name.is_some() && (is_buffered || missing.is_some()) {
+        let source = if file.is_some() && (is_buffered || missing.is_some()) {
             let bytes = match missing {
                 Some(field) => upload.hold(field)?,
                 None => upload.read_all()?,
@@ -185,7 +186,7 @@ impl<'a> ReceivedUpload<'a> {
         } else {
             RecordingSource::Streamed(Box::new(upload))
         };
-        Ok(ReceivedUpload { source, file_name, fields, is_buffered })
+        Ok(ReceivedUpload { source, file, fields, is_buffered })
     }
 
     /// The last value of a field, among those that are known.
@@ -247,13 +248,4 @@ impl<R: Read> Read for DigestedSource<'_, R> {
         }
         Ok(n)
     }
-}
-
-/// The name without its folders and without characters that are special in a header. The extension is kept, as model
-/// servers look at it.
-fn safe_name(name: &str) -> String {
-    let last = name.rsplit(['/', '\\']).next().unwrap_or("");
-    let safe: String = last.chars().filter(|c| c.is_ascii_alphanumeric() || "._-".contains(*c)).collect();
-    let from = safe.len().saturating_sub(100);
-    if safe.is_empty() { "audio".to_owned() } else { safe[from..].to_owned() }
 }

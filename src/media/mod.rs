@@ -9,6 +9,7 @@
 //! Where decoders may disagree, the longer duration is used: encoder delay and padding, parts hidden by edit lists,
 //! gaps between timestamps, and chained streams all count.
 
+mod container;
 mod ebml;
 mod flac;
 mod frames;
@@ -39,6 +40,7 @@ mod packets_tests;
 use std::io;
 use std::time::Duration;
 
+pub use container::Container;
 pub use walk::{Measured, NotMeasurable};
 use walk::{Result, Step, Walk, Window};
 
@@ -52,6 +54,7 @@ const MOST_GROWTH: usize = 4;
 /// Measures one recording.
 pub struct Measurer {
     walker: Option<Box<dyn Walk>>,
+    container: Option<Container>,
     failure: Option<NotMeasurable>,
     /// Buffered bytes that the walker must see at once.
     window: Vec<u8>,
@@ -77,7 +80,7 @@ impl Measurer {
     /// A measurer that has received nothing yet.
     pub fn new() -> Measurer {
         let window = Vec::new();
-        Measurer { walker: None, failure: None, window, passed: 0, needed: 0, skip: 0, at: 0, size: 0 }
+        Measurer { walker: None, container: None, failure: None, window, passed: 0, needed: 0, skip: 0, at: 0, size: 0 }
     }
 
     /// Processes the next bytes of the recording.
@@ -115,6 +118,11 @@ impl Measurer {
                 self.step_in_window(false);
             }
         }
+    }
+
+    /// The container format, once it is known.
+    pub fn container(&self) -> Option<Container> {
+        self.container
     }
 
     /// Why the recording cannot be measured, if that is known already: usually, the first bytes show it.
@@ -181,8 +189,9 @@ impl Measurer {
         let step = match &mut self.walker {
             Some(walker) => walker.step(window),
             None => recognize(window).map(|recognized| match recognized {
-                Recognized::Walker(walker) => {
-                    self.walker = Some(walker);
+                Recognized::As(container) => {
+                    self.walker = Some(walker(container));
+                    self.container = Some(container);
                     Step::Skip(0)
                 }
                 Recognized::NotYet(step) => step,
@@ -210,36 +219,30 @@ impl io::Write for Measurer {
 
 /// The outcome of looking at the first bytes of a recording.
 enum Recognized {
-    Walker(Box<dyn Walk>),
+    As(Container),
     /// The format cannot be told before this step was taken.
     NotYet(Step),
 }
 
 /// Detects the container format by its first bytes. ID3 tags before it are skipped; they may precede any format.
 fn recognize(window: Window<'_>) -> Result<Recognized> {
-    const LONGEST: usize = 12;
     let Window { bytes, at, is_last } = window;
-    if bytes.len() < LONGEST && !is_last {
-        return Ok(Recognized::NotYet(Step::Need(LONGEST)));
+    if bytes.len() < container::LONGEST && !is_last {
+        return Ok(Recognized::NotYet(Step::Need(container::LONGEST)));
     }
-    let has = |from: usize, text: &[u8]| bytes.get(from..).is_some_and(|rest| rest.starts_with(text));
     if let Some(length) = mpeg::id3_length(bytes) {
         return Ok(Recognized::NotYet(Step::Skip(length)));
     }
-    Ok(Recognized::Walker(if (has(0, b"RIFF") || has(0, b"RF64")) && has(8, b"WAVE") {
-        Box::new(riff::Riff::default())
-    } else if has(0, b"fLaC") {
-        Box::new(flac::NativeFlac::default())
-    } else if has(0, b"OggS") {
-        Box::new(ogg::Ogg::default())
-    } else if has(0, b"\x1aE\xdf\xa3") {
-        Box::new(matroska::Matroska::default())
-    } else if has(4, b"ftyp") {
-        Box::new(mp4::Mp4::default())
-    } else if at > 0 || mpeg::Frame::parse(bytes).is_some() {
-        // After a tag, the frames of an MP3 do not have to follow at once.
-        Box::new(mpeg::Mpeg::default())
-    } else {
-        return Err(NotMeasurable::UnknownContainer);
-    }))
+    Container::of(bytes, at > 0).map(Recognized::As).ok_or(NotMeasurable::UnknownContainer)
+}
+
+fn walker(container: Container) -> Box<dyn Walk> {
+    match container {
+        Container::Wav => Box::new(riff::Riff::default()),
+        Container::Flac => Box::new(flac::NativeFlac::default()),
+        Container::Ogg => Box::new(ogg::Ogg::default()),
+        Container::Matroska => Box::new(matroska::Matroska::default()),
+        Container::Mp4 => Box::new(mp4::Mp4::default()),
+        Container::Mp3 | Container::Aac => Box::new(mpeg::Mpeg::default()),
+    }
 }

@@ -40,6 +40,7 @@ fn a_public_audio_url_is_fetched_and_transcribed() {
     }
     let seen = upstream.seen();
     assert!(seen[0].body.windows(wav().len()).any(|piece| piece == wav()));
+    assert!(seen[0].text().contains("filename=\"audio.wav\"\r\nContent-Type: audio/wav\r\n"));
     for (path, status) in [
         ("/empty", 400),
         ("/text", 400),

@@ -78,6 +78,7 @@ mod pool;
 mod quotas;
 mod rates;
 mod rates_at_once;
+mod recording_names;
 mod recordings;
 mod replies;
 mod retention;
