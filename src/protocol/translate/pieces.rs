@@ -61,6 +61,8 @@ pub(super) struct Pieces {
     has_begun: bool,
     /// The indices of the tools that were called, the latest at the end.
     calls: Vec<u64>,
+    /// The id of the latest call, if the server gave it one.
+    latest_id: String,
     finish: Option<Finish>,
     /// Tokens, as far as they were reported.
     reasoning: i64,
@@ -88,7 +90,14 @@ struct Function<'a> {
 impl Pieces {
     /// Nothing was read yet.
     pub(super) fn new(id: &str) -> Pieces {
-        Pieces { id: id.to_owned(), has_begun: false, calls: Vec::new(), finish: None, reasoning: 0 }
+        Pieces {
+            id: id.to_owned(),
+            has_begun: false,
+            calls: Vec::new(),
+            latest_id: String::new(),
+            finish: None,
+            reasoning: 0,
+        }
     }
 
     /// Hands the pieces of a chunk over, in their order.
@@ -109,7 +118,7 @@ impl Pieces {
         // Only one choice is asked for.
         let Some(choice) = chunk.choices.iter().find(|choice| choice.index.unwrap_or(0) == 0) else { return Ok(()) };
         if let Some(delta) = choice.delta.as_ref().or(choice.message.as_ref()) {
-            self.read_delta(delta, &mut take)?;
+            self.read_delta(delta, choice.delta.is_none(), &mut take)?;
         }
         if let Some(reason) = choice.finish_reason.as_deref().filter(|reason| !reason.is_empty()) {
             self.finish = Some(match (reason, &choice.stop_reason) {
@@ -123,9 +132,11 @@ impl Pieces {
         Ok(())
     }
 
+    /// Reads what a chunk adds to the message; all of it if it `is_whole`.
     fn read_delta(
         &mut self,
         delta: &Delta<'_>,
+        is_whole: bool,
         take: &mut impl FnMut(Piece<'_>) -> Result<(), Untold>,
     ) -> Result<(), Untold> {
         fn said(words: Option<&Words>) -> Option<&str> {
@@ -145,26 +156,33 @@ impl Pieces {
         let calls = serde_json::from_str::<Vec<Call<'_>>>(calls.get());
         let calls = calls.map_err(|_| Untold("The model server sent calls of tools that cannot be read"))?;
         for (place, call) in calls.into_iter().enumerate() {
-            self.read_call(place as u64, &call, take)?;
+            // In a whole message they stand in their order, whatever their index.
+            let index = call.index.filter(|_| !is_whole).unwrap_or(place as u64);
+            self.read_call(index, &call, take)?;
         }
         Ok(())
     }
 
     fn read_call(
         &mut self,
-        place: u64,
+        index: u64,
         call: &Call<'_>,
         take: &mut impl FnMut(Piece<'_>) -> Result<(), Untold>,
     ) -> Result<(), Untold> {
-        let index = call.index.unwrap_or(place);
         let function = call.function.as_ref();
-        if self.calls.last() != Some(&index) {
-            if self.calls.contains(&index) || self.calls.len() >= MAX_CALLS {
+        let own_id = call.id.as_deref().filter(|id| !id.is_empty());
+        // Some servers give all calls the same index.
+        let has_new_id = own_id.is_some_and(|id| id != self.latest_id);
+        let is_same = self.calls.last() == Some(&index) && !has_new_id;
+        if !is_same {
+            let is_mixed = self.calls.last() != Some(&index) && self.calls.contains(&index);
+            if is_mixed || self.calls.len() >= MAX_CALLS {
                 return Err(Untold("The model server mixed up its calls of tools"));
             }
             self.calls.push(index);
+            own_id.unwrap_or_default().clone_into(&mut self.latest_id);
             let made;
-            let id = if let Some(id) = call.id.as_deref().filter(|id| !id.is_empty()) {
+            let id = if let Some(id) = own_id {
                 id
             } else {
                 made = format!("call_{}_{}", self.id, self.calls.len());

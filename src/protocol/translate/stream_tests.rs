@@ -371,6 +371,15 @@ fn odd_replies_are_told_or_refused() {
     };
     let mixed = [call(0, json!("{")), call(1, json!("{}")), call(0, json!("}"))];
     assert!(tell(Dialect::Messages, &mixed).is_err() && tell(Dialect::Responses, &mixed).is_err());
+    let named = |id: &str| {
+        let call = json!({"index": 0, "id": id, "function": {"name": "f", "arguments": "{}"}});
+        delta(json!({ "tool_calls": [call] }))
+    };
+    let same = tell(Dialect::Messages, &[named("one"), named("two"), named("two")]).unwrap();
+    assert_eq!(same["content"].as_array().map(Vec::len), Some(2), "by their ids: {same}");
+    let bare = json!({"index": 0, "function": {"name": "f", "arguments": "{}"}});
+    let message = json!({"choices": [{"index": 0, "message": {"tool_calls": [bare, bare]}}]});
+    assert_eq!(tell(Dialect::Responses, &[message]).unwrap()["output"].as_array().map(Vec::len), Some(2));
     let object = tell(Dialect::Messages, &[call(0, json!({"a": 1}))]).unwrap();
     assert_eq!(object["content"][0]["input"], json!({"a": 1}));
     let broken = tell(Dialect::Messages, &[call(0, json!("{\"a\""))]).unwrap();
