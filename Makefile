@@ -1,7 +1,7 @@
 # `make` lists the targets. Works with GNU make 3.81 (macOS) and newer.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help serve stop migrate check-sharing psql monitor test test-browser test-stripe chaos lint bench need-cargo
+.PHONY: help serve stop migrate check-sharing psql monitor test test-browser test-stripe chaos lint bench attack need-cargo
 
 # Where rustup installs cargo, for shells started before that.
 path = PATH="$$PATH:$$HOME/.cargo/bin"; export PATH
@@ -67,6 +67,9 @@ lint: need-cargo ## run rustfmt, clippy and, if installed, shellcheck
 
 bench: need-cargo ## run benchmarks; ARGS="crowds charges" selects some, ARGS=--help lists them
 	@$(path); exec scripts/bench $(ARGS)
+
+attack: need-cargo ## run attacks with others beside them: memory, others' 99th percentile, log-ins; ARGS="zeros readers" selects some
+	@$(path); exec scripts/attack $(ARGS)
 
 need-cargo:
 	@$(path); command -v cargo >/dev/null || { \

@@ -1,36 +1,46 @@
 # shellcheck shell=bash
-# Shared by the sections of scripts/bench: the database, the servers, runs of wrk, pairs of runs.
+# Shared by scripts/bench and scripts/attack: the database, the servers, runs of wrk, pairs of runs.
 
 work=
 database=
 started=()
 
 fail() {
-    echo "bench: $*" >&2
+    echo "${0##*/}: $*" >&2
     exit 1
 }
 
 # ---------------------------------------------------------------- beginning and end
 
+# prepare TOOLS EXAMPLE...: installs tools, builds textgen and examples, and makes a database
 prepare() {
-    scripts/install-tools curl wrk
+    local tools=$1 example examples=()
+    shift
+    for example; do examples+=(--example "$example"); done
+    # shellcheck disable=SC2086 # several words
+    scripts/install-tools $tools
     own_url=${DATABASE_URL:-$(scripts/postgres start)}
-    cargo build --release --locked --bin textgen --example crowd --example pace --example upstream
-    release=${CARGO_TARGET_DIR:-target}/release
+    release=${CARGO_TARGET_DIR:-target}/${BUILD:-release}
+    case $release in */debug) ;; *) examples+=(--release) ;; esac
+    cargo build --locked --bin textgen "${examples[@]}"
     work=$(mktemp -d)
     trap clean_up EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM
     : >"$work/secrets"
     make_database
-    if [ -n "$PEER" ]; then
+    if [ -n "${PEER:-}" ]; then
+        # shellcheck disable=SC2153 # they are two
         curl -sf -o /dev/null -H "secret: $PEER_SECRET" "$PEER$PEER_USER" || fail "$PEER$PEER_USER does not answer"
         echo "$PEER_SECRET" >"$work/peer-secret"
         PEER_SECRETS=${PEER_SECRETS:-$work/peer-secrets}
         [ -e "$PEER_SECRETS" ] || seq -f 'peer-secret-%.0f' 0 $((USERS - 1)) >"$PEER_SECRETS"
     fi
-    echo "$(nproc 2>/dev/null || sysctl -n hw.ncpu) cores, $ROUNDS rounds of $SECONDS_EACH s," \
-        "load $(cut -d' ' -f1-3 /proc/loadavg 2>/dev/null || echo unknown)"
+}
+
+# machine: what it runs on
+machine() {
+    echo "$(nproc 2>/dev/null || sysctl -n hw.ncpu) cores, load $(cut -d' ' -f1-3 /proc/loadavg 2>/dev/null || echo unknown)"
 }
 
 clean_up() {
