@@ -99,9 +99,9 @@ impl Reservation {
         self.0.clone()
     }
 
-    fn try_grow(&mut self, bytes: usize) -> Result<(), Refused> {
+    fn try_grow(&mut self, bytes: usize, promised: usize) -> Result<(), Refused> {
         if bytes > 0 {
-            self.0.budget.take(self.0.get().party, bytes)?;
+            self.0.budget.take(self.0.get().party, bytes, promised)?;
             self.0.holding.lock().bytes += bytes;
         }
         Ok(())
@@ -112,7 +112,11 @@ impl Reservation {
     /// # Errors
     /// There are none for this party. It stays as it is.
     pub fn grow(&mut self, bytes: usize) -> Result<(), Refused> {
-        self.try_grow(bytes).inspect_err(|_| drop(self.0.budget.note_shortage(self.0.get().party, bytes)))
+        let outcome = self.try_grow(bytes, 0);
+        if outcome.is_err() {
+            self.0.budget.note_shortage(self.0.get().party, bytes, false);
+        }
+        outcome
     }
 
     /// The same; waits for up to two seconds while others who hold more are made to free memory.
@@ -120,15 +124,17 @@ impl Reservation {
     /// # Errors
     /// As [`Reservation::grow`].
     pub fn grow_in_time(&mut self, bytes: usize) -> Result<(), Refused> {
-        let Err(refused) = self.try_grow(bytes) else { return Ok(()) };
-        let (shortage, began) = (self.0.budget.note_shortage(self.0.get().party, bytes), Instant::now());
-        while shortage.answer() != Answer::Hopeless && began.elapsed() < PATIENCE {
-            thread::sleep(PAUSE);
-            if self.try_grow(bytes).is_ok() {
-                return Ok(());
+        let mut outcome = self.try_grow(bytes, 0);
+        if outcome.is_err() {
+            let (shortage, began) = (self.0.budget.note_shortage(self.0.get().party, bytes, true), Instant::now());
+            while outcome.is_err() && shortage.answer() != Answer::Hopeless && began.elapsed() < PATIENCE {
+                thread::sleep(PAUSE);
+                let promised = if shortage.answer() == Answer::Coming { bytes } else { 0 };
+                outcome = self.try_grow(bytes, promised);
             }
+            self.0.budget.give_up(&shortage);
         }
-        Err(refused)
+        outcome
     }
 
     /// Makes it at least this large.

@@ -322,7 +322,8 @@ fn malformed(text: &str) -> FieldError {
 fn json_object(bytes: &[u8]) -> Result<Map<String, Value>, FieldError> {
     let text = std::str::from_utf8(bytes).map_err(|_| malformed("the body is not UTF-8"))?;
     let parsed = if bytes.len() > FORM_LIMIT {
-        reserve(TEXT_COPIES * bytes.len())?;
+        // Such a body was read while it came, so this thread may wait.
+        memory_budget::reserve_in_time(TEXT_COPIES * bytes.len()).map_err(BodyError::from)?;
         serde_json::from_str(text).map(|Flat(fields)| Value::Object(fields))
     } else {
         reserve_values(bytes).map_err(BodyError::from)?;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use crate::blocking::{Party, Refused};
 
-use super::shortage::{Shortage, Shortages};
+use super::shortage::{Answer, Shortage, Shortages};
 
 /// Bytes that a party may hold for each one that is free.
 const SHARE: usize = 2;
@@ -25,6 +25,8 @@ pub struct MemoryBudget {
     held_by_groups: [Table; 2],
     refused: AtomicU64,
     shortages: Shortages,
+    /// Bytes that are being freed for somebody who waits.
+    promised: AtomicUsize,
 }
 
 pub(super) struct Table {
@@ -48,7 +50,15 @@ impl MemoryBudget {
     pub fn new(most: usize) -> MemoryBudget {
         let (used, refused) = (AtomicUsize::new(0), AtomicU64::new(0));
         let tables = || [Table::new(), Table::new()];
-        MemoryBudget { most, used, held: tables(), held_by_groups: tables(), refused, shortages: Shortages::default() }
+        MemoryBudget {
+            most,
+            used,
+            held: tables(),
+            held_by_groups: tables(),
+            refused,
+            shortages: Shortages::default(),
+            promised: AtomicUsize::new(0),
+        }
     }
 
     /// All of it, in bytes.
@@ -76,15 +86,35 @@ impl MemoryBudget {
         self.shortages.take()
     }
 
-    /// How many bytes must be given back before that can be granted which was refused.
-    pub fn missing(&self, shortage: &Shortage) -> usize {
+    /// How many bytes must be given back before that can be granted which was refused, `coming` of which are.
+    pub fn missing(&self, shortage: &Shortage, coming: usize) -> usize {
         let share = shortage.total.max(shortage.total_of_group).div_ceil(SHARE);
-        shortage.bytes.saturating_add(share).saturating_sub(self.most.saturating_sub(self.used()))
+        let taken = self.used().saturating_add(self.promised.load(Relaxed));
+        let needed = shortage.bytes.saturating_add(share).saturating_add(taken);
+        needed.saturating_sub(self.most).saturating_sub(coming)
     }
 
-    pub(super) fn note_shortage(&self, party: Party, bytes: usize) -> Shortage {
+    /// Enough is being freed for it: others do not get that, if somebody waits for it.
+    pub fn promise(&self, shortage: &Shortage) {
+        if shortage.waits {
+            self.promised.fetch_add(shortage.bytes, Relaxed);
+            if !shortage.answer_first(Answer::Coming) {
+                self.promised.fetch_sub(shortage.bytes, Relaxed);
+            }
+        }
+    }
+
+    /// Nobody waits for it any more.
+    pub(super) fn give_up(&self, shortage: &Shortage) {
+        if shortage.give_up() {
+            self.promised.fetch_sub(shortage.bytes, Relaxed);
+        }
+    }
+
+    pub(super) fn note_shortage(&self, party: Party, bytes: usize, waits: bool) -> Shortage {
         let [total, of_group] = self.held_by(party).map(|held| held.saturating_add(bytes));
-        let shortage = Shortage::new(party, bytes, total, if of_group > bytes { of_group } else { total });
+        let mut shortage = Shortage::new(party, bytes, total, if of_group > bytes { of_group } else { total });
+        shortage.waits = waits;
         self.shortages.add(&shortage);
         shortage
     }
@@ -94,9 +124,11 @@ impl MemoryBudget {
         self.counters(party).map(|each| each.into_iter().flatten().map(|held| held.load(Relaxed)).min().unwrap_or(0))
     }
 
-    pub(super) fn take(&self, party: Party, bytes: usize) -> Result<(), Refused> {
+    /// Takes bytes for a party, `own` of which were promised to it.
+    pub(super) fn take(&self, party: Party, bytes: usize, own: usize) -> Result<(), Refused> {
         let used = self.used.fetch_add(bytes, Relaxed).saturating_add(bytes);
-        let Some(free) = self.most.checked_sub(used) else {
+        let promised = self.promised.load(Relaxed).saturating_sub(own);
+        let Some(free) = self.most.checked_sub(used.saturating_add(promised)) else {
             self.used.fetch_sub(bytes, Relaxed);
             self.refused.fetch_add(1, Relaxed);
             return Err(Refused::Full);

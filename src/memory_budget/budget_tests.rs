@@ -134,10 +134,15 @@ fn whoever_waits_for_memory_gets_it_when_others_have_given_it_back() {
     assert_eq!((asked.party, asked.total, asked.total_of_group), (Party::Account(2), 4_000_000, 4_000_000));
     assert!(first.holder().held().is_above(&asked, 0));
     // 3 MB are free, 4 and half as much again are needed.
-    assert_eq!(budget.missing(&asked), 3_000_000);
-    asked.set_answer(Answer::Coming);
+    assert_eq!(budget.missing(&asked, 500_000), 2_500_000);
+    budget.promise(&asked);
     drop(first);
-    assert_eq!(asks.join().unwrap().0, Ok(()));
+    assert_eq!(Reservation::new(&budget, Party::Account(3)).grow(5_500_000), Err(Refused::Full), "it is promised");
+    let (outcome, second) = asks.join().unwrap();
+    assert_eq!(outcome, Ok(()));
+    let mut third = Reservation::new(&budget, Party::Account(3));
+    assert_eq!((budget.used(), third.grow(5_000_000)), (4_000_000, Ok(())), "nothing is promised any more");
+    drop(second);
 }
 
 #[test]
@@ -155,7 +160,7 @@ fn whoever_holds_the_most_does_not_wait() {
             None => thread::sleep(PAUSE),
         }
     };
-    asked.set_answer(Answer::Hopeless);
+    asked.refuse();
     assert_eq!(asks.join().unwrap().1, Err(Refused::Full));
 }
 
@@ -170,7 +175,7 @@ fn all_networks_of_a_site_together_are_above_one_of_another() {
     for (asks, bytes, is_above) in
         [("10.0.1.1", 2_000_000, true), ("10.0.1.1", 6_500_000, false), ("10.0.0.5", 2_000_000, false)]
     {
-        let shortage = budget.note_shortage(party(asks), bytes);
+        let shortage = budget.note_shortage(party(asks), bytes, false);
         assert!(held.iter().all(|each| each.holder().held().is_above(&shortage, 0) == is_above), "{asks} {bytes}");
     }
 }

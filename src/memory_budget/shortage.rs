@@ -32,12 +32,24 @@ pub struct Shortage {
     pub total: usize,
     /// What the [group](Party::group) of the party would hold with them; as much, if it is the only one in that.
     pub total_of_group: usize,
+    /// Whether somebody waits for it.
+    pub(super) waits: bool,
     answer: Arc<AtomicU8>,
 }
 
 impl Shortage {
     pub(super) fn new(party: Party, bytes: usize, total: usize, total_of_group: usize) -> Shortage {
-        Shortage { party, bytes, total, total_of_group, answer: Arc::default() }
+        Shortage { party, bytes, total, total_of_group, waits: false, answer: Arc::default() }
+    }
+
+    /// Answers it, unless it is answered already. Returns whether it was not.
+    pub(super) fn answer_first(&self, answer: Answer) -> bool {
+        self.answer.compare_exchange(Answer::None as u8, answer as u8, Relaxed, Relaxed).is_ok()
+    }
+
+    /// Nobody waits for it any more. Returns whether memory was being freed.
+    pub(super) fn give_up(&self) -> bool {
+        self.answer.swap(Answer::Hopeless as u8, Relaxed) == Answer::Coming as u8
     }
 
     /// What has been found for it.
@@ -49,9 +61,9 @@ impl Shortage {
         }
     }
 
-    /// Tells whoever waits for it.
-    pub fn set_answer(&self, answer: Answer) {
-        self.answer.store(answer as u8, Relaxed);
+    /// Tells whoever waits for it that there is none.
+    pub fn refuse(&self) {
+        self.answer_first(Answer::Hopeless);
     }
 }
 
@@ -66,7 +78,7 @@ impl Shortages {
         list.push(shortage.clone());
         if list.len() > MOST {
             let most = (0..list.len()).max_by_key(|index| list[*index].total).unwrap_or(0);
-            list.swap_remove(most).set_answer(Answer::Hopeless);
+            list.swap_remove(most).refuse();
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use crate::blocking::Party;
-use crate::memory_budget::{Answer, Held, Shortage};
+use crate::memory_budget::{Held, Shortage};
 
 use super::clock::millis;
 use super::connection::{Connection, TimerKind};
@@ -65,19 +65,19 @@ impl Shared {
         let (mut slow, mut coming) = self.slow_transfers();
         // What parties will not hold any more.
         let mut given_up: HashMap<Party, usize> = HashMap::new();
-        let (mut promised, mut ended) = (0_usize, 0);
+        let mut ended = 0;
         for shortage in shortages {
-            let missing = self.memory.missing(&shortage).saturating_add(promised).saturating_sub(coming);
+            let missing = self.memory.missing(&shortage, coming);
             let Some((chosen, found)) = choose(&slow, &shortage, missing, &mut given_up) else {
-                shortage.set_answer(Answer::Hopeless);
+                shortage.refuse();
                 continue;
             };
             for index in &chosen {
                 slow[*index].is_ended = true;
                 self.end_slow_transfer(&slow[*index].connection);
             }
-            shortage.set_answer(Answer::Coming);
-            (coming, promised, ended) = (coming + found, promised.saturating_add(shortage.bytes), ended + chosen.len());
+            self.memory.promise(&shortage);
+            (coming, ended) = (coming + found, ended + chosen.len());
         }
         if ended > 0 {
             self.evicted.fetch_add(ended as u64, Relaxed);

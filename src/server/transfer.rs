@@ -7,7 +7,7 @@ use crate::memory_budget::Holder;
 use super::clock::millis;
 
 /// Rates are measured over one to two of these, in milliseconds.
-const WINDOW: u64 = 4000;
+const WINDOW: u64 = 1500;
 
 /// A transfer that was at least this fast lately, in bytes per second, is not ended for its memory.
 pub(super) const FAST: u64 = 256 * 1024;
@@ -143,7 +143,7 @@ mod tests {
             transfer.note(1000, at(now));
             transfer.wait(at(now));
             let rate = transfer.rate(at(now)).unwrap();
-            assert!(if now < 8000 { rate > FAST } else { rate < 2000 }, "{now}: {rate}");
+            assert!(if now < 4000 { rate > FAST } else { rate < 2000 }, "{now}: {rate}");
         }
         assert!(transfer.rate(at(60_000)).unwrap() < 200);
     }
