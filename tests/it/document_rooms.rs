@@ -44,6 +44,34 @@ fn a_save_waits_for_no_other_save_of_its_account() {
     assert_totals_are_right(&db);
 }
 
+/// Who found the first room in use fills its own, even if the first one is free by then, and so finds something the next time.
+#[test]
+fn a_save_that_finds_the_first_room_in_use_has_its_own_the_next_time() {
+    let db = TestDb::new();
+    let server = Server::start(&db);
+    let user = server.sign_up("ann@x");
+    save(&user.browser, &json!({"content": "text"}));
+    let rooms = || db.count("SELECT count(*) FROM document_rooms");
+    assert_eq!(rooms(), 1);
+    let mut client = db.connect();
+    // In one session, so each time with the same room.
+    for n in 0..3_i32 {
+        let sql = "SELECT textgen_insert_document($1, $2, 't', 'text', max_documents, max_bytes) FROM document_rooms
+            WHERE slot = 0";
+        assert_eq!(client.query_one(sql, &[&format!("doc_{n}"), &user.id]).unwrap().get::<_, Option<i64>>(0), Some(1));
+        assert_eq!(rooms(), 2, "its own beside the first");
+    }
+    assert_totals_are_right(&db);
+    // The first one is filled once it is used up.
+    db.run(
+        "UPDATE document_totals SET documents = documents - (SELECT documents FROM document_rooms WHERE slot = 0);
+            UPDATE document_rooms SET documents = 0 WHERE slot = 0",
+    );
+    save(&user.browser, &json!({"content": "text"}));
+    assert!(db.count("SELECT documents FROM document_rooms WHERE slot = 0") > 0);
+    assert_totals_are_right(&db);
+}
+
 #[test]
 fn as_many_are_saved_as_the_quota_says_whatever_is_set_aside() {
     const QUOTA: i64 = 250;
