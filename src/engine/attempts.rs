@@ -16,7 +16,7 @@ use super::client::{Head, HttpClient, UNREACHABLE, failure, is_disconnect, is_sh
 use super::demo;
 use super::health::InFlight;
 use super::reply::{Reply, whole_seconds};
-use super::request::{Body, UpstreamRequest};
+use super::request::{Body, COUNT_TOKENS, UpstreamRequest};
 use super::retry_after;
 use super::routes::{Pick, Routes};
 use super::transport::{self, client_left};
@@ -71,7 +71,7 @@ pub fn send(routes: &Routes, request: UpstreamRequest<'_>) -> Result<Reply> {
         let failed = match outcome {
             Ok(response) => {
                 let reply = reply(response, in_flight, client, deadline, request_id.clone());
-                if is_answer(&reply) {
+                if path == COUNT_TOKENS || is_answer(&reply) {
                     return Ok(reply);
                 }
                 broken += usize::from(reply.status == 500);

@@ -38,8 +38,8 @@ pub use model_list::{ListedModel, MAX_MODEL_NAME, is_model_name};
 pub use provider::Provider;
 pub use reply::Reply;
 pub use request::{
-    Body, CONTINUOUS_USAGE, Extensions, Form, INCLUDE_USAGE, StreamedForm, USAGE_WITH_EACH_PIECE, UpstreamRequest,
-    Variant,
+    Body, CONTINUOUS_USAGE, COUNT_TOKENS, Extensions, Form, INCLUDE_USAGE, StreamedForm, USAGE_WITH_EACH_PIECE,
+    UpstreamRequest, Variant,
 };
 pub use routes::{Route, Routes};
 pub use spec::{Hidden, Protocol, Protocols, ProviderSpec, Timeouts};

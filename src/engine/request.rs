@@ -20,6 +20,10 @@ pub struct UpstreamRequest<'a> {
     pub body: Body<'a>,
 }
 
+/// The path on which a provider counts tokens, for nothing. What it answers there says nothing of how it does its work, so it
+/// closes it for nobody: else one account could, as such requests are not charged.
+pub const COUNT_TOKENS: &str = "/v1/messages/count_tokens";
+
 const STREAM_OPTIONS: &str = "stream_options";
 
 /// The option of a stream that asks for its usage behind its last piece.

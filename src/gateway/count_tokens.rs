@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::auth::Caller;
 use crate::call::Call;
 use crate::catalogue::{Purpose, ResolvedModel};
-use crate::engine::{Body, Protocol, Reply, UpstreamRequest};
+use crate::engine::{Body, COUNT_TOKENS, Protocol, Reply, UpstreamRequest};
 use crate::error::{Error, Result};
 use crate::http::object::Object;
 use crate::http::{Content, Response};
@@ -17,16 +17,15 @@ use super::estimate::Prompt;
 use super::request_rate::RequestRate;
 use super::{MAX_JSON_BODY, model, response_typed_as};
 
-const PATH: &str = "/v1/messages/count_tokens";
 /// Most bytes of a model server's answer, which is one number.
 const MAX_COUNT: usize = 64 * 1024;
 
-/// Handles a request. A provider that speaks the protocol is asked; otherwise, and where that has no such route, the tokens
-/// are estimated.
+/// Handles a request. A provider that speaks the protocol is asked; otherwise, and where that has no such route or does not
+/// count now, the tokens are estimated.
 ///
 /// # Errors
 /// 400 for a body that is invalid; 404 for an unknown model; 429 if the rate limits do not admit it; what the model server
-/// refuses; 502, 503 or 504 if it fails.
+/// refuses as wrong.
 pub fn answer(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     let headers = headers(call.request, Dialect::Messages)?;
     call.app.models.check(Purpose::Text)?;
@@ -47,9 +46,9 @@ pub fn answer(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     Ok(Response::json(200, &json!({ "input_tokens": tokens })))
 }
 
-/// The model server's answer; `None` if it has no such route.
+/// The model server's answer; `None` if it has no such route, or does not count now.
 fn ask(model: &ResolvedModel, object: &Object<'_>, headers: &[(&'static str, String)]) -> Result<Option<Response>> {
-    let ask = UpstreamRequest { path: PATH, media_type: "application/json", headers, body: Body::Json(object) };
+    let ask = UpstreamRequest { path: COUNT_TOKENS, media_type: "application/json", headers, body: Body::Json(object) };
     let outcome = model.block_in_place(|| {
         let mut reply = model.send(ask).and_then(Reply::successful)?;
         let bytes = reply.read_all(MAX_COUNT)?;
@@ -60,7 +59,8 @@ fn ask(model: &ResolvedModel, object: &Object<'_>, headers: &[(&'static str, Str
             response.content = Content::Bytes(bytes.into());
             Ok(Some(response))
         }
-        Err(Error::Relayed(relayed)) if matches!(relayed.status, 404 | 405) => Ok(None),
+        Err(Error::Relayed(relayed)) if matches!(relayed.status, 404 | 405 | 429 | 500..) => Ok(None),
+        Err(Error::Upstream(..) | Error::Busy) => Ok(None),
         Err(Error::ClientLeftModel) => Err(Error::ClientLeft),
         Err(e) => Err(e),
     }

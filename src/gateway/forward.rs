@@ -84,14 +84,15 @@ impl<'a> ForwardedUpload<'a> {
         resolved: &'a ResolvedModel,
         map_trailing: MapTrailing<'a>,
     ) -> Result<ForwardedUpload<'a>> {
+        let is_in_memory = source.whole().is_some();
         if let Some(whole) = source.whole() {
-            let mut measurer = ReservedMeasurer::default();
+            let mut measurer = ReservedMeasurer { is_in_memory: true, ..ReservedMeasurer::default() };
             measurer.push(whole)?;
             measurer.finish().0.map_err(not_measurable)?;
         }
         let mut start = Vec::new();
         (&mut *source).take(PREFIX as u64).read_to_end(&mut start).map_err(|e| upload_error(&e))?;
-        let measurer = measure_start(&start)?;
+        let measurer = measure_start(&start, is_in_memory)?;
         let boundary = format!("textgen-{}", crate::accounts::random(32)?);
         let mut buffer = Vec::with_capacity(start.len() + 1024);
         for (name, value) in leading {
@@ -235,6 +236,8 @@ impl StreamedForm for ForwardedUpload<'_> {
 struct ReservedMeasurer {
     measurer: Measurer,
     reserved: usize,
+    /// Whether all of the recording is in memory, so that nobody expects this thread to wait.
+    is_in_memory: bool,
 }
 
 impl ReservedMeasurer {
@@ -245,7 +248,10 @@ impl ReservedMeasurer {
         for piece in bytes.chunks(Self::STEP) {
             let missing = self.measurer.wanted_memory(piece.len()).saturating_sub(self.reserved);
             if missing > 0 {
-                memory_budget::reserve_in_time(missing)?;
+                match self.is_in_memory {
+                    true => memory_budget::reserve(missing)?,
+                    false => memory_budget::reserve_in_time(missing)?,
+                }
                 self.reserved += missing;
             }
             self.measurer.push(piece);
@@ -261,7 +267,7 @@ impl ReservedMeasurer {
 }
 
 /// Begins to measure a recording by its first bytes; all of them, if they are fewer than [`PREFIX`].
-fn measure_start(start: &[u8]) -> Result<ReservedMeasurer> {
+fn measure_start(start: &[u8], is_in_memory: bool) -> Result<ReservedMeasurer> {
     if start.is_empty() {
         return Err(Error::bad("The audio file is empty"));
     }
@@ -276,7 +282,7 @@ fn measure_start(start: &[u8]) -> Result<ReservedMeasurer> {
     };
     match failure {
         Some(e) => Err(not_measurable(e)),
-        None => Ok(ReservedMeasurer { measurer: begin(), reserved: 0 }),
+        None => Ok(ReservedMeasurer { measurer: begin(), is_in_memory, ..ReservedMeasurer::default() }),
     }
 }
 

@@ -448,3 +448,23 @@ fn the_demo_engine_speaks_both() {
     assert!(events.contains("event: response.incomplete\ndata: {"), "{events}");
     server.wait_until("the charges", || charges(&db).len() == 4);
 }
+
+/// Counting is free, so what a provider answers to it must not close the provider for those who pay.
+#[test]
+fn a_provider_that_does_not_count_works_on() {
+    let upstream = Upstream::start(|seen, wire| match seen.path.as_str() {
+        "/v1/messages/count_tokens" => {
+            let head = "HTTP/1.1 429 Too Many Requests\r\nRetry-After: 3600\r\nContent-Length: 2\r\n\r\n{}";
+            wire.raw(head);
+        }
+        _ => native(seen, wire),
+    });
+    let (_db, server, user) = start(&upstream);
+    let client = user.program(&server.inference);
+    let count = json!({"model": "m", "messages": [{"role": "user", "content": "Hello"}]});
+    for _ in 0..10 {
+        let counted = client.post("/v1/messages/count_tokens", &count).expect(200).json();
+        assert!(counted["input_tokens"].as_i64().unwrap() > 0, "an estimate");
+    }
+    client.post(MESSAGES, &message(false)).expect(200);
+}
