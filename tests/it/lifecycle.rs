@@ -242,7 +242,7 @@ fn an_invalid_setting_is_reported_in_one_line_with_exit_code_two() {
         ("AUTH_GRACE", "1h"),
         ("PUBLIC_URL", "example.com"),
         ("TRUSTED_PROXIES", "10.0.0.0/33"),
-        ("CORS_ORIGINS", "*"),
+        ("CORS_ORIGINS", "*.example.com"),
         ("LOG_LEVEL", "verbose"),
         ("LOG_FORMAT", "yaml"),
     ] {
