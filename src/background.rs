@@ -85,13 +85,11 @@ fn delete_expired(db: &Database) -> Result<(), db::Error> {
     let mut session = db.session()?;
     sessions::delete_expired(&mut session)?;
     while api_keys::delete_ended(&mut session)? > 0 {}
-    let mut after = String::new();
-    while let Some(last) = budgets::delete_unused(&mut session, &after)? {
-        after = last;
-    }
-    after.clear();
-    while let Some(last) = rates::delete_unused(&mut session, &after)? {
-        after = last;
+    for delete_after in [budgets::delete_unused, rates::delete_unused] {
+        let mut after = String::new();
+        while let Some(last) = delete_after(&mut session, &after)? {
+            after = last;
+        }
     }
     while deleted_documents::purge(&mut session)? > 0 {}
     known_networks::delete_old(&mut session)?;

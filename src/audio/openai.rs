@@ -10,7 +10,7 @@ use crate::gateway::charged::{ModelUsage, Outcome, charged_upload};
 use crate::gateway::estimate::KeptPrompt;
 use crate::gateway::event_stream::EventStream;
 use crate::gateway::forward::{FormFields, ForwardedUpload};
-use crate::gateway::passage::Passage;
+use crate::gateway::reply_format::ReplyFormat;
 use crate::gateway::reply_kind::not_json;
 use crate::gateway::stream_usage::{UsageFilter, UsageShown};
 use crate::gateway::transcript::{SubtitleFormat, Transcript};
@@ -115,9 +115,9 @@ impl Options {
 fn outcome(mut pending: PendingTranscription, options: Options) -> Result<Outcome> {
     if pending.reply.media_type == sse::MEDIA_TYPE {
         let (counter, prompt) = (UsageCounter::new(ChargeBasis::Audio(pending.duration)), KeptPrompt::none());
-        let passage = Passage::Plain(UsageFilter::new(UsageShown::AsSent));
+        let format = ReplyFormat::Plain(UsageFilter::new(UsageShown::AsSent));
         let model = options.model.name().to_owned();
-        let stream = EventStream { model, reply: pending.reply, counter, prompt, passage, limit: None, failed: None };
+        let stream = EventStream { model, reply: pending.reply, counter, prompt, format, limit: None, failed: None };
         return Ok(stream.into_outcome());
     }
     let Transcribed { bytes, transcript, duration, units } = pending.read()?;

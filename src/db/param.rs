@@ -15,13 +15,14 @@ pub trait Param: ToSql + Sync {
 }
 
 macro_rules! params {
-    ($($rust:ty => $sql:ident),* $(,)?) => { $(
+    ($($rust:ty => $sql:ident, |$value:ident| $bytes:expr;)*) => { $(
         impl Param for $rust {
             fn postgres_type(&self) -> Type {
                 Type::$sql
             }
             fn bytes(&self) -> usize {
-                Size::size(self)
+                let $value = self;
+                $bytes
             }
             fn as_sql(&self) -> &(dyn ToSql + Sync) {
                 self
@@ -32,7 +33,7 @@ macro_rules! params {
                 Type::$sql
             }
             fn bytes(&self) -> usize {
-                self.as_ref().map_or(0, Size::size)
+                self.as_ref().map_or(0, Param::bytes)
             }
             fn as_sql(&self) -> &(dyn ToSql + Sync) {
                 self
@@ -42,63 +43,26 @@ macro_rules! params {
 }
 
 params! {
-    &str => TEXT,
-    String => TEXT,
-    bool => BOOL,
-    i32 => INT4,
-    i64 => INT8,
-    f64 => FLOAT8,
-    Date => DATE,
-    OffsetDateTime => TIMESTAMPTZ,
-    &[u8] => BYTEA,
-    Vec<u8> => BYTEA,
-    Vec<String> => TEXT_ARRAY,
-    Vec<&str> => TEXT_ARRAY,
-    Vec<i64> => INT8_ARRAY,
-    Vec<bool> => BOOL_ARRAY,
-    Vec<&[u8]> => BYTEA_ARRAY,
-    Vec<Option<&[u8]>> => BYTEA_ARRAY,
-    Vec<OffsetDateTime> => TIMESTAMPTZ_ARRAY,
+    &str => TEXT, |text| text.len();
+    String => TEXT, |text| text.len();
+    bool => BOOL, |_value| 1;
+    i32 => INT4, |_value| 4;
+    i64 => INT8, |_value| 8;
+    f64 => FLOAT8, |_value| 8;
+    Date => DATE, |_value| 4;
+    OffsetDateTime => TIMESTAMPTZ, |_value| 8;
+    &[u8] => BYTEA, |bytes| bytes.len();
+    Vec<u8> => BYTEA, |bytes| bytes.len();
+    Vec<String> => TEXT_ARRAY, |list| elements(list);
+    Vec<&str> => TEXT_ARRAY, |list| elements(list);
+    Vec<i64> => INT8_ARRAY, |list| elements(list);
+    Vec<bool> => BOOL_ARRAY, |list| elements(list);
+    Vec<&[u8]> => BYTEA_ARRAY, |list| elements(list);
+    Vec<Option<&[u8]>> => BYTEA_ARRAY, |list| elements(list);
+    Vec<OffsetDateTime> => TIMESTAMPTZ_ARRAY, |list| elements(list);
 }
 
-/// The size of a value in a message, in bytes, or about that.
-trait Size {
-    fn size(&self) -> usize;
-}
-
-macro_rules! sizes {
-    ($($rust:ty: |$value:ident| $size:expr),* $(,)?) => { $(
-        impl Size for $rust {
-            fn size(&self) -> usize {
-                let $value = self;
-                $size
-            }
-        }
-    )* };
-}
-
-sizes! {
-    &str: |text| text.len(),
-    String: |text| text.len(),
-    &[u8]: |bytes| bytes.len(),
-    Vec<u8>: |bytes| bytes.len(),
-    Option<&[u8]>: |bytes| bytes.map_or(0, <[u8]>::len),
-    bool: |_value| 1,
-    i32: |_value| 4,
-    i64: |_value| 8,
-    f64: |_value| 8,
-    Date: |_value| 4,
-    OffsetDateTime: |_value| 8,
-    Vec<String>: |list| elements(list),
-    Vec<&str>: |list| elements(list),
-    Vec<i64>: |list| elements(list),
-    Vec<bool>: |list| elements(list),
-    Vec<&[u8]>: |list| elements(list),
-    Vec<Option<&[u8]>>: |list| elements(list),
-    Vec<OffsetDateTime>: |list| elements(list),
-}
-
-/// Each has a length of four bytes.
-fn elements(list: &[impl Size]) -> usize {
-    list.iter().map(|element| 4 + element.size()).sum()
+/// The bytes of a list's elements, before each of which stand four that say how long it is.
+fn elements(list: &[impl Param]) -> usize {
+    list.iter().map(|element| 4 + element.bytes()).sum()
 }

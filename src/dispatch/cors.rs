@@ -47,3 +47,17 @@ fn requested(request: &Request) -> &str {
     let is_list = |list: &&str| !list.is_empty() && list.len() <= LONGEST_HEADERS && list.bytes().all(is_name);
     request.header("access-control-request-headers").filter(is_list).unwrap_or(HEADERS)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::EXPOSED;
+    use crate::dispatch::rate_headers::NAMES;
+
+    #[test]
+    fn pages_of_other_origins_may_read_what_is_left_of_rate_limits() {
+        let exposed: Vec<String> = EXPOSED.split(", ").map(str::to_ascii_lowercase).collect();
+        for name in NAMES.concat() {
+            assert!(exposed.iter().any(|exposed| exposed == name), "{name}");
+        }
+    }
+}

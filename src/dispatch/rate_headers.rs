@@ -4,7 +4,7 @@ use crate::app::App;
 use crate::limits::{Micros, RateIds};
 
 /// Limit, what is left of it, and in how long all of it is; of requests and of tokens.
-const NAMES: [[&str; 3]; 2] = [
+pub(super) const NAMES: [[&str; 3]; 2] = [
     ["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"],
     ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"],
 ];

@@ -20,6 +20,17 @@ pub struct UpstreamRequest<'a> {
     pub body: Body<'a>,
 }
 
+impl<'a> UpstreamRequest<'a> {
+    /// One whose body is a JSON object, with these headers of the protocol.
+    pub fn json(
+        path: &'static str,
+        headers: &'a [(&'static str, String)],
+        object: &'a Object<'a>,
+    ) -> UpstreamRequest<'a> {
+        UpstreamRequest { path, media_type: "application/json", headers, body: Body::Json(object) }
+    }
+}
+
 /// The path on which a provider counts tokens, for nothing. What it answers there says nothing of how it does its work, so it
 /// closes it for nobody: else one account could, as such requests are not charged.
 pub const COUNT_TOKENS: &str = "/v1/messages/count_tokens";

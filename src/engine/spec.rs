@@ -61,6 +61,9 @@ impl Protocol {
         }
     }
 
+    /// The fields that bound the output in any of them, in tokens.
+    pub const OUTPUT_LIMITS: [&str; 3] = ["max_tokens", "max_completion_tokens", "max_output_tokens"];
+
     /// The fields of its requests that bound the output, in tokens. The first is the one to add where there is none.
     pub const fn output_limits(self) -> &'static [&'static str] {
         match self {

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use crate::call::Call;
+use crate::engine::Protocol;
 use crate::error::{Error, Result};
 use crate::http::Request;
 use crate::http::form::Fields;
@@ -158,9 +159,6 @@ fn check_tools(object: &mut Object<'_>, is_client_tool: &dyn Fn(&str) -> bool, k
     }
 }
 
-/// The fields that bound a request's output, in one of the protocols.
-const OUTPUT_LIMITS: [&str; 3] = ["max_tokens", "max_completion_tokens", "max_output_tokens"];
-
 /// Most choices that a request may ask for.
 const MAX_CHOICES: u64 = 128;
 
@@ -178,7 +176,7 @@ fn check_amounts(object: &mut Object<'_>) -> Result<()> {
     if object.read::<u64>("best_of").is_some_and(|best_of| best_of > object.read::<u64>("n").unwrap_or(1)) {
         return Err(Error::bad("best_of must not be larger than n"));
     }
-    for name in OUTPUT_LIMITS {
+    for name in Protocol::OUTPUT_LIMITS {
         if is_given(object, name) && !is_whole(object, name) {
             return Err(Error::bad(format!("{name} must be a whole number")));
         }

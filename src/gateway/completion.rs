@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::blocking::unwatched;
 use crate::catalogue::ResolvedModel;
-use crate::engine::{Body, Reply, UpstreamRequest};
+use crate::engine::{Reply, UpstreamRequest};
 use crate::error::{Error, Result};
 use crate::http::object::Object;
 use crate::http::sse;
@@ -126,12 +126,7 @@ pub fn complete(model: &ResolvedModel, request: &Map<String, Value>, stop: &Stop
     model.limit_output(&mut object)?;
     request_usage(&mut object);
     let limit = worst_case::set_aside_text(model, &mut object, "messages", choices)?.map(OutputLimit::new);
-    let ask = UpstreamRequest {
-        path: "/v1/chat/completions",
-        media_type: "application/json",
-        headers: &[],
-        body: Body::Json(&object),
-    };
+    let ask = UpstreamRequest::json("/v1/chat/completions", &[], &object);
     let finder = StopFinder::new(stop)?;
     let counter = UsageCounter::new(ChargeBasis::Text).expecting(choices, 1);
     let mut collector = Collector { model: model.name(), stop: finder, completions: BTreeMap::new(), counter, limit };

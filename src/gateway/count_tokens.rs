@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::auth::Caller;
 use crate::call::Call;
 use crate::catalogue::{Purpose, ResolvedModel};
-use crate::engine::{Body, COUNT_TOKENS, Protocol, Reply, UpstreamRequest};
+use crate::engine::{COUNT_TOKENS, Protocol, Reply, UpstreamRequest};
 use crate::error::{Error, Result};
 use crate::http::object::Object;
 use crate::http::{Content, Response};
@@ -48,7 +48,7 @@ pub fn answer(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
 
 /// The model server's answer; `None` if it has no such route, or does not count now.
 fn ask(model: &ResolvedModel, object: &Object<'_>, headers: &[(&'static str, String)]) -> Result<Option<Response>> {
-    let ask = UpstreamRequest { path: COUNT_TOKENS, media_type: "application/json", headers, body: Body::Json(object) };
+    let ask = UpstreamRequest::json(COUNT_TOKENS, headers, object);
     let outcome = model.block_in_place(|| {
         let mut reply = model.send(ask).and_then(Reply::successful)?;
         let bytes = reply.read_all(MAX_COUNT)?;

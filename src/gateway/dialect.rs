@@ -20,8 +20,8 @@ use super::MAX_JSON_BODY;
 use super::charged::ChargedRequest;
 use super::dialect_body::{check_caches, dialect_object};
 use super::model;
-use super::passage::Passage;
-use super::proxy::{Forwarded, ProxiedRoute, Wire, forward};
+use super::proxy::{ClientProtocol, Forwarded, ProxiedRoute, forward};
+use super::reply_format::ReplyFormat;
 use super::usage_counter::ChargeBasis;
 
 /// The version of the Messages protocol for clients that name none. Servers require one.
@@ -77,9 +77,9 @@ fn ask_native(
     object: &mut Object<'_>,
     headers: &[(&'static str, String)],
 ) -> Result<Forwarded> {
-    let wire = Wire { headers, passage: Passage::Native(Box::new(NativeReader::new(dialect))) };
+    let protocol = ClientProtocol { headers, format: ReplyFormat::Native(Box::new(NativeReader::new(dialect))) };
     let route = route(dialect.path(), dialect.prompt_field());
-    let failure = match forward(model, &route, object, Some(wire)) {
+    let failure = match forward(model, &route, object, Some(protocol)) {
         Err(failure) => failure,
         forwarded => return forwarded,
     };
@@ -107,8 +107,8 @@ fn may_chat_help(model: &ResolvedModel, failure: &Error) -> bool {
 }
 
 fn ask_for_chat(model: &ResolvedModel, mut translated: AsChat) -> Result<Forwarded> {
-    let wire = Wire { headers: &[], passage: Passage::Translated(translated.reply) };
-    forward(model, &route("/v1/chat/completions", "messages"), &mut translated.chat, Some(wire))
+    let protocol = ClientProtocol { headers: &[], format: ReplyFormat::Translated(translated.reply) };
+    forward(model, &route("/v1/chat/completions", "messages"), &mut translated.chat, Some(protocol))
 }
 
 fn route(upstream_path: &'static str, prompt_field: &'static str) -> ProxiedRoute {

@@ -15,7 +15,7 @@ use super::estimate::KeptPrompt;
 use super::live_reply::{self, LiveReader, Next};
 use super::mark_demo;
 use super::output_limit::OutputLimit;
-use super::passage::{EVENTS, Passage, Reading, Seen};
+use super::reply_format::{EVENTS, Reading, ReplyFormat, Seen};
 use super::reply_kind::disguised_failure;
 use super::reply_stream::{ReplyStream, StreamClient, StreamEnd};
 use super::usage_counter::UsageCounter;
@@ -33,7 +33,7 @@ pub struct EventStream {
     /// What the request gave the model to read.
     pub prompt: KeptPrompt,
     /// What the client gets of it.
-    pub passage: Passage,
+    pub format: ReplyFormat,
     /// Ends it where it has more than was asked for.
     pub limit: Option<OutputLimit>,
     /// The model server's own last event, if that says that it has failed.
@@ -43,7 +43,7 @@ pub struct EventStream {
 impl EventStream {
     /// The response to the client.
     pub fn into_outcome(self) -> Outcome {
-        let media_type = self.passage.media_type().unwrap_or(EVENTS);
+        let media_type = self.format.media_type().unwrap_or(EVENTS);
         let response = Response::new(200)
             .header("Content-Type", media_type)
             // nginx would buffer events otherwise.
@@ -114,29 +114,29 @@ impl EventStream {
     /// Counts an event and adds to `output` what the client gets of it. Returns how the stream ends, if it ends with it.
     fn pass_on(&mut self, event: &[u8], output: &mut Vec<u8>) -> Option<StreamEnd> {
         let Some(data) = sse::data(event) else {
-            self.passage.pass_comment(event, output);
+            self.format.pass_comment(event, output);
             return None;
         };
         if &*data == DONE {
             return Some(self.complete(Some(event), output));
         }
-        let seen = match self.passage.read(&data) {
+        let seen = match self.format.read(&data) {
             Reading::Piece(seen) => seen,
             Reading::Failure(message) => return Some(StreamEnd::Failed(disguised_failure(&message))),
             Reading::Unknown => {
                 self.counter.add_unparsed(&data);
-                return self.passage.pass_unknown(event, output).err().map(StreamEnd::Failed);
+                return self.format.pass_unknown(event, output).err().map(StreamEnd::Failed);
             }
         };
         if self.limit.as_mut().is_some_and(|limit| limit.is_passed_by(&seen.chunk)) {
             let (open, used) = (self.counter.open_choices(), self.used());
-            return Some(StreamEnd::Complete(self.passage.cut(&data, &seen.chunk, &open, &used)));
+            return Some(StreamEnd::Complete(self.format.cut(&data, &seen.chunk, &open, &used)));
         }
         self.count(&seen);
         match seen.end {
             None => {
                 let is_finished = self.counter.are_begun_choices_finished();
-                self.passage.pass(event, &data, &seen, is_finished, output).err().map(StreamEnd::Failed)
+                self.format.pass(event, &data, &seen, is_finished, output).err().map(StreamEnd::Failed)
             }
             Some(End::Failed | End::Error) => {
                 self.failed = Some(event.to_vec());
@@ -148,8 +148,8 @@ impl EventStream {
 
     /// The end of a complete reply, whose last event this is.
     fn complete(&mut self, last: Option<&[u8]>, output: &mut Vec<u8>) -> StreamEnd {
-        let EventStream { passage, counter, prompt, limit, .. } = self;
-        StreamEnd::Complete(passage.end(last, || used(counter, prompt, limit.as_ref()), output))
+        let EventStream { format, counter, prompt, limit, .. } = self;
+        StreamEnd::Complete(format.end(last, || used(counter, prompt, limit.as_ref()), output))
     }
 
     fn count(&mut self, seen: &Seen<'_>) {
@@ -237,11 +237,11 @@ impl ReplyStream for EventStream {
 
     fn fail(&mut self, out: &mut dyn Write, e: Error) -> io::Result<()> {
         log::warn!("a stream ended with an error: {e}");
-        if !self.passage.is_stream() {
+        if !self.format.is_stream() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         // In one call, as each write is sent as a chunk of its own.
-        out.write_all(&self.failed.take().unwrap_or_else(|| self.passage.error(&e)))
+        out.write_all(&self.failed.take().unwrap_or_else(|| self.format.error(&e)))
     }
 
     fn finish(&mut self) {

@@ -7,10 +7,11 @@
 //! `event_stream` their streams, read by `live_reply`; `completion` asks a chat model for text with stop conditions;
 //! `speech` synthesizes; `upload`, `forward`, `transcription` send recordings, and `transcript` formats the result.
 //! `dialect` answers in the Responses and the Messages protocol, whose requests `dialect_body` checks, and `count_tokens`
-//! says how long one is; `passage` is what becomes of a reply in each, and `reply_kind` tells replies apart. `usage_counter`
-//! counts the tokens of replies; `stream_usage` has streams bring their numbers, and `estimate` counts tokens that no server
-//! reports, in what `prompt_parts` finds of a prompt. `worst_case` sets aside what a call may cost, where a budget limits
-//! that: `bound` tells what the model reads at the most, and `output_limit` holds it to what it may make.
+//! says how long one is; `reply_format` writes replies in the client's protocol, and `reply_kind` tells replies apart.
+//! `usage_counter` counts the tokens of replies; `stream_usage` has streams bring their numbers, and `estimate` counts
+//! tokens that no server reports, in what `prompt_parts` finds of a prompt. `worst_case` sets aside what a call may cost,
+//! where a budget limits that: `bound` tells what the model reads at the most, and `output_limit` holds it to what it may
+//! make.
 
 pub mod audio_duration;
 pub mod body;
@@ -32,9 +33,9 @@ mod kept;
 mod live_reply;
 pub mod model;
 pub mod output_limit;
-pub mod passage;
 mod prompt_parts;
 pub mod proxy;
+pub mod reply_format;
 pub mod reply_kind;
 pub mod reply_stream;
 mod request_rate;

@@ -8,7 +8,7 @@ use crate::auth::Caller;
 use crate::blocking::unwatched;
 use crate::call::Call;
 use crate::catalogue::{Purpose, ResolvedModel};
-use crate::engine::{Body, Reply, UpstreamRequest};
+use crate::engine::{Reply, UpstreamRequest};
 use crate::error::{Error, Result};
 use crate::http::object::Object;
 use crate::http::{Content, Response};
@@ -20,7 +20,7 @@ use super::event_stream::EventStream;
 use super::live_reply;
 use super::model;
 use super::output_limit::OutputLimit;
-use super::passage::Passage;
+use super::reply_format::ReplyFormat;
 use super::reply_kind::is_event_stream;
 use super::stream_usage::{UsageFilter, UsageShown, request_usage};
 use super::usage_counter::{ChargeBasis, UsageCounter};
@@ -28,7 +28,6 @@ use super::worst_case;
 use super::{MAX_JSON_BODY, MAX_REPLY, mark_demo, response_typed_as};
 
 /// A route that is passed on to a model server.
-#[derive(Clone)]
 pub struct ProxiedRoute {
     /// What it wants of a model.
     pub purpose: Purpose,
@@ -61,12 +60,12 @@ pub fn proxy(
     })
 }
 
-/// A request in its own protocol, or one that was translated to a chat.
-pub(super) struct Wire<'w> {
+/// What a request is sent with that came in the Responses or the Messages protocol, even if it was translated to a chat.
+pub(super) struct ClientProtocol<'w> {
     /// Headers of the protocol.
     pub(super) headers: &'w [(&'static str, String)],
     /// What becomes of the reply.
-    pub(super) passage: Passage,
+    pub(super) format: ReplyFormat,
 }
 
 /// A reply whose body was not read yet.
@@ -74,7 +73,7 @@ pub(super) struct Pending {
     model: ResolvedModel,
     reply: Reply,
     counter: UsageCounter,
-    passage: Passage,
+    format: ReplyFormat,
     limit: Option<OutputLimit>,
 }
 
@@ -87,7 +86,7 @@ pub(super) enum Forwarded {
     Cut(ModelUsage),
 }
 
-/// Sends a request. Without a `wire`, it is one that is passed on in OpenAI's older protocols.
+/// Sends a request. Without a `protocol`, it is one that is passed on in OpenAI's older protocols.
 ///
 /// # Errors
 /// As [`proxy`].
@@ -95,11 +94,11 @@ pub(super) fn forward(
     model: &ResolvedModel,
     route: &ProxiedRoute,
     object: &mut Object<'_>,
-    wire: Option<Wire<'_>>,
+    protocol: Option<ClientProtocol<'_>>,
 ) -> Result<Forwarded> {
     let wants_stream = matches!(route.basis, ChargeBasis::Text) && object.read::<bool>("stream") == Some(true);
     let (choices, prompts) = choices(object, route.prompt_field);
-    let asks_for_usage = wants_stream && wire.as_ref().is_none_or(|wire| wire.passage.is_of_chat());
+    let asks_for_usage = wants_stream && protocol.as_ref().is_none_or(|protocol| protocol.format.is_of_chat());
     let shown = if asks_for_usage { request_usage(object) } else { UsageShown::AsSent };
     let most_tokens = match &route.basis {
         ChargeBasis::Text => worst_case::set_aside_text(model, object, route.prompt_field, choices)?,
@@ -109,9 +108,8 @@ pub(super) fn forward(
     };
     let limit = most_tokens.map(OutputLimit::new);
     let counter = UsageCounter::new(route.basis.clone()).expecting(choices, prompts);
-    let headers = wire.as_ref().map_or(&[][..], |wire| wire.headers);
-    let body = Body::Json(object);
-    let ask = UpstreamRequest { path: route.upstream_path, media_type: "application/json", headers, body };
+    let headers = protocol.as_ref().map_or(&[][..], |protocol| protocol.headers);
+    let ask = UpstreamRequest::json(route.upstream_path, headers, object);
     let send = || model.send(ask).and_then(Reply::successful);
     // Only a stream tells, piece by piece, what was made. Of a reply in one piece nothing is known before its end.
     let began = Instant::now();
@@ -124,8 +122,9 @@ pub(super) fn forward(
             Ok(Forwarded::Cut(ModelUsage { model, units, estimated: true, latency_micros }))
         }
         reply => {
-            let passage = wire.map_or_else(|| Passage::Plain(UsageFilter::new(shown)), |wire| wire.passage);
-            Ok(Forwarded::Reply(Pending { model: model.clone(), reply: reply?, counter, passage, limit }))
+            let format =
+                protocol.map_or_else(|| ReplyFormat::Plain(UsageFilter::new(shown)), |protocol| protocol.format);
+            Ok(Forwarded::Reply(Pending { model: model.clone(), reply: reply?, counter, format, limit }))
         }
     }
 }
@@ -149,23 +148,23 @@ impl Forwarded {
 impl Pending {
     /// Passes a stream on.
     fn into_stream(self, prompt: KeptPrompt) -> Outcome {
-        let Pending { model, reply, counter, passage, limit } = self;
+        let Pending { model, reply, counter, format, limit } = self;
         let model = model.name().to_owned();
-        EventStream { model, reply, counter, prompt, passage, limit, failed: None }.into_outcome()
+        EventStream { model, reply, counter, prompt, format, limit, failed: None }.into_outcome()
     }
 
     /// Reads a reply in one piece.
     fn read(self, prompt_tokens: impl FnOnce() -> usize) -> Result<Outcome> {
-        let Pending { model, mut reply, mut counter, mut passage, .. } = self;
+        let Pending { model, mut reply, mut counter, mut format, .. } = self;
         let bytes = model.block_in_place(|| unwatched(|| reply.read_all(MAX_REPLY)))??;
-        passage.read_whole(&bytes, &mut counter)?;
+        format.read_whole(&bytes, &mut counter)?;
         live_reply::note_hidden_output(&mut counter, &reply, model.name(), false);
         let (units, estimated) = (counter.units(prompt_tokens), counter.is_estimate());
         let mut response = response_typed_as(&reply);
-        if let Some(media_type) = passage.media_type() {
+        if let Some(media_type) = format.media_type() {
             response = mark_demo(Response::new(200).header("Content-Type", media_type), reply.is_demo);
         }
-        response.content = Content::Bytes(passage.whole(bytes, &units).into());
+        response.content = Content::Bytes(format.whole(bytes, &units).into());
         let (model, latency_micros) = (model.name().to_owned(), reply.latency_micros());
         Ok(Outcome::Reply(response, ModelUsage { model, units, estimated, latency_micros }))
     }

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::blocking::{Wait, block_in_place, unwatched};
 use crate::catalogue::ResolvedModel;
-use crate::engine::{Body, Reply, UpstreamRequest};
+use crate::engine::{Reply, UpstreamRequest};
 use crate::error::{Error, Result};
 use crate::http::object::Object;
 use crate::protocol::failure;
@@ -31,7 +31,7 @@ pub fn request(model: &ResolvedModel, object: &Object<'_>) -> Result<Reply> {
     let text = object.read::<String>("input");
     check_choice(object, "stream_format", &["audio"])?;
     worst_case::set_aside(model, &units(&text.unwrap_or_default()))?;
-    let ask = UpstreamRequest { path: SPEECH, media_type: "application/json", headers: &[], body: Body::Json(object) };
+    let ask = UpstreamRequest::json(SPEECH, &[], object);
     block_in_place(Wait::Model, || {
         unwatched(|| {
             let mut reply = model.send(ask)?.successful()?;

@@ -7,7 +7,7 @@ use crate::auth::Caller;
 use crate::blocking::unwatched;
 use crate::call::Call;
 use crate::catalogue::Purpose;
-use crate::engine::{Body, UpstreamRequest};
+use crate::engine::UpstreamRequest;
 use crate::error::{Error, Result};
 use crate::gateway::body::{check_choice, json_fields};
 use crate::gateway::charged::{ChargedRequest, ModelUsage, Outcome};
@@ -59,12 +59,7 @@ pub(super) fn extract_features(call: &mut Call<'_>, caller: &Caller) -> Result<R
         object.set("input", &text);
         object.set("encoding_format", &"float");
         worst_case::set_aside_embeddings(&model, &object)?;
-        let ask = UpstreamRequest {
-            path: EMBEDDINGS,
-            media_type: "application/json",
-            headers: &[],
-            body: Body::Json(&object),
-        };
+        let ask = UpstreamRequest::json(EMBEDDINGS, &[], &object);
         let send = || {
             let mut reply = model.send(ask)?.successful()?;
             let bytes = reply.read_all(MAX_REPLY)?;

@@ -77,7 +77,7 @@ impl Cooling {
         removed
     }
 
-    /// All of them, oldest first. Amounts may be 0.
+    /// All of them that are not 0, oldest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = (Micros, i64)> {
         self.earlier.iter().copied().chain(Some(self.newest)).filter(|(_, amount)| *amount > 0)
     }

@@ -10,9 +10,8 @@
 //! `settle_schedule` says); `admission` (what is set aside for one request).
 //!
 //! Rate limits are built in the same way, of permits: `cooling` (those that were used lately), `permits` (what is
-//! held of one limit), `held_rates` (of all),
-//! `rates` (the thread, and what a request uses), [`permit_book`] (what the database does). `asking` is what both
-//! threads share.
+//! held of one limit), `held_rates` (of all), `rates` (the thread, and what a request uses), [`permit_book`] (what the database
+//! does). `asking` is what both threads share.
 
 mod admission;
 mod asking;

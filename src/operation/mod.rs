@@ -15,7 +15,8 @@ use crate::error::{NOT_AUTHENTICATED, Result, Shape};
 use crate::http::{Method, Response};
 
 pub use description::{Content, Description, Encoding, Group, SchemaOf, Status, summary};
-pub use route::{Canonical, Route, canonical, route};
+use route::canonical;
+pub use route::{Route, route};
 pub use router::{Found, Router};
 
 /// What answers a request, and what it must know of the caller.

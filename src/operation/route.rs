@@ -14,7 +14,7 @@ use crate::http::Method;
 const AZURE: &str = "/openai/";
 const DEPLOYMENTS: &str = "deployments/";
 
-/// Paths that OpenAI has and no server of this kind: a client should hear that it is not its own fault.
+/// Paths of OpenAI's files and batches, which are not offered: a client should hear that, and not that it is mistaken.
 const BATCHES: [&str; 3] = ["/v1/files", "/v1/batches", "/v1/uploads"];
 
 /// What [`route`] finds.
@@ -39,14 +39,14 @@ pub enum Route<'r> {
 }
 
 /// The path as the servers know it, and the model that it names as a deployment.
-pub struct Canonical<'p> {
+pub(super) struct Canonical<'p> {
     /// The path.
     pub path: Cow<'p, str>,
     deployment: Option<String>,
 }
 
 /// Reads a path in all the ways in which clients write it. Paths of pages are left as they are.
-pub fn canonical(path: &str) -> Canonical<'_> {
+pub(super) fn canonical(path: &str) -> Canonical<'_> {
     let tidied = tidy(path);
     let Some(rest) = tidied.strip_prefix(AZURE) else { return Canonical { path: tidied, deployment: None } };
     let Some(rest) = rest.strip_prefix(DEPLOYMENTS) else {

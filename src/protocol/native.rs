@@ -205,12 +205,9 @@ impl NativeReader {
             }
             Dialect::Messages => {
                 if let Some(index) = self.open_block {
-                    let kind = "content_block_stop";
-                    event::write(&mut out, kind, &json!({"type": kind, "index": index}));
+                    write_block_stop(index, &mut out);
                 }
-                let (kind, delta) = ("message_delta", json!({"stop_reason": "max_tokens", "stop_sequence": null}));
-                event::write(&mut out, kind, &json!({"type": kind, "delta": delta, "usage": totals.messages()}));
-                write_message_stop(&mut out);
+                write_message_end(&json!({"stop_reason": "max_tokens", "stop_sequence": null}), totals, &mut out);
             }
         }
         out
@@ -249,7 +246,20 @@ pub fn read_whole(dialect: Dialect, bytes: &[u8]) -> Option<Piece<'static>> {
     Some(Piece { chunk: chunk(made, true), usage: usage.map(Box::new), end: Some(End::Complete) })
 }
 
-pub(super) fn write_message_stop(out: &mut Vec<u8>) {
+/// The event that ends a block of a message.
+pub(super) fn write_block_stop(index: impl Into<Value>, out: &mut Vec<u8>) {
+    let kind = "content_block_stop";
+    event::write(out, kind, &json!({"type": kind, "index": index.into()}));
+}
+
+/// The events that end a message: why, what it has used, and that this is all.
+pub(super) fn write_message_end(delta: &Value, totals: &Totals, out: &mut Vec<u8>) {
+    let kind = "message_delta";
+    event::write(out, kind, &json!({"type": kind, "delta": delta, "usage": totals.messages()}));
+    write_message_stop(out);
+}
+
+fn write_message_stop(out: &mut Vec<u8>) {
     event::write(out, "message_stop", &json!({"type": "message_stop"}));
 }
 

@@ -92,6 +92,13 @@ pub(super) struct ConnectionState {
     pub(super) watches_writability: bool,
 }
 
+impl Connection {
+    /// Whose its latest request is. An incomplete head does not tell.
+    pub(super) fn party(&self, state: &ConnectionState) -> Party {
+        state.party.unwrap_or_else(|| Party::network(self.peer.ip()))
+    }
+}
+
 /// What the connection receives next.
 #[derive(Default)]
 pub(super) enum Phase {

@@ -39,7 +39,7 @@ impl Worker {
         if has_earlier {
             self.context.keep_responses(connection, &mut self.output);
         }
-        let mut response = self.call(connection, state.party);
+        let mut response = self.call(connection, connection.party(state));
         if has_earlier {
             self.context.take_back_responses(&mut self.output);
         }
@@ -83,8 +83,8 @@ impl Worker {
         let client = ClientCapabilities::new(&self.request.head);
         let _client = blocking::set_client(Some(Arc::clone(connection) as blocking::Client));
         self.context.start_request();
-        let party = state.party;
-        blocking::set_party(party.unwrap_or_else(|| Party::network(connection.peer.ip())));
+        let party = connection.party(state);
+        blocking::set_party(party);
         let response = blocking::block_in_place(Wait::Upload, || self.call_blocking(connection, party));
         let step = match response {
             Ok(Err(_)) => Step::Cut,
@@ -101,7 +101,7 @@ impl Worker {
         step
     }
 
-    fn call_blocking(&mut self, connection: &Arc<Connection>, party: Option<Party>) -> io::Result<Response> {
+    fn call_blocking(&mut self, connection: &Arc<Connection>, party: Party) -> io::Result<Response> {
         let _blocking = BlockingSocket::start(connection, &self.shared.settings)?;
         // Earlier responses must come before the `100 Continue` of this request.
         BodyWriter::new(connection, false, &self.shared.settings).send([&self.output, b"", b""])?;
@@ -110,9 +110,9 @@ impl Worker {
     }
 
     /// Calls the handler for a party; a panic becomes a 500.
-    fn call(&mut self, connection: &Connection, party: Option<Party>) -> Response {
+    fn call(&mut self, connection: &Connection, party: Party) -> Response {
         self.request.peer = connection.peer;
-        blocking::set_party(party.unwrap_or_else(|| Party::network(connection.peer.ip())));
+        blocking::set_party(party);
         let request = &mut self.request;
         catch_unwind(AssertUnwindSafe(|| (connection.handler)(request))).unwrap_or_else(|panic| {
             log::error!("a handler panicked at {:?}: {}", self.request, message(&*panic));

@@ -6,7 +6,6 @@ use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::blocking::Party;
 use crate::http::{Body, Framing, Parsed, Response};
 use crate::memory_budget::{self, Reservation};
 
@@ -300,9 +299,7 @@ impl Worker {
         state.received = self.input.take();
         state.received_memory = None;
         if !state.received.is_empty() {
-            // An incomplete head does not tell whose it is.
-            let party = state.party.unwrap_or_else(|| Party::network(connection.peer.ip()));
-            let mut memory = Reservation::new(&self.shared.memory, party);
+            let mut memory = Reservation::new(&self.shared.memory, connection.party(state));
             if memory.grow(state.received.capacity()).is_err() {
                 return Outcome::Close;
             }

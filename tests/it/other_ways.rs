@@ -60,8 +60,8 @@ fn one_base_address_serves_all_clients() {
         program.post("/v1/embeddings", &json!({"model": "demo", "input": "hello"})).expect(200);
         program.post("/v1/audio/speech", &json!({"model": "demo", "input": "hello", "voice": "af"})).expect(200);
         program.get("/v1/models").expect(200);
-        let charged_by = address.anonymous().post("/v1/chat/completions", &chat).expect(401);
-        assert!(charged_by.json()["error"]["message"].is_string());
+        let refused = address.anonymous().post("/v1/chat/completions", &chat).expect(401);
+        assert!(refused.json()["error"]["message"].is_string());
     }
     // A browser's cookie counts on the web server only.
     let login = server.web.anonymous().post("/api/login", &json!({"email": "ann@x", "password": PASSWORD}));

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::error::Result;
 
 use super::reply::Reply;
-use super::request::{Body, UpstreamRequest, Variant};
+use super::request::{Body, COUNT_TOKENS, UpstreamRequest, Variant};
 
 /// The name of its only model.
 pub const MODEL: &str = "demo";
@@ -54,7 +54,7 @@ fn by_path(path: &str, request: &Value) -> DemoReply {
         "/v1/completions" => text::complete(request),
         "/v1/responses" => dialects::respond(request),
         "/v1/messages" => dialects::message(request),
-        "/v1/messages/count_tokens" => dialects::count(request),
+        COUNT_TOKENS => dialects::count(request),
         "/v1/embeddings" => vectors::embed(request),
         "/v1/audio/speech" => speech::speak(request),
         _ => DemoReply::error(404, "The demo engine does not know this path"),

@@ -4,6 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
+use super::super::spec::Protocol;
 use super::DemoReply;
 
 /// Most words of the prompt that are repeated.
@@ -35,8 +36,7 @@ impl<'a> Wish<'a> {
         if let Some(at) = stops.iter().filter(|s| !s.is_empty()).filter_map(|stop| answer.find(stop)).min() {
             words = answer[..at].split_inclusive(' ').map(str::to_owned).collect();
         }
-        let limits = ["max_tokens", "max_completion_tokens", "max_output_tokens"];
-        let limit = limits.into_iter().find_map(|name| request[name].as_u64());
+        let limit = Protocol::OUTPUT_LIMITS.into_iter().find_map(|name| request[name].as_u64());
         let limit = limit.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
         let finish = if words.len() > limit { "length" } else { "stop" };
         words.truncate(limit);

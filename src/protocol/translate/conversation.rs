@@ -60,7 +60,7 @@ impl Conversation {
 
     /// What the model was thinking before it went on.
     pub(super) fn reasoning(&mut self, text: &str) {
-        if self.assistant.as_ref().is_some_and(|assistant| assistant.text.is_some() || !assistant.calls.is_empty()) {
+        if self.has_text_or_calls() {
             self.end_assistant();
         }
         self.assistant().reasoning.push_str(text);

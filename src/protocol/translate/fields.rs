@@ -1,6 +1,6 @@
 //! Reads the fields of JSON objects one by one. What is left when all that is known was taken is refused.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// What cannot be translated: a message for the client that names the field.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -120,6 +120,15 @@ impl Fields {
                 shown(&self.place(name))
             ))),
         }
+    }
+}
+
+/// The parts of a content, which may be written as one text: then that is the only part, of this type.
+pub(super) fn parts(place: &str, content: Value, text_type: &str) -> Result<Vec<Value>, Refusal> {
+    match content {
+        Value::String(text) => Ok(vec![json!({"type": text_type, "text": text})]),
+        Value::Array(parts) => Ok(parts),
+        _ => Err(Refusal(format!("{place} must be a string or a list"))),
     }
 }
 

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::conversation::{Conversation, picture_part, text_part};
-use super::fields::{Fields, Refusal};
+use super::fields::{Fields, Refusal, parts};
 
 /// Fields that say nothing to a model: who asks, at which price, and what may be kept in a cache.
 const IGNORED: [&str; 6] = ["metadata", "service_tier", "cache_control", "speed", "diagnostics", "user_profile_id"];
@@ -91,17 +91,12 @@ fn add_management(mut management: Fields) -> Result<(), Refusal> {
 
 /// The blocks of a message; a text is one block.
 fn blocks(place: &str, content: Value) -> Result<Vec<Fields>, Refusal> {
-    let blocks = match content {
-        Value::String(text) => vec![text_part(&text)],
-        Value::Array(blocks) => blocks,
-        _ => return Err(Refusal(format!("{place} must be a string or a list"))),
-    };
     let block = |(index, block): (usize, Value)| {
         let mut block = Fields::of(format!("{place}[{index}]"), block)?;
         block.ignore(&["cache_control"]);
         Ok(block)
     };
-    blocks.into_iter().enumerate().map(block).collect()
+    parts(place, content, "text")?.into_iter().enumerate().map(block).collect()
 }
 
 /// A text, or all of a list of texts.

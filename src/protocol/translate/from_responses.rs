@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::conversation::{Conversation, picture_part, text_part};
-use super::fields::{Fields, Refusal};
+use super::fields::{Fields, Refusal, parts};
 
 /// Fields that a response repeats, with what stands there if the request does not say it.
 const ECHOED: [(&str, &str); 15] = [
@@ -149,9 +149,9 @@ fn add_message(item: &mut Fields, to: &mut Conversation) -> Result<(), Refusal> 
     item.ignore(&["phase"]);
     let (content, place) = (item.needed("content")?, item.place("content"));
     match role.as_str() {
-        "user" => to.user(parts(&place, content)?),
+        "user" => to.user(translated_parts(&place, content)?),
         "system" | "developer" => {
-            let texts = parts(&place, content)?;
+            let texts = translated_parts(&place, content)?;
             let mut whole = Vec::new();
             for (index, part) in texts.iter().enumerate() {
                 let text = part["text"].as_str();
@@ -172,15 +172,7 @@ fn add_message(item: &mut Fields, to: &mut Conversation) -> Result<(), Refusal> 
 
 /// What the model said before.
 fn add_said(place: &str, content: Value, to: &mut Conversation) -> Result<(), Refusal> {
-    let parts = match content {
-        Value::String(text) => {
-            to.text(&text);
-            return Ok(());
-        }
-        Value::Array(parts) => parts,
-        _ => return Err(Refusal(format!("{place} must be a string or a list"))),
-    };
-    for (index, part) in parts.into_iter().enumerate() {
+    for (index, part) in parts(place, content, "output_text")?.into_iter().enumerate() {
         let mut part = Fields::of(format!("{place}[{index}]"), part)?;
         match part.needed_text("type")?.as_str() {
             "output_text" | "input_text" => to.text(&part.needed_text("text")?),
@@ -194,13 +186,9 @@ fn add_said(place: &str, content: Value, to: &mut Conversation) -> Result<(), Re
 }
 
 /// The parts of a message, or of what a tool has answered.
-fn parts(place: &str, content: Value) -> Result<Vec<Value>, Refusal> {
-    let parts = match content {
-        Value::String(text) => return Ok(vec![text_part(&text)]),
-        Value::Array(parts) => parts,
-        _ => return Err(Refusal(format!("{place} must be a string or a list"))),
-    };
-    parts.into_iter().enumerate().map(|(index, value)| part(format!("{place}[{index}]"), value)).collect()
+fn translated_parts(place: &str, content: Value) -> Result<Vec<Value>, Refusal> {
+    let translated = |(index, value)| part(format!("{place}[{index}]"), value);
+    parts(place, content, "input_text")?.into_iter().enumerate().map(translated).collect()
 }
 
 fn part(place: String, value: Value) -> Result<Value, Refusal> {
@@ -222,7 +210,7 @@ fn part(place: String, value: Value) -> Result<Value, Refusal> {
 /// The text of what a tool has answered, and its pictures.
 fn result(place: &str, output: Value) -> Result<(String, Vec<Value>), Refusal> {
     let (texts, others): (Vec<Value>, Vec<Value>) =
-        parts(place, output)?.into_iter().partition(|part| part["type"] == "text");
+        translated_parts(place, output)?.into_iter().partition(|part| part["type"] == "text");
     let text = texts.iter().filter_map(|part| part["text"].as_str()).collect::<Vec<_>>().join("\n");
     Ok((text, others))
 }

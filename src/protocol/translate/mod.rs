@@ -60,7 +60,7 @@ pub fn to_chat(dialect: Dialect, request: Value, id: &str, now: u64) -> Result<T
 /// A reply of a chat cannot be told in the client's protocol: the model server has mixed up its parts, or it is too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Untold(pub &'static str);
+pub struct Untranslatable(pub &'static str);
 
 /// Translates the reply of one chat.
 pub struct ReplyTranslator {
@@ -94,8 +94,8 @@ impl ReplyTranslator {
     /// Adds to `out` the events that a chunk becomes, or a whole reply.
     ///
     /// # Errors
-    /// [`Untold`].
-    pub fn add(&mut self, chunk: &Chunk<'_>, out: &mut Vec<u8>) -> Result<(), Untold> {
+    /// [`Untranslatable`].
+    pub fn add(&mut self, chunk: &Chunk<'_>, out: &mut Vec<u8>) -> Result<(), Untranslatable> {
         let ReplyTranslator { pieces, writer, .. } = self;
         pieces.read(chunk, |piece| match writer {
             Writer::Response(writer) => writer.add(piece, out),
@@ -106,8 +106,8 @@ impl ReplyTranslator {
     /// Adds a reply in one piece.
     ///
     /// # Errors
-    /// [`Untold`].
-    pub fn add_whole(&mut self, reply: &Chunk<'_>) -> Result<(), Untold> {
+    /// [`Untranslatable`].
+    pub fn add_whole(&mut self, reply: &Chunk<'_>) -> Result<(), Untranslatable> {
         let mut events = std::mem::take(&mut self.events);
         let added = self.add(reply, &mut events);
         self.events = events;

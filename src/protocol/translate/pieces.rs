@@ -10,7 +10,7 @@ use crate::protocol::chunk::{Chunk, Delta};
 use crate::protocol::usage::Usage;
 use crate::protocol::words::Words;
 
-use super::Untold;
+use super::Untranslatable;
 
 /// Most tools that one reply may call.
 const MAX_CALLS: usize = 1024;
@@ -104,8 +104,8 @@ impl Pieces {
     pub(super) fn read(
         &mut self,
         chunk: &Chunk<'_>,
-        mut take: impl FnMut(Piece<'_>) -> Result<(), Untold>,
-    ) -> Result<(), Untold> {
+        mut take: impl FnMut(Piece<'_>) -> Result<(), Untranslatable>,
+    ) -> Result<(), Untranslatable> {
         let usage = chunk.usage.filter(|_| !self.has_begun || has_details(chunk));
         let usage = usage.and_then(|usage| serde_json::from_str::<Option<Usage>>(usage.get()).ok()).flatten();
         if let Some(reasoning) = usage.as_ref().and_then(Usage::reasoning) {
@@ -137,8 +137,8 @@ impl Pieces {
         &mut self,
         delta: &Delta<'_>,
         is_whole: bool,
-        take: &mut impl FnMut(Piece<'_>) -> Result<(), Untold>,
-    ) -> Result<(), Untold> {
+        take: &mut impl FnMut(Piece<'_>) -> Result<(), Untranslatable>,
+    ) -> Result<(), Untranslatable> {
         fn said(words: Option<&Words>) -> Option<&str> {
             words.map(|words| &*words.0).filter(|words| !words.is_empty())
         }
@@ -154,7 +154,7 @@ impl Pieces {
         }
         let Some(calls) = delta.tool_calls.filter(|calls| calls.get() != "null") else { return Ok(()) };
         let calls = serde_json::from_str::<Vec<Call<'_>>>(calls.get());
-        let calls = calls.map_err(|_| Untold("The model server sent calls of tools that cannot be read"))?;
+        let calls = calls.map_err(|_| Untranslatable("The model server sent calls of tools that cannot be read"))?;
         for (place, call) in calls.into_iter().enumerate() {
             // In a whole message they stand in their order, whatever their index.
             let index = call.index.filter(|_| !is_whole).unwrap_or(place as u64);
@@ -167,8 +167,8 @@ impl Pieces {
         &mut self,
         index: u64,
         call: &Call<'_>,
-        take: &mut impl FnMut(Piece<'_>) -> Result<(), Untold>,
-    ) -> Result<(), Untold> {
+        take: &mut impl FnMut(Piece<'_>) -> Result<(), Untranslatable>,
+    ) -> Result<(), Untranslatable> {
         let function = call.function.as_ref();
         let own_id = call.id.as_deref().filter(|id| !id.is_empty());
         // Some servers give all calls the same index.
@@ -177,7 +177,7 @@ impl Pieces {
         if !is_same {
             let is_mixed = self.calls.last() != Some(&index) && self.calls.contains(&index);
             if is_mixed || self.calls.len() >= MAX_CALLS {
-                return Err(Untold("The model server mixed up its calls of tools"));
+                return Err(Untranslatable("The model server mixed up its calls of tools"));
             }
             self.calls.push(index);
             own_id.unwrap_or_default().clone_into(&mut self.latest_id);

@@ -363,7 +363,7 @@ fn odd_replies_are_told_or_refused() {
             translator.add(&serde_json::from_str(&json).unwrap(), &mut out)?;
         }
         assert!(out.is_empty(), "no events");
-        Ok::<Value, super::Untold>(serde_json::from_slice(&translator.end(TOTALS, false)).unwrap())
+        Ok::<Value, super::Untranslatable>(serde_json::from_slice(&translator.end(TOTALS, false)).unwrap())
     };
     let delta = |delta: Value| json!({"choices": [{"index": 0, "delta": delta}]});
     let call = |index: u64, arguments: Value| {

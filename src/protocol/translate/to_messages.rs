@@ -4,10 +4,10 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::protocol::event;
-use crate::protocol::native::write_message_stop;
+use crate::protocol::native::{write_block_stop, write_message_end};
 use crate::protocol::usage::Totals;
 
-use super::Untold;
+use super::Untranslatable;
 use super::from_messages::Style;
 use super::pieces::{Finish, Piece};
 
@@ -77,7 +77,7 @@ impl MessageWriter {
     }
 
     /// Adds the events that a piece becomes.
-    pub(super) fn add(&mut self, piece: Piece<'_>, out: &mut Vec<u8>) -> Result<(), Untold> {
+    pub(super) fn add(&mut self, piece: Piece<'_>, out: &mut Vec<u8>) -> Result<(), Untranslatable> {
         match piece {
             Piece::Begin { input } => self.begin(input, out),
             Piece::Reasoning(_) if !self.style.shows_thinking => self.ping(out),
@@ -139,12 +139,11 @@ impl MessageWriter {
 
     fn close(&mut self, out: &mut Vec<u8>) {
         if self.open.take().is_some() && !self.is_whole {
-            let kind = "content_block_stop";
-            event::write(out, kind, &json!({"type": kind, "index": self.blocks - 1}));
+            write_block_stop(self.blocks - 1, out);
         }
     }
 
-    fn delta(&mut self, delta: BlockDelta<'_>, text: &str, out: &mut Vec<u8>) -> Result<(), Untold> {
+    fn delta(&mut self, delta: BlockDelta<'_>, text: &str, out: &mut Vec<u8>) -> Result<(), Untranslatable> {
         let Some(index) = self.blocks.checked_sub(1) else { return Ok(()) };
         if !self.is_whole {
             let r#type = "content_block_delta";
@@ -153,7 +152,7 @@ impl MessageWriter {
         }
         self.bytes += text.len();
         if self.bytes > MAX_WHOLE {
-            return Err(Untold("The model server's reply is too long"));
+            return Err(Untranslatable("The model server's reply is too long"));
         }
         if let Some(block) = self.collected.last_mut() {
             block.text.push_str(text);
@@ -165,9 +164,7 @@ impl MessageWriter {
     pub(super) fn end(&mut self, finish: &Finish, totals: &Totals, out: &mut Vec<u8>) {
         self.close(out);
         let (stop_reason, stop_sequence) = stop(finish);
-        let (kind, delta) = ("message_delta", json!({"stop_reason": stop_reason, "stop_sequence": stop_sequence}));
-        event::write(out, kind, &json!({"type": kind, "delta": delta, "usage": totals.messages()}));
-        write_message_stop(out);
+        write_message_end(&json!({"stop_reason": stop_reason, "stop_sequence": stop_sequence}), totals, out);
     }
 
     /// The whole reply.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::protocol::event;
 use crate::protocol::usage::Totals;
 
-use super::Untold;
+use super::Untranslatable;
 use super::pieces::{Finish, Piece};
 
 /// The longest reply that is translated, in bytes. The events that end its parts repeat all of it.
@@ -127,7 +127,7 @@ impl ResponseWriter {
     }
 
     /// Adds the events that a piece becomes.
-    pub(super) fn add(&mut self, piece: Piece<'_>, out: &mut Vec<u8>) -> Result<(), Untold> {
+    pub(super) fn add(&mut self, piece: Piece<'_>, out: &mut Vec<u8>) -> Result<(), Untranslatable> {
         match piece {
             Piece::Begin { .. } => {
                 for kind in ["response.created", "response.in_progress"] {
@@ -147,7 +147,7 @@ impl ResponseWriter {
         Ok(())
     }
 
-    fn add_text(&mut self, kind: Kind, text: &str, out: &mut Vec<u8>) -> Result<(), Untold> {
+    fn add_text(&mut self, kind: Kind, text: &str, out: &mut Vec<u8>) -> Result<(), Untranslatable> {
         let open = self.output.last().filter(|_| self.is_open).map(|item| &item.content);
         let fits = match open {
             Some(Content::Reasoning(_)) => kind == Kind::Reasoning,
@@ -192,7 +192,7 @@ impl ResponseWriter {
         Ok(())
     }
 
-    fn add_arguments(&mut self, more: &str, out: &mut Vec<u8>) -> Result<(), Untold> {
+    fn add_arguments(&mut self, more: &str, out: &mut Vec<u8>) -> Result<(), Untranslatable> {
         self.grow(more)?;
         let index = self.output.len().saturating_sub(1);
         let Some(Item { id, content: Content::Call { arguments, .. } }) = self.output.last_mut() else { return Ok(()) };
@@ -209,10 +209,10 @@ impl ResponseWriter {
         Ok(())
     }
 
-    fn grow(&mut self, more: &str) -> Result<(), Untold> {
+    fn grow(&mut self, more: &str) -> Result<(), Untranslatable> {
         self.bytes += more.len();
         match self.bytes > MAX_REPLY {
-            true => Err(Untold("The model server's reply is too long to be translated")),
+            true => Err(Untranslatable("The model server's reply is too long to be translated")),
             false => Ok(()),
         }
     }

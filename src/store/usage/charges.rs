@@ -246,14 +246,10 @@ pub fn charge_new(db: &mut impl Executor, day: Date, events: &[&Event]) -> Resul
     let (month, rows, totals) = (month_of(day), Rows::of(&all, units), Totals::of(&all, units));
     let replies = replies_of(events);
     let settled = || events.iter().flat_map(|event| event.settlements());
-    let (note, mut by_id) = (Note::of(settled()), Settlements::default());
-    let settles = match &note {
-        Some(note) if note.is_empty() => Settles::Nothing,
-        Some(_) => Settles::ByNumber,
-        None => {
-            by_id = Settlements::of(settled());
-            Settles::ById
-        }
+    let (settles, note, by_id) = match Note::of(settled()) {
+        Some(note) if note.is_empty() => (Settles::Nothing, None, None),
+        Some(note) => (Settles::ByNumber, Some(note), None),
+        None => (Settles::ById, None, Some(Settlements::of(settled()))),
     };
     let extras = Extras { keeps_replies: !replies.is_empty(), settles };
     let mut params: Vec<&dyn Param> = vec![&month, &day];
@@ -262,11 +258,8 @@ pub fn charge_new(db: &mut impl Executor, day: Date, events: &[&Event]) -> Resul
     if extras.keeps_replies {
         params.extend(replies.params());
     }
-    match (settles, &note) {
-        (Settles::ByNumber, Some(note)) => params.extend(note.params()),
-        (Settles::ById, _) => params.extend(by_id.params()),
-        _ => {}
-    }
+    params.extend(note.iter().flat_map(Note::params));
+    params.extend(by_id.iter().flat_map(Settlements::params));
     let statement = CHARGE_NEW[extras.index()][units.index()].get_or_init(|| charge_new_statement(units, extras));
     match settles {
         Settles::Nothing => db.execute(statement, &params).map(drop),

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::protocol::chunk::Chunk;
 use crate::protocol::dialect::Dialect;
 use crate::protocol::native::{self, End, NativeReader};
-use crate::protocol::translate::{ReplyTranslator, Untold};
+use crate::protocol::translate::{ReplyTranslator, Untranslatable};
 use crate::protocol::usage::{Totals, Usage};
 use crate::protocol::{event, failure};
 use crate::units::{Unit, Units};
@@ -22,7 +22,7 @@ pub(super) const EVENTS: &str = "text/event-stream; charset=utf-8";
 const DONE: &[u8] = b"data: [DONE]\n\n";
 
 /// How a reply is passed on.
-pub enum Passage {
+pub enum ReplyFormat {
     /// A chat, a completion or a transcript, as it comes, without the usage that the client did not ask for.
     Plain(UsageFilter),
     /// A reply in the client's own protocol, as it comes.
@@ -50,10 +50,10 @@ pub(super) struct Seen<'d> {
     pub(super) end: Option<End>,
 }
 
-impl Passage {
+impl ReplyFormat {
     /// Whether the model server is asked in OpenAI's older protocols.
     pub(super) fn is_of_chat(&self) -> bool {
-        !matches!(self, Passage::Native(_))
+        !matches!(self, ReplyFormat::Native(_))
     }
 
     /// Reads and counts a reply in one piece.
@@ -61,7 +61,7 @@ impl Passage {
     /// # Errors
     /// 502 for one that is not JSON, or an error.
     pub(super) fn read_whole(&mut self, bytes: &[u8], counter: &mut UsageCounter) -> Result<()> {
-        if let Passage::Native(reader) = self {
+        if let ReplyFormat::Native(reader) = self {
             match native::read_whole(reader.dialect(), bytes) {
                 Some(piece) => counter.add_with(&piece.chunk, piece.usage.as_deref()),
                 None => return Err(not_a_reply(bytes)),
@@ -74,11 +74,11 @@ impl Passage {
         match serde_json::from_slice::<Chunk<'_>>(bytes) {
             Ok(chunk) => {
                 counter.add_whole(&chunk);
-                if let Passage::Translated(translator) = self {
-                    translator.add_whole(&chunk).map_err(untold)?;
+                if let ReplyFormat::Translated(translator) = self {
+                    translator.add_whole(&chunk).map_err(untranslatable)?;
                 }
             }
-            Err(_) if matches!(self, Passage::Translated(_)) => return Err(not_a_chat()),
+            Err(_) if matches!(self, ReplyFormat::Translated(_)) => return Err(not_a_chat()),
             // Its fields may have unexpected types, but it must be JSON.
             Err(e) if e.classify() == serde_json::error::Category::Data => counter.add_unparsed(bytes),
             Err(_) => return Err(not_json()),
@@ -89,22 +89,22 @@ impl Passage {
     /// What the client gets of a reply in one piece, which was read and has used so much.
     pub(super) fn whole(self, bytes: Vec<u8>, used: &Units) -> Vec<u8> {
         match self {
-            Passage::Plain(_) | Passage::Native(_) => bytes,
-            Passage::Translated(mut translator) => translator.end(totals(used), false),
+            ReplyFormat::Plain(_) | ReplyFormat::Native(_) => bytes,
+            ReplyFormat::Translated(mut translator) => translator.end(totals(used), false),
         }
     }
 
     /// Reads the data of an event.
     pub(super) fn read<'d>(&mut self, data: &'d [u8]) -> Reading<'d> {
         match self {
-            Passage::Plain(_) | Passage::Translated(_) => {
+            ReplyFormat::Plain(_) | ReplyFormat::Translated(_) => {
                 if let Some(message) = failure::message(data) {
                     return Reading::Failure(message);
                 }
                 let chunk = serde_json::from_slice::<Chunk<'_>>(data);
                 chunk.map_or(Reading::Unknown, |chunk| Reading::Piece(Seen { chunk, usage: None, end: None }))
             }
-            Passage::Native(reader) => match reader.read(data) {
+            ReplyFormat::Native(reader) => match reader.read(data) {
                 Some(piece) if piece.end == Some(End::Error) => {
                     Reading::Failure(failure::message(data).unwrap_or_else(|| "an error event".to_owned()))
                 }
@@ -127,9 +127,9 @@ impl Passage {
         output: &mut Vec<u8>,
     ) -> Result<()> {
         match self {
-            Passage::Plain(filter) => filter.pass(event, data, &seen.chunk, is_finished, output),
-            Passage::Native(_) => output.extend_from_slice(event),
-            Passage::Translated(translator) => translator.add(&seen.chunk, output).map_err(untold)?,
+            ReplyFormat::Plain(filter) => filter.pass(event, data, &seen.chunk, is_finished, output),
+            ReplyFormat::Native(_) => output.extend_from_slice(event),
+            ReplyFormat::Translated(translator) => translator.add(&seen.chunk, output).map_err(untranslatable)?,
         }
         Ok(())
     }
@@ -140,8 +140,8 @@ impl Passage {
     /// 502 if it would have to be translated.
     pub(super) fn pass_unknown(&mut self, event: &[u8], output: &mut Vec<u8>) -> Result<()> {
         match self {
-            Passage::Plain(_) | Passage::Native(_) => output.extend_from_slice(event),
-            Passage::Translated(_) => return Err(not_a_chat()),
+            ReplyFormat::Plain(_) | ReplyFormat::Native(_) => output.extend_from_slice(event),
+            ReplyFormat::Translated(_) => return Err(not_a_chat()),
         }
         Ok(())
     }
@@ -149,8 +149,10 @@ impl Passage {
     /// The media type of a reply that is not passed on as it came.
     pub(super) fn media_type(&self) -> Option<&'static str> {
         match self {
-            Passage::Plain(_) | Passage::Native(_) => None,
-            Passage::Translated(translator) => Some(if translator.is_stream() { EVENTS } else { "application/json" }),
+            ReplyFormat::Plain(_) | ReplyFormat::Native(_) => None,
+            ReplyFormat::Translated(translator) => {
+                Some(if translator.is_stream() { EVENTS } else { "application/json" })
+            }
         }
     }
 
@@ -163,19 +165,19 @@ impl Passage {
 
     /// Whether the client gets events. It may not have asked for them.
     pub(super) fn is_stream(&self) -> bool {
-        !matches!(self, Passage::Translated(translator) if !translator.is_stream())
+        !matches!(self, ReplyFormat::Translated(translator) if !translator.is_stream())
     }
 
     /// Adds what comes before the end to `output`, and returns what ends a complete reply: the model server's own last
     /// event, if there is one. `used` tells what was used.
     pub(super) fn end(&mut self, last: Option<&[u8]>, used: impl FnOnce() -> Units, output: &mut Vec<u8>) -> Vec<u8> {
         match self {
-            Passage::Plain(filter) => {
+            ReplyFormat::Plain(filter) => {
                 filter.end(output);
                 last.unwrap_or(DONE).to_vec()
             }
-            Passage::Native(reader) => last.map_or_else(|| reader.last_event(), <[u8]>::to_vec),
-            Passage::Translated(translator) => translator.end(totals(&used()), false),
+            ReplyFormat::Native(reader) => last.map_or_else(|| reader.last_event(), <[u8]>::to_vec),
+            ReplyFormat::Translated(translator) => translator.end(totals(&used()), false),
         }
     }
 
@@ -183,7 +185,7 @@ impl Passage {
     /// complete, and so much was used.
     pub(super) fn cut(&mut self, data: &[u8], chunk: &Chunk<'_>, open: &[u64], used: &Units) -> Vec<u8> {
         match self {
-            Passage::Plain(filter) => {
+            ReplyFormat::Plain(filter) => {
                 let mut last = output_limit::last_event(data, chunk, open);
                 if filter.is_shown() {
                     last.extend_from_slice(&output_limit::usage_event(data, used));
@@ -191,17 +193,17 @@ impl Passage {
                 last.extend_from_slice(DONE);
                 last
             }
-            Passage::Native(reader) => reader.cut(&totals(used)),
-            Passage::Translated(translator) => translator.end(totals(used), true),
+            ReplyFormat::Native(reader) => reader.cut(&totals(used)),
+            ReplyFormat::Translated(translator) => translator.end(totals(used), true),
         }
     }
 
     /// The event that tells of an error.
     pub(super) fn error(&self, e: &Error) -> Vec<u8> {
         match self {
-            Passage::Plain(_) => format!("data: {}\n\n", e.openai()).into_bytes(),
-            Passage::Native(reader) => error_event(reader.dialect(), reader.next_sequence(), e),
-            Passage::Translated(translator) => error_event(translator.dialect(), translator.next_sequence(), e),
+            ReplyFormat::Plain(_) => format!("data: {}\n\n", e.openai()).into_bytes(),
+            ReplyFormat::Native(reader) => error_event(reader.dialect(), reader.next_sequence(), e),
+            ReplyFormat::Translated(translator) => error_event(translator.dialect(), translator.next_sequence(), e),
         }
     }
 }
@@ -222,7 +224,7 @@ fn error_event(dialect: Dialect, sequence: u64, e: &Error) -> Vec<u8> {
 }
 
 /// 502: a reply cannot be translated.
-fn untold(Untold(why): Untold) -> Error {
+fn untranslatable(Untranslatable(why): Untranslatable) -> Error {
     Error::Upstream(502, why)
 }
 
