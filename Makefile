@@ -9,7 +9,7 @@ path = PATH="$$PATH:$$HOME/.cargo/bin"; export PATH
 database = DATABASE_URL="$${DATABASE_URL:-$$(scripts/postgres start)}" && export DATABASE_URL
 build = cargo build --release --locked
 # The built-in engine, unless a model server is configured.
-demo = $$(test -n "$$INFERENCE_URL$$EMBEDDINGS_URL$$TRANSCRIBE_URL$$SPEECH_URL" || echo --demo-engine)
+demo = $$(test -n "$$INFERENCE_URL$$EMBEDDINGS_URL$$TRANSCRIBE_URL$$SPEECH_URL$$IMAGES_URL$$RERANK_URL$$MODERATIONS_URL" || echo --demo-engine)
 textgen = "$${CARGO_TARGET_DIR:-target}"/release/textgen
 
 help: ## list the targets

@@ -6,22 +6,7 @@ use std::borrow::Cow;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-/// Bytes of a file, in a multipart form.
-struct File;
-
-impl JsonSchema for File {
-    fn schema_name() -> Cow<'static, str> {
-        "File".into()
-    }
-
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": "string", "contentMediaType": "application/octet-stream"})
-    }
-}
+use crate::operation::File;
 
 /// Audio.
 pub(super) struct Sound;

@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn the_last_list_is_kept_while_there_is_no_other() {
-        let (mut lists, now) = (Lists::new([0, 0, 1, 2]), Instant::now());
+        let (mut lists, now) = (Lists::new([0, 0, 1, 2, 0, 0, 0]), Instant::now());
         let listing = |lists: &Lists| lists.of(Purpose::Speech)[1].clone();
         let down = || Err(Error::Busy);
         assert_eq!(record(&mut lists, down(), now), (true, true));
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn a_server_is_asked_again_after_a_while_and_sooner_when_it_failed() {
-        let (mut lists, now) = (Lists::new([0, 0, 1, 2]), Instant::now());
+        let (mut lists, now) = (Lists::new([0, 0, 1, 2, 0, 0, 0]), Instant::now());
         let others = vec![(Purpose::Transcription, 0), (Purpose::Speech, 0)];
         assert_eq!(lists.due(now).len(), 3);
         for (answer, pause) in [(Ok(Some(&["a"][..])), INTERVAL), (Err(Error::Busy), RETRY_INTERVAL)] {

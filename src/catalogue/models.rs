@@ -75,8 +75,9 @@ impl Models {
     /// # Errors
     /// What is wrong with a setting, for the operator.
     pub fn new(config: &Config) -> std::result::Result<Arc<Models>, String> {
-        let [text, embeddings, transcription, speech] = Purpose::ALL.map(|purpose| Servers::new(config, purpose));
-        let servers = [text?, embeddings?, transcription?, speech?];
+        let [text, embeddings, transcription, speech, images, rerank, moderations] =
+            Purpose::ALL.map(|purpose| Servers::new(config, purpose));
+        let servers = [text?, embeddings?, transcription?, speech?, images?, rerank?, moderations?];
         let sealer = config.encryption_key.as_ref().map(|key| Sealer::new(Some(key))).transpose()?;
         let lists = Lists::new(servers.each_ref().map(|servers| servers.providers.len()));
         let models = Models {

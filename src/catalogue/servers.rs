@@ -20,11 +20,25 @@ pub enum Purpose {
     Transcription,
     /// Text to speech: `SPEECH_URL`.
     Speech,
+    /// Pictures: `IMAGES_URL`.
+    Images,
+    /// Documents in the order of their relevance: `RERANK_URL`.
+    Rerank,
+    /// Whether a text is harmful: `MODERATIONS_URL`.
+    Moderations,
 }
 
 impl Purpose {
     /// All of them.
-    pub const ALL: [Purpose; 4] = [Purpose::Text, Purpose::Embeddings, Purpose::Transcription, Purpose::Speech];
+    pub const ALL: [Purpose; 7] = [
+        Purpose::Text,
+        Purpose::Embeddings,
+        Purpose::Transcription,
+        Purpose::Speech,
+        Purpose::Images,
+        Purpose::Rerank,
+        Purpose::Moderations,
+    ];
 
     /// What a provider must have for it.
     pub const fn protocol(self) -> Protocol {
@@ -32,15 +46,18 @@ impl Purpose {
             Purpose::Text => Protocol::Chat,
             Purpose::Embeddings => Protocol::Embeddings,
             Purpose::Transcription | Purpose::Speech => Protocol::Audio,
+            Purpose::Images => Protocol::Images,
+            Purpose::Rerank => Protocol::Rerank,
+            Purpose::Moderations => Protocol::Moderations,
         }
     }
 
     /// The model's name where neither the setting nor a list says one.
     const fn fallback_model(self) -> &'static str {
         match self {
-            Purpose::Text | Purpose::Embeddings => "default",
             Purpose::Transcription => "whisper-1",
             Purpose::Speech => "tts-1",
+            _ => "default",
         }
     }
 
@@ -50,6 +67,9 @@ impl Purpose {
             Purpose::Embeddings => &config.engines.embeddings,
             Purpose::Transcription => &config.engines.transcribe,
             Purpose::Speech => &config.engines.speech,
+            Purpose::Images => &config.engines.images,
+            Purpose::Rerank => &config.engines.rerank,
+            Purpose::Moderations => &config.engines.moderations,
         }
     }
 }

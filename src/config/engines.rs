@@ -17,6 +17,12 @@ pub struct EngineConfigs {
     pub transcribe: EngineConfig,
     /// Text to speech.
     pub speech: EngineConfig,
+    /// Pictures.
+    pub images: EngineConfig,
+    /// Reranking.
+    pub rerank: EngineConfig,
+    /// Moderation.
+    pub moderations: EngineConfig,
 }
 
 /// The model servers of one purpose.
@@ -62,6 +68,9 @@ const INFERENCE: Purpose = purpose!("INFERENCE", "text generation");
 const EMBEDDINGS: Purpose = purpose!("EMBEDDINGS", "embeddings");
 const TRANSCRIBE: Purpose = purpose!("TRANSCRIBE", "speech to text");
 const SPEECH: Purpose = purpose!("SPEECH", "text to speech");
+const IMAGES: Purpose = purpose!("IMAGES", "images");
+const RERANK: Purpose = purpose!("RERANK", "reranking");
+const MODERATIONS: Purpose = purpose!("MODERATIONS", "moderation");
 
 impl Purpose {
     fn args(&self) -> [Arg; 3] {
@@ -99,7 +108,7 @@ impl Purpose {
 
 impl Args for EngineConfigs {
     fn augment_args(command: Command) -> Command {
-        [INFERENCE, EMBEDDINGS, TRANSCRIBE, SPEECH]
+        [INFERENCE, EMBEDDINGS, TRANSCRIBE, SPEECH, IMAGES, RERANK, MODERATIONS]
             .iter()
             .fold(command, |command, purpose| command.args(purpose.args()))
     }
@@ -116,6 +125,9 @@ impl FromArgMatches for EngineConfigs {
             embeddings: EMBEDDINGS.config(matches),
             transcribe: TRANSCRIBE.config(matches),
             speech: SPEECH.config(matches),
+            images: IMAGES.config(matches),
+            rerank: RERANK.config(matches),
+            moderations: MODERATIONS.config(matches),
         })
     }
 

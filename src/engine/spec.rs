@@ -39,12 +39,26 @@ pub enum Protocol {
     Embeddings,
     /// `/audio/…`.
     Audio,
+    /// `/images/…`.
+    Images,
+    /// `/rerank`.
+    Rerank,
+    /// `/moderations`.
+    Moderations,
 }
 
 impl Protocol {
     /// All of them.
-    pub const ALL: [Protocol; 5] =
-        [Protocol::Chat, Protocol::Responses, Protocol::Messages, Protocol::Embeddings, Protocol::Audio];
+    pub const ALL: [Protocol; 8] = [
+        Protocol::Chat,
+        Protocol::Responses,
+        Protocol::Messages,
+        Protocol::Embeddings,
+        Protocol::Audio,
+        Protocol::Images,
+        Protocol::Rerank,
+        Protocol::Moderations,
+    ];
 
     /// What a provider speaks that does not say it. A request in another protocol for text is translated to chat, which
     /// every server knows.
@@ -58,6 +72,9 @@ impl Protocol {
             Protocol::Messages => "messages",
             Protocol::Embeddings => "embeddings",
             Protocol::Audio => "audio",
+            Protocol::Images => "images",
+            Protocol::Rerank => "rerank",
+            Protocol::Moderations => "moderations",
         }
     }
 
@@ -69,7 +86,7 @@ impl Protocol {
         match self {
             Protocol::Responses => &["max_output_tokens"],
             Protocol::Messages => &["max_tokens"],
-            Protocol::Chat | Protocol::Embeddings | Protocol::Audio => &["max_tokens", "max_completion_tokens"],
+            _ => &["max_tokens", "max_completion_tokens"],
         }
     }
 
@@ -85,7 +102,7 @@ pub struct Protocols(u8);
 
 impl Protocols {
     /// All protocols.
-    pub const ALL: Protocols = Protocols(0b1_1111);
+    pub const ALL: Protocols = Protocols(u8::MAX);
 
     /// Whether the set has this one.
     pub fn has(self, protocol: Protocol) -> bool {

@@ -4,7 +4,7 @@
 //! Every charged handler runs inside `charged`, which reads the body (`body` parses it), and charges for the outcome
 //! (`charging`, `reply_stream`). `model` finds the model that a request names, before any work. `idempotency` claims
 //! the key of a request, and `kept` keeps its reply for repetitions. `proxy` passes OpenAI's JSON routes through and
-//! `event_stream` their streams, read by `live_reply`; `completion` asks a chat model for text with stop conditions;
+//! `event_stream` their streams, read by `live_reply`; `whole_reply` those for images, reranking and moderation, with the uploads that `image_form` reads; `completion` asks a chat model for text with stop conditions;
 //! `speech` synthesizes; `upload`, `forward`, `transcription` send recordings, and `transcript` formats the result.
 //! `dialect` answers in the Responses and the Messages protocol, whose requests `dialect_body` checks, and `count_tokens`
 //! says how long one is; `reply_format` writes replies in the client's protocol, and `reply_kind` tells replies apart.
@@ -29,6 +29,7 @@ pub mod event_stream;
 pub mod file_label;
 pub mod forward;
 mod idempotency;
+pub mod image_form;
 mod kept;
 mod live_reply;
 pub mod model;
@@ -46,6 +47,7 @@ pub mod transcript;
 pub mod transcription;
 pub mod upload;
 pub mod usage_counter;
+pub mod whole_reply;
 pub mod worst_case;
 
 use crate::engine::{DEMO_HEADER, Reply};

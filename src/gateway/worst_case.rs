@@ -90,8 +90,12 @@ pub fn set_aside_embeddings(model: &ResolvedModel, request: &Object<'_>) -> Resu
     if current().0.is_none() {
         return Ok(());
     }
-    let tokens = i64::try_from(bound::tokens(request, "input")).unwrap_or(i64::MAX);
-    set_aside(model, &Units::of([(Unit::EmbeddingTokens, tokens), (Unit::Requests, 1)]))
+    set_aside(model, &Units::of([(Unit::EmbeddingTokens, most_tokens(request, "input")), (Unit::Requests, 1)]))
+}
+
+/// The most tokens that a model reads of a request whose prompt stands in this field.
+pub fn most_tokens(request: &Object<'_>, prompt_field: &str) -> i64 {
+    i64::try_from(bound::tokens(request, prompt_field)).unwrap_or(i64::MAX)
 }
 
 /// Sets aside what a request for text costs at most, and lowers the most tokens of its reply to what can be paid for.

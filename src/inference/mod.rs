@@ -2,8 +2,11 @@
 
 mod embeddings;
 mod generate;
+mod images;
+mod moderations;
 mod openai;
 mod params;
+mod rerank;
 mod schema;
 mod summarization;
 
@@ -15,8 +18,9 @@ use crate::operation::Handler::Authenticated;
 use crate::operation::{Operation, get, post, summary};
 
 use schema::{
-    Chat, Completion, EmbeddingInput, Embeddings, FeatureInput, Generate, Generated, Message, MessagesCount,
-    MessagesRequest, Model, ModelList, ModelResponse, Prompt, ResponsesRequest, Summarize, Summary, TokenCount,
+    Chat, Completion, EmbeddingInput, Embeddings, FeatureInput, Generate, Generated, ImageEdit, ImagePrompt, Images,
+    Message, MessagesCount, MessagesRequest, Model, ModelList, ModelResponse, Moderation, ModerationInput, Prompt,
+    Ranking, RerankInput, ResponsesRequest, Summarize, Summary, TokenCount,
 };
 
 /// The words of a 502 of operations that are not charged.
@@ -46,6 +50,27 @@ pub fn operations() -> Vec<Operation> {
             summary(Text, "Turn texts into vectors, in OpenAI's protocol")
                 .json::<EmbeddingInput>()
                 .reply::<Embeddings>()
+                .calls_model(),
+        ),
+        post("/v1/images/generations", Authenticated(images::generate)).described(
+            summary(Text, "Draw images, in OpenAI's protocol").json::<ImagePrompt>().reply::<Images>().calls_model(),
+        ),
+        post("/v1/images/edits", Authenticated(images::edit)).described(
+            summary(Text, "Change images, in OpenAI's protocol")
+                .multipart::<ImageEdit>()
+                .reply::<Images>()
+                .calls_model(),
+        ),
+        post("/v1/rerank", Authenticated(rerank::rerank)).described(
+            summary(Text, "Put documents in the order of their relevance to a query")
+                .json::<RerankInput>()
+                .reply::<Ranking>()
+                .calls_model(),
+        ),
+        post("/v1/moderations", Authenticated(moderations::moderate)).described(
+            summary(Text, "Say whether a text is harmful, in OpenAI's protocol")
+                .json::<ModerationInput>()
+                .reply::<Moderation>()
                 .calls_model(),
         ),
         get("/v1/models/{*name}", Authenticated(openai::model)).described(

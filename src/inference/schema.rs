@@ -6,6 +6,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::operation::File;
+
 /// A text or a list of texts.
 #[derive(JsonSchema)]
 #[schemars(untagged, inline)]
@@ -134,6 +136,65 @@ pub(super) struct Completion {}
 /// Vectors, in OpenAI's protocol.
 #[derive(JsonSchema)]
 pub(super) struct Embeddings {}
+
+/// What to draw, in OpenAI's protocol.
+#[derive(JsonSchema)]
+pub(super) struct ImagePrompt {
+    prompt: String,
+    model: Option<String>,
+    /// 1 to 10 images; default: 1.
+    n: Option<i64>,
+    /// Such as `1024x1024`.
+    size: Option<String>,
+    /// `url` or `b64_json`, for models that have both.
+    response_format: Option<String>,
+}
+
+/// Images to change, in OpenAI's protocol.
+#[derive(JsonSchema)]
+pub(super) struct ImageEdit {
+    /// A PNG, JPEG or WebP; several as `image[]`. With all else at most 50 MiB.
+    image: File,
+    /// Where it is transparent, the first image is drawn anew.
+    mask: Option<File>,
+    prompt: String,
+    model: Option<String>,
+    /// 1 to 10 images; default: 1.
+    n: Option<i64>,
+    /// Such as `1024x1024`.
+    size: Option<String>,
+}
+
+/// Images, in OpenAI's protocol.
+#[derive(JsonSchema)]
+pub(super) struct Images {}
+
+/// Documents to put in order.
+#[derive(JsonSchema)]
+pub(super) struct RerankInput {
+    query: String,
+    /// 1 to 10,000 texts, or objects with a `text`.
+    documents: Vec<String>,
+    model: Option<String>,
+    /// How many results are returned; default: all.
+    top_n: Option<i64>,
+}
+
+/// The documents' positions in the request, most relevant first.
+#[derive(JsonSchema)]
+pub(super) struct Ranking {}
+
+/// Texts to judge, in OpenAI's protocol.
+#[derive(JsonSchema)]
+pub(super) struct ModerationInput {
+    /// A text, or a list of texts or of parts.
+    input: OneOrMany,
+    model: Option<String>,
+}
+
+/// Judgements, in OpenAI's protocol.
+#[derive(JsonSchema)]
+pub(super) struct Moderation {}
 
 /// A model, in OpenAI's protocol.
 #[derive(JsonSchema)]

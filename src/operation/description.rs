@@ -2,7 +2,9 @@
 //!
 //! Schemas come from the types that handlers read and send; their doc comments are the words of the reference.
 
-use schemars::{JsonSchema, Schema, SchemaGenerator};
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 /// Writes the schema of a type.
 pub type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
@@ -57,6 +59,23 @@ impl Group {
             Group::Administration => ("Administration", "Accounts and the catalogue of models, for administrators."),
             Group::Health => ("Health", "For those who run the servers."),
         }
+    }
+}
+
+/// Bytes of a file, in a multipart form.
+pub struct File;
+
+impl JsonSchema for File {
+    fn schema_name() -> Cow<'static, str> {
+        "File".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string", "contentMediaType": "application/octet-stream"})
     }
 }
 

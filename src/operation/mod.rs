@@ -14,7 +14,7 @@ use crate::call::{Call, Role};
 use crate::error::{NOT_AUTHENTICATED, Result, Shape};
 use crate::http::{Method, Response};
 
-pub use description::{Content, Description, Encoding, Group, SchemaOf, Status, summary};
+pub use description::{Content, Description, Encoding, File, Group, SchemaOf, Status, summary};
 use route::canonical;
 pub use route::{Route, route};
 pub use router::{Found, Router};

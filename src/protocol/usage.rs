@@ -136,6 +136,11 @@ impl Usage {
         self.reported().input
     }
 
+    /// All tokens, read and written, as far as it is reported.
+    pub fn total(&self) -> Option<i64> {
+        number(&self.total_tokens)
+    }
+
     /// The tokens of the output that were reasoning, as far as it is reported.
     pub fn reasoning(&self) -> Option<i64> {
         let details = [&self.completion_tokens_details, &self.output_tokens_details];

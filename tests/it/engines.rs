@@ -96,6 +96,9 @@ fn a_missing_model_server_is_reported_with_the_setting_to_change() {
     for (address, path, variable) in [
         (&server.inference, "/v1/chat/completions", "INFERENCE_URL"),
         (&server.inference, "/v1/embeddings", "EMBEDDINGS_URL"),
+        (&server.inference, "/v1/images/generations", "IMAGES_URL"),
+        (&server.inference, "/v1/rerank", "RERANK_URL"),
+        (&server.inference, "/v1/moderations", "MODERATIONS_URL"),
         (&server.audio, "/v1/audio/transcriptions", "TRANSCRIBE_URL"),
         (&server.audio, "/v1/audio/speech", "SPEECH_URL"),
     ] {

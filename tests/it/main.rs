@@ -69,6 +69,7 @@ mod operations;
 mod operator;
 mod operator_api;
 mod origins;
+mod other_models;
 mod other_ways;
 mod outage;
 mod pages;

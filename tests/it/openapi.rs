@@ -8,6 +8,7 @@ use textgen::operation::Handler;
 
 use crate::harness::stripe::Stripe;
 use crate::harness::{Client, PASSWORD, Reply, Server, TestDb, User, done, run};
+use crate::recordings::multipart;
 
 /// A body or query that makes an operation succeed, where the description's example is not enough.
 fn sample(path: &str, user: &User, ids: &BTreeMap<&str, String>) -> (String, Value) {
@@ -39,7 +40,9 @@ fn sample(path: &str, user: &User, ids: &BTreeMap<&str, String>) -> (String, Val
         }
         "/v1/completions" | "/v1/engines/{name}/completions" => (String::new(), json!({"prompt": "Hello"})),
         "/v1/messages" => (String::new(), json!({"max_tokens": 9, "messages": [{"role": "user", "content": "Hello"}]})),
-        "/v1/embeddings" | "/v1/responses" => (String::new(), json!({"input": "Hello"})),
+        "/v1/images/generations" => (String::new(), json!({"prompt": "a cat"})),
+        "/v1/rerank" => (String::new(), json!({"query": "Hello", "documents": ["Hello"]})),
+        "/v1/embeddings" | "/v1/responses" | "/v1/moderations" => (String::new(), json!({"input": "Hello"})),
         "/v1/audio/speech" => (String::new(), json!({"input": "Hello", "response_format": "wav"})),
         "/api/v1/generate-bulk" => (String::new(), json!([{"text": "Hello"}])),
         "/api/docs/restore" => (String::new(), id("deleted")),
@@ -80,13 +83,10 @@ fn recording() -> Vec<u8> {
     textgen::wav::file(16_000, 16, &vec![0; 32_000])
 }
 
-/// Uploads a recording in this field.
-fn upload(client: &Client, path: &str, field: &str) -> Reply {
-    let mut body =
-        format!("--b\r\nContent-Disposition: form-data; name=\"{field}\"; filename=\"a.wav\"\r\n\r\n").into_bytes();
-    body.extend(recording());
-    body.extend(b"\r\n--b--\r\n");
-    client.send("POST", path, Some("multipart/form-data; boundary=b"), &body)
+/// Uploads a file in this field.
+fn upload(client: &Client, path: &str, field: &str, file: &[u8]) -> Reply {
+    let fields: [(&str, &[u8]); 2] = [("prompt", b"a hat"), (&format!("{field}*"), file)];
+    client.send("POST", path, Some("multipart/form-data; boundary=bnd"), &multipart(&fields))
 }
 
 fn prepare(user: &User) -> BTreeMap<&'static str, String> {
@@ -109,8 +109,11 @@ fn prepare(user: &User) -> BTreeMap<&'static str, String> {
 fn send(client: &Client, method: &str, path: &str, body: &Value) -> Reply {
     match method {
         "get" => client.get(path),
-        _ if path.contains("file-extraction") => upload(client, path, "audio_file"),
-        _ if path.contains("transcriptions") || path.contains("translations") => upload(client, path, "file"),
+        _ if path.contains("file-extraction") => upload(client, path, "audio_file", &recording()),
+        _ if path.contains("transcriptions") || path.contains("translations") => {
+            upload(client, path, "file", &recording())
+        }
+        _ if path.contains("images/edits") => upload(client, path, "image", b"\x89PNG\r\n\x1a\n"),
         _ => client.post(path, body),
     }
 }

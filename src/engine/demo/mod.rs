@@ -5,6 +5,7 @@ mod dialects;
 mod speech;
 mod text;
 mod vectors;
+mod whole;
 
 use std::io::{self, Cursor, Read};
 use std::time::Instant;
@@ -26,6 +27,7 @@ pub const MODEL: &str = "demo";
 pub(super) fn answer(request: UpstreamRequest<'_>) -> Result<Reply> {
     let began = Instant::now();
     let made = match (request.path, request.body) {
+        ("/v1/images/edits", Body::Form(_)) => whole::draw(&Value::Null),
         (_, Body::Form(form)) => speech::transcribe(request.media_type, &mut form.to_bytes(&Variant::default()))?,
         (_, Body::Stream(form)) => speech::transcribe(request.media_type, form)?,
         (path, Body::Json(object)) => match serde_json::from_slice(&object.to_bytes()) {
@@ -57,6 +59,9 @@ fn by_path(path: &str, request: &Value) -> DemoReply {
         COUNT_TOKENS => dialects::count(request),
         "/v1/embeddings" => vectors::embed(request),
         "/v1/audio/speech" => speech::speak(request),
+        "/v1/images/generations" => whole::draw(request),
+        "/v1/rerank" => whole::rank(request),
+        "/v1/moderations" => whole::moderate(request),
         _ => DemoReply::error(404, "The demo engine does not know this path"),
     }
 }

@@ -44,8 +44,23 @@ struct Overview {
 /// The status of one part of the system.
 struct Part {
     name: &'static str,
-    is_ok: bool,
+    state: State,
     details: String,
+}
+
+/// Whether a part works.
+#[derive(Clone, Copy)]
+enum State {
+    Up,
+    Down,
+    /// Nothing is set up, so nothing can fail.
+    Unset,
+}
+
+impl State {
+    const fn of(is_ok: bool) -> State {
+        if is_ok { State::Up } else { State::Down }
+    }
 }
 
 #[derive(Template)]
@@ -116,7 +131,7 @@ fn parts(call: &Call<'_>) -> Vec<Part> {
     let app = call.app;
     let (pool, meter, listening) = (app.db.pool_state(), app.meter.stats(), app.cache.is_subscribed());
     let aside = app.meter.aside().reason();
-    let part = |name, is_ok, details: String| Part { name, is_ok, details };
+    let part = |name, is_ok, details: String| Part { name, state: State::of(is_ok), details };
     let reached = app.db.check_reachable();
     let mut parts = vec![
         part("Database", reached.is_ok(), reached.map_or_else(|e| e.to_string(), |()| "reachable".to_owned())),
@@ -156,9 +171,12 @@ fn parts(call: &Call<'_>) -> Vec<Part> {
         ("Embedding models", Purpose::Embeddings),
         ("Transcription models", Purpose::Transcription),
         ("Speech models", Purpose::Speech),
+        ("Image models", Purpose::Images),
+        ("Reranking models", Purpose::Rerank),
+        ("Moderation models", Purpose::Moderations),
     ] {
-        let (is_ok, details) = models(app.models.availability(purpose));
-        parts.push(part(name, is_ok, details));
+        let (state, details) = models(app.models.availability(purpose));
+        parts.push(Part { name, state, details });
     }
     parts
 }
@@ -173,16 +191,17 @@ fn billing(unsent: &Unsent, held: Option<Gap>) -> Part {
     if let Some(gap) = &held {
         details += &format!("; {}", gap.in_words());
     }
-    Part { name: "Billing", is_ok: !is_late && unsent.put_aside == 0 && held.is_none(), details }
+    let is_ok = !is_late && unsent.put_aside == 0 && held.is_none();
+    Part { name: "Billing", state: State::of(is_ok), details }
 }
 
 /// Whether the models are as they should be, and what there is to say of them.
-fn models(availability: Availability) -> (bool, String) {
+fn models(availability: Availability) -> (State, String) {
     match availability {
-        Availability::Unknown => (false, "the catalogue could not be read yet: routes return 503".to_owned()),
-        Availability::NotConfigured => (false, "not configured: routes return 503".to_owned()),
-        Availability::Catalogue { models: 0 } => (false, "none in the catalogue: routes return 404".to_owned()),
-        Availability::Catalogue { models } => (true, format!("{models} models")),
+        Availability::Unknown => (State::Down, "the catalogue could not be read yet: routes return 503".to_owned()),
+        Availability::NotConfigured => (State::Unset, "routes return 503".to_owned()),
+        Availability::Catalogue { models: 0 } => (State::Unset, "none in the catalogue: routes return 404".to_owned()),
+        Availability::Catalogue { models } => (State::Up, format!("{models} models")),
         Availability::Servers(ServerCounts { models, pending, without_list, problems }) => {
             let mut details = format!("{models} models");
             for (count, words) in [(without_list, "servers without a list"), (pending, "servers not asked yet")] {
@@ -193,7 +212,7 @@ fn models(availability: Availability) -> (bool, String) {
             for (server, problem) in &problems {
                 details += &format!("; {server}: {problem}");
             }
-            (problems.is_empty() && models + without_list > 0, details)
+            (State::of(problems.is_empty() && models + without_list > 0), details)
         }
     }
 }
