@@ -1,7 +1,7 @@
 # `make` lists the targets. Works with GNU make 3.81 (macOS) and newer.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help serve stop migrate check-sharing psql monitor test test-browser test-stripe chaos lint bench attack need-cargo
+.PHONY: help serve stop migrate check-sharing psql monitor test test-browser test-stripe test-clients chaos lint bench attack need-cargo
 
 # Where rustup installs cargo, for shells started before that.
 path = PATH="$$PATH:$$HOME/.cargo/bin"; export PATH
@@ -50,6 +50,10 @@ test-stripe: need-cargo ## run Stripe's library for Python against the Stripe of
 	@$(path); TEST_DATABASE_URL="$${TEST_DATABASE_URL:-$$(scripts/postgres --test start)}" && export TEST_DATABASE_URL && \
 	unset DATABASE_URL && exec tests/stripe/run
 
+test-clients: need-cargo ## run libraries that people use against the servers; installs them in a venv and with npm
+	@$(path); TEST_DATABASE_URL="$${TEST_DATABASE_URL:-$$(scripts/postgres --test start)}" && export TEST_DATABASE_URL && \
+	unset DATABASE_URL && exec tests/clients/run
+
 chaos: need-cargo ## inject faults in random order under load, bill under faults, and simulate budgets and rate limits; SEED=... repeats a run, ROUNDS=..., SEEDS=... and SCHEDULES=... set the length
 	@$(path); TEST_DATABASE_URL="$${TEST_DATABASE_URL:-$$(scripts/postgres --test start)}" && export TEST_DATABASE_URL && \
 	unset DATABASE_URL && cargo test --locked --test it chaos::many_faults -- --ignored --nocapture && \
@@ -59,7 +63,7 @@ chaos: need-cargo ## inject faults in random order under load, bill under faults
 lint: need-cargo ## run rustfmt, clippy and, if installed, shellcheck
 	@$(path); cargo fmt --check && cargo clippy --locked --all-targets -- -D warnings && \
 	if command -v shellcheck >/dev/null; then \
-		for file in scripts/* tests/browser/run tests/stripe/run .ci/run; do \
+		for file in scripts/* tests/browser/run tests/stripe/run tests/clients/run .ci/run; do \
 			[ -f "$$file" ] || continue; \
 			case $$(head -n 1 "$$file") in '#!'*sh) shellcheck -xa "$$file" || exit 1 ;; esac; \
 		done; \

@@ -79,6 +79,7 @@ mod pool;
 mod quotas;
 mod rates;
 mod rates_at_once;
+mod real_clients;
 mod recording_names;
 mod recordings;
 mod replies;
