@@ -21,6 +21,7 @@ use crate::engine::Fetcher;
 use crate::error::{Error, Result as Answer};
 use crate::notifications::{CHANNELS, Notifications};
 use crate::store::documents::Short;
+use crate::telemetry::Requests;
 use crate::usage::{Claims, Connections, Meter};
 
 /// Most documents that one query reads; they may be large.
@@ -63,6 +64,8 @@ pub struct App {
     pub searches: Bulkhead,
     /// Reads documents, several requests in one query.
     pub documents: Batcher<String, Short>,
+    /// What is counted of requests.
+    pub requests: Requests,
     /// The OpenAPI document of all servers.
     pub api_document: OnceLock<Value>,
     /// The listen addresses of this process's servers, by server name.
@@ -116,6 +119,7 @@ impl App {
             cache,
             searches: Bulkhead::with_most(searches(pool_size), SEARCHES_OF_ACCOUNT),
             documents: Batcher::new(cores, MAX_DOCUMENTS),
+            requests: Requests::default(),
             api_document: OnceLock::new(),
             addresses: OnceLock::new(),
             device_key: OnceLock::new(),

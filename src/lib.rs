@@ -18,6 +18,8 @@ pub mod media;
 
 pub mod config;
 
+pub mod telemetry;
+
 pub mod db;
 
 pub mod money;
@@ -66,6 +68,8 @@ pub mod web;
 pub mod api;
 
 pub mod dispatch;
+
+pub mod scrape;
 
 pub mod startup;
 

@@ -11,15 +11,18 @@ use crate::auth::client;
 use crate::auth::hasher::QUEUE_PER_THREAD;
 use crate::blocking::{Places, Wait};
 use crate::call::Role;
-use crate::config::Config;
+use crate::config::{Config, MetricsAddress};
 use crate::server::{self, ClientAddress, Server, Settings};
-use crate::{dispatch, system_limits};
+use crate::{dispatch, scrape, system_limits};
+
+/// The name of the metrics' address.
+const METRICS: &str = "metrics";
 
 /// Threads besides those that run handlers: of the database connections, the meter, the hasher and so on.
 const OTHER_THREADS: usize = 100;
 
 /// Runs the servers of these roles until SIGTERM or SIGINT, then finishes the requests in progress. Prints the addresses
-/// on standard output, one per line: `web http://127.0.0.1:8083`.
+/// on standard output, one per line: `web http://127.0.0.1:8083`; that of the metrics comes last.
 ///
 /// # Errors
 /// An address cannot be listened on, or a thread cannot be started; one line for the operator.
@@ -34,6 +37,7 @@ pub fn run(config: Config, roles: &[Role]) -> Result<(), String> {
     let app = App::new(config, &name)?;
     let mut server = Server::new(settings(&app.config)).map_err(|e| e.to_string())?;
     let addresses = listen(&mut server, &app, roles)?;
+    let metrics = listen_for_scrapes(&mut server, &app)?;
     let _ = app.api_document.set(crate::openapi::document(crate::api::operations()));
     let _ = app.addresses.set(addresses.iter().map(|(role, address)| (role.name(), *address)).collect());
     let handle = server.handle();
@@ -45,7 +49,7 @@ pub fn run(config: Config, roles: &[Role]) -> Result<(), String> {
              as one, and are throttled together"
         );
     }
-    announce(&addresses);
+    announce(&addresses, metrics);
     if app.config.demo_engine {
         announce_demo(&app);
     }
@@ -127,6 +131,36 @@ fn bind(config: &Config, role: Role) -> Result<TcpListener, String> {
     server::bind(address, config.reuse_port).map_err(refused)
 }
 
+/// Listens for Prometheus, if that is wanted. Returns the address.
+fn listen_for_scrapes(server: &mut Server, app: &Arc<App>) -> Result<Option<SocketAddr>, String> {
+    let Some(socket) = bind_for_scrapes(&app.config)? else { return Ok(None) };
+    let handler = scrape::handler(app.clone(), server.handle());
+    server.listen(METRICS, socket, handler).map(Some).map_err(|e| e.to_string())
+}
+
+fn bind_for_scrapes(config: &Config) -> Result<Option<TcpListener>, String> {
+    let usual = MetricsAddress::USUAL;
+    let taken = match config.metrics_addr {
+        MetricsAddress::Nowhere => return Ok(None),
+        MetricsAddress::At(address) => {
+            let refused = |e| format!("METRICS_ADDR: cannot listen on {address}: {e}");
+            return server::bind(address, config.reuse_port).map(Some).map_err(refused);
+        }
+        MetricsAddress::Usual => match server::bind(usual, false) {
+            Ok(socket) => return Ok(Some(socket)),
+            Err(e) => e,
+        },
+    };
+    // What nobody asked for must not keep a server from starting, such as one of several on a machine.
+    let other = server::bind(SocketAddr::new(usual.ip(), 0), false);
+    let instead = match other.as_ref().map(TcpListener::local_addr) {
+        Ok(Ok(address)) => format!("metrics are at {address}"),
+        _ => "there are no metrics".to_owned(),
+    };
+    log::warn!("{usual} is not free ({taken}), so {instead}; METRICS_ADDR sets an address");
+    Ok(other.ok())
+}
+
 fn on_signal(stop: impl Fn() + Send + 'static) -> Result<(), String> {
     use signal_hook::consts::{SIGINT, SIGTERM};
     let asked_before = Arc::new(AtomicBool::new(false));
@@ -147,11 +181,12 @@ fn on_signal(stop: impl Fn() + Send + 'static) -> Result<(), String> {
 }
 
 /// Prints the addresses, and commands to try first.
-fn announce(addresses: &[(Role, SocketAddr)]) {
+fn announce(addresses: &[(Role, SocketAddr)], metrics: Option<SocketAddr>) {
     use std::io::Write;
     let mut text = String::new();
-    for (role, address) in addresses {
-        text += &format!("{} http://{address}\n", role.name());
+    let names = addresses.iter().map(|(role, address)| (role.name(), *address));
+    for (name, address) in names.chain(metrics.map(|address| (METRICS, address))) {
+        text += &format!("{name} http://{address}\n");
     }
     if let [(_, web), (_, inference), (_, audio)] = addresses {
         text += &format!(

@@ -53,6 +53,8 @@ pub struct Counters {
     pub refused: AtomicU64,
     /// Entries evicted to make room for others.
     pub evicted: AtomicU64,
+    /// Revocations received, of one user or of all.
+    pub revocations: AtomicU64,
 }
 
 /// The cache.
@@ -98,6 +100,7 @@ impl Cache {
 
     /// Something about this user changed: rows read before are not used any more.
     pub fn revoke(&self, user_id: &str) {
+        self.counters.revocations.fetch_add(1, Ordering::Relaxed);
         self.epochs.revoke(self.epochs.bucket(user_id));
         // An invalid credential may have become valid.
         self.invalid.clear();
@@ -105,6 +108,7 @@ impl Cache {
 
     /// Any user may have changed.
     pub fn revoke_all(&self) {
+        self.counters.revocations.fetch_add(1, Ordering::Relaxed);
         self.epochs.revoke_all();
         self.invalid.clear();
     }

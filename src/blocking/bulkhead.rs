@@ -35,7 +35,7 @@ impl Bulkhead {
 
     /// One with so many places, of which no party may hold more than `most`.
     pub fn with_most(places: usize, most: usize) -> Bulkhead {
-        let shares = Shares { places, most, used: 0, held: HashMap::new(), groups: HashMap::new() };
+        let shares = Shares { places, most, used: 0, refused: 0, held: HashMap::new(), groups: HashMap::new() };
         Bulkhead(Arc::new(Mutex::new(shares)))
     }
 
@@ -51,6 +51,11 @@ impl Bulkhead {
     /// How many places are taken.
     pub fn used(&self) -> usize {
         self.0.lock().used
+    }
+
+    /// How often there was none so far.
+    pub fn refused(&self) -> u64 {
+        self.0.lock().refused
     }
 }
 
@@ -84,6 +89,7 @@ struct Shares {
     /// Places that one party may hold, if it would have a share of more.
     most: usize,
     used: usize,
+    refused: u64,
     /// By party, none with 0.
     held: HashMap<Party, usize>,
     /// By group, none with 0.
@@ -103,6 +109,7 @@ impl Shares {
             self.put(party);
             return Ok(());
         }
+        self.refused += 1;
         let is_above_average = held * self.held.len() > self.places;
         match party {
             Party::Account(_) if free > 0 || is_above_average => Err(Refused::ShareIsUsed),

@@ -20,6 +20,7 @@ pub enum Wait {
 /// What is to be known of a kind.
 struct Properties {
     name: &'static str,
+    label: &'static str,
     /// The setting that says how many requests may wait.
     setting: &'static str,
     /// How many by default.
@@ -33,20 +34,25 @@ impl Wait {
     pub const ALL: [Wait; 5] = [Wait::LogIn, Wait::Database, Wait::Model, Wait::Upload, Wait::Fetch];
 
     const fn properties(self) -> Properties {
-        let (name, setting, places, covers_the_rest) = match self {
-            Wait::LogIn => ("log-ins", "MAX_WAITING", 512, false),
-            Wait::Database => ("the database", "MAX_WAITING", 512, false),
+        let (name, label, setting, places, covers_the_rest) = match self {
+            Wait::LogIn => ("log-ins", "login", "MAX_WAITING", 512, false),
+            Wait::Database => ("the database", "database", "MAX_WAITING", 512, false),
             // An account can have two thirds: 4,096.
-            Wait::Model => ("model servers", "MAX_MODEL_CALLS", 6144, true),
-            Wait::Upload => ("uploads", "MAX_UPLOADS", 256, true),
-            Wait::Fetch => ("audio_url", "MAX_FETCHES", 256, true),
+            Wait::Model => ("model servers", "model", "MAX_MODEL_CALLS", 6144, true),
+            Wait::Upload => ("uploads", "upload", "MAX_UPLOADS", 256, true),
+            Wait::Fetch => ("audio_url", "fetch", "MAX_FETCHES", 256, true),
         };
-        Properties { name, setting, places, covers_the_rest }
+        Properties { name, label, setting, places, covers_the_rest }
     }
 
     /// What is waited for, for the log.
     pub const fn name(self) -> &'static str {
         self.properties().name
+    }
+
+    /// The same, as metrics have it.
+    pub const fn label(self) -> &'static str {
+        self.properties().label
     }
 
     /// The setting that says how many requests may wait.

@@ -9,7 +9,7 @@ mod quotas;
 mod stripe;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -54,6 +54,22 @@ pub enum Pooler {
     None,
     /// A connection may be to another session in each transaction.
     Transaction,
+}
+
+/// Where metrics are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricsAddress {
+    /// At [`MetricsAddress::USUAL`], or at a free port of the same address if that is taken.
+    Usual,
+    /// There.
+    At(SocketAddr),
+    /// Nowhere.
+    Nowhere,
+}
+
+impl MetricsAddress {
+    /// The port that exporters of OpenTelemetry have by default.
+    pub const USUAL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
 }
 
 /// When work is paid for.
@@ -118,6 +134,11 @@ pub struct Config {
     /// Listen address of the audio server
     #[arg(long, env, default_value = "127.0.0.1:9910", value_parser = plain(address), help_heading = ADDRESSES)]
     pub audio_addr: SocketAddr,
+
+    /// Listen address of `GET /metrics`, for Prometheus: never a public one, as everybody is answered there. `none` turns it
+    /// off. Defaults to 127.0.0.1:9464, or to a free port where another process has that
+    #[arg(long, env, default_value = "", value_parser = plain(metrics_address), help_heading = ADDRESSES)]
+    pub metrics_addr: MetricsAddress,
 
     /// Public URL of the web server; with `https://`, cookies are `Secure`. Required with STRIPE_SECRET_KEY
     #[arg(long, env, default_value = "", value_parser = plain(public_url), help_heading = ADDRESSES)]
@@ -280,6 +301,14 @@ pub struct Config {
     /// `text` or `json`, on standard error
     #[arg(long, env, default_value = "text", value_parser = plain(log_format), help_heading = LOG)]
     pub log_format: LogFormat,
+}
+
+fn metrics_address(value: &str) -> Result<MetricsAddress, String> {
+    match value {
+        "" => Ok(MetricsAddress::Usual),
+        "none" => Ok(MetricsAddress::Nowhere),
+        _ => address(value).map(MetricsAddress::At).map_err(|why| format!("{why}, or none")),
+    }
 }
 
 fn pooler(value: &str) -> Result<Pooler, String> {

@@ -128,6 +128,14 @@ fn addresses_may_be_short() {
     }
 }
 
+#[test]
+fn metrics_have_an_address_a_usual_one_or_none() {
+    let read = |text| read(&[("METRICS_ADDR", text)]).unwrap().metrics_addr;
+    assert_eq!((read(""), read("none")), (MetricsAddress::Usual, MetricsAddress::Nowhere));
+    assert_eq!(read("9464"), MetricsAddress::At(MetricsAddress::USUAL));
+    assert!(problem("METRICS_ADDR", "nowhere").ends_with(", or none\n"), "{}", problem("METRICS_ADDR", "nowhere"));
+}
+
 /// `BLESS=1 cargo test --lib readme` rewrites the tables.
 #[test]
 fn the_readme_shows_the_settings_as_declared() {

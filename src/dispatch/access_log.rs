@@ -1,9 +1,9 @@
-//! The access log: one line per request, once its reply is complete: a stream has its line at its end, and a request whose
-//! connection ends while its reply waits has one with the status 499.
+//! What is recorded of a request once its reply is complete: its figures, and a line in the access log. A stream is recorded
+//! at its end, and a request whose connection ends while its reply waits as one with the status 499.
 
 use std::any::Any;
 use std::io::{self, Write};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use log::Level;
 
@@ -13,31 +13,44 @@ use crate::auth::client;
 use crate::call::Role;
 use crate::http::{Content, Method, Request, Response};
 use crate::logging;
+use crate::telemetry::{LEFT, RequestMetrics};
 
 /// The target of its lines.
 const TARGET: &str = "access";
-
-/// The status in the line of a request whose client is gone before its reply begins. It is never sent.
-const CLIENT_LEFT: u16 = 499;
 
 /// Whether the access log is written.
 pub(super) fn is_enabled() -> bool {
     log::log_enabled!(target: TARGET, Level::Info)
 }
 
+/// A request that is to be recorded.
+pub(super) struct Entry {
+    metrics: &'static RequestMetrics,
+    began: Instant,
+    /// Its line, if the log is enabled.
+    line: Option<Line>,
+    is_recorded: bool,
+}
+
 /// A line in the making. It never has the query, a header or a body, which may hold secrets; nor what looks like one in the
 /// path.
-pub(super) struct Entry {
+struct Line {
     server: &'static str,
     method: Method,
     path: String,
     client: String,
     user: String,
     id: String,
-    began: Instant,
     /// Tokens that were charged.
     tokens: u64,
-    is_written: bool,
+}
+
+/// What dispatching has found out about a request for its record.
+pub(super) struct Measured {
+    /// What is counted of its operation.
+    pub(super) metrics: &'static RequestMetrics,
+    /// The caller's account, if the log needs it.
+    pub(super) user_id: Option<String>,
 }
 
 /// What was sent of a reply.
@@ -51,38 +64,37 @@ struct Sent {
 }
 
 impl Entry {
-    /// For a request that arrived at `began`, if the log is enabled.
+    /// For a request that arrived at `began`.
     pub(super) fn new(
         app: &App,
         role: Role,
         request: &Request,
         began: Instant,
         id: &str,
-        user: Option<String>,
-    ) -> Option<Entry> {
+        Measured { metrics, user_id }: Measured,
+    ) -> Entry {
         let tokens = logging::take_tokens();
-        is_enabled().then(|| Entry {
+        let line = is_enabled().then(|| Line {
             server: role.name(),
             method: request.method().clone(),
             path: shown(request.path()).into_owned(),
             client: client::address(request, &app.config.trusted_proxies).to_string(),
-            user: user.unwrap_or_else(|| "-".to_owned()),
+            user: user_id.unwrap_or_else(|| "-".to_owned()),
             id: id.to_owned(),
-            began,
             tokens,
-            is_written: false,
-        })
+        });
+        Entry { metrics, began, line, is_recorded: false }
     }
 
-    /// Writes no line for a request that is handled again.
+    /// Records nothing of a request that is handled again.
     pub(super) fn forget(unanswered: Option<Box<dyn Any + Send>>) {
         let Some(mut unanswered) = unanswered else { return };
         if let Some(entry) = unanswered.downcast_mut::<Entry>() {
-            entry.is_written = true;
+            entry.is_recorded = true;
         }
     }
 
-    /// Writes the line: now, or at the end of a reply that is produced while it is sent.
+    /// Records the request: now, or at the end of a reply that is produced while it is sent.
     pub(super) fn follow(mut self, response: Response) -> Response {
         let status = response.status.as_u16();
         let bytes = match response.content {
@@ -91,8 +103,10 @@ impl Entry {
                     let mut counted = Counted { out, sent: Sent::default() };
                     let written = write(&mut counted);
                     let sent = Sent { is_cut: written.is_err(), ..counted.sent };
-                    self.tokens += logging::take_tokens();
-                    self.write(status, &sent);
+                    if let Some(line) = &mut self.line {
+                        line.tokens += logging::take_tokens();
+                    }
+                    self.record(status, &sent);
                     written
                 };
                 return Response { content: Content::Stream(Box::new(write)), ..response };
@@ -101,16 +115,25 @@ impl Entry {
             Content::Bytes(ref bytes) => bytes.len() as u64,
             Content::Reader(_, length) => length,
         };
-        self.write(status, &Sent { bytes, ..Sent::default() });
+        self.record(status, &Sent { bytes, ..Sent::default() });
         response
     }
 
-    fn write(&mut self, status: u16, sent: &Sent) {
-        self.is_written = true;
-        let Entry { server, method, path, client, user, id, began, tokens, .. } = &*self;
-        let since = |at: Instant| u64::try_from(at.duration_since(*began).as_micros()).unwrap_or(u64::MAX);
-        let micros = since(Instant::now());
-        let first_byte_micros = sent.first.map_or(micros, since);
+    fn record(&mut self, status: u16, sent: &Sent) {
+        self.is_recorded = true;
+        let (took, first_byte) = (self.began.elapsed(), sent.first.map(|at| at.duration_since(self.began)));
+        self.metrics.add(status, took, first_byte);
+        if let Some(line) = &self.line {
+            line.write(status, sent, took, first_byte.unwrap_or(took));
+        }
+    }
+}
+
+impl Line {
+    fn write(&self, status: u16, sent: &Sent, took: Duration, first_byte: Duration) {
+        let Line { server, method, path, client, user, id, tokens } = self;
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let (micros, first_byte_micros) = (micros(took), micros(first_byte));
         let (method, path, client) = (method.as_str(), path.as_str(), client.as_str());
         let (user, bytes, tokens, request) = (user.as_str(), sent.bytes, *tokens, id.as_str());
         let cut = if sent.is_cut { " cut" } else { "" };
@@ -123,8 +146,8 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        if !self.is_written {
-            self.write(CLIENT_LEFT, &Sent { is_cut: true, ..Sent::default() });
+        if !self.is_recorded {
+            self.record(LEFT, &Sent { is_cut: true, ..Sent::default() });
         }
     }
 }

@@ -22,11 +22,12 @@ use crate::http::request_ids::RequestIds;
 use crate::http::{Method, Postponed, Request, Response, cookie};
 use crate::logging;
 use crate::memory_budget;
-use crate::operation::{self, Operation, Route, Router};
+use crate::operation::{self, Route, Router, Served};
 use crate::server;
+use crate::telemetry::RequestMetrics;
 use crate::web;
 
-use access_log::Entry;
+use access_log::{Entry, Measured};
 use shown_path::shown;
 
 /// The words of a 404 for a client whose base address lacks the version.
@@ -35,27 +36,35 @@ const NO_VERSION: &str = "Not Found. The base address of this API ends with /v1"
 /// The words of a 404 for files and batches.
 const NO_BATCHES: &str = "Files and batches are not offered here";
 
-/// What answers the requests of this role's server.
-pub fn handler(app: Arc<App>, role: Role) -> server::Handler {
-    let router = operation::router(api::operations(), role);
-    let ids = RequestIds::new();
-    Arc::new(move |request| answer(&app, role, &router, &ids, request))
+/// The name in metrics of all requests that no operation answers.
+const NO_OPERATION: &str = "other";
+
+/// How the requests of one server are answered.
+struct Answerer {
+    role: Role,
+    router: Router<Served>,
+    /// What is counted of requests that no operation answers.
+    unknown: &'static RequestMetrics,
+    ids: RequestIds,
 }
 
-fn answer(
-    app: &App,
-    role: Role,
-    router: &Router<&'static Operation>,
-    ids: &RequestIds,
-    request: &mut Request,
-) -> Response {
+/// What answers the requests of this role's server.
+pub fn handler(app: Arc<App>, role: Role) -> server::Handler {
+    let router = operation::router(api::operations(), role, &app.requests);
+    let unknown = app.requests.of(role.name(), NO_OPERATION.to_owned());
+    let answerer = Answerer { role, router, unknown, ids: RequestIds::new() };
+    Arc::new(move |request| answer(&app, &answerer, request))
+}
+
+fn answer(app: &App, answerer: &Answerer, request: &mut Request) -> Response {
+    let role = answerer.role;
     let mut postponed = request.postponed.take();
     Entry::forget(postponed.as_mut().and_then(|postponed| postponed.unanswered.take()));
     let began = postponed.as_ref().map_or_else(Instant::now, |postponed| postponed.since);
-    let id = ids.of(request);
+    let id = answerer.ids.of(request);
     logging::take_tokens();
     let _id = logging::set_request_id(Some(id.as_str().into()));
-    let Dispatched { outcome, shape, user_id, rate_headers } = dispatch(app, role, router, request, postponed);
+    let Dispatched { outcome, shape, measured, rate_headers } = dispatch(app, answerer, request, postponed);
     let mut response = outcome.unwrap_or_else(|e| {
         if e.is_fault() {
             let level = if e.status() == 503 { Level::Warn } else { Level::Error };
@@ -68,23 +77,22 @@ fn answer(
         }
     });
     if response.postponed.is_some() {
-        let entry = Entry::new(app, role, request, began, &id, user_id);
+        let entry = Entry::new(app, role, request, began, &id, measured);
         if let Some(postponed) = &mut request.postponed {
-            postponed.unanswered = entry.map(|entry| Box::new(entry) as Box<dyn Any + Send>);
+            postponed.unanswered = Some(Box::new(entry) as Box<dyn Any + Send>);
         }
         return response;
     }
     response.headers.extend(rate_headers.into_iter().map(|(name, value)| (name, value.into())));
     reply_headers::add(app, request, &mut response);
-    let access = Entry::new(app, role, request, began, &id, user_id);
+    let entry = Entry::new(app, role, request, began, &id, measured);
     response.headers.push(("X-Request-Id", id.into()));
-    let Some(access) = access else { return response };
     match response.deferred.take() {
         Some(deferred) => {
-            response.deferred = Some(deferred.map(move |response| access.follow(response)));
+            response.deferred = Some(deferred.map(move |response| entry.follow(response)));
             response
         }
-        None => access.follow(response),
+        None => entry.follow(response),
     }
 }
 
@@ -93,37 +101,37 @@ struct Dispatched {
     outcome: crate::error::Result<Response>,
     /// The shape of its error.
     shape: Shape,
-    /// The caller's account, if the access log needs it.
-    user_id: Option<String>,
+    /// What is known for its record.
+    measured: Measured,
     /// What is left of the caller's rate limits, if there are any.
     rate_headers: Vec<(&'static str, String)>,
 }
 
-fn dispatch(
-    app: &App,
-    role: Role,
-    router: &Router<&'static Operation>,
-    request: &mut Request,
-    postponed: Option<Postponed>,
-) -> Dispatched {
-    let early = |outcome, shape| Dispatched { outcome, shape, user_id: None, rate_headers: Vec::new() };
-    let unknown = |outcome| early(outcome, operation::shape_of_unknown(request.path()));
-    let (operation, segments, deployment) = match operation::route(router, request.method(), request.path()) {
-        Route::To { operation, segments, deployment } => (operation, segments, deployment),
+fn dispatch(app: &App, answerer: &Answerer, request: &mut Request, postponed: Option<Postponed>) -> Dispatched {
+    let early = |outcome, shape, metrics| {
+        let measured = Measured { metrics, user_id: None };
+        Dispatched { outcome, shape, measured, rate_headers: Vec::new() }
+    };
+    let unknown = |outcome| early(outcome, operation::shape_of_unknown(request.path()), answerer.unknown);
+    let (served, segments, deployment) = match operation::route(&answerer.router, request.method(), request.path()) {
+        Route::To { served, segments, deployment } => (served, segments, deployment),
         Route::WrongMethod(allow) if *request.method() == Method::OPTIONS => {
             return unknown(Ok(Response::new(204).header("Allow", allow)));
         }
         Route::WrongMethod(allow) => return unknown(Err(Error::MethodNotAllowed(allow))),
-        Route::WithoutVersion(operation) => return early(Err(Error::NotFound(NO_VERSION)), operation.errors),
+        Route::WithoutVersion(served) => {
+            return early(Err(Error::NotFound(NO_VERSION)), served.operation.errors, answerer.unknown);
+        }
         Route::Batch => return unknown(Err(Error::NotFound(NO_BATCHES))),
         Route::Nothing if request.path() == "*" => return unknown(Ok(Response::new(204))),
         Route::Nothing => return unknown(Err(Error::NoRoute)),
     };
+    let Served { operation, metrics } = *served;
     if !app.db.is_open() && !operation.works_without_database {
         let e = db::Error::Unavailable("the schema is not up to date yet".to_owned());
-        return early(Err(e.into()), operation.errors);
+        return early(Err(e.into()), operation.errors, metrics);
     }
-    let mut call = Call::new(app, role, request);
+    let mut call = Call::new(app, answerer.role, request);
     if !app.config.trusted_proxies.is_empty() {
         let client = Party::network(call.client());
         blocking::set_party(client);
@@ -134,7 +142,7 @@ fn dispatch(
     call.begun = postponed.map(|postponed| postponed.begun);
     let mut outcome = operation.run(&mut call);
     if let Some(start) = call.postponed.take() {
-        return early(Ok(Response::postponed(start)), operation.errors);
+        return early(Ok(Response::postponed(start)), operation.errors, metrics);
     }
     if let Some(token) = call.renewed_session.take() {
         let renew = |response: Response| match response.get_header("Set-Cookie") {
@@ -146,5 +154,5 @@ fn dispatch(
     let user_id = access_log::is_enabled().then(|| call.user_id()).flatten();
     let rates = call.rates().filter(|_| operation.calls_models());
     let rate_headers = rates.map(|rates| rate_headers::of(app, rates)).unwrap_or_default();
-    Dispatched { outcome, shape: operation.errors, user_id, rate_headers }
+    Dispatched { outcome, shape: operation.errors, measured: Measured { metrics, user_id }, rate_headers }
 }

@@ -13,6 +13,7 @@ use crate::auth::Caller;
 use crate::call::{Call, Role};
 use crate::error::{NOT_AUTHENTICATED, Result, Shape};
 use crate::http::{Method, Response};
+use crate::telemetry::{RequestMetrics, Requests};
 
 pub use description::{Content, Description, Encoding, File, Group, SchemaOf, Status, summary};
 use route::canonical;
@@ -144,10 +145,21 @@ impl Operation {
     }
 }
 
+/// An operation of a server, and what is counted of its requests there.
+pub struct Served {
+    /// The operation.
+    pub operation: &'static Operation,
+    /// What is counted.
+    pub metrics: &'static RequestMetrics,
+}
+
 /// The router of one server.
-pub fn router(operations: &'static [Operation], role: Role) -> Router<&'static Operation> {
+pub fn router(operations: &'static [Operation], role: Role, requests: &Requests) -> Router<Served> {
     let own = operations.iter().filter(|operation| operation.servers.contains(&role));
-    Router::new(own.map(|operation| (operation.method.clone(), operation.path, operation)))
+    Router::new(own.map(|operation| {
+        let metrics = requests.of(role.name(), format!("{} {}", operation.method, operation.template()));
+        (operation.method.clone(), operation.path, Served { operation, metrics })
+    }))
 }
 
 /// The paths that clients of OpenAI's API call.

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 
-use super::{Found, Operation, Router};
+use super::{Found, Router, Served};
 use crate::http::Method;
 
 /// What a path begins with at Azure's service: then comes a deployment, or what follows `/v1` elsewhere.
@@ -22,7 +22,7 @@ pub enum Route<'r> {
     /// What serves the request.
     To {
         /// The operation.
-        operation: &'r Operation,
+        served: &'r Served,
         /// The path's segments that matched `{…}`, still percent-encoded.
         segments: Vec<String>,
         /// The model, where the path names it as a deployment.
@@ -31,7 +31,7 @@ pub enum Route<'r> {
     /// The path exists, but not with this method; the value of `Allow`.
     WrongMethod(String),
     /// It exists with `/v1` before it.
-    WithoutVersion(&'r Operation),
+    WithoutVersion(&'r Served),
     /// It would be for files or batches, which are not offered.
     Batch,
     /// No such path.
@@ -76,13 +76,13 @@ fn tidy(path: &str) -> Cow<'_, str> {
 }
 
 /// Finds what serves a method and a path.
-pub fn route<'r>(router: &'r Router<&'static Operation>, method: &Method, path: &str) -> Route<'r> {
-    if let Found::Handler(operation, segments) = router.find(method, path) {
-        return to(operation, &segments, None);
+pub fn route<'r>(router: &'r Router<Served>, method: &Method, path: &str) -> Route<'r> {
+    if let Found::Handler(served, segments) = router.find(method, path) {
+        return to(served, &segments, None);
     }
     let Canonical { path, deployment } = canonical(path);
     match router.find(method, &path) {
-        Found::Handler(operation, segments) => return to(operation, &segments, deployment),
+        Found::Handler(served, segments) => return to(served, &segments, deployment),
         Found::WrongMethod(allow) => return Route::WrongMethod(allow),
         Found::Nothing => {}
     }
@@ -91,13 +91,13 @@ pub fn route<'r>(router: &'r Router<&'static Operation>, method: &Method, path: 
         return Route::Batch;
     }
     match router.find(method, &canonical(&format!("/v1{path}")).path) {
-        Found::Handler(operation, _) => Route::WithoutVersion(operation),
+        Found::Handler(served, _) => Route::WithoutVersion(served),
         _ => Route::Nothing,
     }
 }
 
-fn to<'r>(operation: &'r Operation, segments: &[&str], deployment: Option<String>) -> Route<'r> {
-    Route::To { operation, segments: segments.iter().map(|&segment| segment.to_owned()).collect(), deployment }
+fn to<'r>(served: &'r Served, segments: &[&str], deployment: Option<String>) -> Route<'r> {
+    Route::To { served, segments: segments.iter().map(|&segment| segment.to_owned()).collect(), deployment }
 }
 
 #[cfg(test)]

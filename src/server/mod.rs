@@ -74,6 +74,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 
+use crate::blocking::Wait;
+
 use listener::{Acceptor, Listener};
 use monitor::Monitor;
 use shared::{Shared, Stage};
@@ -108,6 +110,25 @@ pub struct Stats {
     pub refused: u64,
     /// Connections closed so far to make room for others, or to free memory.
     pub evicted: u64,
+    /// Requests that wait now, by what they wait for, in the order of [`Wait::ALL`].
+    pub waiting: [WaitStats; Wait::ALL.len()],
+    /// The memory of all requests, in bytes.
+    pub memory: usize,
+    /// What of it is reserved now.
+    pub memory_used: usize,
+    /// How often nothing was left of it so far.
+    pub memory_refused: u64,
+}
+
+/// Requests that wait for one kind of thing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WaitStats {
+    /// How many wait now.
+    pub waiting: usize,
+    /// How many may.
+    pub places: usize,
+    /// How many were refused so far.
+    pub refused: u64,
 }
 
 impl Server {
@@ -175,6 +196,14 @@ impl Handle {
             requests: shared.slots.iter().map(|slot| slot.load.requests()).sum(),
             refused: shared.pool.refused.load(Relaxed),
             evicted: shared.evicted.load(Relaxed),
+            waiting: Wait::ALL.map(|wait| {
+                let bulkhead = shared.bulkheads.of(wait);
+                let places = shared.settings.places.of(wait);
+                WaitStats { waiting: bulkhead.used(), places, refused: bulkhead.refused() }
+            }),
+            memory: shared.memory.most(),
+            memory_used: shared.memory.used(),
+            memory_refused: shared.memory.refused(),
         }
     }
 }

@@ -85,7 +85,7 @@ pub(super) fn run(shared: &Shared, committed: &Committed) {
         isolate_panics(|| {
             let (durable, others): (Vec<_>, Vec<_>) = batches.into_iter().partition(|batch| batch.is_durable);
             for batch in durable {
-                finish(shared, &batch.charges, batch.receipts);
+                finish(shared, &batch.charges, batch.receipts, batch.began);
             }
             if !others.is_empty() {
                 sentinel = sync_all(shared, committed, sentinel.take(), others);
@@ -113,7 +113,7 @@ fn sync_all(
     };
     for batch in batches {
         if since.is_some_and(|since| since <= batch.began) {
-            finish(shared, &batch.charges, batch.receipts);
+            finish(shared, &batch.charges, batch.receipts, batch.began);
         } else {
             retry_or_spill(shared, &batch.charges, batch.began, db::Error::Unavailable(failure.clone()));
         }

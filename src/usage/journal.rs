@@ -10,11 +10,12 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
 
 use super::record::{self, Found, LONGEST_RECORD, MAGIC, Origin};
 use crate::hex;
@@ -40,6 +41,8 @@ pub(super) struct Journal {
     has_room: AtomicBool,
     bytes: AtomicU64,
     records: AtomicU64,
+    /// When the oldest record was made that was not replayed, in microseconds since 1970; 0 if there is none.
+    oldest: AtomicI64,
 }
 
 #[derive(Default)]
@@ -77,6 +80,7 @@ impl Journal {
             has_room: AtomicBool::new(false),
             bytes: AtomicU64::new(0),
             records: AtomicU64::new(0),
+            oldest: AtomicI64::new(0),
         }
     }
 
@@ -93,6 +97,11 @@ impl Journal {
     /// Its size in bytes, and the number of its charges.
     pub(super) fn size(&self) -> (u64, u64) {
         (self.bytes.load(Ordering::Relaxed), self.records.load(Ordering::Relaxed))
+    }
+
+    /// When the oldest of its charges was made.
+    pub(super) fn oldest(&self) -> Option<OffsetDateTime> {
+        Some(self.oldest.load(Ordering::Relaxed)).filter(|micros| *micros > 0).and_then(from_micros)
     }
 
     /// Its maximum size in bytes.
@@ -124,7 +133,11 @@ impl Journal {
         let origin = self.state.lock().own.as_ref().ok_or_else(not_open)?.origin.clone();
         let mut bytes = Vec::new();
         let mut count = 0;
+        let mut first = 0;
         for event in events {
+            if count == 0 {
+                first = micros(event.created);
+            }
             record::write(event, &origin, &mut bytes)?;
             count += 1;
         }
@@ -138,6 +151,9 @@ impl Journal {
         let written = own.file.write_all_at(&bytes, own.end).and_then(|()| own.file.sync_data());
         match &written {
             Ok(()) => {
+                if own.done == own.end {
+                    self.oldest.store(first, Ordering::Relaxed);
+                }
                 own.end += bytes.len() as u64;
                 self.records.fetch_add(count, Ordering::Relaxed);
             }
@@ -163,6 +179,9 @@ impl Journal {
         while let Found::Record(event, length) = record::read(&bytes[at..], &origin) {
             events.push(*event);
             at += length;
+        }
+        if let Some(first) = events.first() {
+            self.oldest.store(micros(first.created), Ordering::Relaxed);
         }
         match events.is_empty() {
             true => Err(io::Error::new(io::ErrorKind::InvalidData, "a record is damaged")),
@@ -215,6 +234,9 @@ impl Journal {
         if own.is_none() {
             self.records.store(0, Ordering::Relaxed);
         }
+        if own.is_none_or(|own| own.done == own.end) {
+            self.oldest.store(0, Ordering::Relaxed);
+        }
     }
 }
 
@@ -239,6 +261,14 @@ impl Own {
         (self.end, self.done, self.capacity) = (start, start, STEP);
         Ok(())
     }
+}
+
+fn micros(time: OffsetDateTime) -> i64 {
+    i64::try_from(time.unix_timestamp_nanos() / 1000).unwrap_or(0)
+}
+
+fn from_micros(micros: i64) -> Option<OffsetDateTime> {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000).ok()
 }
 
 /// The part of a file's name that identifies the database.

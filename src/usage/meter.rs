@@ -1,5 +1,6 @@
 //! The meter: the interface through which handlers charge, and its threads.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,13 +14,14 @@ use super::acknowledge::{self, Committed};
 use super::journal::Journal;
 use super::queue::{Order, Refused, Ticket};
 use super::state::{Aside, Shared};
-use super::{Charge, Connections, Receipt, event, maintenance, price, replay, writer};
+use super::{Charge, Connections, ModelTotal, Receipt, event, maintenance, price, replay, writer};
 use crate::blocking::{self, Wait};
 use crate::db::{self, Executor};
 use crate::error::{Error, Result};
 use crate::http::{Deferred, Response};
 use crate::limits::Limits;
 use crate::store::prices::Price;
+use crate::telemetry::Histogram;
 use crate::units::Units;
 
 /// The longest that [`Meter::stop`] waits for its threads.
@@ -44,6 +46,8 @@ pub struct Stats {
     pub journal_max_bytes: u64,
     /// Charges in the journal that the database does not have yet.
     pub journal_charges: u64,
+    /// When the oldest of them was made.
+    pub journal_oldest: Option<OffsetDateTime>,
     /// Charges that wait for the writer.
     pub waiting: usize,
     /// Charges written directly to the database.
@@ -215,13 +219,25 @@ impl Meter {
             journal_bytes,
             journal_max_bytes: journal.most_bytes(),
             journal_charges,
+            journal_oldest: journal.oldest(),
             waiting: queue.len(),
             committed: count(&counters.committed),
-            commits: count(&counters.commits),
+            commits: counters.commits.count(),
             journaled: count(&counters.journaled),
             replayed: count(&counters.replayed),
             duplicates: count(&counters.duplicates),
         }
+    }
+
+    /// How many charges were committed together, and how long commits took until they were durable.
+    pub fn commits(&self) -> [&Histogram; 2] {
+        let counters = &self.shared.counters;
+        [&counters.batches, &counters.commits]
+    }
+
+    /// What this process has charged for since it started, in the database or in its journal, by model.
+    pub fn charged(&self) -> BTreeMap<String, ModelTotal> {
+        self.shared.counters.charged.totals()
     }
 
     /// What is not in the database and will not get there by itself, as of the last two seconds.

@@ -7,13 +7,14 @@
 //! is back, also those of processes that died, and recomputes the totals of each day.
 //!
 //! From the bottom up: `event` (a charge as a row of the ledger), `price`, `price_list`, `record` (an event as bytes),
-//! `journal` and `recovery` (files), `aside` (charges that are refused for good), `holder` (by which other processes see
+//! `journal` and `recovery` (files), `aside` (charges that are refused for good), `charged` (sums for operators), `holder` (by which other processes see
 //! that this one lives), `connections`, `queue`, `doubts` (charges that may have been made), `state` (what the threads
 //! share), `commit` (events to the database), `claims` (keys whose first request is running), `spill`, `acknowledge`,
 //! `replay`, `day_totals`, `writer`, `maintenance`, `meter`.
 
 mod acknowledge;
 mod aside;
+mod charged;
 mod claims;
 mod commit;
 mod connections;
@@ -35,6 +36,7 @@ mod spill;
 mod state;
 mod writer;
 
+pub use charged::ModelTotal;
 pub use claims::{Claim, Claiming, Claims, KeyState};
 pub use connections::Connections;
 pub use meter::{Meter, Stats};

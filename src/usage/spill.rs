@@ -21,9 +21,9 @@ pub(super) fn events(charges: &[Pending]) -> Vec<&Event> {
     charges.iter().map(|pending| &pending.event).collect()
 }
 
-/// Answers the requests that wait for these charges.
-pub(super) fn finish(shared: &Shared, charges: &[Pending], receipts: Vec<Receipt>) {
-    shared.counters.add_committed(&receipts);
+/// Answers the requests that wait for these charges, whose commit began at this time.
+pub(super) fn finish(shared: &Shared, charges: &[Pending], receipts: Vec<Receipt>, began: Instant) {
+    shared.counters.add_committed(charges.iter().map(|pending| &pending.event), &receipts, began);
     shared.kept.add(charges.iter().map(|pending| &pending.event));
     charges.iter().zip(receipts).for_each(|(pending, receipt)| pending.finish(Ok(receipt)));
 }
@@ -34,7 +34,7 @@ pub(super) fn retry_or_spill(shared: &Shared, charges: &[Pending], began: Instan
     let mut failure = e;
     if failure.is_outage() && shared.is_available() && began.elapsed() < RETRY_WITHIN {
         match shared.db.durable().and_then(|mut session| commit_durably(&mut session, &events(charges))) {
-            Ok(receipts) => return finish(shared, charges, receipts),
+            Ok(receipts) => return finish(shared, charges, receipts, began),
             Err(e) => failure = e,
         }
     }
@@ -63,8 +63,9 @@ fn charge_apart(shared: &Shared, charges: &[Pending]) {
             write_to_journal(shared, part);
             continue;
         }
+        let began = Instant::now();
         match shared.db.durable().and_then(|mut session| commit_durably(&mut session, &events(part))) {
-            Ok(receipts) => finish(shared, part, receipts),
+            Ok(receipts) => finish(shared, part, receipts, began),
             Err(e) if !e.is_refusal() => spill(shared, part, &e),
             Err(e) if part.len() <= 1 => part.iter().for_each(|refused| set_aside(shared, refused, &e)),
             Err(_) => {
@@ -101,7 +102,7 @@ pub(super) fn write_to_journal(shared: &Shared, charges: &[Pending]) {
 fn write_batch_to_journal(shared: &Shared, charges: &[Pending]) {
     let outcome = shared.journal.append(charges.iter().map(|pending| &pending.event));
     match &outcome {
-        Ok(()) => shared.counters.add_journaled(charges.len()),
+        Ok(()) => shared.counters.add_journaled(charges.iter().map(|pending| &pending.event)),
         Err(e) => log::error!("{} charges refused, cannot write to the journal: {e}", charges.len()),
     }
     for pending in charges {

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::charged::Charged;
 use super::doubts::Doubts;
 use super::holder::Holder;
 use super::journal::Journal;
@@ -15,6 +16,7 @@ use super::queue::Queue;
 use super::{Connections, Receipt};
 use crate::limits::Limits;
 use crate::store::usage::charges::Event;
+use crate::telemetry::{Bounds, Histogram, SECONDS};
 
 /// What requests and the meter's threads share.
 pub(super) struct Shared {
@@ -75,20 +77,49 @@ impl Aside {
 }
 
 /// Counters since the process started; see [`Stats`](super::Stats).
-#[derive(Default)]
 pub(super) struct Counters {
     pub(super) committed: AtomicU64,
-    pub(super) commits: AtomicU64,
+    /// How many charges each transaction had in which they were written directly to the database.
+    pub(super) batches: Histogram,
+    /// How long these took until they were durable.
+    pub(super) commits: Histogram,
     pub(super) journaled: AtomicU64,
     pub(super) replayed: AtomicU64,
     pub(super) duplicates: AtomicU64,
+    /// What was charged for.
+    pub(super) charged: Charged,
+}
+
+/// How many charges there are in one transaction; see [`BATCH`](super::commit::BATCH).
+static BATCH_SIZES: Bounds = Bounds { upper: &[1, 2, 5, 10, 20, 50, 100, 200, 500, 1000], steps_in_unit: 1.0 };
+
+impl Default for Counters {
+    fn default() -> Counters {
+        Counters {
+            committed: AtomicU64::new(0),
+            batches: Histogram::new(&BATCH_SIZES),
+            commits: Histogram::new(&SECONDS),
+            journaled: AtomicU64::new(0),
+            replayed: AtomicU64::new(0),
+            duplicates: AtomicU64::new(0),
+            charged: Charged::default(),
+        }
+    }
 }
 
 impl Counters {
-    /// A batch of charges that requests were waiting for was committed.
-    pub(super) fn add_committed(&self, receipts: &[Receipt]) {
-        self.commits.fetch_add(1, Ordering::Relaxed);
+    /// A batch of charges that requests were waiting for was committed, which began at this time.
+    pub(super) fn add_committed<'e>(
+        &self,
+        events: impl Iterator<Item = &'e Event>,
+        receipts: &[Receipt],
+        began: Instant,
+    ) {
+        self.batches.add(receipts.len() as u64);
+        self.commits.add_time(began.elapsed());
         self.count(&self.committed, receipts);
+        let fresh = events.zip(receipts).filter(|(_, receipt)| !receipt.duplicate);
+        self.charged.add(fresh.map(|(event, _)| event));
     }
 
     /// Charges of a journal were committed.
@@ -97,8 +128,9 @@ impl Counters {
     }
 
     /// Charges were written to the journal.
-    pub(super) fn add_journaled(&self, count: usize) {
-        self.journaled.fetch_add(count as u64, Ordering::Relaxed);
+    pub(super) fn add_journaled<'e>(&self, events: impl ExactSizeIterator<Item = &'e Event>) {
+        self.journaled.fetch_add(events.len() as u64, Ordering::Relaxed);
+        self.charged.add(events);
     }
 
     /// How many charges were sent to the database. Duplicates count as well, because a late one also deletes the total

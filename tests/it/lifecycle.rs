@@ -100,8 +100,9 @@ fn each_role_runs_alone_and_all_can_start_on_an_empty_database() {
     let processes = roles.map(|role| Process::serve(role, &db.url()));
     let [web, inference, audio] = [0, 1, 2].map(|n| processes[n].ready(roles[n]));
     for (role, process) in roles.iter().zip(&processes) {
-        let addresses: Vec<_> = process.out().lines().filter(|l| l.contains("http://")).map(str::to_owned).collect();
-        assert!(addresses.len() == 1 && addresses[0].starts_with(role), "{addresses:?}");
+        let out = process.out();
+        let names: Vec<&str> = out.lines().filter_map(|line| Some(line.split_once(" http://")?.0)).collect();
+        assert_eq!(names, [*role, "metrics"]);
     }
     let reply = web.anonymous().post("/api/signup", &json!({"email": "ann@x", "password": "long enough"})).expect(200);
     let secret = reply.json()["secret"].as_str().unwrap().to_owned();

@@ -57,6 +57,7 @@ mod lifecycle;
 mod login;
 mod lost_processes;
 mod memory;
+mod metrics;
 mod migration;
 mod model_changes;
 mod model_lists;

@@ -27,6 +27,8 @@ pub struct Server {
     pub inference: Address,
     /// Where its audio server listens.
     pub audio: Address,
+    /// Where its metrics are, if it has any.
+    pub metrics: Option<Address>,
     log: Arc<Mutex<String>>,
     /// The journal's folder, unless a setting overrides it.
     journal: PathBuf,
@@ -61,6 +63,8 @@ pub fn textgen(args: &[&str]) -> Command {
     command.args(args).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
     // All users of a test come from one address.
     command.env("SIGNUPS_PER_ADDRESS", "0").env("SIGNUPS_PER_NETWORK", "0");
+    // Tests run at the same time.
+    command.env("METRICS_ADDR", "127.0.0.1:0");
     command
 }
 
@@ -119,9 +123,11 @@ impl Server {
             Address(line.strip_prefix(name).unwrap_or_else(|| panic!("{line}")).trim().to_owned())
         };
         let (web, inference, audio) = (address("web"), address("inference"), address("audio"));
+        let next = lines.next().and_then(Result::ok).unwrap_or_default();
+        let metrics = next.strip_prefix("metrics ").map(|address| Address(address.to_owned()));
         // Keep reading, or the binary could block on a full pipe.
         thread::spawn(move || lines.for_each(drop));
-        Server { child, web, inference, audio, log, journal }
+        Server { child, web, inference, audio, metrics, log, journal }
     }
 
     /// Waits until `/readyz` answers 200.

@@ -1,0 +1,156 @@
+//! The figures of a process, read from its parts.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use time::OffsetDateTime;
+
+use crate::app::App;
+use crate::blocking::Wait;
+use crate::server::Handle;
+use crate::telemetry::{Exposition, Source, metric};
+
+/// Picodollars in a dollar.
+const PICOS: f64 = 1e12;
+
+/// All of them.
+pub(super) struct Figures {
+    app: Arc<App>,
+    server: Handle,
+    /// In seconds since 1970.
+    started: f64,
+}
+
+impl Figures {
+    /// Those of this process, which has just started.
+    pub(super) fn new(app: Arc<App>, server: Handle) -> Figures {
+        let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        Figures { app, server, started }
+    }
+}
+
+impl Source for Figures {
+    fn write(&self, out: &mut Exposition<'_>) {
+        out.metric(&metric::BUILD_INFO, |family| family.add(&[env!("CARGO_PKG_VERSION")], 1_u64));
+        out.value(&metric::START_TIME, self.started);
+        self.requests(out);
+        self.connections(out);
+        self.database(out);
+        self.charges(out);
+        self.journal(out);
+        self.callers(out);
+    }
+}
+
+impl Figures {
+    fn requests(&self, out: &mut Exposition<'_>) {
+        let all = self.app.requests.all();
+        out.metric(&metric::HTTP_REQUESTS, |family| {
+            for requests in &all {
+                for (status, durations) in requests.durations() {
+                    family.add(&[requests.server(), requests.operation(), status], durations.count());
+                }
+            }
+        });
+        out.metric(&metric::HTTP_DURATION, |family| {
+            for requests in &all {
+                for (status, durations) in requests.durations() {
+                    family.histogram(&[requests.server(), requests.operation(), status], durations);
+                }
+            }
+        });
+        out.metric(&metric::HTTP_FIRST_BYTE, |family| {
+            for requests in all.iter().filter(|requests| requests.first_bytes().count() > 0) {
+                family.histogram(&[requests.server(), requests.operation()], requests.first_bytes());
+            }
+        });
+    }
+
+    fn connections(&self, out: &mut Exposition<'_>) {
+        let stats = self.server.stats();
+        out.value(&metric::CONNECTIONS, stats.open_connections);
+        out.value(&metric::CONNECTIONS_EVICTED, stats.evicted);
+        out.value(&metric::THREADS, stats.threads);
+        out.value(&metric::THREADS_BLOCKED, stats.blocked);
+        let waits = || Wait::ALL.iter().map(|wait| wait.label()).zip(&stats.waiting);
+        out.metric(&metric::WAITING, |family| waits().for_each(|(kind, wait)| family.add(&[kind], wait.waiting)));
+        out.metric(&metric::WAITING_PLACES, |family| waits().for_each(|(kind, wait)| family.add(&[kind], wait.places)));
+        out.metric(&metric::WAITING_REFUSED, |family| {
+            waits().for_each(|(kind, wait)| family.add(&[kind], wait.refused));
+        });
+        out.value(&metric::MEMORY_BUDGET, stats.memory);
+        out.value(&metric::MEMORY_USED, stats.memory_used);
+        out.value(&metric::MEMORY_REFUSED, stats.memory_refused);
+    }
+
+    fn database(&self, out: &mut Exposition<'_>) {
+        let (db, pool) = (&self.app.db, self.app.db.pool_state());
+        out.value(&metric::DATABASE_REACHABLE, db.check_reachable().is_ok());
+        out.value(&metric::DATABASE_READY, db.is_open());
+        out.metric(&metric::POOL_CONNECTIONS, |family| {
+            family.add(&["idle"], pool.idle);
+            family.add(&["in_use"], pool.made.saturating_sub(pool.idle));
+        });
+        out.value(&metric::POOL_SIZE, pool.most);
+        out.value(&metric::POOL_WAITING, pool.waiting);
+    }
+
+    fn charges(&self, out: &mut Exposition<'_>) {
+        let (meter, stats) = (&self.app.meter, self.app.meter.stats());
+        out.metric(&metric::CHARGES, |family| {
+            family.add(&["committed"], stats.committed);
+            family.add(&["journaled"], stats.journaled);
+            family.add(&["replayed"], stats.replayed);
+            family.add(&["duplicate"], stats.duplicates);
+        });
+        out.value(&metric::CHARGES_WAITING, stats.waiting);
+        out.value(&metric::CHARGES_AVAILABLE, stats.is_database_available);
+        let [batches, commits] = meter.commits();
+        out.metric(&metric::CHARGE_BATCH, |family| family.histogram(&[], batches));
+        out.metric(&metric::CHARGE_COMMIT, |family| family.histogram(&[], commits));
+        let charged = meter.charged();
+        out.metric(&metric::CHARGED_UNITS, |family| {
+            for (model, total) in &charged {
+                for (unit, amount) in total.units.iter().filter(|(_, amount)| **amount > 0) {
+                    family.add(&[model, unit.column()], amount.unsigned_abs());
+                }
+            }
+        });
+        #[allow(clippy::cast_precision_loss)] // The exact sums are in the ledger.
+        out.metric(&metric::CHARGED_DOLLARS, |family| {
+            for (model, total) in &charged {
+                family.add(&[model], total.picos as f64 / PICOS);
+            }
+        });
+    }
+
+    fn journal(&self, out: &mut Exposition<'_>) {
+        let (stats, aside) = (self.app.meter.stats(), self.app.meter.aside());
+        let age =
+            stats.journal_oldest.map_or(0.0, |oldest| (OffsetDateTime::now_utc() - oldest).as_seconds_f64().max(0.0));
+        out.value(&metric::JOURNAL_BYTES, stats.journal_bytes);
+        out.value(&metric::JOURNAL_MAX_BYTES, stats.journal_max_bytes);
+        out.value(&metric::JOURNAL_CHARGES, stats.journal_charges);
+        out.value(&metric::JOURNAL_OLDEST, age);
+        out.value(&metric::JOURNAL_ROOM, stats.has_journal_room);
+        out.value(&metric::ASIDE_CHARGES, aside.charges);
+        out.value(&metric::ASIDE_JOURNALS, aside.journals);
+        out.value(&metric::STUCK_JOURNALS, aside.stuck);
+    }
+
+    fn callers(&self, out: &mut Exposition<'_>) {
+        let (cache, counters) = (&self.app.cache, &self.app.cache.counters);
+        let count = |counter: &AtomicU64| counter.load(Relaxed);
+        out.metric(&metric::CACHE_LOOKUPS, |family| {
+            family.add(&["hit"], count(&counters.hits));
+            family.add(&["miss"], count(&counters.misses));
+            family.add(&["refused"], count(&counters.refused));
+        });
+        out.value(&metric::CACHE_EVICTED, count(&counters.evicted));
+        out.value(&metric::CACHE_SIZE, cache.len());
+        out.value(&metric::CACHE_MAX, self.app.config.cache_size);
+        out.value(&metric::LISTENING, cache.is_subscribed());
+        out.value(&metric::REVOCATIONS, count(&counters.revocations));
+    }
+}
