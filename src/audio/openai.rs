@@ -117,8 +117,7 @@ fn outcome(mut pending: PendingTranscription, options: Options) -> Result<Outcom
         let (counter, prompt) = (UsageCounter::new(ChargeBasis::Audio(pending.duration)), KeptPrompt::none());
         let format = ReplyFormat::Plain(UsageFilter::new(UsageShown::AsSent));
         let model = options.model.name().to_owned();
-        let stream = EventStream { model, reply: pending.reply, counter, prompt, format, limit: None, failed: None };
-        return Ok(stream.into_outcome());
+        return Ok(EventStream::new(model, pending.reply, counter, prompt, format).into_outcome());
     }
     let Transcribed { bytes, transcript, duration, units } = pending.read()?;
     if !options.is_direct && transcript.is_none() {

@@ -1,6 +1,9 @@
 //! Bodies of charged requests. They must mean one thing only: what is charged must be what is done.
 
-use serde::Deserialize;
+use std::fmt;
+
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use crate::call::Call;
 use crate::engine::Protocol;
@@ -98,23 +101,21 @@ pub fn check_names<'n>(names: impl IntoIterator<Item = &'n str>) -> Result<()> {
     })
 }
 
-/// A JSON object that is passed on to a model server.
+/// A JSON object that is passed on to a model server, which is to run no tools of its own.
 ///
 /// # Errors
 /// 400 for one that is not valid, or that the model server could read otherwise than textgen does.
 pub fn json_object(body: &[u8]) -> Result<Object<'_>> {
-    json_object_with_tools(body, &|kind| CLIENT_TOOLS.contains(&kind), &CLIENT_TOOLS)
+    let mut object = charged_object(body)?;
+    check_tools(&mut object)?;
+    Ok(object)
 }
 
-/// The same, where the kinds of tools that a client runs are others; these are for the message.
+/// A JSON object that is passed on to a model server. Its tools are not checked.
 ///
 /// # Errors
 /// As [`json_object`].
-pub(super) fn json_object_with_tools<'b>(
-    body: &'b [u8],
-    is_client_tool: &dyn Fn(&str) -> bool,
-    known: &[&str],
-) -> Result<Object<'b>> {
+pub(super) fn charged_object(body: &[u8]) -> Result<Object<'_>> {
     // For the copy that is sent.
     memory_budget::reserve_if_large(body.len())?;
     let mut object = Object::parse(body).map_err(Error::bad)?;
@@ -128,7 +129,6 @@ pub(super) fn json_object_with_tools<'b>(
         return Err(Error::bad("stream must be true or false"));
     }
     check_amounts(&mut object)?;
-    check_tools(&mut object, is_client_tool, known)?;
     Ok(object)
 }
 
@@ -140,22 +140,53 @@ pub fn fill_in_deployment(call: &Call<'_>, object: &mut Object<'_>) {
 }
 
 /// Checks that a model server is to run no tools of its own.
-fn check_tools(object: &mut Object<'_>, is_client_tool: &dyn Fn(&str) -> bool, known: &[&str]) -> Result<()> {
-    #[derive(Deserialize)]
-    struct Tool {
-        #[serde(rename = "type")]
-        kind: Option<String>,
-    }
-
+fn check_tools(object: &mut Object<'_>) -> Result<()> {
     if !is_given(object, "tools") {
         return Ok(());
     }
-    let tools: Vec<Tool> =
-        object.read("tools").ok_or_else(|| Error::bad("tools must be a list of objects, each with a type"))?;
-    let is_other = |tool: &Tool| tool.kind.as_deref().is_some_and(|kind| !is_client_tool(kind));
-    match tools.iter().position(is_other) {
-        Some(place) => Err(Error::bad(format!("tools[{place}].type must be one of {}", known.join(", ")))),
-        None => Ok(()),
+    match object.read::<Tools>("tools") {
+        Some(Tools { other: None }) => Ok(()),
+        Some(Tools { other: Some(place) }) => {
+            Err(Error::bad(format!("tools[{place}].type must be one of {}", CLIENT_TOOLS.join(", "))))
+        }
+        None => Err(Error::bad("tools must be a list of objects, each with a type")),
+    }
+}
+
+/// A list of tools, of which none is kept.
+struct Tools {
+    /// The place of the first one that a model server runs.
+    other: Option<usize>,
+}
+
+impl<'de> Deserialize<'de> for Tools {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Tools, D::Error> {
+        #[derive(Deserialize)]
+        struct Tool {
+            #[serde(rename = "type")]
+            kind: Option<String>,
+        }
+
+        struct List;
+        impl<'de> Visitor<'de> for List {
+            type Value = Tools;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of tools")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<Tools, A::Error> {
+                let (mut tools, mut place) = (Tools { other: None }, 0);
+                while let Some(Tool { kind }) = seq.next_element()? {
+                    if kind.is_some_and(|kind| !CLIENT_TOOLS.contains(&&*kind)) {
+                        tools.other = tools.other.or(Some(place));
+                    }
+                    place += 1;
+                }
+                Ok(tools)
+            }
+        }
+        deserializer.deserialize_seq(List)
     }
 }
 

@@ -12,22 +12,28 @@ const TEMPLATE: usize = 16;
 const PICTURE: usize = 16_384;
 /// Tokens of a recording or a film at an address.
 const REMOTE_MEDIA: usize = 65_536;
+/// Tokens of all documents of a request: as large as the context of nearly all models, as nothing tells how many pages a
+/// packed document has, or what is at an address.
+const DOCUMENTS: usize = 1024 * 1024;
 /// Characters of base64 that make a token of a recording, at the least.
 const RECORDING_CHARACTERS: usize = 8;
 
 /// How many tokens the prompt in this field and what else is read of a request have at most.
 pub(super) fn tokens(request: &Object<'_>, prompt_field: &str) -> usize {
-    let mut bound = Bound(TEMPLATE);
+    let mut bound = Bound { tokens: TEMPLATE, has_document: false };
     prompt_parts::read(request, prompt_field, &mut bound);
-    bound.0
+    bound.tokens.saturating_add(if bound.has_document { DOCUMENTS } else { 0 })
 }
 
-/// At most so many tokens.
-struct Bound(usize);
+/// At most so many tokens, without the documents.
+struct Bound {
+    tokens: usize,
+    has_document: bool,
+}
 
 impl Bound {
     fn add(&mut self, tokens: usize) {
-        self.0 = self.0.saturating_add(tokens);
+        self.tokens = self.tokens.saturating_add(tokens);
     }
 }
 
@@ -41,11 +47,17 @@ impl PromptParts for Bound {
     fn token(&mut self) {
         self.add(1);
     }
+    fn unusual(&mut self, bytes: usize) {
+        self.add(bytes);
+    }
     fn picture(&mut self, _: &RawValue) {
         self.add(PICTURE);
     }
     fn media(&mut self, value: &RawValue) {
         self.add(REMOTE_MEDIA.max(value.get().len() / RECORDING_CHARACTERS));
+    }
+    fn document(&mut self, _: &RawValue) {
+        self.has_document = true;
     }
     /// The usual ones are part of the template.
     fn role(&mut self, value: &RawValue) {
@@ -73,6 +85,12 @@ mod tests {
         let picture =
             r#"{"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"http://x"}}]}]}"#;
         assert!(of(picture) >= PICTURE);
+        let long = "x".repeat(500);
+        let named = format!(r#"{{"messages":[{{"role":"user","content":"Hello","{long}":1}}]}}"#);
+        assert!(of(&named) >= hello + 500, "names of fields count");
+        let document = r#"{"messages":[{"role":"user","content":[{"type":"document","source":{"type":"url","url":"x"}},
+            {"type":"document","source":{"type":"base64","media_type":"application/pdf","data":"AAAA"}}]}]}"#;
+        assert!((DOCUMENTS..DOCUMENTS + 1000).contains(&of(document)), "{}", of(document));
         let tools = r#"{"messages":[],"tools":[{"type":"function"}]}"#;
         assert!(of(tools) >= TEMPLATE + 21);
     }

@@ -30,7 +30,7 @@ pub fn answer(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     let headers = headers(call.request, Dialect::Messages)?;
     call.app.models.check(Purpose::Text)?;
     let body = call.request.body.into_bytes(MAX_JSON_BODY)?;
-    let mut object = dialect_object(Dialect::Messages, &body)?;
+    let (mut object, _) = dialect_object(Dialect::Messages, &body)?;
     let wanted = (Purpose::Text, &[Protocol::Messages, Protocol::Chat][..]);
     let model = model::resolve_named(call.app, caller, wanted, &mut object)?;
     let rate = RequestRate::of(caller, call.app.meter.limits().rates());

@@ -21,6 +21,11 @@ const RECORDING_CHARACTERS: usize = 32;
 const SHORTEST_RECORDING: usize = 1024;
 /// Tokens of a recording or a film at an address: ten minutes, by the rate above.
 const REMOTE_MEDIA: usize = 600 * 32;
+/// Characters of base64 that make a token of a document. A page of text takes some kilobytes when it is packed, for which
+/// models count up to 3,000 tokens.
+const DOCUMENT_CHARACTERS: usize = 4;
+/// Bytes that make a token of a number or of the name of a field.
+const UNUSUAL_BYTES: usize = 4;
 /// Tokens that a chat template adds to each message.
 const MESSAGE: usize = 4;
 /// Bytes of a prompt that are kept until it is known whether they must be counted. A longer text is counted at once: in
@@ -118,13 +123,13 @@ impl PromptParts for Prompt {
         self.counted += MESSAGE;
     }
     fn text(&mut self, text: &str) {
-        match is_data_url(text) {
-            true => self.counted += PICTURE,
-            false => self.add(text),
-        }
+        self.add(text);
     }
     fn token(&mut self) {
         self.counted += 1;
+    }
+    fn unusual(&mut self, bytes: usize) {
+        self.counted += bytes.div_ceil(UNUSUAL_BYTES);
     }
     fn picture(&mut self, value: &RawValue) {
         #[derive(Deserialize)]
@@ -140,6 +145,10 @@ impl PromptParts for Prompt {
         // An address or the id of a file, in any spelling.
         let is_included = has_recording(value.get());
         self.counted += if is_included { characters } else { characters.max(REMOTE_MEDIA) };
+    }
+    fn document(&mut self, value: &RawValue) {
+        let characters = value.get().len().div_ceil(DOCUMENT_CHARACTERS);
+        self.counted += if has_recording(value.get()) { characters } else { characters.max(REMOTE_MEDIA) };
     }
     fn role(&mut self, value: &RawValue) {
         if value.get().len() > LONGEST_ROLE {
@@ -159,12 +168,6 @@ fn is_base64(c: u8) -> bool {
 /// Whether some text in this JSON is long enough to be a recording in base64.
 fn has_recording(json: &str) -> bool {
     json.as_bytes().chunk_by(|a, b| is_base64(*a) && is_base64(*b)).any(|run| run.len() >= SHORTEST_RECORDING)
-}
-
-/// Whether a text is nothing but a file in base64, as pictures are.
-fn is_data_url(text: &str) -> bool {
-    let data = text.strip_prefix("data:").and_then(|rest| rest.split_once(";base64,"));
-    data.is_some_and(|(kind, data)| kind.len() < 128 && data.bytes().all(is_base64))
 }
 
 /// Roles and types up to this many bytes are part of what each message takes.
@@ -240,6 +243,20 @@ mod tests {
         let audio = message(&format!(r#"{{"type":"input_audio","input_audio":{{"data":"{recording}"}}}}"#));
         assert!((1000..1100).contains(&audio), "{audio}");
         assert_eq!(of(r#"{"prompt":[[1,2,3],[4,5]]}"#, "prompt"), 5);
+        let text = message(&format!(r#"{{"type":"text","text":"data:text/plain;base64,{recording}"}}"#));
+        assert!(text > 2 * PICTURE, "{text}: text is text, whatever it looks like");
+        let called = |arguments: &str| {
+            let calls = format!(r#"[{{"function":{{"name":"f","arguments":{arguments}}}}}]"#);
+            of(&format!(r#"{{"messages":[{{"role":"assistant","tool_calls":{calls}}}]}}"#), "messages")
+        };
+        assert!(called(&format!(r#"{{"image_url":"{recording}"}}"#)) > 2 * PICTURE, "so is what a tool is called with");
+        let named = message(&format!(r#"{{"type":"text","text":"x","{recording}":1}}"#));
+        assert!(named >= recording.len() / UNUSUAL_BYTES, "{named}: and so are names");
+        let document = message(&format!(r#"{{"type":"input_file","file_data":"{recording}"}}"#));
+        assert!(document >= 8000, "{document}");
+        let source = |kind: &str, source: &str| message(&format!(r#"{{"type":"{kind}","source":{source}}}"#));
+        let url = r#"{"type":"url","url":"https://example.com/a"}"#;
+        assert!(source("document", url) >= REMOTE_MEDIA && source("image", url) < REMOTE_MEDIA);
         let tools =
             r#"{"prompt":"","tools":[{"type":"function","function":{"name":"weather","description":"Tells it"}}]}"#;
         assert!(of(tools, "prompt") >= 15, "{}", of(tools, "prompt"));

@@ -3,10 +3,12 @@
 
 use std::io::{self, Write};
 
+use crate::blocking;
 use crate::engine::Reply;
 use crate::error::Error;
 use crate::http::response::Response;
 use crate::http::sse;
+use crate::memory_budget;
 use crate::protocol::native::End;
 use crate::units::Units;
 
@@ -22,6 +24,9 @@ use super::usage_counter::UsageCounter;
 
 const DONE: &[u8] = b"[DONE]";
 
+/// Most bytes of an event that are not counted in the memory of its request.
+const MAX_UNCOUNTED: usize = 64 * 1024;
+
 /// A model server's stream of events.
 pub struct EventStream {
     /// The name under which the model is charged.
@@ -36,11 +41,28 @@ pub struct EventStream {
     pub format: ReplyFormat,
     /// Ends it where it has more than was asked for.
     pub limit: Option<OutputLimit>,
+    /// Whether it is read to its end even if the client leaves.
+    pub reads_to_end: bool,
+    /// Whether it had an event that was too long to be read: then the model has made something, whatever was counted.
+    pub is_unreadable: bool,
     /// The model server's own last event, if that says that it has failed.
     pub failed: Option<Vec<u8>>,
 }
 
 impl EventStream {
+    /// One that is passed on until the client leaves, however much it has.
+    pub fn new(
+        model: String,
+        reply: Reply,
+        counter: UsageCounter,
+        prompt: KeptPrompt,
+        format: ReplyFormat,
+    ) -> EventStream {
+        let (limit, failed) = (None, None);
+        let (reads_to_end, is_unreadable) = (false, false);
+        EventStream { model, reply, counter, prompt, format, limit, reads_to_end, is_unreadable, failed }
+    }
+
     /// The response to the client.
     pub fn into_outcome(self) -> Outcome {
         let media_type = self.format.media_type().unwrap_or(EVENTS);
@@ -55,17 +77,20 @@ impl EventStream {
     fn copy_events(&mut self, client: &mut Client<'_>) -> StreamEnd {
         let mut events = sse::Events::default();
         let mut reader = LiveReader::new();
+        let mut held = Held(0);
         // Whether the client has left, and the rest is read all the same.
         let mut has_left = false;
         loop {
             match reader.next(&mut self.reply, has_left || self.counter.is_finished()) {
                 Next::Bytes(bytes) => {
                     if events.push(bytes).is_err() {
+                        self.is_unreadable = true;
                         return StreamEnd::Failed(Error::Upstream(
                             502,
                             "The model server sent an event that is too long",
                         ));
                     }
+                    held.count(events.held());
                 }
                 Next::End if has_left && !self.counter.is_finished() => return disconnected(),
                 Next::End => {
@@ -87,7 +112,7 @@ impl EventStream {
                 client.out.note_made(&mut || self.made());
             }
             client.flush();
-            if client.gone.is_some() && !has_left && !self.counter.is_finished() {
+            if client.gone.is_some() && !has_left && !self.reads_to_end && !self.counter.is_finished() {
                 if !self.is_rest_needed() {
                     return disconnected();
                 }
@@ -148,6 +173,9 @@ impl EventStream {
 
     /// The end of a complete reply, whose last event this is.
     fn complete(&mut self, last: Option<&[u8]>, output: &mut Vec<u8>) -> StreamEnd {
+        if let Some(failure) = self.format.failure() {
+            return StreamEnd::Failed(failure);
+        }
         let EventStream { format, counter, prompt, limit, .. } = self;
         StreamEnd::Complete(format.end(last, || used(counter, prompt, limit.as_ref()), output))
     }
@@ -171,6 +199,19 @@ impl EventStream {
     fn made(&mut self) -> Units {
         self.prompt.count();
         self.used()
+    }
+}
+
+/// The bytes of an event that is not complete, as they are counted for the request.
+struct Held(usize);
+
+impl Held {
+    /// There are so many now. What was counted stays so until the stream ends.
+    fn count(&mut self, bytes: usize) {
+        if bytes > self.0.max(MAX_UNCOUNTED) {
+            memory_budget::count(bytes - self.0);
+            self.0 = bytes;
+        }
     }
 }
 
@@ -205,6 +246,7 @@ impl Client<'_> {
 
 impl ReplyStream for EventStream {
     fn copy(&mut self, out: &mut dyn StreamClient) -> StreamEnd {
+        let _watch = self.reads_to_end.then(|| blocking::set_client(None));
         let mut client = Client { out, output: Vec::new(), gone: None };
         let end = self.copy_events(&mut client);
         let end = match (end, client.gone) {
@@ -222,7 +264,7 @@ impl ReplyStream for EventStream {
     fn units(&self, end: &StreamEnd) -> Option<Units> {
         let is_charged = match end {
             StreamEnd::Complete(_) | StreamEnd::Disconnected(_) => true,
-            StreamEnd::Failed(_) => !self.counter.is_empty(),
+            StreamEnd::Failed(_) => !self.counter.is_empty() || self.is_unreadable,
         };
         is_charged.then(|| self.used())
     }

@@ -35,10 +35,14 @@ pub(super) trait PromptParts {
     fn text(&mut self, text: &str);
     /// One token, where a prompt is a list of them.
     fn token(&mut self);
+    /// The name of a field, if it is not one that all conversations have; or a number in one, which may have so many digits.
+    fn unusual(&mut self, bytes: usize);
     /// A picture.
     fn picture(&mut self, value: &RawValue);
-    /// A recording, a film or a file.
+    /// A recording or a film.
     fn media(&mut self, value: &RawValue);
+    /// A document, which may have any number of pages.
+    fn document(&mut self, value: &RawValue);
     /// The role or the type of an object.
     fn role(&mut self, value: &RawValue);
     /// A field beside the prompt.
@@ -50,15 +54,39 @@ pub(super) fn read(request: &Object<'_>, prompt_field: &str, parts: &mut impl Pr
     if let Some(value) = request.get(prompt_field) {
         let mut json = serde_json::Deserializer::from_str(value.get());
         // What cannot be read ends it; model servers refuse that.
-        let _ = Walk(&mut Reader(parts)).deserialize(&mut json);
+        let _ = Walk(&mut Reader { parts, is_picture: false, has_objects: false }).deserialize(&mut json);
     }
     for value in OTHER_FIELDS.iter().filter(|name| request.has(name)).filter_map(|name| request.get(name)) {
         parts.other_field(value);
     }
 }
 
+/// Names of fields that each message or part of one has, or that no chat template repeats.
+const USUAL_NAMES: [&str; 11] = [
+    "content",
+    "text",
+    "tool_calls",
+    "tool_call_id",
+    "function",
+    "cache_control",
+    "tool_use_id",
+    "call_id",
+    "output",
+    "id",
+    "name",
+];
+
+/// Most digits of a number that is not counted by its length.
+const FEW_DIGITS: usize = 20;
+
 /// Tells the parts of a prompt apart by the names of their fields.
-struct Reader<'a, P>(&'a mut P);
+struct Reader<'a, P> {
+    parts: &'a mut P,
+    /// Whether the object that began last has said that it is a picture.
+    is_picture: bool,
+    /// Whether there are objects: numbers are no tokens then.
+    has_objects: bool,
+}
 
 /// Where the Messages protocol has a picture or a document.
 #[derive(Deserialize)]
@@ -74,38 +102,60 @@ impl<P: PromptParts> Reader<'_, P> {
         let source = serde_json::from_str::<Source<'_>>(value.get()).ok();
         let media_type = source.as_ref().and_then(|source| source.media_type.as_deref()).unwrap_or_default();
         match source.as_ref().map(|source| &*source.kind) {
-            Some("base64") if media_type.starts_with("image/") => self.0.picture(value),
-            Some("base64" | "url" | "file") => self.0.media(value),
-            _ => {
-                let mut json = serde_json::Deserializer::from_str(value.get());
-                // What cannot be read ends it; model servers refuse that.
-                let _ = Walk(self).deserialize(&mut json);
-            }
+            Some("base64") if media_type.starts_with("image/") => self.parts.picture(value),
+            Some("url") if self.is_picture => self.parts.picture(value),
+            Some("base64" | "url" | "file") => self.parts.document(value),
+            _ => self.walk(value),
+        }
+    }
+
+    fn walk(&mut self, value: &RawValue) {
+        let mut json = serde_json::Deserializer::from_str(value.get());
+        // What cannot be read ends it; model servers refuse that.
+        let _ = Walk(self).deserialize(&mut json);
+    }
+
+    /// What a tool is called with is text, whatever its fields are called.
+    fn arguments(&mut self, value: &RawValue) {
+        match value.get().starts_with('"') {
+            true => self.walk(value),
+            false => self.parts.other_field(value),
         }
     }
 }
 
 impl<P: PromptParts> Walker for Reader<'_, P> {
     fn text(&mut self, text: &str) {
-        self.0.text(text);
+        self.parts.text(text);
     }
     fn number(&mut self) {
-        self.0.token();
+        match self.has_objects {
+            true => self.parts.unusual(FEW_DIGITS),
+            false => self.parts.token(),
+        }
     }
     fn object(&mut self) {
-        self.0.object();
+        (self.has_objects, self.is_picture) = (true, false);
+        self.parts.object();
     }
     fn field<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
         match name {
-            "image_url" | "image" => self.0.picture(map.next_value()?),
-            "input_audio" | "audio_url" | "video_url" | "file" | "file_data" | "file_url" => {
-                self.0.media(map.next_value()?);
-            }
+            "image_url" | "image" => self.parts.picture(map.next_value()?),
+            "input_audio" | "audio_url" | "video_url" => self.parts.media(map.next_value()?),
+            "file" | "file_data" | "file_url" => self.parts.document(map.next_value()?),
             "source" => self.source(map.next_value()?),
-            // What a tool was called with is text, whatever its fields are called.
-            "input" => self.0.other_field(map.next_value()?),
-            "type" | "role" => self.0.role(map.next_value()?),
-            _ => map.next_value_seed(Walk(self))?,
+            "input" | "arguments" => self.arguments(map.next_value()?),
+            "type" | "role" => {
+                let value = map.next_value::<&RawValue>()?;
+                self.is_picture |= name == "type" && value.get() == "\"image\"";
+                self.parts.role(value);
+            }
+            _ => {
+                if !USUAL_NAMES.contains(&name) {
+                    self.parts.unusual(name.len());
+                }
+                map.next_value_seed(Walk(self))?;
+            }
         }
         Ok(())
     }

@@ -24,7 +24,7 @@ use super::reply_format::ReplyFormat;
 use super::reply_kind::is_event_stream;
 use super::stream_usage::{UsageFilter, UsageShown, request_usage};
 use super::usage_counter::{ChargeBasis, UsageCounter};
-use super::worst_case;
+use super::worst_case::{self, SetAside};
 use super::{MAX_JSON_BODY, MAX_REPLY, mark_demo, response_typed_as};
 
 /// A route that is passed on to a model server.
@@ -66,6 +66,10 @@ pub(super) struct ClientProtocol<'w> {
     pub(super) headers: &'w [(&'static str, String)],
     /// What becomes of the reply.
     pub(super) format: ReplyFormat,
+    /// What is set aside for the request, which may be sent again in another protocol.
+    pub(super) set_aside: &'w mut SetAside,
+    /// Whether the reply is read to its end even if the client leaves, since only its numbers tell how long the prompt was.
+    pub(super) reads_to_end: bool,
 }
 
 /// A reply whose body was not read yet.
@@ -75,6 +79,7 @@ pub(super) struct Pending {
     counter: UsageCounter,
     format: ReplyFormat,
     limit: Option<OutputLimit>,
+    reads_to_end: bool,
 }
 
 /// What became of a request.
@@ -94,14 +99,18 @@ pub(super) fn forward(
     model: &ResolvedModel,
     route: &ProxiedRoute,
     object: &mut Object<'_>,
-    protocol: Option<ClientProtocol<'_>>,
+    mut protocol: Option<ClientProtocol<'_>>,
 ) -> Result<Forwarded> {
     let wants_stream = matches!(route.basis, ChargeBasis::Text) && object.read::<bool>("stream") == Some(true);
     let (choices, prompts) = choices(object, route.prompt_field);
     let asks_for_usage = wants_stream && protocol.as_ref().is_none_or(|protocol| protocol.format.is_of_chat());
     let shown = if asks_for_usage { request_usage(object) } else { UsageShown::AsSent };
+    let mut own = SetAside::default();
     let most_tokens = match &route.basis {
-        ChargeBasis::Text => worst_case::set_aside_text(model, object, route.prompt_field, choices)?,
+        ChargeBasis::Text => {
+            let set_aside = protocol.as_mut().map_or(&mut own, |protocol| &mut *protocol.set_aside);
+            set_aside.text(model, object, route.prompt_field, choices)?
+        }
         ChargeBasis::Embeddings => worst_case::set_aside_embeddings(model, object).map(|()| None)?,
         // Recordings are not passed on as JSON.
         ChargeBasis::Audio(_) => None,
@@ -113,7 +122,8 @@ pub(super) fn forward(
     let send = || model.send(ask).and_then(Reply::successful);
     // Only a stream tells, piece by piece, what was made. Of a reply in one piece nothing is known before its end.
     let began = Instant::now();
-    match model.block_in_place(|| if wants_stream { send() } else { unwatched(send) })? {
+    let reads_to_end = protocol.as_ref().is_some_and(|protocol| protocol.reads_to_end);
+    match model.block_in_place(|| if wants_stream && !reads_to_end { send() } else { unwatched(send) })? {
         // The model server has the prompt, and may have read it.
         Err(Error::ClientLeftModel) => {
             let units = counter.units(|| Prompt::of_request(object, route.prompt_field).tokens());
@@ -124,7 +134,7 @@ pub(super) fn forward(
         reply => {
             let format =
                 protocol.map_or_else(|| ReplyFormat::Plain(UsageFilter::new(shown)), |protocol| protocol.format);
-            Ok(Forwarded::Reply(Pending { model: model.clone(), reply: reply?, counter, format, limit }))
+            Ok(Forwarded::Reply(Pending { model: model.clone(), reply: reply?, counter, format, limit, reads_to_end }))
         }
     }
 }
@@ -148,25 +158,39 @@ impl Forwarded {
 impl Pending {
     /// Passes a stream on.
     fn into_stream(self, prompt: KeptPrompt) -> Outcome {
-        let Pending { model, reply, counter, format, limit } = self;
+        let Pending { model, reply, counter, format, limit, reads_to_end } = self;
         let model = model.name().to_owned();
-        EventStream { model, reply, counter, prompt, format, limit, failed: None }.into_outcome()
+        EventStream { limit, reads_to_end, ..EventStream::new(model, reply, counter, prompt, format) }.into_outcome()
     }
 
-    /// Reads a reply in one piece.
+    /// Reads a reply in one piece. One that cannot be passed on is charged nevertheless, if the model has made something.
     fn read(self, prompt_tokens: impl FnOnce() -> usize) -> Result<Outcome> {
         let Pending { model, mut reply, mut counter, mut format, .. } = self;
         let bytes = model.block_in_place(|| unwatched(|| reply.read_all(MAX_REPLY)))??;
-        format.read_whole(&bytes, &mut counter)?;
-        live_reply::note_hidden_output(&mut counter, &reply, model.name(), false);
-        let (units, estimated) = (counter.units(prompt_tokens), counter.is_estimate());
-        let mut response = response_typed_as(&reply);
-        if let Some(media_type) = format.media_type() {
-            response = mark_demo(Response::new(200).header("Content-Type", media_type), reply.is_demo);
+        let read = format.read_whole(&bytes, &mut counter);
+        match read {
+            Err(e) if counter.is_empty() => return Err(e),
+            _ => live_reply::note_hidden_output(&mut counter, &reply, model.name(), false),
         }
-        response.content = Content::Bytes(format.whole(bytes, &units).into());
-        let (model, latency_micros) = (model.name().to_owned(), reply.latency_micros());
-        Ok(Outcome::Reply(response, ModelUsage { model, units, estimated, latency_micros }))
+        let (units, estimated) = (counter.units(prompt_tokens), counter.is_estimate());
+        let usage = |units| ModelUsage {
+            model: model.name().to_owned(),
+            units,
+            estimated,
+            latency_micros: reply.latency_micros(),
+        };
+        let media_type = format.media_type();
+        match read.and_then(|()| format.whole(bytes, &units)) {
+            Ok(bytes) => {
+                let mut response = match media_type {
+                    Some(media_type) => mark_demo(Response::new(200).header("Content-Type", media_type), reply.is_demo),
+                    None => response_typed_as(&reply),
+                };
+                response.content = Content::Bytes(bytes.into());
+                Ok(Outcome::Reply(response, usage(units)))
+            }
+            Err(e) => Ok(Outcome::PerModel(Err(e), vec![usage(units)])),
+        }
     }
 }
 

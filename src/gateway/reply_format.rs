@@ -69,6 +69,7 @@ impl ReplyFormat {
             return Ok(());
         }
         if let Some(message) = failure::message(bytes) {
+            counter.add_odd_numbers(bytes);
             return Err(disguised_failure(&message));
         }
         match serde_json::from_slice::<Chunk<'_>>(bytes) {
@@ -78,7 +79,10 @@ impl ReplyFormat {
                     translator.add_whole(&chunk).map_err(untranslatable)?;
                 }
             }
-            Err(_) if matches!(self, ReplyFormat::Translated(_)) => return Err(not_a_chat()),
+            Err(_) if matches!(self, ReplyFormat::Translated(_)) => {
+                counter.add_odd(bytes);
+                return Err(not_a_chat());
+            }
             // Its fields may have unexpected types, but it must be JSON.
             Err(e) if e.classify() == serde_json::error::Category::Data => counter.add_unparsed(bytes),
             Err(_) => return Err(not_json()),
@@ -87,10 +91,24 @@ impl ReplyFormat {
     }
 
     /// What the client gets of a reply in one piece, which was read and has used so much.
-    pub(super) fn whole(self, bytes: Vec<u8>, used: &Units) -> Vec<u8> {
+    ///
+    /// # Errors
+    /// 502 for one that has ended with an error.
+    pub(super) fn whole(self, bytes: Vec<u8>, used: &Units) -> Result<Vec<u8>> {
         match self {
-            ReplyFormat::Plain(_) | ReplyFormat::Native(_) => bytes,
-            ReplyFormat::Translated(mut translator) => translator.end(totals(used), false),
+            ReplyFormat::Plain(_) | ReplyFormat::Native(_) => Ok(bytes),
+            ReplyFormat::Translated(mut translator) => match translator.failure() {
+                Some(failure) => Err(untranslatable(failure)),
+                None => Ok(translator.end(totals(used), false)),
+            },
+        }
+    }
+
+    /// The error with which a reply that is complete has ended, if it has.
+    pub(super) fn failure(&self) -> Option<Error> {
+        match self {
+            ReplyFormat::Plain(_) | ReplyFormat::Native(_) => None,
+            ReplyFormat::Translated(translator) => translator.failure().map(untranslatable),
         }
     }
 

@@ -2,7 +2,6 @@
 //! those that it asked for.
 
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
 
 use crate::engine::{CONTINUOUS_USAGE, INCLUDE_USAGE};
 use crate::http::object::Object;
@@ -25,11 +24,15 @@ pub enum UsageShown {
 /// Makes a model server send usage numbers with each piece of a stream, whatever the client has written in this field: what
 /// was made is charged by them if the client leaves. Its other options stay.
 pub fn request_usage(object: &mut Object<'_>) -> UsageShown {
-    let mut options = object.read::<Map<String, Value>>(OPTIONS).unwrap_or_default();
-    let [is_asked, is_asked_with_each_piece] =
-        [INCLUDE_USAGE, CONTINUOUS_USAGE].map(|name| options.remove(name) == Some(true.into()));
-    options.extend([INCLUDE_USAGE, CONTINUOUS_USAGE].map(|name| (name.to_owned(), true.into())));
-    object.set(OPTIONS, &options);
+    let given = object.get(OPTIONS).map(|options| options.get().to_owned()).unwrap_or_default();
+    let mut options = Object::parse(given.as_bytes()).unwrap_or_default();
+    let [is_asked, is_asked_with_each_piece] = [INCLUDE_USAGE, CONTINUOUS_USAGE].map(|name| {
+        let is_asked = options.read::<bool>(name) == Some(true);
+        options.remove(name);
+        options.set(name, &true);
+        is_asked
+    });
+    object.set_json(OPTIONS, options.to_bytes());
     match is_asked {
         true if is_asked_with_each_piece => UsageShown::AsSent,
         true => UsageShown::AtTheEnd,
@@ -129,6 +132,8 @@ fn write_without_usage(data: &[u8], usage: Option<&RawValue>, output: &mut Vec<u
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
     use crate::engine::USAGE_WITH_EACH_PIECE;
 

@@ -221,6 +221,24 @@ impl UsageCounter {
         }
     }
 
+    /// Counts a whole reply that is not as expected, if the model has made something: it may be no reply at all.
+    pub fn add_odd(&mut self, data: &[u8]) {
+        let has_words = || serde_json::from_slice::<Words>(data).is_ok_and(|words| !words.0.is_empty());
+        if !self.add_odd_numbers(data) && has_words() {
+            self.add_unparsed(data);
+        }
+    }
+
+    /// Counts the numbers of what is no reply, if it has some, and says whether it does.
+    pub fn add_odd_numbers(&mut self, data: &[u8]) -> bool {
+        let numbers = serde_json::from_slice::<Numbers>(data).ok().and_then(|Numbers { usage }| usage);
+        let has_numbers = numbers.is_some_and(|usage| usage.has_output());
+        if has_numbers {
+            self.add_unparsed(data);
+        }
+        has_numbers
+    }
+
     /// Whether the model has finished: all choices have, or numbers came on their own behind them.
     pub fn is_finished(&self) -> bool {
         let are_all_finished = || self.choices.values().all(|choice| choice.is_finished);

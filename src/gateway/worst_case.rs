@@ -137,6 +137,37 @@ pub fn set_aside_text(
     Ok(Some(allowed.saturating_mul(choices)))
 }
 
+/// What is set aside for a request for text, which may be sent several times: nothing twice.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) enum SetAside {
+    /// Nothing was.
+    #[default]
+    Not,
+    /// For as many tokens, if they are bounded.
+    Done(Option<u64>),
+}
+
+impl SetAside {
+    /// As [`set_aside_text`], the first time. Later it returns the same, of a request whose reply was bounded then.
+    ///
+    /// # Errors
+    /// As [`set_aside_text`].
+    pub(super) fn text(
+        &mut self,
+        model: &ResolvedModel,
+        request: &mut Object<'_>,
+        prompt_field: &str,
+        choices: usize,
+    ) -> Result<Option<u64>> {
+        if let SetAside::Done(most) = self {
+            return Ok(*most);
+        }
+        let most = set_aside_text(model, request, prompt_field, choices)?;
+        *self = SetAside::Done(most);
+        Ok(most)
+    }
+}
+
 /// What a text costs at most, in picodollars.
 struct TextCost {
     /// Without its reply.

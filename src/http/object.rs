@@ -62,6 +62,14 @@ impl<'a> Object<'a> {
         self.put(Cow::Borrowed(name), Cow::Owned(value));
     }
 
+    /// Replaces the value with this name, or appends it. What is no JSON is left out.
+    pub fn set_json(&mut self, name: &'static str, json: Vec<u8>) {
+        let json = String::from_utf8(json).ok().and_then(|json| RawValue::from_string(json).ok());
+        if let Some(json) = json {
+            self.put(Cow::Borrowed(name), Cow::Owned(json));
+        }
+    }
+
     /// [`Object::set`], unless the name is present with a value other than `null`.
     pub fn set_default(&mut self, name: &'static str, value: &impl Serialize) {
         if !self.has(name) {
@@ -72,6 +80,16 @@ impl<'a> Object<'a> {
     /// Removes a name.
     pub fn remove(&mut self, name: &str) {
         self.0.retain(|(n, _)| n != name);
+    }
+
+    /// Removes the names whose value is `null`.
+    pub fn remove_nulls(&mut self) {
+        self.0.retain(|(_, value)| value.get() != "null");
+    }
+
+    /// All names and values, in the order in which they were sent.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &RawValue)> {
+        self.0.iter().map(|(name, value)| (&**name, &**value))
     }
 
     /// The object as JSON.

@@ -5,8 +5,9 @@ use std::borrow::Cow;
 /// The media type.
 pub const MEDIA_TYPE: &str = "text/event-stream";
 
-/// Maximum length of an event, in bytes.
-pub const MAX_EVENT: usize = 8 * 1024 * 1024;
+/// Maximum length of an event, in bytes. Some repeat the request, of up to 8 MiB, in which a server may escape all that is
+/// not ASCII, and have the reply beside it.
+pub const MAX_EVENT: usize = 32 * 1024 * 1024;
 
 /// Splits received bytes into events.
 #[derive(Debug, Default)]
@@ -47,6 +48,11 @@ impl Events {
         self.start = event.end;
         self.looked = event.end;
         Some(&self.bytes[event])
+    }
+
+    /// The bytes that it holds.
+    pub fn held(&self) -> usize {
+        self.bytes.len()
     }
 
     /// Whether there is an incomplete event.

@@ -74,3 +74,66 @@ impl<'de, W: Walker> Visitor<'de> for Walk<'_, W> {
         Ok(())
     }
 }
+
+/// Bytes that a value takes, with as much again where a list grew by doubling.
+const VALUE: usize = 2 * size_of::<serde_json::Value>();
+/// Bytes of the smallest list or map that is not empty.
+const CONTAINER: usize = 8 * size_of::<serde_json::Value>();
+
+/// How many bytes this JSON takes at most when it is parsed to a [`serde_json::Value`]. It is counted by its brackets and
+/// commas, which is fast.
+pub fn held(json: &str) -> usize {
+    let bytes = json.as_bytes();
+    let (mut values, mut containers, mut at) = (1_usize, 0_usize, 0);
+    while let Some(&byte) = bytes.get(at) {
+        match byte {
+            b'"' => at = super::strict::string_end(json, at),
+            b',' => values += 1,
+            b'[' | b'{' => (values, containers) = (values + 1, containers + 1),
+            _ => {}
+        }
+        at += usize::from(byte != b'"');
+    }
+    json.len() + values.saturating_mul(VALUE) + containers.saturating_mul(CONTAINER)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    /// The bytes that a value takes, without what allocators and tables of hashes take besides.
+    fn size(value: &Value) -> usize {
+        let within = match value {
+            Value::String(text) => text.capacity(),
+            Value::Array(list) => {
+                let spare = list.capacity() - list.len();
+                spare * size_of::<Value>() + list.iter().map(size).sum::<usize>()
+            }
+            Value::Object(map) => map.iter().map(|(name, value)| 48 + name.capacity() + size(value)).sum(),
+            _ => 0,
+        };
+        size_of::<Value>() + within
+    }
+
+    #[test]
+    fn what_json_takes_when_it_is_parsed_is_bounded() {
+        let many = |element: &str| format!("[{element}{}]", format!(",{element}").repeat(1000));
+        for json in [
+            "0".to_owned(),
+            many("0"),
+            many("[]"),
+            many("[0]"),
+            many(r#"{"":0}"#),
+            many(r#""[,{""#),
+            many(r#"{"a":[[{}]],"b":"\\\""}"#),
+            many(&many("1")),
+        ] {
+            let (most, parsed) = (held(&json), serde_json::from_str::<Value>(&json).unwrap());
+            assert!(size(&parsed) <= most && most < json.len() * 450 + 1000, "{most} for {}", size(&parsed));
+        }
+        let text = format!(r#"{{"input":"{}"}}"#, "a, [b] {c} ".repeat(1000));
+        assert!(held(&text) < text.len() + 5000, "texts take no more than they are long");
+    }
+}

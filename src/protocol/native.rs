@@ -3,13 +3,15 @@
 
 use std::borrow::Cow;
 
-use serde::Deserialize;
+use serde::de::{DeserializeSeed, IgnoredAny, MapAccess};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::chunk::{Choice, Chunk, Delta};
 use super::dialect::Dialect;
 use super::event;
+use super::json_walk::{Walk, Walker};
 use super::usage::{Totals, Usage};
 use super::words::Words;
 
@@ -47,6 +49,8 @@ pub struct NativeReader {
     sequence: u64,
     /// The content block of a message that is not complete.
     open_block: Option<u64>,
+    /// Bytes of text that came piece by piece.
+    read: usize,
 }
 
 #[derive(Deserialize)]
@@ -79,7 +83,7 @@ struct ResponseHead {
     model: Value,
     created_at: Value,
     usage: Option<Usage>,
-    output: Option<Words>,
+    output: Option<Made>,
 }
 
 #[derive(Deserialize)]
@@ -109,14 +113,39 @@ struct MessageDelta {
 #[serde(default)]
 struct Whole {
     usage: Option<Usage>,
-    output: Option<Words>,
-    content: Option<Words>,
+    output: Option<Made>,
+    content: Option<Made>,
+}
+
+/// What a model has made: the texts of an output or a content, without what the server adds to them.
+struct Made(Words);
+
+impl<'de> Deserialize<'de> for Made {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Made, D::Error> {
+        let mut made = Made(Words::default());
+        Walk(&mut made).deserialize(deserializer)?;
+        Ok(made)
+    }
+}
+
+impl Walker for Made {
+    fn text(&mut self, text: &str) {
+        self.0.0.push_str(text);
+    }
+    fn field<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
+        match name {
+            "type" | "id" | "call_id" | "status" | "role" | "phase" => map.next_value::<IgnoredAny>().map(drop),
+            // What a tool is called with may have any names.
+            "input" => map.next_value::<Words>().map(|words| self.0.0.push_str(&words.0)),
+            _ => map.next_value_seed(Walk(self)),
+        }
+    }
 }
 
 impl NativeReader {
     /// Nothing was read yet.
     pub fn new(dialect: Dialect) -> NativeReader {
-        NativeReader { dialect, usage: Usage::default(), response: json!({}), sequence: 0, open_block: None }
+        NativeReader { dialect, usage: Usage::default(), response: json!({}), sequence: 0, open_block: None, read: 0 }
     }
 
     /// Reads the data of an event; `None` if it is none of the protocol.
@@ -151,8 +180,10 @@ impl NativeReader {
             }
             usage = head.usage.take();
             // Some servers send all at the end.
-            text = text.or(head.output.take().filter(|_| is_last && usage.is_none()));
+            let whole = head.output.take().filter(|_| is_last && usage.is_none());
+            text = text.or(whole.and_then(|Made(words)| words.behind(self.read)));
         }
+        self.read += text.as_ref().map_or(0, |text| text.0.len());
         Piece { chunk: chunk(text, is_last), usage: usage.map(Box::new), end }
     }
 
@@ -243,7 +274,7 @@ pub fn read_whole(dialect: Dialect, bytes: &[u8]) -> Option<Piece<'static>> {
     if made.is_none() && usage.is_none() {
         return None;
     }
-    Some(Piece { chunk: chunk(made, true), usage: usage.map(Box::new), end: Some(End::Complete) })
+    Some(Piece { chunk: chunk(made.map(|made| made.0), true), usage: usage.map(Box::new), end: Some(End::Complete) })
 }
 
 /// The event that ends a block of a message.
@@ -390,6 +421,8 @@ mod tests {
         let (text, numbers, _, _) =
             read(Dialect::Responses, &[events("response.completed", &Value::Null).pop().unwrap()]);
         assert_eq!((text.as_str(), numbers.3), ("ab", None), "all at the end, and without numbers");
+        let (text, numbers, _, _) = read(Dialect::Responses, &events("response.completed", &Value::Null));
+        assert_eq!((text.as_str(), numbers.3), ("fab", None), "piece by piece, and no more of it at the end");
     }
 
     #[test]

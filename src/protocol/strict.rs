@@ -45,7 +45,7 @@ pub fn check(json: &str) -> Result<(), String> {
 }
 
 /// The end of the string that starts at `start`: after its closing quote, or at the end of the text.
-fn string_end(json: &str, start: usize) -> usize {
+pub(super) fn string_end(json: &str, start: usize) -> usize {
     let bytes = json.as_bytes();
     let mut at = start + 1;
     while let Some(found) = memchr::memchr2(b'"', b'\\', bytes.get(at..).unwrap_or_default()) {
@@ -56,6 +56,29 @@ fn string_end(json: &str, start: usize) -> usize {
         at += 2;
     }
     json.len()
+}
+
+/// The first whole number in this JSON that does not fit into 64 bits, and so would lose digits where it is parsed.
+pub fn long_integer(json: &str) -> Option<&str> {
+    let bytes = json.as_bytes();
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        if byte == b'"' {
+            at = string_end(json, at);
+        } else if byte == b'-' || byte.is_ascii_digit() {
+            let is_part = |byte: &u8| byte.is_ascii_digit() || matches!(byte, b'-' | b'+' | b'.' | b'e' | b'E');
+            let length = bytes[at..].iter().take_while(|byte| is_part(byte)).count();
+            let number = &json[at..at + length];
+            let is_whole = number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
+            if is_whole && number.parse::<i64>().is_err() && number.parse::<u64>().is_err() {
+                return Some(number);
+            }
+            at += length;
+        } else {
+            at += 1;
+        }
+    }
+    None
 }
 
 /// The text of a quoted string. An invalid string, such as half a surrogate pair, is returned as it is written.
@@ -150,6 +173,18 @@ mod tests {
         assert_eq!(check(&nested(DEEPEST)), Ok(()));
         assert!(check(&nested(DEEPEST + 1)).is_err());
         assert!(check(&"[".repeat(1_000_000)).is_err());
+    }
+
+    #[test]
+    fn numbers_that_would_lose_digits_are_found() {
+        for (json, long) in [
+            ("[1,-2,18446744073709551615,-9223372036854775808,1.5e300,0.12345678901234567890123]", None),
+            (r#"{"a":"18446744073709551616","b":[18446744073709551616]}"#, Some("18446744073709551616")),
+            ("-9223372036854775809", Some("-9223372036854775809")),
+            ("\"\\\"123456789012345678901\"", None),
+        ] {
+            assert_eq!(long_integer(json), long, "{json}");
+        }
     }
 
     #[test]

@@ -33,15 +33,15 @@ impl Reported {
         usage.reported()
     }
 
-    /// Applies a newer report. Reports are cumulative, so its numbers replace the older ones; missing ones do not
-    /// change.
+    /// Applies a newer report. Reports are cumulative, so the greatest numbers are those of all: a later 0, as some servers
+    /// send it, says nothing.
     pub fn update(&mut self, usage: &Usage) {
         let newer = usage.reported();
-        self.input = newer.input.or(self.input);
-        self.cached = newer.cached.or(self.cached);
-        self.cache_write = newer.cache_write.or(self.cache_write);
-        self.output = newer.output.or(self.output);
-        self.duration_millis = newer.duration_millis.or(self.duration_millis);
+        self.input = newer.input.max(self.input);
+        self.cached = newer.cached.max(self.cached);
+        self.cache_write = newer.cache_write.max(self.cache_write);
+        self.output = newer.output.max(self.output);
+        self.duration_millis = newer.duration_millis.max(self.duration_millis);
         self.is_by_tokens |= newer.is_by_tokens;
     }
 
@@ -98,23 +98,45 @@ pub struct Usage {
     #[serde(rename = "type")]
     kind: Value,
     seconds: Value,
+    /// Anthropic's: the work of which a reply was made, where the numbers above do not have all of it.
+    iterations: Value,
+}
+
+/// The sums of several reports.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sums {
+    /// Tokens read, of all kinds.
+    input: i64,
+    cached: i64,
+    cache_write: i64,
+    output: i64,
+}
+
+impl Sums {
+    fn of(iterations: &Value) -> Option<Sums> {
+        let iterations = iterations.as_array().filter(|iterations| !iterations.is_empty())?;
+        let mut sums = Sums::default();
+        for iteration in iterations {
+            let told = |name: &str| iteration.get(name).and_then(number).unwrap_or(0);
+            let (cached, cache_write) = (told("cache_read_input_tokens"), told("cache_creation_input_tokens"));
+            sums.input = [told("input_tokens"), cached, cache_write].into_iter().fold(sums.input, i64::saturating_add);
+            sums.cached = sums.cached.saturating_add(cached);
+            sums.cache_write = sums.cache_write.saturating_add(cache_write);
+            sums.output = sums.output.saturating_add(told("output_tokens"));
+        }
+        Some(sums)
+    }
 }
 
 impl Usage {
-    /// Applies a newer report: its fields replace the older ones, those that it lacks stay. Of a server that reports input
-    /// and cache beside each other, one of them may come alone.
+    /// Applies a newer report: its fields replace the older ones, unless those are greater; those that it lacks stay. Of a
+    /// server that reports input and cache beside each other, one of them may come alone.
     pub fn update(&mut self, newer: Usage) {
-        let Usage { prompt_tokens, input_tokens, completion_tokens, output_tokens, total_tokens, .. } = newer;
-        let replace = |older: &mut Value, newer: Value| {
-            if !newer.is_null() {
-                *older = newer;
-            }
-        };
-        replace(&mut self.prompt_tokens, prompt_tokens);
-        replace(&mut self.input_tokens, input_tokens);
-        replace(&mut self.completion_tokens, completion_tokens);
-        replace(&mut self.output_tokens, output_tokens);
-        replace(&mut self.total_tokens, total_tokens);
+        replace(&mut self.prompt_tokens, newer.prompt_tokens);
+        replace(&mut self.input_tokens, newer.input_tokens);
+        replace(&mut self.completion_tokens, newer.completion_tokens);
+        replace(&mut self.output_tokens, newer.output_tokens);
+        replace(&mut self.total_tokens, newer.total_tokens);
         replace(&mut self.prompt_tokens_details, newer.prompt_tokens_details);
         replace(&mut self.input_tokens_details, newer.input_tokens_details);
         replace(&mut self.completion_tokens_details, newer.completion_tokens_details);
@@ -122,12 +144,14 @@ impl Usage {
         replace(&mut self.cache_read_input_tokens, newer.cache_read_input_tokens);
         replace(&mut self.cache_creation_input_tokens, newer.cache_creation_input_tokens);
         replace(&mut self.prompt_cache_hit_tokens, newer.prompt_cache_hit_tokens);
+        replace(&mut self.iterations, newer.iterations);
     }
 
     /// The same report, without what it says of the output.
     #[must_use]
     pub fn without_output(mut self) -> Usage {
         (self.completion_tokens, self.output_tokens) = (Value::Null, Value::Null);
+        self.iterations = Value::Null;
         self
     }
 
@@ -167,14 +191,30 @@ impl Usage {
         };
         let output = number(&self.completion_tokens).or_else(|| number(&self.output_tokens));
         let reasoning = detail(output_details, "reasoning_tokens").unwrap_or(0);
+        let output = output.map(|output| with_reasoning(input, output, reasoning, number(&self.total_tokens)));
+        let all = Sums::of(&self.iterations);
         Reported {
-            input,
-            cached: inside.or(beside[0]),
-            cache_write: beside[1].or(detail(input_details, "cache_write_tokens")),
-            output: output.map(|output| with_reasoning(input, output, reasoning, number(&self.total_tokens))),
+            input: input.max(all.map(|all| all.input)),
+            cached: inside.or(beside[0]).max(all.map(|all| all.cached)),
+            cache_write: beside[1].or(detail(input_details, "cache_write_tokens")).max(all.map(|all| all.cache_write)),
+            output: output.max(all.map(|all| all.output)),
             duration_millis: millis(&self.seconds),
             is_by_tokens: self.kind == "tokens",
         }
+    }
+}
+
+/// Replaces what was reported before, unless that is a greater number.
+fn replace(older: &mut Value, newer: Value) {
+    match (older, newer) {
+        (_, Value::Null) => {}
+        (Value::Object(older), Value::Object(newer)) => {
+            for (name, newer) in newer {
+                replace(older.entry(name).or_insert(Value::Null), newer);
+            }
+        }
+        (older, newer) if number(older) > number(&newer) => {}
+        (older, newer) => *older = newer,
     }
 }
 
@@ -300,6 +340,33 @@ mod tests {
         assert_eq!(report(5, "", 25), Some(30), "more than all output");
         assert_eq!(report(30, "", 25), Some(30));
         assert_eq!(report(30, r#","total_tokens":41"#, 0), Some(30));
+    }
+
+    #[test]
+    fn all_iterations_of_a_reply_count() {
+        let part = |input: i64, output: i64| {
+            format!(r#"{{"type":"x","input_tokens":{input},"output_tokens":{output},"cache_read_input_tokens":5}}"#)
+        };
+        let report = |iterations: &str| {
+            read(&[&format!(
+                r#"{{"input_tokens":10,"output_tokens":3,"cache_read_input_tokens":5,"iterations":{iterations}}}"#
+            )])
+        };
+        let both = format!("[{},{}]", part(90, 40), part(10, 3));
+        assert_eq!(report(&both), (Some(110), 10, 0, Some(43)), "the summary of the conversation, and the reply");
+        for none in ["null", "[]", "7"] {
+            assert_eq!(report(none), (Some(15), 5, 0, Some(3)), "{none}");
+        }
+    }
+
+    #[test]
+    fn a_later_zero_says_nothing() {
+        let early = r#"{"input_tokens":100,"output_tokens":9,"input_tokens_details":{"cached_tokens":60}}"#;
+        let late = r#"{"input_tokens":0,"output_tokens":0,"input_tokens_details":{"cached_tokens":0}}"#;
+        assert_eq!(read(&[early, late]), (Some(100), 60, 0, Some(9)));
+        let mut usage: Usage = serde_json::from_str(early).unwrap();
+        usage.update(serde_json::from_str(late).unwrap());
+        assert_eq!(usage.input(), Some(100));
     }
 
     #[test]

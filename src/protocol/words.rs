@@ -9,6 +9,17 @@ use super::json_walk::{Walk, Walker};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Words(pub String);
 
+impl Words {
+    /// What is behind so many bytes; `None` if that is nothing.
+    #[must_use]
+    pub fn behind(mut self, bytes: usize) -> Option<Words> {
+        let is_boundary = |at: &usize| self.0.is_char_boundary(*at);
+        let from = (bytes..self.0.len()).find(is_boundary).unwrap_or(self.0.len());
+        self.0.drain(..from);
+        (!self.0.is_empty()).then_some(self)
+    }
+}
+
 impl<'de> Deserialize<'de> for Words {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Words, D::Error> {
         let mut words = Words::default();

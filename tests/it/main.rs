@@ -77,6 +77,7 @@ mod pages;
 mod payments;
 mod plans;
 mod pool;
+mod protocol_charges;
 mod quotas;
 mod rates;
 mod rates_at_once;

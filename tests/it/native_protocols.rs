@@ -29,12 +29,12 @@ pub fn start(upstream: &Upstream) -> (TestDb, Server, User) {
 }
 
 fn respond(stream: bool) -> Value {
-    json!({"model": "m", "input": "four words of it", "stream": stream, "new_field": {"x": [1]}})
+    json!({"model": "m", "input": "four words of it", "stream": stream, "metadata": {"x": "1"}})
 }
 
 fn message(stream: bool) -> Value {
     json!({"model": "m", "max_tokens": 50, "messages": [{"role": "user", "content": "four words of it"}],
-        "stream": stream, "new_field": {"x": [1]}})
+        "stream": stream, "metadata": {"x": "1"}})
 }
 
 fn named(wire: &mut ReplyWriter, data: &Value) -> bool {
@@ -158,8 +158,8 @@ fn requests_and_replies_pass_as_they_are_and_are_charged_by_their_own_numbers() 
     for (seen, path) in seen.iter().zip([RESPONSES, MESSAGES]) {
         let body = seen.json();
         assert_eq!(
-            (seen.path.as_str(), &body["model"], &body["new_field"]),
-            (path, &json!("there"), &json!({"x": [1]}))
+            (seen.path.as_str(), &body["model"], &body["metadata"]),
+            (path, &json!("there"), &json!({"x": "1"}))
         );
         assert!(body.get("stream_options").is_none(), "{body}");
     }
@@ -297,7 +297,7 @@ fn a_client_that_leaves_pays_for_what_was_made() {
 
 #[test]
 fn errors_on_the_way_have_the_shape_of_the_protocol() {
-    let upstream = Upstream::start(|seen, wire| match (seen.path.as_str(), seen.json()["new_field"].as_str()) {
+    let upstream = Upstream::start(|seen, wire| match (seen.path.as_str(), seen.json()["metadata"].as_str()) {
         ("/v1/responses", Some("failed")) => {
             begin_response(wire);
             let failed = response("failed", 2);
@@ -323,7 +323,7 @@ fn errors_on_the_way_have_the_shape_of_the_protocol() {
     });
     let (db, server, user) = start(&upstream);
     let stream = |path: &str, mut body: Value, field: Value| {
-        body["new_field"] = field;
+        body["metadata"] = field;
         Raw::post(&server.inference, &user.secret, path, &body).rest().to_owned()
     };
     let early = stream(MESSAGES, message(true), json!("early"));
@@ -355,7 +355,9 @@ fn a_key_for_repetitions_holds_in_both_protocols() {
         let second = client.post(path, &body).expect(200);
         assert_eq!((first.text(), second.header("idempotent-replayed")), (second.text(), Some("true")));
         assert_eq!(first.header("content-type"), second.header("content-type"));
-        client.post(path, &json!({"model": "m", "input": "other", "messages": [], "max_tokens": 1})).expect(422);
+        let mut other = body;
+        other["metadata"] = json!({"x": "2"});
+        client.post(path, &other).expect(422);
     }
     assert_eq!(upstream.seen().len(), 4);
     server.wait_until("the charges", || charges(&db).len() == 4);
@@ -407,7 +409,6 @@ fn a_provider_that_lacks_the_route_or_is_down_is_asked_for_a_chat_or_another_one
     let client = user.program(&server.inference);
     for (path, body) in [(RESPONSES, respond(false)), (MESSAGES, message(false))] {
         let mut body = body;
-        body.as_object_mut().unwrap().remove("new_field");
         for name in ["m", "n"] {
             body["model"] = json!(name);
             let reply = client.post(path, &body).expect(200).text();
@@ -416,7 +417,8 @@ fn a_provider_that_lacks_the_route_or_is_down_is_asked_for_a_chat_or_another_one
         body["model"] = json!("o");
         client.post(path, &body).expect(503);
         body["model"] = json!("m");
-        body["new_field"] = json!("that no chat has");
+        // No chat has it.
+        body["min_p"] = json!(0.1);
         client.post(path, &body).expect(404);
     }
     server.wait_until("the charges", || charges(&db).len() == 4);

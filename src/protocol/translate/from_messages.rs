@@ -34,6 +34,7 @@ pub(super) fn chat(request: Value) -> Result<(Map<String, Value>, Style), Refusa
     if let Some(system) = fields.take("system") {
         conversation.system(&texts("system", system)?.join("\n\n"));
     }
+    let mut begun = None;
     for (index, message) in fields.list("messages")?.into_iter().enumerate() {
         let mut message = Fields::of(format!("messages[{index}]"), message)?;
         let role = message.needed_text("role")?;
@@ -45,6 +46,11 @@ pub(super) fn chat(request: Value) -> Result<(Map<String, Value>, Style), Refusa
             other => return Err(message.refuse("role", &format!("{other:?}"))),
         }
         message.end()?;
+        begun = (role == "assistant").then_some(index);
+    }
+    if let Some(last) = begun {
+        // A chat would have the model answer to it.
+        return Err(fields.refuse(&format!("messages[{last}]"), "the beginning of the answer"));
     }
     chat.insert("messages".to_owned(), conversation.finish().into());
     chat.insert("max_tokens".to_owned(), fields.needed("max_tokens")?);

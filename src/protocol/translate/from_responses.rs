@@ -225,6 +225,10 @@ fn add_tools(fields: &mut Fields, chat: &mut Map<String, Value>) -> Result<(), R
         }
         let mut function = Map::new();
         tool.hand_over(&["name", "description", "parameters", "strict"].map(|name| (name, name)), &mut function);
+        // A function is strict in this protocol unless it says otherwise, where its schema can be: and not in a chat.
+        if !function.contains_key("strict") && function.get("parameters").is_some_and(is_strict) {
+            function.insert("strict".to_owned(), true.into());
+        }
         tool.end()?;
         tools.push(json!({"type": "function", "function": function}));
     }
@@ -248,6 +252,27 @@ fn add_tools(fields: &mut Fields, chat: &mut Map<String, Value>) -> Result<(), R
         }
     }
     Ok(())
+}
+
+/// Whether a schema allows what a strict one must: each object says that it has all of its properties and no other ones.
+fn is_strict(schema: &Value) -> bool {
+    let Some(fields) = schema.as_object() else { return true };
+    let is_of_objects = fields.get("type") == Some(&json!("object")) || fields.contains_key("properties");
+    let is_closed = || {
+        let required = fields.get("required").and_then(Value::as_array);
+        let is_required = |name: &String| required.is_some_and(|names| names.iter().any(|n| n == name));
+        let properties = fields.get("properties").and_then(Value::as_object);
+        fields.get("additionalProperties") == Some(&json!(false))
+            && properties.is_none_or(|properties| properties.keys().all(is_required))
+    };
+    let is_each_strict = |name: &str| match fields.get(name) {
+        Some(Value::Object(named)) => named.values().all(is_strict),
+        Some(Value::Array(list)) => list.iter().all(is_strict),
+        _ => true,
+    };
+    (!is_of_objects || is_closed())
+        && fields.get("items").is_none_or(is_strict)
+        && ["properties", "anyOf", "$defs", "definitions"].into_iter().all(is_each_strict)
 }
 
 fn add_text(mut text: Fields, chat: &mut Map<String, Value>) -> Result<(), Refusal> {

@@ -129,6 +129,12 @@ impl ReplyTranslator {
         out
     }
 
+    /// Why a reply that is complete cannot be told as one: it has ended with an error.
+    pub fn failure(&self) -> Option<Untranslatable> {
+        let failure = Untranslatable("The model server ended its reply with an error");
+        self.pieces.has_failed().then_some(failure)
+    }
+
     /// Whether it becomes events.
     pub fn is_stream(&self) -> bool {
         self.is_stream

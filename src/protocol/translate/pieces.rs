@@ -55,6 +55,12 @@ pub(super) enum Finish {
     Filter,
 }
 
+/// The reasons that servers give for the end of a reply, in several vendors' words. Any other one is an error.
+const STOPS: [&str; 5] = ["stop", "eos", "eos_token", "end_turn", "stop_sequence"];
+const LENGTHS: [&str; 4] = ["length", "model_length", "max_tokens", "max_length"];
+const CALLS: [&str; 3] = ["tool_calls", "function_call", "tool_use"];
+const FILTERS: [&str; 4] = ["content_filter", "safety", "sensitive", "recitation"];
+
 /// What is known of a reply so far.
 pub(super) struct Pieces {
     id: String,
@@ -64,6 +70,8 @@ pub(super) struct Pieces {
     /// The id of the latest call, if the server gave it one.
     latest_id: String,
     finish: Option<Finish>,
+    /// Whether the reply has ended with an error.
+    has_failed: bool,
     /// Tokens, as far as they were reported.
     reasoning: i64,
 }
@@ -96,6 +104,7 @@ impl Pieces {
             calls: Vec::new(),
             latest_id: String::new(),
             finish: None,
+            has_failed: false,
             reasoning: 0,
         }
     }
@@ -121,11 +130,13 @@ impl Pieces {
             self.read_delta(delta, choice.delta.is_none(), &mut take)?;
         }
         if let Some(reason) = choice.finish_reason.as_deref().filter(|reason| !reason.is_empty()) {
-            self.finish = Some(match (reason, &choice.stop_reason) {
-                ("length", _) => Finish::Length,
-                ("content_filter", _) => Finish::Filter,
-                ("tool_calls" | "function_call", _) => Finish::Calls,
-                (_, Some(Value::String(sequence))) => Finish::Sequence(sequence.clone()),
+            let is = |known: &[&str]| known.iter().any(|known| known.eq_ignore_ascii_case(reason));
+            self.has_failed |= ![&STOPS[..], &LENGTHS, &CALLS, &FILTERS].into_iter().any(is);
+            self.finish = Some(match &choice.stop_reason {
+                _ if is(&LENGTHS) => Finish::Length,
+                _ if is(&FILTERS) => Finish::Filter,
+                _ if is(&CALLS) => Finish::Calls,
+                Some(Value::String(sequence)) => Finish::Sequence(sequence.clone()),
                 _ => Finish::Stop,
             });
         }
@@ -199,6 +210,11 @@ impl Pieces {
             false => Cow::Borrowed(arguments),
         };
         if text.is_empty() { Ok(()) } else { take(Piece::Arguments(&text)) }
+    }
+
+    /// Whether the reply has ended with an error.
+    pub(super) fn has_failed(&self) -> bool {
+        self.has_failed
     }
 
     /// Why the reply has ended.

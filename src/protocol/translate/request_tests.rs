@@ -214,6 +214,31 @@ fn what_a_chat_cannot_say_is_refused_by_its_place() {
     assert!(long.len() < 300, "{long}");
 }
 
+#[test]
+fn the_beginning_of_an_answer_is_refused_where_it_would_be_another_turn() {
+    let asked = json!({"role": "user", "content": "Hello"});
+    let begun = json!({"role": "assistant", "content": "Good"});
+    let request = json!({"max_tokens": 5, "messages": [asked, begun]});
+    assert!(refusal(Dialect::Messages, &request).starts_with("messages[1]"));
+    // In the other protocol the model answers to it.
+    assert_eq!(chat(Dialect::Responses, &json!({"input": [asked, begun]}))["messages"], json!([asked, begun]));
+}
+
+#[test]
+fn functions_are_strict_where_they_can_be_and_do_not_say_otherwise() {
+    let strict = |parameters: Value, said: Value| {
+        let tools = json!([{"type": "function", "name": "f", "parameters": parameters, "strict": said}]);
+        chat(Dialect::Responses, &json!({"input": "x", "tools": tools}))["tools"][0]["function"]["strict"].clone()
+    };
+    let closed = |within: Value| json!({"type": "object", "properties": {"a": within}, "required": ["a"], "additionalProperties": false});
+    assert_eq!(strict(closed(json!({"type": "string"})), Value::Null), true);
+    assert_eq!(strict(closed(json!({"type": "string"})), json!(false)), false);
+    assert_eq!(strict(schema(), json!(true)), true);
+    assert_eq!(strict(schema(), Value::Null), Value::Null);
+    assert_eq!(strict(closed(json!({"type": "array", "items": schema()})), Value::Null), Value::Null);
+    assert_eq!(strict(closed(json!({"anyOf": [{"type": "null"}, closed(json!({}))]})), Value::Null), true);
+}
+
 /// Replaces the value at a place, counted in the order in which values stand in this one.
 fn replace(value: &mut Value, place: &mut usize, with: &Value) -> bool {
     if *place == 0 {
