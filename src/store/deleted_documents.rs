@@ -1,5 +1,7 @@
 //! Table `deleted_documents`: deleted documents that can still be restored.
 
+use std::time::Duration;
+
 use time::OffsetDateTime;
 
 use super::document_totals::Added;
@@ -9,6 +11,10 @@ use crate::db::{Error, Executor};
 
 /// Days for which a deleted document can be restored.
 pub const KEPT_DAYS: i64 = 30;
+
+/// Bytes of titles and texts that an account can have restored in a minute: each restoration writes its document's text anew,
+/// and lets the next deletion do so too.
+pub const RESTORED_A_MINUTE: i64 = 32 * 1024 * 1024;
 
 /// The most documents that one statement deletes to make room for others.
 const ROOM_STEP: i64 = 1000;
@@ -39,20 +45,33 @@ pub fn of_user(db: &mut impl Executor, user_id: &str, limit: i64) -> Result<Vec<
     db.query(SQL, &[&user_id, &limit])?.iter().map(DeletedDocument::from_row).collect()
 }
 
+/// What came of a restoration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Restored {
+    /// It was restored, or not.
+    Now(Added<()>),
+    /// The account has restored [so much](RESTORED_A_MINUTE) that it must wait for so long.
+    Later(Duration),
+}
+
 /// Restores one of the user's documents as it was, if the quota admits it; [`Added::Nothing`] if there is none.
 ///
 /// # Errors
 /// See [`Error`].
-pub fn restore(db: &mut impl Executor, id: &str, user_id: &str, quota: DocumentQuota) -> Result<Added<()>, Error> {
+pub fn restore(db: &mut impl Executor, id: &str, user_id: &str, quota: DocumentQuota) -> Result<Restored, Error> {
     let row = db.query_one(
-        "SELECT textgen_restore_document($1, $2, $3, $4)",
-        &[&id, &user_id, &quota.documents, &quota.bytes],
+        "SELECT restored, wait_seconds FROM textgen_restore_within($1, $2, $3, $4, $5)",
+        &[&id, &user_id, &quota.documents, &quota.bytes, &RESTORED_A_MINUTE],
     )?;
-    match row.try_get::<_, Option<bool>>(0)? {
-        None => Ok(Added::Nothing),
-        Some(true) => Ok(Added::Done(())),
-        Some(false) => Added::refused(db, user_id, quota),
+    if let Some(seconds) = row.try_get::<_, Option<f64>>(1)? {
+        // At most a minute for each allowance that the largest document takes.
+        return Ok(Restored::Later(Duration::try_from_secs_f64(seconds).unwrap_or_default()));
     }
+    Ok(Restored::Now(match row.try_get::<_, Option<bool>>(0)? {
+        None => Added::Nothing,
+        Some(true) => Added::Done(()),
+        Some(false) => Added::refused(db, user_id, quota)?,
+    }))
 }
 
 /// Permanently deletes the user's oldest deleted documents, until the others are within the quota. To be called in a

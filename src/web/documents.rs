@@ -19,9 +19,10 @@ use crate::http::request_fields::request_fields;
 use crate::operation::Group::Documents;
 use crate::operation::Handler::{Authenticated, Optional};
 use crate::operation::{Operation, get, post, summary};
+use crate::store::deleted_documents::{self, Restored};
 use crate::store::document_totals::{self, Added, DocumentTotals};
 use crate::store::documents::{self, Change, Document};
-use crate::store::{deleted_documents, users};
+use crate::store::users;
 
 /// The most bytes of a document's content.
 const LARGEST: usize = 8 * 1024 * 1024;
@@ -48,6 +49,7 @@ pub(super) const AUTHENTICATION_REQUIRED: &str = "Authentication required";
 pub(super) const NOT_FOUND: &str = "Document not found";
 const TOO_MANY: &str = "Too many documents: delete some first";
 const TOO_LARGE: &str = "Document storage is full: delete some documents first";
+const RESTORED_TOO_MUCH: &str = "This account has restored a lot of text, try again later";
 const ID_REQUIRED: &str = "Document ID is required";
 
 /// The operations of this file.
@@ -95,7 +97,8 @@ pub(super) fn operations() -> Vec<Operation> {
         post("/api/docs/restore", Authenticated(restore)).described(
             changes("Restore a document that was deleted in the last 30 days")
                 .reply::<ChangedDocument<'_>>()
-                .status(403, FULL),
+                .status(403, FULL)
+                .status(429, "The account has restored 32 MiB of text in the last minute"),
         ),
     ]
 }
@@ -343,8 +346,10 @@ fn restore(call: &mut Call<'_>, caller: &Caller) -> Answer {
 /// Restores a document.
 pub(super) fn restore_one(call: &Call<'_>, id: &str, user_id: &str) -> Result<()> {
     let quota = quota(call);
-    let restored = deleted_documents::restore(&mut call.app.db.session()?, id, user_id, quota)?;
-    within_quota(restored, quota)?.ok_or(Error::NotFound(NOT_FOUND))
+    match deleted_documents::restore(&mut call.app.db.session()?, id, user_id, quota)? {
+        Restored::Now(restored) => within_quota(restored, quota)?.ok_or(Error::NotFound(NOT_FOUND)),
+        Restored::Later(wait) => Err(Error::RateLimited(RESTORED_TOO_MUCH, Some(wait))),
+    }
 }
 
 /// `POST /api/docs/publish` with `id` and optionally `is_public: false`.

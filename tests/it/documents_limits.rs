@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::documents::{ids, save};
-use crate::harness::{Client, Reply, Server, TestDb};
+use crate::harness::{Client, Reply, Server, TestDb, User};
 
 const MIB: usize = 1024 * 1024;
 const LARGEST: usize = 8 * MIB;
@@ -177,4 +177,46 @@ fn a_list_of_large_documents_is_cut_into_smaller_pages() {
     assert!(pages > 1);
     let bare = user.browser.get("/api/docs/list?content=false").expect(200).json();
     assert_eq!(ids(&bare).len(), 7, "a list without contents is not cut");
+}
+
+/// Each restoration writes the whole text anew, for a request of a few bytes.
+#[test]
+fn an_account_restores_so_much_text_a_minute() {
+    const ALLOWED: usize = 32 * MIB / LARGEST;
+    let db = TestDb::new();
+    let servers = [(); 2].map(|()| Server::start(&db));
+    let (hog, other) = (servers[0].sign_up("hog@example.com"), servers[0].sign_up("ann@example.com"));
+    for (id, user, bytes, number) in
+        [("doc", &hog, LARGEST, ALLOWED + 1), ("small", &hog, 7, 1), ("other", &other, LARGEST, 1)]
+    {
+        db.run(&format!(
+            "INSERT INTO deleted_documents (id, user_id, title, content, created, updated, is_public, version)
+             SELECT '{id}_' || n, '{}', '', repeat('x', {bytes}), now(), now(), false, 1 FROM generate_series(1, {number}) n",
+            user.id,
+        ));
+    }
+    let change = |user: &User, n: usize, what: &str, id: &str| {
+        user.program(&servers[n % 2].web).post(&format!("/api/docs/{what}"), &json!({"id": id}))
+    };
+    for n in 1..=ALLOWED {
+        change(&hog, n, "restore", &format!("doc_{n}")).expect(200);
+    }
+    // What is deleted was written by a save or a restoration, so that is not refused; only to restore it again.
+    change(&hog, 0, "delete", "doc_1").expect(200);
+    for (n, id) in ["doc_1", "doc_5", "doc_1"].into_iter().enumerate() {
+        let refused = change(&hog, n, "restore", id).expect(429);
+        let wait: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+        assert!((1..=15).contains(&wait), "{wait}");
+    }
+    assert_eq!(db.count("SELECT count(*) FROM deleted_documents"), 4);
+    change(&other, 0, "restore", "other_1").expect(200);
+    // A quarter of the allowance is there again after a quarter of a minute.
+    db.run("UPDATE document_totals SET restored_at = restored_at - interval '15 seconds'");
+    change(&hog, 0, "restore", "doc_5").expect(200);
+    change(&hog, 1, "restore", "doc_1").expect(429);
+    db.run("UPDATE document_totals SET restored_at = restored_at - interval '1 minute'");
+    change(&hog, 0, "restore", "small_1").expect(200);
+    change(&hog, 1, "restore", "doc_1").expect(200);
+    assert_eq!(content(&hog.browser, "doc_1").len(), LARGEST);
+    change(&hog, 1, "restore", "doc_9").expect(404);
 }
