@@ -87,7 +87,12 @@ impl App {
     /// # Errors
     /// A message for the operator: a thread cannot be started.
     pub fn new(config: Config, name: &str) -> Result<Arc<App>, String> {
-        let db = Database::new(ConnectConfig::new(&config.database_url, name)?, !config.is_pooled(), config.pool_size);
+        let mut database = ConnectConfig::new(&config.database_url, name)?;
+        // A pooler takes no options.
+        if !config.is_pooled() {
+            database.limit_lock_waits();
+        }
+        let db = Database::new(database, !config.is_pooled(), config.pool_size);
         let pool_size = config.pool_size as usize;
         let migration_database = ConnectConfig::new(config.direct_url(), name)?;
         let listen_database = ConnectConfig::new(config.listen_url(), &format!("{name}-listen"))?;

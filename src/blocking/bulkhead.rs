@@ -35,8 +35,7 @@ impl Bulkhead {
 
     /// One with so many places, of which no party may hold more than `most`.
     pub fn with_most(places: usize, most: usize) -> Bulkhead {
-        let shares = Shares { places, most, used: 0, refused: 0, held: HashMap::new(), groups: HashMap::new() };
-        Bulkhead(Arc::new(Mutex::new(shares)))
+        Bulkhead(Arc::new(Mutex::new(Shares { most, ..Shares::new(places) })))
     }
 
     /// Takes a place.
@@ -84,7 +83,8 @@ impl Drop for Place {
     }
 }
 
-struct Shares {
+/// How many places each party holds.
+pub(super) struct Shares {
     places: usize,
     /// Places that one party may hold, if it would have a share of more.
     most: usize,
@@ -97,7 +97,24 @@ struct Shares {
 }
 
 impl Shares {
-    fn take(&mut self, party: Party) -> Result<(), Refused> {
+    pub(super) fn new(places: usize) -> Shares {
+        Shares { places, most: usize::MAX, used: 0, refused: 0, held: HashMap::new(), groups: HashMap::new() }
+    }
+
+    /// Changes how many places there are, and returns whether there are more than before.
+    pub(super) fn set_places(&mut self, places: usize) -> bool {
+        std::mem::replace(&mut self.places, places) < places
+    }
+
+    pub(super) fn used(&self) -> usize {
+        self.used
+    }
+
+    /// Takes a place. The process itself may have all that are free.
+    ///
+    /// # Errors
+    /// There is none for this party.
+    pub(super) fn take(&mut self, party: Party) -> Result<(), Refused> {
         let held = self.held.get(&party).copied().unwrap_or(0);
         let free = self.places.saturating_sub(self.used);
         // Whoever has none gets the last one.
@@ -105,7 +122,7 @@ impl Shares {
         let held_by_group = self.groups.get(&party.group()).copied().unwrap_or(0);
         let is_within_share =
             (held == 0 || held < share.min(self.most)) && (held_by_group == 0 || held_by_group < share);
-        if free > 0 && is_within_share {
+        if free > 0 && (is_within_share || party == Party::Process) {
             self.put(party);
             return Ok(());
         }
@@ -123,7 +140,7 @@ impl Shares {
         *self.groups.entry(party.group()).or_default() += 1;
     }
 
-    fn give_back(&mut self, party: Party) {
+    pub(super) fn give_back(&mut self, party: Party) {
         self.used = self.used.saturating_sub(1);
         for (counts, whose) in [(&mut self.held, party), (&mut self.groups, party.group())] {
             if let Some(count) = counts.get_mut(&whose) {

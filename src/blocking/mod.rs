@@ -9,6 +9,7 @@
 //! waits.
 
 mod bulkhead;
+mod fair_semaphore;
 mod kinds;
 mod party;
 mod turns;
@@ -19,6 +20,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 pub use bulkhead::{Bulkhead, Place};
+pub use fair_semaphore::{FairSemaphore, Permit};
 pub use kinds::{Places, Wait};
 pub use party::{Party, network_of, site_of};
 pub use turns::Turns;

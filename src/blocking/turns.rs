@@ -43,10 +43,34 @@ impl<T> Turns<T> {
 
     /// Takes out the item whose turn it is.
     pub fn pop(&mut self) -> Option<T> {
-        let of_group = |parties: &mut Ring<_, _>| parties.turn(VecDeque::pop_front, VecDeque::is_empty);
-        let item = self.groups.turn(of_group, |parties| parties.order.is_empty())?;
+        self.pop_where(|_| true)
+    }
+
+    /// Takes out the next item of a party that may have its turn. Those that may not keep theirs.
+    pub fn pop_where(&mut self, mut may: impl FnMut(Party) -> bool) -> Option<T> {
+        let mut of_group = |_: Party, parties: &mut Ring<_, VecDeque<_>>| {
+            parties.turn(|party, items| if may(party) { items.pop_front() } else { None }, VecDeque::is_empty)
+        };
+        let item = self.groups.turn(&mut of_group, |parties| parties.order.is_empty())?;
         self.length -= 1;
         Some(item)
+    }
+
+    /// Removes the first item of this party that `is` says so of, and returns whether there was one.
+    pub fn remove(&mut self, party: Party, is: impl Fn(&T) -> bool) -> bool {
+        let group = party.group();
+        let Some(parties) = self.groups.members.get_mut(&group) else { return false };
+        let Some(items) = parties.members.get_mut(&party) else { return false };
+        let Some(place) = items.iter().position(is) else { return false };
+        items.remove(place);
+        self.length -= 1;
+        if items.is_empty() {
+            parties.leave(&party);
+            if parties.order.is_empty() {
+                self.groups.leave(&group);
+            }
+        }
+        true
     }
 }
 
@@ -72,17 +96,29 @@ impl<K: Copy + Eq + Hash, M: Default> Ring<K, M> {
         })
     }
 
-    /// Takes something from the member whose turn it is, which then becomes the last, or leaves if it is empty.
-    fn turn<T>(&mut self, take: impl FnOnce(&mut M) -> Option<T>, is_empty: impl FnOnce(&M) -> bool) -> Option<T> {
-        let key = self.order.pop_front()?;
-        let member = self.members.get_mut(&key)?;
-        let taken = take(member);
-        if is_empty(member) {
+    /// Takes something from the first member, in turn, that gives something. That becomes the last, or leaves if it is
+    /// empty.
+    fn turn<T>(
+        &mut self,
+        mut take: impl FnMut(K, &mut M) -> Option<T>,
+        is_empty: impl FnOnce(&M) -> bool,
+    ) -> Option<T> {
+        let Ring { order, members } = self;
+        let taken = |(place, key): (usize, &K)| Some((place, *key, take(*key, members.get_mut(key)?)?));
+        let (place, key, item) = order.iter().enumerate().find_map(taken)?;
+        order.remove(place);
+        if self.members.get(&key).is_none_or(is_empty) {
             self.members.remove(&key);
         } else {
             self.order.push_back(key);
         }
-        taken
+        Some(item)
+    }
+
+    /// Forgets a member.
+    fn leave(&mut self, key: &K) {
+        self.members.remove(key);
+        self.order.retain(|other| other != key);
     }
 }
 
@@ -110,6 +146,19 @@ mod tests {
         // The account is a group of its own; the address shares the turns of its neighbour.
         let next: Vec<_> = (0..5).filter_map(|_| turns.pop()).collect();
         assert_eq!(next, [1001, 2, 7, 1002, 8]);
+    }
+
+    #[test]
+    fn who_may_not_have_its_turn_keeps_it() {
+        let mut turns = Turns::default();
+        for account in [1, 2, 1, 3] {
+            turns.push(Party::Account(account), account);
+        }
+        let but_first = |party| party != Party::Account(1);
+        assert_eq!((turns.pop_where(but_first), turns.pop()), (Some(2), Some(1)));
+        assert!(turns.remove(Party::Account(1), |item| *item == 1) && !turns.remove(Party::Account(1), |_| true));
+        assert_eq!((turns.len(), turns.pop_where(|_| false), turns.pop(), turns.pop()), (1, None, Some(3), None));
+        assert!(turns.groups.members.is_empty() && turns.groups.order.is_empty());
     }
 
     proptest! {

@@ -109,7 +109,8 @@ pub struct Config {
     pub database_listen_url: Option<String>,
 
     /// `transaction` if DATABASE_URL goes through PgBouncer or a similar pooler in transaction mode. No statements are
-    /// prepared then, and the statement timeout must be set for the role: `ALTER ROLE … SET statement_timeout = '10s'`
+    /// prepared then, and the time-outs must be set for the role: `ALTER ROLE … SET statement_timeout = '10s'`, and the
+    /// same with `lock_timeout = '4s'`
     #[arg(long, env, default_value = "none", value_parser = plain(pooler), help_heading = DATABASE)]
     pub database_pooler: Pooler,
 

@@ -20,10 +20,10 @@ use r2d2_postgres::PostgresConnectionManager;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_rustls::TlsConnector;
 
-use super::STATEMENT_TIMEOUT;
 use super::certificates::end_point;
 use super::tls::{Tls, explain};
 use super::watchdog::{TimeoutCounter, Watchdog, WatchedStream};
+use super::{LOCK_TIMEOUT, STATEMENT_TIMEOUT};
 use crate::config::database;
 
 /// How long an attempt to connect may take, up to the first byte; and how long the server may be silent while a connection
@@ -69,6 +69,13 @@ impl ConnectConfig {
     /// Sets the options of the server's command line, such as `-c statement_timeout=0`, after or before those given.
     pub fn set_options(&mut self, options: &str) {
         self.driver.options(options);
+    }
+
+    /// Has statements fail that wait for a lock longer than [`LOCK_TIMEOUT`], unless the options say otherwise already.
+    pub fn limit_lock_waits(&mut self) {
+        let given = self.driver.get_options().unwrap_or_default();
+        let options = format!("-c lock_timeout={} {given}", LOCK_TIMEOUT.as_millis());
+        self.driver.options(options.trim_end());
     }
 
     /// Whether the database of this name is on this machine.

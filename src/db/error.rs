@@ -11,6 +11,9 @@ pub enum Error {
     /// All connections are in use.
     #[error("no database connection is free")]
     Busy,
+    /// Others hold a lock for longer than it may wait.
+    #[error("what it needs stays locked: {0}")]
+    Locked(String),
     /// It violates the unique constraint with this name.
     #[error("unique constraint {0} violated")]
     Unique(String),
@@ -31,7 +34,7 @@ pub enum Error {
 impl Error {
     /// Whether the same request may succeed later.
     pub fn is_outage(&self) -> bool {
-        matches!(self, Error::Unavailable(_) | Error::Busy)
+        matches!(self, Error::Unavailable(_) | Error::Busy | Error::Locked(_))
     }
 
     /// Whether it is a row that is not accepted: others may be, and this one never will.
@@ -51,6 +54,7 @@ impl From<postgres::Error> for Error {
         let constraint = || fault.constraint().unwrap_or("").to_owned();
         match fault.code() {
             &SqlState::UNIQUE_VIOLATION => Error::Unique(constraint()),
+            &SqlState::LOCK_NOT_AVAILABLE => Error::Locked(describe(&e)),
             &SqlState::FOREIGN_KEY_VIOLATION => Error::ForeignKey(constraint()),
             code if code.code().starts_with("22") => Error::Value(describe(&e)), // data exception
             // The plan of a prepared statement is older than its table. It is prepared anew the next time.
@@ -94,9 +98,8 @@ fn is_transient(code: &SqlState) -> bool {
         "58", // I/O error of the server
         "XX", // internal error, corruption
     ];
-    const CODES: [&str; 3] = [
+    const CODES: [&str; 2] = [
         "25006", // read-only: a demoted primary
-        "55P03", // lock not available
         "3D000", // the database does not exist (yet)
     ];
     let code = code.code();

@@ -27,7 +27,7 @@ pub use error::Error;
 pub use param::Param;
 pub use session::{Executor, Session, Transaction};
 
-use crate::blocking::{self, Bulkhead, Wait};
+use crate::blocking::{self, Bulkhead, FairSemaphore, Party, Permit, Wait};
 use watchdog::TimeoutCounter;
 
 /// How long a request waits for a connection before it is refused.
@@ -35,6 +35,9 @@ pub const CHECKOUT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long one statement may run.
 pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a statement of a request may wait for a lock of another transaction. It has a connection meanwhile.
+pub const LOCK_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// How long the server may send nothing while a statement runs. It is longer than the statement timeout, after which the
 /// server itself reports an error.
@@ -62,6 +65,8 @@ pub struct Database {
     spare: r2d2::Pool<ConnectionManager>,
     health: Arc<Health>,
     size: usize,
+    /// The right to have a connection, so that no party has all of them.
+    permits: FairSemaphore,
     /// Requests that wait for a connection.
     waiting: Bulkhead,
 }
@@ -173,7 +178,8 @@ impl Database {
         };
         let spare = pool(config.clone(), 1, SPARE_IDLE_TIMEOUT, false);
         let pool = pool(config, size, IDLE_TIMEOUT, true);
-        Database { pool, spare, health, size: size as usize, waiting }
+        let size = size as usize;
+        Database { pool, spare, health, size, permits: FairSemaphore::new(size), waiting }
     }
 
     /// The schema is up to date: sessions may be checked out from now on.
@@ -186,18 +192,33 @@ impl Database {
         self.health.open.load(Ordering::Acquire)
     }
 
-    /// Checks a connection out; it goes back when the session is dropped, and with it what was not committed.
+    /// Checks a connection out, on behalf of the party that this thread works for; it goes back when the session is
+    /// dropped, and with it what was not committed. One party can have two thirds of the connections, so whoever waits
+    /// for a lock with them leaves some to others, and those that are given back are handed out in turns.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when the database is unavailable, [`Error::Busy`] when all connections stay in use for
-    /// [`CHECKOUT_TIMEOUT`] or too many requests wait for one already.
+    /// [`Error::Unavailable`] when the database is unavailable, [`Error::Busy`] when no connection is free for this party
+    /// for [`CHECKOUT_TIMEOUT`] or too many requests wait for one already.
     pub fn session(&self) -> Result<Session, Error> {
+        self.session_of(blocking::party())
+    }
+
+    /// The same for work that is done for several parties at once, so that none of them waits for another's share. Not
+    /// for what any number of requests do at the same time.
+    ///
+    /// # Errors
+    /// See [`Database::session`].
+    pub fn shared_session(&self) -> Result<Session, Error> {
+        self.session_of(Party::Process)
+    }
+
+    fn session_of(&self, party: Party) -> Result<Session, Error> {
         if !self.is_open() {
             return Err(Error::Unavailable("the schema is not up to date yet".to_owned()));
         }
         for _ in 0..=self.size {
-            let pooled = self.checkout()?;
-            if let Some(session) = self.checked(pooled) {
+            let (pooled, permit) = self.checkout(party)?;
+            if let Some(session) = self.checked(pooled, Some(permit)) {
                 return Ok(session);
             }
         }
@@ -205,7 +226,11 @@ impl Database {
     }
 
     /// A session on a connection, unless that turns out to be lost.
-    fn checked(&self, mut pooled: r2d2::PooledConnection<ConnectionManager>) -> Option<Session> {
+    fn checked(
+        &self,
+        mut pooled: r2d2::PooledConnection<ConnectionManager>,
+        permit: Option<Permit>,
+    ) -> Option<Session> {
         if pooled.made_before(self.health.losses()) {
             let probed = Instant::now();
             if !pooled.still_works(PROBE_TIMEOUT) {
@@ -218,7 +243,7 @@ impl Database {
             }
             self.health.connected();
         }
-        Some(Session::new(pooled, self.replacement(), self.health.clone()))
+        Some(Session::new(pooled, self.replacement(), permit, self.health.clone()))
     }
 
     fn replacement(&self) -> Replacement {
@@ -237,18 +262,51 @@ impl Database {
         }
     }
 
-    fn checkout(&self) -> Result<r2d2::PooledConnection<ConnectionManager>, Error> {
-        if let Some(connection) = self.pool.try_get() {
-            return Ok(connection);
+    fn checkout(&self, party: Party) -> Result<(r2d2::PooledConnection<ConnectionManager>, Permit), Error> {
+        let permit = self.permits.try_acquire(party, self.permitted());
+        if let Some(permit) = permit {
+            if let Some(connection) = self.pool.try_get() {
+                return Ok((connection, permit));
+            }
+            return self.wait_for(party, Some(permit));
         }
+        self.wait_for(party, None)
+    }
+
+    /// Waits for a permit, if there is none yet, and then for a connection.
+    fn wait_for(
+        &self,
+        party: Party,
+        permit: Option<Permit>,
+    ) -> Result<(r2d2::PooledConnection<ConnectionManager>, Permit), Error> {
         if self.pool.state().connections == 0 {
             self.check_reachable().inspect_err(|_| self.revive())?;
         }
-        let _waiting = self.waiting.enter(blocking::party()).map_err(|_| Error::Busy)?;
-        match blocking::block_in_place(Wait::Database, || self.pool.get_timeout(CHECKOUT_TIMEOUT)) {
-            Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(_)) => self.check_reachable().and(Err(Error::Busy)),
+        let _waiting = self.waiting.enter(party).map_err(|_| Error::Busy)?;
+        let deadline = Instant::now() + CHECKOUT_TIMEOUT;
+        let wait = || {
+            let permit = permit.or_else(|| self.permits.acquire(party, CHECKOUT_TIMEOUT))?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            let connection = self.pool.try_get().or_else(|| {
+                // The database may have been lost while others had the permits.
+                let is_lost = self.pool.state().connections == 0 && self.check_reachable().is_err();
+                if is_lost { None } else { self.pool.get_timeout(left).ok() }
+            });
+            Some((connection?, permit))
+        };
+        match blocking::block_in_place(Wait::Database, wait) {
+            Ok(Some(held)) => Ok(held),
+            Ok(None) => self.check_reachable().and(Err(Error::Busy)),
             Err(_) => Err(Error::Busy),
+        }
+    }
+
+    /// How many connections may be in use at once: where the server has few, not many more than it grants, so that
+    /// permits are waited for rather than connections, which are handed out to whoever asks next.
+    fn permitted(&self) -> usize {
+        match scarcity::is_recent() {
+            true => self.size.min(self.health.made.load(Ordering::Acquire) + 1),
+            false => self.size,
         }
     }
 
@@ -274,18 +332,18 @@ impl Database {
     /// # Errors
     /// As [`Database::session`]; those of the statement.
     pub fn ping(&self) -> Result<(), Error> {
-        let state = self.pool.state();
-        let all_in_use = state.idle_connections == 0 && state.connections as usize == self.size;
+        let all_in_use = self.permits.used() >= self.size;
+        // Whoever asks may have used up its share.
         let mut session = match all_in_use && self.is_open() {
-            true => self.spare_session().map_or_else(|| self.session(), Ok)?,
-            false => self.session()?,
+            true => self.spare_session().map_or_else(|| self.shared_session(), Ok)?,
+            false => self.shared_session()?,
         };
         session.query_one("SELECT 1", &[]).map(drop)
     }
 
     fn spare_session(&self) -> Option<Session> {
         let spare = blocking::block_in_place(Wait::Database, || self.spare.get_timeout(CHECKOUT_TIMEOUT));
-        self.checked(spare.ok()?.ok()?)
+        self.checked(spare.ok()?.ok()?, None)
     }
 
     /// Fails, at once, while the last attempt to connect failed.

@@ -11,7 +11,7 @@ use super::connection::{ArmOnDrop, ConnectionState};
 use super::error::is_io;
 use super::watchdog::is_response_timeout;
 use super::{Connection, ConnectionManager, Error, Health, Param, Replacement};
-use crate::blocking;
+use crate::blocking::{self, Permit};
 
 /// Runs statements: a session, or a transaction on one. `store` functions take either.
 ///
@@ -52,6 +52,8 @@ pub struct Session {
     connection: r2d2::PooledConnection<ConnectionManager>,
     /// Dropped after the connection.
     _replacement: Replacement,
+    /// Given back after that, so that whoever gets it finds the connection.
+    _permit: Option<Permit>,
     health: Arc<Health>,
 }
 
@@ -59,10 +61,11 @@ impl Session {
     pub(super) fn new(
         mut connection: r2d2::PooledConnection<ConnectionManager>,
         replacement: Replacement,
+        permit: Option<Permit>,
         health: Arc<Health>,
     ) -> Session {
         connection.mark_checked(health.losses());
-        Session { connection, _replacement: replacement, health }
+        Session { connection, _replacement: replacement, _permit: permit, health }
     }
 
     /// Sets how long the database may take to send the next bytes of a response before it counts as unavailable. The

@@ -25,7 +25,8 @@ pub(super) fn find(call: &Call<'_>, id: &str, is_readable: impl Fn(&Document) ->
     if id.contains('\0') {
         return Ok(None);
     }
-    let read = |ids: &[&str]| store::by_ids(&mut call.app.db.session()?, ids);
+    // Others' documents are read along.
+    let read = |ids: &[&str]| store::by_ids(&mut call.app.db.shared_session()?, ids);
     let found = call.app.documents.get::<_, db::Error>(id, read)?;
     let Some(short) = found.filter(|short| is_readable(&short.document)) else { return Ok(None) };
     if short.left_out == 0 {

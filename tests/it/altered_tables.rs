@@ -35,3 +35,28 @@ fn reads_go_on_when_the_type_of_a_column_changes() {
     read_all();
     assert!(!server.log().contains("cached plan"), "{}", server.log());
 }
+
+/// In a transaction nothing can be run once more: the client is told to come back, once for each connection at most.
+#[test]
+fn changes_in_a_transaction_are_told_to_come_back_when_the_type_of_a_column_changes() {
+    const CONNECTIONS: usize = 3;
+    let db = TestDb::new();
+    let server = Server::start_with(&db, &[("POOL_SIZE", &CONNECTIONS.to_string())]);
+    let user = server.sign_up("ann@example.com");
+    let id = user.browser.get("/api/keys").expect(200).json()["keys"][0]["id"].clone();
+    let rename = |n: usize| user.browser.post("/api/keys/update", &json!({"id": id, "name": format!("name {n}")}));
+    for kind in ["text", "varchar", "text"] {
+        for n in 0..10 {
+            rename(n).expect(200);
+        }
+        db.run(&format!("ALTER TABLE api_keys ALTER COLUMN name TYPE {kind}, ALTER COLUMN prefix TYPE {kind}"));
+        let refused: Vec<_> = (0..40).map(rename).filter(|reply| reply.status != 200).collect();
+        println!("{} refused", refused.len());
+        // Of the statements of the transaction, each may be a plan that is too old.
+        assert!(refused.len() <= 3 * CONNECTIONS, "{}", refused.len());
+        for reply in refused {
+            assert_eq!((reply.status, reply.header("retry-after")), (503, Some("1")), "{}", reply.text());
+        }
+        rename(40).expect(200);
+    }
+}

@@ -89,6 +89,7 @@ mod retention;
 mod revocation;
 mod round_trips;
 mod routing;
+mod row_locks;
 mod searches;
 mod second_opinion;
 mod sessions;

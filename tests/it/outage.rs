@@ -328,7 +328,7 @@ fn connections_that_are_killed_are_replaced() {
 #[test]
 fn cached_callers_do_not_wait_for_a_connection() {
     let db = TestDb::new();
-    let url = db.url() + "?options=-c%20statement_timeout%3D60000";
+    let url = db.url() + "?options=-c%20statement_timeout%3D60000%20-c%20lock_timeout%3D0";
     let server = Server::spawn(&url, &[("POOL_SIZE", "1")]);
     server.wait_until_ready();
     let user = server.sign_up("ann@example.com");
