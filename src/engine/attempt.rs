@@ -6,6 +6,7 @@ use std::time::Instant;
 use ureq::http::Response;
 
 use super::client::{Connections, Content, Head, HttpClient, is_disconnect};
+use super::decoding::{ReplyBody, decoded};
 use super::refused::{CONFIRMED, SUSPECTED};
 use super::request::{Body, Extensions, Variant};
 use super::routes::Route;
@@ -13,9 +14,6 @@ use super::transport::{self, client_left};
 
 /// Most bytes of an error that are searched for what it is about.
 const MAX_ERROR_BODY: u64 = 64 * 1024;
-
-/// The body of a reply, still on its way.
-pub(super) type ReplyBody = Box<dyn Read + Send>;
 
 type Outcome = std::result::Result<Response<ReplyBody>, ureq::Error>;
 
@@ -110,7 +108,7 @@ impl Attempt<'_> {
     fn post_content(&self, connections: Connections, content: &mut Content<'_>) -> Outcome {
         transport::note_request();
         let response = self.client.post(connections, &self.head, content)?;
-        Ok(response.map(|body| Box::new(body.into_reader()) as ReplyBody))
+        Ok(decoded(response.map(|body| Box::new(body.into_reader()) as ReplyBody)))
     }
 }
 

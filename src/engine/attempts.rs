@@ -11,8 +11,9 @@ use crate::error::{Error, Relayed, Result};
 use crate::http::sse;
 use crate::logging;
 
-use super::attempt::{Attempt, ReplyBody};
+use super::attempt::Attempt;
 use super::client::{Head, HttpClient, UNREACHABLE, failure, is_disconnect, is_shortage};
+use super::decoding::ReplyBody;
 use super::demo;
 use super::health::InFlight;
 use super::reply::{Reply, whole_seconds};

@@ -3,7 +3,7 @@
 //!
 //! `spec` says what a provider is, `provider` keeps its connections (`client`) and its `health`, and asks for its
 //! `model_list`. `routes` picks one for a call, `attempts` tries it and then others, each with an `attempt` through the
-//! sockets of `transport` and their `buffers`; `reply` is what comes back. `refused` remembers what a provider does not
+//! sockets of `transport` and their `buffers`; `decoding` undoes what compresses a reply, and `reply` is what comes back. `refused` remembers what a provider does not
 //! know, and `hidden_output` what its models do not show. `fetch` downloads a client's `audio_url`, and `address` keeps it
 //! from reaching the internal network.
 
@@ -12,6 +12,7 @@ mod attempt;
 mod attempts;
 mod buffers;
 mod client;
+mod decoding;
 mod demo;
 pub mod fetch;
 mod health;

@@ -300,3 +300,47 @@ fn a_late_model_server_is_504_and_a_repeated_request_is_charged_once() {
     assert_eq!(reply.json()["error"]["type"], "server_error");
     assert_eq!(final_charges(&db, server).len(), 1);
 }
+
+#[test]
+fn replies_that_come_compressed_are_understood() {
+    let zipped = |text: &str| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut encoder, text.as_bytes()).unwrap();
+        encoder.finish().unwrap()
+    };
+    let upstream = Upstream::start(move |seen, wire| {
+        let request = seen.json();
+        let usage = json!({"prompt_tokens": 3, "completion_tokens": 1});
+        let (status, media_type, text) = match (request["model"].as_str(), request["stream"] == true) {
+            (Some("refuse"), _) => (400, "application/json", json!({"error": {"message": "too long"}}).to_string()),
+            (_, true) => {
+                let piece = json!({"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]});
+                let end = json!({"choices": [], "usage": usage});
+                (200, "text/event-stream", format!("data: {piece}\n\ndata: {end}\n\ndata: [DONE]\n\n"))
+            }
+            _ => {
+                let message = json!({"role": "assistant", "content": "Hi"});
+                let choice = json!({"index": 0, "message": message, "finish_reason": "stop"});
+                (200, "application/json", json!({"choices": [choice], "usage": usage}).to_string())
+            }
+        };
+        let body = zipped(&text);
+        wire.raw(format!(
+            "HTTP/1.1 {status} X\r\nContent-Type: {media_type}\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        ));
+        wire.raw(body);
+    })
+    .listing(&["m", "refuse"]);
+    let (db, server, user) = start(&[&upstream.url], &[]);
+    let client = user.program(&server.inference);
+    let asked = |model: &str, stream: bool| json!({"model": model, "stream": stream, "messages": [{"role": "user", "content": "Hello"}]});
+    let whole = client.post("/v1/chat/completions", &asked("m", false)).expect(200);
+    assert_eq!(whole.json()["choices"][0]["message"]["content"], "Hi");
+    assert_eq!(whole.header("content-encoding"), None);
+    let streamed = client.post("/v1/chat/completions", &asked("m", true)).expect(200).text();
+    assert!(streamed.contains("\"Hi\"") && streamed.contains("[DONE]"), "{streamed}");
+    assert!(client.post("/v1/chat/completions", &asked("refuse", false)).expect(400).text().contains("too long"));
+    let charges = final_charges(&db, server);
+    assert!(charges.len() == 2 && charges.iter().all(|charge| charge["completion_tokens"] == 1), "{charges:?}");
+}
