@@ -16,6 +16,8 @@ use super::transport;
 const MAX_ERROR_BODY: u64 = 64 * 1024;
 /// The first piece of a reply that memory is taken for.
 const FIRST_PIECE: usize = 8 * 1024;
+/// What is said of a reply that is longer than may be.
+const TOO_LONG: &str = "The model server's reply is too long";
 /// Most characters of an error's words that are passed on.
 const MAX_ERROR_CHARS: usize = 2000;
 /// How long the end of a stream is waited for once its last event came. If it does not come, the connection is not
@@ -69,7 +71,12 @@ impl Reply {
             Ok::<_, io::Error>(())
         };
         memory_budget::read_up_to(self, &mut bytes, (FIRST_PIECE, limit + 1), count).map_err(|e| self.broken(&e))?;
-        if bytes.len() > limit { Err(Error::Upstream(502, "The model server's reply is too long")) } else { Ok(bytes) }
+        if bytes.len() > limit { Err(Error::Upstream(502, TOO_LONG)) } else { Ok(bytes) }
+    }
+
+    /// Whether this is the error of a reply that was made, but is too long to be read.
+    pub fn is_too_long(e: &Error) -> bool {
+        matches!(e, Error::Upstream(502, words) if *words == TOO_LONG)
     }
 
     /// Why reading failed: the client has left, or the server failed, which is noted.

@@ -145,8 +145,8 @@ fn check_tools(object: &mut Object<'_>) -> Result<()> {
         return Ok(());
     }
     match object.read::<Tools>("tools") {
-        Some(Tools { other: None }) => Ok(()),
-        Some(Tools { other: Some(place) }) => {
+        Some(Tools { other: None, .. }) => Ok(()),
+        Some(Tools { other: Some(place), .. }) => {
             Err(Error::bad(format!("tools[{place}].type must be one of {}", CLIENT_TOOLS.join(", "))))
         }
         None => Err(Error::bad("tools must be a list of objects, each with a type")),
@@ -154,9 +154,13 @@ fn check_tools(object: &mut Object<'_>) -> Result<()> {
 }
 
 /// A list of tools, of which none is kept.
-struct Tools {
-    /// The place of the first one that a model server runs.
+#[derive(Default)]
+pub(super) struct Tools {
+    /// How many there are.
+    pub(super) count: usize,
+    /// The place of the first one that the request does not describe itself, and how many of these there are.
     other: Option<usize>,
+    pub(super) others: usize,
 }
 
 impl<'de> Deserialize<'de> for Tools {
@@ -176,12 +180,13 @@ impl<'de> Deserialize<'de> for Tools {
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<Tools, A::Error> {
-                let (mut tools, mut place) = (Tools { other: None }, 0);
+                let mut tools = Tools::default();
                 while let Some(Tool { kind }) = seq.next_element()? {
                     if kind.is_some_and(|kind| !CLIENT_TOOLS.contains(&&*kind)) {
-                        tools.other = tools.other.or(Some(place));
+                        tools.other = tools.other.or(Some(tools.count));
+                        tools.others += 1;
                     }
-                    place += 1;
+                    tools.count += 1;
                 }
                 Ok(tools)
             }

@@ -4,6 +4,7 @@ use serde_json::value::RawValue;
 
 use crate::http::object::Object;
 
+use super::body::Tools;
 use super::prompt_parts::{self, PromptParts};
 
 /// Tokens that a chat template may add to each message or part of one, and once.
@@ -15,6 +16,10 @@ const REMOTE_MEDIA: usize = 65_536;
 /// Tokens of all documents of a request: as large as the context of nearly all models, as nothing tells how many pages a
 /// packed document has, or what is at an address.
 const DOCUMENTS: usize = 1024 * 1024;
+/// Tokens by which a model is told how to use tools, whichever they are.
+const TOOL_USE: usize = 1024;
+/// Tokens that describe a tool which the request only names, since the model knows it.
+const KNOWN_TOOL: usize = 2048;
 /// Characters of base64 that make a token of a recording, at the least.
 const RECORDING_CHARACTERS: usize = 8;
 
@@ -22,7 +27,11 @@ const RECORDING_CHARACTERS: usize = 8;
 pub(super) fn tokens(request: &Object<'_>, prompt_field: &str) -> usize {
     let mut bound = Bound { tokens: TEMPLATE, has_document: false };
     prompt_parts::read(request, prompt_field, &mut bound);
-    bound.tokens.saturating_add(if bound.has_document { DOCUMENTS } else { 0 })
+    let tools = request.read::<Tools>("tools").unwrap_or_default();
+    bound.add(if tools.count > 0 { TOOL_USE } else { 0 });
+    bound.add(tools.others.saturating_mul(KNOWN_TOOL));
+    bound.add(if bound.has_document { DOCUMENTS } else { 0 });
+    bound.tokens
 }
 
 /// At most so many tokens, without the documents.
@@ -92,7 +101,9 @@ mod tests {
             {"type":"document","source":{"type":"base64","media_type":"application/pdf","data":"AAAA"}}]}]}"#;
         assert!((DOCUMENTS..DOCUMENTS + 1000).contains(&of(document)), "{}", of(document));
         let tools = r#"{"messages":[],"tools":[{"type":"function"}]}"#;
-        assert!(of(tools) >= TEMPLATE + 21);
+        assert!((TEMPLATE + TOOL_USE + 21..TEMPLATE + TOOL_USE + KNOWN_TOOL).contains(&of(tools)));
+        let known = r#"{"messages":[],"tools":[{"type":"bash_20250124","name":"bash"}]}"#;
+        assert!(of(known) >= TEMPLATE + TOOL_USE + KNOWN_TOOL);
     }
 
     proptest! {

@@ -76,6 +76,8 @@ mod tests {
             (r#""previous_input_messages":[{"role":"user","content":"long"}]"#, "previous_input_messages"),
             (r#""Store":true"#, "Store"),
             (r#""seed":[1]"#, "seed"),
+            (r#""reasoning":{"effort":"high","mode":"pro"}"#, "reasoning.mode"),
+            (r#""reasoning":[]"#, "reasoning"),
             (r#""tools":[{"name":"f"}]"#, "tools[0]"),
         ] {
             let said = refusal(Dialect::Responses, &with(fields)).expect(fields);
@@ -103,6 +105,7 @@ mod tests {
             r#""store":false,"background":false,"previous_response_id":null,"service_tier":"auto""#,
             r#""tools":[{"type":"function","name":"f","parameters":{"properties":{"file_id":{"type":"string"}}}}]"#,
             r#""max_output_tokens":null,"new_field":null,"metadata":{"any":"1"},"top_k":5,"stop":["a"]"#,
+            r#""reasoning":{"effort":"high","summary":null},"text":{"format":{"type":"text"},"verbosity":"low"}"#,
         ] {
             assert_eq!(refusal(Dialect::Responses, &with(usual)), None, "{usual}");
         }

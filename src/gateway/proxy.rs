@@ -166,10 +166,11 @@ impl Pending {
     /// Reads a reply in one piece. One that cannot be passed on is charged nevertheless, if the model has made something.
     fn read(self, prompt_tokens: impl FnOnce() -> usize) -> Result<Outcome> {
         let Pending { model, mut reply, mut counter, mut format, .. } = self;
-        let bytes = model.block_in_place(|| unwatched(|| reply.read_all(MAX_REPLY)))??;
-        let read = format.read_whole(&bytes, &mut counter);
+        let all = model.block_in_place(|| unwatched(|| reply.read_all(MAX_REPLY)))?;
+        let is_unreadable = all.as_ref().is_err_and(Reply::is_too_long);
+        let read = all.and_then(|bytes| format.read_whole(&bytes, &mut counter).map(|()| bytes));
         match read {
-            Err(e) if counter.is_empty() => return Err(e),
+            Err(e) if counter.is_empty() && !is_unreadable => return Err(e),
             _ => live_reply::note_hidden_output(&mut counter, &reply, model.name(), false),
         }
         let (units, estimated) = (counter.units(prompt_tokens), counter.is_estimate());
@@ -180,7 +181,7 @@ impl Pending {
             latency_micros: reply.latency_micros(),
         };
         let media_type = format.media_type();
-        match read.and_then(|()| format.whole(bytes, &units)) {
+        match read.and_then(|bytes| format.whole(bytes, &units)) {
             Ok(bytes) => {
                 let mut response = match media_type {
                     Some(media_type) => mark_demo(Response::new(200).header("Content-Type", media_type), reply.is_demo),

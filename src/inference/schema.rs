@@ -32,7 +32,7 @@ pub(super) struct Chat {
 }
 
 /// A conversation, in OpenAI's Responses protocol. Nothing is stored, so `previous_response_id`, `conversation`, `prompt`,
-/// `background` and `"store": true` are refused.
+/// `background` and `"store": true` are refused, and so is every field of which it is not known here what it would cost.
 #[derive(JsonSchema)]
 pub(super) struct ResponsesRequest {
     /// A text, or the items of the conversation.
@@ -61,7 +61,7 @@ pub(super) struct ResponsesRequest {
 #[schemars(rename = "Response")]
 pub(super) struct ModelResponse {}
 
-/// A conversation, in the Messages protocol.
+/// A conversation, in the Messages protocol. A field of which it is not known here what it would cost is refused.
 #[derive(JsonSchema)]
 pub(super) struct MessagesRequest {
     /// Each with role and content.

@@ -14,7 +14,7 @@ const CLIENT_TOOLS: &str = "Tools are run by the client";
 
 /// Fields of model servers that choose among what a model may say next, or how its prompt and its answer are written.
 /// What they cost is in the usual numbers.
-static SAMPLING: [Field; 36] = [
+static SAMPLING: [Field; 35] = [
     ("add_generation_prompt", Rule::Plain),
     ("cache_prompt", Rule::Plain),
     ("cache_salt", Rule::Plain),
@@ -42,7 +42,6 @@ static SAMPLING: [Field; 36] = [
     ("repeat_last_n", Rule::Plain),
     ("repeat_penalty", Rule::Plain),
     ("repetition_penalty", Rule::Plain),
-    ("request_id", Rule::Plain),
     ("seed", Rule::Plain),
     ("skip_special_tokens", Rule::Plain),
     ("spaces_between_special_tokens", Rule::Plain),
@@ -74,14 +73,17 @@ static RESPONSES: [Field; 35] = [
     ("prompt_cache_key", Rule::Plain),
     ("prompt_cache_options", Rule::Null(OTHER_PRICE)),
     ("prompt_cache_retention", Rule::Plain),
-    ("reasoning", Rule::Any),
+    (
+        "reasoning",
+        Rule::Only(&["effort", "summary", "generate_summary", "context", "enabled", "exclude", "max_tokens"]),
+    ),
     ("safety_identifier", Rule::Plain),
     ("service_tier", Rule::Plain),
     ("store", Rule::False("Responses are not stored: send the whole conversation in input")),
     ("stream", Rule::Plain),
-    ("stream_options", Rule::Any),
+    ("stream_options", Rule::Only(&["include_obfuscation", "include_usage", "continuous_usage_stats"])),
     ("temperature", Rule::Plain),
-    ("text", Rule::Any),
+    ("text", Rule::Only(&["format", "verbosity"])),
     ("tool_choice", Rule::Any),
     ("tools", Rule::Of(&RESPONSES_TOOL)),
     ("top_logprobs", Rule::Plain),
@@ -105,17 +107,17 @@ static MESSAGES: [Field; 27] = [
     ("metadata", Rule::Any),
     ("model", Rule::Plain),
     ("n", Rule::Null(ONE_REPLY)),
-    ("output_config", Rule::Any),
+    ("output_config", Rule::Only(&["effort", "format", "task_budget"])),
     ("output_format", Rule::Any),
     ("parallel_tool_calls", Rule::Plain),
     ("service_tier", Rule::Plain),
     ("speed", Rule::Text("standard")),
     ("stop_sequences", Rule::Any),
     ("stream", Rule::Plain),
-    ("stream_options", Rule::Any),
+    ("stream_options", Rule::Only(&["include_usage"])),
     ("system", Rule::Of(&BLOCK)),
     ("temperature", Rule::Plain),
-    ("thinking", Rule::Any),
+    ("thinking", Rule::Only(&["type", "budget_tokens", "display"])),
     ("tool_choice", Rule::Any),
     ("tools", Rule::Of(&MESSAGES_TOOL)),
     ("top_p", Rule::Plain),
@@ -146,6 +148,7 @@ static ITEM: Shape = Shape {
         ("input", Rule::Any),
         ("operation", Rule::Any),
         ("output", Rule::Of(&PART)),
+        ("parsed_arguments", Rule::Any),
         ("summary", Rule::Of(&PART)),
         ("tools", Rule::Null("Send all tools in the field tools of the request")),
     ],
@@ -171,6 +174,7 @@ static PART: Shape = Shape {
         ("image_url", Rule::Any),
         ("input_audio", Rule::Any),
         ("logprobs", Rule::Any),
+        ("parsed", Rule::Any),
         ("prompt_cache_breakpoint", Rule::Cache),
     ],
 };
@@ -259,4 +263,20 @@ pub fn rule(dialect: Dialect, name: &str) -> Option<Rule> {
         Dialect::Messages => &MESSAGES,
     };
     own.iter().chain(&SAMPLING).find(|(known, _)| *known == name).map(|(_, rule)| *rule)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_field_is_listed_once() {
+        for own in [&RESPONSES[..], &MESSAGES] {
+            let mut names: Vec<&str> = own.iter().chain(&SAMPLING).map(|(name, _)| *name).collect();
+            names.sort_unstable();
+            let all = names.len();
+            names.dedup();
+            assert_eq!(names.len(), all, "{names:?}");
+        }
+    }
 }

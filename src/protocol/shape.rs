@@ -30,6 +30,8 @@ pub enum Rule {
     Any,
     /// An object of this shape, or a list of them; or a plain value.
     Of(&'static Shape),
+    /// An object with any JSON in fields of these names and in no others; or a plain value.
+    Only(&'static [&'static str]),
     /// How long something is kept in a cache, in its `ttl`.
     Cache,
     /// False or null, for this reason.
@@ -144,7 +146,7 @@ impl Ruled<'_, '_> {
             Rule::Null(why) => Err(self.0.refuse(&format!("is not supported. {why}"))),
             Rule::False(why) => Err(self.0.refuse(&format!("must be false. {why}"))),
             Rule::Text(text) => Err(self.0.refuse(&format!("must be {text}"))),
-            Rule::Plain | Rule::Any | Rule::Of(_) | Rule::Cache => Ok(()),
+            Rule::Plain | Rule::Any | Rule::Of(_) | Rule::Only(_) | Rule::Cache => Ok(()),
         }
     }
 }
@@ -191,6 +193,7 @@ impl<'de> Visitor<'de> for Ruled<'_, '_> {
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<(), A::Error> {
         match self {
             Ruled(walk, Rule::Of(shape)) => object(walk, shape, map),
+            Ruled(walk, Rule::Only(names)) => only(walk, names, map),
             Ruled(walk, Rule::Cache) => cache(walk, map),
             ruled => ruled.structured(),
         }
@@ -202,7 +205,7 @@ impl Ruled<'_, '_> {
     fn structured<E: Error>(self) -> Result<(), E> {
         match self.1 {
             Rule::Plain => Err(self.0.refuse("must not be a list or an object: what it would cost is not known here")),
-            Rule::Cache => Err(self.0.refuse("must be an object")),
+            Rule::Only(_) | Rule::Cache => Err(self.0.refuse("must be an object")),
             _ => self.plain(),
         }
     }
@@ -238,6 +241,18 @@ fn object<'de, A: MapAccess<'de>>(walk: &mut Walk<'_>, shape: &Shape, mut map: A
             None => "must have a type".to_owned(),
         })),
     }
+}
+
+fn only<'de, A: MapAccess<'de>>(walk: &mut Walk<'_>, names: &[&str], mut map: A) -> Result<(), A::Error> {
+    while let Some(name) = map.next_key::<Cow<'de, str>>()? {
+        if !names.contains(&&*name) {
+            walk.place.push('.');
+            walk.place.push_str(&shown(&name));
+            return Err(walk.refuse("is not supported: what it would cost is not known here"));
+        }
+        map.next_value::<IgnoredAny>()?;
+    }
+    Ok(())
 }
 
 fn cache<'de, A: MapAccess<'de>>(walk: &mut Walk<'_>, mut map: A) -> Result<(), A::Error> {

@@ -155,6 +155,21 @@ fn a_budget_must_pay_for_as_much_of_a_document_as_a_model_may_read() {
     assert!(upstream.seen().is_empty());
 }
 
+#[test]
+fn a_reply_that_is_too_long_is_charged() {
+    let upstream = Upstream::start(|_, wire| {
+        let text = json!({"type": "text", "text": "x".repeat(65 * MIB)});
+        wire.json(
+            200,
+            &json!({"type": "message", "content": [text], "usage": {"input_tokens": 9, "output_tokens": 9}}),
+        );
+    });
+    let (db, server, user) = start_native(&upstream);
+    user.program(&server.inference).post(MESSAGES, &ask(MESSAGES, "four words of it", false)).expect(502);
+    let charge = only_charge(&db, &server);
+    assert!(charge["prompt_tokens"].as_i64() >= Some(4) && charge["estimated"] == true, "{charge}");
+}
+
 /// A chat's reply that cannot be told in the client's protocol was made all the same.
 #[test]
 fn a_reply_that_cannot_be_translated_is_charged() {

@@ -56,9 +56,10 @@ pub(super) enum Finish {
 }
 
 /// The reasons that servers give for the end of a reply, in several vendors' words. Any other one is an error.
-const STOPS: [&str; 5] = ["stop", "eos", "eos_token", "end_turn", "stop_sequence"];
-const LENGTHS: [&str; 4] = ["length", "model_length", "max_tokens", "max_length"];
-const CALLS: [&str; 3] = ["tool_calls", "function_call", "tool_use"];
+const STOPS: [&str; 6] = ["stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete"];
+const LENGTHS: [&str; 6] =
+    ["length", "model_length", "max_tokens", "max_length", "model_context_window_exceeded", "repetition"];
+const CALLS: [&str; 4] = ["tool_calls", "tool_call", "function_call", "tool_use"];
 const FILTERS: [&str; 4] = ["content_filter", "safety", "sensitive", "recitation"];
 
 /// What is known of a reply so far.
