@@ -12,7 +12,7 @@ use crate::auth::revocation::Revocations;
 use crate::auth::{Cache, Hasher, LastUsed, Resolver, SignUps, Throttle};
 use crate::background;
 use crate::billing::payments::Payments;
-use crate::billing::{self, Checker, Sender, Stripe};
+use crate::billing::{self, Checker, Outbox, Sender, Stripe};
 use crate::blocking::Bulkhead;
 use crate::catalogue::{Models, Refresher};
 use crate::config::Config;
@@ -64,6 +64,8 @@ pub struct App {
     pub searches: Bulkhead,
     /// Reads documents, several requests in one query.
     pub documents: Batcher<String, Short>,
+    /// Usage that waits to be sent to Stripe.
+    pub outbox: Arc<Outbox>,
     /// What is counted of requests.
     pub requests: Requests,
     /// The OpenAPI document of all servers.
@@ -124,6 +126,7 @@ impl App {
             cache,
             searches: Bulkhead::with_most(searches(pool_size), SEARCHES_OF_ACCOUNT),
             documents: Batcher::new(cores, MAX_DOCUMENTS),
+            outbox: Arc::default(),
             requests: Requests::default(),
             api_document: OnceLock::new(),
             addresses: OnceLock::new(),
@@ -194,6 +197,8 @@ impl App {
         let (sender, db, stopped) =
             (Sender::new(stripe.clone(), self.db.clone(), meter)?, self.db.clone(), self.stopped.clone());
         spawn("billing", move || billing::report_usage(sender, &db, &stopped))?;
+        let (outbox, db, stopped) = (self.outbox.clone(), self.db.clone(), self.stopped.clone());
+        spawn("outbox", move || outbox.follow(&db, &stopped))?;
         let (checker, stopped) = (Checker::new(&self.config, stripe, self.db.clone()), self.stopped.clone());
         spawn("billing-check", move || billing::check_daily(&checker, &stopped))
     }

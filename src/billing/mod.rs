@@ -36,4 +36,4 @@ pub use failure::{ApiError, Failure};
 pub use form::Form;
 pub use meters::{Meter, MeterEvent};
 pub use sender::Sender;
-pub use service::{check_daily, report_usage};
+pub use service::{Outbox, check_daily, report_usage};

@@ -4,15 +4,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
 use super::check::{CheckError, Checker, Report};
 use super::sender::Sender;
 use crate::db::{self, Database};
 use crate::store::reporting;
+use crate::store::reporting::outbox::{self, Unsent};
 
 /// How often it is looked for something to do.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How often it is asked whether the sums were compared today.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
+/// How often the outbox is looked at, for metrics.
+const OUTBOX_INTERVAL: Duration = Duration::from_secs(5);
 /// How soon a stop is noticed.
 const STEP: Duration = Duration::from_millis(100);
 
@@ -31,6 +36,28 @@ pub fn report_usage(mut sender: Sender, db: &Database, stopped: &AtomicBool) {
     }
     // It may not have been the sender, and the database may be down.
     let _ = sender.release();
+}
+
+/// What waits to be sent, as it was lately; `None` before it was looked at.
+#[derive(Debug, Default)]
+pub struct Outbox(Mutex<Option<Unsent>>);
+
+impl Outbox {
+    /// What was found last.
+    pub fn unsent(&self) -> Option<Unsent> {
+        *self.0.lock()
+    }
+
+    /// Looks at it from time to time, until the process is stopped. While the database is down, the last state stays.
+    pub fn follow(&self, db: &Database, stopped: &AtomicBool) {
+        while sleep(OUTBOX_INTERVAL, stopped) {
+            match db.is_open().then(|| db.session().and_then(|mut session| outbox::unsent(&mut session))) {
+                Some(Ok(unsent)) => *self.0.lock() = Some(unsent),
+                Some(Err(e)) => log::debug!("billing: the outbox was not looked at: {e}"),
+                None => {}
+            }
+        }
+    }
 }
 
 /// Compares all sums once a day, in one of all processes, until the process is stopped.

@@ -28,3 +28,12 @@ pub struct ServerCounts {
     /// Those that did not answer as they should, and in what way.
     pub problems: Vec<(String, &'static str)>,
 }
+
+/// A provider as this process sees it now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProviderState {
+    /// Whether it can be called: it is set up as it should be, and not left out after a failure.
+    pub is_up: bool,
+    /// Calls in flight.
+    pub in_flight: u32,
+}

@@ -22,7 +22,7 @@ mod snapshot;
 mod validate;
 
 pub use apply::{Applied, ApplyError, apply, export, version};
-pub use availability::{Availability, ServerCounts};
+pub use availability::{Availability, ProviderState, ServerCounts};
 pub use edit::{EntryChange, Outcome, change_model, change_provider};
 pub use entries::{CatalogueFile, KeyEntry, ModelEntry, ProviderEntry, RouteEntry};
 pub use models::Models;

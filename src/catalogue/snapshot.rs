@@ -62,7 +62,7 @@ impl Model {
         let known = protocols.iter().copied().collect();
         let mut model = Model { name: name.to_owned(), protocols: known, ..Model::default() };
         for protocol in protocols {
-            model.routes[*protocol as usize] = Routes::new(routes.to_vec());
+            model.routes[*protocol as usize] = Routes::new(routes.to_vec()).counted_as(name);
         }
         Arc::new(model)
     }
@@ -119,6 +119,12 @@ impl Snapshot {
     /// All models, in the catalogue's order.
     pub fn models(&self) -> &[Arc<Model>] {
         &self.models
+    }
+
+    /// Each provider by its name; `None` for one that is not used.
+    pub fn providers(&self) -> impl Iterator<Item = (&str, Option<&Provider>)> {
+        let used = self.providers.iter().map(|(name, provider)| (&**name, Some(&**provider)));
+        used.chain(self.faults.keys().map(|name| (&**name, None)))
     }
 
     /// What keeps a provider from being called now, if anything does.
@@ -212,7 +218,7 @@ fn model(row: &ModelRow, protocols: &HashMap<&str, Protocols>, providers: &HashM
                 priority: u32::try_from(route.priority).unwrap_or(u32::MAX),
             })
         });
-        Routes::new(usable.collect())
+        Routes::new(usable.collect()).counted_as(&row.name)
     };
     let is_declared = |protocol: &Protocol| row.routes.iter().any(|route| has(&route.provider, *protocol));
     Model {

@@ -12,6 +12,7 @@ use crate::http::sse;
 use crate::logging;
 
 use super::attempt::Attempt;
+use super::calls::Outcome;
 use super::client::{Head, HttpClient, UNREACHABLE, failure, is_disconnect, is_shortage};
 use super::decoding::ReplyBody;
 use super::demo;
@@ -58,6 +59,7 @@ pub fn send(routes: &Routes, request: UpstreamRequest<'_>) -> Result<Reply> {
         };
         tried.push(index);
         let Some(client) = route.provider.client() else {
+            in_flight.count(Outcome::Answered);
             return demo::answer(UpstreamRequest { path, media_type, headers, body });
         };
         let total = client.timeouts().total;
@@ -71,6 +73,7 @@ pub fn send(routes: &Routes, request: UpstreamRequest<'_>) -> Result<Reply> {
         let is_late = deadline.is_some_and(|deadline| deadline <= Instant::now());
         let failed = match outcome {
             Ok(response) => {
+                in_flight.count(outcome_of(response.status().as_u16()));
                 let reply = reply(response, in_flight, client, deadline, request_id.clone());
                 if path == COUNT_TOKENS || is_answer(&reply) {
                     return Ok(reply);
@@ -78,10 +81,16 @@ pub fn send(routes: &Routes, request: UpstreamRequest<'_>) -> Result<Reply> {
                 broken += usize::from(reply.status == 500);
                 Failed::Reply(Box::new(reply))
             }
-            Err(_) if client_left() && transport::was_request_sent() => return Err(Error::ClientLeftModel),
-            Err(_) if client_left() => return Err(Error::ClientLeft),
-            Err(_) if upload.is_broken.get() => return Err(Error::bad("The upload is incomplete or malformed")),
+            Err(_) if client_left() || upload.is_broken.get() => {
+                in_flight.count(Outcome::Left);
+                return Err(match client_left() {
+                    true if transport::was_request_sent() => Error::ClientLeftModel,
+                    true => Error::ClientLeft,
+                    false => Error::bad("The upload is incomplete or malformed"),
+                });
+            }
             Err(e) => {
+                in_flight.count(Outcome::Failed);
                 broken += usize::from(is_disconnect(&e));
                 note_error(&in_flight, &e, upload.is_under_way(), request_id.as_deref());
                 Failed::Error(if is_late { late() } else { failure(&e) })
@@ -132,8 +141,18 @@ fn reply(
         body: response.into_body(),
         in_flight: Some(in_flight),
         deadline: deadline.filter(|_| !is_stream),
+        awaits_first_piece: is_stream,
         idle: client.timeouts().idle,
         request_id,
+    }
+}
+
+/// How a call ended that was answered with this status.
+fn outcome_of(status: u16) -> Outcome {
+    match status {
+        429 => Outcome::TooMany,
+        401..=403 | 407 | 408 | 500.. => Outcome::Error,
+        _ => Outcome::Answered,
     }
 }
 

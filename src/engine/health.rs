@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::calls::{CallMetrics, Outcome};
 use super::hidden_output::HiddenOutput;
 
 /// Cool-down after the first failure. It doubles with each further consecutive failure.
@@ -54,6 +55,8 @@ struct State {
 pub(super) struct InFlight {
     health: Arc<Health>,
     began: Instant,
+    /// Where it is counted, if its model is known.
+    calls: Option<&'static CallMetrics>,
 }
 
 impl Health {
@@ -98,11 +101,39 @@ impl Health {
         if state.failures > 0 && state.cooling_until.is_none_or(|until| until <= now) {
             state.cooling_until = Some(now + cool_down(state.failures));
         }
-        Some(InFlight { health: Arc::clone(self), began: now })
+        Some(InFlight { health: Arc::clone(self), began: now, calls: None })
     }
 }
 
 impl InFlight {
+    /// The same call, counted there.
+    pub(super) fn counted(self, calls: Option<&'static CallMetrics>) -> InFlight {
+        let mut call = self;
+        call.calls = calls;
+        call
+    }
+
+    /// Counts how the call ended. To be called once, when that is known.
+    pub(super) fn count(&self, outcome: Outcome) {
+        if let Some(calls) = self.calls {
+            calls.count(outcome);
+        }
+    }
+
+    /// Counts a reply that broke off.
+    pub(super) fn count_broken(&self) {
+        if let Some(calls) = self.calls {
+            calls.count_broken();
+        }
+    }
+
+    /// The first piece of a streamed reply has come.
+    pub(super) fn note_first_piece(&self) {
+        if let Some(calls) = self.calls {
+            calls.first_pieces().add_time(self.began.elapsed());
+        }
+    }
+
     /// The provider's name.
     pub(super) fn name(&self) -> &str {
         &self.health.name
@@ -164,6 +195,9 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
+        if let Some(calls) = self.calls {
+            calls.durations().add_time(self.began.elapsed());
+        }
         self.health.in_flight.fetch_sub(1, Relaxed);
     }
 }

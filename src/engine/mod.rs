@@ -3,14 +3,16 @@
 //!
 //! `spec` says what a provider is, `provider` keeps its connections (`client`) and its `health`, and asks for its
 //! `model_list`. `routes` picks one for a call, `attempts` tries it and then others, each with an `attempt` through the
-//! sockets of `transport` and their `buffers`; `decoding` undoes what compresses a reply, and `reply` is what comes back. `refused` remembers what a provider does not
-//! know, and `hidden_output` what its models do not show. `fetch` downloads a client's `audio_url`, and `address` keeps it
+//! sockets of `transport` and their `buffers`; `decoding` undoes what compresses a reply, and `reply` is what comes back.
+//! `refused` remembers what a provider does not know, and `hidden_output` what its models do not show; `calls` counts how
+//! calls ended. `fetch` downloads a client's `audio_url`, and `address` keeps it
 //! from reaching the internal network.
 
 pub mod address;
 mod attempt;
 mod attempts;
 mod buffers;
+pub mod calls;
 mod client;
 mod decoding;
 mod demo;

@@ -71,6 +71,11 @@ impl Provider {
         Some(format!("it failed, and is tried again in {} s", left.as_secs() + 1))
     }
 
+    /// How many of its calls are in flight.
+    pub fn in_flight(&self) -> u32 {
+        self.health.in_flight()
+    }
+
     /// Asks for its list of models; `None` where it has none, or keeps it from this server. Waits for the provider, for ten
     /// seconds at most.
     ///

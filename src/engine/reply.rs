@@ -40,6 +40,8 @@ pub struct Reply {
     pub(super) in_flight: Option<InFlight>,
     /// When all of it must have come; `None` for a stream, which may last.
     pub(super) deadline: Option<Instant>,
+    /// It is a stream of which nothing was read so far.
+    pub(super) awaits_first_piece: bool,
     /// How long the next piece of it may take.
     pub(super) idle: Duration,
     /// The id of the request that it answers, for the log.
@@ -87,6 +89,7 @@ impl Reply {
         if let Some(in_flight) = &self.in_flight {
             let (millis, id) = (in_flight.began().elapsed().as_millis(), self.request_id.as_deref().unwrap_or("-"));
             in_flight.failed(None, Instant::now());
+            in_flight.count_broken();
             log::warn!("provider {} failed in its reply after {millis} ms: {e} (request {id})", in_flight.name());
         }
         match transport::is_timeout(e) {
@@ -102,7 +105,12 @@ impl Reply {
     pub fn read_before(&mut self, out: &mut [u8], end: Option<Instant>) -> io::Result<usize> {
         let idle = Instant::now().checked_add(self.idle);
         let end = transport::earlier(transport::earlier(self.deadline, idle), end);
-        transport::with_deadline_at(end, || self.body.read(out))
+        let read = transport::with_deadline_at(end, || self.body.read(out))?;
+        if self.awaits_first_piece && read > 0 {
+            self.awaits_first_piece = false;
+            self.in_flight.iter().for_each(InFlight::note_first_piece);
+        }
+        Ok(read)
     }
 
     /// Remembers for the provider that the model of this name has made so many tokens that it does not show.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::blocking::{self, Refused, Wait};
 
+use super::calls::{self, CallMetrics};
 use super::health::InFlight;
 use super::provider::Provider;
 
@@ -28,6 +29,8 @@ pub struct Route {
 pub struct Routes {
     /// By priority.
     routes: Vec<Route>,
+    /// Where the calls of each are counted, if the model is known.
+    calls: Vec<&'static CallMetrics>,
     /// Counts the calls, so that routes that are equally fit take turns.
     turn: AtomicUsize,
 }
@@ -65,7 +68,14 @@ impl Routes {
     /// Orders routes by priority.
     pub fn new(mut routes: Vec<Route>) -> Routes {
         routes.sort_by_key(|route| route.priority);
-        Routes { routes, turn: AtomicUsize::new(0) }
+        Routes { routes, calls: Vec::new(), turn: AtomicUsize::new(0) }
+    }
+
+    /// The same routes, whose calls are counted as those of the model of this name.
+    #[must_use]
+    pub fn counted_as(mut self, model: &str) -> Routes {
+        self.calls = self.routes.iter().map(|route| calls::of(&route.provider.spec().name, model)).collect();
+        self
     }
 
     /// Whether there is none.
@@ -118,7 +128,8 @@ impl Routes {
         if let Some(left) = health.is_closed(now) {
             return Pick::Closed(left);
         }
-        health.begin(now).map_or(Pick::Full, |in_flight| Pick::Route(index, route, in_flight))
+        let counted = |call: InFlight| Pick::Route(index, route, call.counted(self.calls.get(index).copied()));
+        health.begin(now).map_or(Pick::Full, counted)
     }
 
     fn best(&self, left: &[usize], now: Instant) -> Option<usize> {

@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 
 use super::budgets::Budgets;
 use super::held::{Payment, Refusal};
+use super::refusals::By;
 use super::service::{Limits, SetAside};
 use super::{Micros, Picos};
 use crate::store::usage::charges::LeaseUse;
@@ -94,10 +95,15 @@ impl Admission {
     /// # Errors
     /// See [`Refusal`]; nothing more is set aside then.
     pub fn reserve(&self, worst: Picos, least: Picos) -> Result<Picos, Refusal> {
-        if self.budgets.lacks_balance && worst > 0 {
-            return Err(Refusal::Exhausted);
-        }
-        let more = self.limits.reserve(&self.budgets, worst, least)?;
+        let more = match self.budgets.lacks_balance && worst > 0 {
+            true => Err(Refusal::Exhausted),
+            false => self.limits.reserve(&self.budgets, worst, least),
+        };
+        let by = |refusal: &Refusal| match refusal {
+            Refusal::Exhausted => By::Budget,
+            Refusal::Unreachable => By::Unreachable,
+        };
+        let more = more.inspect_err(|refusal| self.limits.refusals.add(by(refusal)))?;
         let amount = more.reservation.worst();
         self.keep(more);
         Ok(amount)

@@ -11,7 +11,7 @@
 //!
 //! Rate limits are built in the same way, of permits: `cooling` (those that were used lately), `permits` (what is
 //! held of one limit), `held_rates` (of all), `rates` (the thread, and what a request uses), [`permit_book`] (what the database
-//! does). `asking` is what both threads share.
+//! does). `asking` is what both threads share, and `refusals` counts.
 
 mod admission;
 mod asking;
@@ -29,6 +29,7 @@ pub mod model;
 pub mod permit_book;
 mod permits;
 mod rates;
+mod refusals;
 mod service;
 mod settle_schedule;
 mod settling;
@@ -43,6 +44,7 @@ pub use kinds::{Kind, RateIds, RateStatus};
 pub use lease::{Ask, Grant, Lease, Reservation, reserve};
 pub use permits::{PermitAsk, PermitGrant, Permits};
 pub use rates::{Permit, RateLimits, RateRefusal};
+pub use refusals::Refusals;
 pub use service::{CHANNEL, Limits, RATE_PREFIX};
 
 /// An amount of money in picodollars (10⁻¹² US$), in which every charge is a whole number.

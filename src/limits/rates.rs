@@ -9,6 +9,7 @@ use super::asking::{FAILURE_PAUSE, FailureLog, IDLE_INTERVAL, Sweeps, ask_regist
 use super::held_rates::{Answer, Attempt, HeldRates, Question, Taken};
 use super::kinds::{Amounts, KINDS, Kind, RateIds, RateStatus};
 use super::permits::PermitGrant;
+use super::refusals::{By, Refusals};
 use super::{Micros, RESPONSE_TIMEOUT};
 use crate::blocking::{self, Wait};
 use crate::db::{self, Database};
@@ -30,6 +31,8 @@ pub struct RateLimits {
     work: Condvar,
     /// Wakes requests that wait.
     arrival: Condvar,
+    /// How many requests were refused.
+    pub(super) refusals: Refusals,
 }
 
 #[derive(Default)]
@@ -72,7 +75,8 @@ impl RateLimits {
     /// Those of a process that asks this database. Nothing is admitted until [`RateLimits::set_holder`].
     pub(super) fn new(db: Database) -> Arc<RateLimits> {
         let (work, arrival) = (Condvar::new(), Condvar::new());
-        Arc::new(RateLimits { db, origin: Instant::now(), state: Mutex::default(), work, arrival })
+        let (state, refusals) = (Mutex::default(), Refusals::default());
+        Arc::new(RateLimits { db, origin: Instant::now(), state, work, arrival, refusals })
     }
 
     /// Whether this process may hold permits.
@@ -299,6 +303,15 @@ fn outcome(attempt: Attempt) -> Result<Vec<Taken>, RateRefusal> {
     }
 }
 
+impl RateRefusal {
+    fn by(&self) -> By {
+        match self {
+            RateRefusal::TooMany(kind, _) | RateRefusal::TooLarge(kind, _) => By::Rate(*kind),
+            RateRefusal::Unreachable => By::Unreachable,
+        }
+    }
+}
+
 impl Permit {
     /// The most tokens that a request may use, if tokens in a minute are limited.
     pub fn most_tokens(&self) -> Option<i64> {
@@ -316,7 +329,8 @@ impl Permit {
     }
 
     fn take(&self, wanted: Amounts) -> Result<(), RateRefusal> {
-        let (holder, taken) = self.limits.take(&self.ids, wanted)?;
+        let taken = self.limits.take(&self.ids, wanted);
+        let (holder, taken) = taken.inspect_err(|refusal| self.limits.refusals.add(refusal.by()))?;
         let mut state = self.state.lock();
         // If this process is another holder now, what it used before is not its own any more.
         if state.holder != holder {

@@ -9,7 +9,7 @@ use parking_lot::{Condvar, Mutex};
 use super::budgets::Budgets;
 use super::held::{Held, Payment, Refusal, Reserved};
 use super::settle_schedule::SettleSchedule;
-use super::{Micros, Picos, RateLimits, Reservation};
+use super::{Micros, Picos, RateLimits, Refusals, Reservation};
 use crate::blocking::{self, Wait};
 use crate::db::Database;
 use crate::store::usage::charges::LeaseBudget;
@@ -33,6 +33,8 @@ pub struct Limits {
     pub(super) work: Condvar,
     /// How often a budget was found to be lowered below what is set aside of it.
     pub(super) lowerings: AtomicU64,
+    /// How many requests budgets have refused.
+    pub(super) refusals: Refusals,
 }
 
 #[derive(Default)]
@@ -63,6 +65,7 @@ impl Limits {
             state: Mutex::default(),
             work: Condvar::new(),
             lowerings: AtomicU64::new(0),
+            refusals: Refusals::default(),
         })
     }
 
@@ -79,6 +82,16 @@ impl Limits {
     /// The rate limits.
     pub fn rates(&self) -> &Arc<RateLimits> {
         &self.rates
+    }
+
+    /// How many requests were refused by budgets, and by rate limits.
+    pub fn refusals(&self) -> [&Refusals; 2] {
+        [&self.refusals, &self.rates.refusals]
+    }
+
+    /// How many leases this process holds.
+    pub fn leases(&self) -> usize {
+        self.state.lock().held.leases.len()
     }
 
     /// The id by which this process holds leases; `None` if it needs one.

@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 
 use crate::app::App;
 use crate::blocking::Wait;
+use crate::engine::calls;
 use crate::server::Handle;
 use crate::telemetry::{Exposition, Source, metric};
 
@@ -20,6 +21,11 @@ pub(super) struct Figures {
     server: Handle,
     /// In seconds since 1970.
     started: f64,
+}
+
+/// In seconds; 0 if there is nothing.
+fn age(oldest: Option<OffsetDateTime>) -> f64 {
+    oldest.map_or(0.0, |oldest| (OffsetDateTime::now_utc() - oldest).as_seconds_f64().max(0.0))
 }
 
 impl Figures {
@@ -39,6 +45,9 @@ impl Source for Figures {
         self.database(out);
         self.charges(out);
         self.journal(out);
+        self.limits(out);
+        self.upstreams(out);
+        self.outbox(out);
         self.callers(out);
     }
 }
@@ -127,16 +136,77 @@ impl Figures {
 
     fn journal(&self, out: &mut Exposition<'_>) {
         let (stats, aside) = (self.app.meter.stats(), self.app.meter.aside());
-        let age =
-            stats.journal_oldest.map_or(0.0, |oldest| (OffsetDateTime::now_utc() - oldest).as_seconds_f64().max(0.0));
         out.value(&metric::JOURNAL_BYTES, stats.journal_bytes);
         out.value(&metric::JOURNAL_MAX_BYTES, stats.journal_max_bytes);
         out.value(&metric::JOURNAL_CHARGES, stats.journal_charges);
-        out.value(&metric::JOURNAL_OLDEST, age);
+        out.value(&metric::JOURNAL_OLDEST, age(stats.journal_oldest));
         out.value(&metric::JOURNAL_ROOM, stats.has_journal_room);
         out.value(&metric::ASIDE_CHARGES, aside.charges);
         out.value(&metric::ASIDE_JOURNALS, aside.journals);
         out.value(&metric::STUCK_JOURNALS, aside.stuck);
+    }
+
+    fn limits(&self, out: &mut Exposition<'_>) {
+        let limits = self.app.meter.limits();
+        out.value(&metric::LEASES, limits.leases());
+        out.metric(&metric::LIMIT_REFUSED, |family| {
+            let [budgets, rates] = limits.refusals();
+            for ((kind, by_budgets), (_, by_rates)) in budgets.counts().zip(rates.counts()) {
+                family.add(&[kind], by_budgets + by_rates);
+            }
+        });
+    }
+
+    fn upstreams(&self, out: &mut Exposition<'_>) {
+        let (providers, calls) = (self.app.models.providers(), calls::all());
+        out.metric(&metric::UPSTREAM_UP, |family| {
+            for (name, state) in &providers {
+                family.add(&[name], state.is_up);
+            }
+        });
+        out.metric(&metric::UPSTREAM_IN_FLIGHT, |family| {
+            for (name, state) in &providers {
+                family.add(&[name], state.in_flight);
+            }
+        });
+        out.metric(&metric::UPSTREAM_CALLS, |family| {
+            for calls in &calls {
+                for (outcome, count) in calls.outcomes() {
+                    family.add(&[calls.provider(), calls.model(), outcome], count);
+                }
+            }
+        });
+        out.metric(&metric::UPSTREAM_BROKEN, |family| {
+            for calls in &calls {
+                family.add(&[calls.provider(), calls.model()], calls.broken());
+            }
+        });
+        out.metric(&metric::UPSTREAM_DURATION, |family| {
+            for calls in &calls {
+                family.histogram(&[calls.provider(), calls.model()], calls.durations());
+            }
+        });
+        out.metric(&metric::UPSTREAM_FIRST, |family| {
+            for calls in calls.iter().filter(|calls| calls.first_pieces().count() > 0) {
+                family.histogram(&[calls.provider(), calls.model()], calls.first_pieces());
+            }
+        });
+    }
+
+    /// Nothing where usage is not reported to Stripe.
+    fn outbox(&self, out: &mut Exposition<'_>) {
+        let unsent = self.app.outbox.unsent();
+        out.metric(&metric::OUTBOX_ROWS, |family| {
+            if let Some(unsent) = &unsent {
+                family.add(&["waiting"], unsent.waiting.unsigned_abs());
+                family.add(&["put_aside"], unsent.put_aside.unsigned_abs());
+            }
+        });
+        out.metric(&metric::OUTBOX_OLDEST, |family| {
+            if let Some(unsent) = &unsent {
+                family.add(&[], age(unsent.oldest));
+            }
+        });
     }
 
     fn callers(&self, out: &mut Exposition<'_>) {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fmt::Write;
 
-use super::metric::{Kind, METRICS};
+use super::metric::{Kind, METRICS, Metric};
 
 /// `BLESS=1 cargo test --lib metrics_are_documented` rewrites the table.
 #[test]
@@ -40,5 +40,23 @@ fn names_follow_the_conventions() {
         }
         assert!(metric.labels.iter().all(|label| !["le", "user", "key", "account"].contains(label)), "{name}");
         assert!(!metric.help.is_empty() && !metric.help.ends_with('.') && !metric.help.contains('|'), "{name}");
+    }
+}
+
+/// A name that is not declared would make an alert that never fires.
+#[test]
+fn alerts_are_about_declared_metrics() {
+    let rules = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/alerts.yml")).unwrap();
+    let known = |name: &str, metric: &Metric| match metric.kind {
+        Kind::Histogram => {
+            name.strip_prefix(metric.name).is_some_and(|end| ["_bucket", "_sum", "_count"].contains(&end))
+        }
+        Kind::Counter | Kind::Gauge => name == metric.name,
+    };
+    let words = rules.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let used: HashSet<&str> = words.filter(|word| word.starts_with("textgen_")).collect();
+    assert!(used.len() > 15, "{used:?}");
+    for name in used {
+        assert!(METRICS.iter().any(|metric| known(name, metric)), "{name} is not declared");
     }
 }

@@ -110,6 +110,25 @@ metrics! {
     ASIDE_JOURNALS: Gauge "textgen_journals_set_aside" [] "Journals that are damaged or may be forged, and wait for the operator";
     STUCK_JOURNALS: Gauge "textgen_journals_stuck" [] "Journals of other processes that cannot be replayed";
 
+    LEASES: Gauge "textgen_budget_leases" [] "Parts of budgets that the database has set aside for this process";
+    LIMIT_REFUSED: Counter "textgen_limit_refused_total" ["kind"]
+        "Calls that budgets (402) and rate limits (429) have refused; unreachable: it was not known what is left (503)";
+
+    UPSTREAM_UP: Gauge "textgen_upstream_up" ["provider"]
+        "1 if the provider can be called; 0 if it is left out after a failure, or is not set up as it should be";
+    UPSTREAM_IN_FLIGHT: Gauge "textgen_upstream_in_flight" ["provider"] "Calls that the provider has not completed";
+    UPSTREAM_CALLS: Counter "textgen_upstream_calls_total" ["provider", "model", "outcome"]
+        "Calls by how they ended: answered, too_many (429), error (another status for which the next provider is tried), failed (no answer, or not in time), left (the client did)";
+    UPSTREAM_BROKEN: Counter "textgen_upstream_broken_replies_total" ["provider", "model"] "Replies that broke off";
+    UPSTREAM_DURATION: Histogram "textgen_upstream_call_duration_seconds" ["provider", "model"]
+        "From the beginning of a call until its reply was read or given up";
+    UPSTREAM_FIRST: Histogram "textgen_upstream_first_piece_seconds" ["provider", "model"]
+        "From the beginning of a call to the first piece of a streamed reply";
+
+    OUTBOX_ROWS: Gauge "textgen_billing_outbox_rows" ["state"]
+        "Rows of usage that were not sent to Stripe, of all processes: waiting, or put aside for the operator";
+    OUTBOX_OLDEST: Gauge "textgen_billing_outbox_oldest_seconds" [] "Age of the oldest usage that waits; 0 if there is none";
+
     CACHE_LOOKUPS: Counter "textgen_caller_cache_lookups_total" ["result"]
         "Credentials that were looked up: found in memory, looked up in the database, or refused as they were invalid a moment ago";
     CACHE_EVICTED: Counter "textgen_caller_cache_evicted_total" [] "Callers that made room for others in memory";

@@ -3,7 +3,9 @@
 #![allow(clippy::float_cmp)] // Counts are whole numbers.
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::net::TcpListener;
+use std::process::{Command, Stdio};
 use std::thread;
 
 use serde_json::{Value, json};
@@ -95,6 +97,18 @@ fn figures_under_load_are_well_formed_and_agree_with_the_ledger() {
         let shown = scrape.value("textgen_charged_dollars_total", &[("model", model)]);
         assert!(dollars > 0.0 && (shown - dollars).abs() < 1e-12, "{model}: {shown}, and {dollars} in the ledger");
     }
+    let provider = ("provider", upstream.url.as_str());
+    for model in [("model", "m"), ("model", "n")] {
+        let calls = |outcome| scrape.value("textgen_upstream_calls_total", &[provider, model, ("outcome", outcome)]);
+        assert_eq!(["answered", "too_many", "error", "failed", "left"].map(calls), [40.0, 0.0, 0.0, 0.0, 0.0]);
+        assert_eq!(scrape.value("textgen_upstream_call_duration_seconds_count", &[provider, model]), 40.0);
+    }
+    let streamed = scrape.labels("textgen_upstream_first_piece_seconds_count");
+    assert_eq!(streamed.iter().map(|labels| &*labels["model"]).collect::<Vec<_>>(), ["n"], "only that was streamed");
+    assert_eq!(scrape.sum("textgen_upstream_first_piece_seconds_count", &[]), 40.0);
+    assert_eq!(scrape.value("textgen_upstream_in_flight", &[provider]), 0.0);
+    assert_eq!(scrape.value("textgen_upstream_up", &[provider]), 1.0);
+    assert!(scrape.labels("textgen_billing_outbox_rows").is_empty(), "nothing is reported to Stripe");
     for gauge in ["textgen_charges_waiting", "textgen_journal_charges", "textgen_journal_oldest_seconds"] {
         assert_eq!(scrape.value(gauge, &[]), 0.0, "{gauge}");
     }
@@ -243,4 +257,106 @@ fn an_outage_is_seen_and_does_not_hold_up_scrapes() {
         (after.value("textgen_journal_bytes", &[]), after.value("textgen_journal_oldest_seconds", &[])),
         (0.0, 0.0)
     );
+}
+
+#[test]
+fn failures_of_providers_are_counted_by_kind() {
+    let db = TestDb::new();
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let upstream = Upstream::start(move |seen, wire| match seen.json()["model"].as_str().unwrap() {
+        "rate" => wire.json(429, &json!({"error": {"message": "slow down"}})),
+        "fault" => wire.json(500, &json!({})),
+        "refuse" => wire.json(400, &json!({"error": {"message": "no"}})),
+        "die" => wire.die(),
+        "close" => {
+            wire.start("text/event-stream");
+            wire.word("half");
+            wire.die();
+        }
+        _ => {
+            wire.start("text/event-stream");
+            wire.word("one");
+            wait.lock().unwrap().recv().unwrap();
+            wire.finish(1, 1);
+        }
+    });
+    let server = Server::start_with(&db, &[("INFERENCE_URL", &upstream.url)]);
+    let user = server.sign_up("ann@example.com");
+    let provider = ("provider", upstream.url.as_str());
+    let mut running = Raw::post(&server.inference, &user.secret, CHAT, &chat("m", 1, true));
+    running.until("one");
+    assert_eq!(scrape(&server).value("textgen_upstream_in_flight", &[provider]), 1.0);
+    assert_eq!(scrape(&server).value("textgen_upstream_up", &[provider]), 1.0);
+    go.send(()).unwrap();
+    running.rest();
+    let client = user.program(&server.inference);
+    // It is asked after a failure too, as there is no other.
+    for (model, outcome, status) in
+        [("refuse", "answered", 400), ("fault", "error", 502), ("rate", "too_many", 429), ("die", "failed", 502)]
+    {
+        client.post(CHAT, &chat(model, 1, false)).expect(status);
+        let seen = scrape(&server);
+        let of_model = [provider, ("model", model)];
+        let calls = [of_model[0], of_model[1], ("outcome", outcome)];
+        assert_eq!(seen.sum("textgen_upstream_calls_total", &calls), 1.0, "{model}");
+        assert_eq!(seen.sum("textgen_upstream_calls_total", &of_model), 1.0, "{model}");
+    }
+    assert_eq!(scrape(&server).value("textgen_upstream_up", &[provider]), 0.0, "it is left out for a while");
+    Raw::post(&server.inference, &user.secret, CHAT, &chat("close", 1, true)).rest();
+    let broken = [provider, ("model", "close")];
+    server.wait_until("the end of all calls", || {
+        let seen = scrape(&server);
+        seen.sum("textgen_upstream_broken_replies_total", &broken) == 1.0
+            && seen.value("textgen_upstream_in_flight", &[provider]) == 0.0
+    });
+}
+
+#[test]
+fn refusals_of_limits_are_counted_by_kind() {
+    let db = TestDb::new();
+    let server = Server::start_with(&db, &[("INFERENCE_URL", &Upstream::counting().url)]);
+    let user = server.sign_up("ann@example.com");
+    server.wait_until_listening();
+    let key = |limits: Value| {
+        let mut fields = json!({"name": "limited"});
+        fields.as_object_mut().unwrap().extend(limits.as_object().unwrap().clone());
+        let reply = user.browser.post("/api/keys", &fields).expect(200).json();
+        server.inference.with_secret(reply["secret"].as_str().unwrap())
+    };
+    let refused = |kind| scrape(&server).value("textgen_limit_refused_total", &[("kind", kind)]);
+    let poor = key(json!({"budget": {"limit_micros": 0}}));
+    poor.post(CHAT, &chat("m", 1, false)).expect(402);
+    assert_eq!((refused("budget"), refused("requests")), (1.0, 0.0));
+    let slow = key(json!({"rate": {"requests_per_minute": 1}}));
+    slow.post(CHAT, &chat("m", 1, false)).expect(200);
+    slow.post(CHAT, &chat("m", 1, false)).expect(429);
+    assert_eq!((refused("budget"), refused("requests"), refused("tokens")), (1.0, 1.0, 0.0));
+    let rich = key(json!({"budget": {"limit_micros": 1_000_000_000}}));
+    rich.post(CHAT, &chat("m", 1, false)).expect(200);
+    assert!(scrape(&server).value("textgen_budget_leases", &[]) >= 1.0);
+}
+
+/// What Prometheus' own tool says of the text and of the alerts, where it is installed (Debian's package `prometheus`).
+#[test]
+fn promtool_finds_no_fault() {
+    let promtool = |args: &[&str], input: &str| {
+        let mut command = Command::new("promtool");
+        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().ok()?;
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        Some((output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()))
+    };
+    let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/alerts.yml");
+    let Some((is_good, said)) = promtool(&["check", "rules", rules], "") else {
+        return println!("there is no promtool: the alerts were not checked by it");
+    };
+    assert!(is_good, "{said}");
+    let db = TestDb::new();
+    let server = Server::start_demo(&db, &[]);
+    let user = server.sign_up("ann@example.com");
+    user.program(&server.inference).post(CHAT, &chat("demo", 1, false)).expect(200);
+    let (is_good, said) = promtool(&["check", "metrics"], &scrape(&server).text).unwrap();
+    assert!(is_good, "{said}");
 }

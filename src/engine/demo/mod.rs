@@ -45,6 +45,7 @@ pub(super) fn answer(request: UpstreamRequest<'_>) -> Result<Reply> {
         body: made.body,
         in_flight: None,
         deadline: None,
+        awaits_first_piece: false,
         idle: std::time::Duration::MAX,
         request_id: None,
     })
