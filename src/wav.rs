@@ -1,5 +1,8 @@
 //! Writes WAV files (RIFF), and corrects the lengths in those of servers that stream. `media` measures recordings.
 
+/// The media type.
+pub const MEDIA_TYPE: &str = "audio/wav";
+
 /// Bytes of the header that [`file`] writes.
 const HEADER: usize = 44;
 

@@ -16,8 +16,12 @@ use crate::gateway::{MAX_JSON_BODY, mark_demo, response_typed_as};
 use crate::gateway::{model, speech};
 use crate::http::Response;
 use crate::http::form::FORM_LIMIT;
+use crate::http::object::Object;
 use crate::units::Units;
 use crate::wav;
+
+/// The media types of WAV.
+const WAV_TYPES: [&str; 4] = ["audio/wav", "audio/x-wav", "audio/wave", "audio/vnd.wave"];
 
 /// Bytes passed on at a time.
 const READ_SIZE: usize = 16 * 1024;
@@ -117,7 +121,7 @@ impl ReplyStream for AudioStream {
     }
 }
 
-/// `POST /api/v1/generate_speech`: a WAV file.
+/// `POST /api/v1/generate_speech`: a WAV file, streamed while it is made where the model server makes one.
 pub(super) fn generate(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     let (request, body) = ChargedRequest::read(call, caller, Purpose::Speech, FORM_LIMIT)?;
     let fields = json_fields(&body)?;
@@ -129,19 +133,26 @@ pub(super) fn generate(call: &mut Call<'_>, caller: &Caller) -> Result<Response>
         let model = resolved.name().to_owned();
         let units = speech::units(text);
         if text.is_empty() {
-            let silence = wav_attachment(wav::file(24_000, 24, &[]));
+            let silence = wav_attachment(Response::with_body(200, wav::MEDIA_TYPE, wav::file(24_000, 24, &[])));
             return Ok(Outcome::Reply(silence, ModelUsage { model, units, estimated: false, latency_micros: 0 }));
         }
         let request = json!({"model": model, "input": text, "voice": voice, "speed": speed, "response_format": "wav"});
-        let (reply, audio) = speech::synthesize(&resolved, &request)?;
-        let response = wav_attachment(to_wav(audio, &reply.media_type)?);
+        let mut reply = speech::request(&resolved, &Object::of(&request))?;
+        if WAV_TYPES.contains(&reply.media_type.as_str()) {
+            let typed = Response::new(200).header("Content-Type", wav::MEDIA_TYPE);
+            let response = mark_demo(wav_attachment(typed), reply.is_demo);
+            let stream = AudioStream { reply, units, is_begun: false, has_failed: false };
+            return Ok(Outcome::Stream(response, model, Box::new(stream)));
+        }
+        let audio = speech::read(&mut reply)?;
+        let response = wav_attachment(Response::with_body(200, wav::MEDIA_TYPE, to_wav(audio, &reply.media_type)?));
         let usage = ModelUsage { model, units, estimated: false, latency_micros: reply.latency_micros() };
         Ok(Outcome::Reply(mark_demo(response, reply.is_demo), usage))
     })
 }
 
-fn wav_attachment(wav: Vec<u8>) -> Response {
-    Response::with_body(200, "audio/wav", wav).header("Content-Disposition", "attachment; filename=audio.wav")
+fn wav_attachment(response: Response) -> Response {
+    response.header("Content-Disposition", "attachment; filename=audio.wav")
 }
 
 /// A complete WAV file. Model servers that stream one do not know its length when they send its header, and some send

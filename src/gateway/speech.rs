@@ -51,9 +51,17 @@ pub fn request(model: &ResolvedModel, object: &Object<'_>) -> Result<Reply> {
 pub fn synthesize(model: &ResolvedModel, request: &Value) -> Result<(Reply, Vec<u8>)> {
     block_in_place(Wait::Model, || {
         let mut reply = self::request(model, &Object::of(request))?;
-        let audio = unwatched(|| reply.read_all(MAX_REPLY))?;
+        let audio = read(&mut reply)?;
         Ok::<_, Error>((reply, audio))
     })?
+}
+
+/// All of the audio, even if the client has disconnected.
+///
+/// # Errors
+/// 502 for a reply that ends early or is too long.
+pub fn read(reply: &mut Reply) -> Result<Vec<u8>> {
+    block_in_place(Wait::Model, || unwatched(|| reply.read_all(MAX_REPLY)))?
 }
 
 /// What speaking a text is charged as.

@@ -309,36 +309,60 @@ fn speech_is_streamed_and_charged_by_the_character() {
 
 #[test]
 fn old_clients_get_wav_files() {
-    let upstream = Upstream::start(|_, wire| {
+    let upstream = Upstream::start(|seen, wire| {
         // A streaming server does not know the length when it writes the header.
         let mut file = textgen::wav::file(24_000, 16, &[7; 100]);
         file[40..44].copy_from_slice(&[0xff; 4]);
-        wire.reply(200, "audio/wav", file);
+        // Some do not say that it is WAV; then it is read to its end.
+        wire.reply(200, if seen.json()["input"] == "Hi" { "audio/wav" } else { "application/octet-stream" }, file);
     });
     let (db, server, user) = start(&upstream, &[]);
     for address in [&server.audio, &server.inference] {
         let reply =
             user.program(address).post("/api/v1/generate_speech", &json!({"text": "Hi", "speaker": "Male fast"}));
-        assert_eq!(reply.expect(200).body, textgen::wav::file(24_000, 16, &[7; 100]));
+        assert_eq!(reply.header("content-type"), Some("audio/wav"));
+        assert_eq!(reply.expect(200).body[44..], [7; 100]);
     }
+    let whole = user.program(&server.audio).post("/api/v1/generate_speech", &json!({"text": "Ho"})).expect(200);
+    assert_eq!(whole.body, textgen::wav::file(24_000, 16, &[7; 100]));
     let seen = upstream.seen()[0].json();
     assert_eq!(
         (&seen["voice"], &seen["response_format"], &seen["input"]),
         (&json!("am_adam"), &json!("wav"), &json!("Hi"))
     );
-    server.wait_until("the charges", || charges(&db).len() == 2);
+    server.wait_until("the charges", || charges(&db).len() == 3);
     let reply = user.program(&server.audio).post("/api/v1/generate_speech", &json!({"text": ""})).expect(200);
     assert_eq!((reply.body.len(), reply.header("content-type")), (44, Some("audio/wav")));
-    assert_eq!(upstream.seen().len(), 2);
+    assert_eq!(upstream.seen().len(), 3);
     user.program(&server.audio).post("/api/v1/generate_speech", &json!({})).expect(422);
-    let cut = Upstream::start(|_, wire| {
-        wire.start("audio/wav");
-        wire.chunk(textgen::wav::file(24_000, 16, &[7; 100]));
-        wire.die();
+}
+
+#[test]
+fn old_clients_hear_speech_while_it_is_made() {
+    let (go, gate) = std::sync::mpsc::channel::<()>();
+    let gate = std::sync::Mutex::new(gate);
+    let upstream = Upstream::start(move |seen, wire| {
+        let is_cut = seen.json()["input"] == "cut";
+        wire.start(if is_cut { "application/octet-stream" } else { "audio/wav" });
+        wire.chunk(textgen::wav::file(24_000, 16, b"first"));
+        if is_cut {
+            return wire.die();
+        }
+        gate.lock().unwrap().recv().unwrap();
+        wire.chunk(b"second");
+        wire.end();
     });
-    let (db, server, user) = start(&cut, &[]);
-    user.program(&server.audio).post("/api/v1/generate_speech", &json!({"text": "Hi"})).expect(502);
-    assert_eq!(final_charges(&db, server), [] as [Value; 0]);
+    let (db, server, user) = start(&upstream, &[]);
+    let path = "/api/v1/generate_speech";
+    // Nothing was sent yet of one that is read to its end.
+    user.program(&server.audio).post(path, &json!({"text": "cut"})).expect(502);
+    let mut raw = Raw::post(&server.audio, &user.secret, path, &json!({"text": "Hi"}));
+    raw.until("firs");
+    go.send(()).unwrap();
+    // The last byte comes in a chunk of its own, as it waits for the charge.
+    assert!(raw.rest().contains("secon"), "{}", raw.got);
+    assert_eq!(only_charge(&db, &server)["characters"], 2);
+    assert_eq!(final_charges(&db, server).len(), 1);
 }
 
 #[test]
