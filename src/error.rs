@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::blocking;
 use crate::db;
 use crate::http::form::{FieldError, FieldType};
+use crate::http::sse::EventError;
 use crate::http::{BodyError, Response};
 
 pub use shape::{Conflicting, Shape};
@@ -351,7 +352,10 @@ impl std::error::Error for Error {
 
 impl From<db::Error> for Error {
     fn from(e: db::Error) -> Error {
-        Error::Database(e)
+        match e {
+            db::Error::NoMemory(refused) => Error::from(refused),
+            e => Error::Database(e),
+        }
     }
 }
 
@@ -371,6 +375,15 @@ impl From<BodyError> for Error {
             BodyError::Timeout => Error::RequestTimeout,
             BodyError::Malformed(_) => Error::bad("The body is incomplete or malformed"),
             BodyError::Refused(refused) => Error::from(refused),
+        }
+    }
+}
+
+impl From<EventError> for Error {
+    fn from(e: EventError) -> Error {
+        match e {
+            EventError::TooLong => Error::Upstream(502, "The model server sent an event that is too long"),
+            EventError::NoMemory(refused) => Error::from(refused),
         }
     }
 }

@@ -10,6 +10,7 @@
 //! more than the refused one would.
 
 mod budget;
+mod growth;
 mod shortage;
 
 #[cfg(test)]
@@ -25,6 +26,7 @@ use parking_lot::Mutex;
 
 use crate::blocking::{Party, Refused};
 pub use budget::MemoryBudget;
+pub use growth::{Growth, ReservedBytes};
 pub use shortage::{Answer, Shortage};
 
 /// More bytes than this are [large](reserve_if_large).
@@ -63,6 +65,11 @@ pub struct Held {
 }
 
 impl Held {
+    /// The bytes of its party, or of its group if that is more.
+    pub fn of_all(&self) -> usize {
+        self.of_party.max(self.of_group)
+    }
+
     /// Whether its party holds more than the one that was refused would, or its group more than that one's, when so many
     /// bytes are given up.
     pub fn is_above(&self, shortage: &Shortage, given_up: usize) -> bool {
@@ -256,6 +263,15 @@ pub fn shrink_to(most: usize) {
             request.set(request.0.get().bytes.min(most));
         }
     });
+}
+
+/// Does work, and gives back what it has reserved for the request that this thread works on: what it returns is small.
+pub fn briefly<T>(work: impl FnOnce() -> T) -> T {
+    let held = || REQUEST.with_borrow(|request| request.as_ref().map_or(0, |request| request.0.get().bytes));
+    let before = held();
+    let done = work();
+    release(held().saturating_sub(before));
+    done
 }
 
 /// Counts so many bytes more for the request that this thread works on, which are not refused: the reply of a model that

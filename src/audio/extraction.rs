@@ -15,6 +15,7 @@ use crate::gateway::forward::{AudioSource, FormFields, ForwardedUpload};
 use crate::gateway::reply_kind::not_json;
 use crate::gateway::transcript::SubtitleFormat;
 use crate::gateway::transcription::{self, PendingTranscription, TRANSCRIBE, TRANSLATE, Transcribed};
+use crate::gateway::unread_reply;
 use crate::gateway::upload::{DigestedSource, ReceivedUpload, last_value};
 use crate::gateway::{MAX_RECORDING, mark_demo, model};
 use crate::http::Response;
@@ -129,8 +130,13 @@ fn parse_bool(text: &str) -> Result<bool> {
 }
 
 fn outcome(mut pending: PendingTranscription, model: &ResolvedModel, options: &Options) -> Result<Outcome> {
-    let Transcribed { transcript, duration, units, .. } = pending.read()?;
-    let transcript = transcript.ok_or_else(not_json)?;
+    let Transcribed { reply, duration, units } = pending.read()?;
+    let latency_micros = pending.reply.latency_micros();
+    let usage = ModelUsage { model: model.name().to_owned(), units, estimated: duration.estimated, latency_micros };
+    let transcript = match reply {
+        Ok(reply) => reply.transcript.ok_or_else(not_json)?,
+        Err(unread) => return Ok(unread_reply::refuse(&unread, usage)),
+    };
     let response = if options.as_srt {
         // The older API sent the subtitles as a JSON string.
         Response::json(200, &transcript.subtitles(SubtitleFormat::LegacySrt, duration.millis))
@@ -139,8 +145,5 @@ fn outcome(mut pending: PendingTranscription, model: &ResolvedModel, options: &O
         let segments = if options.with_segments { transcript.segments() } else { Vec::new() };
         Response::json(200, &json!({"text": transcript.text, "segments": segments}))
     };
-    let latency_micros = pending.reply.latency_micros();
-    let model = model.name().to_owned();
-    let usage = ModelUsage { model, units, estimated: duration.estimated, latency_micros };
     Ok(Outcome::Reply(mark_demo(response, pending.reply.is_demo), usage))
 }

@@ -14,7 +14,8 @@ use crate::gateway::reply_format::ReplyFormat;
 use crate::gateway::reply_kind::not_json;
 use crate::gateway::stream_usage::{UsageFilter, UsageShown};
 use crate::gateway::transcript::{SubtitleFormat, Transcript};
-use crate::gateway::transcription::{self, PendingTranscription, TRANSCRIBE, TRANSLATE, Transcribed};
+use crate::gateway::transcription::{self, PendingTranscription, TRANSCRIBE, TRANSLATE, Transcribed, TranscriptReply};
+use crate::gateway::unread_reply;
 use crate::gateway::upload::{ReceivedUpload, last_value};
 use crate::gateway::usage_counter::{ChargeBasis, UsageCounter};
 use crate::gateway::{mark_demo, model, response_typed_as};
@@ -119,7 +120,14 @@ fn outcome(mut pending: PendingTranscription, options: Options) -> Result<Outcom
         let model = options.model.name().to_owned();
         return Ok(EventStream::new(model, pending.reply, counter, prompt, format).into_outcome());
     }
-    let Transcribed { bytes, transcript, duration, units } = pending.read()?;
+    let Transcribed { reply, duration, units } = pending.read()?;
+    let latency_micros = pending.reply.latency_micros();
+    let model = options.model.name().to_owned();
+    let usage = ModelUsage { model, units, estimated: duration.estimated, latency_micros };
+    let TranscriptReply { bytes, transcript } = match reply {
+        Ok(reply) => reply,
+        Err(unread) => return Ok(unread_reply::refuse(&unread, usage)),
+    };
     if !options.is_direct && transcript.is_none() {
         return Err(not_json());
     }
@@ -131,9 +139,6 @@ fn outcome(mut pending: PendingTranscription, options: Options) -> Result<Outcom
         response.content = Content::Bytes(bytes.into());
         response
     };
-    let latency_micros = pending.reply.latency_micros();
-    let model = options.model.name().to_owned();
-    let usage = ModelUsage { model, units, estimated: duration.estimated, latency_micros };
     Ok(Outcome::Reply(response, usage))
 }
 

@@ -13,7 +13,7 @@ use crate::gateway::body::{fill_in_deployment, json_fields, json_object};
 use crate::gateway::charged::{ChargedRequest, ModelUsage, Outcome};
 use crate::gateway::reply_stream::{ReplyStream, StreamClient, StreamEnd};
 use crate::gateway::{MAX_JSON_BODY, mark_demo, response_typed_as};
-use crate::gateway::{model, speech};
+use crate::gateway::{model, speech, unread_reply};
 use crate::http::Response;
 use crate::http::form::FORM_LIMIT;
 use crate::http::object::Object;
@@ -145,8 +145,12 @@ pub(super) fn generate(call: &mut Call<'_>, caller: &Caller) -> Result<Response>
             return Ok(Outcome::Stream(response, model, Box::new(stream)));
         }
         let audio = speech::read(&mut reply)?;
-        let response = wav_attachment(Response::with_body(200, wav::MEDIA_TYPE, to_wav(audio, &reply.media_type)?));
         let usage = ModelUsage { model, units, estimated: false, latency_micros: reply.latency_micros() };
+        let audio = match audio {
+            Ok(audio) => audio,
+            Err(unread) => return Ok(unread_reply::refuse(&unread, usage)),
+        };
+        let response = wav_attachment(Response::with_body(200, wav::MEDIA_TYPE, to_wav(audio, &reply.media_type)?));
         Ok(Outcome::Reply(mark_demo(response, reply.is_demo), usage))
     })
 }

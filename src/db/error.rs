@@ -2,6 +2,8 @@
 
 use postgres::error::SqlState;
 
+use crate::blocking::Refused;
+
 /// An error of the database, or of the statement.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -26,6 +28,9 @@ pub enum Error {
     /// A constraint of another kind, or a trigger, does not allow the row.
     #[error("refused: {0}")]
     Refused(String),
+    /// There is no memory for the rows.
+    #[error("there is no memory for the rows")]
+    NoMemory(Refused),
     /// Anything else: a bug.
     #[error("database error: {0}")]
     Other(String),
@@ -34,7 +39,7 @@ pub enum Error {
 impl Error {
     /// Whether the same request may succeed later.
     pub fn is_outage(&self) -> bool {
-        matches!(self, Error::Unavailable(_) | Error::Busy | Error::Locked(_))
+        matches!(self, Error::Unavailable(_) | Error::Busy | Error::Locked(_) | Error::NoMemory(_))
     }
 
     /// Whether it is a row that is not accepted: others may be, and this one never will.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postgres::error::SqlState;
+use postgres::fallible_iterator::FallibleIterator;
 use postgres::types::{ToSql, Type};
 use postgres::{GenericClient, Row};
 
@@ -11,7 +12,13 @@ use super::connection::{ArmOnDrop, ConnectionState};
 use super::error::is_io;
 use super::watchdog::is_response_timeout;
 use super::{Connection, ConnectionManager, Error, Health, Param, Replacement};
-use crate::blocking::{self, Permit};
+use crate::blocking::{self, Permit, Refused};
+use crate::memory_budget::{self, Growth};
+
+/// Bytes of a list's rows that are reserved at a time, but for the first.
+const LIST_STEP: usize = 64 * 1024;
+/// Times the size of a row that it takes: as it arrives, as a row, and as what is made of it.
+const ROW_COPIES: usize = 3;
 
 /// Runs statements: a session, or a transaction on one. `store` functions take either.
 ///
@@ -23,6 +30,13 @@ pub trait Executor {
     /// # Errors
     /// See [`Error`].
     fn query(&mut self, sql: &'static str, params: &[&dyn Param]) -> Result<Vec<Row>, Error>;
+
+    /// The same for a list, which may be long: the [memory](memory_budget) of its rows is reserved as they arrive, for the
+    /// request that this thread works on.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    fn query_list(&mut self, sql: &'static str, params: &[&dyn Param]) -> Result<Vec<Row>, Error>;
 
     /// Runs a statement and returns the number of rows that it changed.
     ///
@@ -99,6 +113,15 @@ impl Executor for Session {
         outcome.map_err(|e| classify(&self.health, state, sql, e))
     }
 
+    fn query_list(&mut self, sql: &'static str, params: &[&dyn Param]) -> Result<Vec<Row>, Error> {
+        let Connection { client, state, .. } = &mut *self.connection;
+        let outcome = match query_list(client, state, sql, params) {
+            Err(e) if state.invalidate(sql, &e) => query_list(client, state, sql, params),
+            outcome => outcome,
+        };
+        outcome.map_err(|e| classify(&self.health, state, sql, e))?.map_err(Error::NoMemory)
+    }
+
     fn execute(&mut self, sql: &'static str, params: &[&dyn Param]) -> Result<u64, Error> {
         let Connection { client, state, .. } = &mut *self.connection;
         let outcome = match execute(client, state, sql, params) {
@@ -137,6 +160,11 @@ impl Executor for Transaction<'_> {
         query(inner, state, sql, params).map_err(|e| classify(health, state, sql, e))
     }
 
+    fn query_list(&mut self, sql: &'static str, params: &[&dyn Param]) -> Result<Vec<Row>, Error> {
+        let Transaction { inner, state, health, .. } = self;
+        query_list(inner, state, sql, params).map_err(|e| classify(health, state, sql, e))?.map_err(Error::NoMemory)
+    }
+
     fn execute(&mut self, sql: &'static str, params: &[&dyn Param]) -> Result<u64, Error> {
         let Transaction { inner, state, health, .. } = self;
         execute(inner, state, sql, params).map_err(|e| classify(health, state, sql, e))
@@ -157,6 +185,36 @@ fn query(
         None => client.query_typed(sql, &typed(params)),
     }?;
     state.carries(rows.iter().map(Row::raw_size_bytes).max().unwrap_or(0));
+    Ok(rows)
+}
+
+/// Once there is no memory, the rows that still arrive are dropped one by one.
+fn query_list(
+    client: &mut impl GenericClient,
+    state: &mut ConnectionState,
+    sql: &'static str,
+    params: &[&dyn Param],
+) -> Result<Result<Vec<Row>, Refused>, postgres::Error> {
+    blocking::note_short_wait();
+    state.arm();
+    state.carries(bytes(params));
+    let mut arriving = match state.statement(sql, || client.prepare_typed(sql, &types(params)))? {
+        Some(prepared) => client.query_raw(&prepared, values(params)),
+        None => client.query_typed_raw(sql, typed(params)),
+    }?;
+    let (mut rows, mut largest, mut memory) = (Ok(Vec::new()), 0, Growth::new(LIST_STEP, ROW_COPIES));
+    while let Some(row) = arriving.next()? {
+        let size = row.raw_size_bytes();
+        largest = largest.max(size);
+        if let Ok(list) = &mut rows {
+            match memory.add(size.saturating_add(size_of::<Row>()), memory_budget::reserve) {
+                Ok(()) => list.push(row),
+                Err(refused) => rows = Err(refused),
+            }
+        }
+    }
+    drop(arriving);
+    state.carries(largest);
     Ok(rows)
 }
 

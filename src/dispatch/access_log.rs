@@ -111,7 +111,7 @@ impl Entry {
                 };
                 return Response { content: Content::Stream(Box::new(write)), ..response };
             }
-            Content::Empty => 0,
+            Content::Empty | Content::LeftOut => 0,
             Content::Bytes(ref bytes) => bytes.len() as u64,
             Content::Reader(_, length) => length,
         };

@@ -39,7 +39,7 @@ pub use demo::MODEL as DEMO_MODEL;
 pub use fetch::Fetcher;
 pub use model_list::{ListedModel, MAX_MODEL_NAME, is_model_name};
 pub use provider::Provider;
-pub use reply::Reply;
+pub use reply::{ReadError, Reply, UNREFUSED, Unread};
 pub use request::{
     Body, CONTINUOUS_USAGE, COUNT_TOKENS, Extensions, Form, INCLUDE_USAGE, StreamedForm, USAGE_WITH_EACH_PIECE,
     UpstreamRequest, Variant,

@@ -1,11 +1,13 @@
 //! What a model server answered: the head, and a body that is still on its way.
 
+use std::cell::Cell;
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::blocking::Refused;
 use crate::error::{Error, Relayed, Result};
 use crate::memory_budget;
 
@@ -18,6 +20,11 @@ const MAX_ERROR_BODY: u64 = 64 * 1024;
 const FIRST_PIECE: usize = 8 * 1024;
 /// What is said of a reply that is longer than may be.
 const TOO_LONG: &str = "The model server's reply is too long";
+/// Bytes of a reply that are not refused when there is no memory: the model has done its work, and nearly all replies are
+/// shorter.
+pub const UNREFUSED: usize = 1024 * 1024;
+/// Bytes that are kept of the end of a reply for which there was no memory: what was used stands there.
+const KEPT_END: usize = 16 * 1024;
 /// Most characters of an error's words that are passed on.
 const MAX_ERROR_CHARS: usize = 2000;
 /// How long the end of a stream is waited for once its last event came. If it does not come, the connection is not
@@ -54,26 +61,51 @@ impl Reply {
         i64::try_from(self.began.elapsed().as_micros()).unwrap_or(i64::MAX)
     }
 
-    /// Takes the whole body into memory.
+    /// Takes the whole body into memory. What it takes beyond [`UNREFUSED`] bytes is reserved before it is read; of that,
+    /// `reserved` bytes are already.
     ///
     /// # Errors
-    /// 502 when it ends early or is longer than `limit` bytes, 504 when it takes too long; the client has left.
-    pub fn into_bytes(mut self, limit: usize) -> Result<Vec<u8>> {
-        self.read_all(limit)
+    /// [`ReadError::NoMemory`]; 502 when it ends early or is longer than `limit` bytes, 504 when it takes too long; the
+    /// client has left.
+    pub fn read_all(&mut self, limit: usize, reserved: usize) -> std::result::Result<Vec<u8>, ReadError> {
+        let (mut bytes, taken) = (Vec::new(), Cell::new(0_usize));
+        let take = |more: usize| {
+            let all = taken.get().saturating_add(more);
+            let missing = all.saturating_sub(reserved.max(taken.get()));
+            match all <= UNREFUSED {
+                true => memory_budget::count(missing),
+                false => memory_budget::reserve_in_time(missing).map_err(Stop::Refused)?,
+            }
+            taken.set(all);
+            Ok(())
+        };
+        match memory_budget::read_up_to(self, &mut bytes, (FIRST_PIECE, limit.saturating_add(1)), take) {
+            Ok(()) if bytes.len() > limit => Err(too_long().into()),
+            Ok(()) => Ok(bytes),
+            Err(Stop::Failed(e)) => Err(self.broken(&e).into()),
+            Err(Stop::Refused(refused)) => {
+                let mut unread = Unread::of(&bytes, refused);
+                drop(bytes);
+                memory_budget::release(taken.get().max(reserved));
+                self.skim(&mut unread, limit)?;
+                Err(ReadError::NoMemory(unread))
+            }
+        }
     }
 
-    /// [`Reply::into_bytes`], of a reply that is asked for its latency afterwards.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn read_all(&mut self, limit: usize) -> Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        let count = |more| {
-            memory_budget::count(more);
-            Ok::<_, io::Error>(())
-        };
-        memory_budget::read_up_to(self, &mut bytes, (FIRST_PIECE, limit + 1), count).map_err(|e| self.broken(&e))?;
-        if bytes.len() > limit { Err(Error::Upstream(502, TOO_LONG)) } else { Ok(bytes) }
+    /// Reads on to the end of a reply that is not kept.
+    fn skim(&mut self, unread: &mut Unread, limit: usize) -> Result<()> {
+        let mut piece = vec![0; KEPT_END];
+        loop {
+            match self.read(&mut piece) {
+                Ok(0) => return Ok(()),
+                Ok(n) => unread.add(&piece[..n]),
+                Err(e) => return Err(self.broken(&e)),
+            }
+            if unread.length > limit {
+                return Err(too_long());
+            }
+        }
     }
 
     /// Whether this is the error of a reply that was made, but is too long to be read.
@@ -165,6 +197,73 @@ impl Reply {
             message,
             retry_after: self.retry_after.map(whole_seconds),
         }))
+    }
+}
+
+fn too_long() -> Error {
+    Error::Upstream(502, TOO_LONG)
+}
+
+/// Why reading into memory stopped.
+enum Stop {
+    Failed(io::Error),
+    Refused(Refused),
+}
+
+impl From<io::Error> for Stop {
+    fn from(e: io::Error) -> Stop {
+        Stop::Failed(e)
+    }
+}
+
+/// Why a reply was not taken into memory.
+#[derive(Debug)]
+pub enum ReadError {
+    /// There was no memory for it. It was read to its end all the same, as the model has made it.
+    NoMemory(Unread),
+    /// It could not be read.
+    Failed(Error),
+}
+
+impl From<Error> for ReadError {
+    fn from(e: Error) -> ReadError {
+        ReadError::Failed(e)
+    }
+}
+
+/// For those to whom it is the same.
+impl From<ReadError> for Error {
+    fn from(e: ReadError) -> Error {
+        match e {
+            ReadError::NoMemory(unread) => Error::from(unread.refused),
+            ReadError::Failed(e) => e,
+        }
+    }
+}
+
+/// What is known of a reply for which there was no memory.
+#[derive(Debug)]
+pub struct Unread {
+    /// Why there was none.
+    pub refused: Refused,
+    /// How many bytes it has.
+    pub length: usize,
+    /// Its last bytes.
+    pub end: Vec<u8>,
+}
+
+impl Unread {
+    /// Of a reply that begins with these bytes.
+    pub fn of(bytes: &[u8], refused: Refused) -> Unread {
+        let mut unread = Unread { refused, length: 0, end: Vec::new() };
+        unread.add(bytes);
+        unread
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        self.length = self.length.saturating_add(bytes.len());
+        self.end.extend_from_slice(&bytes[bytes.len().saturating_sub(KEPT_END)..]);
+        self.end.drain(..self.end.len().saturating_sub(KEPT_END));
     }
 }
 

@@ -235,6 +235,8 @@ fn charge_for(context: &mut ChargeContext, outcome: Outcome) -> Result<Settled> 
             (usage, response) => {
                 if let Some(usage) = usage {
                     context.charge_part(usage, parts)?;
+                    // It was no refusal: a model was at work.
+                    context.rate = None;
                 }
                 context.release_key();
                 response?

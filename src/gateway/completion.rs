@@ -10,10 +10,11 @@ use serde_json::{Map, Value};
 
 use crate::blocking::unwatched;
 use crate::catalogue::ResolvedModel;
-use crate::engine::{Reply, UpstreamRequest};
+use crate::engine::{ReadError, Reply, UpstreamRequest};
 use crate::error::{Error, Result};
 use crate::http::object::Object;
 use crate::http::sse;
+use crate::memory_budget::{self, Growth};
 use crate::protocol::failure;
 use crate::units::Units;
 
@@ -24,6 +25,7 @@ use super::output_limit::OutputLimit;
 use super::reply_kind::{disguised_failure, is_event_stream};
 use super::sentences::Sentences;
 use super::stream_usage::request_usage;
+use super::unread_reply;
 use super::usage_counter::{ChargeBasis, UsageCounter};
 use super::worst_case;
 use crate::protocol::chunk::{Choice, Chunk};
@@ -32,6 +34,11 @@ use crate::protocol::chunk::{Choice, Chunk};
 const MAX_SEQUENCES: usize = 256;
 /// Most bytes of one.
 const MAX_SEQUENCE: usize = 1000;
+
+/// Bytes of texts that are reserved at a time, but for the first: there may be a thousand such replies of one request.
+const TEXTS_STEP: usize = 8 * 1024;
+/// Times the memory of a text that it takes with its copies in the response.
+const TEXT_COPIES: usize = 4;
 
 /// What ends a completion, beside its length.
 #[derive(Clone, Debug, Default)]
@@ -129,7 +136,15 @@ pub fn complete(model: &ResolvedModel, request: &Map<String, Value>, stop: &Stop
     let ask = UpstreamRequest::json("/v1/chat/completions", &[], &object);
     let finder = StopFinder::new(stop)?;
     let counter = UsageCounter::new(ChargeBasis::Text).expecting(choices, 1);
-    let mut collector = Collector { model: model.name(), stop: finder, completions: BTreeMap::new(), counter, limit };
+    let mut collector = Collector {
+        model: model.name(),
+        stop: finder,
+        completions: BTreeMap::new(),
+        counter,
+        limit,
+        texts: Growth::new(TEXTS_STEP, TEXT_COPIES),
+        is_unread: false,
+    };
     let began = Instant::now();
     let reply = match model.send(ask).and_then(Reply::successful) {
         // The model server has the prompt, and may have read it.
@@ -159,6 +174,10 @@ struct Collector<'a> {
     counter: UsageCounter,
     /// Ends the reply where it has more than was asked for.
     limit: Option<OutputLimit>,
+    /// The memory of its texts.
+    texts: Growth,
+    /// There was no memory for the reply.
+    is_unread: bool,
 }
 
 impl Collector<'_> {
@@ -166,7 +185,9 @@ impl Collector<'_> {
     fn read(&mut self, reply: &mut Reply) -> Result<Option<Error>> {
         let broken_off = self.read_body(reply)?;
         let is_cut = matches!(broken_off, Some(Error::ClientLeft)) || self.are_all_stopped_here();
-        live_reply::note_hidden_output(&mut self.counter, reply, self.model, is_cut);
+        if !self.is_unread {
+            live_reply::note_hidden_output(&mut self.counter, reply, self.model, is_cut);
+        }
         Ok(broken_off)
     }
 
@@ -180,15 +201,22 @@ impl Collector<'_> {
                 Err(e) => Ok(Some(e)),
             };
         }
-        let bytes = unwatched(|| reply.read_all(MAX_REPLY))?;
+        let bytes = match unwatched(|| reply.read_all(MAX_REPLY, 0)) {
+            Ok(bytes) => bytes,
+            Err(ReadError::NoMemory(unread)) => {
+                unread_reply::count(&unread, &mut self.counter);
+                self.is_unread = true;
+                return Ok(Some(Error::from(unread.refused)));
+            }
+            Err(ReadError::Failed(e)) => return Err(e),
+        };
         if let Some(message) = failure::message(&bytes) {
             return Err(disguised_failure(&message));
         }
         let chunk = serde_json::from_slice(&bytes);
         let chunk = chunk.map_err(|_| Error::Upstream(502, "The model server sent an invalid reply"))?;
         self.counter.add_whole(&chunk);
-        self.complete(&chunk);
-        Ok(None)
+        Ok(self.hold(&chunk).map(|()| self.complete(&chunk)).err())
     }
 
     /// Reads events until all of the completions have ended, and what they used is known. A model server that sends its
@@ -214,7 +242,7 @@ impl Collector<'_> {
                 Next::ClientLeft => return Err(Error::ClientLeft),
                 Next::Failed(e) => return Err(reply.broken(&e)),
             };
-            pushed.map_err(|_| Error::Upstream(502, "The model server sent an event that is too long"))?;
+            pushed?;
             while let Some(event) = events.take() {
                 let Some(data) = sse::data(event) else { continue };
                 if &*data == b"[DONE]" {
@@ -231,7 +259,7 @@ impl Collector<'_> {
                         }
                         return Ok(());
                     }
-                    Ok(chunk) => self.add(&chunk),
+                    Ok(chunk) => self.add(&chunk)?,
                     Err(_) => self.counter.add_unparsed(&data),
                 }
             }
@@ -256,9 +284,21 @@ impl Collector<'_> {
         self.are_all_ended() && self.completions.values().all(by_condition)
     }
 
-    fn add(&mut self, chunk: &Chunk<'_>) {
+    /// Adds a chunk of a stream.
+    ///
+    /// # Errors
+    /// There is no memory for its texts. They are counted.
+    fn add(&mut self, chunk: &Chunk<'_>) -> Result<()> {
         self.counter.add(chunk);
+        self.hold(chunk)?;
         self.complete(chunk);
+        Ok(())
+    }
+
+    /// Reserves what the texts of a chunk take, and their copies in the response.
+    fn hold(&mut self, chunk: &Chunk<'_>) -> Result<()> {
+        let bytes = chunk.choices.iter().flat_map(Choice::texts).map(str::len).sum();
+        Ok(self.texts.add(bytes, memory_budget::reserve_in_time)?)
     }
 
     fn complete(&mut self, chunk: &Chunk<'_>) {

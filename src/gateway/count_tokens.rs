@@ -51,7 +51,7 @@ fn ask(model: &ResolvedModel, object: &Object<'_>, headers: &[(&'static str, Str
     let ask = UpstreamRequest::json(COUNT_TOKENS, headers, object);
     let outcome = model.block_in_place(|| {
         let mut reply = model.send(ask).and_then(Reply::successful)?;
-        let bytes = reply.read_all(MAX_COUNT)?;
+        let bytes = reply.read_all(MAX_COUNT, 0)?;
         Ok((response_typed_as(&reply), bytes))
     })?;
     match outcome {

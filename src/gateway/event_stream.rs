@@ -8,7 +8,6 @@ use crate::engine::Reply;
 use crate::error::Error;
 use crate::http::response::Response;
 use crate::http::sse;
-use crate::memory_budget;
 use crate::protocol::native::End;
 use crate::units::Units;
 
@@ -23,9 +22,6 @@ use super::reply_stream::{ReplyStream, StreamClient, StreamEnd};
 use super::usage_counter::UsageCounter;
 
 const DONE: &[u8] = b"[DONE]";
-
-/// Most bytes of an event that are not counted in the memory of its request.
-const MAX_UNCOUNTED: usize = 64 * 1024;
 
 /// A model server's stream of events.
 pub struct EventStream {
@@ -77,20 +73,15 @@ impl EventStream {
     fn copy_events(&mut self, client: &mut Client<'_>) -> StreamEnd {
         let mut events = sse::Events::default();
         let mut reader = LiveReader::new();
-        let mut held = Held(0);
         // Whether the client has left, and the rest is read all the same.
         let mut has_left = false;
         loop {
             match reader.next(&mut self.reply, has_left || self.counter.is_finished()) {
                 Next::Bytes(bytes) => {
-                    if events.push(bytes).is_err() {
+                    if let Err(e) = events.push(bytes) {
                         self.is_unreadable = true;
-                        return StreamEnd::Failed(Error::Upstream(
-                            502,
-                            "The model server sent an event that is too long",
-                        ));
+                        return StreamEnd::Failed(Error::from(e));
                     }
-                    held.count(events.held());
                 }
                 Next::End if has_left && !self.counter.is_finished() => return disconnected(),
                 Next::End => {
@@ -199,19 +190,6 @@ impl EventStream {
     fn made(&mut self) -> Units {
         self.prompt.count();
         self.used()
-    }
-}
-
-/// The bytes of an event that is not complete, as they are counted for the request.
-struct Held(usize);
-
-impl Held {
-    /// There are so many now. What was counted stays so until the stream ends.
-    fn count(&mut self, bytes: usize) {
-        if bytes > self.0.max(MAX_UNCOUNTED) {
-            memory_budget::count(bytes - self.0);
-            self.0 = bytes;
-        }
     }
 }
 

@@ -8,6 +8,7 @@
 //! `speech` synthesizes; `upload`, `forward`, `transcription` send recordings, and `transcript` formats the result.
 //! `dialect` answers in the Responses and the Messages protocol, whose requests `dialect_body` checks, and `count_tokens`
 //! says how long one is; `reply_format` writes replies in the client's protocol, and `reply_kind` tells replies apart.
+//! `unread_reply` charges for those that there was no memory for.
 //! `usage_counter` counts the tokens of replies; `stream_usage` has streams bring their numbers, and `estimate` counts
 //! tokens that no server reports, in what `prompt_parts` finds of a prompt. `worst_case` sets aside what a call may cost,
 //! where a budget limits that: `bound` tells what the model reads at the most, and `output_limit` holds it to what it may
@@ -45,6 +46,7 @@ pub mod speech;
 pub mod stream_usage;
 pub mod transcript;
 pub mod transcription;
+pub mod unread_reply;
 pub mod upload;
 pub mod usage_counter;
 pub mod whole_reply;

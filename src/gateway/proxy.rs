@@ -1,17 +1,21 @@
 //! OpenAI's JSON routes: the request is passed on unchanged but for what it lacks, and so is the reply.
 
+use std::fmt;
 use std::time::Instant;
 
+use serde::Deserializer as _;
+use serde::de::{SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::auth::Caller;
 use crate::blocking::unwatched;
 use crate::call::Call;
 use crate::catalogue::{Purpose, ResolvedModel};
-use crate::engine::{Reply, UpstreamRequest};
+use crate::engine::{ReadError, Reply, UNREFUSED, Unread, UpstreamRequest};
 use crate::error::{Error, Result};
 use crate::http::object::Object;
 use crate::http::{Content, Response};
+use crate::memory_budget;
 
 use super::body::{fill_in_deployment, json_object};
 use super::charged::{ChargedRequest, ModelUsage, Outcome};
@@ -23,9 +27,13 @@ use super::output_limit::OutputLimit;
 use super::reply_format::ReplyFormat;
 use super::reply_kind::is_event_stream;
 use super::stream_usage::{UsageFilter, UsageShown, request_usage};
+use super::unread_reply;
 use super::usage_counter::{ChargeBasis, UsageCounter};
 use super::worst_case::{self, SetAside};
 use super::{MAX_JSON_BODY, MAX_REPLY, mark_demo, response_typed_as};
+
+/// The least bytes that the vector of an input takes in a reply, but for the shortest vectors.
+const EMBEDDING: usize = 8 * 1024;
 
 /// A route that is passed on to a model server.
 pub struct ProxiedRoute {
@@ -80,6 +88,8 @@ pub(super) struct Pending {
     format: ReplyFormat,
     limit: Option<OutputLimit>,
     reads_to_end: bool,
+    /// Bytes that are reserved for it already.
+    reserved: usize,
 }
 
 /// What became of a request.
@@ -105,13 +115,17 @@ pub(super) fn forward(
     let (choices, prompts) = choices(object, route.prompt_field);
     let asks_for_usage = wants_stream && protocol.as_ref().is_none_or(|protocol| protocol.format.is_of_chat());
     let shown = if asks_for_usage { request_usage(object) } else { UsageShown::AsSent };
-    let mut own = SetAside::default();
+    let (mut own, mut reserved) = (SetAside::default(), 0);
     let most_tokens = match &route.basis {
         ChargeBasis::Text => {
             let set_aside = protocol.as_mut().map_or(&mut own, |protocol| &mut *protocol.set_aside);
             set_aside.text(model, object, route.prompt_field, choices)?
         }
-        ChargeBasis::Embeddings => worst_case::set_aside_embeddings(model, object).map(|()| None)?,
+        ChargeBasis::Embeddings => {
+            worst_case::set_aside_embeddings(model, object)?;
+            reserved = reserve_embeddings(object, route.prompt_field)?;
+            None
+        }
         // Recordings are not passed on as JSON.
         ChargeBasis::Audio(_) => None,
     };
@@ -134,7 +148,8 @@ pub(super) fn forward(
         reply => {
             let format =
                 protocol.map_or_else(|| ReplyFormat::Plain(UsageFilter::new(shown)), |protocol| protocol.format);
-            Ok(Forwarded::Reply(Pending { model: model.clone(), reply: reply?, counter, format, limit, reads_to_end }))
+            let model = model.clone();
+            Ok(Forwarded::Reply(Pending { model, reply: reply?, counter, format, limit, reads_to_end, reserved }))
         }
     }
 }
@@ -158,15 +173,27 @@ impl Forwarded {
 impl Pending {
     /// Passes a stream on.
     fn into_stream(self, prompt: KeptPrompt) -> Outcome {
-        let Pending { model, reply, counter, format, limit, reads_to_end } = self;
+        let Pending { model, reply, counter, format, limit, reads_to_end, .. } = self;
         let model = model.name().to_owned();
         EventStream { limit, reads_to_end, ..EventStream::new(model, reply, counter, prompt, format) }.into_outcome()
     }
 
     /// Reads a reply in one piece. One that cannot be passed on is charged nevertheless, if the model has made something.
     fn read(self, prompt_tokens: impl FnOnce() -> usize) -> Result<Outcome> {
-        let Pending { model, mut reply, mut counter, mut format, .. } = self;
-        let all = model.block_in_place(|| unwatched(|| reply.read_all(MAX_REPLY)))?;
+        let Pending { model, mut reply, mut counter, mut format, limit, reserved, .. } = self;
+        let all = model.block_in_place(|| unwatched(|| reply.read_all(MAX_REPLY, reserved)))?;
+        let all = all.and_then(|bytes| reserve_copies(&bytes, &format, &counter).map(|()| bytes));
+        let all = match all {
+            Ok(bytes) => Ok(bytes),
+            Err(ReadError::Failed(e)) => Err(e),
+            Err(ReadError::NoMemory(unread)) => {
+                unread_reply::count(&unread, &mut counter);
+                let (units, estimated) = (counter.units(prompt_tokens), counter.is_estimate());
+                let units = limit.map_or(units, |limit| limit.cap(units));
+                let (model, latency_micros) = (model.name().to_owned(), reply.latency_micros());
+                return Ok(unread_reply::refuse(&unread, ModelUsage { model, units, estimated, latency_micros }));
+            }
+        };
         let is_unreadable = all.as_ref().is_err_and(Reply::is_too_long);
         let read = all.and_then(|bytes| format.read_whole(&bytes, &mut counter).map(|()| bytes));
         match read {
@@ -195,18 +222,81 @@ impl Pending {
     }
 }
 
+/// Reserves what the reply to so many inputs takes at the least, if that is much. Returns how much that is.
+fn reserve_embeddings(object: &Object<'_>, prompt_field: &str) -> Result<usize> {
+    let expected = prompts(object, prompt_field).saturating_mul(EMBEDDING);
+    if expected <= UNREFUSED {
+        return Ok(0);
+    }
+    memory_budget::reserve(expected)?;
+    Ok(expected)
+}
+
+/// Reserves what a long reply takes beside its bytes, when it is read and translated.
+fn reserve_copies(bytes: &[u8], format: &ReplyFormat, counter: &UsageCounter) -> std::result::Result<(), ReadError> {
+    let copies = match format {
+        ReplyFormat::Translated(_) => 4,
+        _ if counter.is_text() => 1,
+        _ => 0,
+    };
+    if bytes.len() <= UNREFUSED {
+        return Ok(());
+    }
+    memory_budget::reserve(bytes.len().saturating_mul(copies))
+        .map_err(|refused| ReadError::NoMemory(Unread::of(bytes, refused)))
+}
+
 /// How many choices a request asks for, and how many prompts it has.
 fn choices(object: &Object<'_>, prompt_field: &str) -> (usize, usize) {
     let each = object.read::<usize>("n").unwrap_or(1);
     // The messages of a chat are one prompt.
-    let prompts = object
-        .get(prompt_field)
-        .filter(|_| prompt_field == "prompt")
-        .and_then(|prompt| serde_json::from_str::<Vec<&RawValue>>(prompt.get()).ok());
-    let prompts = match prompts {
-        // A list of numbers is one prompt.
-        Some(list) if list.first().is_some_and(|first| first.get().starts_with(['"', '['])) => list.len(),
-        _ => 1,
-    };
+    let prompts = if prompt_field == "prompt" { prompts(object, prompt_field) } else { 1 };
     (each.saturating_mul(prompts), prompts)
+}
+
+/// How many prompts or inputs this field has: a list of numbers is one. They are counted without a copy of them.
+pub fn prompts(object: &Object<'_>, field: &str) -> usize {
+    struct Prompts;
+
+    impl<'de> Visitor<'de> for Prompts {
+        type Value = usize;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> std::result::Result<usize, A::Error> {
+            let mut count = 0;
+            while let Some(element) = list.next_element::<&RawValue>()? {
+                count += usize::from(element.get().starts_with(['"', '[', '{']));
+            }
+            Ok(count)
+        }
+    }
+
+    let list = object.get(field).filter(|value| value.get().starts_with('['));
+    let count = list.and_then(|list| serde_json::Deserializer::from_str(list.get()).deserialize_seq(Prompts).ok());
+    count.unwrap_or(1).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prompts_are_counted() {
+        for (value, count) in [
+            (r#""a""#, 1),
+            ("[]", 1),
+            (r#"["a"]"#, 1),
+            (r#"[ "a", "b","c"]"#, 3),
+            ("[1,2,3]", 1),
+            ("[[1,2],[3]]", 2),
+            (r#"[{"text":"a"},{"text":"b"}]"#, 2),
+            ("null", 1),
+        ] {
+            let body = format!(r#"{{"input":{value}}}"#);
+            assert_eq!(prompts(&Object::parse(body.as_bytes()).unwrap(), "input"), count, "{value}");
+        }
+    }
 }

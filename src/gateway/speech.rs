@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::blocking::{Wait, block_in_place, unwatched};
 use crate::catalogue::ResolvedModel;
-use crate::engine::{Reply, UpstreamRequest};
+use crate::engine::{ReadError, Reply, Unread, UpstreamRequest};
 use crate::error::{Error, Result};
 use crate::http::object::Object;
 use crate::protocol::failure;
@@ -36,7 +36,7 @@ pub fn request(model: &ResolvedModel, object: &Object<'_>) -> Result<Reply> {
         unwatched(|| {
             let mut reply = model.send(ask)?.successful()?;
             if reply.media_type == "application/json" || reply.media_type.starts_with("text/") {
-                let words = reply.read_all(MAX_ERROR).ok().and_then(|bytes| failure::message(&bytes));
+                let words = reply.read_all(MAX_ERROR, 0).ok().and_then(|bytes| failure::message(&bytes));
                 return Err(disguised_failure(words.as_deref().unwrap_or("it is no audio")));
             }
             Ok(reply)
@@ -44,11 +44,12 @@ pub fn request(model: &ResolvedModel, object: &Object<'_>) -> Result<Reply> {
     })?
 }
 
-/// Sends a request for speech. Returns the reply and all of its audio, even if the client has disconnected.
+/// Sends a request for speech. Returns the reply and all of its audio, even if the client has disconnected; or what is
+/// known of that, if there was no memory for it.
 ///
 /// # Errors
 /// Those of [`request`]; 502 for a reply that ends early or is too long.
-pub fn synthesize(model: &ResolvedModel, request: &Value) -> Result<(Reply, Vec<u8>)> {
+pub fn synthesize(model: &ResolvedModel, request: &Value) -> Result<(Reply, std::result::Result<Vec<u8>, Unread>)> {
     block_in_place(Wait::Model, || {
         let mut reply = self::request(model, &Object::of(request))?;
         let audio = read(&mut reply)?;
@@ -56,12 +57,16 @@ pub fn synthesize(model: &ResolvedModel, request: &Value) -> Result<(Reply, Vec<
     })?
 }
 
-/// All of the audio, even if the client has disconnected.
+/// All of the audio, even if the client has disconnected; or what is known of it, if there was no memory for it.
 ///
 /// # Errors
 /// 502 for a reply that ends early or is too long.
-pub fn read(reply: &mut Reply) -> Result<Vec<u8>> {
-    block_in_place(Wait::Model, || unwatched(|| reply.read_all(MAX_REPLY)))?
+pub fn read(reply: &mut Reply) -> Result<std::result::Result<Vec<u8>, Unread>> {
+    match block_in_place(Wait::Model, || unwatched(|| reply.read_all(MAX_REPLY, 0)))? {
+        Ok(audio) => Ok(Ok(audio)),
+        Err(ReadError::NoMemory(unread)) => Ok(Err(unread)),
+        Err(ReadError::Failed(e)) => Err(e),
+    }
 }
 
 /// What speaking a text is charged as.

@@ -2,8 +2,9 @@
 
 use crate::blocking::{Wait, block_in_place, unwatched};
 use crate::catalogue::ResolvedModel;
-use crate::engine::{Body, Reply, UpstreamRequest};
+use crate::engine::{Body, ReadError, Reply, UNREFUSED, Unread, UpstreamRequest};
 use crate::error::{Error, Result};
+use crate::memory_budget;
 use crate::protocol::failure;
 use crate::protocol::usage::Reported;
 use crate::units::Units;
@@ -13,11 +14,15 @@ use super::audio_duration::AudioDuration;
 use super::forward::ForwardedUpload;
 use super::reply_kind::disguised_failure;
 use super::transcript::Transcript;
+use super::unread_reply;
 
 /// The model server's path for transcription in the spoken language.
 pub const TRANSCRIBE: &str = "/v1/audio/transcriptions";
 /// The model server's path for translation into English.
 pub const TRANSLATE: &str = "/v1/audio/translations";
+
+/// Times the bytes of a long reply that it takes as a transcript, and as what is sent of that.
+const PARSED: usize = 4;
 
 /// A model server's reply to a recording; its body was not read yet.
 pub struct PendingTranscription {
@@ -62,14 +67,20 @@ pub fn send(
 
 /// All of a reply.
 pub struct Transcribed {
-    /// Its bytes.
-    pub bytes: Vec<u8>,
-    /// The transcript, if it is one in JSON.
-    pub transcript: Option<Transcript>,
+    /// It, or what is known of it if there was no memory for it.
+    pub reply: std::result::Result<TranscriptReply, Unread>,
     /// The duration to charge for.
     pub duration: AudioDuration,
     /// What to charge.
     pub units: Units,
+}
+
+/// A reply that was read.
+pub struct TranscriptReply {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// The transcript, if it is one in JSON.
+    pub transcript: Option<Transcript>,
 }
 
 impl PendingTranscription {
@@ -78,7 +89,16 @@ impl PendingTranscription {
     /// # Errors
     /// 502 for a reply that ends early, or is an error.
     pub fn read(&mut self) -> Result<Transcribed> {
-        let bytes = block_in_place(Wait::Model, || unwatched(|| self.reply.read_all(MAX_REPLY)))??;
+        let bytes = match block_in_place(Wait::Model, || unwatched(|| self.reply.read_all(MAX_REPLY, 0)))? {
+            Ok(bytes) => bytes,
+            Err(ReadError::NoMemory(unread)) => return Ok(self.unread(unread)),
+            Err(ReadError::Failed(e)) => return Err(e),
+        };
+        if bytes.len() > UNREFUSED
+            && let Err(refused) = memory_budget::reserve(bytes.len().saturating_mul(PARSED))
+        {
+            return Ok(self.unread(Unread::of(&bytes, refused)));
+        }
         if let Some(message) = failure::message(&bytes) {
             return Err(disguised_failure(&message));
         }
@@ -89,6 +109,17 @@ impl PendingTranscription {
         }
         let told = transcript.as_ref().and_then(Transcript::duration_millis).or(reported.duration_millis());
         let duration = self.duration.reconcile(told);
-        Ok(Transcribed { bytes, transcript, duration, units: duration.units(&reported) })
+        let reply = Ok(TranscriptReply { bytes, transcript });
+        Ok(Transcribed { reply, duration, units: duration.units(&reported) })
+    }
+
+    /// A reply for which there was no memory. The recording is charged by what is known of it.
+    fn unread(&self, unread: Unread) -> Transcribed {
+        let mut reported = Reported::default();
+        if let Some(usage) = unread_reply::usage_in(&unread.end) {
+            reported.update(&usage);
+        }
+        let duration = self.duration.reconcile(reported.duration_millis());
+        Transcribed { reply: Err(unread), duration, units: duration.units(&reported) }
     }
 }

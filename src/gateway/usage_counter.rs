@@ -268,6 +268,11 @@ impl UsageCounter {
         matches!(self.basis, ChargeBasis::Audio(_))
     }
 
+    /// Whether it is text that is charged.
+    pub fn is_text(&self) -> bool {
+        matches!(self.basis, ChargeBasis::Text)
+    }
+
     /// Whether [`UsageCounter::units`] rests on an estimate, since the model server has not reported all numbers, or has
     /// made more since.
     pub fn is_estimate(&self) -> bool {

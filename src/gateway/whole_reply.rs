@@ -5,8 +5,8 @@ use crate::auth::Caller;
 use crate::blocking::unwatched;
 use crate::call::Call;
 use crate::catalogue::{Purpose, ResolvedModel};
-use crate::engine::UpstreamRequest;
-use crate::error::{Error, Result};
+use crate::engine::{ReadError, UpstreamRequest};
+use crate::error::Result;
 use crate::http::object::Object;
 use crate::http::{Content, Response};
 use crate::protocol::failure;
@@ -15,7 +15,7 @@ use crate::units::Units;
 use super::body::{fill_in_deployment, json_object};
 use super::charged::{ChargedRequest, ModelUsage, Outcome};
 use super::reply_kind::{disguised_failure, is_event_stream, not_json};
-use super::{MAX_JSON_BODY, MAX_REPLY, model, response_typed_as, worst_case};
+use super::{MAX_JSON_BODY, MAX_REPLY, model, response_typed_as, unread_reply, worst_case};
 
 /// A route of this kind.
 pub struct WholeRoute {
@@ -68,16 +68,24 @@ pub fn send(model: &ResolvedModel, ask: UpstreamRequest<'_>, used: impl FnOnce(&
         if is_event_stream(&reply)? {
             return Err(not_json());
         }
-        let bytes = reply.read_all(MAX_REPLY)?;
-        Ok::<_, Error>((reply, bytes))
+        match reply.read_all(MAX_REPLY, 0) {
+            Ok(bytes) => Ok((reply, Ok(bytes))),
+            Err(ReadError::NoMemory(unread)) => Ok((reply, Err(unread))),
+            Err(ReadError::Failed(e)) => Err(e),
+        }
     };
-    let (reply, bytes) = model.block_in_place(|| unwatched(send))??;
+    let (reply, read) = model.block_in_place(|| unwatched(send))??;
+    let (name, latency_micros) = (model.name().to_owned(), reply.latency_micros());
+    let usage = |Used { units, estimated }| ModelUsage { model: name, units, estimated, latency_micros };
+    let bytes = match read {
+        Ok(bytes) => bytes,
+        Err(unread) => return Ok(unread_reply::refuse(&unread, usage(used(&unread_reply::rest_of(&unread))))),
+    };
     if let Some(message) = failure::message(&bytes) {
         return Err(disguised_failure(&message));
     }
-    let Used { units, estimated } = used(&bytes);
-    let (model, latency_micros) = (model.name().to_owned(), reply.latency_micros());
+    let usage = usage(used(&bytes));
     let mut response = response_typed_as(&reply);
     response.content = Content::Bytes(bytes.into());
-    Ok(Outcome::Reply(response, ModelUsage { model, units, estimated, latency_micros }))
+    Ok(Outcome::Reply(response, usage))
 }

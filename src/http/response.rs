@@ -9,9 +9,14 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{Deferred, StartWaiting, StatusCode};
+use crate::blocking::Refused;
+use crate::memory_budget::ReservedBytes;
 
 /// How long [`Response::wait`] may block.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The body of a response that cannot be written.
+const FAILED: &[u8] = br#"{"detail":"Internal Server Error"}"#;
 
 /// Writes a body in pieces; each call of `write` is sent to the client at once.
 pub type StreamFn = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send>;
@@ -28,6 +33,8 @@ pub enum Content {
     Reader(Box<dyn Read + Send>, u64),
     /// A body of unknown length, sent while it is written.
     Stream(StreamFn),
+    /// What would be sent if the request were not `HEAD`; how long that is was not found out.
+    LeftOut,
 }
 
 /// A response: status, headers and body. `Content-Length`, `Transfer-Encoding`, `Connection` and `Date` are the
@@ -74,7 +81,21 @@ impl Response {
         let mut bytes = Vec::with_capacity(size);
         match serde_json::to_writer(&mut bytes, value) {
             Ok(()) => Response::with_body(status, "application/json", bytes),
-            Err(_) => Response::with_body(500, "application/json", &br#"{"detail":"Internal Server Error"}"#[..]),
+            Err(_) => Response::with_body(500, "application/json", FAILED),
+        }
+    }
+
+    /// A JSON response that may be long: its memory is reserved as it grows, for the request that this thread works on.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub fn json_reserved(status: u16, value: &impl Serialize) -> Result<Response, Refused> {
+        let mut bytes = ReservedBytes::default();
+        let written = serde_json::to_writer(&mut bytes, value);
+        match (written, bytes.refused()) {
+            (Ok(()), _) => Ok(Response::with_body(status, "application/json", bytes.into_bytes())),
+            (Err(_), Some(refused)) => Err(refused),
+            (Err(_), None) => Ok(Response::with_body(500, "application/json", FAILED)),
         }
     }
 
@@ -155,6 +176,7 @@ impl fmt::Debug for Content {
             Content::Bytes(bytes) => write!(f, "Bytes({})", bytes.len()),
             Content::Reader(_, length) => write!(f, "Reader({length})"),
             Content::Stream(_) => f.write_str("Stream"),
+            Content::LeftOut => f.write_str("LeftOut"),
         }
     }
 }

@@ -2,6 +2,9 @@
 
 use std::borrow::Cow;
 
+use crate::blocking::Refused;
+use crate::memory_budget::{self, Growth};
+
 /// The media type.
 pub const MEDIA_TYPE: &str = "text/event-stream";
 
@@ -9,31 +12,56 @@ pub const MEDIA_TYPE: &str = "text/event-stream";
 /// not ASCII, and have the reply beside it.
 pub const MAX_EVENT: usize = 32 * 1024 * 1024;
 
+/// Bytes of an event that are reserved at a time, but for the first; and how many times as much it takes, with its copies.
+const STEP: usize = 64 * 1024;
+const COPIES: usize = 3;
+
 /// Splits received bytes into events.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Events {
     bytes: Vec<u8>,
     start: usize,
     /// No event ends before this position.
     looked: usize,
+    /// For the longest event.
+    memory: Growth,
+    longest: usize,
 }
 
-/// An event is longer than [`MAX_EVENT`].
+impl Default for Events {
+    fn default() -> Events {
+        Events { bytes: Vec::new(), start: 0, looked: 0, memory: Growth::new(STEP, COPIES), longest: 0 }
+    }
+}
+
+/// Why an event is not received.
 #[derive(Debug, thiserror::Error)]
-#[error("an event is too long")]
-pub struct TooLong;
+pub enum EventError {
+    /// It is longer than [`MAX_EVENT`].
+    #[error("an event is too long")]
+    TooLong,
+    /// There is no memory for it.
+    #[error("there is no memory for an event")]
+    NoMemory(#[from] Refused),
+}
 
 impl Events {
     /// Adds received bytes.
     ///
     /// # Errors
-    /// [`TooLong`].
-    pub fn push(&mut self, bytes: &[u8]) -> Result<(), TooLong> {
+    /// See [`EventError`].
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), EventError> {
         self.bytes.drain(..self.start);
         self.looked -= self.start;
         self.start = 0;
+        let length = self.bytes.len() + bytes.len();
+        if length > MAX_EVENT {
+            return Err(EventError::TooLong);
+        }
+        self.memory.add(length.saturating_sub(self.longest), memory_budget::reserve)?;
+        self.longest = self.longest.max(length);
         self.bytes.extend_from_slice(bytes);
-        if self.bytes.len() > MAX_EVENT { Err(TooLong) } else { Ok(()) }
+        Ok(())
     }
 
     /// The next complete event, with the blank line that ends it.
@@ -48,11 +76,6 @@ impl Events {
         self.start = event.end;
         self.looked = event.end;
         Some(&self.bytes[event])
-    }
-
-    /// The bytes that it holds.
-    pub fn held(&self) -> usize {
-        self.bytes.len()
     }
 
     /// Whether there is an incomplete event.

@@ -12,10 +12,10 @@ use crate::error::{Error, Result};
 use crate::gateway::body::{check_choice, json_fields};
 use crate::gateway::charged::{ChargedRequest, ModelUsage, Outcome};
 use crate::gateway::estimate;
-use crate::gateway::proxy::{ProxiedRoute, proxy};
+use crate::gateway::proxy::{ProxiedRoute, prompts, proxy};
 use crate::gateway::reply_kind::disguised_failure;
 use crate::gateway::usage_counter::{ChargeBasis, UsageCounter};
-use crate::gateway::{MAX_REPLY, mark_demo, model, worst_case};
+use crate::gateway::{mark_demo, model, worst_case};
 use crate::http::Response;
 use crate::http::form::FORM_LIMIT;
 use crate::http::object::Object;
@@ -23,6 +23,12 @@ use crate::protocol::chunk::Chunk;
 use crate::protocol::failure;
 
 const EMBEDDINGS: &str = "/v1/embeddings";
+
+/// Most inputs of one request, as OpenAI has it.
+const MAX_INPUTS: usize = 2048;
+
+/// Most bytes of a reply that holds one vector: many times the longest ones.
+const MAX_VECTOR: usize = 1024 * 1024;
 
 /// How a vector may be written. Some model servers know others, whose replies are no JSON and have no usage numbers.
 const ENCODINGS: [&str; 2] = ["float", "base64"];
@@ -37,6 +43,9 @@ pub(super) fn embed(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     proxy(call, caller, route, |_, object| {
         if !object.has("input") {
             return Err(Error::bad("input is required"));
+        }
+        if prompts(object, "input") > MAX_INPUTS {
+            return Err(Error::bad(format!("input must have at most {MAX_INPUTS} elements")));
         }
         check_choice(object, "encoding_format", &ENCODINGS)
     })
@@ -62,7 +71,7 @@ pub(super) fn extract_features(call: &mut Call<'_>, caller: &Caller) -> Result<R
         let ask = UpstreamRequest::json(EMBEDDINGS, &[], &object);
         let send = || {
             let mut reply = model.send(ask)?.successful()?;
-            let bytes = reply.read_all(MAX_REPLY)?;
+            let bytes = reply.read_all(MAX_VECTOR, 0)?;
             Ok::<_, Error>((reply, bytes))
         };
         let (reply, bytes) = model.block_in_place(|| unwatched(send))??;

@@ -99,12 +99,14 @@ fn most(request: &Object<'_>, model: &ResolvedModel) -> Units {
 fn used(request: &Object<'_>, reply: &[u8]) -> Used {
     #[derive(Deserialize)]
     struct Reply {
-        data: Vec<IgnoredAny>,
+        #[serde(default)]
+        data: Option<Vec<IgnoredAny>>,
         #[serde(default)]
         usage: Option<Usage>,
     }
     let reply: Option<Reply> = serde_json::from_slice(reply).ok();
-    let images = reply.as_ref().map_or(asked(request), |reply| reply.data.len() as u64);
+    let data = reply.as_ref().and_then(|reply| reply.data.as_ref());
+    let images = data.map_or(asked(request), |data| data.len() as u64);
     let tokens = reply.as_ref().and_then(|reply| reply.usage.as_ref()).map(Reported::of).unwrap_or_default();
     let units = Units::of([
         (Unit::PromptTokens, tokens.input().unwrap_or(0) - tokens.cached()),
@@ -113,7 +115,7 @@ fn used(request: &Object<'_>, reply: &[u8]) -> Used {
         (Unit::Images, whole(images)),
         (Unit::Requests, 1),
     ]);
-    Used { units, estimated: reply.is_none() }
+    Used { units, estimated: data.is_none() }
 }
 
 fn whole(number: u64) -> i64 {
@@ -140,6 +142,8 @@ mod tests {
         let tokens = r#"{"data":[{"url":"x"}],"usage":{"input_tokens":50,"output_tokens":196,"total_tokens":246,
             "input_tokens_details":{"text_tokens":10,"image_tokens":40,"cached_tokens":8}}}"#;
         assert_eq!(units(tokens), ([1, 42, 8, 196], false));
+        let rest = r#"{"usage":{"input_tokens":50,"output_tokens":196}}"#;
+        assert_eq!(units(rest), ([3, 50, 0, 196], true), "of a reply for which there was no memory");
         assert_eq!(units("[]"), ([3, 0, 0, 0], true), "what cannot be read is taken for what was asked");
     }
 

@@ -123,7 +123,7 @@ pub(super) struct Prompt {
 /// Texts to embed, in OpenAI's protocol.
 #[derive(JsonSchema)]
 pub(super) struct EmbeddingInput {
-    /// A text, or a list of them.
+    /// A text, or a list of at most 2048 of them.
     input: OneOrMany,
     model: Option<String>,
     encoding_format: Option<String>,

@@ -245,12 +245,12 @@ impl Connection {
     pub(super) fn end_wait(&self, bytes: usize) -> bool {
         self.transfer.lock().as_mut().is_some_and(|transfer| {
             transfer.note(bytes, Instant::now());
-            transfer.is_evicted
+            transfer.is_evicted()
         })
     }
 
     pub(super) fn is_transfer_evicted(&self) -> bool {
-        self.transfer.lock().as_ref().is_some_and(|transfer| transfer.is_evicted)
+        self.transfer.lock().as_ref().is_some_and(Transfer::is_evicted)
     }
 
     pub(super) fn end_transfer(&self) {

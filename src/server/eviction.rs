@@ -1,5 +1,6 @@
 //! Which connections are closed when there are too many, or when they take too much memory.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -15,6 +16,9 @@ use super::transfer::FAST;
 
 /// A connection whose first request is not complete after this time may be evicted.
 const SLOW_START: Duration = Duration::from_secs(1);
+
+/// Milliseconds between two looks for slow readers.
+const BETWEEN_EVICTIONS: u64 = 20;
 
 /// A transfer that holds less than this many bytes is not ended for its memory.
 const SMALL: usize = 16 * 1024;
@@ -46,21 +50,37 @@ impl Shared {
         self.evict(candidates.unwrap_or_default(), count)
     }
 
-    /// Closes an eighth of the connections whose clients are slow to read responses, those with the earliest deadline
-    /// first.
+    /// Closes an eighth of the connections whose clients are slow to read responses: those of whoever holds the most, the
+    /// slowest of them first. Does nothing if that was done a moment ago: it takes a look at every connection.
     pub(super) fn evict_slow_readers(&self) {
+        let now = self.clock.now();
+        let due = self.next_eviction.load(Relaxed);
+        let next = now + BETWEEN_EVICTIONS;
+        if now < due || self.next_eviction.compare_exchange(due, next, Relaxed, Relaxed).is_err() {
+            return;
+        }
+        let now = Instant::now();
+        let rank = |(deadline, connection): (u64, Arc<Connection>)| {
+            let (held, rate) = match &*connection.transfer.lock() {
+                Some(transfer) => (transfer.holder.held().of_all(), transfer.rate(now).unwrap_or(u64::MAX)),
+                None => (0, u64::MAX),
+            };
+            ((Reverse(held), rate, deadline), connection)
+        };
         let candidates = self.eviction_candidates(TimerKind::Write, u64::MAX);
+        let candidates: Vec<_> = candidates.into_iter().filter(|(_, c)| !c.is_eviction_requested()).map(rank).collect();
         let eighth = candidates.len().div_ceil(8);
         let count = self.evict(candidates, eighth);
         log::warn!("unsent responses take too much memory: closing {count} connections of slow clients");
     }
 
     /// For each request that was refused memory: ends the slowest transfers of parties that hold more than the refused one
-    /// would, if that frees enough for it.
-    pub(super) fn free_memory(&self) {
+    /// would, if that frees enough for it. Takes a look at every connection if there is such a request, and returns how
+    /// many it has ended; `None` if there was no such request.
+    pub(super) fn free_memory(&self) -> Option<usize> {
         let shortages = self.memory.take_shortages();
         if shortages.is_empty() {
-            return;
+            return None;
         }
         let (mut slow, mut coming) = self.slow_transfers();
         // What parties will not hold any more.
@@ -83,19 +103,24 @@ impl Shared {
             self.evicted.fetch_add(ended as u64, Relaxed);
             log::warn!("there is too little memory: {ended} slow transfers are ended");
         }
+        Some(ended)
     }
 
-    /// The slow transfers, the slowest first, and the bytes of those that are being ended.
+    /// The slow transfers, the slowest first, and the bytes of those that are about to end.
     fn slow_transfers(&self) -> (Vec<SlowTransfer>, usize) {
         let (now, mut found, mut coming) = (Instant::now(), Vec::new(), 0);
         for slot in &self.slots {
             slot.for_each_connection(|connection| {
                 let Some(transfer) = &*connection.transfer.lock() else { return };
+                if transfer.is_evicted() {
+                    if transfer.is_ending(now) {
+                        coming += transfer.holder.held().bytes;
+                    }
+                    return;
+                }
                 let Some(rate) = transfer.rate(now).filter(|rate| *rate < FAST) else { return };
                 let held = transfer.holder.held();
-                if transfer.is_evicted {
-                    coming += held.bytes;
-                } else if held.bytes >= SMALL {
+                if held.bytes >= SMALL {
                     found.push(SlowTransfer { rate, held, connection: Arc::clone(connection), is_ended: false });
                 }
             });
@@ -107,7 +132,7 @@ impl Shared {
     /// Has a transfer end: by the thread that waits for the client, or in a turn of its own.
     fn end_slow_transfer(&self, connection: &Arc<Connection>) {
         if let Some(transfer) = &mut *connection.transfer.lock() {
-            transfer.is_evicted = true;
+            transfer.evict(Instant::now());
         }
         self.schedule(connection);
     }
@@ -126,13 +151,13 @@ impl Shared {
         found
     }
 
-    /// Has at most `count` of these closed, those with the earliest deadline. Returns how many.
-    fn evict(&self, mut candidates: Vec<(u64, Arc<Connection>)>, count: usize) -> usize {
+    /// Has at most `count` of these closed, those with the least rank. Returns how many.
+    fn evict<R: Ord + Copy>(&self, mut candidates: Vec<(R, Arc<Connection>)>, count: usize) -> usize {
         let count = count.min(candidates.len());
         if count == 0 {
             return 0;
         }
-        candidates.select_nth_unstable_by_key(count - 1, |(deadline, _)| *deadline);
+        candidates.select_nth_unstable_by_key(count - 1, |(rank, _)| *rank);
         for (_, connection) in &candidates[..count] {
             connection.request_eviction();
             self.schedule(connection);

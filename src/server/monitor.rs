@@ -18,6 +18,8 @@ const BUSY_TICK: Duration = Duration::from_millis(5);
 const IDLE_TICK: Duration = Duration::from_millis(50);
 /// Milliseconds between two scans for expired deadlines, unless a timeout is so short that it needs more.
 const MAX_SCAN_INTERVAL: u64 = 1000;
+/// Milliseconds between two scans for transfers that hold memory others need.
+const BETWEEN_FREEINGS: u64 = 100;
 /// How often idle threads are told to exit during a shutdown, once per [`BUSY_TICK`].
 const DISMISS_ROUNDS: u32 = 200;
 
@@ -34,6 +36,8 @@ pub(super) struct Monitor {
     scan_interval: u64,
     /// How often there was no memory when slow readers were last asked for theirs.
     refused: u64,
+    /// When memory may be freed again.
+    next_freeing: u64,
     stop_began: Option<u64>,
 }
 
@@ -49,6 +53,7 @@ impl Monitor {
             started_helpers: 0,
             next_scan: 0,
             refused: 0,
+            next_freeing: 0,
             stop_began: None,
             acceptor,
             shared,
@@ -65,7 +70,7 @@ impl Monitor {
             for slot in self.shared.pool.take_vacant() {
                 self.shared.assign_or_leave_vacant(slot);
             }
-            self.free_memory();
+            self.free_memory(now);
             if now >= self.next_scan {
                 self.next_scan = now + self.scan_interval;
                 self.schedule_if(|connection| connection.timer().1 <= now);
@@ -78,13 +83,24 @@ impl Monitor {
     }
 
     /// Has slow transfers ended if requests were refused for lack of memory: those of whoever holds more, and those of
-    /// clients that are slow to read if that is what most of it is used for.
-    fn free_memory(&mut self) {
-        self.shared.free_memory();
+    /// clients that are slow to read if that is what most of it is used for, or if more is used than there is. Both look at
+    /// all connections, so that is done ten times a second at most.
+    fn free_memory(&mut self, now: u64) {
+        if now < self.next_freeing {
+            return;
+        }
+        let ended = self.shared.free_memory();
         let memory = &self.shared.memory;
         let refused = std::mem::replace(&mut self.refused, memory.refused());
-        if self.refused != refused && self.shared.unsent.sum() > memory.most() / 2 {
+        let unsent = self.shared.unsent.sum();
+        // Replies that are there already are not refused.
+        let is_exceeded = memory.is_exceeded() && unsent > 0;
+        let is_for_readers = is_exceeded || self.refused != refused && unsent > memory.most() / 2;
+        if is_for_readers && (is_exceeded || ended.is_none_or(|ended| ended == 0)) {
             self.shared.evict_slow_readers();
+        }
+        if is_for_readers || ended.is_some() {
+            self.next_freeing = now + BETWEEN_FREEINGS;
         }
     }
 

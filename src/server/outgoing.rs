@@ -34,6 +34,8 @@ pub(super) enum ResponseFraming {
     Length(u64),
     Chunked,
     ByClose,
+    /// There is none, as it answers `HEAD`, and its length is not known.
+    Unknown,
 }
 
 /// Whether a response with this status never has a body (RFC 9110, section 6.4.1).
@@ -70,7 +72,7 @@ pub(super) fn write_head(
             out.extend_from_slice(itoa::Buffer::new().format(n).as_bytes());
         }
         ResponseFraming::Chunked => out.extend_from_slice(b"\r\nTransfer-Encoding: chunked"),
-        ResponseFraming::ByClose => {}
+        ResponseFraming::ByClose | ResponseFraming::Unknown => {}
     }
     if close {
         out.extend_from_slice(b"\r\nConnection: close");

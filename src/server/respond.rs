@@ -135,6 +135,7 @@ impl Worker {
         }
         let (framing, source) = match std::mem::take(&mut response.content) {
             Content::Empty => (ResponseFraming::Length(0), None),
+            Content::LeftOut => (ResponseFraming::Unknown, None),
             Content::Bytes(bytes) => {
                 return self.respond_bytes(connection, state, response, bytes, client, body_received);
             }
@@ -296,7 +297,12 @@ impl Worker {
         body_received: bool,
     ) -> AfterResponse {
         let server_closes = response.close || !body_received || self.shared.is_stopping();
-        let close = server_closes || !client.keep_alive || framing == ResponseFraming::ByClose;
+        let is_by_close = match framing {
+            ResponseFraming::ByClose => true,
+            ResponseFraming::Unknown => !client.no_body,
+            ResponseFraming::Length(_) | ResponseFraming::Chunked => false,
+        };
+        let close = server_closes || !client.keep_alive || is_by_close;
         let date = self.date.at(self.shared.clock.unix_seconds());
         outgoing::write_head(&mut self.output, response, framing, client, close, date);
         match close {

@@ -62,6 +62,8 @@ pub(super) struct Shared {
     pub(super) bulkheads: Bulkheads,
     /// Ids of requests that no handler has seen.
     ids: RequestIds,
+    /// When slow readers may be looked for again, in milliseconds of the clock.
+    pub(super) next_eviction: AtomicU64,
     /// Connections that were evicted so far.
     pub(super) evicted: AtomicU64,
     stage: AtomicU8,
@@ -89,6 +91,7 @@ impl Shared {
             unsent: Arc::default(),
             bulkheads: Bulkheads::new(&settings.places),
             ids: RequestIds::new(),
+            next_eviction: AtomicU64::new(0),
             evicted: AtomicU64::new(0),
             stage: AtomicU8::new(Stage::Running as u8),
             stop_listeners: OnceLock::new(),

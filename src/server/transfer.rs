@@ -12,6 +12,9 @@ const WINDOW: u64 = 1500;
 /// A transfer that was at least this fast lately, in bytes per second, is not ended for its memory.
 pub(super) const FAST: u64 = 256 * 1024;
 
+/// How long a transfer takes to end, at the most: a thread that waits for its client looks twice a second.
+const ENDING: Duration = Duration::from_secs(1);
+
 /// When a transfer must have gone on. All times are in milliseconds of any clock that does not go back.
 ///
 /// A transfer begins with a time-out. Each byte buys the time that it takes at the least rate, but there is never more than
@@ -50,8 +53,8 @@ impl Pace {
 pub(super) struct Transfer {
     /// What its request holds.
     pub(super) holder: Holder,
-    /// It is to end, as others need its memory.
-    pub(super) is_evicted: bool,
+    /// Since when it is to end, as others need its memory.
+    evicted: Option<Instant>,
     /// Milliseconds waited before, and since when it waits now.
     waited: u64,
     since: Option<Instant>,
@@ -64,7 +67,22 @@ pub(super) struct Transfer {
 
 impl Transfer {
     pub(super) fn new(holder: Holder) -> Transfer {
-        Transfer { holder, is_evicted: false, waited: 0, since: None, began: 0, bytes: 0, before: (0, 0) }
+        Transfer { holder, evicted: None, waited: 0, since: None, began: 0, bytes: 0, before: (0, 0) }
+    }
+
+    /// Has it end, as others need its memory.
+    pub(super) fn evict(&mut self, now: Instant) {
+        self.evicted.get_or_insert(now);
+    }
+
+    pub(super) fn is_evicted(&self) -> bool {
+        self.evicted.is_some()
+    }
+
+    /// Whether its memory will be free in a moment. What has had a second to end and has not is held by something else,
+    /// such as a reply that is read on for its usage.
+    pub(super) fn is_ending(&self, now: Instant) -> bool {
+        self.evicted.is_some_and(|evicted| now.saturating_duration_since(evicted) < ENDING)
     }
 
     fn waited_at(&self, now: Instant) -> u64 {
@@ -127,6 +145,20 @@ mod tests {
         assert!((59_000..62_000).contains(&end(48 << 20, 512).unwrap()), "{:?}", end(48 << 20, 512));
         assert_eq!(end(48 << 20, 1025), None);
         assert_eq!(end(0, 1025), None);
+    }
+
+    #[test]
+    fn what_does_not_end_is_not_counted_on() {
+        let budget = Arc::new(MemoryBudget::new(100));
+        let mut transfer = Transfer::new(Reservation::new(&budget, Party::Process).holder());
+        let began = Instant::now();
+        assert!(!transfer.is_evicted() && !transfer.is_ending(began));
+        transfer.evict(began);
+        let later = began + Duration::from_millis(900);
+        assert!(transfer.is_evicted() && transfer.is_ending(later));
+        transfer.evict(later);
+        let later = began + Duration::from_millis(1100);
+        assert!(transfer.is_evicted() && !transfer.is_ending(later));
     }
 
     #[test]

@@ -147,7 +147,7 @@ pub fn of_user(db: &mut impl Executor, user_id: &str) -> Result<Vec<ApiKey>, Err
         " FROM api_keys \
          WHERE user_id = $1 AND revoked IS NULL AND (expires IS NULL OR expires > now()) ORDER BY created DESC, id"
     );
-    db.query(SQL, &[&user_id])?.iter().map(ApiKey::from_row).collect()
+    db.query_list(SQL, &[&user_id])?.iter().map(ApiKey::from_row).collect()
 }
 
 /// The number of the user's working keys.
@@ -320,6 +320,6 @@ pub fn delete_ended_beyond(db: &mut impl Executor, user_id: &str, most: i64) -> 
 /// # Errors
 /// See [`Error`].
 pub fn names(db: &mut impl Executor, user_id: &str) -> Result<Vec<(String, String)>, Error> {
-    let rows = db.query("SELECT id, name FROM api_keys WHERE user_id = $1", &[&user_id])?;
+    let rows = db.query_list("SELECT id, name FROM api_keys WHERE user_id = $1", &[&user_id])?;
     rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
 }

@@ -106,8 +106,8 @@ pub fn page(
         concat!("SELECT ", columns!(), " FROM audit WHERE id < $1 AND user_id = $3 ORDER BY id DESC LIMIT $2");
     let before = before.unwrap_or(i64::MAX);
     let rows = match user_id {
-        Some(user_id) => db.query(OF_USER, &[&before, &limit, &user_id])?,
-        None => db.query(ALL, &[&before, &limit])?,
+        Some(user_id) => db.query_list(OF_USER, &[&before, &limit, &user_id])?,
+        None => db.query_list(ALL, &[&before, &limit])?,
     };
     rows.iter().map(Entry::from_row).collect()
 }

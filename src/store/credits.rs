@@ -198,7 +198,7 @@ pub fn page(
          ORDER BY e.created DESC, e.id DESC LIMIT $4"
     );
     let (time, id) = after.unwrap_or((OffsetDateTime::now_utc() + time::Duration::days(36_500), ""));
-    db.query(SQL, &[&user_id, &time, &id, &limit])?.iter().map(Entry::from_row).collect()
+    db.query_list(SQL, &[&user_id, &time, &id, &limit])?.iter().map(Entry::from_row).collect()
 }
 
 /// Ends credits whose time has come, for which no process has done so yet. Returns how many balances it looked at.

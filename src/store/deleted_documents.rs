@@ -42,7 +42,7 @@ record! {
 pub fn of_user(db: &mut impl Executor, user_id: &str, limit: i64) -> Result<Vec<DeletedDocument>, Error> {
     const SQL: &str =
         concat!("SELECT ", columns!(), " FROM deleted_documents WHERE user_id = $1 ORDER BY deleted DESC, id LIMIT $2");
-    db.query(SQL, &[&user_id, &limit])?.iter().map(DeletedDocument::from_row).collect()
+    db.query_list(SQL, &[&user_id, &limit])?.iter().map(DeletedDocument::from_row).collect()
 }
 
 /// What came of a restoration.

@@ -49,7 +49,7 @@ pub fn newest(
     );
     // By default, a time that is certainly later than all.
     let (time, id) = after.unwrap_or((OffsetDateTime::now_utc() + time::Duration::days(36_500), ""));
-    db.query(SQL, &[&time, &id, &limit])?.iter().map(UserSummary::from_row).collect()
+    db.query_list(SQL, &[&time, &id, &limit])?.iter().map(UserSummary::from_row).collect()
 }
 
 /// The accounts with these ids.
@@ -63,7 +63,7 @@ pub fn with_ids(db: &mut impl Executor, ids: &[&str]) -> Result<Vec<UserSummary>
         " FROM users CROSS JOIN (SELECT '' AS matched) AS no_search
          WHERE id = ANY($1::text[]::varchar[]) ORDER BY created DESC, id DESC"
     );
-    db.query(SQL, &[&ids.to_vec()])?.iter().map(UserSummary::from_row).collect()
+    db.query_list(SQL, &[&ids.to_vec()])?.iter().map(UserSummary::from_row).collect()
 }
 
 /// A page of the accounts of which the e-mail address, its domain (`@example.com`), the name or the visible prefix of a
@@ -111,7 +111,7 @@ pub fn search(
     // The lower bounds: the end of the previous page, or the first possible match.
     let (start, start_exact) = (after.max((lower.as_str(), "")), after.max((exact, "")));
     let (end, end_exact) = (end_of(&lower), end_of(exact));
-    let rows = db.query(
+    let rows = db.query_list(
         SQL,
         &[
             &start.0,

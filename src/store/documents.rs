@@ -40,6 +40,29 @@ record! {
     }
 }
 
+/// A [`Document`] without its content, as lists may show it.
+#[derive(Debug, Serialize)]
+pub struct Title<'d> {
+    id: &'d str,
+    title: &'d str,
+    user_id: &'d str,
+    #[serde(serialize_with = "super::timestamp::serialize_naive")]
+    created_at: OffsetDateTime,
+    #[serde(serialize_with = "super::timestamp::serialize_naive")]
+    updated_at: OffsetDateTime,
+    is_public: bool,
+    version: i64,
+}
+
+impl Title<'_> {
+    /// That of this document.
+    pub fn of(document: &Document) -> Title<'_> {
+        let Document { id, title, user_id, created_at, updated_at, is_public, version, .. } = document;
+        let (created_at, updated_at, is_public, version) = (*created_at, *updated_at, *is_public, *version);
+        Title { id, title, user_id, created_at, updated_at, is_public, version }
+    }
+}
+
 fn content_is_optional(schema: &mut schemars::Schema) {
     if let Some(required) = schema.get_mut("required").and_then(serde_json::Value::as_array_mut) {
         required.retain(|name| name != "content");
@@ -129,7 +152,9 @@ pub fn page(
                     ORDER BY created DESC, id DESC LIMIT $4) AS newest) AS page
         WHERE before <= $5 ORDER BY created DESC, id DESC";
     let (time, id) = after.map_or((None, ""), |(time, id)| (Some(time), id));
-    let rows = db.query(SQL, &[&user_id, &time, &id, &limit, &max_bytes, &whole])?;
+    let params: [&dyn Param; 6] = [&user_id, &time, &id, &limit, &max_bytes, &whole];
+    // Contents that were left out before are reserved by whoever asks for them.
+    let rows = if whole > SHORT.into() { db.query(SQL, &params)? } else { db.query_list(SQL, &params)? };
     rows.iter().map(short).collect()
 }
 
@@ -147,7 +172,7 @@ pub fn page_of_titles(
         WHERE user_id = $1 AND (created, id) < (coalesce($2, 'infinity'::timestamptz), $3)
         ORDER BY created DESC, id DESC LIMIT $4";
     let (time, id) = after.map_or((None, ""), |(time, id)| (Some(time), id));
-    db.query(SQL, &[&user_id, &time, &id, &limit])?.iter().map(Document::from_row).collect()
+    db.query_list(SQL, &[&user_id, &time, &id, &limit])?.iter().map(Document::from_row).collect()
 }
 
 /// Inserts a document, if the quota admits it, and returns its version.
@@ -327,7 +352,7 @@ pub fn search(
         }
         Ok(Searched { id, created, summary })
     };
-    let rows = db.query(SQL, &[&user_id, &time, &id, &text, &pattern, &limit, &SEARCHED_CHARACTERS])?;
+    let rows = db.query_list(SQL, &[&user_id, &time, &id, &text, &pattern, &limit, &SEARCHED_CHARACTERS])?;
     rows.iter().map(looked_at).collect()
 }
 

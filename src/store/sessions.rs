@@ -109,7 +109,7 @@ pub fn of_user(db: &mut impl Executor, user_id: &str) -> Result<Vec<BrowserSessi
         columns!(),
         " FROM sessions WHERE user_id = $1 AND expires > now() ORDER BY created DESC, id LIMIT 1000"
     );
-    db.query(SQL, &[&user_id])?.iter().map(BrowserSession::from_row).collect()
+    db.query_list(SQL, &[&user_id])?.iter().map(BrowserSession::from_row).collect()
 }
 
 /// Ends one of the user's sessions, and returns whether it existed.

@@ -270,7 +270,7 @@ fn list_models(call: &mut Call<'_>, _: &Caller) -> Answer {
     let PricedCatalogue { mut models, default_price, .. } = PricedCatalogue::read(&mut call.app.db.session()?)?;
     let next = cut_list(call.request, PAGE, &mut models, |priced| &priced.model.name)?;
     let models = models.into_iter().map(ShownModel::from).collect();
-    Ok(Response::json(200, &ModelList { models, default_price, next }))
+    Ok(Response::json_reserved(200, &ModelList { models, default_price, next })?)
 }
 
 /// `GET /api/admin/providers?limit=&after=`.
@@ -283,7 +283,7 @@ fn list_providers(call: &mut Call<'_>, _: &Caller) -> Answer {
         ShownProvider::new(row, problem)
     };
     let providers = providers.into_iter().map(shown).collect();
-    Ok(Response::json(200, &ProviderList { providers, next }))
+    Ok(Response::json_reserved(200, &ProviderList { providers, next })?)
 }
 
 /// `POST /api/admin/models`.

@@ -203,7 +203,7 @@ fn list(call: &mut Call<'_>, _: &Caller) -> Answer {
     };
     let next = asked.cut(&mut found, false, |last| (last.created, &last.id));
     let users = with_limits(&mut session, found)?;
-    Ok(Response::json(200, &UserList { users, next }))
+    Ok(Response::json_reserved(200, &UserList { users, next })?)
 }
 
 /// Adds the limits of accounts.

@@ -132,7 +132,7 @@ fn show(call: &mut Call<'_>, caller: &Caller) -> Answer {
     drop(session);
     let next = asked.cut(&mut entries, false, |last| (last.created, &last.id));
     let (balance_micros, expiring) = (balance.balance_micros, balance.expiring);
-    Ok(Response::json(200, &Credits { balance_micros, expiring, entries, next }))
+    Ok(Response::json_reserved(200, &Credits { balance_micros, expiring, entries, next })?)
 }
 
 /// `POST /api/admin/credits` with `user`, `amount_micros` and `reason`, and optionally `id` and `expires`.

@@ -2,7 +2,6 @@
 
 use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::Value;
 
 use super::Answer;
 use super::cursor::Page;
@@ -21,7 +20,7 @@ use crate::operation::Handler::{Authenticated, Optional};
 use crate::operation::{Operation, get, post, summary};
 use crate::store::deleted_documents::{self, Restored};
 use crate::store::document_totals::{self, Added, DocumentTotals};
-use crate::store::documents::{self, Change, Document};
+use crate::store::documents::{self, Change, Document, Title};
 use crate::store::users;
 
 /// The most bytes of a document's content.
@@ -154,6 +153,14 @@ struct DocumentList {
     next: Option<String>,
 }
 
+/// A list without the contents.
+#[derive(Serialize)]
+struct TitleList<'d> {
+    documents: Vec<Title<'d>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
 #[derive(Serialize, JsonSchema)]
 struct DocumentUsage {
     documents: i64,
@@ -197,12 +204,13 @@ fn list(call: &mut Call<'_>, caller: &Caller) -> Answer {
     if call.request.query("content").as_deref() == Some("false") {
         return list_titles(call, caller, &asked);
     }
-    let mut page = whole_documents::page(call, &caller.user.id, &asked, PAGE_BYTES)?;
+    let mut found = whole_documents::page(call, &caller.user.id, &asked, PAGE_BYTES)?;
+    let mut page = std::mem::take(&mut found.value);
     let bytes: usize = page.iter().filter_map(|d| d.content.as_ref()).map(String::len).sum();
     let is_cut = i64::try_from(bytes).unwrap_or(0) > PAGE_BYTES;
     let next = asked.cut(&mut page, is_cut, |last| (last.created_at, &last.id));
     let size = whole_documents::reserve_json(page.iter().filter_map(|document| document.content.as_deref()))?;
-    Ok(Response::json_of_size(200, size, &DocumentList { documents: page, next }))
+    Ok(found.shown_in(Response::json_of_size(200, size, &DocumentList { documents: page, next })))
 }
 
 /// `GET /api/docs/usage`.
@@ -234,12 +242,8 @@ fn list_titles(call: &Call<'_>, caller: &Caller, asked: &Page) -> Answer {
     let mut page = documents::page_of_titles(&mut session, &caller.user.id, asked.after(), asked.limit + 1)?;
     drop(session);
     let next = asked.cut(&mut page, false, |last| (last.created_at, &last.id));
-    let mut body =
-        serde_json::to_value(DocumentList { documents: page, next }).map_err(|e| Error::Internal(e.to_string()))?;
-    for document in body["documents"].as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
-        document.shift_remove("content");
-    }
-    Ok(Response::json(200, &body))
+    let titles = TitleList { documents: page.iter().map(Title::of).collect(), next };
+    Ok(Response::json_reserved(200, &titles)?)
 }
 
 /// `GET /api/docs/get?id=`: the caller's own document or a public one; 404 for any other.
@@ -248,9 +252,9 @@ fn get_one(call: &mut Call<'_>, caller: Option<&Caller>) -> Answer {
     let owner = caller.map(|caller| caller.user.id.as_str());
     let is_readable = |document: &Document| document.is_public || owner == Some(&document.user_id);
     match whole_documents::find(call, &id, is_readable)? {
-        Some(document) => {
-            let size = whole_documents::reserve_json(document.content.as_deref())?;
-            Ok(Response::json_of_size(200, size, &document))
+        Some(found) => {
+            let size = whole_documents::reserve_json(found.value.content.as_deref())?;
+            Ok(found.shown_in(Response::json_of_size(200, size, &found.value)))
         }
         None if owner.is_none() && call.has_credential() => Err(Error::Unauthorized(AUTHENTICATION_REQUIRED)),
         None => Err(Error::NotFound(NOT_FOUND)),
@@ -300,9 +304,10 @@ pub(super) fn update(call: &Call<'_>, id: &str, user_id: &str, change: Change<'_
         if let Some(version) = within_quota(saved, quota)? {
             return Ok(version);
         }
-        let Some(document) = whole_documents::find(call, id, |_| true)? else {
+        let Some(found) = whole_documents::find(call, id, |_| true)? else {
             return Err(Error::NotFound(NOT_FOUND));
         };
+        let document = found.value;
         if document.user_id != user_id {
             return Err(Error::Forbidden("Permission denied"));
         }

@@ -154,7 +154,7 @@ fn list(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let mut session = call.app.db.session()?;
     let keys = api_keys::of_user(&mut session, &caller.user.id)?;
     let keys = show_all(&mut session, &caller.user.id, keys)?;
-    Ok(Response::json(200, &KeyList { keys }))
+    Ok(Response::json_reserved(200, &KeyList { keys })?)
 }
 
 /// `POST /api/keys` with `name` and optionally `expires`, `budget` and what the key is limited to.

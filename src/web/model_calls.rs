@@ -12,7 +12,7 @@ use crate::gateway::body::form_fields;
 use crate::gateway::charged::{ChargedRequest, ModelUsage, Outcome};
 use crate::gateway::proxy::{ProxiedRoute, proxy};
 use crate::gateway::usage_counter::ChargeBasis;
-use crate::gateway::{model, response_typed_as, speech};
+use crate::gateway::{model, response_typed_as, speech, unread_reply};
 use crate::http::form::FORM_LIMIT;
 use crate::http::{Body, Content};
 
@@ -53,10 +53,14 @@ pub(super) fn speak(call: &mut Call<'_>, caller: &Caller) -> Answer {
         let voice = if voice.is_empty() { "af" } else { voice };
         let request = json!({"model": model, "input": input, "voice": voice, "response_format": "wav"});
         let (reply, audio) = speech::synthesize(&resolved, &request)?;
-        let mut response = response_typed_as(&reply).header("Content-Disposition", "inline; filename=\"speech.wav\"");
-        response.content = Content::Bytes(audio.into());
         let usage =
             ModelUsage { model, units: speech::units(input), estimated: false, latency_micros: reply.latency_micros() };
+        let audio = match audio {
+            Ok(audio) => audio,
+            Err(unread) => return Ok(unread_reply::refuse(&unread, usage)),
+        };
+        let mut response = response_typed_as(&reply).header("Content-Disposition", "inline; filename=\"speech.wav\"");
+        response.content = Content::Bytes(audio.into());
         Ok(Outcome::Reply(response, usage))
     })
 }

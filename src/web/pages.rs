@@ -26,6 +26,7 @@ use crate::auth::Caller;
 use crate::call::{Call, Role};
 use crate::error::{Error, Public, Result};
 use crate::http::Response;
+use crate::memory_budget::ReservedBytes;
 
 /// What the layout of every page needs.
 struct Frame {
@@ -89,8 +90,15 @@ impl Problem {
     }
 }
 
+/// A page, whose memory is reserved as it grows.
 fn page(status: u16, template: &impl Template) -> Answer {
-    Ok(Response::html(status, text_of(template)?))
+    let mut page = ReservedBytes::default();
+    let written = template.render_into(&mut page);
+    match (written, page.refused()) {
+        (Ok(()), _) => Ok(Response::with_body(status, "text/html; charset=utf-8", page.into_bytes())),
+        (Err(_), Some(refused)) => Err(refused.into()),
+        (Err(e), None) => Err(cannot_render(&e)),
+    }
 }
 
 /// A page of about this many bytes.

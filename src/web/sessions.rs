@@ -64,7 +64,7 @@ fn list(call: &mut Call<'_>, caller: &Caller) -> Answer {
         let current = caller.session_id() == Some(&session.id);
         ListedSession { session, current }
     });
-    Ok(Response::json(200, &SessionList { sessions: listed.collect() }))
+    Ok(Response::json_reserved(200, &SessionList { sessions: listed.collect() })?)
 }
 
 /// `POST /api/sessions/revoke` with `id`, or with `others: true` for all but the caller's own.

@@ -10,6 +10,7 @@ use crate::auth::Caller;
 use crate::call::Call;
 use crate::error::{Error, Result};
 use crate::http::Response;
+use crate::memory_budget;
 use crate::money::Cost;
 use crate::operation::Handler::Authenticated;
 use crate::operation::{Group, Operation, get, summary};
@@ -21,6 +22,9 @@ const MOST_DAYS: i64 = 3660;
 
 /// The most groups in one reply: more than there can be days, and more than anyone has models or keys.
 const MOST_GROUPS: i64 = 10_000;
+
+/// Bytes that a group takes as it is made into JSON, beside its text.
+const GROUP: usize = 2 * 1024;
 
 /// `GET /api/usage`.
 pub(super) fn operation() -> Operation {
@@ -82,11 +86,12 @@ fn usage(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let (from, to) = range(call)?;
     let (by, key) = grouping(call.request.query("by").as_deref())?;
     let sums = sums(&mut call.app.db.session()?, &caller.user.id, (from, to), by, MOST_GROUPS)?;
+    memory_budget::reserve_if_large(sums.len() * GROUP)?;
     let cost: Cost = sums.iter().map(|sum| sum.cost).sum();
     let groups: Vec<_> = sums.iter().map(|sum| group(key, sum)).collect();
     let body =
         json!({"from": iso_date(from), "to": iso_date(to), "by": key, "cost_micros": cost.micros(), "usage": groups});
-    Ok(Response::json(200, &body))
+    Ok(Response::json_reserved(200, &body)?)
 }
 
 /// The days from `from` to `to`; by default this month until today.

@@ -5,6 +5,7 @@ use super::cursor::Page;
 use crate::call::Call;
 use crate::db;
 use crate::error::Result;
+use crate::http::{Content, Method, Response};
 use crate::memory_budget;
 use crate::store::documents::{self as store, Document};
 
@@ -15,12 +16,35 @@ const READING: usize = 3;
 /// What a page or an object has besides the content, in bytes, and more.
 const AROUND: usize = 32 * 1024;
 
+/// A document, or a page of them.
+pub(super) struct Found<T> {
+    /// It.
+    pub(super) value: T,
+    /// Whether the large contents are there. They are not read for `HEAD`.
+    pub(super) is_whole: bool,
+}
+
+impl<T> Found<T> {
+    /// What a response that shows it becomes without the large contents.
+    pub(super) fn shown_in(&self, response: Response) -> Response {
+        if self.is_whole { response } else { Response { content: Content::LeftOut, ..response } }
+    }
+}
+
+fn is_head(call: &Call<'_>) -> bool {
+    *call.request.method() == Method::HEAD
+}
+
 /// The document with this id, if `is_readable` says so of it. A large one takes two round trips, so that nobody reads one
 /// for nothing.
 ///
 /// # Errors
 /// 503 or 429 if there is no memory for it. Those of the database.
-pub(super) fn find(call: &Call<'_>, id: &str, is_readable: impl Fn(&Document) -> bool) -> Result<Option<Document>> {
+pub(super) fn find(
+    call: &Call<'_>,
+    id: &str,
+    is_readable: impl Fn(&Document) -> bool,
+) -> Result<Option<Found<Document>>> {
     // PostgreSQL rejects NUL, and no id contains it.
     if id.contains('\0') {
         return Ok(None);
@@ -29,14 +53,14 @@ pub(super) fn find(call: &Call<'_>, id: &str, is_readable: impl Fn(&Document) ->
     let read = |ids: &[&str]| store::by_ids(&mut call.app.db.shared_session()?, ids);
     let found = call.app.documents.get::<_, db::Error>(id, read)?;
     let Some(short) = found.filter(|short| is_readable(&short.document)) else { return Ok(None) };
-    if short.left_out == 0 {
-        return Ok(Some(short.document));
+    if short.left_out == 0 || is_head(call) {
+        return Ok(Some(Found { value: short.document, is_whole: short.left_out == 0 }));
     }
     memory_budget::reserve(READING * short.left_out)?;
     // It may have changed hands or size meanwhile; the next reservation is of its size now.
     let document = store::by_id(&mut call.app.db.session()?, id)?.filter(is_readable);
     memory_budget::release((READING - 1) * short.left_out);
-    Ok(document)
+    Ok(document.map(|value| Found { value, is_whole: true }))
 }
 
 /// A page of the account's documents, and one more if there is one, of about `most` bytes of contents. Large contents take
@@ -44,19 +68,20 @@ pub(super) fn find(call: &Call<'_>, id: &str, is_readable: impl Fn(&Document) ->
 ///
 /// # Errors
 /// 503 or 429 if there is no memory for it. Those of the database.
-pub(super) fn page(call: &Call<'_>, user_id: &str, asked: &Page, most: i64) -> Result<Vec<Document>> {
+pub(super) fn page(call: &Call<'_>, user_id: &str, asked: &Page, most: i64) -> Result<Found<Vec<Document>>> {
     let read = |whole| {
         let mut session = call.app.db.session()?;
         store::page(&mut session, user_id, asked.after(), asked.limit + 1, most, whole)
     };
     let mut found = read(store::SHORT.into())?;
     let left_out: usize = found.iter().map(|short| short.left_out).sum();
-    if left_out > 0 {
+    let is_whole = left_out == 0 || !is_head(call);
+    if left_out > 0 && is_whole {
         memory_budget::reserve(READING * left_out)?;
         found = read(i64::MAX)?;
         memory_budget::release((READING - 1) * left_out);
     }
-    Ok(found.into_iter().map(|short| short.document).collect())
+    Ok(Found { value: found.into_iter().map(|short| short.document).collect(), is_whole })
 }
 
 /// Reserves what a page with these texts in it takes, and returns how much that is.

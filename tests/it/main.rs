@@ -57,6 +57,7 @@ mod lifecycle;
 mod login;
 mod lost_processes;
 mod memory;
+mod memory_of_replies;
 mod metrics;
 mod migration;
 mod model_changes;

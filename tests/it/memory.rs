@@ -10,13 +10,13 @@ use serde_json::json;
 use crate::documents::save;
 use crate::harness::{PASSWORD, Server, TestDb, User, at_once, retry_while_unavailable};
 
-const MIB: usize = 1024 * 1024;
+pub(crate) const MIB: usize = 1024 * 1024;
 
 /// What a process takes besides the budget: its code, caches, threads and password hashes.
 const BESIDES: usize = 100_000_000;
 
 /// A server with a budget of so many bytes.
-fn server(db: &TestDb, budget: usize) -> Server {
+pub(crate) fn server(db: &TestDb, budget: usize) -> Server {
     let server = Server::start_with(db, &[("MEMORY_BUDGET", &budget.to_string())]);
     println!("{} MB at the start", peak(&server) / 1_000_000);
     server
@@ -39,7 +39,7 @@ fn memory(server: &Server, name: &str) -> usize {
 }
 
 #[track_caller]
-fn assert_within(server: &Server, budget: usize) {
+pub(crate) fn assert_within(server: &Server, budget: usize) {
     let peak = peak(server);
     println!("{} MB of a budget of {} MB", peak / 1_000_000, budget / 1_000_000);
     assert!(peak < budget + BESIDES, "{} MB", peak / 1_000_000);

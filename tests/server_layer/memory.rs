@@ -102,11 +102,31 @@ fn slow_readers_are_cut_off_when_others_need_their_memory() {
     for client in &mut slow {
         client.send("GET /large HTTP/1.1\r\nHost: h\r\nX: 10.0.1.1\r\nConnection: close\r\n\r\n");
     }
-    server.until("both are unread", |stats| stats.requests == 2);
+    server.until("both are unread", |stats| stats.memory_used >= 2 * LARGE);
     until_taken(&server, "10.1.0.1", LARGE - 1_000_000);
     server.until("one is cut off", |stats| stats.evicted == 1 && stats.open_connections <= 2);
     let whole = slow.into_iter().filter_map(|mut client| client.try_reply(true)).count();
     assert_eq!(whole, 1);
+}
+
+#[test]
+fn a_reader_is_not_cut_off_for_what_others_leave_unread() {
+    let server = server(5 * LARGE);
+    let ask = |from: &str| {
+        let mut client = server.connect();
+        client.send(format!("GET /large HTTP/1.1\r\nHost: h\r\nX: {from}\r\nConnection: close\r\n\r\n"));
+        client
+    };
+    // It waits longest of all.
+    let mut reader = ask("10.1.0.1");
+    server.until("its reply waits", |stats| stats.memory_used >= LARGE);
+    let mut unread = Vec::new();
+    for sent in 2..=20 {
+        unread.push(ask("10.0.1.1"));
+        server.until("it is answered", |stats| stats.requests == sent);
+    }
+    server.until("most are cut", |stats| stats.open_connections <= 7);
+    assert_eq!(reader.try_reply(true).map(|reply| reply.body.len()), Some(LARGE));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use postgres::Row;
 use time::{Date, OffsetDateTime};
 
 use super::columns::{self, comma_separated, read_units};
-use crate::db::{Error, Executor};
+use crate::db::{Error, Executor, Param};
 use crate::money::Cost;
 use crate::units::Units;
 
@@ -56,14 +56,14 @@ pub fn newest(db: &mut impl Executor, user_id: &str, server: &str, limit: i64) -
             units: read_units(row, 8)?,
         })
     };
-    db.query(&NEWEST, &[&user_id, &server, &limit])?.iter().map(call).collect()
+    db.query_list(&NEWEST, &[&user_id, &server, &limit])?.iter().map(call).collect()
 }
 
 /// A row of the daily totals: what a user used on one day, of one model, with one key, on one route.
 #[derive(Clone, Debug)]
 pub struct DailyUsage {
-    /// The day (UTC), as `2026-11-22`.
-    pub day: String,
+    /// The day (UTC).
+    pub day: Date,
     /// The server that did the work.
     pub server: String,
     /// The route that was called.
@@ -83,17 +83,23 @@ pub struct DailyUsage {
 static DAILY: LazyLock<String> = LazyLock::new(|| {
     let units = comma_separated(columns::units());
     format!(
-        "SELECT to_char(day, 'YYYY-MM-DD'), server, route, model, key_id, estimated, cost_micros, cost_picos, {units}
-        FROM usage_daily WHERE user_id = $1 AND day BETWEEN $2 AND $3
-        ORDER BY usage_daily.day, server, route, model, key_id LIMIT $4"
+        "SELECT day, server, route, model, key_id, estimated, cost_micros, cost_picos, {units}
+        FROM usage_daily WHERE user_id = $1 AND (day, server, route, model, key_id) > ($2, $3, $4, $5, $6) AND day <= $7
+        ORDER BY day, server, route, model, key_id LIMIT $8"
     )
 });
 
-/// A user's daily totals from the first day to the last, both included: at most `limit` rows.
+/// A user's daily totals from the first day to the last, both included: at most `limit` rows, those after another one.
 ///
 /// # Errors
 /// See [`Error`].
-pub fn daily(db: &mut impl Executor, user_id: &str, days: (Date, Date), limit: i64) -> Result<Vec<DailyUsage>, Error> {
+pub fn daily(
+    db: &mut impl Executor,
+    user_id: &str,
+    days: (Date, Date),
+    after: Option<&DailyUsage>,
+    limit: i64,
+) -> Result<Vec<DailyUsage>, Error> {
     let usage = |row: &Row| {
         Ok(DailyUsage {
             day: row.try_get(0)?,
@@ -106,5 +112,13 @@ pub fn daily(db: &mut impl Executor, user_id: &str, days: (Date, Date), limit: i
             units: read_units(row, 8)?,
         })
     };
-    db.query(&DAILY, &[&user_id, &days.0, &days.1, &limit])?.iter().map(usage).collect()
+    // No server has an empty name, so all of the first day comes after that.
+    let (day, [server, route, model, key]) = match after {
+        Some(DailyUsage { day, server, route, model, key_id, .. }) => {
+            (*day, [server, route, model, key_id].map(String::as_str))
+        }
+        None => (days.0, [""; 4]),
+    };
+    let params: [&dyn Param; 8] = [&user_id, &day, &server, &route, &model, &key, &days.1, &limit];
+    db.query_list(&DAILY, &params)?.iter().map(usage).collect()
 }

@@ -74,5 +74,5 @@ pub fn sums(
             units: read_units(row, 5)?,
         })
     };
-    db.query(&SUMS, &[&user_id, &days.0, &days.1, &by, &limit])?.iter().map(sum).collect()
+    db.query_list(&SUMS, &[&user_id, &days.0, &days.1, &by, &limit])?.iter().map(sum).collect()
 }

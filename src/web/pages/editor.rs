@@ -15,9 +15,9 @@ use crate::web::{Answer, fields};
 
 #[derive(Template)]
 #[template(path = "editor.html")]
-struct Editor {
+struct Editor<'d> {
     frame: Frame,
-    document: Document,
+    document: &'d Document,
 }
 
 #[derive(Template)]
@@ -31,9 +31,9 @@ struct ConflictPage {
 
 #[derive(Template)]
 #[template(path = "public.html")]
-struct Public {
+struct Public<'d> {
     frame: Frame,
-    document: Document,
+    document: &'d Document,
     is_owner: bool,
 }
 
@@ -44,14 +44,11 @@ pub(in crate::web) fn show(call: &mut Call<'_>, caller: &Caller) -> Answer {
         ("published", "Published. Anyone with the link can read it."),
         ("unpublished", "The document is private again."),
     ];
-    let document = find(call, &segment(call, 0)?, |document| document.user_id == caller.user.id)?;
-    let document = document.ok_or(Error::NotFound(NOT_FOUND))?;
-    let size = reserve_html(document.content.as_deref())?;
-    page_of_size(
-        200,
-        size,
-        &Editor { frame: Frame::new(Some(caller), "documents").with_notice(call, NOTICES), document },
-    )
+    let found = find(call, &segment(call, 0)?, |document| document.user_id == caller.user.id)?;
+    let found = found.ok_or(Error::NotFound(NOT_FOUND))?;
+    let size = reserve_html(found.value.content.as_deref())?;
+    let frame = Frame::new(Some(caller), "documents").with_notice(call, NOTICES);
+    Ok(found.shown_in(page_of_size(200, size, &Editor { frame, document: &found.value })?))
 }
 
 /// `POST /documents/{id}` with `title`, `content` and `version`; if the document was saved elsewhere in the
@@ -68,7 +65,7 @@ pub(in crate::web) fn save(call: &mut Call<'_>, caller: &Caller) -> Answer {
         Ok(_) => Ok(Response::see_other(format!("/documents/{id}?done=saved"))),
         Err(Error::Conflict(..)) => {
             let document = find(call, &id, |document| document.user_id == caller.user.id)?;
-            let document = document.ok_or(Error::NotFound(NOT_FOUND))?;
+            let document = document.ok_or(Error::NotFound(NOT_FOUND))?.value;
             let size = reserve_html(document.content.as_deref().into_iter().chain([content.as_str()]))?;
             let frame = Frame::new(Some(caller), "documents");
             page_of_size(409, size, &ConflictPage { frame, document, title: title.to_owned(), content })
@@ -89,9 +86,10 @@ pub(in crate::web) fn publish(call: &mut Call<'_>, caller: &Caller) -> Answer {
 
 /// `GET /public/{id}`: for everyone, if the document is public.
 pub(in crate::web) fn public(call: &mut Call<'_>, caller: Option<&Caller>) -> Answer {
-    let document = find(call, &segment(call, 0)?, |document| document.is_public)?;
-    let document = document.ok_or(Error::NotFound(NO_PAGE))?;
+    let found = find(call, &segment(call, 0)?, |document| document.is_public)?;
+    let found = found.ok_or(Error::NotFound(NO_PAGE))?;
+    let document = &found.value;
     let is_owner = caller.is_some_and(|caller| caller.user.id == document.user_id);
     let size = reserve_html(document.content.as_deref())?;
-    page_of_size(200, size, &Public { frame: Frame::new(caller, ""), document, is_owner })
+    Ok(found.shown_in(page_of_size(200, size, &Public { frame: Frame::new(caller, ""), document, is_owner })?))
 }

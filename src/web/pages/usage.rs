@@ -12,8 +12,9 @@ use crate::call::Call;
 use crate::db::Executor;
 use crate::error::Result;
 use crate::http::Response;
+use crate::memory_budget::{self, ReservedBytes};
 use crate::money::Cost;
-use crate::store::usage::lists::{self, ChargedCall};
+use crate::store::usage::lists::{self, ChargedCall, DailyUsage};
 use crate::store::usage::sums::{GroupBy, Sum, sums};
 use crate::store::{api_keys, users};
 use crate::units::Unit;
@@ -27,8 +28,9 @@ const NEWEST: i64 = 20;
 /// The most models, keys or routes on the page.
 const MOST_GROUPS: i64 = 200;
 
-/// The most lines of a download.
+/// The most lines of a download, and how many are read at a time.
 const MOST_LINES: i64 = 100_000;
+const LINES_AT_ONCE: i64 = 1000;
 
 #[derive(Template)]
 #[template(path = "usage.html")]
@@ -142,22 +144,33 @@ pub(super) fn cost_chart(days: (Date, Date), costs: &[(&str, i64)]) -> String {
 pub(in crate::web) fn download(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let named = ["from", "to"].iter().any(|name| call.request.query(name).is_some());
     let days = if named { range(call)? } else { period(call).1 };
-    let mut session = call.app.db.session()?;
-    let names = key_names(&mut session, &caller.user.id)?;
-    let lines = lists::daily(&mut session, &caller.user.id, days, MOST_LINES)?;
-    drop(session);
-    let mut csv =
-        format!("day,server,route,model,key,{},estimated,cost_usd\r\n", Unit::ALL.map(Unit::csv_column).join(","));
-    for line in &lines {
-        let key = if line.key_id.is_empty() { String::new() } else { key_name(&names, &line.key_id) };
-        let texts = [&line.day, &line.server, &line.route, &line.model, &key].map(|text| cell(text));
-        let numbers = line.units.values().map(|amount| amount.to_string());
-        let (dollars, fraction) = (line.cost.micros() / 1_000_000, line.cost.micros() % 1_000_000);
-        let (texts, numbers, picos) = (texts.join(","), numbers.join(","), line.cost.picos());
-        csv += &format!("{texts},{numbers},{},{dollars}.{fraction:06}{picos:06}\r\n", line.estimated);
+    let user_id = &caller.user.id;
+    let names = key_names(&mut call.app.db.session()?, user_id)?;
+    let mut csv = ReservedBytes::default();
+    let columns = Unit::ALL.map(Unit::csv_column).join(",");
+    csv.add(format!("day,server,route,model,key,{columns},estimated,cost_usd\r\n").as_bytes())?;
+    let (mut last, mut left) = (None, MOST_LINES);
+    while left > 0 {
+        let most = left.min(LINES_AT_ONCE);
+        let read = || lists::daily(&mut call.app.db.session()?, user_id, days, last.as_ref(), most);
+        let mut lines = memory_budget::briefly(read)?;
+        for line in &lines {
+            csv.add(csv_line(line, &names).as_bytes())?;
+        }
+        left = if lines.len() < usize::try_from(most).unwrap_or(0) { 0 } else { left - most };
+        last = lines.pop();
     }
     let name = format!("attachment; filename=\"usage-{}-{}.csv\"", iso_date(days.0), iso_date(days.1));
     Ok(Response::with_body(200, "text/csv; charset=utf-8", csv.into_bytes()).header("Content-Disposition", name))
+}
+
+fn csv_line(line: &DailyUsage, names: &HashMap<String, String>) -> String {
+    let key = if line.key_id.is_empty() { String::new() } else { key_name(names, &line.key_id) };
+    let texts = [&iso_date(line.day), &line.server, &line.route, &line.model, &key].map(|text| cell(text));
+    let numbers = line.units.values().map(|amount| amount.to_string());
+    let (dollars, fraction) = (line.cost.micros() / 1_000_000, line.cost.micros() % 1_000_000);
+    let (texts, numbers, picos) = (texts.join(","), numbers.join(","), line.cost.picos());
+    format!("{texts},{numbers},{},{dollars}.{fraction:06}{picos:06}\r\n", line.estimated)
 }
 
 /// A cell of a CSV file. A text that a spreadsheet would run as a formula (a model's name can be anything) is prefixed
