@@ -58,6 +58,20 @@ fn usage_is_reported_by_day_model_key_and_route() {
 }
 
 #[test]
+fn a_spreadsheet_runs_nothing_of_a_file_of_usage() {
+    let db = TestDb::new();
+    let server = Server::start(&db);
+    let user = server.sign_up("ann@example.com");
+    insert_days(&db, &user.id);
+    db.run("UPDATE usage_daily SET model = CASE model WHEN 'a' THEN ' =1+1' ELSE ';=1' END");
+    let csv = user.browser.get("/usage.csv?from=2026-01-01&to=2026-02-01").expect(200).text();
+    let column = csv.lines().next().unwrap().split(',').position(|name| name == "model").unwrap();
+    let mut models: Vec<&str> = csv.lines().skip(1).map(|line| line.split(',').nth(column).unwrap()).collect();
+    models.sort_unstable();
+    assert_eq!(models, ["' =1+1", "' =1+1", "' =1+1", "';=1"]);
+}
+
+#[test]
 fn invalid_parameters_are_400() {
     let db = TestDb::new();
     let server = Server::start(&db);
