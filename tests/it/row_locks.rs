@@ -20,6 +20,8 @@ fn who_waits_for_locks_leaves_connections_to_others_and_is_told_to_come_back() {
     let db = TestDb::new();
     let server = Server::start_with(&db, &[("POOL_SIZE", CONNECTIONS)]);
     let (hog, other) = (server.sign_up("hog@x"), server.sign_up("ann@x"));
+    // Signs in so often that its first session ends.
+    server.sign_up("ben@x");
     let [id, deleted] = ["text", "deleted"].map(|text| save(&hog.browser, &json!({"content": text})));
     let own = save(&other.browser, &json!({"content": "text"}));
     hog.browser.post("/api/docs/delete", &json!({"id": deleted})).expect(200);
@@ -48,7 +50,7 @@ fn who_waits_for_locks_leaves_connections_to_others_and_is_told_to_come_back() {
             other.browser.post("/api/docs/autosave", &json!({"id": own, "content": "more"})).expect(200);
             other.browser.get("/api/docs/list").expect(200);
             save(&other.browser, &json!({"content": "another"}));
-            server.sign_in("ann@x", PASSWORD);
+            server.sign_in("ben@x", PASSWORD);
             server.web.anonymous().get("/readyz").expect(200);
             assert!(waiting() <= SHARE);
             served += 1;
