@@ -18,6 +18,11 @@ pub use by_unit::{ByUnit, Units};
 /// The most of one unit that a single charge can hold, so that sums of charges stay far from overflowing.
 pub const MAX_UNITS: i64 = 1_000_000_000_000;
 
+/// A number of a unit. What is larger than an amount can be becomes the largest one, which charges cut to [`MAX_UNITS`].
+pub fn amount(number: impl TryInto<i64>) -> i64 {
+    number.try_into().unwrap_or(i64::MAX)
+}
+
 /// How pages describe the use of a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Display {

@@ -18,8 +18,6 @@ use super::transport;
 const MAX_ERROR_BODY: u64 = 64 * 1024;
 /// The first piece of a reply that memory is taken for.
 const FIRST_PIECE: usize = 8 * 1024;
-/// What is said of a reply that is longer than may be.
-const TOO_LONG: &str = "The model server's reply is too long";
 /// Bytes of a reply that are not refused when there is no memory: the model has done its work, and nearly all replies are
 /// shorter.
 pub const UNREFUSED: usize = 1024 * 1024;
@@ -65,7 +63,7 @@ impl Reply {
     /// `reserved` bytes are already.
     ///
     /// # Errors
-    /// [`ReadError::NoMemory`]; 502 when it ends early or is longer than `limit` bytes, 504 when it takes too long; the
+    /// [`ReadError::NoMemory`]; [`ReadError::TooLong`] beyond `limit` bytes; 502 when it ends early, 504 when it takes too long; the
     /// client has left.
     pub fn read_all(&mut self, limit: usize, reserved: usize) -> std::result::Result<Vec<u8>, ReadError> {
         let (mut bytes, taken) = (Vec::new(), Cell::new(0_usize));
@@ -80,7 +78,7 @@ impl Reply {
             Ok(())
         };
         match memory_budget::read_up_to(self, &mut bytes, (FIRST_PIECE, limit.saturating_add(1)), take) {
-            Ok(()) if bytes.len() > limit => Err(too_long().into()),
+            Ok(()) if bytes.len() > limit => Err(ReadError::TooLong),
             Ok(()) => Ok(bytes),
             Err(Stop::Failed(e)) => Err(self.broken(&e).into()),
             Err(Stop::Refused(refused)) => {
@@ -94,23 +92,18 @@ impl Reply {
     }
 
     /// Reads on to the end of a reply that is not kept.
-    fn skim(&mut self, unread: &mut Unread, limit: usize) -> Result<()> {
+    fn skim(&mut self, unread: &mut Unread, limit: usize) -> std::result::Result<(), ReadError> {
         let mut piece = vec![0; KEPT_END];
         loop {
             match self.read(&mut piece) {
                 Ok(0) => return Ok(()),
                 Ok(n) => unread.add(&piece[..n]),
-                Err(e) => return Err(self.broken(&e)),
+                Err(e) => return Err(self.broken(&e).into()),
             }
             if unread.length > limit {
-                return Err(too_long());
+                return Err(ReadError::TooLong);
             }
         }
-    }
-
-    /// Whether this is the error of a reply that was made, but is too long to be read.
-    pub fn is_too_long(e: &Error) -> bool {
-        matches!(e, Error::Upstream(502, words) if *words == TOO_LONG)
     }
 
     /// Why reading failed: the client has left, or the server failed, which is noted.
@@ -200,10 +193,6 @@ impl Reply {
     }
 }
 
-fn too_long() -> Error {
-    Error::Upstream(502, TOO_LONG)
-}
-
 /// Why reading into memory stopped.
 enum Stop {
     Failed(io::Error),
@@ -221,8 +210,23 @@ impl From<io::Error> for Stop {
 pub enum ReadError {
     /// There was no memory for it. It was read to its end all the same, as the model has made it.
     NoMemory(Unread),
+    /// It was made, but is longer than may be.
+    TooLong,
     /// It could not be read.
     Failed(Error),
+}
+
+impl ReadError {
+    /// What is known of a reply for which there was no memory.
+    ///
+    /// # Errors
+    /// Why it was not read, if that was something else.
+    pub fn into_unread(self) -> Result<Unread> {
+        match self {
+            ReadError::NoMemory(unread) => Ok(unread),
+            other => Err(other.into()),
+        }
+    }
 }
 
 impl From<Error> for ReadError {
@@ -236,6 +240,7 @@ impl From<ReadError> for Error {
     fn from(e: ReadError) -> Error {
         match e {
             ReadError::NoMemory(unread) => Error::from(unread.refused),
+            ReadError::TooLong => Error::Upstream(502, "The model server's reply is too long"),
             ReadError::Failed(e) => e,
         }
     }

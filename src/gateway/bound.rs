@@ -10,7 +10,7 @@ use super::prompt_parts::{self, PromptParts};
 /// Tokens that a chat template may add to each message or part of one, and once.
 const TEMPLATE: usize = 16;
 /// Tokens of a picture, of any size.
-const PICTURE: usize = 16_384;
+pub const PICTURE: usize = 16_384;
 /// Tokens of a recording or a film at an address.
 const REMOTE_MEDIA: usize = 65_536;
 /// Tokens of all documents of a request: as large as the context of nearly all models, as nothing tells how many pages a

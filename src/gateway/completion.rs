@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::blocking::unwatched;
 use crate::catalogue::ResolvedModel;
-use crate::engine::{ReadError, Reply, UpstreamRequest};
+use crate::engine::{Reply, UpstreamRequest};
 use crate::error::{Error, Result};
 use crate::http::object::Object;
 use crate::http::sse;
@@ -203,12 +203,12 @@ impl Collector<'_> {
         }
         let bytes = match unwatched(|| reply.read_all(MAX_REPLY, 0)) {
             Ok(bytes) => bytes,
-            Err(ReadError::NoMemory(unread)) => {
+            Err(e) => {
+                let unread = e.into_unread()?;
                 unread_reply::count(&unread, &mut self.counter);
                 self.is_unread = true;
                 return Ok(Some(Error::from(unread.refused)));
             }
-            Err(ReadError::Failed(e)) => return Err(e),
         };
         if let Some(message) = failure::message(&bytes) {
             return Err(disguised_failure(&message));

@@ -164,7 +164,7 @@ impl<'a> ForwardedUpload<'a> {
         self.trailing = (self.map_trailing)(trailing)?;
         let (measured, counted) = std::mem::take(&mut self.measurer).finish();
         self.duration = AudioDuration::of(measured, counted, self.size);
-        worst_case::set_aside(self.resolved, &self.duration.longest().units(&Reported::default()))?;
+        worst_case::set_aside(self.resolved, || self.duration.longest().units(&Reported::default()))?;
         (self.buffer, self.sent) = (Vec::new(), 0);
         let provider = self.provider.as_deref().unwrap_or_default();
         let variant = Variant { provider, model: self.model.as_deref(), without: self.without };
@@ -333,7 +333,8 @@ fn write_end(to: &mut Vec<u8>, boundary: &str, fields: &FormFields, variant: &Va
     to.extend_from_slice(format!("--{boundary}--\r\n").as_bytes());
 }
 
-fn write_field(to: &mut Vec<u8>, boundary: &str, name: &str, value: &str) {
+/// Writes a field of a multipart body.
+pub(super) fn write_field(to: &mut Vec<u8>, boundary: &str, name: &str, value: &str) {
     // These characters would end the name early.
     let name: String = name.chars().filter(|c| !c.is_control() && *c != '"').collect();
     let field = format!("--{boundary}\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n");

@@ -9,18 +9,19 @@ use crate::http::object::Object;
 use crate::http::parts::Parts;
 use crate::memory_budget;
 
-use super::body::{check_field, check_names};
-use super::forward::upload_error;
+use super::forward::{upload_error, write_field};
+use super::upload;
 
 /// Most bytes of such a body.
 pub const MAX_IMAGE_FORM: usize = 50 * 1024 * 1024;
 
-/// Most bytes of a field that is no image.
-const MAX_FIELD: u64 = 64 * 1024;
 /// Most parts of a body.
 const MAX_PARTS: usize = 100;
 /// Most bytes that a part has around its content when it is sent.
 const PART_HEAD: usize = 512;
+
+/// Bytes by which images are told apart.
+const LONGEST_SIGNATURE: usize = 12;
 
 /// The names of the parts that are images.
 const IMAGES: [&str; 3] = ["image", "image[]", "mask"];
@@ -67,21 +68,15 @@ impl ImageForm {
             if names.len() >= MAX_PARTS {
                 return Err(Error::bad("The multipart body has too many parts"));
             }
-            if name.chars().any(|c| c.is_control() || matches!(c, '"' | '\\')) {
-                return Err(Error::bad("The multipart body has a field whose name cannot be passed on"));
-            }
-            if names.contains(&name) && !name.ends_with("[]") {
-                return Err(Error::bad("The multipart body has a field twice"));
-            }
+            upload::check_part_name(&name)?;
+            upload::check_once(&name, &names)?;
             if IMAGES.contains(&name.as_str()) {
                 form.add_image(&name, &mut parts)?;
                 fields.images += 1;
             } else if head.file_name.is_some() {
                 return Err(Error::bad("Images must be in the fields image, image[] and mask"));
             } else {
-                let value = text(&mut parts)?;
-                check_names([name.as_str()])?;
-                check_field(&name, || Some(value.clone()))?;
+                let value = upload::field(&mut parts, &name)?;
                 form.add_field(&name, value, &mut fields);
             }
             names.push(name);
@@ -91,21 +86,19 @@ impl ImageForm {
     }
 
     fn add_image(&mut self, name: &str, parts: &mut Parts<&[u8]>) -> Result<()> {
-        let from = self.bytes.len();
-        let mut image = Vec::new();
-        parts.read_to_end(&mut image).map_err(|e| upload_error(&e))?;
-        let (media_type, extension) = kind(&image).ok_or(Error::bad(format!("{name} must be a PNG, JPEG or WebP")))?;
+        let mut start = Vec::with_capacity(LONGEST_SIGNATURE);
+        parts.take(LONGEST_SIGNATURE as u64).read_to_end(&mut start).map_err(|e| upload_error(&e))?;
+        let (media_type, extension) = kind(&start).ok_or(Error::bad(format!("{name} must be a PNG, JPEG or WebP")))?;
         let head = format!(
             "--{}\r\nContent-Disposition: form-data; name=\"{name}\"; filename=\"{}.{extension}\"\r\n\
              Content-Type: {media_type}\r\n\r\n",
             self.boundary,
             name.trim_end_matches("[]"),
         );
-        self.bytes.reserve(head.len() + image.len() + 2);
-        for piece in [head.as_bytes(), &image, b"\r\n"] {
-            self.bytes.extend_from_slice(piece);
-        }
-        debug_assert!(self.bytes.len() > from);
+        self.bytes.extend_from_slice(head.as_bytes());
+        self.bytes.extend_from_slice(&start);
+        parts.read_to_end(&mut self.bytes).map_err(|e| upload_error(&e))?;
+        self.bytes.extend_from_slice(b"\r\n");
         Ok(())
     }
 
@@ -156,20 +149,6 @@ impl Form for ImageForm {
         write_field(&mut self.bytes, &self.boundary, "model", model);
         self.bytes.extend_from_slice(format!("--{}--\r\n", self.boundary).as_bytes());
         &self.bytes
-    }
-}
-
-fn write_field(to: &mut Vec<u8>, boundary: &str, name: &str, value: &str) {
-    let field = format!("--{boundary}\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n");
-    to.extend_from_slice(field.as_bytes());
-}
-
-fn text(parts: &mut Parts<&[u8]>) -> Result<String> {
-    let mut value = String::new();
-    let length = parts.take(MAX_FIELD + 1).read_to_string(&mut value).map_err(|e| upload_error(&e))?;
-    match length as u64 > MAX_FIELD {
-        true => Err(Error::bad("A field of the multipart body is too long")),
-        false => Ok(value),
     }
 }
 

@@ -1,11 +1,6 @@
 //! OpenAI's JSON routes: the request is passed on unchanged but for what it lacks, and so is the reply.
 
-use std::fmt;
 use std::time::Instant;
-
-use serde::Deserializer as _;
-use serde::de::{SeqAccess, Visitor};
-use serde_json::value::RawValue;
 
 use crate::auth::Caller;
 use crate::blocking::unwatched;
@@ -16,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::http::object::Object;
 use crate::http::{Content, Response};
 use crate::memory_budget;
+use crate::protocol::json_walk;
 
 use super::body::{fill_in_deployment, json_object};
 use super::charged::{ChargedRequest, ModelUsage, Outcome};
@@ -184,8 +180,6 @@ impl Pending {
         let all = model.block_in_place(|| unwatched(|| reply.read_all(MAX_REPLY, reserved)))?;
         let all = all.and_then(|bytes| reserve_copies(&bytes, &format, &counter).map(|()| bytes));
         let all = match all {
-            Ok(bytes) => Ok(bytes),
-            Err(ReadError::Failed(e)) => Err(e),
             Err(ReadError::NoMemory(unread)) => {
                 unread_reply::count(&unread, &mut counter);
                 let (units, estimated) = (counter.units(prompt_tokens), counter.is_estimate());
@@ -193,9 +187,10 @@ impl Pending {
                 let (model, latency_micros) = (model.name().to_owned(), reply.latency_micros());
                 return Ok(unread_reply::refuse(&unread, ModelUsage { model, units, estimated, latency_micros }));
             }
+            all => all,
         };
-        let is_unreadable = all.as_ref().is_err_and(Reply::is_too_long);
-        let read = all.and_then(|bytes| format.read_whole(&bytes, &mut counter).map(|()| bytes));
+        let is_unreadable = matches!(all, Err(ReadError::TooLong));
+        let read = all.map_err(Error::from).and_then(|bytes| format.read_whole(&bytes, &mut counter).map(|()| bytes));
         match read {
             Err(e) if counter.is_empty() && !is_unreadable => return Err(e),
             _ => live_reply::note_hidden_output(&mut counter, &reply, model.name(), false),
@@ -256,27 +251,11 @@ fn choices(object: &Object<'_>, prompt_field: &str) -> (usize, usize) {
 
 /// How many prompts or inputs this field has: a list of numbers is one. They are counted without a copy of them.
 pub fn prompts(object: &Object<'_>, field: &str) -> usize {
-    struct Prompts;
-
-    impl<'de> Visitor<'de> for Prompts {
-        type Value = usize;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a list")
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> std::result::Result<usize, A::Error> {
-            let mut count = 0;
-            while let Some(element) = list.next_element::<&RawValue>()? {
-                count += usize::from(element.get().starts_with(['"', '[', '{']));
-            }
-            Ok(count)
-        }
+    let mut count = 0;
+    if let Some(list) = object.get(field) {
+        json_walk::each_element(list, |element| count += usize::from(element.get().starts_with(['"', '[', '{'])));
     }
-
-    let list = object.get(field).filter(|value| value.get().starts_with('['));
-    let count = list.and_then(|list| serde_json::Deserializer::from_str(list.get()).deserialize_seq(Prompts).ok());
-    count.unwrap_or(1).max(1)
+    count.max(1)
 }
 
 #[cfg(test)]

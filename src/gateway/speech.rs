@@ -4,11 +4,11 @@ use serde_json::Value;
 
 use crate::blocking::{Wait, block_in_place, unwatched};
 use crate::catalogue::ResolvedModel;
-use crate::engine::{ReadError, Reply, Unread, UpstreamRequest};
+use crate::engine::{Reply, Unread, UpstreamRequest};
 use crate::error::{Error, Result};
 use crate::http::object::Object;
 use crate::protocol::failure;
-use crate::units::{Unit, Units};
+use crate::units::{Unit, Units, amount};
 
 use super::MAX_REPLY;
 use super::body::check_choice;
@@ -30,7 +30,7 @@ const MAX_ERROR: usize = 64 * 1024;
 pub fn request(model: &ResolvedModel, object: &Object<'_>) -> Result<Reply> {
     let text = object.read::<String>("input");
     check_choice(object, "stream_format", &["audio"])?;
-    worst_case::set_aside(model, &units(&text.unwrap_or_default()))?;
+    worst_case::set_aside(model, || units(&text.unwrap_or_default()))?;
     let ask = UpstreamRequest::json(SPEECH, &[], object);
     block_in_place(Wait::Model, || {
         unwatched(|| {
@@ -64,12 +64,11 @@ pub fn synthesize(model: &ResolvedModel, request: &Value) -> Result<(Reply, std:
 pub fn read(reply: &mut Reply) -> Result<std::result::Result<Vec<u8>, Unread>> {
     match block_in_place(Wait::Model, || unwatched(|| reply.read_all(MAX_REPLY, 0)))? {
         Ok(audio) => Ok(Ok(audio)),
-        Err(ReadError::NoMemory(unread)) => Ok(Err(unread)),
-        Err(ReadError::Failed(e)) => Err(e),
+        Err(e) => Ok(Err(e.into_unread()?)),
     }
 }
 
 /// What speaking a text is charged as.
 pub fn units(text: &str) -> Units {
-    Units::of([(Unit::Characters, i64::try_from(text.chars().count()).unwrap_or(i64::MAX)), (Unit::Requests, 1)])
+    Units::of([(Unit::Characters, amount(text.chars().count())), (Unit::Requests, 1)])
 }

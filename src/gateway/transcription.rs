@@ -2,7 +2,7 @@
 
 use crate::blocking::{Wait, block_in_place, unwatched};
 use crate::catalogue::ResolvedModel;
-use crate::engine::{Body, ReadError, Reply, UNREFUSED, Unread, UpstreamRequest};
+use crate::engine::{Body, Reply, UNREFUSED, Unread, UpstreamRequest};
 use crate::error::{Error, Result};
 use crate::memory_budget;
 use crate::protocol::failure;
@@ -91,8 +91,7 @@ impl PendingTranscription {
     pub fn read(&mut self) -> Result<Transcribed> {
         let bytes = match block_in_place(Wait::Model, || unwatched(|| self.reply.read_all(MAX_REPLY, 0)))? {
             Ok(bytes) => bytes,
-            Err(ReadError::NoMemory(unread)) => return Ok(self.unread(unread)),
-            Err(ReadError::Failed(e)) => return Err(e),
+            Err(e) => return Ok(self.unread(e.into_unread()?)),
         };
         if bytes.len() > UNREFUSED
             && let Err(refused) = memory_budget::reserve(bytes.len().saturating_mul(PARSED))

@@ -9,6 +9,7 @@ use crate::engine::Unread;
 use crate::error::Error;
 use crate::protocol::chunk::Chunk;
 use crate::protocol::usage::Usage;
+use crate::units::amount;
 
 use super::charged::{ModelUsage, Outcome};
 use super::usage_counter::UsageCounter;
@@ -22,7 +23,7 @@ pub(super) fn count(unread: &Unread, counter: &mut UsageCounter) {
         counter.add_with(&Chunk { usage: None, choices: Vec::new() }, Some(&usage));
     }
     // Only where those have not told.
-    counter.assume_hidden(i64::try_from(unread.length / BYTES_PER_TOKEN).unwrap_or(i64::MAX));
+    counter.assume_hidden(amount(unread.length / BYTES_PER_TOKEN));
 }
 
 /// Charges for such a reply, and refuses it.

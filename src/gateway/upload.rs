@@ -19,6 +19,8 @@ const MAX_FIELD: u64 = 64 * 1024;
 const MAX_FIELDS: usize = 100;
 /// Most bytes of a recording that is kept in memory until a field behind it is known: as much as OpenAI takes.
 const MAX_HELD: usize = 25 * 1024 * 1024;
+/// What is said of fields beyond that.
+const TOO_MUCH: &str = "The fields of the multipart body are too many or too long";
 /// How much of one is read at a time.
 const HELD_STEP: usize = 1024 * 1024;
 
@@ -66,10 +68,7 @@ impl<'a> Upload<'a> {
         let mut fields = FormFields::new();
         while let Some(head) = parts.next_part().map_err(|e| upload_error(&e))? {
             digest.add(head.name.as_bytes());
-            // Model servers might read such a name as another one.
-            if head.name.chars().any(|c| c.is_control() || matches!(c, '"' | '\\')) {
-                return Err(Error::bad("The multipart body has a field whose name cannot be passed on"));
-            }
+            check_part_name(&head.name)?;
             if head.name == *file_field {
                 let label = FileLabel { name: head.file_name.unwrap_or_default(), media_type: head.media_type };
                 digest.add(label.name.as_bytes());
@@ -78,21 +77,13 @@ impl<'a> Upload<'a> {
             if head.file_name.is_some() {
                 return Err(not_one_file(file_field));
             }
-            let mut value = String::new();
-            let length = parts.take(MAX_FIELD + 1).read_to_string(&mut value).map_err(|e| upload_error(&e))?;
-            if length as u64 > MAX_FIELD || fields.len() >= MAX_FIELDS {
-                return Err(Error::bad("The fields of the multipart body are too many or too long"));
+            if fields.len() >= MAX_FIELDS {
+                return Err(Error::bad(TOO_MUCH));
             }
+            let value = field(parts, &head.name)?;
             digest.add(value.as_bytes());
-            check_names([head.name.as_str()])?;
-            check_field(&head.name, || Some(value.clone()))?;
-            if names.contains(&head.name) {
-                return Err(Error::bad("The multipart body has a field twice"));
-            }
-            // Names of lists end like this, and occur once for each element.
-            if !head.name.ends_with("[]") {
-                names.push(head.name.clone());
-            }
+            check_once(&head.name, names)?;
+            names.push(head.name.clone());
             fields.push((head.name, value));
         }
         Ok((fields, None))
@@ -120,6 +111,34 @@ impl<'a> Upload<'a> {
             }
         }
     }
+}
+
+/// Checks that no model server could read the name of a part as another one.
+pub(super) fn check_part_name(name: &str) -> Result<()> {
+    match name.chars().any(|c| c.is_control() || matches!(c, '"' | '\\')) {
+        true => Err(Error::bad("The multipart body has a field whose name cannot be passed on")),
+        false => Ok(()),
+    }
+}
+
+/// Checks that a part is not there `before`, but for those of lists, whose names end like this.
+pub(super) fn check_once(name: &str, before: &[String]) -> Result<()> {
+    match !name.ends_with("[]") && before.iter().any(|other| other == name) {
+        true => Err(Error::bad("The multipart body has a field twice")),
+        false => Ok(()),
+    }
+}
+
+/// Reads a field that is no file, and checks that it chooses no price.
+pub(super) fn field(parts: &mut impl Read, name: &str) -> Result<String> {
+    let mut value = String::new();
+    let length = parts.take(MAX_FIELD + 1).read_to_string(&mut value).map_err(|e| upload_error(&e))?;
+    if length as u64 > MAX_FIELD {
+        return Err(Error::bad(TOO_MUCH));
+    }
+    check_names([name])?;
+    check_field(name, || Some(value.clone()))?;
+    Ok(value)
 }
 
 fn not_one_file(field: &str) -> Error {

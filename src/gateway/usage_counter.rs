@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::protocol::usage::{Reported, Usage};
-use crate::units::{Unit, Units};
+use crate::units::{Unit, Units, amount};
 
 use super::audio_duration::AudioDuration;
 use super::estimate::OutputCounter;
@@ -152,7 +152,7 @@ impl UsageCounter {
     /// has at most as many as bytes.
     fn hidden_of(&self, output: i64, chunk: &Chunk<'_>) -> i64 {
         let beside = chunk.choices.iter().flat_map(Choice::texts).map(str::len).sum::<usize>();
-        let beyond = |shown: usize| output.saturating_sub(whole(shown.saturating_add(beside)));
+        let beyond = |shown: usize| output.saturating_sub(amount(shown.saturating_add(beside)));
         let is_hidden = |tokens: &i64| *tokens > MOST_MARKERS;
         let at_most = Some(beyond(self.unreported.pieces())).filter(is_hidden);
         at_most.map(|_| beyond(self.unreported.tokens())).filter(is_hidden).unwrap_or(0)
@@ -185,7 +185,7 @@ impl UsageCounter {
 
     /// The tokens written, and whether that rests on an estimate.
     fn output(&self) -> (i64, bool) {
-        let unreported = || whole(self.unreported.tokens());
+        let unreported = || amount(self.unreported.tokens());
         match (self.reported.output(), self.output_by_choice()) {
             // What was reported on the way does not cover what came behind it, which may have numbers of its own.
             (Some(output), by_choice) => {
@@ -291,7 +291,7 @@ impl UsageCounter {
     /// is held.
     pub fn units(&self, prompt_tokens: impl FnOnce() -> usize) -> Units {
         let reported = self.input();
-        let prompt = || reported.and_then(Reported::input).unwrap_or_else(|| whole(prompt_tokens()));
+        let prompt = || reported.and_then(Reported::input).unwrap_or_else(|| amount(prompt_tokens()));
         match &self.basis {
             ChargeBasis::Audio(duration) => duration.reconcile(self.reported.duration_millis()).units(&self.reported),
             ChargeBasis::Embeddings => Units::of([(Unit::EmbeddingTokens, prompt()), (Unit::Requests, 1)]),
@@ -314,10 +314,6 @@ impl UsageCounter {
 /// The numbers of a chunk, unless they have an unusual form.
 fn numbers_of(chunk: &Chunk<'_>) -> Option<Usage> {
     chunk.usage.and_then(|usage| serde_json::from_str::<Option<Usage>>(usage.get()).ok()).flatten()
-}
-
-fn whole(number: usize) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use crate::auth::Caller;
 use crate::blocking::unwatched;
 use crate::call::Call;
 use crate::catalogue::{Purpose, ResolvedModel};
-use crate::engine::{ReadError, UpstreamRequest};
+use crate::engine::UpstreamRequest;
 use crate::error::Result;
 use crate::http::object::Object;
 use crate::http::{Content, Response};
@@ -52,7 +52,7 @@ pub fn pass(call: &mut Call<'_>, caller: &Caller, route: &WholeRoute) -> Result<
     let prepared =
         (route.check)(&object).and_then(|()| model::resolve_in(call.app, caller, route.purpose, &mut object));
     request.run(prepared, |model| {
-        worst_case::set_aside(&model, &(route.most)(&object, &model))?;
+        worst_case::set_aside(&model, || (route.most)(&object, &model))?;
         let ask = UpstreamRequest::json(route.upstream_path, &[], &object);
         send(&model, ask, |reply| (route.used)(&object, reply))
     })
@@ -70,8 +70,7 @@ pub fn send(model: &ResolvedModel, ask: UpstreamRequest<'_>, used: impl FnOnce(&
         }
         match reply.read_all(MAX_REPLY, 0) {
             Ok(bytes) => Ok((reply, Ok(bytes))),
-            Err(ReadError::NoMemory(unread)) => Ok((reply, Err(unread))),
-            Err(ReadError::Failed(e)) => Err(e),
+            Err(e) => Ok((reply, Err(e.into_unread()?))),
         }
     };
     let (reply, read) = model.block_in_place(|| unwatched(send))??;
@@ -88,4 +87,17 @@ pub fn send(model: &ResolvedModel, ask: UpstreamRequest<'_>, used: impl FnOnce(&
     let mut response = response_typed_as(&reply);
     response.content = Content::Bytes(bytes.into());
     Ok(Outcome::Reply(response, usage))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Checks that each of these requests is refused with words that contain these.
+    pub(crate) fn assert_refused(check: fn(&Object<'_>) -> Result<()>, cases: &[(&str, &str)]) {
+        for (json, words) in cases {
+            let request = Object::parse(json.as_bytes()).unwrap();
+            assert!(check(&request).is_err_and(|e| e.to_string().contains(words)), "{json}");
+        }
+    }
 }

@@ -12,10 +12,11 @@ use crate::error::{Error, Result};
 use crate::http::object::Object;
 use crate::limits::{Admission, Refusal};
 use crate::store::prices::Price;
-use crate::units::{Unit, Units};
+use crate::units::{Unit, Units, amount};
 use crate::usage::{Meter, cost, picos_each};
 
 use super::bound;
+pub use super::bound::PICTURE;
 use super::request_rate::{self, RequestRate};
 
 /// The most tokens of a reply, for each choice, where neither the request nor the catalogue says it.
@@ -64,21 +65,22 @@ impl From<Option<Arc<RequestLimits>>> for Handle {
     }
 }
 
-/// Sets aside what these units of a model cost.
+/// Sets aside what a call of a model costs that uses at most so much, which is only asked for where there are limits.
 ///
 /// # Errors
 /// 402: the budget cannot pay for it. 429: the rate limits do not admit so many tokens. 503: that is unknown, as the
 /// database is away.
-pub fn set_aside(model: &ResolvedModel, units: &Units) -> Result<()> {
+pub fn set_aside(model: &ResolvedModel, most: impl FnOnce() -> Units) -> Result<()> {
     let Handle(Some(limits)) = current() else { return Ok(()) };
-    let tokens = request_rate::tokens(units);
+    let units = most();
+    let tokens = request_rate::tokens(&units);
     if let Some(rate) = limits.rate.as_ref().filter(|_| tokens > 0) {
         rate.take_tokens(tokens)?;
     }
     if limits.admission.is_none() {
         return Ok(());
     }
-    let worst = cost(&limits.price(model.name())?, units).total_picos();
+    let worst = cost(&limits.price(model.name())?, &units).total_picos();
     limits.reserve(worst, worst).map(drop)
 }
 
@@ -87,15 +89,12 @@ pub fn set_aside(model: &ResolvedModel, units: &Units) -> Result<()> {
 /// # Errors
 /// As [`set_aside`].
 pub fn set_aside_embeddings(model: &ResolvedModel, request: &Object<'_>) -> Result<()> {
-    if current().0.is_none() {
-        return Ok(());
-    }
-    set_aside(model, &Units::of([(Unit::EmbeddingTokens, most_tokens(request, "input")), (Unit::Requests, 1)]))
+    set_aside(model, || Units::of([(Unit::EmbeddingTokens, most_tokens(request, "input")), (Unit::Requests, 1)]))
 }
 
 /// The most tokens that a model reads of a request whose prompt stands in this field.
 pub fn most_tokens(request: &Object<'_>, prompt_field: &str) -> i64 {
-    i64::try_from(bound::tokens(request, prompt_field)).unwrap_or(i64::MAX)
+    amount(bound::tokens(request, prompt_field))
 }
 
 /// Sets aside what a request for text costs at most, and lowers the most tokens of its reply to what can be paid for.
@@ -202,7 +201,7 @@ fn take_tokens(rate: &RequestRate, most: i64, input: usize, wanted: u64, choices
     let fitting = u64::try_from(most).unwrap_or(0).saturating_sub(input as u64) / choices;
     let allowed = wanted.min(fitting.max(1));
     let tokens = choices.saturating_mul(allowed).saturating_add(input as u64);
-    rate.take_tokens(i64::try_from(tokens).unwrap_or(i64::MAX))?;
+    rate.take_tokens(amount(tokens))?;
     Ok(allowed)
 }
 

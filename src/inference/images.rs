@@ -15,7 +15,7 @@ use crate::gateway::{model, worst_case};
 use crate::http::Response;
 use crate::http::object::Object;
 use crate::protocol::usage::{Reported, Usage};
-use crate::units::{Unit, Units};
+use crate::units::{Unit, Units, amount};
 
 /// Most images of one request, as OpenAI has it.
 const MOST_IMAGES: u64 = 10;
@@ -23,9 +23,6 @@ const MOST_IMAGES: u64 = 10;
 /// The most tokens that an image is assumed to cost where the catalogue does not say it: more than twice those of the
 /// largest that OpenAI's models draw.
 const MOST_TOKENS: u64 = 16_384;
-
-/// The most tokens that a model reads of an image.
-const IMAGE_TOKENS: i64 = 16_384;
 
 const EDITS: &str = "/v1/images/edits";
 
@@ -53,10 +50,12 @@ pub(super) fn edit(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     let named = named.or_else(|| call.deployment.clone());
     let prepared = checked.and_then(|()| model::resolve(call.app, caller, Purpose::Images, named.as_deref()));
     request.run(prepared, |model| {
-        let read = IMAGE_TOKENS.saturating_mul(i64::try_from(images).unwrap_or(i64::MAX));
-        let mut units = most(&charged, &model);
-        units[Unit::PromptTokens] = units[Unit::PromptTokens].saturating_add(read);
-        worst_case::set_aside(&model, &units)?;
+        worst_case::set_aside(&model, || {
+            let mut units = most(&charged, &model);
+            let read = amount(images.saturating_mul(worst_case::PICTURE));
+            units[Unit::PromptTokens] = units[Unit::PromptTokens].saturating_add(read);
+            units
+        })?;
         form.set_model(model.requested_name());
         let media_type = form.media_type();
         let ask = UpstreamRequest { path: EDITS, media_type: &media_type, headers: &[], body: Body::Form(&mut form) };
@@ -89,8 +88,8 @@ fn most(request: &Object<'_>, model: &ResolvedModel) -> Units {
     let tokens = images.saturating_mul(model.max_output_tokens().unwrap_or(MOST_TOKENS));
     Units::of([
         (Unit::PromptTokens, worst_case::most_tokens(request, "prompt")),
-        (Unit::CompletionTokens, whole(tokens)),
-        (Unit::Images, whole(images)),
+        (Unit::CompletionTokens, amount(tokens)),
+        (Unit::Images, amount(images)),
         (Unit::Requests, 1),
     ])
 }
@@ -112,19 +111,16 @@ fn used(request: &Object<'_>, reply: &[u8]) -> Used {
         (Unit::PromptTokens, tokens.input().unwrap_or(0) - tokens.cached()),
         (Unit::CachedInputTokens, tokens.cached()),
         (Unit::CompletionTokens, tokens.output().unwrap_or(0)),
-        (Unit::Images, whole(images)),
+        (Unit::Images, amount(images)),
         (Unit::Requests, 1),
     ]);
     Used { units, estimated: data.is_none() }
 }
 
-fn whole(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::whole_reply::tests::assert_refused;
 
     fn request(json: &str) -> Object<'_> {
         Object::parse(json.as_bytes()).unwrap()
@@ -149,18 +145,19 @@ mod tests {
 
     #[test]
     fn fields_are_checked() {
-        for (json, words) in [
-            ("{}", "prompt is required"),
-            (r#"{"prompt":""}"#, "prompt must not be empty"),
-            (r#"{"prompt":["a"]}"#, "prompt must be a string"),
-            (r#"{"prompt":"a","n":0}"#, "n must be"),
-            (r#"{"prompt":"a","n":11}"#, "n must be"),
-            (r#"{"prompt":"a","n":"2"}"#, "n must be"),
-            (r#"{"prompt":"a","stream":true}"#, "stream is not supported"),
-            (r#"{"prompt":"a","stream":"true"}"#, "stream is not supported"),
-        ] {
-            assert!(check(&request(json)).is_err_and(|e| e.to_string().contains(words)), "{json}");
-        }
+        assert_refused(
+            check,
+            &[
+                ("{}", "prompt is required"),
+                (r#"{"prompt":""}"#, "prompt must not be empty"),
+                (r#"{"prompt":["a"]}"#, "prompt must be a string"),
+                (r#"{"prompt":"a","n":0}"#, "n must be"),
+                (r#"{"prompt":"a","n":11}"#, "n must be"),
+                (r#"{"prompt":"a","n":"2"}"#, "n must be"),
+                (r#"{"prompt":"a","stream":true}"#, "stream is not supported"),
+                (r#"{"prompt":"a","stream":"true"}"#, "stream is not supported"),
+            ],
+        );
         for json in [r#"{"prompt":"a"}"#, r#"{"prompt":"a","n":10,"stream":false}"#, r#"{"prompt":"a","n":null}"#] {
             check(&request(json)).unwrap();
         }

@@ -11,7 +11,7 @@ use crate::http::Response;
 use crate::http::object::Object;
 use crate::protocol::chunk::Numbers;
 use crate::protocol::usage::Reported;
-use crate::units::{Unit, Units};
+use crate::units::{Unit, Units, amount};
 
 const MODERATIONS: WholeRoute =
     WholeRoute { purpose: Purpose::Moderations, upstream_path: "/v1/moderations", check, most, used };
@@ -36,7 +36,7 @@ fn most(request: &Object<'_>, _: &ResolvedModel) -> Units {
 fn used(request: &Object<'_>, reply: &[u8]) -> Used {
     let usage = serde_json::from_slice::<Numbers>(reply).ok().and_then(|numbers| numbers.usage);
     let reported = usage.as_ref().and_then(|usage| Reported::of(usage).input());
-    let estimate = || i64::try_from(Prompt::of_request(request, "input").tokens()).unwrap_or(i64::MAX);
+    let estimate = || amount(Prompt::of_request(request, "input").tokens());
     let units = Units::of([(Unit::PromptTokens, reported.unwrap_or_else(estimate)), (Unit::Requests, 1)]);
     Used { units, estimated: reported.is_none() }
 }

@@ -11,8 +11,9 @@ use crate::gateway::estimate;
 use crate::gateway::whole_reply::{Used, WholeRoute, pass};
 use crate::http::Response;
 use crate::http::object::Object;
+use crate::protocol::json_walk::each_element;
 use crate::protocol::usage::{Reported, Usage};
-use crate::units::{Unit, Units};
+use crate::units::{Unit, Units, amount};
 
 /// Most documents of one request.
 const MOST_DOCUMENTS: usize = 10_000;
@@ -30,7 +31,7 @@ pub(super) fn rerank(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
 /// The query and the documents, as they stand in a request.
 struct Texts<'r> {
     query: &'r str,
-    documents: Vec<&'r RawValue>,
+    documents: &'r RawValue,
 }
 
 impl<'r> Texts<'r> {
@@ -40,12 +41,13 @@ impl<'r> Texts<'r> {
             return Err(Error::bad("query must be a string"));
         }
         let documents = request.get("documents").ok_or(Error::bad("documents is required"))?;
-        let documents: Vec<&RawValue> =
-            serde_json::from_str(documents.get()).map_err(|_| Error::bad("documents must be a list"))?;
-        if !(1..=MOST_DOCUMENTS).contains(&documents.len()) {
+        let mut are_texts = true;
+        let count = each_element(documents, |document| are_texts &= is_text(document));
+        let count = count.ok_or(Error::bad("documents must be a list"))?;
+        if !(1..=MOST_DOCUMENTS).contains(&count) {
             return Err(Error::bad(format!("documents must have 1 to {MOST_DOCUMENTS} elements")));
         }
-        match documents.iter().all(|document| is_text(document)) {
+        match are_texts {
             true => Ok(Texts { query, documents }),
             false => Err(Error::bad("each of documents must be a string, or an object with the string text")),
         }
@@ -54,9 +56,11 @@ impl<'r> Texts<'r> {
     /// The sum over all documents of what is read with each of them: a model reads the query anew for each. `count` says
     /// how many tokens a text has.
     fn tokens(&self, count: impl Fn(&str) -> usize) -> usize {
-        let query = count(self.query);
-        let of = |document: &&RawValue| count(document.get()).saturating_add(query);
-        self.documents.iter().map(of).fold(0, usize::saturating_add)
+        let (query, mut tokens) = (count(self.query), 0_usize);
+        each_element(self.documents, |document| {
+            tokens = tokens.saturating_add(count(document.get())).saturating_add(query);
+        });
+        tokens
     }
 }
 
@@ -78,7 +82,7 @@ fn check(request: &Object<'_>) -> Result<()> {
 fn most(request: &Object<'_>, _: &ResolvedModel) -> Units {
     // A text has no more tokens than bytes.
     let tokens = Texts::of(request).map_or(0, |texts| texts.tokens(|text| text.len() + TEMPLATE));
-    Units::of([(Unit::PromptTokens, whole(tokens)), (Unit::Requests, 1)])
+    Units::of([(Unit::PromptTokens, amount(tokens)), (Unit::Requests, 1)])
 }
 
 /// The tokens that were read, and a request, or as many as the searches that Cohere's models count.
@@ -102,7 +106,7 @@ fn used(request: &Object<'_>, reply: &[u8]) -> Used {
     #[allow(clippy::cast_possible_truncation)] // A number beyond the range becomes its end, which charges cut.
     let searches = searches.map(|searches| searches.ceil() as i64);
     let reported = usage.as_ref().and_then(|usage| Reported::of(usage).input().or(usage.total()));
-    let estimate = || Texts::of(request).map_or(0, |texts| whole(texts.tokens(estimate::tokens)));
+    let estimate = || Texts::of(request).map_or(0, |texts| amount(texts.tokens(estimate::tokens)));
     let units = Units::of([
         (Unit::PromptTokens, reported.unwrap_or_else(estimate)),
         (Unit::Requests, searches.unwrap_or(1).max(1)),
@@ -110,13 +114,10 @@ fn used(request: &Object<'_>, reply: &[u8]) -> Used {
     Used { units, estimated: reported.is_none() && searches.is_none() }
 }
 
-fn whole(number: usize) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::whole_reply::tests::assert_refused;
 
     fn request(json: &str) -> Object<'_> {
         Object::parse(json.as_bytes()).unwrap()
@@ -146,18 +147,19 @@ mod tests {
 
     #[test]
     fn fields_are_checked() {
-        for (json, words) in [
-            (r#"{"documents":["a"]}"#, "query is required"),
-            (r#"{"query":5,"documents":["a"]}"#, "query must be"),
-            (r#"{"query":"a"}"#, "documents is required"),
-            (r#"{"query":"a","documents":"a"}"#, "documents must be"),
-            (r#"{"query":"a","documents":[]}"#, "documents must have"),
-            (r#"{"query":"a","documents":[5]}"#, "each of documents"),
-            (r#"{"query":"a","documents":[{"image":"x"}]}"#, "each of documents"),
-            (r#"{"query":"a","documents":[{"text":"a","image":"x"}]}"#, "each of documents"),
-        ] {
-            assert!(check(&request(json)).is_err_and(|e| e.to_string().contains(words)), "{json}");
-        }
+        assert_refused(
+            check,
+            &[
+                (r#"{"documents":["a"]}"#, "query is required"),
+                (r#"{"query":5,"documents":["a"]}"#, "query must be"),
+                (r#"{"query":"a"}"#, "documents is required"),
+                (r#"{"query":"a","documents":"a"}"#, "documents must be"),
+                (r#"{"query":"a","documents":[]}"#, "documents must have"),
+                (r#"{"query":"a","documents":[5]}"#, "each of documents"),
+                (r#"{"query":"a","documents":[{"image":"x"}]}"#, "each of documents"),
+                (r#"{"query":"a","documents":[{"text":"a","image":"x"}]}"#, "each of documents"),
+            ],
+        );
         check(&request(r#"{"query":"a","documents":["b",{"text":"c"}],"top_n":1}"#)).unwrap();
     }
 }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 
 /// Takes what a [`Walk`] meets.
 pub trait Walker {
@@ -73,6 +74,30 @@ impl<'de, W: Walker> Visitor<'de> for Walk<'_, W> {
         }
         Ok(())
     }
+}
+
+/// Shows each element of a list, without a copy of them, and returns how many there are; `None` if this is no list.
+pub fn each_element(list: &RawValue, each: impl FnMut(&RawValue)) -> Option<usize> {
+    struct Elements<F>(F);
+
+    impl<'de, F: FnMut(&RawValue)> Visitor<'de> for Elements<F> {
+        type Value = usize;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<usize, A::Error> {
+            let mut count = 0;
+            while let Some(element) = list.next_element::<&RawValue>()? {
+                self.0(element);
+                count += 1;
+            }
+            Ok(count)
+        }
+    }
+
+    serde_json::Deserializer::from_str(list.get()).deserialize_seq(Elements(each)).ok()
 }
 
 /// Bytes that a value takes, with as much again where a list grew by doubling.
