@@ -206,16 +206,15 @@ fn announce(addresses: &[(Role, SocketAddr)], metrics: Option<SocketAddr>) {
 /// Warns that the demo engine answers, so that nobody takes it for a model.
 fn announce_demo(app: &App) {
     use std::io::Write;
-    let config = &app.config.engines;
-    let engines = [&config.inference, &config.embeddings, &config.transcribe, &config.speech];
-    let missing: Vec<_> =
-        engines.iter().filter(|engine| engine.urls.is_empty()).map(|engine| engine.variable).collect();
+    let unset = app.config.engines.all().into_iter().filter(|engine| engine.urls.is_empty());
+    let missing: Vec<&str> = unset.map(|engine| engine.variable).collect();
     if missing.is_empty() {
         return;
     }
     let names = missing.join(", ");
     log::warn!("THE DEMO ENGINE ANSWERS, there is no model; set {names} to change that");
-    let line = "*".repeat(78);
+    let (line, names) = ("*".repeat(78), missing.chunks(4).map(|names| names.join(", ")).collect::<Vec<_>>());
+    let names = names.join(",\n*   ");
     let text = format!(
         "\n{line}\n*\n*   D E M O   E N G I N E\n*\n*   There is no model here: answers are made up.\n\
          *   Set {names}\n*   to the addresses of model servers.\n*\n{line}\n"

@@ -25,6 +25,14 @@ pub struct EngineConfigs {
     pub moderations: EngineConfig,
 }
 
+impl EngineConfigs {
+    /// Those of each purpose.
+    pub fn all(&self) -> [&EngineConfig; 7] {
+        let EngineConfigs { inference, embeddings, transcribe, speech, images, rerank, moderations } = self;
+        [inference, embeddings, transcribe, speech, images, rerank, moderations]
+    }
+}
+
 /// The model servers of one purpose.
 #[derive(Clone)]
 pub struct EngineConfig {

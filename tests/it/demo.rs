@@ -55,5 +55,6 @@ fn the_demo_engine_answers_every_route_deterministically_and_says_so() {
     let speech = user.program(&server.audio).post("/v1/audio/speech", &json!({"input": "hello"})).expect(200);
     assert!(speech.body.starts_with(b"RIFF") && speech.header("x-textgen-engine") == Some("demo"));
     server.wait_until("the charges", || charges(&db).len() == 16);
-    assert!(server.log().contains("THE DEMO ENGINE ANSWERS"));
+    let log = server.log();
+    assert!(log.contains("THE DEMO ENGINE ANSWERS") && log.contains("SPEECH_URL, IMAGES_URL"), "{log}");
 }
