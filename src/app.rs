@@ -22,6 +22,7 @@ use crate::error::{Error, Result as Answer};
 use crate::notifications::{CHANNELS, Notifications};
 use crate::store::documents::Short;
 use crate::telemetry::Requests;
+use crate::traces::Traces;
 use crate::usage::{Claims, Connections, Meter};
 
 /// Most documents that one query reads; they may be large.
@@ -68,6 +69,8 @@ pub struct App {
     pub outbox: Arc<Outbox>,
     /// What is counted of requests.
     pub requests: Requests,
+    /// What requests spend their time on, for a collector.
+    pub traces: Traces,
     /// The OpenAPI document of all servers.
     pub api_document: OnceLock<Value>,
     /// The listen addresses of this process's servers, by server name.
@@ -121,19 +124,20 @@ impl App {
             models,
             fetcher: Fetcher::new(&config.audio_url_allow, config.upstream_connect_timeout),
             payments: Payments::of(&config),
-            config,
             db,
             cache,
             searches: Bulkhead::with_most(searches(pool_size), SEARCHES_OF_ACCOUNT),
             documents: Batcher::new(cores, MAX_DOCUMENTS),
             outbox: Arc::default(),
             requests: Requests::default(),
+            traces: Traces::new(config.traces.otel_exporter_otlp_endpoint.as_deref())?,
             api_document: OnceLock::new(),
             addresses: OnceLock::new(),
             device_key: OnceLock::new(),
             last_used,
             migration_database,
             listen_database,
+            config,
             stopped: Arc::new(AtomicBool::new(false)),
         }))
     }
@@ -208,6 +212,7 @@ impl App {
         self.stopped.store(true, Ordering::Release);
         self.meter.stop();
         background::flush_at_exit(&self.db, &self.last_used);
+        self.traces.stop();
     }
 }
 

@@ -13,6 +13,7 @@ use crate::error::{Error, Result, Shape};
 use crate::http::{Method, Postponed, Request, StartWaiting, cookie};
 use crate::limits::RateIds;
 use crate::memory_budget;
+use crate::traces;
 
 /// The headers that hold the secret of a key: that of older clients, the one of the Messages protocol, and Azure's.
 const SECRET_HEADERS: [&str; 3] = ["secret", "x-api-key", "api-key"];
@@ -129,6 +130,8 @@ impl<'a> Call<'a> {
     }
 
     fn find_caller(&mut self) -> Result<Option<Arc<Caller>>> {
+        let span = traces::span("authenticate");
+        let _within = span.as_ref().map(traces::Span::enter);
         let mut refused = None;
         if let Some((token, caller)) = self.find_session()? {
             let renewed = is_session_renewed(&caller).then(|| token.to_owned());

@@ -20,6 +20,8 @@ pub mod config;
 
 pub mod telemetry;
 
+pub mod traces;
+
 pub mod db;
 
 pub mod money;

@@ -7,6 +7,7 @@ mod parse;
 mod payments;
 mod quotas;
 mod stripe;
+mod traces;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -27,6 +28,7 @@ pub use parse::{ANY_ORIGIN, EncryptionKey, Networks, OrAutomatic, Secrets, Urls}
 pub use payments::PaymentConfig;
 pub use quotas::{DocumentQuota, QuotaConfig};
 pub use stripe::StripeConfig;
+pub use traces::TraceConfig;
 
 const DATABASE: &str = "Database";
 const ADDRESSES: &str = "Addresses";
@@ -302,6 +304,10 @@ pub struct Config {
     /// `text` or `json`, on standard error
     #[arg(long, env, default_value = "text", value_parser = plain(log_format), help_heading = LOG)]
     pub log_format: LogFormat,
+
+    /// Where traces go.
+    #[command(flatten)]
+    pub traces: TraceConfig,
 }
 
 fn metrics_address(value: &str) -> Result<MetricsAddress, String> {

@@ -14,6 +14,7 @@ use super::watchdog::is_response_timeout;
 use super::{Connection, ConnectionManager, Error, Health, Param, Replacement};
 use crate::blocking::{self, Permit, Refused};
 use crate::memory_budget::{self, Growth};
+use crate::traces::{self, Span};
 
 /// Bytes of a list's rows that are reserved at a time, but for the first.
 const LIST_STEP: usize = 64 * 1024;
@@ -147,6 +148,7 @@ impl Transaction<'_> {
     /// # Errors
     /// See [`Error`]. If the connection broke, it is unknown whether the transaction was committed.
     pub fn commit(self) -> Result<(), Error> {
+        let _span = span("COMMIT");
         blocking::note_short_wait();
         let Transaction { inner, state, health, _rollback } = self;
         state.arm();
@@ -171,12 +173,23 @@ impl Executor for Transaction<'_> {
     }
 }
 
+/// A statement in the trace of the request, with its text, which has no values.
+fn span(sql: &'static str) -> Option<Span> {
+    let span = traces::client_span("database")?;
+    span.describe(|span| {
+        span.attribute("db.system.name", "postgresql");
+        span.attribute("db.query.text", sql);
+    });
+    Some(span)
+}
+
 fn query(
     client: &mut impl GenericClient,
     state: &mut ConnectionState,
     sql: &'static str,
     params: &[&dyn Param],
 ) -> Result<Vec<Row>, postgres::Error> {
+    let _span = span(sql);
     blocking::note_short_wait();
     state.arm();
     state.carries(bytes(params));
@@ -195,6 +208,7 @@ fn query_list(
     sql: &'static str,
     params: &[&dyn Param],
 ) -> Result<Result<Vec<Row>, Refused>, postgres::Error> {
+    let _span = span(sql);
     blocking::note_short_wait();
     state.arm();
     state.carries(bytes(params));
@@ -224,6 +238,7 @@ fn execute(
     sql: &'static str,
     params: &[&dyn Param],
 ) -> Result<u64, postgres::Error> {
+    let _span = span(sql);
     blocking::note_short_wait();
     state.arm();
     state.carries(bytes(params));

@@ -3,7 +3,8 @@
 
 use std::any::Any;
 use std::io::{self, Write};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use log::Level;
 
@@ -14,6 +15,7 @@ use crate::call::Role;
 use crate::http::{Content, Method, Request, Response};
 use crate::logging;
 use crate::telemetry::{LEFT, RequestMetrics};
+use crate::traces::{self, Description, RequestTrace};
 
 /// The target of its lines.
 const TARGET: &str = "access";
@@ -27,6 +29,8 @@ pub(super) fn is_enabled() -> bool {
 pub(super) struct Entry {
     metrics: &'static RequestMetrics,
     began: Instant,
+    id: Arc<str>,
+    trace: Option<Box<RequestTrace>>,
     /// Its line, if the log is enabled.
     line: Option<Line>,
     is_recorded: bool,
@@ -40,7 +44,6 @@ struct Line {
     path: String,
     client: String,
     user: String,
-    id: String,
     /// Tokens that were charged.
     tokens: u64,
 }
@@ -70,7 +73,8 @@ impl Entry {
         role: Role,
         request: &Request,
         began: Instant,
-        id: &str,
+        id: Arc<str>,
+        trace: Option<Box<RequestTrace>>,
         Measured { metrics, user_id }: Measured,
     ) -> Entry {
         let tokens = logging::take_tokens();
@@ -80,18 +84,17 @@ impl Entry {
             path: shown(request.path()).into_owned(),
             client: client::address(request, &app.config.trusted_proxies).to_string(),
             user: user_id.unwrap_or_else(|| "-".to_owned()),
-            id: id.to_owned(),
             tokens,
         });
-        Entry { metrics, began, line, is_recorded: false }
+        Entry { metrics, began, id, trace, line, is_recorded: false }
     }
 
-    /// Records nothing of a request that is handled again.
-    pub(super) fn forget(unanswered: Option<Box<dyn Any + Send>>) {
-        let Some(mut unanswered) = unanswered else { return };
-        if let Some(entry) = unanswered.downcast_mut::<Entry>() {
-            entry.is_recorded = true;
-        }
+    /// Records nothing of a request that is handled again, in the same trace.
+    pub(super) fn forget(unanswered: Option<Box<dyn Any + Send>>) -> Option<Box<RequestTrace>> {
+        let mut unanswered = unanswered?;
+        let entry = unanswered.downcast_mut::<Entry>()?;
+        entry.is_recorded = true;
+        entry.trace.take()
     }
 
     /// Records the request: now, or at the end of a reply that is produced while it is sent.
@@ -100,6 +103,8 @@ impl Entry {
         let bytes = match response.content {
             Content::Stream(write) => {
                 let write = move |out: &mut dyn Write| {
+                    let _id = logging::set_request_id(Some(self.id.clone()));
+                    let _trace = traces::enter(self.trace.as_ref().map(|trace| trace.current()));
                     let mut counted = Counted { out, sent: Sent::default() };
                     let written = write(&mut counted);
                     let sent = Sent { is_cut: written.is_err(), ..counted.sent };
@@ -123,19 +128,44 @@ impl Entry {
         self.is_recorded = true;
         let (took, first_byte) = (self.began.elapsed(), sent.first.map(|at| at.duration_since(self.began)));
         self.metrics.add(status, took, first_byte);
+        if let Some(trace) = self.trace.take() {
+            trace.end(|span| self.describe(span, status, sent, first_byte));
+        }
         if let Some(line) = &self.line {
-            line.write(status, sent, took, first_byte.unwrap_or(took));
+            line.write(&self.id, status, sent, took, first_byte.unwrap_or(took));
+        }
+    }
+
+    /// Names are of OpenTelemetry's conventions for HTTP servers.
+    fn describe(&self, span: &mut Description<'_>, status: u16, sent: &Sent, first_byte: Option<Duration>) {
+        let operation = self.metrics.operation();
+        span.name(operation.to_owned());
+        span.attribute("textgen.server", self.metrics.server());
+        span.attribute("textgen.request_id", self.id.to_string());
+        if let Some((method, route)) = operation.split_once(' ') {
+            span.attribute("http.request.method", method.to_owned());
+            span.attribute("http.route", route.to_owned());
+        }
+        span.attribute("http.response.status_code", i64::from(status));
+        span.attribute("http.response.body.size", i64::try_from(sent.bytes).unwrap_or(i64::MAX));
+        if let Some(first_byte) = first_byte {
+            span.event("first byte", (SystemTime::now() - self.began.elapsed()).checked_add(first_byte));
+        }
+        if status >= 500 {
+            span.failed("status");
+        } else if sent.is_cut {
+            span.failed("the reply was not sent to its end");
         }
     }
 }
 
 impl Line {
-    fn write(&self, status: u16, sent: &Sent, took: Duration, first_byte: Duration) {
-        let Line { server, method, path, client, user, id, tokens } = self;
+    fn write(&self, id: &str, status: u16, sent: &Sent, took: Duration, first_byte: Duration) {
+        let Line { server, method, path, client, user, tokens } = self;
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let (micros, first_byte_micros) = (micros(took), micros(first_byte));
         let (method, path, client) = (method.as_str(), path.as_str(), client.as_str());
-        let (user, bytes, tokens, request) = (user.as_str(), sent.bytes, *tokens, id.as_str());
+        let (user, bytes, tokens, request) = (user.as_str(), sent.bytes, *tokens, id);
         let cut = if sent.is_cut { " cut" } else { "" };
         log::info!(target: TARGET, server = *server, method, path, status, micros, client, user, request, bytes, tokens,
             first_byte_micros, is_cut = sent.is_cut;

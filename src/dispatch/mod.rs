@@ -25,6 +25,7 @@ use crate::memory_budget;
 use crate::operation::{self, Route, Router, Served};
 use crate::server;
 use crate::telemetry::RequestMetrics;
+use crate::traces;
 use crate::web;
 
 use access_log::{Entry, Measured};
@@ -59,11 +60,13 @@ pub fn handler(app: Arc<App>, role: Role) -> server::Handler {
 fn answer(app: &App, answerer: &Answerer, request: &mut Request) -> Response {
     let role = answerer.role;
     let mut postponed = request.postponed.take();
-    Entry::forget(postponed.as_mut().and_then(|postponed| postponed.unanswered.take()));
+    let begun = Entry::forget(postponed.as_mut().and_then(|postponed| postponed.unanswered.take()));
+    let trace = begun.or_else(|| app.traces.begin(|name| request.header(name)));
     let began = postponed.as_ref().map_or_else(Instant::now, |postponed| postponed.since);
-    let id = answerer.ids.of(request);
+    let id: Arc<str> = answerer.ids.of(request).into();
     logging::take_tokens();
-    let _id = logging::set_request_id(Some(id.as_str().into()));
+    let _id = logging::set_request_id(Some(id.clone()));
+    let _trace = traces::enter(trace.as_ref().map(|trace| trace.current()));
     let Dispatched { outcome, shape, measured, rate_headers } = dispatch(app, answerer, request, postponed);
     let mut response = outcome.unwrap_or_else(|e| {
         if e.is_fault() {
@@ -77,7 +80,7 @@ fn answer(app: &App, answerer: &Answerer, request: &mut Request) -> Response {
         }
     });
     if response.postponed.is_some() {
-        let entry = Entry::new(app, role, request, began, &id, measured);
+        let entry = Entry::new(app, role, request, began, id, trace, measured);
         if let Some(postponed) = &mut request.postponed {
             postponed.unanswered = Some(Box::new(entry) as Box<dyn Any + Send>);
         }
@@ -85,8 +88,8 @@ fn answer(app: &App, answerer: &Answerer, request: &mut Request) -> Response {
     }
     response.headers.extend(rate_headers.into_iter().map(|(name, value)| (name, value.into())));
     reply_headers::add(app, request, &mut response);
-    let entry = Entry::new(app, role, request, began, &id, measured);
-    response.headers.push(("X-Request-Id", id.into()));
+    response.headers.push(("X-Request-Id", id.to_string().into()));
+    let entry = Entry::new(app, role, request, began, id, trace, measured);
     match response.deferred.take() {
         Some(deferred) => {
             response.deferred = Some(deferred.map(move |response| entry.follow(response)));

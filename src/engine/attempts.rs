@@ -66,13 +66,16 @@ pub fn send(routes: &Routes, request: UpstreamRequest<'_>) -> Result<Reply> {
         upload.total.set(total);
         // While an upload is read, the client decides how long it takes.
         let deadline = if matches!(body, Body::Stream(_)) { None } else { began.checked_add(total) };
-        let head = Head { path, media_type, request_id: request_id.as_deref(), headers };
+        let in_flight = in_flight.traced(path);
+        let trace = in_flight.outgoing();
+        let head = Head { path, media_type, request_id: request_id.as_deref(), trace: trace.as_ref(), headers };
         let attempt = Attempt { client, route, head };
         let outcome = transport::with_deadline_at(deadline, || attempt.send(&mut body));
         let deadline = deadline.or(upload.ended_at.get().and_then(|at| at.checked_add(total)));
         let is_late = deadline.is_some_and(|deadline| deadline <= Instant::now());
         let failed = match outcome {
             Ok(response) => {
+                in_flight.note_status(response.status().as_u16());
                 in_flight.count(outcome_of(response.status().as_u16()));
                 let reply = reply(response, in_flight, client, deadline, request_id.clone());
                 if path == COUNT_TOKENS || is_answer(&reply) {

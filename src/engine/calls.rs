@@ -35,7 +35,7 @@ impl Outcome {
     /// Each, in the order of their declaration.
     const ALL: [Outcome; 5] = [Outcome::Answered, Outcome::TooMany, Outcome::Error, Outcome::Failed, Outcome::Left];
 
-    const fn label(self) -> &'static str {
+    pub(super) const fn label(self) -> &'static str {
         match self {
             Outcome::Answered => "answered",
             Outcome::TooMany => "too_many",

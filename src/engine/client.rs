@@ -13,6 +13,7 @@ use ureq::unversioned::transport::NextTimeout;
 use ureq::{Agent, SendBody};
 
 use crate::error::{Error, Result};
+use crate::traces::Outgoing;
 
 use super::buffers;
 use super::spec::{Protocol, ProviderSpec, Timeouts};
@@ -59,6 +60,7 @@ pub(super) struct Head<'a> {
     pub(super) path: &'a str,
     pub(super) media_type: &'a str,
     pub(super) request_id: Option<&'a str>,
+    pub(super) trace: Option<&'a Outgoing>,
     /// Of the request's own protocol.
     pub(super) headers: &'a [(&'static str, String)],
 }
@@ -115,12 +117,15 @@ impl HttpClient {
         head: &Head<'_>,
         content: &mut Content<'_>,
     ) -> std::result::Result<Response<ureq::Body>, ureq::Error> {
-        let Head { path, media_type, request_id, headers } = *head;
+        let Head { path, media_type, request_id, trace, headers } = *head;
         // Base addresses have it.
         let path = path.strip_prefix("/v1").unwrap_or(path);
         let mut request = self.request(path).method("POST").header(header::CONTENT_TYPE, media_type);
         if let Some(id) = request_id {
             request = request.header("X-Request-Id", id);
+        }
+        for (name, value) in trace.into_iter().flat_map(Outgoing::headers) {
+            request = request.header(name, value);
         }
         // What the provider is sent with each request is the operator's choice.
         for (name, value) in headers.iter().filter(|(name, _)| !self.headers.contains_key(*name)) {

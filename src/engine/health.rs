@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use super::calls::{CallMetrics, Outcome};
 use super::hidden_output::HiddenOutput;
+use crate::traces::{self, Outgoing, Span};
 
 /// Cool-down after the first failure. It doubles with each further consecutive failure.
 const MIN_COOL_DOWN: Duration = Duration::from_secs(1);
@@ -57,6 +58,8 @@ pub(super) struct InFlight {
     began: Instant,
     /// Where it is counted, if its model is known.
     calls: Option<&'static CallMetrics>,
+    /// Its part of the request's trace.
+    span: Option<Box<Span>>,
 }
 
 impl Health {
@@ -101,7 +104,7 @@ impl Health {
         if state.failures > 0 && state.cooling_until.is_none_or(|until| until <= now) {
             state.cooling_until = Some(now + cool_down(state.failures));
         }
-        Some(InFlight { health: Arc::clone(self), began: now, calls: None })
+        Some(InFlight { health: Arc::clone(self), began: now, calls: None, span: None })
     }
 }
 
@@ -113,8 +116,40 @@ impl InFlight {
         call
     }
 
+    /// The same call, as a part of the trace of the request that this thread works on.
+    pub(super) fn traced(self, path: &'static str) -> InFlight {
+        let mut call = self;
+        call.span = traces::client_span("model server").map(Box::new);
+        if let Some(span) = &call.span {
+            span.describe(|span| {
+                span.name(format!("POST {path}"));
+                span.attribute("http.request.method", "POST");
+                span.attribute("textgen.provider", call.health.name.clone());
+                if let Some(calls) = call.calls {
+                    span.attribute("gen_ai.request.model", calls.model());
+                }
+            });
+        }
+        call
+    }
+
+    /// What the provider is told of the trace.
+    pub(super) fn outgoing(&self) -> Option<Outgoing> {
+        self.span.as_ref().map(|span| span.outgoing()).or_else(traces::outgoing)
+    }
+
+    /// Notes the status of the answer in the trace.
+    pub(super) fn note_status(&self, status: u16) {
+        if let Some(span) = &self.span {
+            span.describe(|span| span.attribute("http.response.status_code", i64::from(status)));
+        }
+    }
+
     /// Counts how the call ended. To be called once, when that is known.
     pub(super) fn count(&self, outcome: Outcome) {
+        if let Some(span) = self.span.as_ref().filter(|_| !matches!(outcome, Outcome::Answered | Outcome::Left)) {
+            span.describe(|span| span.failed(outcome.label()));
+        }
         if let Some(calls) = self.calls {
             calls.count(outcome);
         }
@@ -122,6 +157,9 @@ impl InFlight {
 
     /// Counts a reply that broke off.
     pub(super) fn count_broken(&self) {
+        if let Some(span) = &self.span {
+            span.describe(|span| span.failed("the reply broke off"));
+        }
         if let Some(calls) = self.calls {
             calls.count_broken();
         }
@@ -129,6 +167,9 @@ impl InFlight {
 
     /// The first piece of a streamed reply has come.
     pub(super) fn note_first_piece(&self) {
+        if let Some(span) = &self.span {
+            span.describe(|span| span.event("first piece", None));
+        }
         if let Some(calls) = self.calls {
             calls.first_pieces().add_time(self.began.elapsed());
         }

@@ -8,6 +8,7 @@ use crate::error::{Result, Shape};
 use crate::http::{Content, Response};
 use crate::limits::Admission;
 use crate::logging;
+use crate::traces::{self, Span};
 use crate::usage::{Charge, ChargeId, Meter, new_id};
 
 pub use crate::usage::ModelUsage;
@@ -102,15 +103,23 @@ impl ChargeContext {
     ) -> Result<Response> {
         if matches!(&response.content, Content::Bytes(bytes) if bytes.len() > MAX_DEFERRED) {
             let reply = self.idempotency.is_some().then(|| kept::reply_of(&response));
-            return self.meter.charge(self.charge_of(usage, parts, reply)).map(|_| response);
+            return self.charge_now(self.charge_of(usage, parts, reply)).map(|()| response);
         }
         let (route, shape) = (self.route, self.shape);
         let reply = self.idempotency.is_some().then(|| kept::reply_of(&response));
         let charge = self.charge_of(usage, parts, reply);
-        response.deferred = Some(self.meter.charge_deferred(charge, move |e, response| {
+        let span = span_of(&charge);
+        let deferred = self.meter.charge_deferred(charge, move |e, response| {
             log::warn!("{route}: a response was discarded because it could not be charged: {e}");
             replace(response, e.reply(shape))
-        })?);
+        })?;
+        response.deferred = Some(match span {
+            Some(span) => deferred.map(|response| {
+                drop(span);
+                response
+            }),
+            None => deferred,
+        });
         Ok(response)
     }
 
@@ -120,7 +129,7 @@ impl ChargeContext {
     /// # Errors
     /// 503: it cannot be charged, so the reply must not be sent completely. 409: another reply is kept under the key.
     pub(super) fn charge(&self, usage: ModelUsage, reply: Option<kept::Reply>) -> Result<()> {
-        self.meter.charge(self.charge_of(usage, Vec::new(), reply)).map(drop)
+        self.charge_now(self.charge_of(usage, Vec::new(), reply))
     }
 
     /// Charges for a part of a reply, for which nothing is kept: or else a client could disconnect after the first word
@@ -129,7 +138,12 @@ impl ChargeContext {
     /// # Errors
     /// 503: it cannot be charged.
     pub(super) fn charge_part(&self, usage: ModelUsage, others: Vec<ModelUsage>) -> Result<()> {
-        self.meter.charge(self.charge_of(usage, others, None)).map(drop)
+        self.charge_now(self.charge_of(usage, others, None))
+    }
+
+    fn charge_now(&self, charge: Charge) -> Result<()> {
+        let _span = span_of(&charge);
+        self.meter.charge(charge).map(drop)
     }
 
     /// Frees the request's key, as it is not charged.
@@ -160,6 +174,17 @@ impl ChargeContext {
             parts,
         }
     }
+}
+
+/// A charge in the trace of its request: until it is durable.
+fn span_of(charge: &Charge) -> Option<Span> {
+    let span = traces::span("charge")?;
+    span.describe(|span| {
+        span.attribute("textgen.model", charge.model.clone());
+        span.attribute("textgen.tokens", charge.units.tokens());
+        span.attribute("textgen.estimated", charge.estimated);
+    });
+    Some(span)
 }
 
 /// Replaces a prepared response, but keeps the headers that the servers add to every response.

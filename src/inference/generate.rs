@@ -23,6 +23,7 @@ use crate::http::Response;
 use crate::http::form::{FORM_LIMIT, Fields, reserve_values};
 use crate::logging;
 use crate::memory_budget;
+use crate::traces;
 use crate::units::{Unit, Units};
 use crate::usage::MAX_MODELS;
 
@@ -141,12 +142,13 @@ fn read_bulk(app: &App, caller: &Caller, bytes: &[u8]) -> Result<Vec<Job>> {
 /// started.
 fn generate_all(jobs: &[Job]) -> Vec<Result<Generated>> {
     let (next, client, request_id) = (AtomicUsize::new(0), blocking::client(), logging::request_id());
-    let budget = worst_case::current();
+    let (budget, trace) = (worst_case::current(), traces::current());
     let results: Mutex<BTreeMap<usize, Result<Generated>>> = Mutex::default();
     let helpers = memory_budget::Helpers::of_request();
     let work = |_place: Option<Place>| {
         let _client = blocking::set_client(client.clone());
         let _id = logging::set_request_id(request_id.clone());
+        let _trace = traces::enter(trace.clone());
         let _budget = worst_case::enter(budget.clone());
         loop {
             let index = next.fetch_add(1, Relaxed);

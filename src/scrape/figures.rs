@@ -49,6 +49,7 @@ impl Source for Figures {
         self.upstreams(out);
         self.outbox(out);
         self.callers(out);
+        self.spans(out);
     }
 }
 
@@ -222,5 +223,16 @@ impl Figures {
         out.value(&metric::CACHE_MAX, self.app.config.cache_size);
         out.value(&metric::LISTENING, cache.is_subscribed());
         out.value(&metric::REVOCATIONS, count(&counters.revocations));
+    }
+
+    /// Nothing without a collector.
+    fn spans(&self, out: &mut Exposition<'_>) {
+        out.metric(&metric::TRACE_SPANS, |family| {
+            if let Some(counts) = self.app.traces.counts() {
+                family.add(&["sent"], counts.sent);
+                family.add(&["dropped"], counts.dropped);
+                family.add(&["failed"], counts.failed);
+            }
+        });
     }
 }

@@ -136,4 +136,7 @@ metrics! {
     CACHE_MAX: Gauge "textgen_caller_cache_max_callers" [] "How many there may be (CACHE_SIZE)";
     LISTENING: Gauge "textgen_revocations_listening" [] "1 while revocations are received as they happen; otherwise each caller is looked up";
     REVOCATIONS: Counter "textgen_revocations_received_total" [] "Revocations that were received";
+
+    TRACE_SPANS: Counter "textgen_trace_spans_total" ["outcome"]
+        "Spans of traces by what became of them: sent to the collector, dropped as too many waited, or failed, as it did not take them";
 }

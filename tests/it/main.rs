@@ -102,6 +102,7 @@ mod stripe_requests;
 mod thresholds;
 mod throttle;
 mod tls;
+mod traces;
 mod translated_protocols;
 mod usage;
 mod usage_aside;
