@@ -60,14 +60,15 @@ chaos: need-cargo ## inject faults in random order under load, bill under faults
 	cargo test --locked --test it usage_reported_at_once::many_seeds -- --ignored --nocapture && \
 	exec cargo test --release --locked --lib limits:: -- --ignored --nocapture
 
-lint: need-cargo ## run rustfmt, clippy and, if installed, shellcheck
+lint: need-cargo ## run rustfmt, clippy and, if installed, shellcheck and hadolint
 	@$(path); cargo fmt --check && cargo clippy --locked --all-targets -- -D warnings && \
 	if command -v shellcheck >/dev/null; then \
 		for file in scripts/* tests/browser/run tests/stripe/run tests/clients/run .ci/run; do \
 			[ -f "$$file" ] || continue; \
 			case $$(head -n 1 "$$file") in '#!'*sh) shellcheck -xa "$$file" || exit 1 ;; esac; \
 		done; \
-	fi
+	fi && \
+	if command -v hadolint >/dev/null; then hadolint packaging/Dockerfile; fi
 
 bench: need-cargo ## run benchmarks; ARGS="crowds charges" selects some, ARGS=--help lists them
 	@$(path); exec scripts/bench $(ARGS)

@@ -12,6 +12,7 @@ pub mod hex;
 pub mod http;
 pub mod memory;
 pub mod system_limits;
+pub mod version;
 pub mod wav;
 
 pub mod media;

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::call::Role;
 use crate::operation::{Content, Description, Encoding, Group, Handler, Operation, SchemaOf, Status};
+use crate::version;
 
 /// The document.
 pub fn document(operations: &[Operation]) -> Value {
@@ -22,7 +23,7 @@ pub fn document(operations: &[Operation]) -> Value {
         "openapi": "3.1.0",
         "info": {
             "title": "textgen",
-            "version": env!("CARGO_PKG_VERSION"),
+            "version": version::VERSION,
             "description": "Accounts, API keys, documents and exact usage metering for AI API servers. For each \
                 operation, x-servers lists which of the three servers (web, inference, audio) have it; all share one \
                 database.",

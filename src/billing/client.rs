@@ -13,6 +13,7 @@ use ureq::{Agent, AsSendBody};
 use super::failure::Failure;
 use super::form::Form;
 use crate::config::StripeConfig;
+use crate::version;
 
 /// The version of Stripe's API, whose shapes this crate reads and writes.
 pub const VERSION: &str = "2025-09-30.clover";
@@ -71,7 +72,7 @@ impl Stripe {
             .max_redirects(0)
             .max_redirects_will_error(false)
             .max_idle_age(IDLE_TIME)
-            .user_agent(concat!("textgen/", env!("CARGO_PKG_VERSION")))
+            .user_agent(version::USER_AGENT)
             .build();
         Some(Stripe { agent: Agent::new_with_config(config), base_url: base_url.to_owned(), authorization })
     }

@@ -8,12 +8,15 @@ mod limit;
 mod models;
 mod price;
 mod process;
+mod reference;
 mod user;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use clap::builder::Styles;
 use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use time::OffsetDateTime;
 
 use crate::accounts;
@@ -22,6 +25,7 @@ use crate::config::{self, Config};
 use crate::db::{self, ConnectConfig, Database, Executor, migrate};
 use crate::error::Error;
 use crate::store::{User, timestamp};
+use crate::version;
 
 pub use billing::BillingCommand;
 pub use credit::CreditCommand;
@@ -33,7 +37,7 @@ pub use user::UserCommand;
 
 /// The command line.
 #[derive(Parser)]
-#[command(name = "textgen", version, about, arg_required_else_help = true, styles = Styles::plain(),
+#[command(name = "textgen", version = version::LONG, about, arg_required_else_help = true, styles = Styles::plain(),
     max_term_width = 100, subcommand_help_heading = "Commands")]
 pub struct Cli {
     /// The settings, from flags, the environment and defaults, in this order.
@@ -88,6 +92,16 @@ pub enum Command {
     /// Show the processes that hold parts of limits, and end one that was lost: list, end
     #[command(subcommand)]
     Process(ProcessCommand),
+    /// Write the completions of a shell to standard output
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Write the manual pages into a folder: textgen.1, and one for each command
+    Man {
+        /// The folder, which must be there
+        folder: PathBuf,
+    },
 }
 
 impl Cli {
@@ -96,11 +110,15 @@ impl Cli {
     /// # Errors
     /// A mistake in either, or a request for help; the error knows its text, stream and exit code.
     pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+        Cli::from_arg_matches(&Cli::declaration().try_get_matches_from(args)?)
+    }
+
+    /// The declaration of all commands and settings.
+    fn declaration() -> clap::Command {
         let command = config::adjust(Cli::command());
         // The settings are listed in the help of `textgen` itself, and not again in that of each subcommand.
         let hidden: Vec<Arg> = command.get_arguments().map(|arg| arg.clone().hide(true)).collect();
-        let command = command.mut_subcommands(|subcommand| subcommand.args(&hidden));
-        Cli::from_arg_matches(&command.try_get_matches_from(args)?)
+        command.mut_subcommands(|subcommand| subcommand.args(&hidden))
     }
 }
 
@@ -165,6 +183,8 @@ pub fn run(command: &Command, config: &Config) -> Result<String, Failure> {
         Command::Credit(command) => credit::run(command, config),
         Command::Billing(command) => billing::run(command, config),
         Command::Process(command) => process::run(command, config),
+        Command::Completions { shell } => reference::completions(*shell, &Cli::declaration()),
+        Command::Man { folder } => reference::manual(folder, Cli::declaration()),
     }
 }
 

@@ -14,6 +14,7 @@ use ureq::{Agent, SendBody};
 
 use crate::error::{Error, Result};
 use crate::traces::Outgoing;
+use crate::version;
 
 use super::buffers;
 use super::spec::{Protocol, ProviderSpec, Timeouts};
@@ -93,7 +94,7 @@ impl HttpClient {
                 .proxy(None)
                 .max_idle_connections_per_host(IDLE)
                 .max_idle_age(IDLE_TIME)
-                .user_agent(concat!("textgen/", env!("CARGO_PKG_VERSION")))
+                .user_agent(version::USER_AGENT)
                 .tls_config(tls.clone())
                 .max_idle_connections(idle)
                 .input_buffer_size(buffers::MOST)

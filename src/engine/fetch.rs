@@ -15,6 +15,7 @@ use ureq::unversioned::transport::NextTimeout;
 use ureq::{Agent, Body, BodyReader};
 
 use crate::error::{Error, Result};
+use crate::version;
 
 use super::address::is_public;
 use super::buffers;
@@ -49,7 +50,7 @@ impl Fetcher {
             .max_idle_connections(0)
             .input_buffer_size(buffers::MOST)
             .output_buffer_size(buffers::MOST)
-            .user_agent(concat!("textgen/", env!("CARGO_PKG_VERSION")))
+            .user_agent(version::USER_AGENT)
             .build();
         let resolver = PublicResolver { resolver: DefaultResolver::default(), allowed: allowed.to_vec() };
         Fetcher(Agent::with_parts(config, connector(TIMEOUT), resolver))

@@ -11,6 +11,7 @@ use crate::blocking::Wait;
 use crate::engine::calls;
 use crate::server::Handle;
 use crate::telemetry::{Exposition, Source, metric};
+use crate::version;
 
 /// Picodollars in a dollar.
 const PICOS: f64 = 1e12;
@@ -38,7 +39,7 @@ impl Figures {
 
 impl Source for Figures {
     fn write(&self, out: &mut Exposition<'_>) {
-        out.metric(&metric::BUILD_INFO, |family| family.add(&[env!("CARGO_PKG_VERSION")], 1_u64));
+        out.metric(&metric::BUILD_INFO, |family| family.add(&[version::VERSION, version::COMMIT], 1_u64));
         out.value(&metric::START_TIME, self.started);
         self.requests(out);
         self.connections(out);

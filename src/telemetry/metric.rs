@@ -64,7 +64,7 @@ macro_rules! metrics {
 }
 
 metrics! {
-    BUILD_INFO: Gauge "textgen_build_info" ["version"] "Always 1; the label says which version runs";
+    BUILD_INFO: Gauge "textgen_build_info" ["version", "commit"] "Always 1; the labels say which version runs";
     START_TIME: Gauge "process_start_time_seconds" [] "When the process started, in seconds since 1970";
 
     HTTP_REQUESTS: Counter "textgen_http_requests_total" ["server", "operation", "status"]

@@ -16,6 +16,8 @@ use opentelemetry_sdk::trace::{
     BatchConfigBuilder, BatchSpanProcessor, SdkTracerProvider, Span, SpanData, SpanExporter as Export, SpanProcessor,
 };
 
+use crate::version;
+
 /// Most spans that wait to be sent: about 2 MB.
 const MAX_WAITING: usize = 2048;
 /// How long spans wait for others to be sent with.
@@ -92,7 +94,7 @@ impl Collector {
 
 /// What the spans are of. `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` add to it, or say otherwise.
 fn resource() -> Resource {
-    let version = opentelemetry::KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
+    let version = opentelemetry::KeyValue::new("service.version", version::VERSION);
     let builder = Resource::builder().with_attribute(version);
     let is_named =
         ["OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES"].iter().any(|name| std::env::var_os(name).is_some());
@@ -177,7 +179,7 @@ impl Client {
             .max_redirects_will_error(false)
             // As for model servers: collectors are mostly next door.
             .proxy(None)
-            .user_agent(concat!("textgen/", env!("CARGO_PKG_VERSION")));
+            .user_agent(version::USER_AGENT);
         Client(ureq::Agent::new_with_config(config.build()))
     }
 }

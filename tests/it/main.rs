@@ -74,6 +74,7 @@ mod origins;
 mod other_models;
 mod other_ways;
 mod outage;
+mod packaging;
 mod pages;
 mod payments;
 mod plans;
