@@ -76,4 +76,7 @@ pub mod scrape;
 
 pub mod startup;
 
+pub mod backup;
+pub mod doctor;
+
 pub mod cli;

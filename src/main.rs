@@ -26,10 +26,10 @@ fn main() -> ExitCode {
     match command {
         Command::Serve { role, demo_engine } => serve(Config { demo_engine, ..config }, role.map(Role::from)),
         command => match cli::run(&command, &config) {
-            Ok(text) => {
+            Ok(done) => {
                 // A closed pipe is no failure: the reader has seen enough.
-                let _ = std::io::stdout().write_all(text.as_bytes());
-                ExitCode::SUCCESS
+                let _ = std::io::stdout().write_all(done.text.as_bytes());
+                if done.is_ok { ExitCode::SUCCESS } else { ExitCode::from(FAILURE) }
             }
             Err(e) => fail(&e.to_string()),
         },

@@ -1,6 +1,5 @@
 //! Starts the servers, and stops them on a signal.
 
-use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -13,6 +12,7 @@ use crate::blocking::{Places, Wait};
 use crate::call::Role;
 use crate::config::{Config, MetricsAddress};
 use crate::server::{self, ClientAddress, Server, Settings};
+use crate::usage::folder;
 use crate::{dispatch, scrape, system_limits};
 
 /// The name of the metrics' address.
@@ -33,7 +33,7 @@ pub fn run(config: Config, roles: &[Role]) -> Result<(), String> {
     };
     // A directory that cannot be created is a mistake in the settings; one that vanishes later is an outage.
     let journal = config.journal_dir.display().to_string();
-    fs::create_dir_all(&config.journal_dir).map_err(|e| format!("JOURNAL_DIR: {journal}: {e}"))?;
+    folder::create(&config.journal_dir).map_err(|e| format!("JOURNAL_DIR: {journal}: {e}"))?;
     let app = App::new(config, &name)?;
     let mut server = Server::new(settings(&app.config)).map_err(|e| e.to_string())?;
     let addresses = listen(&mut server, &app, roles)?;

@@ -55,6 +55,14 @@ pub fn memory() -> usize {
     machine.into_iter().chain(group).min().unwrap_or(1 << 30)
 }
 
+/// Bytes that this process may still write to the file system of a folder, or of the nearest one above it that is there.
+pub fn free_space(folder: &Path) -> Option<u64> {
+    let absolute = std::path::absolute(folder).ok()?;
+    let found = absolute.ancestors().find(|path| path.exists())?;
+    let system = rustix::fs::statvfs(found).ok()?;
+    Some(system.f_bavail.saturating_mul(system.f_frsize))
+}
+
 /// The least memory that this process's control group or one above it may have.
 fn memory_of_group(listing: &Path, root: &Path) -> Option<usize> {
     let limits = groups(listing, root, "memory").into_iter().flat_map(|(mount, path)| {

@@ -1,4 +1,6 @@
-//! What operators are told of the models for a purpose.
+//! What operators are told of the models for a purpose, and of providers.
+
+use time::OffsetDateTime;
 
 /// Which models there are for a purpose.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,10 +32,19 @@ pub struct ServerCounts {
 }
 
 /// A provider as this process sees it now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProviderState {
-    /// Whether it can be called: it is set up as it should be, and not left out after a failure.
-    pub is_up: bool,
+    /// What keeps it from being called, if anything does: it is left out after a failure, or not set up as it should be.
+    pub problem: Option<String>,
     /// Calls in flight.
     pub in_flight: u32,
+    /// When it failed last since this process started, and how.
+    pub last_error: Option<(OffsetDateTime, String)>,
+}
+
+impl ProviderState {
+    /// Whether it can be called.
+    pub fn is_up(&self) -> bool {
+        self.problem.is_none()
+    }
 }

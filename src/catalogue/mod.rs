@@ -4,7 +4,7 @@
 //! out again, `edit` changes one entry, `priced` reads it with its prices, and `seal` encrypts providers' API keys in the
 //! database. `snapshot` is the catalogue as a server uses it,
 //! `servers` the models of the servers in the settings, whose `lists` are known. `models` holds what applies of the
-//! two, and finds what requests name (`resolved`); `availability` is what operators see of it, and `refresh` keeps it
+//! two, and finds what requests name (`resolved`); `availability` and `providers` are what operators see of it, and `refresh` keeps it
 //! up to date.
 
 mod apply;
@@ -14,6 +14,7 @@ mod entries;
 mod lists;
 mod models;
 mod priced;
+mod providers;
 mod refresh;
 mod resolved;
 mod seal;

@@ -1,7 +1,6 @@
 //! The models that clients may call now: those of the stored catalogue or, while that is empty, those of the servers in
 //! the settings.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +13,7 @@ use crate::engine::{self, ListedModel, Protocol, Provider, Timeouts};
 use crate::error::{Error, Result};
 use crate::store::catalogue::CatalogueRows;
 
-use super::availability::{Availability, ProviderState, ServerCounts};
+use super::availability::{Availability, ServerCounts};
 use super::lists::Lists;
 use super::resolved::ResolvedModel;
 use super::seal::Sealer;
@@ -250,24 +249,17 @@ impl Models {
         Availability::Servers(found)
     }
 
-    /// The state of each provider by its name: those of the stored catalogue or, while that is empty, the servers of the
-    /// settings, of which one may serve several purposes.
-    pub fn providers(&self) -> BTreeMap<String, ProviderState> {
-        let mut states = BTreeMap::new();
-        let mut add = |name: &str, provider: Option<&Provider>| {
-            let state = states.entry(name.to_owned()).or_insert(ProviderState { is_up: true, in_flight: 0 });
-            state.is_up &= provider.is_some_and(|provider| provider.problem().is_none());
-            state.in_flight += provider.map_or(0, Provider::in_flight);
-        };
+    /// Shows each provider with its name, or why it is not used: those of the stored catalogue or, while that is empty, the
+    /// servers of the settings, of which one may serve several purposes.
+    pub(super) fn each_provider(&self, mut each: impl FnMut(&str, std::result::Result<&Arc<Provider>, &str>)) {
         match self.current() {
             Ok(current) if !current.stored.is_empty() => {
-                current.stored.providers().for_each(|(name, provider)| add(name, provider));
+                current.stored.providers().for_each(|(name, provider)| each(name, provider));
             }
             _ => self.servers.iter().flat_map(|servers| &servers.providers).for_each(|provider| {
-                add(&provider.spec().name, Some(provider));
+                each(&provider.spec().name, Ok(provider));
             }),
         }
-        states
     }
 
     /// What keeps this process from calling a provider of the stored catalogue now, if anything does; for the operator.

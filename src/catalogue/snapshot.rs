@@ -121,10 +121,10 @@ impl Snapshot {
         &self.models
     }
 
-    /// Each provider by its name; `None` for one that is not used.
-    pub fn providers(&self) -> impl Iterator<Item = (&str, Option<&Provider>)> {
-        let used = self.providers.iter().map(|(name, provider)| (&**name, Some(&**provider)));
-        used.chain(self.faults.keys().map(|name| (&**name, None)))
+    /// Each provider by its name, or why it is not used.
+    pub fn providers(&self) -> impl Iterator<Item = (&str, Result<&Arc<Provider>, &str>)> {
+        let used = self.providers.iter().map(|(name, provider)| (&**name, Ok(provider)));
+        used.chain(self.faults.iter().map(|(name, fault)| (&**name, Err(&**fault))))
     }
 
     /// What keeps a provider from being called now, if anything does.

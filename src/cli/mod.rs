@@ -1,8 +1,10 @@
 //! The command line.
 
+mod backup;
 mod billing;
 mod check_sharing;
 mod credit;
+mod doctor;
 mod import;
 mod limit;
 mod models;
@@ -27,8 +29,10 @@ use crate::error::Error;
 use crate::store::{User, timestamp};
 use crate::version;
 
+pub use backup::BackupArguments;
 pub use billing::BillingCommand;
 pub use credit::CreditCommand;
+pub use doctor::DoctorArguments;
 pub use limit::LimitCommand;
 pub use models::{ModelsCommand, ProviderCommand};
 pub use price::PriceCommand;
@@ -68,6 +72,12 @@ pub enum Command {
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
         rounds: u32,
     },
+    /// Check the database, the settings and all that a server needs, and say what to do. Fails if something does not work
+    Doctor(DoctorArguments),
+    /// Back up the database and the journals of charges into a directory, while servers run
+    Backup(BackupArguments),
+    /// Restore a backup into an empty database, and compare the sums
+    Restore(BackupArguments),
     /// Manage accounts: list, create, rotate-secret, suspend, restore, promote, demote, delete
     #[command(subcommand)]
     User(UserCommand),
@@ -166,15 +176,26 @@ impl From<String> for Failure {
     }
 }
 
-/// Runs any command but `serve`, and returns the text for standard output.
+/// What a command has found.
+pub struct Done {
+    /// For standard output.
+    pub text: String,
+    /// Whether all is well; otherwise the command fails.
+    pub is_ok: bool,
+}
+
+/// Runs any command but `serve`.
 ///
 /// # Errors
 /// One line for the operator.
-pub fn run(command: &Command, config: &Config) -> Result<String, Failure> {
-    match command {
+pub fn run(command: &Command, config: &Config) -> Result<Done, Failure> {
+    let text = match command {
         Command::Serve { .. } => Err(Failure("serve is not a one-off command".to_owned())),
         Command::Migrate => migrate(config),
         Command::CheckSharing { rounds } => check_sharing::run(config, *rounds),
+        Command::Doctor(arguments) => return doctor::run(arguments, config),
+        Command::Backup(arguments) => backup::create(arguments, config),
+        Command::Restore(arguments) => backup::restore(arguments, config),
         Command::User(command) => user::run(command, config),
         Command::Models(command) => models::run(command, config),
         Command::Provider(command) => models::run_provider(command, config),
@@ -185,7 +206,8 @@ pub fn run(command: &Command, config: &Config) -> Result<String, Failure> {
         Command::Process(command) => process::run(command, config),
         Command::Completions { shell } => reference::completions(*shell, &Cli::declaration()),
         Command::Man { folder } => reference::manual(folder, Cli::declaration()),
-    }
+    }?;
+    Ok(Done { text, is_ok: true })
 }
 
 fn migrate(config: &Config) -> Result<String, Failure> {

@@ -5,7 +5,7 @@ use refinery::{Migration, Runner};
 
 use super::connect::{ConnectConfig, connect};
 use super::watchdog::TimeoutCounter;
-use super::{Error, RESPONSE_TIMEOUT};
+use super::{Error, Executor, RESPONSE_TIMEOUT};
 
 /// The name and SQL of each file in `sql/migrations`, in order, as `build.rs` lists them. The name begins with the number.
 const MIGRATIONS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/migrations.rs"));
@@ -30,6 +30,39 @@ pub fn migrate(config: &ConnectConfig) -> Result<usize, Error> {
     let report = runner()?.run(&mut client).map_err(|e| failed(&e))?;
     client.execute("SELECT pg_advisory_unlock($1)", &[&LOCK])?;
     Ok(report.applied_migrations().len())
+}
+
+/// The number of the newest migration of this version.
+pub fn newest() -> i64 {
+    i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
+}
+
+/// The number of the newest migration that was applied; 0 if there is none.
+///
+/// # Errors
+/// The database is unavailable.
+pub fn applied(db: &mut impl Executor) -> Result<i64, Error> {
+    if db.query_one("SELECT to_regclass('refinery_schema_history') IS NULL", &[])?.try_get(0)? {
+        return Ok(0);
+    }
+    let newest = db.query_one("SELECT coalesce(max(version), 0)::bigint FROM refinery_schema_history", &[])?;
+    Ok(newest.try_get(0)?)
+}
+
+/// Takes the lock of migrations for this session, so that no other process changes the schema. False if another has it.
+///
+/// # Errors
+/// The database is unavailable.
+pub fn try_lock(db: &mut impl Executor) -> Result<bool, Error> {
+    Ok(db.query_one("SELECT pg_try_advisory_lock($1)", &[&LOCK])?.try_get(0)?)
+}
+
+/// Gives it back.
+///
+/// # Errors
+/// The database is unavailable.
+pub fn unlock(db: &mut impl Executor) -> Result<(), Error> {
+    db.query_one("SELECT pg_advisory_unlock($1)", &[&LOCK]).map(drop)
 }
 
 /// The configuration without the time-outs that the URL, the role or the database may set for requests.

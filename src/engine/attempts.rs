@@ -202,6 +202,7 @@ fn note_error(call: &InFlight, e: &ureq::Error, is_upload_under_way: bool, reque
 
 fn log_failure(level: Level, call: &InFlight, why: &dyn Display, cool_down: Option<Duration>, id: Option<&str>) {
     let (name, millis, id) = (call.name(), call.began().elapsed().as_millis(), id.unwrap_or("-"));
+    call.note_error(&why.to_string());
     let left_out = cool_down.map_or_else(String::new, |time| format!("; left out for {:.1} s", time.as_secs_f64()));
     log::log!(level, "provider {name} failed after {millis} ms: {why}{left_out} (request {id})");
 }

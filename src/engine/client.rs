@@ -157,6 +157,7 @@ impl HttpClient {
                 400 | 404 | 405 | 501 => return Ok(None),
                 // It has a list. Without it, a client could call any of its models at one price.
                 403 => return Err(Error::Upstream(502, "The provider's key may not list its models: name the model")),
+                401 => return Err(Error::Upstream(502, "The model server does not accept this server's key")),
                 _ => return Err(Error::Upstream(502, "The model server does not list its models")),
             }
             let mut bytes = Vec::new();

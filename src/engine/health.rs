@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use time::OffsetDateTime;
 
 use super::calls::{CallMetrics, Outcome};
 use super::hidden_output::HiddenOutput;
@@ -25,6 +26,9 @@ const MAX_REFUSALS: u32 = 3;
 /// How often such a provider is asked all the same.
 const TRIAL_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Characters of an error that are kept.
+const MAX_ERROR: usize = 200;
+
 /// The state of one provider, shared by all its calls.
 #[derive(Debug)]
 pub(super) struct Health {
@@ -32,6 +36,8 @@ pub(super) struct Health {
     max_concurrent: u32,
     in_flight: AtomicU32,
     state: Mutex<State>,
+    /// When it failed last, and how.
+    last_error: Mutex<Option<(OffsetDateTime, String)>>,
     hidden_output: HiddenOutput,
 }
 
@@ -70,6 +76,7 @@ impl Health {
             max_concurrent: max_concurrent.unwrap_or(u32::MAX),
             in_flight: AtomicU32::new(0),
             state: Mutex::default(),
+            last_error: Mutex::default(),
             hidden_output: HiddenOutput::default(),
         })
     }
@@ -77,6 +84,11 @@ impl Health {
     /// How many calls are in flight.
     pub(super) fn in_flight(&self) -> u32 {
         self.in_flight.load(Relaxed)
+    }
+
+    /// When it failed last, and how.
+    pub(super) fn last_error(&self) -> Option<(OffsetDateTime, String)> {
+        self.last_error.lock().clone()
     }
 
     /// How long the cool-down still lasts; `None` when there is none.
@@ -173,6 +185,12 @@ impl InFlight {
         if let Some(calls) = self.calls {
             calls.first_pieces().add_time(self.began.elapsed());
         }
+    }
+
+    /// Keeps what went wrong, for the operator.
+    pub(super) fn note_error(&self, why: &str) {
+        let why = why.chars().take(MAX_ERROR).collect();
+        *self.health.last_error.lock() = Some((OffsetDateTime::now_utc(), why));
     }
 
     /// The provider's name.

@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
+use time::OffsetDateTime;
+
 use crate::error::Result;
 
 use super::client::HttpClient;
@@ -69,6 +71,11 @@ impl Provider {
     pub fn problem(&self) -> Option<String> {
         let left = self.health.cool_down(Instant::now())?;
         Some(format!("it failed, and is tried again in {} s", left.as_secs() + 1))
+    }
+
+    /// When it failed last since this process started, and how; for the operator.
+    pub fn last_error(&self) -> Option<(OffsetDateTime, String)> {
+        self.health.last_error()
     }
 
     /// How many of its calls are in flight.

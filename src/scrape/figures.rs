@@ -163,7 +163,7 @@ impl Figures {
         let (providers, calls) = (self.app.models.providers(), calls::all());
         out.metric(&metric::UPSTREAM_UP, |family| {
             for (name, state) in &providers {
-                family.add(&[name], state.is_up);
+                family.add(&[name], state.is_up());
             }
         });
         out.metric(&metric::UPSTREAM_IN_FLIGHT, |family| {

@@ -2,9 +2,11 @@
 
 pub mod api_keys;
 pub mod audit;
+pub mod books;
 pub mod budgets;
 pub mod catalogue;
 pub mod checkouts;
+pub mod checkup;
 pub mod credits;
 pub mod customer_changes;
 pub mod deleted_documents;

@@ -9,7 +9,7 @@ use super::recovery::OPEN_FLAGS;
 use crate::store::usage::charges::Event;
 
 /// The file's name: a charge in JSON on each line.
-const NAME: &str = "rejected.jsonl";
+pub(super) const NAME: &str = "rejected.jsonl";
 
 /// Writes a charge to the file; it is on the disk when this returns.
 ///

@@ -10,7 +10,7 @@
 //! `journal` and `recovery` (files), `aside` (charges that are refused for good), `charged` (sums for operators), `holder` (by which other processes see
 //! that this one lives), `connections`, `queue`, `doubts` (charges that may have been made), `state` (what the threads
 //! share), `commit` (events to the database), `claims` (keys whose first request is running), `spill`, `acknowledge`,
-//! `replay`, `day_totals`, `writer`, `maintenance`, `meter`.
+//! `replay`, `folder` (backups), `day_totals`, `writer`, `maintenance`, `meter`.
 
 mod acknowledge;
 mod aside;
@@ -21,6 +21,7 @@ mod connections;
 mod day_totals;
 mod doubts;
 mod event;
+pub mod folder;
 mod holder;
 mod journal;
 mod kept_bytes;

@@ -16,7 +16,7 @@ use crate::store::usage::charges::Event;
 const WINDOW: usize = 4 * LONGEST_RECORD;
 
 /// The suffixes of the names under which journals are kept that were not replayed, or not all of them.
-const ASIDE: [&str; 2] = [".damaged", ".unsigned"];
+pub(super) const ASIDE: [&str; 2] = [".damaged", ".unsigned"];
 
 /// Bytes that may be looked through in vain for the next record of a damaged file. A file that was made for it would
 /// otherwise keep a thread busy for hours.

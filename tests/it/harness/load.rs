@@ -121,6 +121,21 @@ impl LoadRecord {
         }
     }
 
+    /// The numbers of the requests whose replies were complete so far.
+    pub fn answered(&self) -> HashSet<i64> {
+        self.charges.lock().unwrap().whole.clone()
+    }
+
+    /// Asserts that each of these requests is charged in this database, and everything at most once.
+    #[track_caller]
+    pub fn assert_holds(db: &TestDb, users: &[&str], numbers: &HashSet<i64>) {
+        let booked = ledger(db, users);
+        let missing: Vec<&i64> = numbers.iter().filter(|number| !booked.contains_key(number)).collect();
+        assert!(missing.is_empty(), "{} of {} are missing: {missing:?}", missing.len(), numbers.len());
+        let twice: Vec<&i64> = booked.iter().filter(|(_, count)| **count != 1).map(|(number, _)| number).collect();
+        assert!(twice.is_empty(), "charged more than once: {twice:?}");
+    }
+
     /// Requests completions one after the other, of an address that may change.
     pub fn charge(&self, address: impl Fn() -> Address, secret: &str) {
         while !self.is_stopped() {
