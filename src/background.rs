@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::auth::{LastUsed, last_used};
 use crate::db::{self, ConnectConfig, Database, migrate};
-use crate::store::{api_keys, budgets, deleted_documents, known_networks, rates, sessions};
+use crate::store::{api_keys, budgets, deleted_documents, document_versions, known_networks, rates, sessions};
 
 /// How often expired rows are deleted.
 const DELETE_INTERVAL: Duration = Duration::from_secs(3600);
@@ -92,6 +92,7 @@ fn delete_expired(db: &Database) -> Result<(), db::Error> {
         }
     }
     while deleted_documents::purge(&mut session)? > 0 {}
+    while document_versions::purge(&mut session)? > 0 {}
     known_networks::delete_old(&mut session)?;
     Ok(())
 }

@@ -119,7 +119,7 @@ pub fn by_ids(db: &mut impl Executor, ids: &[&str]) -> Result<HashMap<String, Sh
 }
 
 /// A document, and in the next column how many bytes of its content were left out.
-fn short(row: &Row) -> Result<Short, Error> {
+pub(super) fn short(row: &Row) -> Result<Short, Error> {
     let mut columns = super::row::Columns::of(row);
     let document = Document::from_columns(&mut columns)?;
     let left_out = usize::try_from(columns.next::<i32>()?).unwrap_or(0);
@@ -218,6 +218,8 @@ pub struct Change<'a> {
     pub content: Option<Option<&'a str>>,
     /// The version that the change is based on: if the document has another one, it is not saved.
     pub version: Option<i64>,
+    /// Whether a content that it replaces is [kept](super::document_versions) whenever the last one was.
+    pub keep_version: bool,
 }
 
 /// Saves one of the user's documents, if the quota of bytes admits it or it does not become longer, and returns its new
@@ -235,7 +237,9 @@ pub fn update(
     // The document is locked before the totals, as triggers do it.
     const IN_ROOM: &str = "WITH found AS (
             SELECT id AS found_id, textgen_document_bytes(coalesce($3, title), CASE WHEN $4 THEN $5 ELSE content END)
-                - textgen_document_bytes(title, content) AS growth
+                - textgen_document_bytes(title, content) AS growth,
+                textgen_is_version(title, content, coalesce($3, title), CASE WHEN $4 THEN $5 ELSE content END,
+                    coalesce(kept, created), $9) AS is_kept
             FROM documents WHERE id = $1 AND user_id = $2 AND ($6::bigint IS NULL OR version = $6)
             FOR NO KEY UPDATE),
         counted AS (
@@ -245,15 +249,18 @@ pub fn update(
             RETURNING r.user_id),
         saved AS (
             UPDATE documents SET title = coalesce($3, title), content = CASE WHEN $4 THEN $5 ELSE content END,
-                updated = now(), version = version + 1
+                updated = now(), version = version + 1, kept = CASE WHEN is_kept THEN now() ELSE kept END
             FROM found WHERE id = found_id AND (growth = 0 OR EXISTS (SELECT FROM counted))
+                AND (NOT is_kept OR textgen_keep_version(found_id, $8))
             RETURNING version, textgen_note_counted())
         SELECT (SELECT version FROM saved) FROM found";
-    const WITHOUT_ROOM: &str = "SELECT saved, is_found FROM textgen_save_document($1, $2, $3, $4, $5, $6, $7, $8)";
-    let Change { title, content, version } = change;
+    const WITHOUT_ROOM: &str = "SELECT saved, is_found FROM textgen_save_and_keep($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+    let Change { title, content, version, keep_version } = change;
     let DocumentQuota { documents, bytes } = quota;
-    let params: [&dyn Param; 8] =
-        [&id, &user_id, &title, &content.is_some(), &content.flatten(), &version, &documents, &bytes];
+    // Without a new content, a few bytes would have a large one written.
+    let asked = keep_version && content.is_some();
+    let params: [&dyn Param; 9] =
+        [&id, &user_id, &title, &content.is_some(), &content.flatten(), &version, &documents, &bytes, &asked];
     let Some(row) = db.query_opt(IN_ROOM, &params)? else { return Ok(Added::Nothing) };
     if let Some(version) = row.try_get(0)? {
         return Ok(Added::Done(version));

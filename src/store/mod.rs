@@ -12,6 +12,7 @@ pub mod customer_changes;
 pub mod deleted_documents;
 pub mod directory;
 pub mod document_totals;
+pub mod document_versions;
 pub mod documents;
 pub mod events;
 pub mod installation;

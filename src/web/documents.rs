@@ -48,7 +48,7 @@ pub(super) const AUTHENTICATION_REQUIRED: &str = "Authentication required";
 pub(super) const NOT_FOUND: &str = "Document not found";
 const TOO_MANY: &str = "Too many documents: delete some first";
 const TOO_LARGE: &str = "Document storage is full: delete some documents first";
-const RESTORED_TOO_MUCH: &str = "This account has restored a lot of text, try again later";
+pub(super) const RESTORED_TOO_MUCH: &str = "This account has restored a lot of text, try again later";
 const ID_REQUIRED: &str = "Document ID is required";
 
 /// The operations of this file.
@@ -75,10 +75,10 @@ pub(super) fn operations() -> Vec<Operation> {
             summary(Documents, "How much the caller's documents take, and how much they may").reply::<DocumentUsage>(),
         ),
         get("/api/docs/get", Optional(get_one)).described(
-            summary(Documents, "A document of the caller, or a public one")
-                .query::<DocumentId<'_>>()
+            summary(Documents, "A document of the caller, or a public one; or a version of the caller's")
+                .query::<GetDocument>()
                 .reply::<Document>()
-                .status(400, "The id is missing")
+                .status(400, "The id is missing, or the version is no number")
                 .status(401, "The credential is invalid")
                 .status(404, "The document does not exist, or not for this caller"),
         ),
@@ -114,6 +114,16 @@ struct ListDocuments {
     content: Option<bool>,
 }
 
+/// The parameters of a document.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "describes the query")]
+struct GetDocument {
+    #[schemars(required)]
+    id: Option<String>,
+    /// The document as it was then: of `/api/docs/versions`.
+    version: Option<i64>,
+}
+
 request_fields! {
     /// Which document.
     struct DocumentId<'f> {
@@ -132,6 +142,8 @@ request_fields! {
         content: Option<&'f str>,
         /// Save only if this is still the document's version.
         version: Option<i64>,
+        /// Keep the text that `content` replaces as a version, even if another was kept in the last 10 minutes.
+        keep_version: Option<bool>,
     }
 }
 
@@ -173,12 +185,12 @@ struct DocumentUsage {
 }
 
 #[derive(Serialize, JsonSchema)]
-struct SavedDocument<'a> {
-    id: &'a str,
+pub(super) struct SavedDocument<'a> {
+    pub(super) id: &'a str,
     /// Always true.
-    success: bool,
-    message: &'a str,
-    version: i64,
+    pub(super) success: bool,
+    pub(super) message: &'a str,
+    pub(super) version: i64,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -227,7 +239,7 @@ pub(super) fn quota(call: &Call<'_>) -> DocumentQuota {
 }
 
 /// What was added; `None` if there is nothing that could be.
-fn within_quota<T>(added: Added<T>, quota: DocumentQuota) -> Result<Option<T>> {
+pub(super) fn within_quota<T>(added: Added<T>, quota: DocumentQuota) -> Result<Option<T>> {
     let used = |text, limit| Error::QuotaUsed(text, Conflicting { limit: Some(limit), ..Conflicting::default() });
     match added {
         Added::Done(done) => Ok(Some(done)),
@@ -246,12 +258,20 @@ fn list_titles(call: &Call<'_>, caller: &Caller, asked: &Page) -> Answer {
     Ok(Response::json_reserved(200, &titles)?)
 }
 
-/// `GET /api/docs/get?id=`: the caller's own document or a public one; 404 for any other.
+/// `GET /api/docs/get?id=&version=`: the caller's own document, also as it was at a version, or a public one; 404 for any
+/// other.
 fn get_one(call: &mut Call<'_>, caller: Option<&Caller>) -> Answer {
     let id = call.request.query("id").filter(|id| !id.is_empty()).ok_or(Error::bad(ID_REQUIRED))?;
     let owner = caller.map(|caller| caller.user.id.as_str());
     let is_readable = |document: &Document| document.is_public || owner == Some(&document.user_id);
-    match whole_documents::find(call, &id, is_readable)? {
+    let version = call.request.query("version").filter(|version| !version.is_empty());
+    let version = version.map(|text| text.parse().map_err(|_| Error::bad("version must be an integer"))).transpose()?;
+    let found = match (version, owner) {
+        (None, _) => whole_documents::find(call, &id, is_readable)?,
+        (Some(version), Some(owner)) => whole_documents::find_version(call, &id, owner, version)?,
+        (Some(_), None) => None,
+    };
+    match found {
         Some(found) => {
             let size = whole_documents::reserve_json(found.value.content.as_deref())?;
             Ok(found.shown_in(Response::json_of_size(200, size, &found.value)))
@@ -273,7 +293,8 @@ fn autosave(call: &mut Call<'_>, caller: &Caller) -> Answer {
 
 fn write(call: &mut Call<'_>, caller: &Caller, message: &str) -> Answer {
     let fields = Fields::read_json(call.request, LARGEST_BODY)?;
-    let SaveDocument { id, title, content, version } = SaveDocument::read(&fields)?;
+    let SaveDocument { id, title, content, version, keep_version } = SaveDocument::read(&fields)?;
+    let keep_version = keep_version.unwrap_or(false);
     let id = id.filter(|id| !id.is_empty());
     let title = title.map(checked_title).transpose()?;
     let content = match fields.has("content") {
@@ -281,7 +302,9 @@ fn write(call: &mut Call<'_>, caller: &Caller, message: &str) -> Answer {
         false => None,
     };
     let (id, version) = match id {
-        Some(id) => (id.to_owned(), update(call, id, &caller.user.id, Change { title, content, version })?),
+        Some(id) => {
+            (id.to_owned(), update(call, id, &caller.user.id, Change { title, content, version, keep_version })?)
+        }
         None => insert(call, &caller.user.id, title.unwrap_or(UNTITLED), content.unwrap_or(Some("")))?,
     };
     Ok(Response::json(200, &SavedDocument { id: &id, success: true, message, version }))
@@ -374,7 +397,7 @@ fn required_id(fields: &Fields) -> Result<&str> {
     not_empty(DocumentId::read(fields)?.id)
 }
 
-fn not_empty(id: Option<&str>) -> Result<&str> {
+pub(super) fn not_empty(id: Option<&str>) -> Result<&str> {
     id.filter(|id| !id.is_empty()).ok_or(Error::bad(ID_REQUIRED))
 }
 

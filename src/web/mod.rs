@@ -9,7 +9,9 @@ mod chart;
 mod credits;
 mod cursor;
 mod device;
+mod difference;
 mod document_search;
+mod document_versions;
 mod documents;
 mod key_fields;
 mod keys;
@@ -48,7 +50,7 @@ pub fn operations() -> Vec<Operation> {
         credits::operations(),
         payments::operations(),
     ];
-    let documents = documents::operations().into_iter();
+    let documents = documents::operations().into_iter().chain(document_versions::operations());
     let documents =
         documents.map(|operation| operation.errors(Shape::Error).unauthorized(documents::AUTHENTICATION_REQUIRED));
     let all = apis.into_iter().flatten().chain(documents).chain([usage::operation()]).chain(page_operations());
@@ -57,7 +59,7 @@ pub fn operations() -> Vec<Operation> {
 
 fn page_operations() -> Vec<Operation> {
     use pages::{account, admin, admin_catalogue, admin_models, admin_provider, admin_user};
-    use pages::{documents, editor, playground, reference, subscribe, usage, welcome};
+    use pages::{documents, editor, playground, reference, subscribe, usage, versions, welcome};
     assets::prepare();
     vec![
         // The documentation must be available during an outage.
@@ -84,6 +86,11 @@ fn page_operations() -> Vec<Operation> {
         get("/documents/deleted", Authenticated(documents::deleted)).or_log_in(),
         get("/documents/{id}", Authenticated(editor::show)).or_log_in(),
         post("/documents/{id}", Authenticated(editor::save)),
+        get("/documents/{id}/text", Authenticated(versions::download)).or_log_in(),
+        get("/documents/{id}/versions", Authenticated(versions::list)).or_log_in(),
+        get("/documents/{id}/versions/{version}", Authenticated(versions::show_one)).or_log_in(),
+        post("/documents/{id}/versions/{version}", Authenticated(versions::revert)),
+        post("/documents/{id}/difference", Authenticated(versions::difference)),
         post("/documents/{id}/publish", Authenticated(editor::publish)),
         post("/documents/{id}/delete", Authenticated(documents::delete)),
         post("/documents/{id}/restore", Authenticated(documents::restore)),

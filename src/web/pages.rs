@@ -15,6 +15,7 @@ pub(super) mod reference;
 mod show;
 pub(super) mod subscribe;
 pub(super) mod usage;
+pub(super) mod versions;
 pub(super) mod welcome;
 
 use askama::Template;

@@ -7,6 +7,7 @@ use crate::db;
 use crate::error::Result;
 use crate::http::{Content, Method, Response};
 use crate::memory_budget;
+use crate::store::document_versions;
 use crate::store::documents::{self as store, Document};
 
 /// Times the size of a content that it takes while it is read: in the driver's buffer, which doubles as it grows, and as a
@@ -61,6 +62,25 @@ pub(super) fn find(
     let document = store::by_id(&mut call.app.db.session()?, id)?.filter(is_readable);
     memory_budget::release((READING - 1) * short.left_out);
     Ok(document.map(|value| Found { value, is_whole: true }))
+}
+
+/// A document of the user as it was at a version, or is. A large one takes two round trips.
+///
+/// # Errors
+/// 503 or 429 if there is no memory for it. Those of the database.
+pub(super) fn find_version(call: &Call<'_>, id: &str, user_id: &str, version: i64) -> Result<Option<Found<Document>>> {
+    if id.contains('\0') {
+        return Ok(None);
+    }
+    let found = document_versions::find(&mut call.app.db.session()?, id, user_id, version, store::SHORT)?;
+    let Some(short) = found else { return Ok(None) };
+    if short.left_out == 0 || is_head(call) {
+        return Ok(Some(Found { value: short.document, is_whole: short.left_out == 0 }));
+    }
+    memory_budget::reserve(READING * short.left_out)?;
+    let whole = document_versions::find(&mut call.app.db.session()?, id, user_id, version, i32::MAX)?;
+    memory_budget::release((READING - 1) * short.left_out);
+    Ok(whole.map(|whole| Found { value: whole.document, is_whole: true }))
 }
 
 /// A page of the account's documents, and one more if there is one, of about `most` bytes of contents. Large contents take

@@ -29,6 +29,7 @@ mod degraded;
 mod demo;
 mod doctor;
 mod document_rooms;
+mod document_versions;
 mod documents;
 mod documents_at_once;
 mod documents_limits;

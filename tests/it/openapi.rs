@@ -32,9 +32,10 @@ fn sample(path: &str, user: &User, ids: &BTreeMap<&str, String>) -> (String, Val
         "/api/keys/revoke" => (String::new(), id("other key")),
         "/api/sessions/revoke" => (String::new(), json!({"others": true})),
         "/api/docs/list" => ("?limit=2&content=false".to_owned(), Value::Null),
-        "/api/docs/get" => (format!("?id={}", ids["document"]), Value::Null),
+        "/api/docs/get" | "/api/docs/versions" => (format!("?id={}", ids["document"]), Value::Null),
         "/api/docs/save" | "/api/docs/autosave" => (String::new(), json!({"title": "T", "content": null})),
         "/api/docs/publish" | "/api/docs/delete" => (String::new(), id("document")),
+        "/api/docs/revert" => (String::new(), json!({"id": ids["document"], "version": 1})),
         "/v1/chat/completions" | "/v1/messages/count_tokens" => {
             (String::new(), json!({"messages": [{"role": "user", "content": "Hello"}]}))
         }

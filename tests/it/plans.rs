@@ -24,6 +24,9 @@ const MANY: &str = "
     INSERT INTO deleted_documents (id, title, content, user_id, created, updated, is_public, version, deleted)
     SELECT 'del' || n, 'title', 'content', 'user' || (n % 20000 + 1), now(), now(), false, 1, now() - n % 20 * interval '1 day'
     FROM generate_series(1, 30000) n;
+    INSERT INTO document_versions (document_id, version, user_id, title, content, updated, kept, bytes)
+    SELECT 'doc' || n, 0, 'user' || (n % 20000 + 1), 'title', 'content', now(), now() - n % 20 * interval '1 day', 12
+    FROM generate_series(1, 60000) n;
     INSERT INTO usage_events (created, id, user_id, server, route, model, prompt_tokens, completion_tokens,
         embedding_tokens, audio_millis, characters, requests, cost_micros, latency_micros)
     SELECT now(), 'made' || n, 'user' || (n % 20000 + 1), 'inference', '/r', 'm', 1, 0, 0, 0, 0, 1, 0, 5
@@ -69,12 +72,12 @@ fn every_route_finds_its_rows_by_an_index() {
                 WHERE c.relkind = 'r' AND c.reltuples > 0)
              SELECT name, sum(seq_scan)::bigint, sum(seq_tup_read)::bigint, sum(idx_scan)::bigint FROM tables
              WHERE name IN ('users', 'api_keys', 'sessions', 'documents', 'deleted_documents', 'document_totals', 'kept_replies',
-                 'usage_events', 'usage_daily')
+                 'usage_events', 'usage_daily', 'document_versions', 'document_version_bytes')
              GROUP BY name",
             &[],
         )
         .unwrap();
-    assert_eq!(scanned.len(), 9);
+    assert_eq!(scanned.len(), 11);
     for row in scanned {
         let (table, scans, rows, by_index): (String, i64, i64, i64) = (row.get(0), row.get(1), row.get(2), row.get(3));
         assert!(by_index > 0, "{table} was not used: are the statistics missing?");
@@ -99,6 +102,10 @@ fn visit_every_route(server: &Server) {
     let id = program.post("/api/docs/save", &json!({"title": "a", "content": "b"})).expect(200).json()["id"].clone();
     program.post("/api/docs/save", &json!({"id": id, "content": "c", "version": 1})).expect(200);
     program.post("/api/docs/autosave", &json!({"id": id, "content": "c", "version": 1})).expect(409);
+    let keeping = json!({"id": id, "content": "d", "keep_version": true});
+    program.post("/api/docs/save", &keeping).expect(200);
+    program.get(&format!("/api/docs/versions?id={}", id.as_str().unwrap())).expect(200);
+    program.post("/api/docs/revert", &json!({"id": id, "version": 2})).expect(200);
     program.post("/api/docs/publish", &json!({"id": id})).expect(200);
     program.get(&format!("/api/docs/get?id={}", id.as_str().unwrap())).expect(200);
     program.get("/api/docs/get?id=doc_unknown").expect(404);

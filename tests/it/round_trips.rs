@@ -38,6 +38,9 @@ fn reading_a_document_as_a_cached_caller_takes_one_round_trip() {
         proxy.take_round_trips();
         client.post("/api/docs/save", &json!({"id": id, "content": "and more"})).expect(200);
         assert_eq!(of_requests(proxy.take_round_trips()).len(), 1, "a save takes one round trip");
+        let keeping = json!({"id": id, "content": "and the rest", "keep_version": true});
+        client.post("/api/docs/save", &keeping).expect(200);
+        assert_eq!(of_requests(proxy.take_round_trips()).len(), 1, "and one that keeps a version too");
     }
 }
 

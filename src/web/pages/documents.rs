@@ -70,12 +70,15 @@ pub(in crate::web) fn delete(call: &mut Call<'_>, caller: &Caller) -> Answer {
     Ok(Response::see_other(format!("/documents?deleted={}", encoded(&id))))
 }
 
-/// `POST /documents/{id}/restore`.
+/// `POST /documents/{id}/restore`: shows the list, or opens the document with `open=true`.
 pub(in crate::web) fn restore(call: &mut Call<'_>, caller: &Caller) -> Answer {
-    fields(call)?;
+    let opens = fields(call)?.optional_bool("open")?.unwrap_or(false);
     let id = segment(call, 0)?;
     restore_one(call, &id, &caller.user.id)?;
-    Ok(Response::see_other("/documents?done=restored"))
+    Ok(match opens {
+        true => Response::see_other(format!("/documents/{id}?done=restored")),
+        false => Response::see_other("/documents?done=restored"),
+    })
 }
 
 /// `GET /documents/deleted`.

@@ -43,6 +43,8 @@ pub(in crate::web) fn show(call: &mut Call<'_>, caller: &Caller) -> Answer {
         ("saved", "Saved."),
         ("published", "Published. Anyone with the link can read it."),
         ("unpublished", "The document is private again."),
+        ("restored", "Document restored."),
+        ("reverted", "Version restored. The text it replaced is kept under Versions."),
     ];
     let found = find(call, &segment(call, 0)?, |document| document.user_id == caller.user.id)?;
     let found = found.ok_or(Error::NotFound(NOT_FOUND))?;
@@ -60,7 +62,8 @@ pub(in crate::web) fn save(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let content = fields.text("content")?.replace("\r\n", "\n");
     let title = checked_title(fields.text("title")?)?;
     let version = fields.optional_integer("version")?;
-    let change = Change { title: Some(title), content: Some(Some(checked_content(&content)?)), version };
+    let change =
+        Change { title: Some(title), content: Some(Some(checked_content(&content)?)), version, keep_version: false };
     match update(call, &id, &caller.user.id, change) {
         Ok(_) => Ok(Response::see_other(format!("/documents/{id}?done=saved"))),
         Err(Error::Conflict(..)) => {
