@@ -1,13 +1,15 @@
 # `make` lists the targets. Works with GNU make 3.81 (macOS) and newer.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help serve stop migrate check-sharing psql monitor test test-browser test-stripe test-clients chaos lint bench attack need-cargo
+.PHONY: help serve admin stop migrate check-sharing psql monitor test test-browser test-stripe test-clients test-mail chaos lint bench attack need-cargo
 
 # Where rustup installs cargo, for shells started before that.
 path = PATH="$$PATH:$$HOME/.cargo/bin"; export PATH
 # DATABASE_URL, or else the server of scripts/postgres, started if it is not running.
 database = DATABASE_URL="$${DATABASE_URL:-$$(scripts/postgres start)}" && export DATABASE_URL
 build = cargo build --release --locked
+# A folder for mails, unless a mail server is configured.
+mails = MAIL_FOLDER="$${MAIL_FOLDER-$$(test -n "$$SMTP_URL" || echo mails)}" && export MAIL_FOLDER
 # The built-in engine, unless a model server is configured.
 demo = $$(test -n "$$INFERENCE_URL$$EMBEDDINGS_URL$$TRANSCRIBE_URL$$SPEECH_URL$$IMAGES_URL$$RERANK_URL$$MODERATIONS_URL" || echo --demo-engine)
 textgen = "$${CARGO_TARGET_DIR:-target}"/release/textgen
@@ -16,7 +18,11 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{ printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 serve: need-cargo ## build, apply migrations and run the three servers; Ctrl-C stops them
-	@$(path); $(database) && $(build) && $(textgen) migrate && exec $(textgen) serve $(demo)
+	@$(path); $(database) && $(mails) && $(build) && $(textgen) migrate && exec $(textgen) serve $(demo)
+
+admin: need-cargo ## grant admin rights to an account: make admin EMAIL=you@example.com
+	@test -n "$(EMAIL)" || { echo "which account? make admin EMAIL=you@example.com" >&2; exit 1; }
+	@$(path); $(database) && $(build) && exec $(textgen) user promote "$(EMAIL)"
 
 stop: ## stop the PostgreSQL that `make serve` and `make test` started
 	@scripts/postgres stop; one=$$?; scripts/postgres --test stop && exit $$one
@@ -54,6 +60,10 @@ test-clients: need-cargo ## run libraries that people use against the servers; i
 	@$(path); TEST_DATABASE_URL="$${TEST_DATABASE_URL:-$$(scripts/postgres --test start)}" && export TEST_DATABASE_URL && \
 	unset DATABASE_URL && exec tests/clients/run
 
+test-mail: need-cargo ## send mails to a mail server of Python's; installs it in a venv
+	@$(path); TEST_DATABASE_URL="$${TEST_DATABASE_URL:-$$(scripts/postgres --test start)}" && export TEST_DATABASE_URL && \
+	unset DATABASE_URL && exec tests/mail/run
+
 chaos: need-cargo ## inject faults in random order under load, bill under faults, and simulate budgets and rate limits; SEED=... repeats a run, ROUNDS=..., SEEDS=... and SCHEDULES=... set the length
 	@$(path); TEST_DATABASE_URL="$${TEST_DATABASE_URL:-$$(scripts/postgres --test start)}" && export TEST_DATABASE_URL && \
 	unset DATABASE_URL && cargo test --locked --test it chaos::many_faults -- --ignored --nocapture && \
@@ -63,7 +73,7 @@ chaos: need-cargo ## inject faults in random order under load, bill under faults
 lint: need-cargo ## run rustfmt, clippy and, if installed, shellcheck and hadolint
 	@$(path); cargo fmt --check && cargo clippy --locked --all-targets -- -D warnings && \
 	if command -v shellcheck >/dev/null; then \
-		for file in scripts/* tests/browser/run tests/stripe/run tests/clients/run .ci/run; do \
+		for file in scripts/* tests/browser/run tests/stripe/run tests/clients/run tests/mail/run .ci/run; do \
 			[ -f "$$file" ] || continue; \
 			case $$(head -n 1 "$$file") in '#!'*sh) shellcheck -xa "$$file" || exit 1 ;; esac; \
 		done; \

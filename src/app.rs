@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::auth::password::{Passwords, Peppers};
 use crate::auth::revocation::Revocations;
-use crate::auth::{Cache, Hasher, LastUsed, Resolver, SignUps, Throttle};
+use crate::auth::{Cache, Hasher, LastUsed, MailRequests, Resolver, SignUps, Throttle};
 use crate::background;
 use crate::billing::payments::Payments;
 use crate::billing::{self, Checker, Outbox, Sender, Stripe};
@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::db::{Batcher, ConnectConfig, Database, listen};
 use crate::engine::Fetcher;
 use crate::error::{Error, Result as Answer};
+use crate::mail::{self, Mail};
 use crate::notifications::{CHANNELS, Notifications};
 use crate::store::documents::Short;
 use crate::telemetry::Requests;
@@ -65,6 +66,10 @@ pub struct App {
     pub searches: Bulkhead,
     /// Reads documents, several requests in one query.
     pub documents: Batcher<String, Short>,
+    /// Queues mails, and counts those that were sent.
+    pub mail: Arc<Mail>,
+    /// Limits the asking for mails.
+    pub mail_requests: MailRequests,
     /// Usage that waits to be sent to Stripe.
     pub outbox: Arc<Outbox>,
     /// What is counted of requests.
@@ -124,6 +129,8 @@ impl App {
             models,
             fetcher: Fetcher::new(&config.audio_url_allow, config.upstream_connect_timeout),
             payments: Payments::of(&config),
+            mail: Arc::new(Mail::of(&config)?),
+            mail_requests: MailRequests::default(),
             db,
             cache,
             searches: Bulkhead::with_most(searches(pool_size), SEARCHES_OF_ACCOUNT),
@@ -181,6 +188,9 @@ impl App {
         spawn("ended-claims", |app| {
             app.claims.run_deletions(&app.stopped, || app.meter.knows_kept_replies().is_ok());
         })?;
+        if self.mail.is_set_up() {
+            spawn("mail", |app| mail::follow(&app.mail, &app.db, &app.stopped))?;
+        }
         self.meter.start()?;
         self.start_billing()?;
         let revocations = Revocations {

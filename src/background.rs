@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use crate::auth::{LastUsed, last_used};
 use crate::db::{self, ConnectConfig, Database, migrate};
-use crate::store::{api_keys, budgets, deleted_documents, document_versions, known_networks, rates, sessions};
+use crate::store::{
+    account_links, api_keys, budgets, deleted_documents, document_versions, known_networks, rates, sessions,
+};
 
 /// How often expired rows are deleted.
 const DELETE_INTERVAL: Duration = Duration::from_secs(3600);
@@ -84,6 +86,7 @@ fn flush(db: &Database, last_used: &LastUsed) {
 fn delete_expired(db: &Database) -> Result<(), db::Error> {
     let mut session = db.session()?;
     sessions::delete_expired(&mut session)?;
+    account_links::delete_expired(&mut session)?;
     while api_keys::delete_ended(&mut session)? > 0 {}
     for delete_after in [budgets::delete_unused, rates::delete_unused] {
         let mut after = String::new();

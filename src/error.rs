@@ -99,6 +99,10 @@ pub enum Error {
     NotConfigured(&'static str),
     /// Payments are not set up, or not for this; holds the name of the setting.
     PaymentsNotConfigured(&'static str),
+    /// Mail is not set up.
+    MailNotConfigured,
+    /// A link was used, is too old, or was never given out.
+    LinkInvalid,
     /// Stripe cannot be asked now; the text is for the log.
     PaymentsUnavailable(String),
     /// Too much to do right now.
@@ -212,6 +216,10 @@ impl Error {
             E::PaymentsNotConfigured(setting) => {
                 (503, "payments_not_configured", format!("Payments are not set up here: {setting} is not set").into())
             }
+            E::MailNotConfigured => (503, "mail_not_configured", "E-mail is not set up here: SMTP_URL is not set".into()),
+            E::LinkInvalid => {
+                (400, "link_invalid", "This link has expired or was already used. Please ask for a new one".into())
+            }
             E::PaymentsUnavailable(_) => (503, "payments_unavailable", "Payments are not available, try again".into()),
             E::Busy => (503, "service_unavailable", TRY_AGAIN.into()),
             E::Database(e) if e.is_outage() => (503, "service_unavailable", TRY_AGAIN.into()),
@@ -237,7 +245,7 @@ impl Error {
             Error::TooManyAttempts(wait) | Error::TooManySignUps(wait) | Error::RateLimited(_, Some(wait)) => {
                 Some((wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1))
             }
-            Error::NotConfigured(_) | Error::PaymentsNotConfigured(_) => None,
+            Error::NotConfigured(_) | Error::PaymentsNotConfigured(_) | Error::MailNotConfigured => None,
             Error::Relayed(relayed) if relayed.retry_after.is_some() => relayed.retry_after,
             Error::KeyInUse | Error::TooManyWaiting => Some(1),
             _ if self.status() == 503 => Some(1),

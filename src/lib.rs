@@ -43,6 +43,8 @@ pub mod limits;
 pub mod auth;
 pub mod usage;
 
+pub mod mail;
+
 pub mod accounts;
 
 pub mod billing;

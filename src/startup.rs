@@ -40,6 +40,9 @@ pub fn run(config: Config, roles: &[Role]) -> Result<(), String> {
     let metrics = listen_for_scrapes(&mut server, &app)?;
     let _ = app.api_document.set(crate::openapi::document(crate::api::operations()));
     let _ = app.addresses.set(addresses.iter().map(|(role, address)| (role.name(), *address)).collect());
+    if let Some((_, web)) = addresses.iter().find(|(role, _)| *role == Role::Web) {
+        app.mail.listens_at(*web);
+    }
     let handle = server.handle();
     on_signal(move || handle.stop())?;
     app.start()?;
@@ -48,6 +51,9 @@ pub fn run(config: Config, roles: &[Role]) -> Result<(), String> {
             "PUBLIC_URL is https, so a proxy is in front of this server, but TRUSTED_PROXIES is not set: all clients count \
              as one, and are throttled together"
         );
+    }
+    if let Some(folder) = app.mail.folder() {
+        log::info!("SMTP_URL is not set: mails are not sent, but written to {}", folder.display());
     }
     announce(&addresses, metrics);
     if app.config.demo_engine {

@@ -7,6 +7,7 @@ pub mod email;
 pub mod keys;
 pub mod limited_keys;
 pub mod rates;
+pub mod recovery;
 pub mod scopes;
 
 use crate::auth::{Secret, secret};

@@ -1,4 +1,4 @@
-//! Authentication: credentials, the cache of callers, passwords, and the throttles of guesses and sign-ups.
+//! Authentication: credentials, the cache of callers, passwords, and the throttles of guesses, sign-ups and mails.
 
 pub mod cache;
 mod caller;
@@ -7,6 +7,7 @@ mod credential;
 mod epochs;
 pub mod hasher;
 pub mod last_used;
+mod mail_requests;
 mod negative;
 pub mod password;
 mod resolver;
@@ -23,6 +24,7 @@ pub use caller::{ACCOUNT_ELSEWHERE, Caller, Via};
 pub use credential::{Kind, Validity};
 pub use hasher::Hasher;
 pub use last_used::{LastUsed, is_renewal_due};
+pub use mail_requests::MailRequests;
 pub use resolver::{Resolver, Standing};
 pub use scope::{Permission, Scope};
 pub use secret::{Digest, Secret};

@@ -34,6 +34,14 @@ impl Secret {
         Ok(Secret(format!("ts_{}", random_text(CREDENTIAL_LENGTH)?)))
     }
 
+    /// A new token of a link that can be used once, `tl_…`, of 256 random bits.
+    ///
+    /// # Errors
+    /// The operating system provides no randomness.
+    pub fn new_link() -> Result<Secret, getrandom::Error> {
+        Ok(Secret(format!("tl_{}", random_text(CREDENTIAL_LENGTH)?)))
+    }
+
     /// The clear text, to be shown once.
     pub fn reveal(&self) -> &str {
         &self.0

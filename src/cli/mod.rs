@@ -78,7 +78,7 @@ pub enum Command {
     Backup(BackupArguments),
     /// Restore a backup into an empty database, and compare the sums
     Restore(BackupArguments),
-    /// Manage accounts: list, create, rotate-secret, suspend, restore, promote, demote, delete
+    /// Manage accounts: list, create, set-password, link, rotate-secret, suspend, restore, promote, demote, delete
     #[command(subcommand)]
     User(UserCommand),
     /// Manage the catalogue of models: apply, export, list

@@ -3,11 +3,13 @@
 use clap::Subcommand;
 
 use super::{Failure, database, find_user};
+use crate::accounts::recovery::{self, Change, Ended};
 use crate::accounts::{self, email, keys};
 use crate::auth::Hasher;
 use crate::auth::password::{Passwords, Peppers};
 use crate::config::Config;
 use crate::db::{Session, Transaction};
+use crate::mail::Mail;
 use crate::store::audit::{self, COMMAND_LINE};
 use crate::store::{User, timestamp, users};
 
@@ -30,6 +32,19 @@ pub enum UserCommand {
     },
     /// Replace the default secret of an account and print the new one, which is never shown again
     RotateSecret {
+        /// E-mail address or id of the account
+        user: String,
+    },
+    /// Set the password of an account, which is read from the first line of standard input, and end its sessions
+    SetPassword {
+        /// E-mail address or id of the account
+        user: String,
+        /// Revoke all of its keys too
+        #[arg(long)]
+        revoke_keys: bool,
+    },
+    /// Print a link with which the password of an account can be set, once, within 30 minutes
+    Link {
         /// E-mail address or id of the account
         user: String,
     },
@@ -73,6 +88,8 @@ pub(super) fn run(command: &UserCommand, config: &Config) -> Result<String, Fail
             create(&mut session, config, email, password.as_deref())
         }
         UserCommand::RotateSecret { user } => rotate_secret(&mut session, user),
+        UserCommand::SetPassword { user, revoke_keys } => set_password(&mut session, config, user, *revoke_keys),
+        UserCommand::Link { user } => link(&mut session, config, user),
         UserCommand::Suspend { user } => {
             set(&mut session, user, "suspend", "suspended", |db, id| users::set_suspended(db, id, true))
         }
@@ -129,6 +146,26 @@ fn rotate_secret(db: &mut Session, user: &str) -> Result<String, Failure> {
     audit::insert(&mut transaction, COMMAND_LINE, "rotate secret", &user, "")?;
     transaction.commit()?;
     Ok(format!("secret {}\n", secret.reveal()))
+}
+
+fn set_password(db: &mut Session, config: &Config, user: &str, ends_keys: bool) -> Result<String, Failure> {
+    let user = find_user(db, user)?;
+    let hash = hash(config, &user.email, &read_line()?)?;
+    let mail = Mail::of(config)?;
+    let mut transaction = db.transaction()?;
+    let change = Change { actor: COMMAND_LINE, mail: &mail };
+    let Ended { sessions, keys } = recovery::set(&mut transaction, &user, &hash, ends_keys, &change)?;
+    transaction.commit()?;
+    Ok(format!("password set {} {}\nended {sessions} sessions and {keys} keys\n", user.id, user.email))
+}
+
+fn link(db: &mut Session, config: &Config, user: &str) -> Result<String, Failure> {
+    let user = find_user(db, user)?;
+    let mail = Mail::of(config)?;
+    let mut transaction = db.transaction()?;
+    let link = recovery::new_link(&mut transaction, COMMAND_LINE, &user, mail.site())?;
+    transaction.commit()?;
+    Ok(format!("link {}\nexpires {}\n", link.address, timestamp::zulu(link.expires)))
 }
 
 fn set(

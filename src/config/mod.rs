@@ -3,6 +3,7 @@
 
 pub mod database;
 mod engines;
+mod mail;
 mod parse;
 mod payments;
 mod quotas;
@@ -24,6 +25,7 @@ use parse::{
 };
 
 pub use engines::{EngineConfig, EngineConfigs};
+pub use mail::{MailConfig, SmtpServer, SmtpTls};
 pub use parse::{ANY_ORIGIN, EncryptionKey, Networks, OrAutomatic, Secrets, Urls};
 pub use payments::PaymentConfig;
 pub use quotas::{DocumentQuota, QuotaConfig};
@@ -38,6 +40,7 @@ const QUOTAS: &str = "Quotas";
 const CHARGES: &str = "Charges";
 const MODELS: &str = "Model servers";
 const STRIPE: &str = "Stripe";
+const MAIL: &str = "Mail";
 const LOG: &str = "Log";
 
 /// How log lines are written.
@@ -296,6 +299,10 @@ pub struct Config {
     /// What is paid there.
     #[command(flatten)]
     pub payments: PaymentConfig,
+
+    /// How mails are sent.
+    #[command(flatten)]
+    pub mail: MailConfig,
 
     /// `off`, `error`, `warn`, `info` (one line per request), `debug` or `trace`
     #[arg(long, env, default_value = "info", value_parser = plain(log_level), help_heading = LOG)]

@@ -57,6 +57,7 @@ fn secrets_are_hidden_in_help() {
         let is_secret = name.ends_with("_pepper")
             || name.ends_with("_api_key")
             || name == "encryption_key"
+            || name == "smtp_url"
             || name == "stripe_secret_key"
             || name == "stripe_webhook_secret"
             || name == "backend_validation_secret"
@@ -153,4 +154,38 @@ fn the_readme_shows_the_settings_as_declared() {
         shown == declared,
         "the README's tables of settings are out of date: run `BLESS=1 cargo test --lib readme`"
     );
+}
+
+#[test]
+fn a_mail_server_is_a_url() {
+    let parsed = |value: &str| read(&[("SMTP_URL", value)]).map(|config| config.mail.smtp_url.unwrap());
+    let server = parsed("smtps://ann%40x:p%3Aq%2F@smtp.example.com").unwrap();
+    assert_eq!(server.login, Some(("ann@x".to_owned(), "p:q/".to_owned())));
+    assert_eq!((server.host.as_str(), server.port, server.tls), ("smtp.example.com", 465, SmtpTls::Always));
+    assert!(!format!("{server:?}").contains("p:q/"), "{server:?}");
+    for (url, host, port, tls) in [
+        ("smtp://smtp.example.com", "smtp.example.com", 587, SmtpTls::StartTls),
+        ("smtp://a:b@smtp.example.com:25?tls=optional", "smtp.example.com", 25, SmtpTls::IfOffered),
+        ("smtp://127.0.0.1:2525/", "127.0.0.1", 2525, SmtpTls::IfOffered),
+        ("smtp://localhost?tls=required", "localhost", 587, SmtpTls::StartTls),
+        ("smtp://[::1]:25", "::1", 25, SmtpTls::IfOffered),
+    ] {
+        let server = parsed(url).unwrap();
+        assert_eq!((server.host.as_str(), server.port, server.tls), (host, port, tls), "{url}");
+    }
+    for bad in [
+        "smtp.example.com",
+        "smtp://",
+        "smtp://user@host",
+        "smtp://h:0",
+        "smtp://h:x",
+        "smtps://h?tls=optional",
+        "smtp://a b",
+    ] {
+        let problem = problem("SMTP_URL", &format!("{bad}#hunter2"));
+        assert!(problem.contains("SMTP_URL: ") && !problem.contains("hunter2"), "{problem}");
+    }
+    assert!(problem("MAIL_FROM", "nobody").contains("MAIL_FROM=nobody: expected an address"));
+    let config = read(&[("MAIL_FROM", "Example <no-reply@example.com>")]).unwrap();
+    assert_eq!(config.mail.mail_from.unwrap().email.domain(), "example.com");
 }

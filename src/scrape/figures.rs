@@ -49,6 +49,7 @@ impl Source for Figures {
         self.limits(out);
         self.upstreams(out);
         self.outbox(out);
+        self.mail(out);
         self.callers(out);
         self.spans(out);
     }
@@ -205,6 +206,29 @@ impl Figures {
             }
         });
         out.metric(&metric::OUTBOX_OLDEST, |family| {
+            if let Some(unsent) = &unsent {
+                family.add(&[], age(unsent.oldest));
+            }
+        });
+    }
+
+    /// Nothing where mail is not set up.
+    fn mail(&self, out: &mut Exposition<'_>) {
+        let (mail, unsent) = (&self.app.mail, self.app.mail.unsent());
+        out.metric(&metric::MAILS, |family| {
+            if mail.is_set_up() {
+                family.add(&["sent"], mail.counts.sent.load(Relaxed));
+                family.add(&["retry"], mail.counts.retried.load(Relaxed));
+                family.add(&["put_aside"], mail.counts.put_aside.load(Relaxed));
+            }
+        });
+        out.metric(&metric::MAIL_ROWS, |family| {
+            if let Some(unsent) = &unsent {
+                family.add(&["waiting"], unsent.waiting.unsigned_abs());
+                family.add(&["put_aside"], unsent.put_aside.unsigned_abs());
+            }
+        });
+        out.metric(&metric::MAIL_OLDEST, |family| {
             if let Some(unsent) = &unsent {
                 family.add(&[], age(unsent.oldest));
             }

@@ -275,6 +275,16 @@ pub fn revoke(db: &mut impl Executor, user_id: &str, id: &str) -> Result<Option<
     db.query_opt(SQL, &[&user_id, &id])?.map(|row| Ok(row.try_get(0)?)).transpose()
 }
 
+/// Revokes all of the user's keys, and returns how many. To be called in a transaction that has locked the account.
+///
+/// # Errors
+/// See [`Error`].
+pub fn revoke_all(db: &mut impl Executor, user_id: &str) -> Result<u64, Error> {
+    const SQL: &str = "UPDATE api_keys SET revoked = now() WHERE id IN (
+        SELECT id FROM api_keys WHERE user_id = $1 AND revoked IS NULL ORDER BY id FOR UPDATE)";
+    db.execute(SQL, &[&user_id])
+}
+
 /// Records when keys were last used, at most once a minute per key even if many processes do so. Skips keys that
 /// another transaction has locked, so that it cannot take part in a deadlock: the next use will record them.
 ///

@@ -15,14 +15,14 @@ pub fn is_known(db: &mut impl Executor, email: &str, network: &str) -> Result<bo
     Ok(db.query_opt(SQL, &[&email, &network])?.is_some())
 }
 
-/// Records a sign-in from this network.
+/// Records a sign-in from this network. Returns whether it is the first one from there.
 ///
 /// # Errors
 /// See [`Error`].
-pub fn record(db: &mut impl Executor, user_id: &str, network: &str) -> Result<(), Error> {
+pub fn record(db: &mut impl Executor, user_id: &str, network: &str) -> Result<bool, Error> {
     const SQL: &str = "INSERT INTO known_networks (user_id, network) VALUES ($1, $2) \
-        ON CONFLICT (user_id, network) DO UPDATE SET last_seen = now()";
-    db.execute(SQL, &[&user_id, &network]).map(drop)
+        ON CONFLICT (user_id, network) DO UPDATE SET last_seen = now() RETURNING xmax = 0";
+    Ok(db.query_one(SQL, &[&user_id, &network])?.try_get(0)?)
 }
 
 /// Deletes networks without a sign-in for [`KEPT_DAYS`] days, and returns how many.

@@ -1,5 +1,6 @@
 //! The SQL, one file per table. Functions take an [`Executor`](crate::db::Executor): a session or a transaction.
 
+pub mod account_links;
 pub mod api_keys;
 pub mod audit;
 pub mod books;
@@ -18,6 +19,7 @@ pub mod events;
 pub mod installation;
 pub mod known_networks;
 pub mod leases;
+pub mod mails;
 pub mod prices;
 pub mod purchases;
 pub mod rates;

@@ -164,6 +164,53 @@ pub fn replace_password_hash(db: &mut impl Executor, id: &str, old: &str, new: &
     Ok(db.execute(SQL, &[&id, &old, &new])? == 1)
 }
 
+/// Sets the password hash, whatever it was, and returns whether the account exists.
+///
+/// # Errors
+/// See [`Error`].
+pub fn set_password_hash(db: &mut impl Executor, id: &str, hash: &str) -> Result<bool, Error> {
+    Ok(db.execute("UPDATE users SET password_hash = $2, updated = now() WHERE id = $1", &[&id, &hash])? == 1)
+}
+
+/// Sets the password hash if there is none. Returns whether it was set.
+///
+/// # Errors
+/// See [`Error`].
+pub fn set_first_password_hash(db: &mut impl Executor, id: &str, hash: &str) -> Result<bool, Error> {
+    const SQL: &str = "UPDATE users SET password_hash = $2, updated = now() WHERE id = $1 AND password_hash IS NULL";
+    Ok(db.execute(SQL, &[&id, &hash])? == 1)
+}
+
+/// Sets the e-mail address, which its owner has confirmed.
+///
+/// # Errors
+/// [`Error::Unique`] of [`EMAIL_KEY`] if the address is taken.
+pub fn set_email(db: &mut impl Executor, id: &str, email: &str) -> Result<(), Error> {
+    const SQL: &str = "UPDATE users SET email = $2, email_verified = now(), updated = now() WHERE id = $1";
+    match db.execute(SQL, &[&id, &email]) {
+        // The second unique index that a database of the older system has on the address.
+        Err(Error::Unique(_)) => Err(Error::Unique(EMAIL_KEY.to_owned())),
+        done => done.map(drop),
+    }
+}
+
+/// The account's owner gets mails at its address.
+///
+/// # Errors
+/// See [`Error`].
+pub fn set_verified(db: &mut impl Executor, id: &str) -> Result<(), Error> {
+    db.execute("UPDATE users SET email_verified = now() WHERE id = $1", &[&id]).map(drop)
+}
+
+/// Whether it is known that the account's owner gets mails at its address.
+///
+/// # Errors
+/// See [`Error`].
+pub fn is_verified(db: &mut impl Executor, id: &str) -> Result<bool, Error> {
+    let row = db.query_opt("SELECT email_verified IS NOT NULL FROM users WHERE id = $1", &[&id])?;
+    row.map_or(Ok(false), |row| Ok(row.try_get(0)?))
+}
+
 /// Sets the visible prefix of the default key.
 ///
 /// # Errors

@@ -129,6 +129,12 @@ metrics! {
         "Rows of usage that were not sent to Stripe, of all processes: waiting, or put aside for the operator";
     OUTBOX_OLDEST: Gauge "textgen_billing_outbox_oldest_seconds" [] "Age of the oldest usage that waits; 0 if there is none";
 
+    MAILS: Counter "textgen_mails_total" ["outcome"]
+        "Attempts to send mails by how they ended: sent, retry (it is tried again), put_aside (refused for good, too old, or too many)";
+    MAIL_ROWS: Gauge "textgen_mail_rows" ["state"]
+        "Mails that were not sent, of all processes: waiting, or put aside in the last 30 days. Absent where mail is not set up";
+    MAIL_OLDEST: Gauge "textgen_mail_oldest_seconds" [] "Age of the oldest mail that waits; 0 if there is none";
+
     CACHE_LOOKUPS: Counter "textgen_caller_cache_lookups_total" ["result"]
         "Credentials that were looked up: found in memory, looked up in the database, or refused as they were invalid a moment ago";
     CACHE_EVICTED: Counter "textgen_caller_cache_evicted_total" [] "Callers that made room for others in memory";

@@ -4,8 +4,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use time::{Duration, OffsetDateTime};
 
-use super::{Answer, Message, attempt, fields};
+use super::{Answer, Message, actor, attempt, fields};
 use crate::accounts::new_session_token;
+use crate::accounts::recovery::{self, Ended};
 use crate::auth::password::Passwords;
 use crate::auth::{Caller, Secret, Via};
 use crate::call::Call;
@@ -53,6 +54,8 @@ request_fields! {
         current_password: &'f str,
         /// 8 to 1,024 characters.
         new_password: &'f str,
+        /// Whether all keys are revoked too.
+        revoke_keys: Option<bool>,
     }
 }
 
@@ -77,6 +80,7 @@ struct Subscription<'u> {
 struct PasswordChanged {
     message: &'static str,
     sessions_ended: u64,
+    keys_revoked: u64,
 }
 
 /// `POST /api/get-user` and `/api/get-user/stripe-usage`: the user object, read from the database and not the cache.
@@ -98,12 +102,14 @@ fn subscription_status(_: &mut Call<'_>, caller: Option<&Caller>) -> Answer {
 /// `POST /api/change-password` with `current_password` and `new_password`: ends every other session.
 fn change_password(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = fields(call)?;
-    let ChangePassword { current_password, new_password } = ChangePassword::read(&fields)?;
+    let ChangePassword { current_password, new_password, revoke_keys } = ChangePassword::read(&fields)?;
     let (current, new) = (current_password.to_owned(), new_password.to_owned());
     drop(fields);
     memory_budget::shrink_to(current.len() + new.len());
-    let (sessions_ended, token) = replace_password(call, caller, &current, &new)?;
-    let reply = Response::json(200, &PasswordChanged { message: "Password changed", sessions_ended });
+    let (ended, token) = replace_password(call, caller, &current, &new, revoke_keys.unwrap_or(false))?;
+    let Ended { sessions: sessions_ended, keys: keys_revoked } = ended;
+    let changed = PasswordChanged { message: "Password changed", sessions_ended, keys_revoked };
+    let reply = Response::json(200, &changed);
     Ok(with_new_token(call, reply, token.as_ref()))
 }
 
@@ -115,14 +121,15 @@ pub(super) fn with_new_token(call: &Call<'_>, reply: Response, token: Option<&Se
     }
 }
 
-/// Changes the caller's password and ends all other sessions; returns how many. The caller's session, if it is one, gets
+/// Changes the caller's password and ends all other sessions, and all keys if that is asked for. The caller's session, if it is one, gets
 /// a new token: whoever knows the old one, perhaps a reason for the change, is signed out.
 pub(super) fn replace_password(
     call: &Call<'_>,
     caller: &Caller,
     current: &str,
     new: &str,
-) -> Result<(u64, Option<Secret>)> {
+    ends_keys: bool,
+) -> Result<(Ended, Option<Secret>)> {
     Passwords::validate(new, &caller.user.email)?;
     let old_hash = check_password(call, caller, current)?;
     let new_hash = call.app.passwords.hash(new)?;
@@ -131,7 +138,10 @@ pub(super) fn replace_password(
     if !users::replace_password_hash(&mut transaction, &caller.user.id, &old_hash, &new_hash)? {
         return Err(Error::Conflict("The password was changed in the meantime", Conflicting::default()));
     }
-    let ended = sessions::delete_others(&mut transaction, &caller.user.id, caller.session_id().unwrap_or(""))?;
+    let address = call.client().to_string();
+    let change = recovery::Change { actor: actor(caller, &address), mail: &call.app.mail };
+    let (kept, action) = (caller.session_id(), "change password");
+    let ended = recovery::after_new_password(&mut transaction, &caller.user, kept, ends_keys, &change, action)?;
     let token = caller.session_id().map(|id| Ok::<_, Error>((id, new_session_token()?))).transpose()?;
     if let Some((id, token)) = &token {
         sessions::replace_token(&mut transaction, &caller.user.id, id, &token.digest().0)?;
@@ -173,7 +183,7 @@ fn is_fresh(caller: &Caller) -> bool {
 }
 
 /// Checks the caller's password and returns the stored hash.
-fn check_password(call: &Call<'_>, caller: &Caller, password: &str) -> Result<String> {
+pub(super) fn check_password(call: &Call<'_>, caller: &Caller, password: &str) -> Result<String> {
     let attempt = attempt::confirm(call, &caller.user.email)?;
     let kept = users::password_hash(&mut call.app.db.session()?, &caller.user.id)?;
     let check = call.app.passwords.check(password, kept.as_deref())?;

@@ -8,7 +8,8 @@ use time::OffsetDateTime;
 use super::cursor::Page;
 use super::key_fields::{BudgetFields, LimitFields, List, NewKey, RateFields, checked_name, show};
 use super::keys::{in_transaction, most};
-use super::{Answer, fields, record};
+use super::{Answer, actor, fields, record};
+use crate::accounts::recovery::{self, NewLink};
 use crate::accounts::scopes::{self, AccountScope};
 use crate::accounts::{self, budgets, email, limited_keys, rates};
 use crate::auth::Caller;
@@ -52,6 +53,12 @@ pub(super) fn operations() -> Vec<Operation> {
             summary(Administration, "Limit, suspend or restore an account; fields that are missing stay as they are")
                 .fields::<UpdateUser<'_>>()
                 .reply::<ShownUser>()
+                .status(404, NO_ACCOUNT),
+        ),
+        post("/api/admin/users/link", Authenticated(create_link)).described(
+            summary(Administration, "Make a link with which the password of an account can be set, once")
+                .fields::<CreateUserLink<'_>>()
+                .reply::<UserLink>()
                 .status(404, NO_ACCOUNT),
         ),
         post("/api/admin/users/keys", Authenticated(create_key)).described(
@@ -114,6 +121,24 @@ request_fields! {
         /// The addresses and networks that it may be used from, with each of its keys and sessions; null for all.
         addresses: Change<List>,
     }
+}
+
+request_fields! {
+    /// What the creation of a link takes.
+    struct CreateUserLink<'f> {
+        /// The account's e-mail address or id. It may not be an administrator's.
+        user: &'f str,
+    }
+}
+
+/// A link, in the only reply that holds it.
+#[derive(Serialize, JsonSchema)]
+struct UserLink {
+    link: String,
+    /// Until when it can be used.
+    #[serde(serialize_with = "timestamp::serialize_zulu")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    expires: OffsetDateTime,
 }
 
 request_fields! {
@@ -326,4 +351,23 @@ fn create_key(call: &mut Call<'_>, caller: &Caller) -> Answer {
         Ok(NewKey::new(show(db, &user.id, key)?, &secret))
     })?;
     Ok(Response::json(200, &made))
+}
+
+/// `POST /api/admin/users/link` with `user`.
+fn create_link(call: &mut Call<'_>, caller: &Caller) -> Answer {
+    let fields = fields(call)?;
+    let name = CreateUserLink::read(&fields)?.user;
+    let user = accounts::find(&mut call.app.db.session()?, name)?.ok_or(Error::NotFound(NO_ACCOUNT))?;
+    let NewLink { address: link, expires } = link_for(call, caller, &user)?;
+    Ok(Response::json(200, &UserLink { link, expires }))
+}
+
+/// Makes a link with which the password of an account can be set. With one for another administrator's account, an
+/// administrator could act as somebody else.
+pub(super) fn link_for(call: &Call<'_>, caller: &Caller, user: &User) -> Result<NewLink> {
+    if user.is_admin {
+        return Err(Error::Forbidden("Links for administrators are made on the command line: textgen user link"));
+    }
+    let address = call.client().to_string();
+    in_transaction(call, |db| recovery::new_link(db, actor(caller, &address), user, call.app.mail.site()))
 }

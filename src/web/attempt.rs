@@ -27,8 +27,8 @@ pub(super) fn confirm<'a>(call: &Call<'a>, email: &str) -> Result<throttle::Atte
     Ok(call.app.throttle.confirmation(email)?)
 }
 
-/// Remembers that the owner of the account signed in from the client's network.
-pub(super) fn remember_network(call: &Call<'_>, db: &mut impl db::Executor, user_id: &str) -> Result<()> {
+/// Remembers that the owner of the account signed in from the client's network. Returns whether it is the first time.
+pub(super) fn remember_network(call: &Call<'_>, db: &mut impl db::Executor, user_id: &str) -> Result<bool> {
     Ok(known_networks::record(db, user_id, &network(call))?)
 }
 

@@ -2,8 +2,10 @@
 //! what such a device may still try.
 
 use ring::hmac;
+use serde_json::{Value, json};
 use time::OffsetDateTime;
 
+use super::pages::known_browser;
 use crate::auth::Digest;
 use crate::call::Call;
 use crate::error::Result;
@@ -31,6 +33,16 @@ pub(super) fn known(call: &Call<'_>, email: &str) -> Result<Option<Digest>> {
 pub(super) fn remember(call: &Call<'_>, email: &str, response: Response) -> Result<Response> {
     let value = value(&key(call)?, email, OffsetDateTime::now_utc());
     Ok(cookie::set_device(response, &value, call.app.config.is_https()))
+}
+
+/// The device of this request, for a mail to the owner of the account.
+pub(super) fn in_words(call: &Call<'_>) -> Value {
+    let now = OffsetDateTime::now_utc();
+    json!({
+        "browser": known_browser(call.request.header("user-agent").unwrap_or("")).unwrap_or_else(|| "Unknown".to_owned()),
+        "address": call.client().to_string(),
+        "time": format!("{} {:02}:{:02} UTC", now.date(), now.hour(), now.minute()),
+    })
 }
 
 fn key(call: &Call<'_>) -> Result<hmac::Key> {

@@ -18,6 +18,7 @@ mod keys;
 mod model_calls;
 mod pages;
 mod payments;
+mod recovery;
 mod sessions;
 mod sign_in;
 mod usage;
@@ -43,6 +44,7 @@ pub fn operations() -> Vec<Operation> {
     let apis = [
         sign_in::operations(),
         account::operations(),
+        recovery::operations(),
         keys::operations(),
         admin_users::operations(),
         admin_models::operations(),
@@ -59,7 +61,7 @@ pub fn operations() -> Vec<Operation> {
 
 fn page_operations() -> Vec<Operation> {
     use pages::{account, admin, admin_catalogue, admin_models, admin_provider, admin_user};
-    use pages::{documents, editor, playground, reference, subscribe, usage, versions, welcome};
+    use pages::{documents, editor, playground, recovery, reference, subscribe, usage, versions, welcome};
     assets::prepare();
     vec![
         // The documentation must be available during an outage.
@@ -71,6 +73,14 @@ fn page_operations() -> Vec<Operation> {
         get("/", Optional(welcome::home)),
         get("/signup", Public(welcome::signup)),
         get("/login", Public(welcome::login)),
+        get("/forgot-password", Optional(recovery::forgot)),
+        post("/forgot-password", Optional(recovery::ask_for_reset)),
+        get("/reset-password", Optional(recovery::reset)),
+        post("/reset-password", Optional(recovery::choose)),
+        get("/confirm-email", Optional(recovery::confirm)),
+        post("/confirm-email", Optional(recovery::confirm_now)),
+        get("/set-password", Optional(recovery::first)),
+        post("/set-password", Optional(recovery::set_first)),
         get("/account", Authenticated(account::show)).or_log_in(),
         get("/subscribe", Optional(subscribe::show)),
         post("/account/name", Authenticated(account::rename)),
@@ -80,6 +90,8 @@ fn page_operations() -> Vec<Operation> {
         post("/account/keys/revoke", Authenticated(account::revoke_key)),
         post("/account/sessions/revoke", Authenticated(account::end_sessions)),
         post("/account/password", Authenticated(account::change_password)),
+        post("/account/email", Authenticated(account::change_email)),
+        post("/account/email/verify", Authenticated(account::verify_email)),
         post("/account/delete", Authenticated(account::delete)),
         get("/documents", Authenticated(documents::list)).or_log_in(),
         post("/documents", Authenticated(documents::create)),
@@ -123,6 +135,7 @@ fn page_operations() -> Vec<Operation> {
         post("/admin/users/{id}/keys", Authenticated(admin_user::revoke_key)).for_administrators(),
         post("/admin/users/{id}/scope", Authenticated(admin_user::set_scope)).for_administrators(),
         post("/admin/users/{id}/limits/lift", Authenticated(admin_user::lift_limit)).for_administrators(),
+        post("/admin/users/{id}/link", Authenticated(admin_user::make_link)).for_administrators(),
         post("/admin/users/{id}/credit", Authenticated(admin_user::change_credit)).for_administrators(),
     ]
 }

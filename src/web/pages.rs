@@ -11,6 +11,7 @@ pub(super) mod editor;
 pub(super) mod failure;
 mod limits;
 pub(super) mod playground;
+pub(super) mod recovery;
 pub(super) mod reference;
 mod show;
 pub(super) mod subscribe;
@@ -28,6 +29,8 @@ use crate::call::{Call, Role};
 use crate::error::{Error, Public, Result};
 use crate::http::Response;
 use crate::memory_budget::ReservedBytes;
+
+pub(super) use show::known_browser;
 
 /// What the layout of every page needs.
 struct Frame {

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use serde_json::json;
 use time::{Duration, OffsetDateTime};
 
 use super::pages::{encoded, is_local_path, welcome};
@@ -15,6 +16,7 @@ use crate::db;
 use crate::error::{Error, Result};
 use crate::http::request_fields::request_fields;
 use crate::http::{Method, Response, cookie};
+use crate::mail;
 use crate::memory_budget;
 use crate::operation::Group::Accounts;
 use crate::operation::Handler::Public;
@@ -127,14 +129,14 @@ fn register(call: &Call<'_>, email: &str, password: &str) -> Result<SignedIn> {
     Passwords::validate(password, email)?;
     if has_account(call, email)? {
         drop(sign_up);
-        return sign_in(call, email, password);
+        return sign_in_instead(call, email, password);
     }
     let hash = call.app.passwords.hash(password)?;
     match create(call, email, &hash) {
         // Another request created it first, perhaps a second click of the same person.
         Err(Error::Database(db::Error::Unique(name))) if name == users::EMAIL_KEY => {
             drop(sign_up);
-            sign_in(call, email, password)
+            sign_in_instead(call, email, password)
         }
         Err(e) => Err(e),
         Ok(signed_in) => {
@@ -142,6 +144,15 @@ fn register(call: &Call<'_>, email: &str, password: &str) -> Result<SignedIn> {
             Ok(signed_in)
         }
     }
+}
+
+/// Logs in to the account that an address has already. If the password is wrong, its owner is told what to do.
+fn sign_in_instead(call: &Call<'_>, email: &str, password: &str) -> Result<SignedIn> {
+    let outcome = sign_in(call, email, password);
+    if matches!(outcome, Err(Error::InvalidCredentials)) && call.app.mail.is_set_up() {
+        call.app.mail.queue_to(&mut call.app.db.session()?, mail::Kind::KnownAddress, "", email, &json!({}))?;
+    }
+    outcome
 }
 
 fn has_account(call: &Call<'_>, email: &str) -> Result<bool> {
@@ -155,6 +166,7 @@ fn create(call: &Call<'_>, email: &str, hash: &str) -> Result<SignedIn> {
     let mut transaction = session.transaction()?;
     let user = accounts::create(&mut transaction, email, Some(hash))?;
     insert_session(call, &mut transaction, &user.id, &token)?;
+    call.app.mail.queue(&mut transaction, mail::Kind::Verify, &user, &json!({}))?;
     transaction.commit()?;
     Ok((user, token))
 }
@@ -176,7 +188,7 @@ fn sign_in(call: &Call<'_>, email: &str, password: &str) -> Result<SignedIn> {
         if Scope::of_account(&user).is_some_and(|scope| !scope.admits(call.client())) {
             return Err(Error::Forbidden(ACCOUNT_ELSEWHERE));
         }
-        if let Some(token) = open_session(call, &user.id, &hash, check.new_hash.as_deref())? {
+        if let Some(token) = open_session(call, &user, &hash, check.new_hash.as_deref())? {
             return Ok((user, token));
         }
     }
@@ -196,8 +208,9 @@ fn wait_as_for_bcrypt(call: &Call<'_>, began: Instant) -> Result<()> {
 /// Opens a session and returns its token. `None` if `hash`, which was checked, is no longer the account's hash:
 /// the password was changed (which ended all sessions, so none may begin with the old one), another log-in renewed the
 /// hash, or the account is gone.
-fn open_session(call: &Call<'_>, user_id: &str, hash: &str, new_hash: Option<&str>) -> Result<Option<Secret>> {
-    let token = new_session_token()?;
+fn open_session(call: &Call<'_>, user: &User, hash: &str, new_hash: Option<&str>) -> Result<Option<Secret>> {
+    let (user_id, token) = (user.id.as_str(), new_session_token()?);
+    let is_known_device = device::known(call, &user.email)?.is_some();
     let mut session = call.app.db.session()?;
     let mut transaction = session.transaction()?;
     if !users::lock_with_hash(&mut transaction, user_id, hash)? {
@@ -209,16 +222,27 @@ fn open_session(call: &Call<'_>, user_id: &str, hash: &str, new_hash: Option<&st
     if let Some(new_hash) = new_hash {
         users::replace_password_hash(&mut transaction, user_id, hash, new_hash)?;
     }
-    let has_ended_others = insert_session(call, &mut transaction, user_id, &token)?;
+    let begun = insert_session(call, &mut transaction, user_id, &token)?;
+    if begun.is_new_network && !is_known_device {
+        call.app.mail.queue(&mut transaction, mail::Kind::NewDevice, user, &device::in_words(call))?;
+    }
     transaction.commit()?;
-    if has_ended_others {
+    if begun.has_ended_others {
         call.app.cache.revoke(user_id);
     }
     Ok(Some(token))
 }
 
-/// Adds a session; returns whether others have ended for it. The account is locked.
-fn insert_session(call: &Call<'_>, db: &mut impl db::Executor, user_id: &str, token: &Secret) -> Result<bool> {
+/// A new session.
+struct Begun {
+    /// Whether others have ended for it.
+    has_ended_others: bool,
+    /// Whether it is the first one from the client's network.
+    is_new_network: bool,
+}
+
+/// Adds a session. The account is locked.
+fn insert_session(call: &Call<'_>, db: &mut impl db::Executor, user_id: &str, token: &Secret) -> Result<Begun> {
     let user_agent = call.request.header("user-agent").unwrap_or("");
     let user_agent: String = user_agent.chars().filter(|c| !c.is_control()).take(USER_AGENT_LENGTH).collect();
     let new = sessions::NewSession {
@@ -231,8 +255,7 @@ fn insert_session(call: &Call<'_>, db: &mut impl db::Executor, user_id: &str, to
     };
     sessions::insert(db, &new)?;
     let ended = sessions::delete_beyond(db, user_id, new.id, call.app.config.quotas.sessions_per_account)?;
-    attempt::remember_network(call, db, user_id)?;
-    Ok(ended > 0)
+    Ok(Begun { has_ended_others: ended > 0, is_new_network: attempt::remember_network(call, db, user_id)? })
 }
 
 /// Answers a script with JSON, and a form with a redirect. If the client only has to try again later, the form is
@@ -254,7 +277,7 @@ fn finish(call: &Call<'_>, outcome: Result<SignedIn>, form: welcome::Form, next:
                 log::warn!("{} failed: {e}", form.path());
             }
             if e.retry_after().is_some() {
-                return welcome::show_again(form, &e, next);
+                return welcome::show_again(call, form, &e, next);
             }
             let mut target = format!("{}?error={}", form.path(), redirected(form, &e));
             if let Some(next) = next {

@@ -20,7 +20,7 @@ test("axe finds nothing on any page", async (t) => {
   const paths = [
     "/", "/account", "/documents", "/documents?q=nothing+here", `/documents/${id}`, `/public/${id}`, "/documents/deleted",
     "/playground", "/docs", "/admin", "/admin/users", "/admin/users?q=nobody", "/admin/audit", `/admin/users/${user}`,
-    "/nothing", "/login", "/login?error=Invalid%20credentials", "/signup", "/signup?error=The%20passwords%20don%27t%20match",
+    "/nothing", "/forgot-password", "/reset-password?token=x", "/confirm-email?token=x", "/set-password", "/login", "/login?error=Invalid%20credentials", "/signup", "/signup?error=The%20passwords%20don%27t%20match",
   ];
   for (const options of [{}, { colorScheme: "dark", ...PHONE }]) {
     const context = await here.browser.newContext({ baseURL: here.server.web, ...options });

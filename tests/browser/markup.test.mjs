@@ -45,7 +45,7 @@ test("script in every field a person can fill stays text", async () => {
     "/account", "/playground", "/documents", `/documents?q=${evil}`, `/documents?deleted=${evil}`, "/documents/deleted",
     `/documents/${ids[0]}`, `/documents/${ids[1]}`, `/public/${ids[0]}`, `/documents/${evil}`, "/admin", "/admin/audit",
     `/admin/users?q=${evil}`, "/admin/users", `/admin/users/${user}`, `/login?error=${evil}&next=${evil}`,
-    `/signup?error=${evil}&next=/${evil}`, `/${evil}`, "/docs",
+    `/signup?error=${evil}&next=/${evil}`, `/reset-password?token=${evil}`, `/confirm-email?token=${evil}`, `/${evil}`, "/docs",
   ];
   for (const path of paths) {
     await page.goto(path);

@@ -16,7 +16,8 @@ fn sample(path: &str, user: &User, ids: &BTreeMap<&str, String>) -> (String, Val
     match path {
         "/api/signup" | "/api/login" => (String::new(), json!({"email": user.email, "password": PASSWORD})),
         "/api/change-password" => {
-            (String::new(), json!({"current_password": PASSWORD, "new_password": "another password"}))
+            let body = json!({"current_password": PASSWORD, "new_password": "another password", "revoke_keys": false});
+            (String::new(), body)
         }
         "/api/keys" | "/api/keys/update" => {
             let budget = json!({"limit_micros": 5, "window": "day", "timezone": "UTC"});
@@ -47,6 +48,13 @@ fn sample(path: &str, user: &User, ids: &BTreeMap<&str, String>) -> (String, Val
         "/v1/audio/speech" => (String::new(), json!({"input": "Hello", "response_format": "wav"})),
         "/api/v1/generate-bulk" => (String::new(), json!([{"text": "Hello"}])),
         "/api/docs/restore" => (String::new(), id("deleted")),
+        "/api/forgot-password" => (String::new(), json!({"email": user.email})),
+        "/api/reset-password" => {
+            (String::new(), json!({"token": user.id, "password": "another password", "revoke_keys": true}))
+        }
+        "/api/confirm-email" => (String::new(), json!({"token": user.id})),
+        "/api/change-email" => (String::new(), json!({"email": format!("new.{}", user.email), "password": PASSWORD})),
+        "/api/set-password" => (String::new(), json!({"secret": user.secret, "password": "another password"})),
         "/api/admin/limits/lift" => {
             let body = json!({"user": user.id, "key": ids["budget key"], "until": "2999-01-01T00:00:00Z"});
             (String::new(), body)
@@ -62,6 +70,7 @@ fn sample(path: &str, user: &User, ids: &BTreeMap<&str, String>) -> (String, Val
                 "models": ["m"], "addresses": ["127.0.0.0/8"], "suspended": false, "reason": "R"});
             (String::new(), body)
         }
+        "/api/admin/users/link" => (String::new(), json!({"user": "somebody@example.com"})),
         "/api/admin/users/keys" => {
             let body = json!({"user": user.email, "name": "N", "expires": "2999-01-01T00:00:00Z",
                 "budget": {"limit_micros": 5}, "rate": {"concurrent": 5}, "models": ["m"], "permissions": ["models"],
@@ -130,9 +139,12 @@ fn person(server: &Server, count: usize) -> (User, BTreeMap<&'static str, String
 fn every_operation_answers_as_described() {
     let db = TestDb::new();
     let stripe = Stripe::start();
-    let server = Server::start_demo(&db, &stripe.settings());
+    let folder = std::env::temp_dir().join(format!("textgen-mails-{}", textgen::usage::new_id()));
+    let settings = [&stripe.settings()[..], &[("MAIL_FOLDER", folder.to_str().unwrap())]].concat();
+    let server = Server::start_demo(&db, &settings);
     let document = server.web.anonymous().get("/openapi.json").expect(200).json();
     assert_eq!(document["openapi"], "3.1.0");
+    server.sign_up("somebody@example.com");
     let mut called = 0;
     for (path, methods) in document["paths"].as_object().unwrap() {
         for (method, operation) in methods.as_object().unwrap() {
@@ -159,6 +171,18 @@ fn every_operation_answers_as_described() {
                          VALUES ('sub_1', '{}', 'si_1', 'monthly', 'active', 0, false, 1)",
                         user.id
                     ));
+                }
+                if ["/api/reset-password", "/api/confirm-email"].contains(&path.as_str()) {
+                    db.run(&format!(
+                        "INSERT INTO account_links (digest, user_id, purpose, email, expires)
+                         VALUES (sha256('{0}'), '{0}', '{1}', 'other.{2}', now() + interval '1 hour')",
+                        user.id,
+                        if path.contains("reset") { "password" } else { "email" },
+                        user.email
+                    ));
+                }
+                if path == "/api/set-password" {
+                    db.run(&format!("UPDATE users SET password_hash = NULL WHERE id = '{}'", user.id));
                 }
                 if path.starts_with("/api/admin/") {
                     done(run(&["user", "promote", &user.email], &[("DATABASE_URL", &db.url())], ""));
@@ -187,6 +211,8 @@ fn every_operation_answers_as_described() {
         }
     }
     assert!(called > 30, "only {called} calls");
+    drop(server);
+    std::fs::remove_dir_all(folder).unwrap();
 }
 
 #[test]

@@ -120,3 +120,36 @@ fn the_newest_are_listed_first() {
     let emails: Vec<&str> = listed.lines().skip(1).map(|line| line.split_whitespace().nth(1).unwrap()).collect();
     assert_eq!(emails, ["user4@example.com", "user3@example.com", "user2@example.com"]);
 }
+
+#[test]
+fn a_password_is_set_and_a_link_is_made() {
+    let db = TestDb::new();
+    let server = Server::start(&db);
+    let ann = server.sign_up("ann@example.com");
+    let (url, new) = (db.url(), "another good password");
+    let settings = [("DATABASE_URL", url.as_str()), ("PUBLIC_URL", "https://text.example")];
+    refused(run(&["user", "set-password", "ann@example.com"], &settings, "short"), "at least 8 characters");
+    refused(run(&["user", "set-password", "bob@example.com"], &settings, new), "no such account");
+    let out = done(run(&["user", "set-password", "ann@example.com"], &settings, &format!("{new}\nmore")));
+    assert!(out.contains("ended 1 sessions and 0 keys"), "{out}");
+    ann.browser.get("/api/current-user").expect(401);
+    ann.program(&server.web).get("/api/current-user").expect(200);
+    let browser = server.sign_in("ann@example.com", new);
+    // A link, which works once.
+    let out = done(run(&["user", "link", "ann@example.com"], &settings, ""));
+    let token = field(&out, "link").strip_prefix("https://text.example/reset-password?token=").unwrap();
+    assert!(!field(&out, "expires").is_empty());
+    let reset = || server.web.anonymous().post("/api/reset-password", &json!({"token": token, "password": PASSWORD}));
+    reset().expect(200);
+    reset().expect(400);
+    browser.get("/api/current-user").expect(401);
+    server.sign_in("ann@example.com", PASSWORD);
+    let out = done(run(&["user", "set-password", "ann@example.com", "--revoke-keys"], &settings, new));
+    assert!(out.contains("ended 1 sessions and 1 keys"), "{out}");
+    ann.program(&server.inference).get("/api/current-user").expect(401);
+    // Who made a link does not show that its user gets mails at the address.
+    assert_eq!(db.count("SELECT count(*) FROM users WHERE email_verified IS NOT NULL"), 0);
+    let audited =
+        "SELECT count(*) FROM audit WHERE actor = 'command line' AND action IN ('set password', 'create link')";
+    assert_eq!(db.count(audited), 3);
+}

@@ -100,3 +100,31 @@ fn accounts_and_keys_are_provisioned() {
     assert_eq!((rest["users"].as_array().unwrap().len(), &rest["next"]), (1, &json!(null)));
     admin.get("/api/admin/users?limit=0").expect(400);
 }
+
+#[test]
+fn an_administrator_makes_a_link_for_somebody_who_cannot_get_in() {
+    let db = TestDb::new();
+    let server = Server::start(&db);
+    let admin = administrator(&db, &server);
+    let ann = server.sign_up("ann@example.com");
+    ann.browser.post("/api/admin/users/link", &json!({"user": "ann@example.com"})).expect(403);
+    admin.post("/api/admin/users/link", &json!({"user": "nobody@example.com"})).expect(404);
+    let made = admin.post("/api/admin/users/link", &json!({"user": "ann@example.com"})).expect(200).json();
+    let path = made["link"].as_str().unwrap().strip_prefix(&server.web.0).unwrap();
+    assert!(server.web.anonymous().get(path).expect(200).text().contains("For ann@example.com"));
+    // On the page it is shown once.
+    let page = format!("/admin/users/{}", ann.id);
+    let shown = admin.form(&format!("{page}/link"), &[]).expect(200).text();
+    let token = shown.split("/reset-password?token=").nth(1).unwrap().split('<').next().unwrap().to_owned();
+    assert!(!admin.get(&page).expect(200).text().contains("token="));
+    let body = json!({"token": token, "password": "another good password"});
+    server.web.anonymous().post("/api/reset-password", &body).expect(200);
+    server.sign_in("ann@example.com", "another good password");
+    assert_eq!(server.web.anonymous().get(path).status, 400, "the other link has ended");
+    assert_eq!(db.count("SELECT count(*) FROM audit WHERE action = 'create link'"), 2);
+    // Nobody takes the place of another administrator.
+    db.run("UPDATE users SET is_admin = true");
+    admin.post("/api/admin/users/link", &json!({"user": "ann@example.com"})).expect(403);
+    admin.form(&format!("{page}/link"), &[]).expect(403);
+    assert!(!server.log().contains(&token));
+}

@@ -15,7 +15,7 @@ use crate::http::{Response, cookie};
 use crate::store::budgets::{BudgetChange, Window};
 use crate::store::document_totals::{self, DocumentTotals};
 use crate::store::{ApiKey, BrowserSession, User, api_keys, sessions, users};
-use crate::web::{Answer, account, fields, keys, sessions as session_handlers};
+use crate::web::{Answer, account, fields, keys, recovery, sessions as session_handlers};
 
 /// The most characters of a person's name.
 const LONGEST_NAME: usize = 200;
@@ -30,6 +30,8 @@ const NOTICES: &[(&str, &str)] = &[
     ("key-revoked", "Key revoked. All servers now reject it."),
     ("session", "That browser is signed out."),
     ("sessions", "All other browsers are signed out."),
+    ("email", "Check the new address: we sent a link that confirms it. It works for 30 minutes."),
+    ("verify", "Check your e-mail: we sent a link that confirms your address."),
     ("password", "Password changed. All other browsers are signed out."),
 ];
 
@@ -51,6 +53,8 @@ struct Account {
     web: String,
     /// Whether there is anything to be paid at Stripe.
     has_payments: bool,
+    /// Whether the address was confirmed; `None` where mail is not set up.
+    verified: Option<bool>,
     documents: DocumentTotals,
     document_quota: DocumentQuota,
     quotas: QuotaConfig,
@@ -97,6 +101,7 @@ fn render(call: &Call<'_>, caller: &Caller, problem: Option<Problem>) -> Answer 
     let limits = Limits::of(&mut session, &user, &keys)?;
     let new_key = NewKey::from_cookie(call, &mut session, &keys)?;
     let documents = document_totals::of_user(&mut session, &user.id)?;
+    let is_verified = users::is_verified(&mut session, &user.id)?;
     drop(session);
     let quotas = call.app.config.quotas.clone();
     let status = problem.as_ref().map_or(200, |problem| problem.status);
@@ -120,6 +125,7 @@ fn render(call: &Call<'_>, caller: &Caller, problem: Option<Problem>) -> Answer 
             problem,
             web,
             has_payments,
+            verified: call.app.mail.is_set_up().then_some(is_verified),
             documents,
             document_quota: quotas.of_documents(),
             quotas,
@@ -232,13 +238,30 @@ pub(in crate::web) fn change_password(call: &mut Call<'_>, caller: &Caller) -> A
     let mut token = None;
     let reply = handle(call, caller, "password", "password", |call, caller, fields| {
         let (current, new) = (fields.text("current_password")?, fields.text("new_password")?);
-        (_, token) = account::replace_password(call, caller, current, new).map_err(|e| match e {
+        let ends_keys = fields.optional_text("revoke_keys")?.is_some();
+        (_, token) = account::replace_password(call, caller, current, new, ends_keys).map_err(|e| match e {
             Error::InvalidCredentials => Error::bad("The current password is incorrect"),
             e => e,
         })?;
         Ok(())
     })?;
     Ok(account::with_new_token(call, reply, token.as_ref()))
+}
+
+/// `POST /account/email` with `email` and `password`.
+pub(in crate::web) fn change_email(call: &mut Call<'_>, caller: &Caller) -> Answer {
+    handle(call, caller, "email", "email", |call, caller, fields| {
+        let (email, password) = (fields.text("email")?, fields.text("password")?);
+        recovery::ask_for_email(call, caller, email, password).map_err(|e| match e {
+            Error::InvalidCredentials => Error::bad("The password is incorrect"),
+            e => e,
+        })
+    })
+}
+
+/// `POST /account/email/verify`.
+pub(in crate::web) fn verify_email(call: &mut Call<'_>, caller: &Caller) -> Answer {
+    handle(call, caller, "email", "verify", |call, caller, _| recovery::ask_for_verification(call, caller))
 }
 
 /// `POST /account/delete` with `password`.

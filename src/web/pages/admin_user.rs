@@ -21,7 +21,7 @@ use crate::store::subscriptions::{self, Subscription};
 use crate::store::usage::lists::{self, ChargedCall};
 use crate::store::users::Status;
 use crate::store::{ApiKey, BrowserSession, User, api_keys, sessions, timestamp, users};
-use crate::web::{Answer, credits, fields, keys, record};
+use crate::web::{Answer, admin_users, credits, fields, keys, record};
 
 /// Audit entries on the page.
 const ENTRIES: i64 = 20;
@@ -62,11 +62,17 @@ struct UserPage {
     entries: Vec<Entry>,
     newest: Vec<ChargedCall>,
     is_self: bool,
+    /// A link that was just made. It is shown once.
+    link: Option<String>,
     subscription: Option<Subscription>,
 }
 
 /// `GET /admin/users/{id}`.
 pub(in crate::web) fn show(call: &mut Call<'_>, caller: &Caller) -> Answer {
+    render(call, caller, None)
+}
+
+fn render(call: &Call<'_>, caller: &Caller, link: Option<String>) -> Answer {
     let id = segment(call, 0)?;
     let mut session = call.app.db.session()?;
     let user = users::by_id(&mut session, &id)?.ok_or(Error::NotFound(NO_ACCOUNT))?;
@@ -82,6 +88,7 @@ pub(in crate::web) fn show(call: &mut Call<'_>, caller: &Caller) -> Answer {
         entries: audit::page(&mut session, Some(&id), None, ENTRIES)?,
         newest: lists::newest(&mut session, &id, "", CALLS)?,
         is_self: caller.user.id == user.id,
+        link,
         subscription: subscriptions::of_user(&mut session, &id)?,
         user,
     };
@@ -185,6 +192,13 @@ pub(in crate::web) fn lift_limit(call: &mut Call<'_>, caller: &Caller) -> Answer
     credits::lift_for(call, caller, &user, key, until)?;
     let done = if hours > 0 { "lifted" } else { "limited" };
     Ok(Response::see_other(format!("/admin/users/{}?done={done}", user.id)))
+}
+
+/// `POST /admin/users/{id}/link`: makes a link with which the account's password can be set, and shows it.
+pub(in crate::web) fn make_link(call: &mut Call<'_>, caller: &Caller) -> Answer {
+    let user = user_of(call)?;
+    let link = admin_users::link_for(call, caller, &user)?;
+    render(call, caller, Some(link.address))
 }
 
 /// `POST /admin/users/{id}/credit`: adds an `amount` in US$, or withdraws it.

@@ -78,8 +78,8 @@ pub(super) fn count(number: &i64) -> String {
     grouped(number.unsigned_abs())
 }
 
-/// A short name for a `User-Agent`: `Firefox on Linux`, or its first 60 characters if the browser is unknown.
-pub(super) fn browser(user_agent: &str) -> String {
+/// The short name of a browser that is known, with its system. Nothing of it is the client's own text.
+pub(in crate::web) fn known_browser(user_agent: &str) -> Option<String> {
     // The order matters, because browsers also claim to be those further down.
     const BROWSERS: [(&str, &str); 7] = [
         ("Edg/", "Edge"),
@@ -102,10 +102,17 @@ pub(super) fn browser(user_agent: &str) -> String {
         names.iter().find(|(mark, _)| user_agent.contains(mark)).map(|(_, name)| *name)
     };
     match (find(&BROWSERS), find(&SYSTEMS)) {
-        (Some(browser), Some(system)) => format!("{browser} on {system}"),
-        (Some(browser), None) => browser.to_owned(),
-        (None, _) if user_agent.is_empty() => "Unknown browser".to_owned(),
-        (None, _) => user_agent.chars().take(60).collect(),
+        (Some(browser), Some(system)) => Some(format!("{browser} on {system}")),
+        (browser, _) => browser.map(str::to_owned),
+    }
+}
+
+/// A short name for a `User-Agent`: `Firefox on Linux`, or its first 60 characters if the browser is unknown.
+pub(super) fn browser(user_agent: &str) -> String {
+    match known_browser(user_agent) {
+        Some(name) => name,
+        None if user_agent.is_empty() => "Unknown browser".to_owned(),
+        None => user_agent.chars().take(60).collect(),
     }
 }
 

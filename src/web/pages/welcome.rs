@@ -53,6 +53,9 @@ impl Form {
     }
 }
 
+/// The notice for each `done` in the query.
+const NOTICES: &[(&str, &str)] = &[("password", "Password saved. Log in with it.")];
+
 /// What a person is told about [`Error::InvalidCredentials`], whose own message is fixed for programs.
 const INCORRECT: &str = "Incorrect e-mail or password";
 
@@ -110,27 +113,28 @@ pub(in crate::web) fn home(call: &mut Call<'_>, caller: Option<&Caller>) -> Answ
 
 /// `GET /signup`.
 pub(in crate::web) fn signup(call: &mut Call<'_>) -> Answer {
-    show(200, Form::SignUp, Errors::from_query(call), next(call))
+    show(call, 200, Form::SignUp, Errors::from_query(call), next(call))
 }
 
 /// `GET /login`.
 pub(in crate::web) fn login(call: &mut Call<'_>) -> Answer {
-    show(200, Form::LogIn, Errors::from_query(call), next(call))
+    show(call, 200, Form::LogIn, Errors::from_query(call), next(call))
 }
 
 /// The page of a form that failed, with the error, its status and its `Retry-After`.
-pub(in crate::web) fn show_again(form: Form, e: &Error, next: Option<&str>) -> Answer {
-    let response = show(e.status(), form, Errors::of(e), next.map(str::to_owned))?;
+pub(in crate::web) fn show_again(call: &Call<'_>, form: Form, e: &Error, next: Option<&str>) -> Answer {
+    let response = show(call, e.status(), form, Errors::of(e), next.map(str::to_owned))?;
     Ok(match e.retry_after() {
         Some(seconds) => response.header("Retry-After", seconds.to_string()),
         None => response,
     })
 }
 
-fn show(status: u16, form: Form, errors: Errors, next: Option<String>) -> Answer {
+fn show(call: &Call<'_>, status: u16, form: Form, errors: Errors, next: Option<String>) -> Answer {
+    let frame = Frame::new(None, &form.path()[1..]).with_notice(call, NOTICES);
     match form {
-        Form::SignUp => page(status, &Signup { frame: Frame::new(None, "signup"), errors, next }),
-        Form::LogIn => page(status, &Login { frame: Frame::new(None, "login"), errors, next }),
+        Form::SignUp => page(status, &Signup { frame, errors, next }),
+        Form::LogIn => page(status, &Login { frame, errors, next }),
     }
 }
 

@@ -15,6 +15,7 @@ mod raw;
 mod scrape;
 mod server;
 mod signals;
+pub mod smtp;
 pub mod stripe;
 mod upstream;
 
