@@ -8,6 +8,7 @@ pub mod blocking;
 
 pub mod memory_budget;
 
+pub mod csv;
 pub mod hex;
 pub mod http;
 pub mod memory;

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use log::kv::{Key, Value, VisitSource};
-use log::{LevelFilter, Log, Metadata, Record};
+use log::{Level, LevelFilter, Log, Metadata, Record};
 use parking_lot::{Condvar, Mutex};
 use simplelog::{ConfigBuilder, WriteLogger};
 use time::OffsetDateTime;
@@ -64,13 +64,50 @@ pub fn start(level: LevelFilter, format: LogFormat) -> Result<LogBuffer, String>
     let writer = lines.clone();
     let thread = thread::Builder::new().name("log".to_owned());
     thread.spawn(move || writer.write_loop()).map_err(|e| e.to_string())?;
+    // What is written is decided by `log::max_level`, which can change.
     let logger: Box<dyn Log> = match format {
-        LogFormat::Text => WriteLogger::new(level, text_config(), lines.clone()),
-        LogFormat::Json => Box::new(JsonLogger { level, lines: lines.clone() }),
+        LogFormat::Text => WriteLogger::new(LevelFilter::Trace, text_config(), lines.clone()),
+        LogFormat::Json => Box::new(JsonLogger { lines: lines.clone() }),
     };
-    log::set_boxed_logger(logger).map_err(|e| e.to_string())?;
+    log::set_boxed_logger(Box::new(WithRequestId(logger))).map_err(|e| e.to_string())?;
     log::set_max_level(level);
     Ok(lines)
+}
+
+/// Changes which lines are written from now on.
+pub fn set_level(level: LevelFilter) {
+    let before = log::max_level();
+    log::set_max_level(level);
+    if before != level {
+        // At a level that was written before and is written now.
+        let common = level.min(before).to_level().unwrap_or(Level::Error);
+        log::log!(common, "the log level is {level} now, it was {before}");
+    }
+}
+
+/// Adds the id of the request that a thread works on to its lines.
+struct WithRequestId(Box<dyn Log>);
+
+impl Log for WithRequestId {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.0.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        // Lines of requests themselves have it as a field.
+        let id = request_id().filter(|_| record.key_values().get(Key::from("request")).is_none());
+        let text = id.map(|id| (record.args().to_string(), id)).filter(|(text, id)| !text.contains(&**id));
+        match text {
+            None => self.0.log(record),
+            Some((text, id)) => {
+                self.0.log(&record.to_builder().args(format_args!("{text} (request {id})")).build());
+            }
+        }
+    }
+
+    fn flush(&self) {
+        self.0.flush();
+    }
 }
 
 /// Libraries whose log lines are left out.
@@ -149,13 +186,12 @@ impl Write for LogBuffer {
 
 /// Writes one JSON object per line: `time`, `level`, `target`, `message`, and the fields of the record.
 struct JsonLogger {
-    level: LevelFilter,
     lines: LogBuffer,
 }
 
 impl Log for JsonLogger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() <= self.level && !IGNORED_TARGETS.iter().any(|name| metadata.target().starts_with(name))
+        metadata.level() <= log::max_level() && !IGNORED_TARGETS.iter().any(|name| metadata.target().starts_with(name))
     }
 
     fn log(&self, record: &Record<'_>) {

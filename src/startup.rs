@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 
+use log::LevelFilter;
+
 use crate::app::App;
 use crate::auth::client;
 use crate::auth::hasher::QUEUE_PER_THREAD;
@@ -13,7 +15,7 @@ use crate::call::Role;
 use crate::config::{Config, MetricsAddress};
 use crate::server::{self, ClientAddress, Server, Settings};
 use crate::usage::folder;
-use crate::{dispatch, scrape, system_limits};
+use crate::{dispatch, logging, scrape, system_limits};
 
 /// The name of the metrics' address.
 const METRICS: &str = "metrics";
@@ -44,7 +46,7 @@ pub fn run(config: Config, roles: &[Role]) -> Result<(), String> {
         app.mail.listens_at(*web);
     }
     let handle = server.handle();
-    on_signal(move || handle.stop())?;
+    on_signal(app.config.log_level, move || handle.stop())?;
     app.start()?;
     if app.config.is_https() && app.config.trusted_proxies.is_empty() {
         log::warn!(
@@ -167,8 +169,9 @@ fn bind_for_scrapes(config: &Config) -> Result<Option<TcpListener>, String> {
     Ok(other.ok())
 }
 
-fn on_signal(stop: impl Fn() + Send + 'static) -> Result<(), String> {
-    use signal_hook::consts::{SIGINT, SIGTERM};
+/// Stops on SIGTERM and SIGINT. SIGHUP sets the log level to `debug`, and the next one back to `level`.
+fn on_signal(level: LevelFilter, stop: impl Fn() + Send + 'static) -> Result<(), String> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     let asked_before = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         // The second signal ends the process at once. In this order, the first one only sets the flag.
@@ -176,11 +179,16 @@ fn on_signal(stop: impl Fn() + Send + 'static) -> Result<(), String> {
             .and_then(|_| signal_hook::flag::register(signal, asked_before.clone()))
             .map_err(|e| e.to_string())?;
     }
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).map_err(|e| e.to_string())?;
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(|e| e.to_string())?;
     let wait = move || {
-        if let Some(signal) = signals.forever().next() {
+        for signal in signals.forever() {
+            if signal == SIGHUP {
+                let is_usual = log::max_level() == level;
+                logging::set_level(if is_usual { LevelFilter::Debug.max(level) } else { level });
+                continue;
+            }
             log::info!("signal {signal}: finishing what is in flight");
-            stop();
+            return stop();
         }
     };
     std::thread::Builder::new().name("signals".to_owned()).spawn(wait).map(drop).map_err(|e| e.to_string())

@@ -9,9 +9,10 @@ pub mod limited_keys;
 pub mod rates;
 pub mod recovery;
 pub mod scopes;
+pub mod spend;
 
 use crate::auth::{Secret, secret};
-use crate::db::Executor;
+use crate::db::{Executor, Transaction};
 use crate::error::{Error, Result};
 use crate::store::{User, users};
 
@@ -39,6 +40,18 @@ pub fn find(db: &mut impl Executor, name: &str) -> Result<Option<User>> {
         true => users::by_email(db, &email::normalise(name))?.map(|(user, _)| user),
         false => users::by_id(db, name)?,
     })
+}
+
+/// Grants or revokes an account's administrator rights.
+///
+/// # Errors
+/// 400 for the last administrator, who keeps them; those of the database.
+pub fn set_admin(db: &mut Transaction<'_>, user: &User, is_admin: bool) -> Result<()> {
+    if !is_admin && user.is_admin && !users::has_other_admin(db, &user.id)? {
+        return Err(Error::bad("The last administrator cannot be demoted"));
+    }
+    users::set_admin(db, &user.id, is_admin)?;
+    Ok(())
 }
 
 /// A random id such as `key_Ab3dE…`, with about 95 random bits.

@@ -1,16 +1,19 @@
 //! The command line.
 
+mod audit;
 mod backup;
 mod billing;
 mod check_sharing;
 mod credit;
 mod doctor;
+mod entries;
 mod import;
 mod limit;
 mod models;
 mod price;
 mod process;
 mod reference;
+mod usage;
 mod user;
 
 use std::ffi::OsString;
@@ -29,6 +32,7 @@ use crate::error::Error;
 use crate::store::{User, timestamp};
 use crate::version;
 
+pub use audit::AuditCommand;
 pub use backup::BackupArguments;
 pub use billing::BillingCommand;
 pub use credit::CreditCommand;
@@ -37,6 +41,7 @@ pub use limit::LimitCommand;
 pub use models::{ModelsCommand, ProviderCommand};
 pub use price::PriceCommand;
 pub use process::ProcessCommand;
+pub use usage::UsageArguments;
 pub use user::UserCommand;
 
 /// The command line.
@@ -81,12 +86,17 @@ pub enum Command {
     /// Manage accounts: list, create, set-password, link, rotate-secret, suspend, restore, promote, demote, delete
     #[command(subcommand)]
     User(UserCommand),
-    /// Manage the catalogue of models: apply, export, list
-    #[command(subcommand)]
+    /// Manage the catalogue of models: apply, export, list, show, set, remove
+    #[command(subcommand, visible_alias = "model")]
     Models(ModelsCommand),
-    /// Show the providers of models: list
-    #[command(subcommand)]
+    /// Manage the providers of models: list, show, set, remove
+    #[command(subcommand, visible_alias = "providers")]
     Provider(ProviderCommand),
+    /// Show what accounts spent, by day, account, key, model or route
+    Usage(UsageArguments),
+    /// Show what administrators and commands have done: list
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Manage prices: list, set
     #[command(subcommand)]
     Price(PriceCommand),
@@ -199,6 +209,8 @@ pub fn run(command: &Command, config: &Config) -> Result<Done, Failure> {
         Command::User(command) => user::run(command, config),
         Command::Models(command) => models::run(command, config),
         Command::Provider(command) => models::run_provider(command, config),
+        Command::Usage(arguments) => usage::run(arguments, config),
+        Command::Audit(command) => audit::run(command, config),
         Command::Price(command) => price::run(command, config),
         Command::Limit(command) => limit::run(command, config),
         Command::Credit(command) => credit::run(command, config),

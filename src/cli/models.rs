@@ -4,6 +4,7 @@ use std::io::Read;
 
 use clap::Subcommand;
 
+use super::entries::{self, Kind};
 use super::{Failure, database};
 use crate::catalogue::{self, CatalogueFile, Sealer};
 use crate::config::Config;
@@ -22,6 +23,24 @@ pub enum ModelsCommand {
     Export,
     /// List the models with their other names, routes and limits
     List,
+    /// Show a model, as it would stand in the catalogue file
+    Show {
+        /// Its name
+        name: String,
+    },
+    /// Create or change a model; fields that are not named stay. Servers follow at once
+    Set {
+        /// Its name
+        name: String,
+        /// Lines as in the catalogue file, such as 'price = {input = "0.15", output = "0.60"}'
+        #[arg(required = true, value_name = "FIELD")]
+        fields: Vec<String>,
+    },
+    /// Remove a model
+    Remove {
+        /// Its name
+        name: String,
+    },
 }
 
 /// What to do with providers.
@@ -29,6 +48,24 @@ pub enum ModelsCommand {
 pub enum ProviderCommand {
     /// List the providers, with where their API keys are
     List,
+    /// Show a provider, as it would stand in the catalogue file
+    Show {
+        /// Its name
+        name: String,
+    },
+    /// Create or change a provider; fields that are not named stay. Servers follow at once
+    Set {
+        /// Its name
+        name: String,
+        /// Lines as in the catalogue file, such as 'api_key = "env:LOCAL_API_KEY"'
+        #[arg(required = true, value_name = "FIELD")]
+        fields: Vec<String>,
+    },
+    /// Remove a provider
+    Remove {
+        /// Its name
+        name: String,
+    },
 }
 
 pub(super) fn run(command: &ModelsCommand, config: &Config) -> Result<String, Failure> {
@@ -36,6 +73,9 @@ pub(super) fn run(command: &ModelsCommand, config: &Config) -> Result<String, Fa
         ModelsCommand::Apply { file } => apply(file, config),
         ModelsCommand::Export => Ok(catalogue::export(&mut database(config)?.session()?)?.to_toml()?),
         ModelsCommand::List => list(config),
+        ModelsCommand::Show { name } => entries::show(Kind::Model, name, config),
+        ModelsCommand::Set { name, fields } => entries::set(Kind::Model, name, fields, config),
+        ModelsCommand::Remove { name } => entries::remove(Kind::Model, name, config),
     }
 }
 
@@ -73,7 +113,15 @@ fn list(config: &Config) -> Result<String, Failure> {
 }
 
 pub(super) fn run_provider(command: &ProviderCommand, config: &Config) -> Result<String, Failure> {
-    let ProviderCommand::List = command;
+    match command {
+        ProviderCommand::List => list_providers(config),
+        ProviderCommand::Show { name } => entries::show(Kind::Provider, name, config),
+        ProviderCommand::Set { name, fields } => entries::set(Kind::Provider, name, fields, config),
+        ProviderCommand::Remove { name } => entries::remove(Kind::Provider, name, config),
+    }
+}
+
+fn list_providers(config: &Config) -> Result<String, Failure> {
     let rows = store::read(&mut database(config)?.session()?)?;
     let mut text = format!("{:<24} {:<48} {:<24} PROTOCOLS\n", "PROVIDER", "ADDRESS", "API-KEY");
     for provider in rows.providers {

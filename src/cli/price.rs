@@ -6,20 +6,27 @@ use time::OffsetDateTime;
 
 use super::{Failure, database};
 use crate::config::Config;
-use crate::store::prices::{self, DatedPrice, HIGHEST, PriceChange};
+use crate::money::{format_price, parse_price};
+use crate::store::prices::{self, DatedPrice, PriceChange};
 use crate::store::timestamp;
 use crate::units::{ByUnit, Unit};
+
+/// Digits behind the point that a price may have.
+const DIGITS: u32 = 6;
+/// The highest price, in micro-dollars: 10,000 dollars.
+const HIGHEST: i64 = 10_000_000_000;
 
 /// What to do with prices.
 #[derive(Subcommand)]
 pub enum PriceCommand {
-    /// List the price of each model, in micro-dollars (a millionth of a dollar)
+    /// List the price of each model, in US dollars
     List,
-    /// Change a model's price; what is not named stays, for a new model as `default` has it. Servers follow at once
+    /// Change a model's price, in US dollars; what is not named stays, for a new model as `default` has it. Servers follow at
+    /// once
     Set(SetArguments),
 }
 
-/// A price to be set, in whole micro-dollars.
+/// A price to be set.
 #[derive(Args)]
 #[command(arg_required_else_help = true)]
 pub struct SetArguments {
@@ -41,8 +48,8 @@ impl Args for PriceFlags {
             Arg::new(unit.price_flag())
                 .long(unit.price_flag())
                 .help(unit.price_description())
-                .value_name("MICRODOLLARS")
-                .value_parser(clap::value_parser!(i64).range(0..=HIGHEST))
+                .value_name("DOLLARS")
+                .value_parser(dollars)
         }))
     }
 
@@ -82,13 +89,18 @@ fn set(arguments: &SetArguments, config: &Config) -> Result<String, Failure> {
         return Err(Failure("the model's name must have 1 to 200 bytes and no space around it".to_owned()));
     }
     if change.values().iter().all(Option::is_none) {
-        return Err(Failure("no price was given, such as --prompt 150000".to_owned()));
+        return Err(Failure("no price was given, such as --prompt 0.15".to_owned()));
     }
     if from.is_some_and(|from| from < OffsetDateTime::now_utc()) {
         return Err(Failure("--from must not be in the past: what was charged is never charged anew".to_owned()));
     }
     let price = prices::set(&mut database(config)?.session()?, model, change, *from)?;
     Ok(table([&price].into_iter()))
+}
+
+/// A price in micro-dollars, written in dollars. One so high that somebody must have meant micro-dollars is refused.
+fn dollars(text: &str) -> Result<i64, String> {
+    parse_price(text, DIGITS, HIGHEST).map_err(|e| format!("{e}; prices are in US dollars, such as 0.15"))
 }
 
 fn time(text: &str) -> Result<OffsetDateTime, String> {
@@ -102,7 +114,7 @@ fn table<'p>(rows: impl Iterator<Item = &'p DatedPrice>) -> String {
     };
     let mut text = line("MODEL", Unit::ALL.map(|unit| unit.price_heading().to_owned()), "FROM");
     for DatedPrice { model, valid_from, price } in rows {
-        let prices = Unit::ALL.map(|unit| price.0[unit].to_string());
+        let prices = Unit::ALL.map(|unit| format_price(price.0[unit], DIGITS));
         text += &line(model, prices, &timestamp::zulu(*valid_from));
     }
     text

@@ -90,17 +90,19 @@ pub(super) fn run(command: &UserCommand, config: &Config) -> Result<String, Fail
         UserCommand::RotateSecret { user } => rotate_secret(&mut session, user),
         UserCommand::SetPassword { user, revoke_keys } => set_password(&mut session, config, user, *revoke_keys),
         UserCommand::Link { user } => link(&mut session, config, user),
-        UserCommand::Suspend { user } => {
-            set(&mut session, user, "suspend", "suspended", |db, id| users::set_suspended(db, id, true))
-        }
-        UserCommand::Restore { user } => {
-            set(&mut session, user, "restore", "restored", |db, id| users::set_suspended(db, id, false))
-        }
+        UserCommand::Suspend { user } => set(&mut session, user, "suspend", "suspended", |db, user| {
+            users::set_suspended(db, &user.id, true)?;
+            Ok(())
+        }),
+        UserCommand::Restore { user } => set(&mut session, user, "restore", "restored", |db, user| {
+            users::set_suspended(db, &user.id, false)?;
+            Ok(())
+        }),
         UserCommand::Promote { user } => {
-            set(&mut session, user, "promote", "promoted", |db, id| users::set_admin(db, id, true))
+            set(&mut session, user, "promote", "promoted", |db, user| Ok(accounts::set_admin(db, user, true)?))
         }
         UserCommand::Demote { user } => {
-            set(&mut session, user, "demote", "demoted", |db, id| users::set_admin(db, id, false))
+            set(&mut session, user, "demote", "demoted", |db, user| Ok(accounts::set_admin(db, user, false)?))
         }
         UserCommand::Delete { user, yes } => delete(&mut session, user, *yes),
     }
@@ -173,11 +175,11 @@ fn set(
     user: &str,
     action: &str,
     done: &str,
-    change: impl FnOnce(&mut Transaction<'_>, &str) -> Result<bool, crate::db::Error>,
+    change: impl FnOnce(&mut Transaction<'_>, &User) -> Result<(), Failure>,
 ) -> Result<String, Failure> {
     let mut transaction = db.transaction()?;
     let user = find_user(&mut transaction, user)?;
-    change(&mut transaction, &user.id)?;
+    change(&mut transaction, &user)?;
     audit::insert(&mut transaction, COMMAND_LINE, action, &user, "")?;
     transaction.commit()?;
     Ok(format!("{done} {} {}\n", user.id, user.email))

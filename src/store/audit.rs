@@ -91,23 +91,47 @@ fn insert_row(
     db.execute(SQL, &[&id, &name, &address, &action, &user_id, &target, &detail]).map(drop)
 }
 
-/// A page of entries, newest first: those before the entry `before`, and only those about `user_id` if it is given.
+/// Which entries are wanted; all by default.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Filter<'a> {
+    /// Those about this account.
+    pub user_id: Option<&'a str>,
+    /// Those of the actor of this name.
+    pub actor: Option<&'a str>,
+    /// Those with this action.
+    pub action: Option<&'a str>,
+}
+
+/// A page of entries, newest first: those before the entry `before`.
 ///
 /// # Errors
 /// See [`Error`].
-pub fn page(
-    db: &mut impl Executor,
-    user_id: Option<&str>,
-    before: Option<i64>,
-    limit: i64,
-) -> Result<Vec<Entry>, Error> {
+pub fn page(db: &mut impl Executor, filter: Filter<'_>, before: Option<i64>, limit: i64) -> Result<Vec<Entry>, Error> {
+    // Each reads the index of its first condition.
     const ALL: &str = concat!("SELECT ", columns!(), " FROM audit WHERE id < $1 ORDER BY id DESC LIMIT $2");
-    const OF_USER: &str =
-        concat!("SELECT ", columns!(), " FROM audit WHERE id < $1 AND user_id = $3 ORDER BY id DESC LIMIT $2");
+    const OF_USER: &str = concat!(
+        "SELECT ",
+        columns!(),
+        " FROM audit WHERE id < $1 AND user_id = $3 AND ($4::text IS NULL OR actor = $4)
+            AND ($5::text IS NULL OR action = $5) ORDER BY id DESC LIMIT $2"
+    );
+    const OF_ACTOR: &str = concat!(
+        "SELECT ",
+        columns!(),
+        " FROM audit WHERE id < $1 AND actor = $3 AND ($4::text IS NULL OR action = $4) ORDER BY id DESC LIMIT $2"
+    );
+    const OF_ACTION: &str =
+        concat!("SELECT ", columns!(), " FROM audit WHERE id < $1 AND action = $3 ORDER BY id DESC LIMIT $2");
     let before = before.unwrap_or(i64::MAX);
-    let rows = match user_id {
-        Some(user_id) => db.query_list(OF_USER, &[&before, &limit, &user_id])?,
-        None => db.query_list(ALL, &[&before, &limit])?,
+    let owned = |text: Option<&str>| text.map(str::to_owned);
+    let (actor, action) = (owned(filter.actor), owned(filter.action));
+    let rows = match filter {
+        Filter { user_id: Some(user_id), .. } => {
+            db.query_list(OF_USER, &[&before, &limit, &user_id, &actor, &action])?
+        }
+        Filter { actor: Some(actor), .. } => db.query_list(OF_ACTOR, &[&before, &limit, &actor, &action])?,
+        Filter { action: Some(action), .. } => db.query_list(OF_ACTION, &[&before, &limit, &action])?,
+        _ => db.query_list(ALL, &[&before, &limit])?,
     };
     rows.iter().map(Entry::from_row).collect()
 }

@@ -32,24 +32,66 @@ record! {
     }
 }
 
+/// Which accounts are listed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Listed {
+    /// All of them.
+    #[default]
+    All,
+    /// Administrators.
+    Admins,
+    /// Those that are suspended.
+    Suspended,
+    /// Those with a subscription.
+    Subscribed,
+}
+
+impl Listed {
+    /// The one of this name; empty for all.
+    pub fn named(name: &str) -> Option<Listed> {
+        match name {
+            "" => Some(Listed::All),
+            "admin" => Some(Listed::Admins),
+            "suspended" => Some(Listed::Suspended),
+            "subscribed" => Some(Listed::Subscribed),
+            _ => None,
+        }
+    }
+}
+
+/// The statement of [`newest`] for accounts of which a condition holds, each with an index of its own.
+macro_rules! newest {
+    ($condition:literal) => {
+        concat!(
+            "SELECT ",
+            columns!(),
+            " FROM users CROSS JOIN (SELECT '' AS matched) AS no_search \
+             WHERE (created, id) < ($1, $2)",
+            $condition,
+            " ORDER BY created DESC, id DESC LIMIT $3"
+        )
+    };
+}
+
 /// A page of accounts, newest first, after the one created at this time with this id.
 ///
 /// # Errors
 /// See [`Error`].
 pub fn newest(
     db: &mut impl Executor,
+    listed: Listed,
     after: Option<(OffsetDateTime, &str)>,
     limit: i64,
 ) -> Result<Vec<UserSummary>, Error> {
-    const SQL: &str = concat!(
-        "SELECT ",
-        columns!(),
-        " FROM users CROSS JOIN (SELECT '' AS matched) AS no_search \
-         WHERE (created, id) < ($1, $2) ORDER BY created DESC, id DESC LIMIT $3"
-    );
+    let sql = match listed {
+        Listed::All => newest!(""),
+        Listed::Admins => newest!(" AND is_admin"),
+        Listed::Suspended => newest!(" AND suspended IS NOT NULL"),
+        Listed::Subscribed => newest!(" AND is_subscribed"),
+    };
     // By default, a time that is certainly later than all.
     let (time, id) = after.unwrap_or((OffsetDateTime::now_utc() + time::Duration::days(36_500), ""));
-    db.query_list(SQL, &[&time, &id, &limit])?.iter().map(UserSummary::from_row).collect()
+    db.query_list(sql, &[&time, &id, &limit])?.iter().map(UserSummary::from_row).collect()
 }
 
 /// The accounts with these ids.

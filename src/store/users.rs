@@ -261,6 +261,18 @@ pub fn set_admin(db: &mut impl Executor, id: &str, is_admin: bool) -> Result<boo
     Ok(db.execute("UPDATE users SET is_admin = $2, updated = now() WHERE id = $1", &[&id, &is_admin])? == 1)
 }
 
+/// Whether any other account is an administrator's that is not suspended. Such accounts stay as they are until the end of
+/// the transaction, so that two that demote each other do not leave none.
+///
+/// # Errors
+/// See [`Error`].
+pub fn has_other_admin(db: &mut impl Executor, id: &str) -> Result<bool, Error> {
+    const SQL: &str = "SELECT id FROM users WHERE is_admin ORDER BY id FOR NO KEY UPDATE";
+    const OTHERS: &str = "SELECT EXISTS (SELECT FROM users WHERE is_admin AND suspended IS NULL AND id <> $1)";
+    db.query(SQL, &[])?;
+    Ok(db.query_one(OTHERS, &[&id])?.try_get(0)?)
+}
+
 /// The highest number of an account's documents that is counted exactly: counting a million would take too long.
 pub const MAX_COUNTED: i64 = 1000;
 

@@ -24,7 +24,7 @@ use crate::operation::Group::Administration;
 use crate::operation::Handler::Authenticated;
 use crate::operation::{Operation, get, post, summary};
 use crate::store::budgets::{Budget, BudgetChange};
-use crate::store::directory::{self, UserSummary};
+use crate::store::directory::{self, Listed, UserSummary};
 use crate::store::rates::RateLimit;
 use crate::store::{User, timestamp, users};
 
@@ -50,10 +50,13 @@ pub(super) fn operations() -> Vec<Operation> {
                 .status(409, TAKEN),
         ),
         post("/api/admin/users/update", Authenticated(update)).described(
-            summary(Administration, "Limit, suspend or restore an account; fields that are missing stay as they are")
-                .fields::<UpdateUser<'_>>()
-                .reply::<ShownUser>()
-                .status(404, NO_ACCOUNT),
+            summary(
+                Administration,
+                "Limit, suspend, restore, promote or demote an account; fields that are missing stay as they are",
+            )
+            .fields::<UpdateUser<'_>>()
+            .reply::<ShownUser>()
+            .status(404, NO_ACCOUNT),
         ),
         post("/api/admin/users/link", Authenticated(create_link)).described(
             summary(Administration, "Make a link with which the password of an account can be set, once")
@@ -82,6 +85,8 @@ struct ListUsers {
     after: Option<String>,
     /// Only the account with this e-mail address or id.
     user: Option<String>,
+    /// Only some: admin, suspended or subscribed.
+    status: Option<String>,
 }
 
 request_fields! {
@@ -110,6 +115,8 @@ request_fields! {
         user: &'f str,
         /// Whether its keys and sessions do not work.
         suspended: Option<bool>,
+        /// Whether it may manage everything. The last administrator stays one.
+        admin: Option<bool>,
         /// Why, for the audit log; at most 300 characters.
         reason: Option<&'f str>,
         /// The most that it may spend, all of its keys together; null for no limit.
@@ -218,13 +225,15 @@ struct NewUser {
 fn list(call: &mut Call<'_>, _: &Caller) -> Answer {
     let asked = Page::of(call.request, PAGE)?;
     let only = call.request.query("user").filter(|text| !text.is_empty());
+    let listed = Listed::named(&call.request.query("status").unwrap_or_default());
+    let listed = listed.ok_or(Error::bad("status must be admin, suspended or subscribed"))?;
     let mut session = call.app.db.session()?;
     let mut found = match only {
         Some(only) => match accounts::find(&mut session, &only)? {
             Some(user) => directory::with_ids(&mut session, &[user.id.as_str()])?,
             None => Vec::new(),
         },
-        None => directory::newest(&mut session, asked.after(), asked.limit + 1)?,
+        None => directory::newest(&mut session, listed, asked.after(), asked.limit + 1)?,
     };
     let next = asked.cut(&mut found, false, |last| (last.created, &last.id));
     let users = with_limits(&mut session, found)?;
@@ -288,7 +297,7 @@ fn create(call: &mut Call<'_>, caller: &Caller) -> Answer {
 fn update(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = fields(call)?;
     check_account_limits(&fields)?;
-    let UpdateUser { user, suspended, reason, budget, rate, models, addresses } = UpdateUser::read(&fields)?;
+    let UpdateUser { user, suspended, admin, reason, budget, rate, models, addresses } = UpdateUser::read(&fields)?;
     let limits = AccountLimits { budget, rate, models, addresses };
     let changed = in_transaction(call, |db| {
         let user = accounts::find(db, user)?.ok_or(Error::NotFound(NO_ACCOUNT))?;
@@ -299,6 +308,10 @@ fn update(call: &mut Call<'_>, caller: &Caller) -> Answer {
             }
             users::set_suspended(db, &user.id, suspended)?;
             record(call, caller, db, if suspended { "suspend" } else { "restore" }, &user, &reason)?;
+        }
+        if let Some(is_admin) = admin.filter(|is_admin| *is_admin != user.is_admin) {
+            accounts::set_admin(db, &user, is_admin)?;
+            record(call, caller, db, if is_admin { "promote" } else { "demote" }, &user, &reason)?;
         }
         let details = set_limits(db, &user, limits)?;
         if !details.is_empty() {

@@ -47,10 +47,10 @@ impl Page {
     }
 }
 
-const NO_POSITION: &str = "after must be the next of a previous page";
+pub(super) const NO_POSITION: &str = "after must be the next of a previous page";
 
 /// The `limit` and `after` of a request.
-fn asked(request: &Request, most: i64) -> Result<(i64, Option<String>)> {
+pub(super) fn asked(request: &Request, most: i64) -> Result<(i64, Option<String>)> {
     let limit = request.query("limit").map_or(Some(most), |text| text.parse().ok());
     let limit = limit.filter(|n| (1..=most).contains(n));
     let limit = limit.ok_or_else(|| Error::bad(format!("limit must be from 1 to {most}")))?;

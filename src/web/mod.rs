@@ -2,6 +2,8 @@
 
 mod account;
 mod admin_models;
+mod admin_status;
+mod admin_usage;
 mod admin_users;
 mod assets;
 mod attempt;
@@ -48,6 +50,8 @@ pub fn operations() -> Vec<Operation> {
         keys::operations(),
         admin_users::operations(),
         admin_models::operations(),
+        admin_usage::operations(),
+        admin_status::operations(),
         sessions::operations(),
         credits::operations(),
         payments::operations(),
@@ -60,7 +64,7 @@ pub fn operations() -> Vec<Operation> {
 }
 
 fn page_operations() -> Vec<Operation> {
-    use pages::{account, admin, admin_catalogue, admin_models, admin_provider, admin_user};
+    use pages::{account, admin, admin_catalogue, admin_models, admin_provider, admin_usage, admin_user};
     use pages::{documents, editor, playground, recovery, reference, subscribe, usage, versions, welcome};
     assets::prepare();
     vec![
@@ -117,7 +121,8 @@ fn page_operations() -> Vec<Operation> {
         get("/usage.csv", Authenticated(usage::download)).or_log_in(),
         get("/admin", Authenticated(admin::overview)).or_log_in().for_administrators(),
         get("/admin/users", Authenticated(admin::users)).or_log_in().for_administrators(),
-        get("/admin/usage", Authenticated(admin::usage)).or_log_in().for_administrators(),
+        get("/admin/usage", Authenticated(admin_usage::show)).or_log_in().for_administrators(),
+        get("/admin/usage.csv", Authenticated(admin_usage::download)).or_log_in().for_administrators(),
         get("/admin/audit", Authenticated(admin::audit)).or_log_in().for_administrators(),
         get("/admin/models", Authenticated(admin_models::list)).or_log_in().for_administrators(),
         get("/admin/models/edit", Authenticated(admin_models::edit)).or_log_in().for_administrators(),
@@ -131,6 +136,8 @@ fn page_operations() -> Vec<Operation> {
         get("/admin/users/{id}", Authenticated(admin_user::show)).or_log_in().for_administrators(),
         post("/admin/users/{id}/suspend", Authenticated(admin_user::suspend)).for_administrators(),
         post("/admin/users/{id}/restore", Authenticated(admin_user::restore)).for_administrators(),
+        post("/admin/users/{id}/promote", Authenticated(admin_user::promote)).for_administrators(),
+        post("/admin/users/{id}/demote", Authenticated(admin_user::demote)).for_administrators(),
         post("/admin/users/{id}/sessions", Authenticated(admin_user::end_sessions)).for_administrators(),
         post("/admin/users/{id}/keys", Authenticated(admin_user::revoke_key)).for_administrators(),
         post("/admin/users/{id}/scope", Authenticated(admin_user::set_scope)).for_administrators(),

@@ -17,7 +17,7 @@ pub fn start(upstream: &Upstream, settings: &[(&str, &str)]) -> (TestDb, Server,
 
 /// A model `m` that costs a micro-dollar for each token that it makes, and nothing else.
 pub fn set_price(db: &TestDb) {
-    let price = ["price", "set", "m", "--prompt", "0", "--completion", "1000000"];
+    let price = ["price", "set", "m", "--prompt", "0", "--completion", "1"];
     done(run(&price, &[("DATABASE_URL", &db.url())], ""));
 }
 

@@ -186,7 +186,7 @@ fn every_change_is_announced_once() {
     assert_eq!(heard(), 1);
     done(apply(&db, FILE));
     assert_eq!(heard(), 0, "nothing changed");
-    done(run(&["price", "set", "another", "--prompt", "7"], &[("DATABASE_URL", &db.url())], ""));
+    done(run(&["price", "set", "another", "--prompt", "0.000007"], &[("DATABASE_URL", &db.url())], ""));
     assert_eq!(heard(), 1);
     db.run("UPDATE model_routes SET weight = 2");
     assert_eq!(heard(), 1);
@@ -223,7 +223,7 @@ fn a_changed_price_is_heard_of_by_every_server() {
     };
     let mut delays: Vec<Duration> = (1..=9_i64)
         .map(|round| {
-            let price = (round * 1000).to_string();
+            let price = format!("0.00{round}");
             let set = ["price", "set", "default", "--request", &price, "--embedding", "0"];
             done(run(&set, &[("DATABASE_URL", &db.url())], ""));
             let server = &servers[usize::try_from(round % 2).unwrap()];

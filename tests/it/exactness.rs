@@ -18,9 +18,8 @@ const PRICE: (i64, i64, i64) = (3, 7, 11);
 const CHAT: &str = "/v1/chat/completions";
 
 fn set_price(db: &TestDb) {
-    let million = |n: i64| (n * 1_000_000).to_string();
-    let (prompt, completion) = (million(PRICE.0), million(PRICE.1));
-    let request = PRICE.2.to_string();
+    let (prompt, completion) = (PRICE.0.to_string(), PRICE.1.to_string());
+    let request = format!("0.{:06}", PRICE.2);
     let args = ["price", "set", "default", "--prompt", &prompt, "--completion", &completion, "--request", &request];
     assert_eq!(run(&args, &[("DATABASE_URL", &db.url())], "").code, 0);
 }

@@ -74,6 +74,7 @@ mod openapi;
 mod operations;
 mod operator;
 mod operator_api;
+mod operator_usage;
 mod origins;
 mod other_models;
 mod other_ways;

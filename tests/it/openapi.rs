@@ -67,7 +67,7 @@ fn sample(path: &str, user: &User, ids: &BTreeMap<&str, String>) -> (String, Val
         }
         "/api/admin/users/update" => {
             let body = json!({"user": user.email, "budget": {"limit_micros": 5}, "rate": {"concurrent": 5},
-                "models": ["m"], "addresses": ["127.0.0.0/8"], "suspended": false, "reason": "R"});
+                "models": ["m"], "addresses": ["127.0.0.0/8"], "suspended": false, "admin": true, "reason": "R"});
             (String::new(), body)
         }
         "/api/admin/users/link" => (String::new(), json!({"user": "somebody@example.com"})),
@@ -77,6 +77,7 @@ fn sample(path: &str, user: &User, ids: &BTreeMap<&str, String>) -> (String, Val
                 "addresses": ["10.0.0.0/8"]});
             (String::new(), body)
         }
+        "/api/admin/log" => (String::new(), json!({"level": "info"})),
         "/api/admin/credits" => {
             let expires = "2999-01-01T00:00:00Z";
             let body =

@@ -173,7 +173,7 @@ fn failures_are_not_charged_and_a_client_that_leaves_is() {
 fn a_budget_sets_aside_what_images_can_cost() {
     let upstream = Upstream::constant(200, images(2, &Value::Null));
     let (db, server, user) = start(&upstream);
-    let price = ["price", "set", "m", "--prompt", "0", "--completion", "0", "--image", "40000"];
+    let price = ["price", "set", "m", "--prompt", "0", "--completion", "0", "--image", "0.04"];
     done(run(&price, &[("DATABASE_URL", &db.url())], ""));
     let client = user.program(&server.inference);
     soon("the price", || {

@@ -101,27 +101,32 @@ fn the_operator_sets_and_lists_prices() {
         (output.status.code(), text)
     };
     let (code, text) = run(&["price", "list"]);
-    assert!(code == Some(0) && text.contains("default") && text.contains("15000000"), "{text}");
-    let (code, text) = run(&["price", "set", "big", "--prompt", "3000000", "--completion", "15000000"]);
-    assert!(code == Some(0) && text.contains("big") && text.contains("3000000"), "{text}");
-    assert_eq!(run(&["price", "set", "big", "--request", "7"]).0, Some(0));
+    assert!(code == Some(0) && text.contains("default") && text.contains(" 15 "), "{text}");
+    let (code, text) = run(&["price", "set", "big", "--prompt", "3", "--completion", "15.5"]);
+    assert!(code == Some(0) && text.contains("big") && text.contains(" 15.5 "), "{text}");
+    assert_eq!(run(&["price", "set", "big", "--request", "0.000007"]).0, Some(0));
     let newest = "SELECT * FROM prices WHERE model = 'big' ORDER BY valid_from DESC LIMIT 1";
     let row = db.connect().query_one(newest, &[]).unwrap();
     let column = |name: &str| row.get::<_, i64>(name);
     assert_eq!(
         (column("prompt_per_million"), column("completion_per_million"), column("per_request")),
-        (3_000_000, 15_000_000, 7)
+        (3_000_000, 15_500_000, 7)
     );
     assert_eq!(column("characters_per_million"), 15_000_000, "units without a price get the default price");
     assert_eq!(column("cached_input_per_million"), 3_000_000, "cached input costs the same as other input by default");
-    let (code, text) = run(&["price", "set", "big", "--request", "9", "--from", "2100-01-01T00:00:00Z"]);
+    let (code, text) = run(&["price", "set", "big", "--request", "0.09", "--from", "2100-01-01T00:00:00Z"]);
     assert!(code == Some(0) && text.contains("2100-01-01"), "{text}");
     let (_, text) = run(&["price", "list"]);
     assert_eq!(text.lines().filter(|line| line.starts_with("big ")).count(), 2, "now and then: {text}");
     let past = ["price", "set", "big", "--request", "9", "--from", "2020-01-01T00:00:00Z"];
     let (code, text) = run(&past);
     assert!(code == Some(1) && text.contains("must not be in the past"), "{text}");
-    for wrong in [&["price", "set", "big"][..], &["price", "set", "big", "--prompt", "-1"], &["price", "set"]] {
+    for wrong in [
+        &["price", "set", "big"][..],
+        &["price", "set", "big", "--prompt", "-1"],
+        &["price", "set"],
+        &["price", "set", "big", "--prompt", "150000"],
+    ] {
         let (code, text) = run(wrong);
         assert!(code != Some(0), "{wrong:?}: {text}");
     }

@@ -13,6 +13,8 @@ use crate::db::{Error, Executor, Transaction};
 pub struct DayTotal {
     /// The day (UTC), as `2026-11-22`.
     pub day: String,
+    /// Charges.
+    pub events: i64,
     /// In micro-dollars.
     pub cost_micros: i64,
     /// How many users were charged.
@@ -35,15 +37,16 @@ pub struct DayTotals {
 /// # Errors
 /// See [`Error`].
 pub fn between(db: &mut impl Executor, days: (Date, Date)) -> Result<DayTotals, Error> {
-    const SQL: &str = "SELECT to_char(day, 'YYYY-MM-DD'), cost_micros, people, estimated, events > 0, computed
+    const SQL: &str = "SELECT to_char(day, 'YYYY-MM-DD'), cost_micros, people, estimated, events, computed
         FROM usage_days WHERE day BETWEEN $1 AND $2 ORDER BY usage_days.day";
     let rows = db.query(SQL, &[&days.0, &days.1])?;
     // The newest day's total is computed before those of earlier days.
     let as_of = rows.last().map(|row| row.try_get(5)).transpose()?;
     let day = |row: &Row| {
         let (cost_micros, people, estimated) = (row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
-        let day = DayTotal { day: row.try_get(0)?, cost_micros, people, estimated };
-        Ok(row.try_get::<_, bool>(4)?.then_some(day))
+        let events = row.try_get(4)?;
+        let day = DayTotal { day: row.try_get(0)?, events, cost_micros, people, estimated };
+        Ok((events > 0).then_some(day))
     };
     let days = rows.iter().filter_map(|row| day(row).transpose()).collect::<Result<_, Error>>()?;
     Ok(DayTotals { days, as_of })

@@ -6,8 +6,8 @@ use time::{Duration, OffsetDateTime};
 
 use super::limits::{Limits, dollars};
 use super::{Frame, page, segment, show, subscribe};
-use crate::accounts::new_id;
 use crate::accounts::scopes::{self, AccountScope};
+use crate::accounts::{self, new_id};
 use crate::auth::Caller;
 use crate::call::Call;
 use crate::db::Transaction;
@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::http::Response;
 use crate::http::form::Fields;
 use crate::http::request_fields::Change;
-use crate::store::audit::{self, Entry};
+use crate::store::audit::{self, Entry, Filter};
 use crate::store::credits::NewEntry;
 use crate::store::subscriptions::{self, Subscription};
 use crate::store::usage::lists::{self, ChargedCall};
@@ -39,6 +39,8 @@ const MOST_HOURS: i64 = 8760;
 const NOTICES: &[(&str, &str)] = &[
     ("suspended", "Suspended. The account's keys and sessions no longer work."),
     ("restored", "Restored. The account's keys and sessions work again."),
+    ("promoted", "This account is an administrator’s now."),
+    ("demoted", "This account is no administrator’s any more."),
     ("sessions", "Signed out of all browsers."),
     ("key", "Key revoked."),
     ("lifted", "Limit lifted."),
@@ -85,7 +87,7 @@ fn render(call: &Call<'_>, caller: &Caller, link: Option<String>) -> Answer {
         credit_id: new_id("credit_")?,
         keys,
         sessions: sessions::of_user(&mut session, &id)?,
-        entries: audit::page(&mut session, Some(&id), None, ENTRIES)?,
+        entries: audit::page(&mut session, Filter { user_id: Some(&id), ..Filter::default() }, None, ENTRIES)?,
         newest: lists::newest(&mut session, &id, "", CALLS)?,
         is_self: caller.user.id == user.id,
         link,
@@ -133,6 +135,22 @@ pub(in crate::web) fn suspend(call: &mut Call<'_>, caller: &Caller) -> Answer {
 pub(in crate::web) fn restore(call: &mut Call<'_>, caller: &Caller) -> Answer {
     act(call, caller, "restored", "restore", |db, _, user, _| {
         users::set_suspended(db, &user.id, false)?;
+        Ok(String::new())
+    })
+}
+
+/// `POST /admin/users/{id}/promote`: makes it an administrator's.
+pub(in crate::web) fn promote(call: &mut Call<'_>, caller: &Caller) -> Answer {
+    act(call, caller, "promoted", "promote", |db, _, user, _| {
+        accounts::set_admin(db, user, true)?;
+        Ok(String::new())
+    })
+}
+
+/// `POST /admin/users/{id}/demote`.
+pub(in crate::web) fn demote(call: &mut Call<'_>, caller: &Caller) -> Answer {
+    act(call, caller, "demoted", "demote", |db, _, user, _| {
+        accounts::set_admin(db, user, false)?;
         Ok(String::new())
     })
 }
