@@ -17,7 +17,7 @@ use crate::blocking::Bulkhead;
 use crate::catalogue::{Models, Refresher};
 use crate::config::Config;
 use crate::db::{Batcher, ConnectConfig, Database, listen};
-use crate::engine::Fetcher;
+use crate::engine::{Fetcher, Poster};
 use crate::error::{Error, Result as Answer};
 use crate::mail::{self, Mail};
 use crate::notifications::{CHANNELS, Notifications};
@@ -25,6 +25,7 @@ use crate::store::documents::Short;
 use crate::telemetry::Requests;
 use crate::traces::Traces;
 use crate::usage::{Claims, Connections, Meter};
+use crate::webhooks;
 
 /// Most documents that one query reads; they may be large.
 const MAX_DOCUMENTS: usize = 8;
@@ -184,6 +185,10 @@ impl App {
                 }
             })?;
         }
+        spawn("webhooks", |app| {
+            let poster = Poster::new(&app.config.webhooks.webhook_allow);
+            webhooks::follow(&app.db, &poster, app.config.stripe.reports_usage(), &app.stopped);
+        })?;
         spawn("claims", |app| app.claims.run_calls(&app.stopped))?;
         spawn("ended-claims", |app| {
             app.claims.run_deletions(&app.stopped, || app.meter.knows_kept_replies().is_ok());

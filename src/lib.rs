@@ -54,6 +54,8 @@ pub mod engine;
 
 pub mod catalogue;
 
+pub mod webhooks;
+
 pub mod background;
 pub mod notifications;
 

@@ -10,6 +10,7 @@ pub mod rates;
 pub mod recovery;
 pub mod scopes;
 pub mod spend;
+pub mod webhooks;
 
 use crate::auth::{Secret, secret};
 use crate::db::{Executor, Transaction};

@@ -15,6 +15,7 @@ mod process;
 mod reference;
 mod usage;
 mod user;
+mod webhook;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -43,6 +44,7 @@ pub use price::PriceCommand;
 pub use process::ProcessCommand;
 pub use usage::UsageArguments;
 pub use user::UserCommand;
+pub use webhook::WebhookCommand;
 
 /// The command line.
 #[derive(Parser)]
@@ -109,6 +111,10 @@ pub enum Command {
     /// Exchange billing data with Stripe: send, settle, resume, refund, check, import
     #[command(subcommand)]
     Billing(BillingCommand),
+    /// Manage web-hooks, which are called when something has happened: list, add, disable, enable, remove, test, deliveries,
+    /// retry
+    #[command(subcommand)]
+    Webhook(WebhookCommand),
     /// Show the processes that hold parts of limits, and end one that was lost: list, end
     #[command(subcommand)]
     Process(ProcessCommand),
@@ -215,6 +221,7 @@ pub fn run(command: &Command, config: &Config) -> Result<Done, Failure> {
         Command::Limit(command) => limit::run(command, config),
         Command::Credit(command) => credit::run(command, config),
         Command::Billing(command) => billing::run(command, config),
+        Command::Webhook(command) => webhook::run(command, config),
         Command::Process(command) => process::run(command, config),
         Command::Completions { shell } => reference::completions(*shell, &Cli::declaration()),
         Command::Man { folder } => reference::manual(folder, Cli::declaration()),

@@ -9,6 +9,7 @@ mod payments;
 mod quotas;
 mod stripe;
 mod traces;
+mod webhooks;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -20,8 +21,8 @@ use clap::{ArgAction, Args, Command};
 use log::LevelFilter;
 
 use parse::{
-    address, boolean, database_url, encryption_key, networks, number, or_automatic, or_automatic_from, origins, plain,
-    public_url, seconds, secret, text, use_postgres,
+    address, boolean, database_url, encryption_key, log_format, log_level, networks, number, or_automatic,
+    or_automatic_from, origins, plain, public_url, seconds, secret, text, use_postgres,
 };
 
 pub use engines::{EngineConfig, EngineConfigs};
@@ -31,6 +32,7 @@ pub use payments::PaymentConfig;
 pub use quotas::{DocumentQuota, QuotaConfig};
 pub use stripe::StripeConfig;
 pub use traces::TraceConfig;
+pub use webhooks::WebhookConfig;
 
 const DATABASE: &str = "Database";
 const ADDRESSES: &str = "Addresses";
@@ -41,6 +43,7 @@ const CHARGES: &str = "Charges";
 const MODELS: &str = "Model servers";
 const STRIPE: &str = "Stripe";
 const MAIL: &str = "Mail";
+const WEBHOOKS: &str = "Web-hooks";
 const LOG: &str = "Log";
 
 /// How log lines are written.
@@ -288,6 +291,10 @@ pub struct Config {
     #[arg(long, env, default_value = "", value_parser = plain(networks), help_heading = MODELS)]
     pub audio_url_allow: Networks,
 
+    /// Web-hooks of the operator's.
+    #[command(flatten)]
+    pub webhooks: WebhookConfig,
+
     /// Whether the built-in demo engine answers where no model server is configured. Set by `textgen serve`.
     #[arg(skip)]
     pub demo_engine: bool,
@@ -344,18 +351,6 @@ fn billing(value: &str) -> Result<Billing, String> {
 
 fn path(value: &str) -> Result<PathBuf, String> {
     Ok(PathBuf::from(value))
-}
-
-fn log_level(value: &str) -> Result<LevelFilter, String> {
-    value.parse().map_err(|_| "expected off, error, warn, info, debug or trace".to_owned())
-}
-
-fn log_format(value: &str) -> Result<LogFormat, String> {
-    match value {
-        "text" => Ok(LogFormat::Text),
-        "json" => Ok(LogFormat::Json),
-        _ => Err("expected text or json".to_owned()),
-    }
 }
 
 impl Config {

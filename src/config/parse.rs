@@ -13,8 +13,9 @@ use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
 use clap::{Arg, Command, Error};
 use ipnet::IpNet;
+use log::LevelFilter;
 
-use super::database;
+use super::{LogFormat, database};
 
 /// A clap parser whose error is one line that names the variable, and shows the value unless it is a secret.
 #[derive(Clone)]
@@ -245,5 +246,16 @@ pub(super) fn api_key(value: &str) -> Result<String, String> {
     match key.bytes().all(|b| b.is_ascii_graphic()) {
         true => Ok(key.to_owned()),
         false => Err("a key must not contain blanks or control characters".to_owned()),
+    }
+}
+pub(super) fn log_level(value: &str) -> Result<LevelFilter, String> {
+    value.parse().map_err(|_| "expected off, error, warn, info, debug or trace".to_owned())
+}
+
+pub(super) fn log_format(value: &str) -> Result<LogFormat, String> {
+    match value {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("expected text or json".to_owned()),
     }
 }

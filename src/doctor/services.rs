@@ -1,4 +1,4 @@
-//! What is called over the network: model servers and Stripe.
+//! What is called over the network: model servers, Stripe and the mail server.
 
 use std::time::{Duration, Instant};
 
@@ -8,6 +8,7 @@ use crate::billing::payments::Payments;
 use crate::billing::{Form, Stripe};
 use crate::catalogue::Models;
 use crate::config::Config;
+use crate::mail::Mail;
 use crate::store::catalogue::CatalogueRows;
 
 /// Most providers that are called.
@@ -23,6 +24,8 @@ pub(super) fn examine(config: &Config, catalogue: Option<&CatalogueRows>, until:
     let mut work: Vec<(String, Question)> = Vec::new();
     let own = config.clone();
     work.push(("Stripe".to_owned(), Box::new(move || stripe(&own))));
+    let own = config.clone();
+    work.push(("mail".to_owned(), Box::new(move || vec![mail(&own)])));
     let mut checks = Vec::new();
     match Models::new(config) {
         Err(e) => checks.push(Check::fail("models", e, "mend the setting")),
@@ -64,6 +67,28 @@ fn of_list(name: &str, answer: crate::error::Result<Option<Vec<crate::engine::Li
         Ok(Some(models)) => Check::ok(name, format!("reachable, lists {} models", models.len())),
         Ok(None) => Check::ok(name, "reachable; it has no list of models, so its key was not tried"),
         Err(e) => Check::fail(name, e.to_string(), "see its address, its key, and whether it runs"),
+    }
+}
+
+fn mail(config: &Config) -> Check {
+    const NAME: &str = "mail";
+    let mail = match Mail::of(config) {
+        Ok(mail) => mail,
+        Err(e) => return Check::fail(NAME, e, "mend the settings"),
+    };
+    match (mail.folder(), mail.probe()) {
+        (_, None) => Check::wants(
+            !config.is_https(),
+            NAME,
+            "not configured",
+            "set SMTP_URL and MAIL_FROM: otherwise nobody can reset a password",
+        ),
+        (Some(folder), _) => {
+            let advice = "set SMTP_URL and MAIL_FROM, unless this is for development";
+            Check::warn(NAME, format!("mails are written to {}", folder.display()), advice)
+        }
+        (None, Some(Ok(()))) => Check::ok(NAME, "the mail server is reachable, and takes the log-in if there is one"),
+        (None, Some(Err(e))) => Check::fail(NAME, e, "see SMTP_URL, and whether the mail server takes this machine"),
     }
 }
 

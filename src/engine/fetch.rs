@@ -52,8 +52,7 @@ impl Fetcher {
             .output_buffer_size(buffers::MOST)
             .user_agent(version::USER_AGENT)
             .build();
-        let resolver = PublicResolver { resolver: DefaultResolver::default(), allowed: allowed.to_vec() };
-        Fetcher(Agent::with_parts(config, connector(TIMEOUT), resolver))
+        Fetcher(Agent::with_parts(config, connector(TIMEOUT), PublicResolver::new(allowed)))
     }
 
     /// Starts to get a file of at most `limit` bytes. Waits for the other side, so it is to be called in a
@@ -123,7 +122,7 @@ struct NotPublic;
 
 /// Resolves names to public and allowed addresses only.
 #[derive(Debug)]
-struct PublicResolver {
+pub(super) struct PublicResolver {
     resolver: DefaultResolver,
     allowed: Vec<IpNet>,
 }
@@ -145,6 +144,11 @@ impl Resolver for PublicResolver {
 }
 
 impl PublicResolver {
+    /// One that resolves to `allowed` networks beside the public internet.
+    pub(super) fn new(allowed: &[IpNet]) -> PublicResolver {
+        PublicResolver { resolver: DefaultResolver::default(), allowed: allowed.to_vec() }
+    }
+
     fn is_allowed(&self, address: &SocketAddr) -> bool {
         let ip = address.ip();
         is_public(ip) || self.allowed.iter().any(|net| net.contains(&ip.to_canonical()))

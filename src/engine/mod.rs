@@ -20,6 +20,7 @@ pub mod fetch;
 mod health;
 mod hidden_output;
 mod model_list;
+pub mod post;
 mod provider;
 mod refused;
 mod reply;
@@ -38,6 +39,7 @@ pub use client::UNREACHABLE;
 pub use demo::MODEL as DEMO_MODEL;
 pub use fetch::Fetcher;
 pub use model_list::{ListedModel, MAX_MODEL_NAME, is_model_name};
+pub use post::Poster;
 pub use provider::Provider;
 pub use reply::{ReadError, Reply, UNREFUSED, Unread};
 pub use request::{

@@ -111,6 +111,14 @@ impl Mail {
         if self.is_set_up() { Ok(()) } else { Err(Error::MailNotConfigured) }
     }
 
+    /// Connects to the mail server and logs in, without sending anything. `None` where mail is not set up.
+    ///
+    /// # Errors
+    /// In words for the operator.
+    pub fn probe(&self) -> Option<std::result::Result<(), String>> {
+        self.transport.as_ref().map(Transport::probe)
+    }
+
     /// The folder that mails are written to, if they are not sent.
     pub fn folder(&self) -> Option<&Path> {
         self.transport.as_ref().and_then(Transport::as_folder)

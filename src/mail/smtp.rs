@@ -57,6 +57,17 @@ impl Smtp {
         outcome
     }
 
+    /// Connects, and logs in if that is wanted.
+    ///
+    /// # Errors
+    /// In words for the operator.
+    pub(super) fn probe(&self) -> Result<(), String> {
+        let mut connection = self.connect().map_err(|e| in_words(&e))?;
+        // It works, whatever is said to this.
+        let _ = connection.quit();
+        Ok(())
+    }
+
     fn connect(&self) -> Result<SmtpConnection, Error> {
         let SmtpServer { host, port, login, tls } = &self.server;
         let at_once = self.tls.as_ref().filter(|_| *tls == SmtpTls::Always);

@@ -51,6 +51,17 @@ impl Transport {
         }
     }
 
+    /// Checks that mails can be sent, without sending one.
+    ///
+    /// # Errors
+    /// In words for the operator.
+    pub(super) fn probe(&self) -> Result<(), String> {
+        match self {
+            Transport::Smtp(smtp) => smtp.probe(),
+            Transport::Folder(_) => Ok(()),
+        }
+    }
+
     /// Sends a mail. May take as long as a mail server takes, two minutes at most for each of its replies.
     pub(super) fn send(&self, id: &str, kind: &str, from: &Mailbox, mime: &Mime) -> Outcome {
         debug_assert!(mime.envelope.from() == Some(&from.email));

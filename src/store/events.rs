@@ -30,7 +30,7 @@ record! {
     pub struct Event {
         /// Ascending.
         pub id: i64 = "e.id",
-        /// `budget.threshold` or `credit.low`.
+        /// Such as `budget.threshold`; `accounts::webhooks` lists them.
         pub kind: String = "e.kind",
         /// The account, which may have been deleted.
         pub user_id: String = "e.user_id",

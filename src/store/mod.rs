@@ -33,6 +33,7 @@ pub mod subscriptions;
 pub mod timestamp;
 pub mod usage;
 pub mod users;
+pub mod webhooks;
 
 pub use api_keys::ApiKey;
 pub use documents::Document;

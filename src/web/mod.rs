@@ -5,6 +5,7 @@ mod admin_models;
 mod admin_status;
 mod admin_usage;
 mod admin_users;
+mod admin_webhooks;
 mod assets;
 mod attempt;
 mod chart;
@@ -52,6 +53,7 @@ pub fn operations() -> Vec<Operation> {
         admin_models::operations(),
         admin_usage::operations(),
         admin_status::operations(),
+        admin_webhooks::operations(),
         sessions::operations(),
         credits::operations(),
         payments::operations(),

@@ -59,6 +59,7 @@ fn what_is_well_is_said_to_be_so() {
     expect(&said, "encoding", "ok", "UTF8");
     expect(&said, "charges", "ok", "0 journals");
     expect(&said, "Stripe", "ok", "not configured");
+    expect(&said, "mail", "ok", "not configured");
     expect(&said, &format!("provider {}", upstream.url), "ok", "lists ");
     // It changes nothing.
     assert_eq!(db.count("SELECT count(*) FROM users"), 0);
@@ -77,6 +78,8 @@ fn what_does_not_work_is_a_failure_with_advice() {
         ("STRIPE_API_URL", "http://127.0.0.1:1"),
         ("PUBLIC_URL", "https://example.com"),
         ("PASSWORD_PEPPER", "pepper-secret"),
+        ("SMTP_URL", "smtp://user:smtp-secret@127.0.0.1:1?tls=optional"),
+        ("MAIL_FROM", "no-reply@example.com"),
     ];
     let (code, said) = examine("postgresql://me:hunter2@127.0.0.1:1/nothing", &settings);
     assert_eq!((code, &said["status"]), (1, &json!("fail")), "{said:#}");
@@ -84,9 +87,10 @@ fn what_does_not_work_is_a_failure_with_advice() {
     expect(&said, &format!("provider {refuses}"), "fail", "does not accept this server's key");
     expect(&said, "provider http://127.0.0.1:1", "fail", "");
     expect(&said, "Stripe", "fail", "no answer from Stripe");
+    expect(&said, "mail", "fail", "");
     expect(&said, "proxy", "warn", "TRUSTED_PROXIES");
     let text = said.to_string();
-    for secret in ["hunter2", "sk-upstream-secret", "sk_live_secret", "whsec_", "pepper-secret"] {
+    for secret in ["hunter2", "sk-upstream-secret", "sk_live_secret", "whsec_", "pepper-secret", "smtp-secret"] {
         assert!(!text.contains(secret), "{secret} in {text}");
     }
 }

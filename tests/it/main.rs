@@ -120,3 +120,4 @@ mod usage_invoiced;
 mod usage_reported;
 mod usage_reported_at_once;
 mod webhooks;
+mod webhooks_out;

@@ -77,6 +77,10 @@ fn sample(path: &str, user: &User, ids: &BTreeMap<&str, String>) -> (String, Val
                 "addresses": ["10.0.0.0/8"]});
             (String::new(), body)
         }
+        "/api/admin/webhooks" => {
+            let kinds = ["account.suspended"];
+            (String::new(), json!({"url": "https://hooks.example.com/a", "kinds": kinds, "description": "D"}))
+        }
         "/api/admin/log" => (String::new(), json!({"level": "info"})),
         "/api/admin/credits" => {
             let expires = "2999-01-01T00:00:00Z";
@@ -191,6 +195,12 @@ fn every_operation_answers_as_described() {
                 }
                 if path == "/api/v1/audio-extraction" {
                     // Needs a recording at a public address, which tests do not have: only its errors are tested.
+                    check_refusals(&document, operation, &address.anonymous(), method, path, path);
+                    check_reply(&document, operation, &send(&client, method, path, &json!({})), path);
+                    continue;
+                }
+                if method == "post" && path.starts_with("/api/admin/webhooks/") {
+                    // They need an endpoint, and have a test of their own.
                     check_refusals(&document, operation, &address.anonymous(), method, path, path);
                     check_reply(&document, operation, &send(&client, method, path, &json!({})), path);
                     continue;

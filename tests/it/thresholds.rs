@@ -111,7 +111,8 @@ fn four_processes_tell_each_threshold_once_and_each_sender_gets_it_once() {
         again.iter().map(|delivery| (delivery.event.id, delivery.attempts)).collect::<Vec<_>>(),
         [(ids[1], 2), (ids[2], 2)]
     );
-    assert_eq!(take(Sender::Webhook, 60).len(), 2, "each sender gets all");
+    // Those of the other sender are taken by the servers.
+    assert_eq!(db.count("SELECT count(*) FROM event_deliveries WHERE sender = 'webhook'"), 3, "each sender gets all");
     db.run("UPDATE events SET created = created - interval '31 days' WHERE percent < 100");
     assert_eq!(events::forget_old(&mut session()).unwrap(), 2);
     assert_eq!(db.count("SELECT count(*) FROM event_deliveries"), 2);
