@@ -109,7 +109,9 @@ impl ChargeContext {
         let reply = self.idempotency.is_some().then(|| kept::reply_of(&response));
         let charge = self.charge_of(usage, parts, reply);
         let span = span_of(&charge);
+        let id = logging::request_id();
         let deferred = self.meter.charge_deferred(charge, move |e, response| {
+            let _id = logging::set_request_id(id);
             log::warn!("{route}: a response was discarded because it could not be charged: {e}");
             replace(response, e.reply(shape))
         })?;
