@@ -209,10 +209,12 @@ impl<'a> Call<'a> {
             || authority.is_some_and(|authority| self.request.header("host") == Some(authority))
     }
 
-    /// Whether the client is a script that expects JSON, rather than a form that expects a page.
+    /// Whether the client is a script that expects JSON, rather than a form that expects a page: browsers say that they
+    /// accept one.
     pub fn wants_json(&self) -> bool {
         let has = |name, text: &str| self.request.header(name).is_some_and(|v| v.to_ascii_lowercase().contains(text));
-        has("accept", "application/json")
+        !has("accept", "text/html")
+            || has("accept", "application/json")
             || has("x-requested-with", "xmlhttprequest")
             || self.request.media_type() == "application/json"
     }

@@ -45,6 +45,15 @@ pub fn of_user(db: &mut impl Executor, user_id: &str, limit: i64) -> Result<Vec<
     db.query_list(SQL, &[&user_id, &limit])?.iter().map(DeletedDocument::from_row).collect()
 }
 
+/// Whether the user has deleted this document, and can restore it.
+///
+/// # Errors
+/// See [`Error`].
+pub fn exists(db: &mut impl Executor, id: &str, user_id: &str) -> Result<bool, Error> {
+    const SQL: &str = "SELECT FROM deleted_documents WHERE id = $1 AND user_id = $2";
+    Ok(db.query_opt(SQL, &[&id, &user_id])?.is_some())
+}
+
 /// What came of a restoration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Restored {

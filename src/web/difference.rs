@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use similar::{Algorithm, DiffOp, DiffTag, capture_diff_slices_deadline, group_diff_ops};
 
+use super::whole_documents::reserve_html;
 use crate::error::Result;
 use crate::memory_budget;
 
@@ -22,6 +23,9 @@ const LONGEST: Duration = Duration::from_millis(250);
 /// Bytes that a line takes while it is compared: its place, its number, and what was found of it.
 const LINE_BYTES: usize = 128;
 
+/// Bytes of markup around a line, at most.
+const LINE_MARKUP: usize = 128;
+
 /// The most lines that are shown, and the most bytes of all of them and of one.
 const SHOWN_LINES: usize = 2000;
 const SHOWN_BYTES: usize = 256 * 1024;
@@ -34,6 +38,17 @@ pub(super) struct Difference<'t> {
     pub(super) parts: Vec<Part<'t>>,
     /// Whether there is more than is shown.
     pub(super) is_cut: bool,
+}
+
+impl Difference<'_> {
+    /// Reserves what it takes on a page, and returns how much that is.
+    ///
+    /// # Errors
+    /// 503 or 429 if there is no memory for it.
+    pub(super) fn reserve_html(&self) -> Result<usize> {
+        let lines = || self.parts.iter().flat_map(|part| &part.lines);
+        Ok(reserve_html(lines().map(|line| line.text))? + LINE_MARKUP * lines().count())
+    }
 }
 
 /// Lines that differ, and some around them.

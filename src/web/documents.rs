@@ -4,7 +4,6 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Answer;
-use super::cursor::Page;
 use super::keys::in_transaction;
 use super::whole_documents;
 use crate::accounts::random;
@@ -20,23 +19,17 @@ use crate::operation::Handler::{Authenticated, Optional};
 use crate::operation::{Operation, get, post, summary};
 use crate::store::deleted_documents::{self, Restored};
 use crate::store::document_totals::{self, Added, DocumentTotals};
-use crate::store::documents::{self, Change, Document, Title};
+use crate::store::documents::{self, Change, Document};
 use crate::store::users;
 
 /// The most bytes of a document's content.
-const LARGEST: usize = 8 * 1024 * 1024;
+pub(super) const LARGEST: usize = 8 * 1024 * 1024;
 
 /// The most bytes of a request that saves a document: in JSON, one byte of text may take six.
 pub(super) const LARGEST_BODY: usize = 6 * LARGEST + 64 * 1024;
 
 /// The most characters of a title.
 const LONGEST_TITLE: usize = 1000;
-
-/// Documents on a page of the list, unless `limit` asks for fewer.
-const PAGE: i64 = 1000;
-
-/// Bytes of content on a page of the list; the document that exceeds this is the last of its page.
-const PAGE_BYTES: i64 = 16 * 1024 * 1024;
 
 /// The title of a document that was created without one.
 pub(super) const UNTITLED: &str = "Untitled Document";
@@ -65,12 +58,6 @@ pub(super) fn operations() -> Vec<Operation> {
     };
     let changes = |words| summary(Documents, words).fields::<DocumentId<'_>>().status(404, NONE);
     vec![
-        get("/api/docs/list", Authenticated(list)).described(
-            summary(Documents, "The caller's documents, newest first")
-                .query::<ListDocuments>()
-                .reply::<DocumentList>()
-                .status(400, "limit or after is invalid"),
-        ),
         get("/api/docs/usage", Authenticated(usage)).described(
             summary(Documents, "How much the caller's documents take, and how much they may").reply::<DocumentUsage>(),
         ),
@@ -83,7 +70,7 @@ pub(super) fn operations() -> Vec<Operation> {
                 .status(404, "The document does not exist, or not for this caller"),
         ),
         post("/api/docs/save", Authenticated(save))
-            .described(saves("Create a document, or save one; fields that are left out stay as they are")),
+            .described(saves("Create a document, or save one; fields that are left out stay as they are. An unknown id of the form doc_<13 digits>, as older editors invent it, creates one")),
         post("/api/docs/autosave", Authenticated(autosave)).described(saves("Same as /api/docs/save")),
         post("/api/docs/publish", Authenticated(publish)).described(
             summary(Documents, "Make a document public or private")
@@ -100,18 +87,6 @@ pub(super) fn operations() -> Vec<Operation> {
                 .status(429, "The account has restored 32 MiB of text in the last minute"),
         ),
     ]
-}
-
-/// The parameters of the list.
-#[derive(JsonSchema)]
-#[expect(dead_code, reason = "describes the query")]
-struct ListDocuments {
-    /// 1 to 1000.
-    limit: Option<i64>,
-    /// The `next` of the page before.
-    after: Option<String>,
-    /// `false` leaves out the contents.
-    content: Option<bool>,
 }
 
 /// The parameters of a document.
@@ -158,22 +133,6 @@ request_fields! {
 }
 
 #[derive(Serialize, JsonSchema)]
-struct DocumentList {
-    documents: Vec<Document>,
-    /// The `after` of the next page.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<String>,
-}
-
-/// A list without the contents.
-#[derive(Serialize)]
-struct TitleList<'d> {
-    documents: Vec<Title<'d>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<String>,
-}
-
-#[derive(Serialize, JsonSchema)]
 struct DocumentUsage {
     documents: i64,
     /// Bytes of their titles and texts, in UTF-8.
@@ -210,21 +169,6 @@ struct PublishedDocument<'a> {
     version: i64,
 }
 
-/// `GET /api/docs/list?limit=&after=&content=false`: newest first, with `next` if there are more.
-fn list(call: &mut Call<'_>, caller: &Caller) -> Answer {
-    let asked = Page::of(call.request, PAGE)?;
-    if call.request.query("content").as_deref() == Some("false") {
-        return list_titles(call, caller, &asked);
-    }
-    let mut found = whole_documents::page(call, &caller.user.id, &asked, PAGE_BYTES)?;
-    let mut page = std::mem::take(&mut found.value);
-    let bytes: usize = page.iter().filter_map(|d| d.content.as_ref()).map(String::len).sum();
-    let is_cut = i64::try_from(bytes).unwrap_or(0) > PAGE_BYTES;
-    let next = asked.cut(&mut page, is_cut, |last| (last.created_at, &last.id));
-    let size = whole_documents::reserve_json(page.iter().filter_map(|document| document.content.as_deref()))?;
-    Ok(found.shown_in(Response::json_of_size(200, size, &DocumentList { documents: page, next })))
-}
-
 /// `GET /api/docs/usage`.
 fn usage(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let DocumentTotals { documents, bytes } = document_totals::of_user(&mut call.app.db.session()?, &caller.user.id)?;
@@ -247,15 +191,6 @@ pub(super) fn within_quota<T>(added: Added<T>, quota: DocumentQuota) -> Result<O
         Added::TooMany => Err(used(TOO_MANY, quota.documents)),
         Added::TooLarge => Err(used(TOO_LARGE, quota.bytes)),
     }
-}
-
-fn list_titles(call: &Call<'_>, caller: &Caller, asked: &Page) -> Answer {
-    let mut session = call.app.db.session()?;
-    let mut page = documents::page_of_titles(&mut session, &caller.user.id, asked.after(), asked.limit + 1)?;
-    drop(session);
-    let next = asked.cut(&mut page, false, |last| (last.created_at, &last.id));
-    let titles = TitleList { documents: page.iter().map(Title::of).collect(), next };
-    Ok(Response::json_reserved(200, &titles)?)
 }
 
 /// `GET /api/docs/get?id=&version=`: the caller's own document, also as it was at a version, or a public one; 404 for any
@@ -301,13 +236,26 @@ fn write(call: &mut Call<'_>, caller: &Caller, message: &str) -> Answer {
         true => Some(content.map(checked_content).transpose()?),
         false => None,
     };
+    let change = Change { title, content, version, keep_version };
+    let create = || insert(call, &caller.user.id, title.unwrap_or(UNTITLED), content.unwrap_or(Some("")));
     let (id, version) = match id {
-        Some(id) => {
-            (id.to_owned(), update(call, id, &caller.user.id, Change { title, content, version, keep_version })?)
-        }
-        None => insert(call, &caller.user.id, title.unwrap_or(UNTITLED), content.unwrap_or(Some("")))?,
+        None => create()?,
+        Some(id) => match update(call, id, &caller.user.id, change) {
+            Err(Error::NotFound(_)) if version.is_none() && is_invented(call, id, &caller.user.id)? => create()?,
+            saved => (id.to_owned(), saved?),
+        },
     };
     Ok(Response::json(200, &SavedDocument { id: &id, success: true, message, version }))
+}
+
+/// Whether an id without a document is one that editors of the older system invent for a new document, from the time in
+/// milliseconds, and not that of a document which the user has deleted.
+fn is_invented(call: &Call<'_>, id: &str, user_id: &str) -> Result<bool> {
+    let digits = id.strip_prefix("doc_").unwrap_or_default();
+    if digits.len() != 13 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Ok(false);
+    }
+    Ok(!deleted_documents::exists(&mut call.app.db.session()?, id, user_id)?)
 }
 
 /// Creates a document; returns its id and version.

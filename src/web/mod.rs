@@ -13,6 +13,7 @@ mod credits;
 mod cursor;
 mod device;
 mod difference;
+mod document_list;
 mod document_search;
 mod document_versions;
 mod documents;
@@ -58,7 +59,8 @@ pub fn operations() -> Vec<Operation> {
         credits::operations(),
         payments::operations(),
     ];
-    let documents = documents::operations().into_iter().chain(document_versions::operations());
+    let documents =
+        [document_list::operation()].into_iter().chain(documents::operations()).chain(document_versions::operations());
     let documents =
         documents.map(|operation| operation.errors(Shape::Error).unauthorized(documents::AUTHENTICATION_REQUIRED));
     let all = apis.into_iter().flatten().chain(documents).chain([usage::operation()]).chain(page_operations());
@@ -103,7 +105,7 @@ fn page_operations() -> Vec<Operation> {
         post("/documents", Authenticated(documents::create)),
         get("/documents/deleted", Authenticated(documents::deleted)).or_log_in(),
         get("/documents/{id}", Authenticated(editor::show)).or_log_in(),
-        post("/documents/{id}", Authenticated(editor::save)),
+        post("/documents/{id}", Optional(editor::save)),
         get("/documents/{id}/text", Authenticated(versions::download)).or_log_in(),
         get("/documents/{id}/versions", Authenticated(versions::list)).or_log_in(),
         get("/documents/{id}/versions/{version}", Authenticated(versions::show_one)).or_log_in(),

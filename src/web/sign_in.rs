@@ -300,10 +300,9 @@ fn redirected(form: welcome::Form, e: &Error) -> String {
 /// `POST /api/logout`: ends the session, on every server.
 fn logout(call: &mut Call<'_>) -> Answer {
     call.check_same_site()?;
-    let accepts_page = call.request.header("accept").is_some_and(|accept| accept.contains("text/html"));
-    let reply = match accepts_page && !call.wants_json() {
-        true => Response::see_other("/"),
-        false => Response::json(200, &Message { message: "Logged out successfully" }),
+    let reply = match call.wants_json() {
+        true => Response::json(200, &Message { message: "Logged out successfully" }),
+        false => Response::see_other("/"),
     };
     end_session(call, reply)
 }

@@ -131,8 +131,8 @@ test("a document is found, published, deleted and brought back", async () => {
   await page.waitForURL("**/documents?deleted=*");
   assert.equal((await stranger.goto(`/public/${id}`)).status(), 404);
   await page.click("text=Undo");
-  await page.waitForURL("**/documents?done=restored");
-  await page.locator("a.title", { hasText: "Lighthouse" }).waitFor();
+  await page.waitForURL(`**/documents/${id}?done=restored`);
+  assert.equal(await page.inputValue("#title"), "Lighthouse");
   page.check_faults();
 });
 

@@ -95,7 +95,7 @@ fn a_form_is_redirected() {
     server.web.with_cookie(&reply.session_token()).get("/playground").expect(200);
 
     let (media_type, body) = multipart(&[("email", "bob@x"), ("password", PASSWORD), ("next", "/account")]);
-    let reply = web.send("POST", "/api/signup", Some(&media_type), &body).expect(303);
+    let reply = web.header("accept", "text/html").send("POST", "/api/signup", Some(&media_type), &body).expect(303);
     assert_eq!(reply.header("location"), Some("/account"));
 
     // A known e-mail address with the right password is a login.

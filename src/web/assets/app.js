@@ -95,3 +95,45 @@ for (const form of all("#login-form, #signup-form")) {
 
 // A filter applies as soon as it is chosen.
 for (const select of all("select[data-submit]")) select.addEventListener("change", () => select.form.requestSubmit());
+
+// Texts that are not saved yet leave the browser when a person logs out; whoever has some is asked first.
+const logOut = { before: [], after: [] };
+const drafts = () => {
+  try { return Object.keys(localStorage).filter((key) => key.startsWith("draft:")); } catch { return []; }
+};
+for (const link of all("a.leave")) {
+  const leave = () => {
+    try {
+      for (const key of drafts()) localStorage.removeItem(key);
+      localStorage.setItem("logged-out", String(Date.now()));
+    } catch { /* There are none. */ }
+    for (const forget of logOut.after) forget();
+  };
+  link.addEventListener("click", async (event) => {
+    if (!drafts().length) return leave();
+    event.preventDefault();
+    for (const save of logOut.before) await save();
+    if (!drafts().length) {
+      leave();
+      return location.assign(link.href);
+    }
+    const notice = document.createElement("div");
+    Object.assign(notice, { className: "notice bad", id: "unsaved", tabIndex: -1 });
+    notice.setAttribute("role", "alert");
+    const words = document.createElement("p");
+    words.append("These documents have text that isn't saved. Logging out deletes it from this browser: ");
+    for (const [number, key] of drafts().entries()) {
+      const open = document.createElement("a");
+      open.href = `/documents/${encodeURIComponent(key.slice("draft:".length))}`;
+      try { open.textContent = JSON.parse(localStorage.getItem(key)).title; } catch { /* It has no title. */ }
+      open.textContent ||= "Untitled";
+      words.append(number ? ", " : "", open);
+    }
+    const anyway = document.createElement("a");
+    Object.assign(anyway, { href: link.href, className: "button danger small", textContent: "Log out anyway", onclick: leave });
+    notice.append(words, anyway);
+    document.getElementById("unsaved")?.remove();
+    document.getElementById("main").prepend(notice);
+    notice.focus();
+  });
+}

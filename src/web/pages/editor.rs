@@ -2,14 +2,17 @@
 
 use askama::Template;
 
-use super::{Frame, NO_PAGE, page_of_size, segment, show};
+use super::{Frame, NO_PAGE, page_of_size, segment, show, web_address};
 use crate::auth::Caller;
 use crate::call::Call;
 use crate::error::Error;
 use crate::http::Response;
-use crate::http::form::Fields;
+use crate::http::form::{FORM_LIMIT, Fields};
 use crate::store::documents::{self as store, Change, Document};
-use crate::web::documents::{LARGEST_BODY, NOT_FOUND, checked_content, checked_title, update};
+use crate::web::difference::{Difference, between};
+use crate::web::documents::{
+    AUTHENTICATION_REQUIRED, LARGEST, LARGEST_BODY, NOT_FOUND, UNTITLED, checked_content, checked_title, update,
+};
 use crate::web::whole_documents::{find, reserve_html};
 use crate::web::{Answer, fields};
 
@@ -18,15 +21,32 @@ use crate::web::{Answer, fields};
 struct Editor<'d> {
     frame: Frame,
     document: &'d Document,
+    /// Whether nothing was written yet.
+    is_new: bool,
+    /// The most bytes of a text.
+    largest: usize,
+    /// The address of this server, for the link to the public page.
+    web: String,
 }
 
 #[derive(Template)]
 #[template(path = "conflict.html")]
-struct ConflictPage {
+struct ConflictPage<'d> {
     frame: Frame,
-    document: Document,
-    title: String,
-    content: String,
+    document: &'d Document,
+    title: &'d str,
+    content: &'d str,
+    difference: Difference<'d>,
+}
+
+#[derive(Template)]
+#[template(path = "unsaved.html")]
+struct Unsaved<'d> {
+    frame: Frame,
+    id: &'d str,
+    version: Option<i64>,
+    title: &'d str,
+    content: &'d str,
 }
 
 #[derive(Template)]
@@ -50,31 +70,57 @@ pub(in crate::web) fn show(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let found = found.ok_or(Error::NotFound(NOT_FOUND))?;
     let size = reserve_html(found.value.content.as_deref())?;
     let frame = Frame::new(Some(caller), "documents").with_notice(call, NOTICES);
-    Ok(found.shown_in(page_of_size(200, size, &Editor { frame, document: &found.value })?))
+    let document = &found.value;
+    let is_new = document.version == 1 && document.title == UNTITLED && document.content.as_deref() == Some("");
+    let editor = Editor { frame, document, is_new, largest: LARGEST, web: web_address(call) };
+    Ok(found.shown_in(page_of_size(200, size, &editor)?))
 }
 
-/// `POST /documents/{id}` with `title`, `content` and `version`; if the document was saved elsewhere in the
-/// meantime, both versions are shown.
-pub(in crate::web) fn save(call: &mut Call<'_>, caller: &Caller) -> Answer {
+/// `POST /documents/{id}` with `title`, `content` and `version`; if the document was saved elsewhere in the meantime, both
+/// versions are shown, and how they differ.
+pub(in crate::web) fn save(call: &mut Call<'_>, caller: Option<&Caller>) -> Answer {
     let id = segment(call, 0)?;
+    let Some(caller) = caller else { return show_unsaved(call, &id) };
     let fields = Fields::read(call.request, LARGEST_BODY)?;
     // Browsers send the lines of a text area with CRLF.
     let content = fields.text("content")?.replace("\r\n", "\n");
     let title = checked_title(fields.text("title")?)?;
     let version = fields.optional_integer("version")?;
-    let change =
-        Change { title: Some(title), content: Some(Some(checked_content(&content)?)), version, keep_version: false };
+    let keep_version = fields.optional_bool("keep_version")?.unwrap_or(false);
+    let change = Change { title: Some(title), content: Some(Some(checked_content(&content)?)), version, keep_version };
     match update(call, &id, &caller.user.id, change) {
         Ok(_) => Ok(Response::see_other(format!("/documents/{id}?done=saved"))),
-        Err(Error::Conflict(..)) => {
-            let document = find(call, &id, |document| document.user_id == caller.user.id)?;
-            let document = document.ok_or(Error::NotFound(NOT_FOUND))?.value;
-            let size = reserve_html(document.content.as_deref().into_iter().chain([content.as_str()]))?;
-            let frame = Frame::new(Some(caller), "documents");
-            page_of_size(409, size, &ConflictPage { frame, document, title: title.to_owned(), content })
-        }
+        Err(Error::Conflict(..)) => show_conflict(call, caller, &id, title, &content),
         Err(e) => Err(e),
     }
+}
+
+/// What was typed, for whoever's session has ended meanwhile: it is saved from here after another log-in. A longer form is not
+/// read without a session.
+fn show_unsaved(call: &mut Call<'_>, id: &str) -> Answer {
+    if !call.has_credential() || call.wants_json() {
+        return Err(Error::Unauthorized(AUTHENTICATION_REQUIRED));
+    }
+    call.check_same_site()?;
+    let fields = Fields::read(call.request, FORM_LIMIT)?;
+    let (title, content) = (fields.text("title")?, fields.text("content")?);
+    let version = fields.optional_integer("version")?;
+    let size = reserve_html([content, title])?;
+    page_of_size(401, size, &Unsaved { frame: Frame::new(None, ""), id, version, title, content })
+}
+
+/// Both versions; or the document, if the same was saved before, perhaps by a request whose reply was lost.
+fn show_conflict(call: &Call<'_>, caller: &Caller, id: &str, title: &str, content: &str) -> Answer {
+    let document = find(call, id, |document| document.user_id == caller.user.id)?;
+    let document = &document.ok_or(Error::NotFound(NOT_FOUND))?.value;
+    let theirs = document.content.as_deref().unwrap_or_default();
+    if document.title == title && theirs == content {
+        return Ok(Response::see_other(format!("/documents/{id}?done=saved")));
+    }
+    let difference = between(theirs, content)?;
+    let size = reserve_html([theirs, content])? + difference.reserve_html()?;
+    let frame = Frame::new(Some(caller), "documents");
+    page_of_size(409, size, &ConflictPage { frame, document, title, content, difference })
 }
 
 /// `POST /documents/{id}/publish` with `is_public`.

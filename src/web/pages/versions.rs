@@ -71,10 +71,7 @@ pub(in crate::web) fn show_one(call: &mut Call<'_>, caller: &Caller) -> Answer {
         return Ok(Response::see_other(format!("/documents/{id}")));
     }
     let difference = between(text_of(&earlier.value), text_of(document))?;
-    let shown = difference.parts.iter().flat_map(|part| &part.lines).map(|line| line.text);
-    // Each line has a few tags around it.
-    let around = 100 * shown.clone().count();
-    let size = reserve_html(shown.chain([text_of(&earlier.value)]))? + around;
+    let size = reserve_html([text_of(&earlier.value)])? + difference.reserve_html()?;
     let frame = Frame::new(Some(caller), "documents");
     let page = page_of_size(200, size, &VersionPage { frame, document, earlier: &earlier.value, difference })?;
     Ok(earlier.shown_in(found.shown_in(page)))
