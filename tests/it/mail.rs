@@ -243,7 +243,6 @@ fn each_event_is_one_mail() {
     let open = "SELECT count(*) FROM event_deliveries WHERE sender = 'mail' AND delivered IS NULL";
     wait_until("all to be delivered", || db.count(open) == 0 && waiting(&db) == 0);
     assert_eq!(smtp.mails().len(), 3, "and that of the sign-up");
-    assert_eq!(db.count("SELECT count(*) FROM event_deliveries WHERE sender = 'webhook' AND delivered IS NULL"), 4);
 }
 
 #[test]
