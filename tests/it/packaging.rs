@@ -72,7 +72,7 @@ fn manual_pages_have_every_command_and_setting() {
     for setting in settings() {
         assert!(main.contains(&format!("<{setting}>")), "{setting} is missing");
     }
-    for command in commands() {
+    for command in commands().into_iter().filter(|command| command != "help") {
         assert!(main.contains(&format!("textgen-{command}(1)")), "{command} is missing");
         assert!(page(&format!("textgen-{command}")).contains(".SH NAME"));
     }
