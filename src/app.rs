@@ -16,6 +16,7 @@ use crate::billing::{self, Checker, Outbox, Sender, Stripe};
 use crate::blocking::Bulkhead;
 use crate::catalogue::{Models, Refresher};
 use crate::config::Config;
+use crate::db::probe::Probe;
 use crate::db::{Batcher, ConnectConfig, Database, listen};
 use crate::engine::{Fetcher, Poster};
 use crate::error::{Error, Result as Answer};
@@ -83,6 +84,8 @@ pub struct App {
     pub addresses: OnceLock<Vec<(&'static str, SocketAddr)>>,
     /// The key of the cookies of known devices, once it was read.
     pub device_key: OnceLock<ring::hmac::Key>,
+    /// Measures how late notifications are.
+    pub probe: Arc<Probe>,
     payments: Option<Payments>,
     catalogue: Arc<Refresher>,
     last_used: Arc<LastUsed>,
@@ -123,6 +126,7 @@ impl App {
             resolver: Arc::new(Resolver::new(db.clone(), cache.clone(), last_used.clone(), config.auth_grace)),
             passwords: Passwords::new(Hasher::new(cores)?, Peppers::from(&config))?,
             throttle: Throttle::default(),
+            probe: Arc::new(Probe::new(claims.owner())),
             sign_ups: SignUps::new(config.quotas.signups_per_address, config.quotas.signups_per_network),
             claims,
             catalogue: Refresher::new(models.clone(), meter.clone()),
@@ -176,7 +180,7 @@ impl App {
         })?;
         spawn("catalogue", |app| app.catalogue.follow_catalogue(&app.db, &app.stopped))?;
         spawn("model-lists", |app| app.catalogue.follow_lists(&app.stopped))?;
-        spawn("background", |app| background::housekeeping(&app.db, &app.last_used, &app.stopped))?;
+        spawn("background", |app| background::housekeeping(&app.db, &app.last_used, &app.probe, &app.stopped))?;
         if self.payments.is_some() {
             spawn("payments", |app| app.payments.iter().for_each(|payments| payments.follow(&app.db, &app.stopped)))?;
             spawn("stripe", |app| {
@@ -204,7 +208,8 @@ impl App {
             stopped: self.stopped.clone(),
             is_loss_logged: AtomicBool::new(false),
         };
-        let notifications = Notifications { revocations, meter: self.meter.clone(), catalogue: self.catalogue.clone() };
+        let (meter, catalogue, probe) = (self.meter.clone(), self.catalogue.clone(), self.probe.clone());
+        let notifications = Notifications { revocations, meter, catalogue, probe };
         let presence = self.claims.owner();
         listen::spawn(self.listen_database.clone(), CHANNELS, presence, notifications).map_err(|e| e.to_string())
     }

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::auth::{LastUsed, last_used};
+use crate::db::probe::Probe;
 use crate::db::{self, ConnectConfig, Database, migrate};
 use crate::store::{
     account_links, api_keys, budgets, deleted_documents, document_versions, known_networks, rates, sessions,
@@ -46,8 +47,9 @@ pub fn migrate(database: &ConnectConfig, stopped: &AtomicBool) -> bool {
     false
 }
 
-/// Until the process is stopped, writes when credentials were last used, and deletes expired rows.
-pub fn housekeeping(db: &Database, last_used: &LastUsed, stopped: &AtomicBool) {
+/// Until the process is stopped, writes when credentials were last used, measures how late notifications are, and deletes
+/// expired rows.
+pub fn housekeeping(db: &Database, last_used: &LastUsed, probe: &Probe, stopped: &AtomicBool) {
     let mut deleted: Option<Instant> = None;
     while !stopped.load(Ordering::Acquire) {
         thread::sleep(last_used::FLUSH_INTERVAL);
@@ -55,6 +57,9 @@ pub fn housekeeping(db: &Database, last_used: &LastUsed, stopped: &AtomicBool) {
             continue;
         }
         flush(db, last_used);
+        if let Err(e) = probe.send(db) {
+            log::debug!("the delay of notifications was not measured: {e}");
+        }
         if deleted.is_none_or(|at| at.elapsed() >= DELETE_INTERVAL) {
             deleted = Some(Instant::now());
             if let Err(e) = delete_expired(db) {

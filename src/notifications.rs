@@ -6,11 +6,12 @@ use std::sync::Arc;
 use crate::auth::revocation::{self, Revocations};
 use crate::catalogue::{self, Refresher};
 use crate::db::listen::Listener;
+use crate::db::probe::{self, Probe};
 use crate::limits;
 use crate::usage::Meter;
 
 /// The channels that are listened on.
-pub const CHANNELS: &[&str] = &[revocation::CHANNEL, catalogue::CHANNEL, limits::CHANNEL];
+pub const CHANNELS: &[&str] = &[revocation::CHANNEL, catalogue::CHANNEL, limits::CHANNEL, probe::CHANNEL];
 
 /// Hands each notification to whom it concerns.
 pub struct Notifications {
@@ -20,6 +21,8 @@ pub struct Notifications {
     pub meter: Arc<Meter>,
     /// Reads the catalogue and the prices anew.
     pub catalogue: Arc<Refresher>,
+    /// Measures how late they are.
+    pub probe: Arc<Probe>,
 }
 
 impl Listener for Notifications {
@@ -28,11 +31,13 @@ impl Listener for Notifications {
         // Changes may have been missed while nobody listened.
         self.meter.limits().notifications_missed();
         self.catalogue.set_listening(true);
+        self.probe.missed();
     }
 
     fn notified(&self, channel: &str, payload: &str) {
         match channel {
             catalogue::CHANNEL => self.catalogue.catalogue_changed(),
+            probe::CHANNEL => self.probe.arrived(payload),
             limits::CHANNEL => self.meter.limits().notified(payload),
             _ => self.revocations.notified(channel, payload),
         }

@@ -8,6 +8,7 @@ mod error;
 pub mod listen;
 pub mod migrate;
 mod param;
+pub mod probe;
 mod scarcity;
 mod session;
 mod tls;

@@ -145,6 +145,7 @@ fn reply(
         in_flight: Some(in_flight),
         deadline: deadline.filter(|_| !is_stream),
         awaits_first_piece: is_stream,
+        first_piece: None,
         idle: client.timeouts().idle,
         request_id,
     }

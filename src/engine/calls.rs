@@ -5,10 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use crate::telemetry::{Histogram, SECONDS};
+use crate::units::{Unit, Units};
 
 /// Most pairs of a provider and a model that are told apart. They come from the catalogue and from model servers' lists.
 const MAX_PAIRS: usize = 2000;
@@ -55,6 +57,9 @@ pub struct CallMetrics {
     broken: AtomicU64,
     durations: Histogram,
     first_pieces: Histogram,
+    /// Of input and output.
+    tokens: [AtomicU64; 2],
+    between_tokens: Histogram,
 }
 
 impl CallMetrics {
@@ -88,6 +93,27 @@ impl CallMetrics {
         &self.first_pieces
     }
 
+    /// Tokens by their direction.
+    pub fn tokens(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        ["input", "output"].into_iter().zip(self.tokens.iter().map(|count| count.load(Relaxed)))
+    }
+
+    /// The time from one token of a streamed reply to the next, as the mean of each reply.
+    pub fn between_tokens(&self) -> &Histogram {
+        &self.between_tokens
+    }
+
+    /// A reply has used this. `streaming` is how long its pieces came, if they came one by one.
+    pub(super) fn add_tokens(&self, units: &Units, streaming: Option<Duration>) {
+        let output = u64::try_from(units[Unit::CompletionTokens]).unwrap_or(0);
+        let input = u64::try_from(units.tokens()).unwrap_or(0).saturating_sub(output);
+        self.tokens[0].fetch_add(input, Relaxed);
+        self.tokens[1].fetch_add(output, Relaxed);
+        if let (Some(time), Ok(intervals @ 1..)) = (streaming, u32::try_from(output.saturating_sub(1))) {
+            self.between_tokens.add_time(time / intervals);
+        }
+    }
+
     pub(super) fn count(&self, outcome: Outcome) {
         self.outcomes[outcome as usize].fetch_add(1, Relaxed);
     }
@@ -112,6 +138,8 @@ pub(super) fn of(provider: &str, model: &str) -> &'static CallMetrics {
             broken: AtomicU64::new(0),
             durations: Histogram::new(&SECONDS),
             first_pieces: Histogram::new(&SECONDS),
+            tokens: [(); 2].map(|()| AtomicU64::new(0)),
+            between_tokens: Histogram::new(&SECONDS),
         }))
     })
 }

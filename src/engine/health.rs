@@ -10,6 +10,7 @@ use time::OffsetDateTime;
 use super::calls::{CallMetrics, Outcome};
 use super::hidden_output::HiddenOutput;
 use crate::traces::{self, Outgoing, Span};
+use crate::units::Units;
 
 /// Cool-down after the first failure. It doubles with each further consecutive failure.
 const MIN_COOL_DOWN: Duration = Duration::from_secs(1);
@@ -191,6 +192,13 @@ impl InFlight {
     pub(super) fn note_error(&self, why: &str) {
         let why = why.chars().take(MAX_ERROR).collect();
         *self.health.last_error.lock() = Some((OffsetDateTime::now_utc(), why));
+    }
+
+    /// Counts what its reply has used; `streaming` is how long that came piece by piece.
+    pub(super) fn note_tokens(&self, units: &Units, streaming: Option<Duration>) {
+        if let Some(calls) = self.calls {
+            calls.add_tokens(units, streaming);
+        }
     }
 
     /// The provider's name.

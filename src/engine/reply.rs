@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::blocking::Refused;
 use crate::error::{Error, Relayed, Result};
 use crate::memory_budget;
+use crate::units::Units;
 
 use super::health::InFlight;
 use super::transport;
@@ -47,6 +48,8 @@ pub struct Reply {
     pub(super) deadline: Option<Instant>,
     /// It is a stream of which nothing was read so far.
     pub(super) awaits_first_piece: bool,
+    /// When that was read.
+    pub(super) first_piece: Option<Instant>,
     /// How long the next piece of it may take.
     pub(super) idle: Duration,
     /// The id of the request that it answers, for the log.
@@ -133,9 +136,17 @@ impl Reply {
         let read = transport::with_deadline_at(end, || self.body.read(out))?;
         if self.awaits_first_piece && read > 0 {
             self.awaits_first_piece = false;
+            self.first_piece = Some(Instant::now());
             self.in_flight.iter().for_each(InFlight::note_first_piece);
         }
         Ok(read)
+    }
+
+    /// Counts what the reply has used, now that it has ended.
+    pub fn note_tokens(&self, units: &Units) {
+        if let Some(call) = &self.in_flight {
+            call.note_tokens(units, self.first_piece.map(|at| at.elapsed()));
+        }
     }
 
     /// Remembers for the provider that the model of this name has made so many tokens that it does not show.

@@ -146,13 +146,13 @@ pub fn complete(model: &ResolvedModel, request: &Map<String, Value>, stop: &Stop
         is_unread: false,
     };
     let began = Instant::now();
-    let reply = match model.send(ask).and_then(Reply::successful) {
+    let mut reply = match model.send(ask).and_then(Reply::successful) {
         // The model server has the prompt, and may have read it.
         Err(Error::ClientLeftModel) => None,
         reply => Some(reply?),
     };
-    let (broken_off, is_demo) = match reply {
-        Some(mut reply) => (collector.read(&mut reply)?, reply.is_demo),
+    let (broken_off, is_demo) = match &mut reply {
+        Some(reply) => (collector.read(reply)?, reply.is_demo),
         None => (Some(Error::ClientLeft), false),
     };
     let Collector { completions, counter, limit, .. } = collector;
@@ -160,6 +160,9 @@ pub fn complete(model: &ResolvedModel, request: &Map<String, Value>, stop: &Stop
     let prompt_tokens = || Prompt::of_request(&object, "messages").tokens();
     let (units, estimated) = (counter.units(prompt_tokens), counter.is_estimate());
     let units = limit.map_or(units, |limit| limit.cap(units));
+    if let Some(reply) = reply {
+        reply.note_tokens(&units);
+    }
     let latency_micros = i64::try_from(began.elapsed().as_micros()).unwrap_or(i64::MAX);
     Ok(Completions { completions, units, estimated, latency_micros, is_demo, broken_off })
 }

@@ -244,7 +244,7 @@ impl ReplyStream for EventStream {
             StreamEnd::Complete(_) | StreamEnd::Disconnected(_) => true,
             StreamEnd::Failed(_) => !self.counter.is_empty() || self.is_unreadable,
         };
-        is_charged.then(|| self.used())
+        is_charged.then(|| self.used()).inspect(|units| self.reply.note_tokens(units))
     }
 
     fn is_estimate(&self) -> bool {

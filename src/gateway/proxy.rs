@@ -184,6 +184,7 @@ impl Pending {
                 unread_reply::count(&unread, &mut counter);
                 let (units, estimated) = (counter.units(prompt_tokens), counter.is_estimate());
                 let units = limit.map_or(units, |limit| limit.cap(units));
+                reply.note_tokens(&units);
                 let (model, latency_micros) = (model.name().to_owned(), reply.latency_micros());
                 return Ok(unread_reply::refuse(&unread, ModelUsage { model, units, estimated, latency_micros }));
             }
@@ -196,6 +197,7 @@ impl Pending {
             _ => live_reply::note_hidden_output(&mut counter, &reply, model.name(), false),
         }
         let (units, estimated) = (counter.units(prompt_tokens), counter.is_estimate());
+        reply.note_tokens(&units);
         let usage = |units| ModelUsage {
             model: model.name().to_owned(),
             units,

@@ -84,9 +84,11 @@ pub(super) fn extract_features(call: &mut Call<'_>, caller: &Caller) -> Result<R
             counter.add(&chunk);
         }
         let response = Response::json(200, &vector.get(..max_features).unwrap_or(&vector));
+        let units = counter.units(|| estimate::tokens(text));
+        reply.note_tokens(&units);
         let usage = ModelUsage {
             model: model.name().to_owned(),
-            units: counter.units(|| estimate::tokens(text)),
+            units,
             estimated: counter.is_estimate(),
             latency_micros: reply.latency_micros(),
         };

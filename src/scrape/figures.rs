@@ -80,6 +80,11 @@ impl Figures {
     }
 
     fn connections(&self, out: &mut Exposition<'_>) {
+        out.metric(&metric::HTTP_UNSEEN, |family| {
+            for (status, count) in self.server.own_replies() {
+                family.add(&[&status.to_string()], count);
+            }
+        });
         let stats = self.server.stats();
         out.value(&metric::CONNECTIONS, stats.open_connections);
         out.value(&metric::CONNECTIONS_EVICTED, stats.evicted);
@@ -194,6 +199,18 @@ impl Figures {
                 family.histogram(&[calls.provider(), calls.model()], calls.first_pieces());
             }
         });
+        out.metric(&metric::UPSTREAM_TOKENS, |family| {
+            for calls in &calls {
+                for (direction, count) in calls.tokens().filter(|(_, count)| *count > 0) {
+                    family.add(&[calls.provider(), calls.model(), direction], count);
+                }
+            }
+        });
+        out.metric(&metric::UPSTREAM_BETWEEN, |family| {
+            for calls in calls.iter().filter(|calls| calls.between_tokens().count() > 0) {
+                family.histogram(&[calls.provider(), calls.model()], calls.between_tokens());
+            }
+        });
     }
 
     /// Nothing where usage is not reported to Stripe.
@@ -248,6 +265,11 @@ impl Figures {
         out.value(&metric::CACHE_MAX, self.app.config.cache_size);
         out.value(&metric::LISTENING, cache.is_subscribed());
         out.value(&metric::REVOCATIONS, count(&counters.revocations));
+        out.metric(&metric::REVOCATION_LAG, |family| {
+            if let Some(lag) = self.app.probe.lag() {
+                family.add(&[], lag.as_secs_f64());
+            }
+        });
     }
 
     /// Nothing without a collector.

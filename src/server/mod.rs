@@ -68,6 +68,7 @@ mod transfer;
 mod turn;
 mod worker;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -184,6 +185,12 @@ impl Handle {
                 log::error!("cannot wake the acceptor: {e}");
             }
         }
+    }
+
+    /// How many requests were answered without a handler, by status: those that were malformed, incomplete, too slow or too
+    /// large, or of which too many waited.
+    pub fn own_replies(&self) -> BTreeMap<u16, u64> {
+        self.0.own_replies()
     }
 
     /// The current state and counters.

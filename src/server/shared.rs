@@ -1,5 +1,6 @@
 //! What all threads of a server share.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{
     AtomicU8, AtomicU64, AtomicUsize,
@@ -7,6 +8,8 @@ use std::sync::atomic::{
 };
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
+
+use parking_lot::Mutex;
 
 use crate::blocking::Bulkheads;
 use crate::http::request_ids::RequestIds;
@@ -62,6 +65,8 @@ pub(super) struct Shared {
     pub(super) bulkheads: Bulkheads,
     /// Ids of requests that no handler has seen.
     ids: RequestIds,
+    /// What those were answered, by status.
+    own_replies: Mutex<BTreeMap<u16, u64>>,
     /// When slow readers may be looked for again, in milliseconds of the clock.
     pub(super) next_eviction: AtomicU64,
     /// Connections that were evicted so far.
@@ -91,6 +96,7 @@ impl Shared {
             unsent: Arc::default(),
             bulkheads: Bulkheads::new(&settings.places),
             ids: RequestIds::new(),
+            own_replies: Mutex::default(),
             next_eviction: AtomicU64::new(0),
             evicted: AtomicU64::new(0),
             stage: AtomicU8::new(Stage::Running as u8),
@@ -104,8 +110,14 @@ impl Shared {
     pub(super) fn own(&self, mut response: Response, request: &Request) -> Response {
         security_headers::add(&mut response, self.settings.is_https);
         let id = self.ids.of(request);
+        *self.own_replies.lock().entry(response.status.as_u16()).or_default() += 1;
         log::debug!("request {id} was answered with {} by the connection layer", response.status.as_u16());
         response.header("Content-Security-Policy", DATA_POLICY).header("X-Request-Id", id)
+    }
+
+    /// How many requests were answered by the connection layer itself, by status.
+    pub(super) fn own_replies(&self) -> BTreeMap<u16, u64> {
+        self.own_replies.lock().clone()
     }
 
     pub(super) fn is_stopping(&self) -> bool {

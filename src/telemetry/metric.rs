@@ -73,6 +73,8 @@ metrics! {
         "From when a request was read to the end of its reply";
     HTTP_FIRST_BYTE: Histogram "textgen_http_first_byte_seconds" ["server", "operation"]
         "From when a request was read to the first byte of its reply's body, where that is streamed";
+    HTTP_UNSEEN: Counter "textgen_http_refused_total" ["status"]
+        "Requests that no operation saw, as they were malformed, incomplete, too slow or too large, or too many waited";
     CONNECTIONS: Gauge "textgen_connections" [] "Connections of clients that are open";
     CONNECTIONS_EVICTED: Counter "textgen_connections_evicted_total" []
         "Connections that were closed to make room for others, or to free memory";
@@ -124,6 +126,10 @@ metrics! {
         "From the beginning of a call until its reply was read or given up";
     UPSTREAM_FIRST: Histogram "textgen_upstream_first_piece_seconds" ["provider", "model"]
         "From the beginning of a call to the first piece of a streamed reply";
+    UPSTREAM_TOKENS: Counter "textgen_upstream_tokens_total" ["provider", "model", "direction"]
+        "Tokens of text: input, with what was cached, and output, with reasoning; estimated where no numbers came";
+    UPSTREAM_BETWEEN: Histogram "textgen_upstream_between_tokens_seconds" ["provider", "model"]
+        "Time from one token of a streamed reply to the next, as the mean of each reply";
 
     OUTBOX_ROWS: Gauge "textgen_billing_outbox_rows" ["state"]
         "Rows of usage that were not sent to Stripe, of all processes: waiting, or put aside for the operator";
@@ -142,6 +148,8 @@ metrics! {
     CACHE_MAX: Gauge "textgen_caller_cache_max_callers" [] "How many there may be (CACHE_SIZE)";
     LISTENING: Gauge "textgen_revocations_listening" [] "1 while revocations are received as they happen; otherwise each caller is looked up";
     REVOCATIONS: Counter "textgen_revocations_received_total" [] "Revocations that were received";
+    REVOCATION_LAG: Gauge "textgen_revocation_lag_seconds" []
+        "How long a notification took from this process by the database back to it, measured every ten seconds";
 
     TRACE_SPANS: Counter "textgen_trace_spans_total" ["outcome"]
         "Spans of traces by what became of them: sent to the collector, dropped as too many waited, or failed, as it did not take them";

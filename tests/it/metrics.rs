@@ -106,6 +106,15 @@ fn figures_under_load_are_well_formed_and_agree_with_the_ledger() {
     let streamed = scrape.labels("textgen_upstream_first_piece_seconds_count");
     assert_eq!(streamed.iter().map(|labels| &*labels["model"]).collect::<Vec<_>>(), ["n"], "only that was streamed");
     assert_eq!(scrape.sum("textgen_upstream_first_piece_seconds_count", &[]), 40.0);
+    for (model, output) in [("m", 2.0), ("n", 9.0)] {
+        let tokens = |direction| {
+            scrape.value("textgen_upstream_tokens_total", &[provider, ("model", model), ("direction", direction)])
+        };
+        // Prompts of 1 to 40 tokens.
+        assert_eq!((tokens("input"), tokens("output")), (820.0, 40.0 * output), "{model}");
+    }
+    let between = scrape.labels("textgen_upstream_between_tokens_seconds_count");
+    assert_eq!(between.iter().map(|labels| &*labels["model"]).collect::<Vec<_>>(), ["n"], "only that was streamed");
     assert_eq!(scrape.value("textgen_upstream_in_flight", &[provider]), 0.0);
     assert_eq!(scrape.value("textgen_upstream_up", &[provider]), 1.0);
     assert!(scrape.labels("textgen_billing_outbox_rows").is_empty(), "nothing is reported to Stripe");
@@ -359,4 +368,24 @@ fn promtool_finds_no_fault() {
     user.program(&server.inference).post(CHAT, &chat("demo", 1, false)).expect(200);
     let (is_good, said) = promtool(&["check", "metrics"], &scrape(&server).text).unwrap();
     assert!(is_good, "{said}");
+}
+
+#[test]
+fn refusals_that_no_operation_sees_and_the_delay_of_notifications_are_shown() {
+    let db = TestDb::new();
+    let server = Server::start(&db);
+    let refused = |status| scrape(&server).sum("textgen_http_refused_total", &[("status", status)]);
+    assert_eq!(refused("400"), 0.0);
+    for garbage in ["garbage\r\n\r\n", "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"] {
+        let mut socket = std::net::TcpStream::connect(server.web.socket()).unwrap();
+        socket.write_all(garbage.as_bytes()).unwrap();
+        let mut reply = String::new();
+        std::io::Read::read_to_string(&mut socket, &mut reply).unwrap();
+        assert!(reply.starts_with("HTTP/1.1 400"), "{reply}");
+    }
+    server.wait_until("both to be counted", || refused("400") == 2.0);
+
+    // It has none before the first was sent.
+    let lag = || scrape(&server).sum("textgen_revocation_lag_seconds", &[]);
+    server.wait_until("the first notification", || lag() > 0.0 && lag() < 5.0);
 }

@@ -46,6 +46,7 @@ pub(super) fn answer(request: UpstreamRequest<'_>) -> Result<Reply> {
         in_flight: None,
         deadline: None,
         awaits_first_piece: false,
+        first_piece: None,
         idle: std::time::Duration::MAX,
         request_id: None,
     })
