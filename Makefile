@@ -1,7 +1,7 @@
 # `make` lists the targets. Works with GNU make 3.81 (macOS) and newer.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help serve admin stop migrate check-sharing psql monitor test test-browser test-stripe test-clients test-mail chaos lint bench attack need-cargo
+.PHONY: help serve admin stop migrate check-sharing psql monitor test test-browser test-stripe test-clients test-mail test-alerts chaos lint bench attack need-cargo
 
 # Where rustup installs cargo, for shells started before that.
 path = PATH="$$PATH:$$HOME/.cargo/bin"; export PATH
@@ -63,6 +63,11 @@ test-clients: need-cargo ## run libraries that people use against the servers; i
 test-mail: need-cargo ## send mails to a mail server of Python's; installs it in a venv
 	@$(path); TEST_DATABASE_URL="$${TEST_DATABASE_URL:-$$(scripts/postgres --test start)}" && export TEST_DATABASE_URL && \
 	unset DATABASE_URL && exec tests/mail/run
+
+test-alerts: need-cargo ## run Prometheus against servers with faults, until each alert has fired; installs it if permitted
+	@scripts/install-tools prometheus
+	@$(path); TEST_DATABASE_URL="$${TEST_DATABASE_URL:-$$(scripts/postgres --test start)}" && export TEST_DATABASE_URL && \
+	unset DATABASE_URL && exec cargo test --locked --test it -- alerts:: --ignored
 
 chaos: need-cargo ## inject faults in random order under load, bill under faults, and simulate budgets and rate limits; SEED=... repeats a run, ROUNDS=..., SEEDS=... and SCHEDULES=... set the length
 	@$(path); TEST_DATABASE_URL="$${TEST_DATABASE_URL:-$$(scripts/postgres --test start)}" && export TEST_DATABASE_URL && \

@@ -43,20 +43,41 @@ fn names_follow_the_conventions() {
     }
 }
 
-/// A name that is not declared would make an alert that never fires.
-#[test]
-fn alerts_are_about_declared_metrics() {
-    let rules = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/alerts.yml")).unwrap();
-    let known = |name: &str, metric: &Metric| match metric.kind {
+/// The names of metrics in a file.
+fn used_in(file: &str) -> HashSet<String> {
+    let text = std::fs::read_to_string(format!("{}/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| word.starts_with("textgen_") || word.starts_with("process_")).map(str::to_owned).collect()
+}
+
+fn is_of(name: &str, metric: &Metric) -> bool {
+    match metric.kind {
         Kind::Histogram => {
             name.strip_prefix(metric.name).is_some_and(|end| ["_bucket", "_sum", "_count"].contains(&end))
         }
         Kind::Counter | Kind::Gauge => name == metric.name,
-    };
-    let words = rules.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-    let used: HashSet<&str> = words.filter(|word| word.starts_with("textgen_")).collect();
-    assert!(used.len() > 15, "{used:?}");
-    for name in used {
-        assert!(METRICS.iter().any(|metric| known(name, metric)), "{name} is not declared");
     }
+}
+
+/// A name that is not declared would make an alert that never fires, or an empty panel.
+#[test]
+fn alerts_and_the_dashboard_are_about_declared_metrics() {
+    for file in ["docs/alerts.yml", "docs/grafana.json"] {
+        let used = used_in(file);
+        assert!(used.len() > 15, "{used:?}");
+        for name in used {
+            assert!(METRICS.iter().any(|metric| is_of(&name, metric)), "{file}: {name} is not declared");
+        }
+    }
+}
+
+#[test]
+fn the_dashboard_shows_every_metric() {
+    let used = used_in("docs/grafana.json");
+    let missing: Vec<&str> = METRICS
+        .iter()
+        .filter(|metric| !used.iter().any(|name| is_of(name, metric)))
+        .map(|metric| metric.name)
+        .collect();
+    assert!(missing.is_empty(), "docs/grafana.json lacks {missing:?}");
 }

@@ -8,6 +8,7 @@ mod account;
 mod account_scopes;
 mod addresses;
 mod admin;
+mod alerts;
 mod altered_tables;
 mod backups;
 mod bad_input;

@@ -147,10 +147,16 @@ impl Server {
 
     /// Waits until `done` returns true; fails the test with the server's log after a minute.
     #[track_caller]
-    pub fn wait_until(&self, what: &str, mut done: impl FnMut() -> bool) {
+    pub fn wait_until(&self, what: &str, done: impl FnMut() -> bool) {
+        self.wait_until_within(START_TIMEOUT, what, done);
+    }
+
+    /// The same, after another time.
+    #[track_caller]
+    pub fn wait_until_within(&self, longest: Duration, what: &str, mut done: impl FnMut() -> bool) {
         let began = Instant::now();
         while !done() {
-            assert!(began.elapsed() < START_TIMEOUT, "waited in vain for {what}: {}", self.log());
+            assert!(began.elapsed() < longest, "waited in vain for {what}: {}", self.log());
             thread::sleep(Duration::from_millis(20));
         }
     }
