@@ -145,8 +145,8 @@ fn each_panel_has_data(prometheus: &Prometheus) {
     assert!(queries.len() > 50);
     for query in queries {
         let query = query.replace("$__rate_interval", "1m").replace("$job", "textgen").replace("$instance", ".*");
-        let encoded: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
-        let reply = prometheus.address.anonymous().get(&format!("/api/v1/query?query={encoded}")).expect(200).json();
+        let reply =
+            prometheus.address.anonymous().form("/api/v1/query", &[("query", query.as_str())]).expect(200).json();
         let found = reply["data"]["result"].as_array().unwrap();
         let may_be_empty = ["textgen_trace_spans", "first_piece", "first_byte", "between_tokens", "http_refused"];
         assert!(!found.is_empty() || may_be_empty.iter().any(|name| query.contains(name)), "no data: {query}");
@@ -168,7 +168,7 @@ fn each_alert_fires_on_its_fault_and_none_without() {
     let counting = Upstream::counting();
     let upstream = [("INFERENCE_URL", counting.url.as_str())];
     let dbs: BTreeMap<&str, TestDb> =
-        ["healthy", "ended", "outage", "failing", "full", "pool", "memory", "slow", "aside"]
+        ["healthy", "ended", "outage", "failing", "full", "pool", "memory", "slow", "aside", "mailing"]
             .map(|name| (name, TestDb::new()))
             .into();
     let start = |name: &str, settings: &[(&str, &str)]| Server::start_with(&dbs[name], settings);
@@ -190,8 +190,17 @@ fn each_alert_fires_on_its_fault_and_none_without() {
     let aside = start("aside", &upstream);
     let case = Case::new();
     let billing = Server::start_with(&case.db, &case.settings());
+    let mailing = start(
+        "mailing",
+        &[
+            ("SMTP_URL", "smtp://127.0.0.1:1"),
+            ("MAIL_FROM", "no-reply@text.example"),
+            ("PUBLIC_URL", "http://text.example"),
+        ],
+    );
 
-    let servers = [&healthy, &ended, &outage, &absent, &failing, &full, &pool, &memory, &slow, &aside, &billing];
+    let servers =
+        [&healthy, &ended, &outage, &absent, &failing, &full, &pool, &memory, &slow, &aside, &billing, &mailing];
     let prometheus = Prometheus::scraping(&servers.map(metrics));
     healthy.wait_until("all to be scraped", || servers.iter().all(|server| prometheus.has_scraped(metrics(server))));
     let places = servers.map(|server| metrics(server).to_owned());
@@ -257,6 +266,14 @@ fn each_alert_fires_on_its_fault_and_none_without() {
             case.customer
         ));
 
+        user(&mailing);
+        dbs["mailing"].run(
+            "INSERT INTO mails (id, kind, recipient, created, expires)
+             SELECT n::varchar, 'reset', 'ann@example.com', now() - interval '1 hour',
+                 now() + CASE WHEN n = 0 THEN interval '1 day' ELSE interval '-1 minute' END
+             FROM generate_series(0, 9) AS n",
+        );
+
         for secret in &outage_secrets {
             outage.inference.with_secret(secret).post(CHAT, &chat(3)).expect(200);
         }
@@ -290,6 +307,8 @@ fn each_alert_fires_on_its_fault_and_none_without() {
             ("TextgenCommitsSlow", &places[8]),
             ("TextgenRevocationsLate", &places[8]),
             ("TextgenChargesAside", &places[9]),
+            ("TextgenMailLate", &everywhere),
+            ("TextgenMailRefused", &everywhere),
             ("TextgenBillingLate", &everywhere),
             ("TextgenBillingAside", &everywhere),
         ]
