@@ -7,6 +7,7 @@ use std::thread;
 
 use serde_json::Value;
 
+use crate::accounts::second_factor::Seeds;
 use crate::auth::password::{Passwords, Peppers};
 use crate::auth::revocation::Revocations;
 use crate::auth::{Cache, Hasher, LastUsed, MailRequests, Resolver, SignUps, Throttle};
@@ -86,6 +87,8 @@ pub struct App {
     pub device_key: OnceLock<ring::hmac::Key>,
     /// Measures how late notifications are.
     pub probe: Arc<Probe>,
+    /// Seals and opens the seeds of authenticator apps.
+    pub seeds: Seeds,
     payments: Option<Payments>,
     catalogue: Arc<Refresher>,
     last_used: Arc<LastUsed>,
@@ -136,6 +139,7 @@ impl App {
             payments: Payments::of(&config),
             mail: Arc::new(Mail::of(&config)?),
             mail_requests: MailRequests::default(),
+            seeds: Seeds::new(&config),
             db,
             cache,
             searches: Bulkhead::with_most(searches(pool_size), SEARCHES_OF_ACCOUNT),

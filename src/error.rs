@@ -1,6 +1,7 @@
 //! Everything that can end a request early. One table, [`Error::public`], gives the status, the code and the message of
 //! each error; the reply in every shape is made from it.
 
+mod conversions;
 mod shape;
 
 use std::borrow::Cow;
@@ -9,11 +10,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::blocking;
 use crate::db;
-use crate::http::form::{FieldError, FieldType};
-use crate::http::sse::EventError;
-use crate::http::{BodyError, Response};
+use crate::http::Response;
 
 pub use shape::{Conflicting, Shape};
 use shape::{Detail, DetailBody, ErrorBody, MessagesBody, OpenAiBody, OpenAiError};
@@ -38,6 +36,14 @@ pub enum Error {
     InvalidFields(Vec<Value>),
     /// A wrong password, or an e-mail address without an account: which of the two is not told.
     InvalidCredentials,
+    /// The password is right, and a code of the account's second factor is wanted too.
+    CodeRequired,
+    /// A code of a second factor that is wrong, or was used.
+    InvalidCode,
+    /// Too much time has passed since the password was entered, or it is not known that it was.
+    LogInExpired,
+    /// The caller is an administrator without a second factor, which the settings demand.
+    SecondFactorNeeded,
     /// An e-mail address that cannot be one.
     InvalidEmail,
     /// A password and its confirmation differ.
@@ -150,6 +156,14 @@ impl Error {
         let (status, code, message): (u16, &'static str, Cow<'static, str>) = match self {
             E::BadRequest(text) => (400, "invalid_request", text.clone()),
             E::InvalidCredentials => (400, "invalid_credentials", "Invalid credentials".into()),
+            E::CodeRequired => (401, "totp_required", "Code required".into()),
+            E::InvalidCode => (401, "totp_invalid", "The code is incorrect or was used already".into()),
+            E::LogInExpired => (401, "login_expired", "Your log-in took too long. Please log in again".into()),
+            E::SecondFactorNeeded => (
+                403,
+                "two_factor_required",
+                "Administrators must use two-factor authentication here. Turn it on at /account/two-factor".into(),
+            ),
             E::InvalidEmail => (400, "invalid_email", "Enter a valid e-mail address".into()),
             E::PasswordMismatch => (400, "password_mismatch", "The passwords don't match".into()),
             E::PasswordTooShort(least) => {
@@ -260,7 +274,9 @@ impl Error {
 
     /// The reply.
     pub fn reply(&self, shape: Shape) -> Response {
-        let Public { status, message, .. } = self.public();
+        let Public { status, code, message } = self.public();
+        // What a client does next depends on it.
+        let code = self.is_about_second_factor().then_some(code);
         let more = if let Error::Conflict(_, more) | Error::QuotaUsed(_, more) = self { Some(more) } else { None };
         let mut response = match (shape, self) {
             (Shape::OpenAi, Error::Relayed(relayed)) if relayed.body.is_some() => Response::json(status, &relayed.body),
@@ -270,9 +286,9 @@ impl Error {
             }
             (Shape::Messages, _) => Response::json(status, &self.messages()),
             (Shape::Detail, Error::InvalidFields(issues)) => {
-                Response::json(status, &DetailBody { detail: Detail::Fields(issues), more })
+                Response::json(status, &DetailBody { detail: Detail::Fields(issues), code, more })
             }
-            (Shape::Detail, _) => Response::json(status, &DetailBody { detail: Detail::Message(&message), more }),
+            (Shape::Detail, _) => Response::json(status, &DetailBody { detail: Detail::Message(&message), code, more }),
             (Shape::Error, _) => Response::json(status, &ErrorBody { error: &message, more }),
         };
         if let Some(seconds) = self.retry_after() {
@@ -292,6 +308,10 @@ impl Error {
             response = response.header("WWW-Authenticate", "Bearer");
         }
         response
+    }
+
+    fn is_about_second_factor(&self) -> bool {
+        matches!(self, Error::CodeRequired | Error::InvalidCode | Error::LogInExpired | Error::SecondFactorNeeded)
     }
 
     /// The body in OpenAI's shape.
@@ -358,68 +378,6 @@ impl std::error::Error for Error {
     }
 }
 
-impl From<db::Error> for Error {
-    fn from(e: db::Error) -> Error {
-        match e {
-            db::Error::NoMemory(refused) => Error::from(refused),
-            e => Error::Database(e),
-        }
-    }
-}
-
-impl From<blocking::Refused> for Error {
-    fn from(refused: blocking::Refused) -> Error {
-        match refused {
-            blocking::Refused::Full => Error::Busy,
-            blocking::Refused::ShareIsUsed => Error::TooManyWaiting,
-        }
-    }
-}
-
-impl From<BodyError> for Error {
-    fn from(e: BodyError) -> Error {
-        match e {
-            BodyError::TooLarge(limit) => Error::TooLarge(limit),
-            BodyError::Timeout => Error::RequestTimeout,
-            BodyError::Malformed(_) => Error::bad("The body is incomplete or malformed"),
-            BodyError::Refused(refused) => Error::from(refused),
-        }
-    }
-}
-
-impl From<EventError> for Error {
-    fn from(e: EventError) -> Error {
-        match e {
-            EventError::TooLong => Error::Upstream(502, "The model server sent an event that is too long"),
-            EventError::NoMemory(refused) => Error::from(refused),
-        }
-    }
-}
-
-impl From<FieldError> for Error {
-    fn from(e: FieldError) -> Error {
-        // FastAPI's names for what is wrong, which clients of the older system know.
-        let issue = |kind: &str, name: &str, text: String| json!({"type": kind, "loc": ["body", name], "msg": text, "input": null});
-        match e {
-            FieldError::Body(e) => Error::from(e),
-            FieldError::Malformed(text) => Error::BadRequest(capitalised(&text).into()),
-            FieldError::Missing(names) => {
-                let missing = names.iter().map(|name| issue("missing", name, "Field required".to_owned()));
-                Error::InvalidFields(missing.collect())
-            }
-            FieldError::Type(name, expected) => {
-                let kind = match expected {
-                    FieldType::String => "string_type",
-                    FieldType::Integer => "int_parsing",
-                    FieldType::StringList => "list_type",
-                    FieldType::Number | FieldType::Boolean => "type_error",
-                };
-                Error::InvalidFields(vec![issue(kind, name, format!("Input should be {expected}"))])
-            }
-        }
-    }
-}
-
 /// Invalid fields as text: `email: Field required; password: Field required`.
 fn in_words(issues: &[Value]) -> String {
     let one = |issue: &Value| {
@@ -432,11 +390,6 @@ fn in_words(issues: &[Value]) -> String {
 /// The name of the field that is invalid.
 fn field(issue: Option<&Value>) -> Option<&str> {
     issue?["loc"].as_array()?.last()?.as_str()
-}
-
-fn capitalised(text: &str) -> String {
-    let mut characters = text.chars();
-    characters.next().map_or_else(String::new, |first| first.to_uppercase().chain(characters).collect())
 }
 
 #[cfg(test)]

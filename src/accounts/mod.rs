@@ -9,6 +9,7 @@ pub mod limited_keys;
 pub mod rates;
 pub mod recovery;
 pub mod scopes;
+pub mod second_factor;
 pub mod spend;
 pub mod webhooks;
 

@@ -18,6 +18,7 @@ mod shard;
 pub mod sign_ups;
 mod single_flight;
 pub mod throttle;
+pub mod totp;
 
 pub use cache::Cache;
 pub use caller::{ACCOUNT_ELSEWHERE, Caller, Via};

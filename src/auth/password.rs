@@ -41,7 +41,7 @@ pub struct Peppers {
 
 impl From<&crate::config::Config> for Peppers {
     fn from(config: &crate::config::Config) -> Peppers {
-        Peppers { current: config.password_pepper.clone(), bcrypt: config.bcrypt_pepper().to_owned() }
+        Peppers { current: config.log_in.password_pepper.clone(), bcrypt: config.log_in.bcrypt_pepper().to_owned() }
     }
 }
 

@@ -27,6 +27,10 @@ const PAIR: Allowance = Allowance { burst: 5, refill: Duration::from_secs(60) };
 const ADDRESS: Allowance = Allowance { burst: 30, refill: Duration::from_secs(10) };
 const ACCOUNT: Allowance = Allowance { burst: 50, refill: Duration::from_secs(10) };
 
+/// Codes of a second factor, which are far easier to guess than passwords: of a million codes, three are right. Who guesses
+/// from outside knows the password already, so it does not matter that the owner is locked out for a while.
+const CODE: Allowance = Allowance { burst: 10, refill: Duration::from_secs(600) };
+
 /// Of those who are signed in to the account, and confirm something by its password.
 const CONFIRMATION: Allowance = Allowance { burst: 10, refill: Duration::from_secs(60) };
 
@@ -45,6 +49,7 @@ enum Subject {
     Account(Digest),
     Device(Digest, Digest),
     Confirmation(Digest),
+    Code(Digest),
 }
 
 impl Subject {
@@ -54,6 +59,7 @@ impl Subject {
             Subject::Address(_) => &ADDRESS,
             Subject::Account(_) => &ACCOUNT,
             Subject::Confirmation(_) => &CONFIRMATION,
+            Subject::Code(_) => &CODE,
         }
     }
 }
@@ -142,6 +148,27 @@ impl Throttle {
     pub fn confirmation(&self, account: &str) -> Result<Attempt<'_>, Rejection> {
         let own = vec![Subject::Confirmation(Digest::of(account))];
         self.begin(&own).map(|()| Attempt { throttle: self, own, account: None, failed: false })
+    }
+
+    /// Begins an attempt at a code of the account's second factor, by who has entered the password or is signed in.
+    /// `is_known` returns whether the owner has signed in from this device or address; it is only called if that matters.
+    ///
+    /// # Errors
+    /// As [`Throttle::attempt`].
+    pub fn code<E>(
+        &self,
+        account: &str,
+        is_known: impl FnOnce() -> Result<bool, E>,
+    ) -> Result<Result<Attempt<'_>, Rejection>, E> {
+        let target = Subject::Code(Digest::of(account));
+        let wait = self.attempts.lock().wait(&target, Instant::now());
+        let own = match wait {
+            Some(wait) if !is_known()? => return Ok(Err(Rejection::TooManyFailures(wait))),
+            // What is guessed from there counts against the device or the address.
+            Some(_) => Vec::new(),
+            None => vec![target],
+        };
+        Ok(self.begin(&own).map(|()| Attempt { throttle: self, own, account: None, failed: false }))
     }
 
     fn begin(&self, own: &[Subject]) -> Result<(), Rejection> {
@@ -360,6 +387,18 @@ mod tests {
         let Err(Rejection::TooManyFailures(wait)) = throttle.confirmation("a").map(drop) else { panic!() };
         assert!(wait > Duration::from_secs(50) && wait <= CONFIRMATION.refill);
         assert!(begin(&throttle, "a", [2, 2, 2, 2], false).is_ok(), "the owner elsewhere");
+    }
+
+    #[test]
+    fn guesses_of_codes_are_limited_for_the_account_but_where_the_owner_is_known() {
+        let throttle = Throttle::default();
+        let code = |account, known| throttle.code(account, || Ok::<_, ()>(known)).unwrap();
+        for _ in 0..CODE.burst {
+            code("a", false).unwrap().failed();
+        }
+        let Err(Rejection::TooManyFailures(wait)) = code("a", false).map(drop) else { panic!() };
+        assert!(wait > Duration::from_secs(590) && wait <= CODE.refill);
+        assert!(code("a", true).is_ok() && code("b", false).is_ok());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use clap::Subcommand;
 
 use super::{Failure, database, find_user};
 use crate::accounts::recovery::{self, Change, Ended};
-use crate::accounts::{self, email, keys};
+use crate::accounts::{self, email, keys, second_factor};
 use crate::auth::Hasher;
 use crate::auth::password::{Passwords, Peppers};
 use crate::config::Config;
@@ -68,6 +68,11 @@ pub enum UserCommand {
         /// E-mail address or id of the account
         user: String,
     },
+    /// Turn off the two-factor authentication of an account, for whoever has lost phone and recovery codes
+    DisableTotp {
+        /// E-mail address or id of the account
+        user: String,
+    },
     /// Delete an account, with its documents, keys and sessions
     Delete {
         /// E-mail address or id of the account
@@ -104,6 +109,7 @@ pub(super) fn run(command: &UserCommand, config: &Config) -> Result<String, Fail
         UserCommand::Demote { user } => {
             set(&mut session, user, "demote", "demoted", |db, user| Ok(accounts::set_admin(db, user, false)?))
         }
+        UserCommand::DisableTotp { user } => disable_totp(&mut session, user),
         UserCommand::Delete { user, yes } => delete(&mut session, user, *yes),
     }
 }
@@ -183,6 +189,17 @@ fn set(
     audit::insert(&mut transaction, COMMAND_LINE, action, &user, "")?;
     transaction.commit()?;
     Ok(format!("{done} {} {}\n", user.id, user.email))
+}
+
+fn disable_totp(db: &mut Session, user: &str) -> Result<String, Failure> {
+    let mut transaction = db.transaction()?;
+    let user = find_user(&mut transaction, user)?;
+    if !second_factor::turn_off(&mut transaction, &user.id)? {
+        return Err(Failure(format!("{} does not use two-factor authentication", user.email)));
+    }
+    audit::insert(&mut transaction, COMMAND_LINE, "turn off two-factor", &user, "")?;
+    transaction.commit()?;
+    Ok(format!("two-factor authentication is off for {} {}\n", user.id, user.email))
 }
 
 fn delete(db: &mut Session, user: &str, yes: bool) -> Result<String, Failure> {

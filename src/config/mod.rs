@@ -3,6 +3,7 @@
 
 pub mod database;
 mod engines;
+mod log_in;
 mod mail;
 mod parse;
 mod payments;
@@ -22,10 +23,11 @@ use log::LevelFilter;
 
 use parse::{
     address, boolean, database_url, encryption_key, log_format, log_level, networks, number, or_automatic,
-    or_automatic_from, origins, plain, public_url, seconds, secret, text, use_postgres,
+    or_automatic_from, origins, plain, public_url, seconds, secret, use_postgres,
 };
 
 pub use engines::{EngineConfig, EngineConfigs};
+pub use log_in::LogInConfig;
 pub use mail::{MailConfig, SmtpServer, SmtpTls};
 pub use parse::{ANY_ORIGIN, EncryptionKey, Networks, OrAutomatic, Secrets, Urls};
 pub use payments::PaymentConfig;
@@ -174,13 +176,9 @@ pub struct Config {
         action = ArgAction::Set)]
     pub reuse_port: bool,
 
-    /// A secret mixed into all password hashes. If it is lost or changed, no password works any more
-    #[arg(long, env, default_value = "", hide_env_values = true, value_parser = secret(text), help_heading = PASSWORDS)]
-    pub password_pepper: String,
-
-    /// The secret mixed into bcrypt hashes of the older system. Defaults to PASSWORD_PEPPER
-    #[arg(long, env, hide_env_values = true, value_parser = secret(text), help_heading = PASSWORDS)]
-    pub bcrypt_pepper: Option<String>,
+    /// How people log in.
+    #[command(flatten)]
+    pub log_in: LogInConfig,
 
     /// Threads that run at once; 0 = one per core
     #[arg(long, env, default_value = "0", value_parser = or_automatic(1024), help_heading = CAPACITY)]
@@ -281,8 +279,9 @@ pub struct Config {
     #[arg(long, env, default_value = "600", value_parser = seconds(1..=86_400), help_heading = MODELS)]
     pub upstream_timeout: Duration,
 
-    /// Key that seals providers' API keys in the database: 32 random bytes in base64, such as `openssl rand -base64 32`
-    /// prints. Needed only where the catalogue holds a key itself, and the same on every server
+    /// Key that seals providers' API keys and the seeds of authenticator apps in the database: 32 random bytes in base64,
+    /// such as `openssl rand -base64 32` prints. Needed where the catalogue holds a key itself, and the same on every
+    /// server. Without it, the seeds are sealed with a key that is in the database too
     #[arg(long, env, hide_env_values = true, value_parser = secret(encryption_key), help_heading = MODELS)]
     pub encryption_key: Option<EncryptionKey>,
 
@@ -368,11 +367,6 @@ impl Config {
     /// Whether `database_url` goes through a pooler in transaction mode.
     pub fn is_pooled(&self) -> bool {
         self.database_pooler == Pooler::Transaction
-    }
-
-    /// The secret in the bcrypt hashes of the older system.
-    pub fn bcrypt_pepper(&self) -> &str {
-        self.bcrypt_pepper.as_ref().unwrap_or(&self.password_pepper)
     }
 
     /// Whether browsers reach the web server over HTTPS.

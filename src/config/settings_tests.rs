@@ -28,10 +28,10 @@ fn defaults() {
 #[test]
 fn some_settings_default_to_others() {
     let config = read(&[("DATABASE_URL", "postgresql://h/d"), ("PASSWORD_PEPPER", " p ")]).unwrap();
-    assert_eq!((config.listen_url(), config.bcrypt_pepper()), ("postgresql://h/d", " p "));
+    assert_eq!((config.listen_url(), config.log_in.bcrypt_pepper()), ("postgresql://h/d", " p "));
     let direct = [("DATABASE_LISTEN_URL", "postgresql://direct/d"), ("BCRYPT_PEPPER", "b")];
     let config = read(&direct).unwrap();
-    assert_eq!((config.listen_url(), config.bcrypt_pepper()), ("postgresql://direct/d", "b"));
+    assert_eq!((config.listen_url(), config.log_in.bcrypt_pepper()), ("postgresql://direct/d", "b"));
     assert_eq!(config.direct_url(), config.database_url);
     let config = read(&[direct[0], ("DATABASE_POOLER", "transaction")]).unwrap();
     assert_eq!(config.direct_url(), "postgresql://direct/d");

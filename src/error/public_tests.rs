@@ -1,4 +1,5 @@
 use super::*;
+use crate::http::form::FieldError;
 
 fn body(e: &Error, shape: Shape) -> Value {
     match e.reply(shape).content {

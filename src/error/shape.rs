@@ -39,6 +39,10 @@ impl Shape {
 #[schemars(rename = "Error")]
 pub(super) struct DetailBody<'e> {
     pub(super) detail: Detail<'e>,
+    /// Given where it is about a second factor: `totp_required`, `totp_invalid`, `login_expired` or
+    /// `two_factor_required`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) code: Option<&'static str>,
     #[serde(flatten)]
     pub(super) more: Option<&'e Conflicting>,
 }

@@ -1,5 +1,5 @@
-//! Reads and writes cookies: that of the session, that of a known device, and one that takes a new secret to the page that
-//! shows it.
+//! Reads and writes cookies: that of the session, that of a known device, that of a half-done log-in, and one that takes a
+//! new secret to the page that shows it.
 
 use cookie::{Cookie, SameSite, time::Duration};
 
@@ -32,6 +32,12 @@ const NEW_SECRET_PATH: &str = "/account";
 /// How long that cookie is valid.
 const NEW_SECRET_AGE: Duration = Duration::minutes(1);
 
+/// The cookie of a log-in whose password was right, and which wants a code.
+pub const HALF_LOG_IN: &str = "half_log_in";
+
+/// How long it is valid.
+pub const HALF_LOG_IN_SECONDS: i64 = 600;
+
 /// How long a browser keeps the session cookie after it was last renewed.
 pub const SESSION_DAYS: i64 = 30;
 
@@ -62,14 +68,29 @@ pub fn devices(request: &Request) -> impl Iterator<Item = &str> {
     read_all(request, DEVICE).take(MAX_DEVICES)
 }
 
-/// Sets the device cookie. It is sent to log in only.
-pub fn set_device(response: Response, value: &str, secure: bool) -> Response {
-    let cookie = Cookie::build((DEVICE, value))
+/// Sets the device cookie. It is sent to log in only: with a password, and then with a code.
+pub fn set_device(mut response: Response, value: &str, secure: bool) -> Response {
+    for path in ["/api", "/login"] {
+        let cookie = Cookie::build((DEVICE, value))
+            .http_only(true)
+            .path(path)
+            .same_site(SameSite::Lax)
+            .secure(secure)
+            .max_age(Duration::days(DEVICE_DAYS));
+        response = response.header("Set-Cookie", cookie.to_string());
+    }
+    response
+}
+
+/// Sets the cookie of a half-done log-in, or deletes it.
+pub fn set_half_log_in(response: Response, value: Option<&str>, secure: bool) -> Response {
+    let age = if value.is_some() { Duration::seconds(HALF_LOG_IN_SECONDS) } else { Duration::ZERO };
+    let cookie = Cookie::build((HALF_LOG_IN, value.unwrap_or("")))
         .http_only(true)
-        .path("/api")
+        .path("/login")
         .same_site(SameSite::Lax)
         .secure(secure)
-        .max_age(Duration::days(DEVICE_DAYS));
+        .max_age(age);
     response.header("Set-Cookie", cookie.to_string())
 }
 

@@ -39,7 +39,7 @@ impl Operation {
             Handler::Authenticated(handler) => match call.authenticate()? {
                 Some(caller) => {
                     self.check_scope(call, &caller)?;
-                    self.authorize(&caller)?;
+                    self.authorize(call, &caller)?;
                     handler(call, &caller)
                 }
                 None => self.refuse(call),
@@ -81,11 +81,18 @@ impl Operation {
 
     /// API keys are for programs, so an administrator's key does not make a program an administrator, unless it was made
     /// for that.
-    fn authorize(&self, caller: &Caller) -> Result<()> {
+    fn authorize(&self, call: &Call<'_>, caller: &Caller) -> Result<()> {
         let is_made_for_it = caller.scope.as_ref().is_some_and(|scope| scope.permits(Permission::Admin));
         let may_administrate = matches!(caller.via, Via::Session { .. }) || is_made_for_it;
-        match self.is_administrative && !(caller.user.is_admin && may_administrate) {
-            true => Err(Error::Forbidden("Only administrators can see this page")),
+        if !self.is_administrative {
+            return Ok(());
+        }
+        if !(caller.user.is_admin && may_administrate) {
+            return Err(Error::Forbidden("Only administrators can see this page"));
+        }
+        // A key of such an account too: it would do without a second factor what its owner may do only with one.
+        match call.app.config.log_in.admin_2fa && !caller.user.has_second_factor {
+            true => Err(Error::SecondFactorNeeded),
             false => Ok(()),
         }
     }

@@ -34,3 +34,12 @@ pub fn takes_unsigned_journals(db: &mut impl Executor) -> Result<bool, Error> {
 pub fn validation_key(db: &mut impl Executor) -> Result<Vec<u8>, Error> {
     Ok(db.query_one("SELECT validation_key FROM installation", &[])?.try_get(0)?)
 }
+
+/// The key by which secrets of second factors are sealed where no other is set: the same for all processes on this
+/// database.
+///
+/// # Errors
+/// See [`Error`].
+pub fn second_factor_key(db: &mut impl Executor) -> Result<Vec<u8>, Error> {
+    Ok(db.query_one("SELECT second_factor_key FROM installation", &[])?.try_get(0)?)
+}

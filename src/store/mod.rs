@@ -27,6 +27,7 @@ pub mod refunds;
 pub mod replies;
 pub mod reporting;
 mod row;
+pub mod second_factors;
 pub mod sessions;
 pub mod stripe_events;
 pub mod subscriptions;

@@ -62,6 +62,10 @@ record! {
         /// The networks that the account may be used from; `None` for all. Not part of the user object.
         #[serde(skip)]
         pub addresses: Option<Vec<String>> = "u.addresses",
+        /// Whether log-ins ask for a second factor. Not part of the user object.
+        #[serde(skip)]
+        pub has_second_factor: bool =
+            "EXISTS (SELECT FROM second_factors f WHERE f.user_id = u.id AND f.confirmed IS NOT NULL)",
     }
 }
 pub(super) use columns;
@@ -143,6 +147,15 @@ pub fn password_hash(db: &mut impl Executor, id: &str) -> Result<Option<String>,
 /// See [`Error`].
 pub fn lock(db: &mut impl Executor, id: &str) -> Result<bool, Error> {
     Ok(db.query_opt("SELECT 1 FROM users WHERE id = $1 FOR NO KEY UPDATE", &[&id])?.is_some())
+}
+
+/// Like [`lock`], for a transaction that may delete the account: it waits for those that insert rows of the account, before
+/// it holds anything that they could wait for.
+///
+/// # Errors
+/// See [`Error`].
+pub fn lock_to_delete(db: &mut impl Executor, id: &str) -> Result<bool, Error> {
+    Ok(db.query_opt("SELECT 1 FROM users WHERE id = $1 FOR UPDATE", &[&id])?.is_some())
 }
 
 /// Like [`lock`], but only if the password hash is still this one.
@@ -348,6 +361,7 @@ impl User {
             rate_id: None,
             models: None,
             addresses: None,
+            has_second_factor: false,
         }
     }
 }

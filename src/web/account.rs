@@ -2,13 +2,12 @@
 
 use schemars::JsonSchema;
 use serde::Serialize;
-use time::{Duration, OffsetDateTime};
 
-use super::{Answer, Message, actor, attempt, fields};
+use super::{Answer, Message, actor, confirmation, fields};
 use crate::accounts::new_session_token;
 use crate::accounts::recovery::{self, Ended};
 use crate::auth::password::Passwords;
-use crate::auth::{Caller, Secret, Via};
+use crate::auth::{Caller, Secret};
 use crate::call::Call;
 use crate::error::{Conflicting, Error, NOT_AUTHENTICATED, Result};
 use crate::http::request_fields::request_fields;
@@ -18,9 +17,6 @@ use crate::operation::Group::Accounts;
 use crate::operation::Handler::{Authenticated, Optional};
 use crate::operation::{Operation, get, post, summary};
 use crate::store::{User, sessions, users};
-
-/// How long after signing in the account can be deleted without the password.
-const FRESH: Duration = Duration::minutes(15);
 
 /// The operations of this file.
 pub(super) fn operations() -> Vec<Operation> {
@@ -43,6 +39,10 @@ pub(super) fn operations() -> Vec<Operation> {
             summary(Accounts, "Delete the account with its documents, keys and sessions")
                 .fields::<DeleteAccount<'_>>()
                 .reply::<Message>()
+                .status(
+                    401,
+                    "A code of the account's second factor is wanted, or is wrong; or there is no valid credential",
+                )
                 .status(TOO_MANY.0, TOO_MANY.1),
         ),
     ]
@@ -64,6 +64,8 @@ request_fields! {
     struct DeleteAccount<'f> {
         /// Required unless the session is younger than 15 minutes.
         password: Option<&'f str>,
+        /// A code of the account's second factor, required if it has one.
+        totp: Option<&'f str>,
     }
 }
 
@@ -131,7 +133,7 @@ pub(super) fn replace_password(
     ends_keys: bool,
 ) -> Result<(Ended, Option<Secret>)> {
     Passwords::validate(new, &caller.user.email)?;
-    let old_hash = check_password(call, caller, current)?;
+    let old_hash = confirmation::check_password(call, caller, current)?;
     let new_hash = call.app.passwords.hash(new)?;
     let mut session = call.app.db.session()?;
     let mut transaction = session.transaction()?;
@@ -155,41 +157,19 @@ pub(super) fn replace_password(
 /// the account.
 fn delete(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = fields(call)?;
-    let password = DeleteAccount::read(&fields)?.password.map(str::to_owned);
+    let DeleteAccount { password, totp } = DeleteAccount::read(&fields)?;
+    let (password, totp) = (password.map(str::to_owned), totp.map(str::to_owned));
     drop(fields);
-    memory_budget::shrink_to(password.as_ref().map_or(0, String::len));
-    remove(call, caller, password.as_deref())?;
+    memory_budget::shrink_to(password.iter().chain(&totp).map(String::len).sum());
+    remove(call, caller, password.as_deref(), totp.as_deref())?;
     let reply = Response::json(200, &Message { message: "Account deleted successfully" });
     Ok(cookie::clear_session(reply, call.app.config.is_https()))
 }
 
 /// Deletes the caller's account.
-pub(super) fn remove(call: &Call<'_>, caller: &Caller, password: Option<&str>) -> Result<()> {
-    match password {
-        Some(password) => drop(check_password(call, caller, password)?),
-        None if is_fresh(caller) => {}
-        None => return Err(Error::Forbidden("Enter your password to delete the account")),
-    }
-    users::delete(&mut call.app.db.session()?, &caller.user.id)?;
+pub(super) fn remove(call: &Call<'_>, caller: &Caller, password: Option<&str>, code: Option<&str>) -> Result<()> {
+    confirmation::by_password(call, caller, password, "Enter your password to delete the account")?;
+    confirmation::with_code(call, caller, code, |db, caller| Ok(users::delete(db, &caller.user.id)?))?;
     call.app.cache.revoke(&caller.user.id);
     Ok(())
-}
-
-fn is_fresh(caller: &Caller) -> bool {
-    match &caller.via {
-        Via::Session { created, .. } => OffsetDateTime::now_utc() - *created < FRESH,
-        Via::Key { .. } => false,
-    }
-}
-
-/// Checks the caller's password and returns the stored hash.
-pub(super) fn check_password(call: &Call<'_>, caller: &Caller, password: &str) -> Result<String> {
-    let attempt = attempt::confirm(call, &caller.user.email)?;
-    let kept = users::password_hash(&mut call.app.db.session()?, &caller.user.id)?;
-    let check = call.app.passwords.check(password, kept.as_deref())?;
-    let Some(hash) = kept.filter(|_| check.is_correct) else {
-        attempt.failed();
-        return Err(Error::InvalidCredentials);
-    };
-    Ok(hash)
 }

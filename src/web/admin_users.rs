@@ -11,7 +11,7 @@ use super::keys::{in_transaction, most};
 use super::{Answer, actor, fields, record};
 use crate::accounts::recovery::{self, NewLink};
 use crate::accounts::scopes::{self, AccountScope};
-use crate::accounts::{self, budgets, email, limited_keys, rates};
+use crate::accounts::{self, budgets, email, limited_keys, rates, second_factor};
 use crate::auth::Caller;
 use crate::auth::password::Passwords;
 use crate::call::Call;
@@ -26,7 +26,7 @@ use crate::operation::{Operation, get, post, summary};
 use crate::store::budgets::{Budget, BudgetChange};
 use crate::store::directory::{self, Listed, UserSummary};
 use crate::store::rates::RateLimit;
-use crate::store::{User, timestamp, users};
+use crate::store::{User, second_factors, timestamp, users};
 
 /// Accounts on a page of the list, unless `limit` asks for fewer.
 const PAGE: i64 = 100;
@@ -117,6 +117,8 @@ request_fields! {
         suspended: Option<bool>,
         /// Whether it may manage everything. The last administrator stays one.
         admin: Option<bool>,
+        /// `false` turns two-factor authentication off, for whoever has lost what it takes. Only its owner can turn it on.
+        two_factor: Option<bool>,
         /// Why, for the audit log; at most 300 characters.
         reason: Option<&'f str>,
         /// The most that it may spend, all of its keys together; null for no limit.
@@ -190,6 +192,8 @@ struct ShownUser {
     #[schemars(with = "String", extend("format" = "date-time"))]
     created: OffsetDateTime,
     is_admin: bool,
+    /// Whether its log-ins ask for a second factor.
+    two_factor: bool,
     /// Since when its keys and sessions do not work.
     #[serde(serialize_with = "timestamp::serialize_zulu_option")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
@@ -245,10 +249,11 @@ fn with_limits(db: &mut impl Executor, found: Vec<UserSummary>) -> Result<Vec<Sh
     let ids: Vec<&str> = found.iter().map(|user| user.id.as_str()).collect();
     let mut budgets = crate::store::budgets::of_accounts(db, &ids)?;
     let mut rates = crate::store::rates::of_accounts(db, &ids)?;
+    let with_factor = second_factors::of_accounts(db, &ids)?;
     let shown = |user: UserSummary| {
         let UserSummary { id, email, name, created, is_admin, suspended, models, addresses, .. } = user;
-        let (budget, rate) = (budgets.remove(&id), rates.remove(&id));
-        ShownUser { id, email, name, created, is_admin, suspended, budget, rate, models, addresses }
+        let (budget, rate, two_factor) = (budgets.remove(&id), rates.remove(&id), with_factor.contains(&id));
+        ShownUser { id, email, name, created, is_admin, two_factor, suspended, budget, rate, models, addresses }
     };
     Ok(found.into_iter().map(shown).collect())
 }
@@ -297,7 +302,8 @@ fn create(call: &mut Call<'_>, caller: &Caller) -> Answer {
 fn update(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = fields(call)?;
     check_account_limits(&fields)?;
-    let UpdateUser { user, suspended, admin, reason, budget, rate, models, addresses } = UpdateUser::read(&fields)?;
+    let UpdateUser { user, suspended, admin, two_factor, reason, budget, rate, models, addresses } =
+        UpdateUser::read(&fields)?;
     let limits = AccountLimits { budget, rate, models, addresses };
     let changed = in_transaction(call, |db| {
         let user = accounts::find(db, user)?.ok_or(Error::NotFound(NO_ACCOUNT))?;
@@ -312,6 +318,15 @@ fn update(call: &mut Call<'_>, caller: &Caller) -> Answer {
         if let Some(is_admin) = admin.filter(|is_admin| *is_admin != user.is_admin) {
             accounts::set_admin(db, &user, is_admin)?;
             record(call, caller, db, if is_admin { "promote" } else { "demote" }, &user, &reason)?;
+        }
+        match two_factor {
+            Some(true) => {
+                return Err(Error::bad("Only the owner of the account can turn on two-factor authentication"));
+            }
+            Some(false) if second_factor::turn_off(db, &user.id)? => {
+                record(call, caller, db, "turn off two-factor", &user, &reason)?;
+            }
+            Some(false) | None => {}
         }
         let details = set_limits(db, &user, limits)?;
         if !details.is_empty() {

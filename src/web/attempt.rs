@@ -1,4 +1,4 @@
-//! Attempts at a password, which are limited.
+//! Attempts at a password or a code, which are limited.
 
 use super::device;
 use crate::auth::throttle;
@@ -25,6 +25,20 @@ pub(super) fn start<'a>(call: &Call<'a>, email: &str) -> Result<throttle::Attemp
 /// As [`start`].
 pub(super) fn confirm<'a>(call: &Call<'a>, email: &str) -> Result<throttle::Attempt<'a>> {
     Ok(call.app.throttle.confirmation(email)?)
+}
+
+/// Starts an attempt at a code of the account's second factor, by a client that has entered the password or is signed in.
+///
+/// # Errors
+/// As [`start`].
+pub(super) fn code<'a>(call: &Call<'a>, email: &str) -> Result<throttle::Attempt<'a>> {
+    let is_known = || -> Result<bool> {
+        if device::known(call, email)?.is_some() {
+            return Ok(true);
+        }
+        Ok(known_networks::is_known(&mut call.app.db.session()?, email, &network(call))?)
+    };
+    Ok(call.app.throttle.code(email, is_known)??)
 }
 
 /// Remembers that the owner of the account signed in from the client's network. Returns whether it is the first time.

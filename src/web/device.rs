@@ -45,7 +45,11 @@ pub(super) fn in_words(call: &Call<'_>) -> Value {
     })
 }
 
-fn key(call: &Call<'_>) -> Result<hmac::Key> {
+/// The key of these cookies, and of those of half-done log-ins.
+///
+/// # Errors
+/// As [`known`].
+pub(super) fn key(call: &Call<'_>) -> Result<hmac::Key> {
     if let Some(key) = call.app.device_key.get() {
         return Ok(key.clone());
     }

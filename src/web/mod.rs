@@ -9,6 +9,7 @@ mod admin_webhooks;
 mod assets;
 mod attempt;
 mod chart;
+mod confirmation;
 mod credits;
 mod cursor;
 mod device;
@@ -17,14 +18,18 @@ mod document_list;
 mod document_search;
 mod document_versions;
 mod documents;
+mod half_log_in;
 mod key_fields;
 mod keys;
 mod model_calls;
+mod new_session;
 mod pages;
 mod payments;
+mod qr;
 mod recovery;
 mod sessions;
 mod sign_in;
+mod two_factor;
 mod usage;
 mod whole_documents;
 
@@ -56,6 +61,7 @@ pub fn operations() -> Vec<Operation> {
         admin_status::operations(),
         admin_webhooks::operations(),
         sessions::operations(),
+        two_factor::operations(),
         credits::operations(),
         payments::operations(),
     ];
@@ -69,7 +75,7 @@ pub fn operations() -> Vec<Operation> {
 
 fn page_operations() -> Vec<Operation> {
     use pages::{account, admin, admin_catalogue, admin_models, admin_provider, admin_usage, admin_user};
-    use pages::{documents, editor, playground, recovery, reference, subscribe, usage, versions, welcome};
+    use pages::{documents, editor, playground, recovery, reference, subscribe, two_factor, usage, versions, welcome};
     assets::prepare();
     vec![
         // The documentation must be available during an outage.
@@ -81,6 +87,7 @@ fn page_operations() -> Vec<Operation> {
         get("/", Optional(welcome::home)),
         get("/signup", Public(welcome::signup)),
         get("/login", Public(welcome::login)),
+        get("/login/code", Public(welcome::login_code)),
         get("/forgot-password", Optional(recovery::forgot)),
         post("/forgot-password", Optional(recovery::ask_for_reset)),
         get("/reset-password", Optional(recovery::reset)),
@@ -101,6 +108,11 @@ fn page_operations() -> Vec<Operation> {
         post("/account/email", Authenticated(account::change_email)),
         post("/account/email/verify", Authenticated(account::verify_email)),
         post("/account/delete", Authenticated(account::delete)),
+        get("/account/two-factor", Authenticated(two_factor::show)).or_log_in(),
+        post("/account/two-factor/begin", Authenticated(two_factor::begin)),
+        post("/account/two-factor/confirm", Authenticated(two_factor::confirm)),
+        post("/account/two-factor/codes", Authenticated(two_factor::renew_codes)),
+        post("/account/two-factor/disable", Authenticated(two_factor::disable)),
         get("/documents", Authenticated(documents::list)).or_log_in(),
         post("/documents", Authenticated(documents::create)),
         get("/documents/deleted", Authenticated(documents::deleted)).or_log_in(),
@@ -142,6 +154,7 @@ fn page_operations() -> Vec<Operation> {
         post("/admin/users/{id}/restore", Authenticated(admin_user::restore)).for_administrators(),
         post("/admin/users/{id}/promote", Authenticated(admin_user::promote)).for_administrators(),
         post("/admin/users/{id}/demote", Authenticated(admin_user::demote)).for_administrators(),
+        post("/admin/users/{id}/two-factor", Authenticated(admin_user::turn_off_two_factor)).for_administrators(),
         post("/admin/users/{id}/sessions", Authenticated(admin_user::end_sessions)).for_administrators(),
         post("/admin/users/{id}/keys", Authenticated(admin_user::revoke_key)).for_administrators(),
         post("/admin/users/{id}/scope", Authenticated(admin_user::set_scope)).for_administrators(),

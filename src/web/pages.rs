@@ -17,6 +17,7 @@ pub(super) mod recovery;
 pub(super) mod reference;
 mod show;
 pub(super) mod subscribe;
+pub(super) mod two_factor;
 pub(super) mod usage;
 pub(super) mod versions;
 pub(super) mod welcome;

@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::keys::in_transaction;
-use super::{Answer, Message, account, actor, fields};
+use super::{Answer, Message, actor, confirmation, fields};
 use crate::accounts::email;
 use crate::accounts::recovery::{self, Change, Confirmed, Ended};
 use crate::auth::password::Passwords;
@@ -236,7 +236,7 @@ pub(super) fn ask_for_email(call: &Call<'_>, caller: &Caller, address: &str, pas
     if address == caller.user.email {
         return Err(Error::bad("This is your e-mail address already"));
     }
-    account::check_password(call, caller, password)?;
+    confirmation::check_password(call, caller, password)?;
     call.app.mail_requests.ask(&caller.user.id, call.client()).map_err(Error::TooManyAttempts)?;
     let mut session = call.app.db.session()?;
     call.app.mail.queue_to(&mut session, Kind::ConfirmEmail, &caller.user.id, &address, &json!({}))?;

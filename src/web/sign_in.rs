@@ -3,12 +3,13 @@
 use std::time::Instant;
 
 use serde_json::json;
-use time::{Duration, OffsetDateTime};
 
+use super::new_session::{self, Opened};
 use super::pages::{encoded, is_local_path, welcome};
-use super::{Answer, Message, attempt, device, fields};
-use crate::accounts::{self, email, new_id, new_session_token};
+use super::{Answer, Message, attempt, device, fields, half_log_in};
+use crate::accounts::{self, email, new_session_token};
 use crate::auth::password::Passwords;
+use crate::auth::throttle::Attempt;
 use crate::auth::{ACCOUNT_ELSEWHERE, Digest, Scope, Secret};
 use crate::blocking::{self, Wait};
 use crate::call::Call;
@@ -26,8 +27,8 @@ use crate::store::{User, sessions, users};
 /// Where a form leads that names no `next`.
 const HOME: &str = "/playground";
 
-/// How many characters of `User-Agent` are stored.
-const USER_AGENT_LENGTH: usize = 200;
+/// The most characters of a code that are looked at.
+const LONGEST_CODE: usize = 64;
 
 /// How often a log-in checks the password again because the account changed in the meantime.
 const CHECKS: usize = 3;
@@ -40,12 +41,14 @@ pub(super) fn operations() -> Vec<Operation> {
             .reply::<User>()
             .shows_form_again()
             .status(303, "For a form: to next, or back to the form with an error")
+            .status(401, "A code of the account's second factor is wanted, or is wrong; see code")
             .status(429, "Too many attempts; see Retry-After")
             .status(403, CROSS_SITE)
     };
     vec![
         post("/api/signup", Public(signup)).described(form("Create an account, or log in to an existing one")),
         post("/api/login", Public(login)).described(form("Log in")),
+        post("/login/code", Public(log_in_with_code)),
         post("/api/logout", Public(logout)).described(
             summary(Accounts, "Log out: end the session, on every server")
                 .reply::<Message>()
@@ -63,7 +66,7 @@ fn signup(call: &mut Call<'_>) -> Answer {
     call.check_same_site()?;
     let form = read_form(call)?;
     let outcome = match form.is_confirmed {
-        true => register(call, &form.email, &form.password),
+        true => register(call, &form),
         false => Err(Error::PasswordMismatch),
     };
     finish(call, outcome, welcome::Form::SignUp, form.next.as_deref())
@@ -73,12 +76,17 @@ fn signup(call: &mut Call<'_>) -> Answer {
 fn login(call: &mut Call<'_>) -> Answer {
     call.check_same_site()?;
     let form = read_form(call)?;
-    let outcome = sign_in(call, &form.email, &form.password);
+    let outcome = sign_in(call, &form);
     finish(call, outcome, welcome::Form::LogIn, form.next.as_deref())
 }
 
-/// An account and the token of its new session.
-type SignedIn = (User, Secret);
+/// What became of a form that is right.
+enum Outcome {
+    /// The account, and the token of its new session.
+    SignedIn(Box<User>, Secret),
+    /// A code is wanted too. Who has this value in the cookie of a half-done log-in need not enter the password again.
+    HalfDone(String),
+}
 
 request_fields! {
     /// The fields of both forms.
@@ -89,6 +97,8 @@ request_fields! {
         password: &'f str,
         /// The password again, in a form that asks for it twice.
         password_confirm: Option<&'f str>,
+        /// A code of the account's authenticator app, or a recovery code, if it uses two-factor authentication.
+        totp: Option<&'f str>,
         /// A local path to go to, for a form.
         next: Option<&'f str>,
     }
@@ -100,16 +110,19 @@ struct Form {
     password: String,
     /// False only if the form has a second password field and the two differ.
     is_confirmed: bool,
+    /// The code of a second factor.
+    totp: Option<String>,
     next: Option<String>,
 }
 
 fn read_form(call: &mut Call<'_>) -> Result<Form> {
     let fields = fields(call)?;
-    let Credentials { email, password, password_confirm, next } = Credentials::read(&fields)?;
+    let Credentials { email, password, password_confirm, totp, next } = Credentials::read(&fields)?;
     let form = Form {
         email: email::normalise(email),
         password: password.to_owned(),
         is_confirmed: password_confirm.is_none_or(|confirmed| confirmed == password),
+        totp: totp.map(|code| code.chars().take(LONGEST_CODE).collect()),
         next: next.filter(|next| is_local_path(next)).map(str::to_owned),
     };
     drop(fields);
@@ -118,7 +131,8 @@ fn read_form(call: &mut Call<'_>) -> Result<Form> {
     Ok(form)
 }
 
-fn register(call: &Call<'_>, email: &str, password: &str) -> Result<SignedIn> {
+fn register(call: &Call<'_>, form: &Form) -> Result<Outcome> {
+    let (email, password) = (form.email.as_str(), form.password.as_str());
     // Before anything else, so that a refusal costs little and tells nothing.
     let sign_up = call.app.sign_ups.begin(call.client()).map_err(Error::TooManySignUps)?;
     // Checked first, so that the answer does not tell whether the address has an account. Logging in makes no such
@@ -129,28 +143,29 @@ fn register(call: &Call<'_>, email: &str, password: &str) -> Result<SignedIn> {
     Passwords::validate(password, email)?;
     if has_account(call, email)? {
         drop(sign_up);
-        return sign_in_instead(call, email, password);
+        return sign_in_instead(call, form);
     }
     let hash = call.app.passwords.hash(password)?;
     match create(call, email, &hash) {
         // Another request created it first, perhaps a second click of the same person.
         Err(Error::Database(db::Error::Unique(name))) if name == users::EMAIL_KEY => {
             drop(sign_up);
-            sign_in_instead(call, email, password)
+            sign_in_instead(call, form)
         }
         Err(e) => Err(e),
-        Ok(signed_in) => {
+        Ok((user, token)) => {
             sign_up.created();
-            Ok(signed_in)
+            Ok(Outcome::SignedIn(Box::new(user), token))
         }
     }
 }
 
 /// Logs in to the account that an address has already. If the password is wrong, its owner is told what to do.
-fn sign_in_instead(call: &Call<'_>, email: &str, password: &str) -> Result<SignedIn> {
-    let outcome = sign_in(call, email, password);
+fn sign_in_instead(call: &Call<'_>, form: &Form) -> Result<Outcome> {
+    let outcome = sign_in(call, form);
     if matches!(outcome, Err(Error::InvalidCredentials)) && call.app.mail.is_set_up() {
-        call.app.mail.queue_to(&mut call.app.db.session()?, mail::Kind::KnownAddress, "", email, &json!({}))?;
+        let mut session = call.app.db.session()?;
+        call.app.mail.queue_to(&mut session, mail::Kind::KnownAddress, "", &form.email, &json!({}))?;
     }
     outcome
 }
@@ -160,18 +175,19 @@ fn has_account(call: &Call<'_>, email: &str) -> Result<bool> {
 }
 
 /// Creates the account, its default key and its first session, in one transaction.
-fn create(call: &Call<'_>, email: &str, hash: &str) -> Result<SignedIn> {
+fn create(call: &Call<'_>, email: &str, hash: &str) -> Result<(User, Secret)> {
     let token = new_session_token()?;
     let mut session = call.app.db.session()?;
     let mut transaction = session.transaction()?;
     let user = accounts::create(&mut transaction, email, Some(hash))?;
-    insert_session(call, &mut transaction, &user.id, &token)?;
+    new_session::insert(call, &mut transaction, &user.id, &token)?;
     call.app.mail.queue(&mut transaction, mail::Kind::Verify, &user, &json!({}))?;
     transaction.commit()?;
     Ok((user, token))
 }
 
-fn sign_in(call: &Call<'_>, email: &str, password: &str) -> Result<SignedIn> {
+fn sign_in(call: &Call<'_>, form: &Form) -> Result<Outcome> {
+    let (email, password) = (form.email.as_str(), form.password.as_str());
     let attempt = attempt::start(call, email)?;
     for _ in 0..CHECKS {
         let began = Instant::now();
@@ -188,11 +204,29 @@ fn sign_in(call: &Call<'_>, email: &str, password: &str) -> Result<SignedIn> {
         if Scope::of_account(&user).is_some_and(|scope| !scope.admits(call.client())) {
             return Err(Error::Forbidden(ACCOUNT_ELSEWHERE));
         }
-        if let Some(token) = open_session(call, &user, &hash, check.new_hash.as_deref())? {
-            return Ok((user, token));
+        let code = form.totp.as_deref().filter(|_| user.has_second_factor);
+        match new_session::open(call, &user, &hash, check.new_hash.as_deref(), code) {
+            Ok(Opened::Session(token)) => return Ok(Outcome::SignedIn(Box::new(user), token)),
+            Ok(Opened::CodeWanted) => {
+                return Ok(Outcome::HalfDone(half_log_in::value(
+                    call,
+                    &user.id,
+                    check.new_hash.as_ref().unwrap_or(&hash),
+                )?));
+            }
+            Ok(Opened::Changed) => {}
+            Err(e) => return Err(failed(attempt, e)),
         }
     }
     Err(Error::Busy)
+}
+
+/// A code that is wrong counts as a password that is.
+fn failed(attempt: Attempt<'_>, e: Error) -> Error {
+    if matches!(e, Error::InvalidCode) {
+        attempt.failed();
+    }
+    e
 }
 
 /// Waits until a check that began then would have ended if it had been against a hash of the older system, if any account
@@ -205,86 +239,83 @@ fn wait_as_for_bcrypt(call: &Call<'_>, began: Instant) -> Result<()> {
     Ok(())
 }
 
-/// Opens a session and returns its token. `None` if `hash`, which was checked, is no longer the account's hash:
-/// the password was changed (which ended all sessions, so none may begin with the old one), another log-in renewed the
-/// hash, or the account is gone.
-fn open_session(call: &Call<'_>, user: &User, hash: &str, new_hash: Option<&str>) -> Result<Option<Secret>> {
-    let (user_id, token) = (user.id.as_str(), new_session_token()?);
-    let is_known_device = device::known(call, &user.email)?.is_some();
-    let mut session = call.app.db.session()?;
-    let mut transaction = session.transaction()?;
-    if !users::lock_with_hash(&mut transaction, user_id, hash)? {
-        return Ok(None);
-    }
-    if users::is_suspended(&mut transaction, user_id)? {
-        return Err(Error::AccountSuspended);
-    }
-    if let Some(new_hash) = new_hash {
-        users::replace_password_hash(&mut transaction, user_id, hash, new_hash)?;
-    }
-    let begun = insert_session(call, &mut transaction, user_id, &token)?;
-    if begun.is_new_network && !is_known_device {
-        call.app.mail.queue(&mut transaction, mail::Kind::NewDevice, user, &device::in_words(call))?;
-    }
-    transaction.commit()?;
-    if begun.has_ended_others {
-        call.app.cache.revoke(user_id);
-    }
-    Ok(Some(token))
-}
-
-/// A new session.
-struct Begun {
-    /// Whether others have ended for it.
-    has_ended_others: bool,
-    /// Whether it is the first one from the client's network.
-    is_new_network: bool,
-}
-
-/// Adds a session. The account is locked.
-fn insert_session(call: &Call<'_>, db: &mut impl db::Executor, user_id: &str, token: &Secret) -> Result<Begun> {
-    let user_agent = call.request.header("user-agent").unwrap_or("");
-    let user_agent: String = user_agent.chars().filter(|c| !c.is_control()).take(USER_AGENT_LENGTH).collect();
-    let new = sessions::NewSession {
-        id: &new_id("ses_")?,
-        user_id,
-        digest: &token.digest().0,
-        expires: OffsetDateTime::now_utc() + Duration::days(cookie::SESSION_DAYS),
-        address: &call.client().to_string(),
-        user_agent: &user_agent,
-    };
-    sessions::insert(db, &new)?;
-    let ended = sessions::delete_beyond(db, user_id, new.id, call.app.config.quotas.sessions_per_account)?;
-    Ok(Begun { has_ended_others: ended > 0, is_new_network: attempt::remember_network(call, db, user_id)? })
-}
-
 /// Answers a script with JSON, and a form with a redirect. If the client only has to try again later, the form is
 /// shown again with that status, because a redirect would hide it.
-fn finish(call: &Call<'_>, outcome: Result<SignedIn>, form: welcome::Form, next: Option<&str>) -> Answer {
+fn finish(call: &Call<'_>, outcome: Result<Outcome>, form: welcome::Form, next: Option<&str>) -> Answer {
     let is_https = call.app.config.is_https();
     if call.wants_json() {
-        let (user, token) = outcome?;
-        let reply = cookie::set_session(Response::json(200, &user), token.reveal(), is_https);
-        return device::remember(call, &user.email, reply);
+        return match outcome? {
+            Outcome::SignedIn(user, token) => signed_in(call, &user, &token, Response::json(200, &user)),
+            Outcome::HalfDone(_) => Err(Error::CodeRequired),
+        };
     }
     match outcome {
-        Ok((user, token)) => {
-            let reply = Response::see_other(next.unwrap_or(HOME).to_owned());
-            device::remember(call, &user.email, cookie::set_session(reply, token.reveal(), is_https))
+        Ok(Outcome::SignedIn(user, token)) => {
+            signed_in(call, &user, &token, Response::see_other(next.unwrap_or(HOME).to_owned()))
+        }
+        Ok(Outcome::HalfDone(value)) => {
+            let reply = Response::see_other(with_next(welcome::CODE_PATH.to_owned(), '?', next));
+            Ok(cookie::set_half_log_in(reply, Some(&value), is_https))
         }
         Err(e) => {
             if e.is_fault() {
                 log::warn!("{} failed: {e}", form.path());
             }
-            if e.retry_after().is_some() {
+            if e.retry_after().is_some() || matches!(e, Error::InvalidCode) {
                 return welcome::show_again(call, form, &e, next);
             }
-            let mut target = format!("{}?error={}", form.path(), redirected(form, &e));
-            if let Some(next) = next {
-                target += &format!("&next={}", encoded(next));
-            }
-            Ok(Response::see_other(target))
+            let target = format!("{}?error={}", form.path(), redirected(form, &e));
+            Ok(Response::see_other(with_next(target, '&', next)))
         }
+    }
+}
+
+/// The reply to a log-in, with the cookies of the session and of the device.
+fn signed_in(call: &Call<'_>, user: &User, token: &Secret, reply: Response) -> Answer {
+    let is_https = call.app.config.is_https();
+    let reply = cookie::set_session(reply, token.reveal(), is_https);
+    device::remember(call, &user.email, reply)
+}
+
+fn with_next(mut target: String, separator: char, next: Option<&str>) -> String {
+    if let Some(next) = next {
+        target += &format!("{separator}next={}", encoded(next));
+    }
+    target
+}
+
+/// `POST /login/code` with `totp`, after the password was right: the second half of a log-in by form.
+fn log_in_with_code(call: &mut Call<'_>) -> Answer {
+    call.check_same_site()?;
+    let fields = fields(call)?;
+    let code: String = fields.text("totp")?.chars().take(LONGEST_CODE).collect();
+    let next = fields.optional_text("next")?.filter(|next| is_local_path(next)).map(str::to_owned);
+    drop(fields);
+    match finish_log_in(call, &code) {
+        Ok((user, token)) => {
+            let reply = Response::see_other(next.unwrap_or_else(|| HOME.to_owned()));
+            let reply = signed_in(call, &user, &token, reply)?;
+            Ok(cookie::set_half_log_in(reply, None, call.app.config.is_https()))
+        }
+        Err(Error::LogInExpired) => {
+            let target = format!("/login?error={}", encoded(&Error::LogInExpired.message()));
+            Ok(Response::see_other(with_next(target, '&', next.as_deref())))
+        }
+        Err(e) => welcome::show_code_again(&e, next),
+    }
+}
+
+fn finish_log_in(call: &Call<'_>, code: &str) -> Result<(User, Secret)> {
+    let (user, hash) = half_log_in::find(call)?.ok_or(Error::LogInExpired)?;
+    if Scope::of_account(&user).is_some_and(|scope| !scope.admits(call.client())) {
+        return Err(Error::Forbidden(ACCOUNT_ELSEWHERE));
+    }
+    let attempt = attempt::start(call, &user.email)?;
+    match new_session::open(call, &user, &hash, None, Some(code)) {
+        Ok(Opened::Session(token)) => Ok((user, token)),
+        Ok(Opened::CodeWanted) => Err(Error::InvalidCode),
+        Ok(Opened::Changed) => Err(Error::LogInExpired),
+        Err(e) => Err(failed(attempt, e)),
     }
 }
 

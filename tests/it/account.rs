@@ -115,7 +115,7 @@ fn every_cookie_of_the_session_is_looked_at() {
     let login = json!({"email": "ann@x", "password": PASSWORD});
     let reply = server.web.anonymous().post("/api/login", &login).expect(200);
     let set: Vec<_> = reply.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("set-cookie")).collect();
-    assert_eq!(set.len(), 3, "and that of the device");
+    assert_eq!(set.len(), 4, "and those of the device");
     assert!(set[1].1.starts_with("__Host-session_secret=") && set[1].1.contains("; Secure"), "{}", set[1].1);
     // Both are the same session, which one log-out ends.
     let both = format!("__Host-session_secret={0}; session_secret={0}", reply.session_token());

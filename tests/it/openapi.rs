@@ -7,7 +7,7 @@ use textgen::api::operations;
 use textgen::operation::Handler;
 
 use crate::harness::stripe::Stripe;
-use crate::harness::{Client, PASSWORD, Reply, Server, TestDb, User, done, run};
+use crate::harness::{Authenticator, Client, PASSWORD, Reply, Server, TestDb, User, done, run};
 use crate::recordings::multipart;
 
 /// A body or query that makes an operation succeed, where the description's example is not enough.
@@ -87,6 +87,14 @@ fn sample(path: &str, user: &User, ids: &BTreeMap<&str, String>) -> (String, Val
             let body =
                 json!({"user": user.email, "amount_micros": 5, "reason": "R", "id": user.id, "expires": expires});
             (String::new(), body)
+        }
+        "/api/totp/confirm" => {
+            let begun = user.browser.post("/api/totp/enable", &json!({})).expect(200).json();
+            let app = Authenticator::new(begun["secret"].as_str().unwrap());
+            (String::new(), json!({"totp": app.code(0)}))
+        }
+        "/api/totp/recovery-codes" | "/api/totp/disable" => {
+            (String::new(), json!({"totp": Authenticator::set_up(&user.browser).1[0]}))
         }
         path if path.starts_with("/api/v1/") => (String::new(), json!({"text": "Hello"})),
         _ => (String::new(), json!({})),

@@ -81,7 +81,12 @@ for (const form of all("#login-form, #signup-form")) {
         location.assign(next ? next.value : form.dataset.home);
         return;
       }
-      const { detail } = await reply.json();
+      const { detail, code } = await reply.json();
+      if (code === "totp_required") {
+        // Sent once more as a plain form, which leads to the page that asks for the code.
+        form.submit();
+        return;
+      }
       const text = typeof detail === "string" ? detail : "Enter your e-mail and password";
       const { invalidEmail, invalidCredentials, incorrect } = form.dataset;
       const field = text === invalidEmail ? "email" : "password";

@@ -14,7 +14,7 @@ use crate::http::form::Fields;
 use crate::http::{Response, cookie};
 use crate::store::budgets::{BudgetChange, Window};
 use crate::store::document_totals::{self, DocumentTotals};
-use crate::store::{ApiKey, BrowserSession, User, api_keys, sessions, users};
+use crate::store::{ApiKey, BrowserSession, User, api_keys, second_factors, sessions, users};
 use crate::web::{Answer, account, fields, keys, recovery, sessions as session_handlers};
 
 /// The most characters of a person's name.
@@ -58,6 +58,7 @@ struct Account {
     documents: DocumentTotals,
     document_quota: DocumentQuota,
     quotas: QuotaConfig,
+    second_factor: second_factors::State,
 }
 
 /// A new key, whose secret is shown only once.
@@ -102,6 +103,7 @@ fn render(call: &Call<'_>, caller: &Caller, problem: Option<Problem>) -> Answer 
     let new_key = NewKey::from_cookie(call, &mut session, &keys)?;
     let documents = document_totals::of_user(&mut session, &user.id)?;
     let is_verified = users::is_verified(&mut session, &user.id)?;
+    let second_factor = second_factors::state(&mut session, &user.id)?;
     drop(session);
     let quotas = call.app.config.quotas.clone();
     let status = problem.as_ref().map_or(200, |problem| problem.status);
@@ -129,6 +131,7 @@ fn render(call: &Call<'_>, caller: &Caller, problem: Option<Problem>) -> Answer 
             documents,
             document_quota: quotas.of_documents(),
             quotas,
+            second_factor,
         },
     )
 }
@@ -267,11 +270,15 @@ pub(in crate::web) fn verify_email(call: &mut Call<'_>, caller: &Caller) -> Answ
 /// `POST /account/delete` with `password`.
 pub(in crate::web) fn delete(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = fields(call)?;
-    match account::remove(call, caller, Some(fields.text("password")?)) {
+    match account::remove(call, caller, Some(fields.text("password")?), fields.optional_text("totp")?) {
         Ok(()) => Ok(cookie::clear_session(Response::see_other("/"), call.app.config.is_https())),
         Err(Error::InvalidCredentials) => {
             let e = Error::bad("The password is incorrect. Nothing was deleted.");
             render(call, caller, Some(Problem::of("delete", e)?))
+        }
+        Err(Error::InvalidCode | Error::CodeRequired) => {
+            let e = Error::bad("The code is incorrect or was used already. Nothing was deleted.");
+            render(call, caller, Some(Problem::of("delete-code", e)?))
         }
         Err(e) => render(call, caller, Some(Problem::of("delete", e)?)),
     }

@@ -7,7 +7,7 @@ use time::{Duration, OffsetDateTime};
 use super::limits::{Limits, dollars};
 use super::{Frame, page, segment, show, subscribe};
 use crate::accounts::scopes::{self, AccountScope};
-use crate::accounts::{self, new_id};
+use crate::accounts::{self, new_id, second_factor};
 use crate::auth::Caller;
 use crate::call::Call;
 use crate::db::Transaction;
@@ -42,6 +42,7 @@ const NOTICES: &[(&str, &str)] = &[
     ("promoted", "This account is an administrator’s now."),
     ("demoted", "This account is no administrator’s any more."),
     ("sessions", "Signed out of all browsers."),
+    ("two-factor", "Two-factor authentication turned off. The password alone logs in again."),
     ("key", "Key revoked."),
     ("lifted", "Limit lifted."),
     ("scope", "Models and addresses saved."),
@@ -159,6 +160,15 @@ pub(in crate::web) fn demote(call: &mut Call<'_>, caller: &Caller) -> Answer {
 pub(in crate::web) fn end_sessions(call: &mut Call<'_>, caller: &Caller) -> Answer {
     act(call, caller, "sessions", "end sessions", |db, _, user, _| {
         Ok(format!("{} ended", sessions::delete_others(db, &user.id, "")?))
+    })
+}
+
+/// `POST /admin/users/{id}/two-factor`, with a `reason`, turns two-factor authentication off, for whoever has lost what it
+/// takes.
+pub(in crate::web) fn turn_off_two_factor(call: &mut Call<'_>, caller: &Caller) -> Answer {
+    act(call, caller, "two-factor", "turn off two-factor", |db, _, user, fields| {
+        second_factor::turn_off(db, &user.id)?;
+        Ok(fields.optional_text("reason")?.unwrap_or("").trim().chars().take(LONGEST_REASON).collect())
     })
 }
 

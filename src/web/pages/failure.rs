@@ -16,6 +16,7 @@ struct Failure<'a> {
     explanation: &'a str,
     request_id: &'a str,
     log_in: bool,
+    set_up_two_factor: bool,
 }
 
 /// Whether the client is a browser that opens a page, not a script.
@@ -36,6 +37,7 @@ pub(in crate::web) fn failure(call: &mut Call<'_>, e: &Error, reply: Response, r
         explanation: &explanation,
         request_id,
         log_in: matches!(e, Error::Unauthorized(_)),
+        set_up_two_factor: matches!(e, Error::SecondFactorNeeded),
     };
     let Ok(text) = text_of(&page) else { return reply };
     let mut response = Response::html(e.status(), text);

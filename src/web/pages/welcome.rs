@@ -4,12 +4,13 @@ use std::borrow::Cow;
 
 use askama::Template;
 
-use super::{Frame, is_local_path, page, program_address, web_address};
+use super::{Frame, encoded, is_local_path, page, program_address, web_address};
 use crate::auth::Caller;
 use crate::auth::password::{MAX_LENGTH, MIN_LENGTH};
 use crate::call::{Call, Role};
 use crate::error::Error;
-use crate::web::Answer;
+use crate::http::Response;
+use crate::web::{Answer, half_log_in};
 
 #[derive(Template)]
 #[template(path = "home.html")]
@@ -35,6 +36,17 @@ struct Login {
     errors: Errors,
     next: Option<String>,
 }
+
+#[derive(Template)]
+#[template(path = "login_code.html")]
+struct LoginCode {
+    frame: Frame,
+    error: Option<Cow<'static, str>>,
+    next: Option<String>,
+}
+
+/// The path of the page that asks for the code of a second factor.
+pub(in crate::web) const CODE_PATH: &str = "/login/code";
 
 /// The forms that sign a person in.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -79,6 +91,7 @@ impl Errors {
             Error::PasswordTooShort(MIN_LENGTH),
             Error::PasswordTooLong(MAX_LENGTH),
             Error::AccountSuspended,
+            Error::LogInExpired,
         ];
         match known.iter().find(|e| e.message() == message) {
             Some(e) => Errors::of(e),
@@ -121,13 +134,34 @@ pub(in crate::web) fn login(call: &mut Call<'_>) -> Answer {
     show(call, 200, Form::LogIn, Errors::from_query(call), next(call))
 }
 
+/// `GET /login/code`: asks for the code of the second factor, after the password was right.
+pub(in crate::web) fn login_code(call: &mut Call<'_>) -> Answer {
+    let next = next(call);
+    match half_log_in::find(call)? {
+        Some(_) => page(200, &LoginCode { frame: Frame::new(None, "login"), error: None, next }),
+        None => Ok(Response::see_other(match next {
+            Some(next) => format!("/login?next={}", encoded(&next)),
+            None => "/login".to_owned(),
+        })),
+    }
+}
+
+/// That page again, after a code that was refused.
+pub(in crate::web) fn show_code_again(e: &Error, next: Option<String>) -> Answer {
+    let shown = LoginCode { frame: Frame::new(None, "login"), error: Some(e.message()), next };
+    Ok(with_retry_after(page(e.status(), &shown)?, e))
+}
+
 /// The page of a form that failed, with the error, its status and its `Retry-After`.
 pub(in crate::web) fn show_again(call: &Call<'_>, form: Form, e: &Error, next: Option<&str>) -> Answer {
-    let response = show(call, e.status(), form, Errors::of(e), next.map(str::to_owned))?;
-    Ok(match e.retry_after() {
+    Ok(with_retry_after(show(call, e.status(), form, Errors::of(e), next.map(str::to_owned))?, e))
+}
+
+fn with_retry_after(response: Response, e: &Error) -> Response {
+    match e.retry_after() {
         Some(seconds) => response.header("Retry-After", seconds.to_string()),
         None => response,
-    })
+    }
 }
 
 fn show(call: &Call<'_>, status: u16, form: Form, errors: Errors, next: Option<String>) -> Answer {

@@ -1,6 +1,7 @@
 //! What the tests are built on: a database for each test, the real binary on free ports, and HTTP clients.
 
 mod at_once;
+mod authenticator;
 mod bouncer;
 mod certificates;
 mod charges;
@@ -20,6 +21,7 @@ pub mod stripe;
 mod upstream;
 
 pub use at_once::{at_once, refused_soon, retry_while_unavailable, soon};
+pub use authenticator::Authenticator;
 pub use bouncer::Bouncer;
 pub use certificates::{Authority, Certified};
 pub use charges::{charges, final_charges, only_charge};
