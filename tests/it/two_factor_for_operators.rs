@@ -99,3 +99,20 @@ fn administrators_without_it_can_only_set_it_up_where_that_is_demanded() {
     db.run("DELETE FROM second_factors");
     server.wait_until("it to be missed", || program.get("/api/admin/users").status == 403);
 }
+
+#[test]
+fn a_new_password_by_a_link_does_not_skip_it() {
+    let db = TestDb::new();
+    let server = Server::start(&db);
+    let (_, app, _) = with_app(&server, "ann@x");
+    let link = done(user(&db, "link", "ann@x"));
+    let token = link.split("token=").nth(1).unwrap().split_whitespace().next().unwrap();
+    let web = server.web.anonymous();
+    let reset = json!({"token": token, "password": "another good password"});
+    let reply = web.post("/api/reset-password", &reset).expect(200);
+    assert_eq!(reply.header("set-cookie"), None);
+    let mut body = json!({"email": "ann@x", "password": "another good password"});
+    assert_eq!(web.post("/api/login", &body).expect(401).json()["code"], "totp_required");
+    body["totp"] = json!(app.code(1));
+    web.post("/api/login", &body).expect(200);
+}
