@@ -11,6 +11,9 @@ use crate::harness::{Address, Client, Reply, Server, TestDb};
 const ENDS_SESSIONS: [&str; 5] =
     ["/api/logout", "/logout", "/account/delete", "/api/delete-account", "/account/sessions/revoke"];
 
+/// The form of the editor: without a session, its text is shown again and not saved.
+const SHOWS_TYPED_TEXT: (&str, &str) = ("POST", "/documents/{id}");
+
 /// A path of the operation: each `{…}` stands for something that is not there.
 fn path(operation: &Operation) -> String {
     let segments = operation.path.split('/').map(|segment| if segment.starts_with('{') { "none" } else { segment });
@@ -50,6 +53,9 @@ fn assert_refused(reply: &Reply, operation: &Operation, name: &str) {
             assert_eq!(reply.status, 303, "{name}");
             let location = reply.header("location").unwrap();
             assert_eq!(location, format!("/login?next={}", path(operation)), "{name}");
+        }
+        _ if (operation.method.as_str(), operation.path) == SHOWS_TYPED_TEXT => {
+            assert_eq!(reply.status, 401, "{name}");
         }
         (Handler::Public(_) | Handler::Optional(_), _) => assert_ne!(reply.status, 401, "{name}"),
     }
