@@ -18,7 +18,7 @@ function codeOf(secret, steps = 0) {
 
 async function setUp(page) {
   await page.goto("/account");
-  await page.click("text=Set up");
+  await page.click('a[href="/account/two-factor"]');
   await page.fill("#password", PASSWORD);
   await page.click("#begin-form button");
   await page.locator("svg.qr").waitFor();
