@@ -12,6 +12,7 @@ pub mod csv;
 pub mod hex;
 pub mod http;
 pub mod memory;
+pub mod repeating;
 pub mod sealing;
 pub mod system_limits;
 pub mod version;

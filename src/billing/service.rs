@@ -1,16 +1,17 @@
 //! The threads of a server that report usage.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use super::check::{CheckError, Checker, Report};
 use super::sender::Sender;
 use crate::db::{self, Database};
+use crate::repeating::{FailureLog, sleep};
 use crate::store::reporting;
-use crate::store::reporting::outbox::{self, Unsent};
+use crate::store::reporting::outbox;
+use crate::store::unsent::Unsent;
 
 /// How often it is looked for something to do.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -18,21 +19,15 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// How often the outbox is looked at, for metrics.
 const OUTBOX_INTERVAL: Duration = Duration::from_secs(5);
-/// How soon a stop is noticed.
-const STEP: Duration = Duration::from_millis(100);
 
 /// Closes hours and sends usage until the process is stopped.
 pub fn report_usage(mut sender: Sender, db: &Database, stopped: &AtomicBool) {
-    let mut logged = String::new();
+    let mut failures = FailureLog::new("billing: usage is not sent, trying again");
     while sleep(INTERVAL, stopped) {
         if !db.is_open() {
             continue;
         }
-        let failure = sender.turn(stopped).err().map_or(String::new(), |e| e.to_string());
-        if failure != logged && !failure.is_empty() {
-            log::warn!("billing: usage is not sent, trying again: {failure}");
-        }
-        logged = failure;
+        failures.note(sender.turn(stopped));
     }
     // It may not have been the sender, and the database may be down.
     let _ = sender.release();
@@ -96,13 +91,4 @@ fn check_if_due(checker: &Checker) -> Result<Option<Report>, CheckError> {
 
 fn note(db: &Database, what: &str) -> Result<(), db::Error> {
     reporting::check::note_difference(&mut db.session()?, what)
-}
-
-/// False once the process is stopped.
-fn sleep(time: Duration, stopped: &AtomicBool) -> bool {
-    let began = Instant::now();
-    while began.elapsed() < time && !stopped.load(Ordering::Acquire) {
-        thread::sleep(STEP);
-    }
-    !stopped.load(Ordering::Acquire)
 }

@@ -10,6 +10,7 @@ use ureq::http::{HeaderValue, header};
 use super::buffers;
 use super::fetch::PublicResolver;
 use super::transport::connector;
+use crate::version;
 
 /// How long it may take, the reply's head included.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -33,7 +34,7 @@ impl Poster {
             .max_idle_connections(0)
             .input_buffer_size(buffers::MOST)
             .output_buffer_size(buffers::MOST)
-            .user_agent(concat!("textgen/", env!("CARGO_PKG_VERSION")))
+            .user_agent(version::USER_AGENT)
             .build();
         Poster(Agent::with_parts(config, connector(TIMEOUT), PublicResolver::new(allowed)))
     }

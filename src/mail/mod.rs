@@ -26,7 +26,8 @@ use crate::auth::secret;
 use crate::config::Config;
 use crate::db::Executor;
 use crate::error::{Error, Result};
-use crate::store::mails::{self, NewMail, Unsent};
+use crate::store::mails::{self, NewMail};
+use crate::store::unsent::Unsent;
 use crate::store::{User, users};
 
 pub use kind::{Kind, LINK_LIFETIME};

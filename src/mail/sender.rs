@@ -6,7 +6,6 @@
 //! Whatever fails before that was certainly not sent.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -20,13 +19,12 @@ use super::{Kind, Mail, account_of, events};
 use crate::auth::{Digest, Secret};
 use crate::db::{Database, Transaction};
 use crate::error::{Error, Result};
+use crate::repeating::{FailureLog, sleep};
 use crate::store::mails::{self, Due};
 use crate::store::{User, account_links, users};
 
 /// How often it is looked for mails.
 const INTERVAL: Duration = Duration::from_millis(500);
-/// How soon a stop is noticed.
-const STEP: Duration = Duration::from_millis(100);
 /// For how many seconds a mail that was taken is not taken again: longer than sending one takes, at the slowest server.
 const LEASE_SECONDS: i32 = 300;
 /// The first pause after a failure, and the longest one.
@@ -42,16 +40,12 @@ const MOST_WAITING: i64 = 50_000;
 pub fn follow(mail: &Mail, db: &Database, stopped: &AtomicBool) {
     let Some(transport) = &mail.transport else { return };
     let mut sender = Sender { mail, transport, db, problem: String::new(), failures: 0, looked_after: None };
-    let mut logged = String::new();
+    let mut failures = FailureLog::new("mail: not sent, trying again");
     while sleep(sender.pause(), stopped) {
         if !db.is_open() {
             continue;
         }
-        let failure = sender.turn(stopped).err().map_or(String::new(), |e| e.to_string());
-        if failure != logged && !failure.is_empty() {
-            log::warn!("mail: not sent, trying again: {failure}");
-        }
-        logged = failure;
+        failures.note(sender.turn(stopped));
     }
 }
 
@@ -228,16 +222,4 @@ fn pause_millis(attempts: i32) -> i64 {
     let share =
         getrandom::fill(&mut random).map_or(0.0, |()| f64::from(u16::from_le_bytes(random)) / f64::from(u16::MAX));
     i64::try_from(doubled.min(PAUSE.1).mul_f64(1.0 + share / 2.0).as_millis()).unwrap_or(i64::MAX)
-}
-
-/// Sleeps in steps; false once the process is stopped.
-fn sleep(time: Duration, stopped: &AtomicBool) -> bool {
-    let until = Instant::now() + time;
-    while Instant::now() < until {
-        if stopped.load(Ordering::Acquire) {
-            return false;
-        }
-        thread::sleep(STEP.min(time));
-    }
-    !stopped.load(Ordering::Acquire)
 }

@@ -10,7 +10,8 @@ use crate::app::App;
 use crate::blocking::Wait;
 use crate::engine::calls;
 use crate::server::Handle;
-use crate::telemetry::{Exposition, Source, metric};
+use crate::store::unsent::Unsent;
+use crate::telemetry::{Exposition, Metric, Source, metric};
 use crate::version;
 
 /// Picodollars in a dollar.
@@ -27,6 +28,21 @@ pub(super) struct Figures {
 /// In seconds; 0 if there is nothing.
 fn age(oldest: Option<OffsetDateTime>) -> f64 {
     oldest.map_or(0.0, |oldest| (OffsetDateTime::now_utc() - oldest).as_seconds_f64().max(0.0))
+}
+
+/// What waits in an outbox, if there is one.
+fn unsent(out: &mut Exposition<'_>, rows: &'static Metric, oldest: &'static Metric, unsent: Option<Unsent>) {
+    out.metric(rows, |family| {
+        if let Some(unsent) = &unsent {
+            family.add(&["waiting"], unsent.waiting.unsigned_abs());
+            family.add(&["put_aside"], unsent.put_aside.unsigned_abs());
+        }
+    });
+    out.metric(oldest, |family| {
+        if let Some(unsent) = &unsent {
+            family.add(&[], age(unsent.oldest));
+        }
+    });
 }
 
 impl Figures {
@@ -215,23 +231,12 @@ impl Figures {
 
     /// Nothing where usage is not reported to Stripe.
     fn outbox(&self, out: &mut Exposition<'_>) {
-        let unsent = self.app.outbox.unsent();
-        out.metric(&metric::OUTBOX_ROWS, |family| {
-            if let Some(unsent) = &unsent {
-                family.add(&["waiting"], unsent.waiting.unsigned_abs());
-                family.add(&["put_aside"], unsent.put_aside.unsigned_abs());
-            }
-        });
-        out.metric(&metric::OUTBOX_OLDEST, |family| {
-            if let Some(unsent) = &unsent {
-                family.add(&[], age(unsent.oldest));
-            }
-        });
+        unsent(out, &metric::OUTBOX_ROWS, &metric::OUTBOX_OLDEST, self.app.outbox.unsent());
     }
 
     /// Nothing where mail is not set up.
     fn mail(&self, out: &mut Exposition<'_>) {
-        let (mail, unsent) = (&self.app.mail, self.app.mail.unsent());
+        let mail = &self.app.mail;
         out.metric(&metric::MAILS, |family| {
             if mail.is_set_up() {
                 family.add(&["sent"], mail.counts.sent.load(Relaxed));
@@ -239,17 +244,7 @@ impl Figures {
                 family.add(&["put_aside"], mail.counts.put_aside.load(Relaxed));
             }
         });
-        out.metric(&metric::MAIL_ROWS, |family| {
-            if let Some(unsent) = &unsent {
-                family.add(&["waiting"], unsent.waiting.unsigned_abs());
-                family.add(&["put_aside"], unsent.put_aside.unsigned_abs());
-            }
-        });
-        out.metric(&metric::MAIL_OLDEST, |family| {
-            if let Some(unsent) = &unsent {
-                family.add(&[], age(unsent.oldest));
-            }
-        });
+        unsent(out, &metric::MAIL_ROWS, &metric::MAIL_OLDEST, mail.unsent());
     }
 
     fn callers(&self, out: &mut Exposition<'_>) {

@@ -3,6 +3,7 @@
 use time::OffsetDateTime;
 
 use super::row::{Record, record};
+use super::unsent::Unsent;
 use crate::db::{Error, Executor};
 
 record! {
@@ -159,17 +160,6 @@ pub fn forget_old(db: &mut impl Executor) -> Result<u64, Error> {
     db.execute(SQL, &[])
 }
 
-/// The mails that were not sent.
-#[derive(Clone, Copy, Debug)]
-pub struct Unsent {
-    /// How many wait.
-    pub waiting: i64,
-    /// When the oldest of them was made.
-    pub oldest: Option<OffsetDateTime>,
-    /// How many were put aside in the last 30 days.
-    pub put_aside: i64,
-}
-
 /// Counts the mails that were not sent.
 ///
 /// # Errors
@@ -177,6 +167,5 @@ pub struct Unsent {
 pub fn unsent(db: &mut impl Executor) -> Result<Unsent, Error> {
     const SQL: &str = "SELECT count(*), min(created), (SELECT count(*) FROM mails WHERE put_aside IS NOT NULL)
         FROM mails WHERE sent IS NULL AND put_aside IS NULL";
-    let row = db.query_one(SQL, &[])?;
-    Ok(Unsent { waiting: row.try_get(0)?, oldest: row.try_get(1)?, put_aside: row.try_get(2)? })
+    Unsent::from_row(&db.query_one(SQL, &[])?)
 }

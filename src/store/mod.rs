@@ -32,6 +32,7 @@ pub mod sessions;
 pub mod stripe_events;
 pub mod subscriptions;
 pub mod timestamp;
+pub mod unsent;
 pub mod usage;
 pub mod users;
 pub mod webhooks;

@@ -83,13 +83,12 @@ impl Traces {
     /// The trace of a request, which has a name once its operation is known; `None` if nobody wants to know of it. `header`
     /// finds the value of a header.
     pub fn begin<'h>(&self, header: impl Fn(&str) -> Option<&'h str>) -> Option<Box<RequestTrace>> {
-        let (traceparent, tracestate) = (header(TRACEPARENT), header(TRACESTATE));
+        let parent = header(TRACEPARENT).and_then(|traceparent| remote_parent(traceparent, header(TRACESTATE)));
         let Some(collector) = &self.collector else {
-            let parent = remote_parent(traceparent?, tracestate)?;
+            let parent = parent?;
             return Some(Box::new(RequestTrace { current: Current { tracer: None, parent }, span: None }));
         };
         let tracer = collector.provider.tracer(SCOPE);
-        let parent = traceparent.and_then(|traceparent| remote_parent(traceparent, tracestate));
         let context = parent.map_or_else(Context::new, |parent| Context::new().with_remote_span_context(parent));
         let builder = SpanBuilder::from_name("request").with_kind(SpanKind::Server);
         let span = tracer.build_with_context(builder, &context);

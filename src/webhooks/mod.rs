@@ -16,13 +16,12 @@ use time::OffsetDateTime;
 
 use crate::db::{self, Database};
 use crate::engine::Poster;
+use crate::repeating::{FailureLog, sleep};
 use crate::store::timestamp;
 use crate::store::webhooks::{self, Delivery};
 
 /// How often it is looked for something to do.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How soon a stop is noticed.
-const STEP: Duration = Duration::from_millis(100);
 /// How often it is looked whether usage is stuck.
 const OUTBOX_INTERVAL: Duration = Duration::from_secs(60);
 /// Deliveries at once, each on a thread of its own.
@@ -32,8 +31,9 @@ const MAX_PROBLEM: usize = 300;
 
 /// Delivers events until the process is stopped. `has_outbox` says whether usage is sent to Stripe.
 pub fn follow(db: &Database, poster: &Poster, has_outbox: bool, stopped: &AtomicBool) {
-    let (mut logged, mut looked) = (String::new(), None::<Instant>);
-    while pause(stopped) {
+    let mut failures = FailureLog::new("web-hooks: events are not delivered, trying again");
+    let mut looked = None::<Instant>;
+    while sleep(INTERVAL, stopped) {
         if !db.is_open() {
             continue;
         }
@@ -41,11 +41,7 @@ pub fn follow(db: &Database, poster: &Poster, has_outbox: bool, stopped: &Atomic
         if is_due {
             looked = Some(Instant::now());
         }
-        let failure = turn(db, poster, is_due, stopped).err().map_or(String::new(), |e| e.to_string());
-        if failure != logged && !failure.is_empty() {
-            log::warn!("web-hooks: events are not delivered, trying again: {failure}");
-        }
-        logged = failure;
+        failures.note(turn(db, poster, is_due, stopped));
     }
 }
 
@@ -124,18 +120,6 @@ fn signed(delivery: &Delivery, now: OffsetDateTime) -> (Vec<(&'static str, Strin
     let headers =
         vec![("webhook-id", id), ("webhook-timestamp", time), ("webhook-signature", format!("v1,{signature}"))];
     (headers, body)
-}
-
-/// False once the process is to stop.
-fn pause(stopped: &AtomicBool) -> bool {
-    let until = Instant::now() + INTERVAL;
-    while Instant::now() < until {
-        if stopped.load(Ordering::Acquire) {
-            return false;
-        }
-        thread::sleep(STEP);
-    }
-    !stopped.load(Ordering::Acquire)
 }
 
 #[cfg(test)]

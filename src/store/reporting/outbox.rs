@@ -4,6 +4,7 @@ use time::OffsetDateTime;
 
 use crate::db::{Error, Executor};
 use crate::store::row::{Record, record};
+use crate::store::unsent::Unsent;
 
 record! {
     /// A row that is about to be sent.
@@ -147,17 +148,6 @@ pub fn count(db: &mut impl Executor) -> Result<Counts, Error> {
     Ok(Counts { waiting: row.try_get(0)?, sent: row.try_get(1)?, put_aside: row.try_get(2)? })
 }
 
-/// The rows that were not sent.
-#[derive(Clone, Copy, Debug)]
-pub struct Unsent {
-    /// How many wait.
-    pub waiting: i64,
-    /// The time of the oldest of them.
-    pub oldest: Option<OffsetDateTime>,
-    /// How many were put aside.
-    pub put_aside: i64,
-}
-
 /// Counts the rows that were not sent.
 ///
 /// # Errors
@@ -166,8 +156,7 @@ pub fn unsent(db: &mut impl Executor) -> Result<Unsent, Error> {
     const SQL: &str = "SELECT count(*), min(used_at),
             (SELECT count(*) FROM stripe_outbox WHERE put_aside IS NOT NULL)
         FROM stripe_outbox WHERE sent IS NULL AND put_aside IS NULL";
-    let row = db.query_one(SQL, &[])?;
-    Ok(Unsent { waiting: row.try_get(0)?, oldest: row.try_get(1)?, put_aside: row.try_get(2)? })
+    Unsent::from_row(&db.query_one(SQL, &[])?)
 }
 
 /// Whether rows of a customer wait to be sent.

@@ -7,8 +7,8 @@ use time::{Duration, OffsetDateTime};
 use super::show;
 use crate::app::App;
 use crate::catalogue::{Availability, Purpose, ServerCounts};
-use crate::store::reporting::outbox::Unsent;
 use crate::store::reporting::sender::Gap;
+use crate::store::unsent::Unsent;
 
 /// The status of one part of the system.
 #[derive(Serialize, JsonSchema)]
