@@ -27,7 +27,7 @@ pub struct Standby<'c> {
 impl Cluster {
     /// Creates and starts one.
     pub fn start() -> Cluster {
-        let folder = std::env::temp_dir().join(format!("textgen-cluster-{}", textgen::usage::new_id()));
+        let folder = super::database::data_folder().join(format!("textgen-cluster-{}", textgen::usage::new_id()));
         std::fs::create_dir(&folder).unwrap();
         let mut cluster = Cluster { folder, url: String::new() };
         cluster.url = cluster.launch();

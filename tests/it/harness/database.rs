@@ -1,8 +1,9 @@
 //! A database per test, cloned from a migrated template.
 
+use std::path::PathBuf;
 use std::process::Command;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use postgres::{Client, NoTls};
 use textgen::db::ConnectConfig;
@@ -18,6 +19,8 @@ pub struct TestDb {
     name: String,
     /// Its URL, if it is on another server.
     elsewhere: Option<String>,
+    /// What [`TestDb::count`] asks: tests wait by asking again and again, and to connect costs far more than to ask.
+    counter: Mutex<Option<Client>>,
 }
 
 impl TestDb {
@@ -48,13 +51,13 @@ impl TestDb {
             // PostgreSQL 14 does not have the option.
             admin.batch_execute(&format!("CREATE DATABASE {name} {template}"))
         })?;
-        Ok(TestDb { name, elsewhere: None })
+        Ok(TestDb { name, elsewhere: None, counter: Mutex::default() })
     }
 
     /// An existing database on another server. It is migrated, and not dropped.
     pub fn existing(url: &str) -> TestDb {
         migrate(url);
-        TestDb { name: String::new(), elsewhere: Some(url.to_owned()) }
+        TestDb { name: String::new(), elsewhere: Some(url.to_owned()), counter: Mutex::default() }
     }
 
     /// Its URL.
@@ -74,7 +77,20 @@ impl TestDb {
 
     /// The result of a query for one number.
     pub fn count(&self, sql: &str) -> i64 {
-        self.connect().query_one(sql, &[]).unwrap().get(0)
+        let mut counter = self.counter.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = counter.as_mut() {
+            match client.query_one(sql, &[]) {
+                Ok(row) => return row.get(0),
+                // The test may have stopped PostgreSQL, or ended all its sessions.
+                Err(error) => assert!(client.is_closed(), "{sql}: {error}"),
+            }
+        }
+        counter.insert(self.connect()).query_one(sql, &[]).unwrap().get(0)
+    }
+
+    /// Ends the session that [`TestDb::count`] keeps.
+    pub fn end_session(&self) {
+        *self.counter.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Whether any session is waiting for a lock.
@@ -104,6 +120,13 @@ impl Drop for TestDb {
 
 fn migrate(url: &str) {
     textgen::db::migrate::migrate(&ConnectConfig::new(url, "test").unwrap()).unwrap();
+}
+
+/// Where servers of a test put their data: in memory, if `scripts/postgres` found that there is plenty of it.
+pub fn data_folder() -> PathBuf {
+    let found = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/.postgres/test/where"));
+    let in_memory = found.is_ok_and(|folder| folder.starts_with("/dev/shm/"));
+    if in_memory { PathBuf::from("/dev/shm") } else { std::env::temp_dir() }
 }
 
 /// The server that the tests run on. `make test` starts it.
