@@ -101,9 +101,22 @@ pub fn format_price(number: i64, digits: u32) -> String {
     }
 }
 
+/// Micro-dollars in dollars: exactly, with two digits behind the point or as many as it takes.
+pub fn in_dollars(micros: i64) -> String {
+    let (sign, size) = (if micros < 0 { "-" } else { "" }, micros.unsigned_abs());
+    let fraction = format!("{:06}", size % 1_000_000);
+    format!("{sign}{}.{:0<2}", size / 1_000_000, fraction.trim_end_matches('0'))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn dollars_are_exact() {
+        let texts = [0, 1, -30, 1_500_000, 12_000_000, i64::MIN].map(in_dollars);
+        assert_eq!(texts, ["0.00", "0.000001", "-0.00003", "1.50", "12.00", "-9223372036854.775808"]);
+    }
 
     #[test]
     fn small_costs_add_up() {

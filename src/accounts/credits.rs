@@ -8,7 +8,7 @@ use super::{keys, new_id};
 use crate::blocking;
 use crate::db::{Database, Executor};
 use crate::error::{Conflicting, Error, Result};
-use crate::money::Cost;
+use crate::money::{Cost, in_dollars};
 use crate::store::credits::{self, Balance, Entry, Kind, NewEntry};
 use crate::store::{timestamp, users};
 
@@ -168,5 +168,5 @@ fn same(entry: Entry, user_id: &str, new: &NewEntry<'_>) -> Result<Added> {
 pub fn in_words(entry: &Entry) -> String {
     let Entry { id, amount_micros, expires, reason, .. } = entry;
     let expires = expires.map(|time| format!(", expires {}", timestamp::zulu(time))).unwrap_or_default();
-    format!("{amount_micros} micro-dollars{expires} ({id}): {reason}")
+    format!("US$ {}{expires} ({id}): {reason}", in_dollars(*amount_micros))
 }

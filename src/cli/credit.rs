@@ -6,10 +6,15 @@ use time::OffsetDateTime;
 use super::{Failure, database, find_user, future_time};
 use crate::accounts::credits as account_credits;
 use crate::config::Config;
-use crate::money::Cost;
+use crate::money::{in_dollars, parse_price};
 use crate::store::audit::{self, COMMAND_LINE};
 use crate::store::credits::{self, Entry, Kind, NewEntry};
 use crate::store::timestamp;
+
+/// Digits behind the point that an amount may have.
+const DIGITS: u32 = 6;
+/// The highest amount of one change, in micro-dollars: 10,000 dollars.
+const HIGHEST: i64 = 10_000_000_000;
 
 /// Entries that are shown.
 const SHOWN: i64 = 100;
@@ -17,7 +22,7 @@ const SHOWN: i64 = 100;
 /// What to do with the credit of accounts.
 #[derive(Subcommand)]
 pub enum CreditCommand {
-    /// Show what is left of an account's credit and its last 100 changes, in micro-dollars (a millionth of a dollar)
+    /// Show what is left of an account's credit and its last 100 changes, in US dollars
     Show {
         /// E-mail address or id of the account
         user: String,
@@ -34,8 +39,8 @@ pub enum CreditCommand {
 pub struct ChangeArguments {
     /// E-mail address or id of the account
     user: String,
-    /// How much, in micro-dollars (a millionth of a dollar)
-    #[arg(value_name = "MICRODOLLARS", value_parser = clap::value_parser!(i64).range(1..=Cost::MAX.micros()))]
+    /// How much, in US dollars, such as 12.50; at most 10000 at once
+    #[arg(value_name = "DOLLARS", value_parser = dollars)]
     amount: i64,
     /// Why, for the account's owner to read
     #[arg(long, default_value = "")]
@@ -73,10 +78,10 @@ fn show(user: &str, config: &Config) -> Result<String, Failure> {
     let mut session = db.session()?;
     let user = find_user(&mut session, user)?;
     let balance = account_credits::balance(&mut session, user.balance_id.as_deref())?;
-    let mut text = format!("{} {}: {} micro-dollars left\n", user.id, user.email, balance.balance_micros);
+    let mut text = format!("{} {}: US$ {} left\n", user.id, user.email, in_dollars(balance.balance_micros));
     for part in &balance.expiring {
         let expires = part.expires.map_or_else(|| "never".to_owned(), timestamp::zulu);
-        text += &format!("  {:>16} expires {expires}\n", part.amount_micros);
+        text += &format!("  {:>16} expires {expires}\n", in_dollars(part.amount_micros));
     }
     let entries = credits::page(&mut session, &user.id, None, SHOWN)?;
     if !entries.is_empty() {
@@ -84,8 +89,15 @@ fn show(user: &str, config: &Config) -> Result<String, Failure> {
     }
     for Entry { id, kind, amount_micros, expires, reason, created, .. } in &entries {
         let expires = expires.map_or_else(|| "never".to_owned(), timestamp::zulu);
-        text +=
-            &format!("{:<28} {kind:<10} {amount_micros:>16} {expires:<28} {id} {reason}\n", timestamp::zulu(*created));
+        let (created, amount) = (timestamp::zulu(*created), in_dollars(*amount_micros));
+        text += &format!("{created:<28} {kind:<10} {amount:>16} {expires:<28} {id} {reason}\n");
     }
     Ok(text)
+}
+
+/// An amount in micro-dollars, written in dollars. One so high that somebody must have meant micro-dollars is refused.
+fn dollars(text: &str) -> Result<i64, String> {
+    let amount = parse_price(text, DIGITS, HIGHEST).ok().filter(|amount| *amount > 0);
+    let words = || format!("{text:?} is not an amount in US dollars such as 12.50, above 0 and at most 10000");
+    amount.ok_or_else(words)
 }

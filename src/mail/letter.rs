@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::kind::Kind;
 use crate::error::{Error, Result};
+use crate::money::in_dollars;
 
 /// The longest line of a text part, in characters; only addresses of pages are longer.
 const WIDTH: usize = 72;
@@ -204,12 +205,9 @@ fn credit(details: &Value, email: &str, place: &str) -> Words {
     Words { subject: subject.to_owned(), before, label: "Add credit", after: Vec::new() }
 }
 
-/// Micro-dollars as dollars, exactly, with at least two digits after the point.
+/// Micro-dollars as dollars.
 fn dollars(micros: &Value) -> String {
-    let micros = micros.as_i64().unwrap_or_default();
-    let digits = format!("{:06}", micros.unsigned_abs() % 1_000_000);
-    let digits = digits.trim_end_matches('0');
-    format!("${}.{digits:0<2}", micros.unsigned_abs() / 1_000_000)
+    format!("${}", in_dollars(micros.as_i64().unwrap_or_default()))
 }
 
 /// Breaks a paragraph into lines.

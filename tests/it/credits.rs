@@ -14,6 +14,11 @@ use crate::harness::{Client, Reply, Server, Signal, TestDb, Upstream, User, at_o
 
 const PREPAID: &[(&str, &str)] = &[("BILLING", "prepaid")];
 
+/// Micro-dollars as the command line takes them.
+pub fn dollars(micros: i64) -> String {
+    format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000)
+}
+
 /// Runs `textgen credit`.
 fn credit(db: &TestDb, args: &[&str]) -> String {
     done(run(&[&["credit"], args].concat(), &[("DATABASE_URL", &db.url())], ""))
@@ -104,9 +109,9 @@ fn prepaid_work_uses_credit_up_and_needs_it() {
         (Some("false"), &json!("insufficient_quota"))
     );
     assert_eq!(upstream.seen().len(), 0);
-    let text = credit(&db, &["grant", "ann@example.com", "25", "--reason", "Welcome", "--id", "w"]);
-    assert!(text.contains("25 micro-dollars (w): Welcome"), "{text}");
-    let again = credit(&db, &["grant", "ann@example.com", "25", "--reason", "Welcome", "--id", "w"]);
+    let text = credit(&db, &["grant", "ann@example.com", "0.000025", "--reason", "Welcome", "--id", "w"]);
+    assert!(text.contains("US$ 0.000025 (w): Welcome"), "{text}");
+    let again = credit(&db, &["grant", "ann@example.com", "0.000025", "--reason", "Welcome", "--id", "w"]);
     assert!(again.contains("made before"), "{again}");
     soon("the credit to be known", || made(&program, 10) == 10);
     let (_, key) = key_with(&user, &server, 12);
@@ -117,18 +122,26 @@ fn prepaid_work_uses_credit_up_and_needs_it() {
     );
     assert_eq!(balance(&user), 0);
     let granted = Instant::now();
-    credit(&db, &["grant", &user.id, "40"]);
+    credit(&db, &["grant", &user.id, &dollars(40)]);
     soon("more", || made(&program, 10) > 0);
     assert!(granted.elapsed() < Duration::from_secs(5));
     soon("what is not used to be free", || {
-        credit(&db, &["withdraw", "ann@example.com", "1000"]);
+        credit(&db, &["withdraw", "ann@example.com", &dollars(1000)]);
         balance(&user) == 0
     });
     assert_eq!(made(&program, 5), 0);
     let shown = credit(&db, &["show", "ann@example.com"]);
-    assert!(shown.contains(" 0 micro-dollars left") && shown.contains("-30") && shown.contains("w Welcome"), "{shown}");
+    assert!(
+        shown.contains(": US$ 0.00 left") && shown.contains(" -0.00003 ") && shown.contains("w Welcome"),
+        "{shown}"
+    );
     let bad = run(&["credit", "grant", "nobody@example.com", "1"], &[("DATABASE_URL", &db.url())], "");
     refused(bad, "no such account");
+    // Such as micro-dollars, which it took once.
+    for amount in ["0", "5000000", "0.0000001", "-1", "1e3", "five"] {
+        let bad = run(&["credit", "grant", "ann@example.com", amount], &[("DATABASE_URL", &db.url())], "");
+        assert_eq!((bad.code, bad.out.as_str()), (2, ""), "{bad:?}");
+    }
     assert_eq!(charged(&db), 35);
 }
 
@@ -140,7 +153,7 @@ fn accounts_with_a_subscription_need_no_credit_where_that_is_so() {
     program.post("/v1/chat/completions", &chat(1)).expect(402);
     db.run("UPDATE users SET is_subscribed = true");
     soon("the subscription to be known", || made(&program, 1) == 1);
-    credit(&db, &["grant", "ann@example.com", "25"]);
+    credit(&db, &["grant", "ann@example.com", "0.000025"]);
     assert_eq!((made(&program, 10), balance(&user)), (10, json!(25)));
 }
 
@@ -173,9 +186,9 @@ fn expire_soon(db: &TestDb) {
 fn credit_that_expires_is_gone_but_for_what_running_requests_have_set_aside() {
     let (upstream, tell) = told();
     let (db, server, user) = start(&upstream, PREPAID);
-    credit(&db, &["grant", "ann@example.com", "10", "--id", "lasting"]);
+    credit(&db, &["grant", "ann@example.com", &dollars(10), "--id", "lasting"]);
     let expires = expires_in(Duration::from_secs(3600));
-    credit(&db, &["grant", "ann@example.com", "40", "--id", "spring", "--expires", &expires]);
+    credit(&db, &["grant", "ann@example.com", &dollars(40), "--id", "spring", "--expires", &expires]);
     let program = user.program(&server.inference);
     tell.send(1).unwrap();
     soon("the credit to be known", || made(&program, 1) == 1);
@@ -252,7 +265,7 @@ fn secret(user: &User) -> String {
 #[test]
 fn one_balance_is_spent_to_the_last_micro_dollar_by_four_processes() {
     let (db, fleet, user) = prepaid_fleet();
-    let half = (LIMIT / 2).to_string();
+    let half = dollars(LIMIT / 2);
     for id in ["one", "two"] {
         credit(&db, &["grant", &user.id, &half, "--id", id, "--expires", "2999-01-01T00:00:00Z"]);
     }
@@ -275,7 +288,7 @@ fn wait_until_known(fleet: &Fleet, secret: &str) {
 #[test]
 fn a_balance_survives_killed_processes() {
     let (db, mut fleet, user) = prepaid_fleet();
-    credit(&db, &["grant", &user.id, &(LIMIT - 100).to_string()]);
+    credit(&db, &["grant", &user.id, &dollars(LIMIT - 100)]);
     let (addresses, received, secrets) = (fleet.inference(), Received::default(), [secret(&user)]);
     wait_until_known(&fleet, &secrets[0]);
     thread::scope(|scope| {
@@ -284,7 +297,7 @@ fn a_balance_survives_killed_processes() {
             soon("some requests", || received.all() > requests);
             fleet.servers[server].signal(Signal::KILL);
         }
-        let more = ["credit", "grant", &user.id, "100", "--id", "more"];
+        let more = ["credit", "grant", &user.id, "0.0001", "--id", "more"];
         soon("more credit", || run(&more, &[("DATABASE_URL", &db.url())], "").code == 0);
     });
     fleet.servers.truncate(2);

@@ -120,7 +120,7 @@ fn disputed_credit_stays_away_if_the_dispute_is_lost() {
 fn what_was_spent_cannot_be_taken_back_and_is_not_taken_from_later_credit() {
     let (stripe, db, server, user, page) = bought(1000);
     deliver(&stripe, &server, 0);
-    let withdraw = ["credit", "withdraw", &user.id, "6000000"];
+    let withdraw = ["credit", "withdraw", &user.id, "6"];
     crate::harness::done(crate::harness::run(&withdraw, &[("DATABASE_URL", &db.url())], ""));
     let id = stripe.dispute(&page);
     deliver(&stripe, &server, 0);

@@ -65,13 +65,13 @@ fn credit_that_runs_low_is_told_each_time_it_was_filled_up() {
     let upstream = obedient();
     let (db, server, user) = start(&upstream, &[("BILLING", "prepaid")]);
     let client = user.program(&server.inference);
-    textgen(&db, &["credit", "grant", &user.email, "100"]);
+    textgen(&db, &["credit", "grant", &user.email, "0.0001"]);
     soon("the credit to be known", || status(&client, 1) == 200);
     let spent = || db.count("SELECT sum(cost_micros)::bigint FROM usage_events");
     assert_eq!((status(&client, 79 - spent()), told(&db).len()), (200, 0));
     assert_eq!((status(&client, 1), told(&db)), (200, vec![("credit.low".to_owned(), 80)]));
     assert_eq!((status(&client, 20), percents(&db)), (200, vec![80, 100]));
-    textgen(&db, &["credit", "grant", &user.email, "50"]);
+    textgen(&db, &["credit", "grant", &user.email, "0.00005"]);
     soon("the credit to be known", || status(&client, 1) == 200);
     assert_eq!((status(&client, 139 - spent()), percents(&db).len()), (200, 2));
     assert_eq!((status(&client, 1), percents(&db)), (200, vec![80, 100, 80]));
