@@ -69,10 +69,11 @@ test-alerts: need-cargo ## run Prometheus against servers with faults, until eac
 	@$(path); TEST_DATABASE_URL="$${TEST_DATABASE_URL:-$$(scripts/postgres --test start)}" && export TEST_DATABASE_URL && \
 	unset DATABASE_URL && exec cargo test --locked --test it -- alerts:: --ignored
 
-chaos: need-cargo ## inject faults in random order under load, bill under faults, and simulate budgets and rate limits; SEED=... repeats a run, ROUNDS=..., SEEDS=... and SCHEDULES=... set the length
+chaos: need-cargo ## inject faults in random order under load, bill under faults, kill migrations, and simulate budgets and rate limits; SEED=... repeats a run, ROUNDS=..., SEEDS=..., MIGRATION_USERS=..., MIGRATION_DOCUMENTS=... and SCHEDULES=... set the length
 	@$(path); TEST_DATABASE_URL="$${TEST_DATABASE_URL:-$$(scripts/postgres --test start)}" && export TEST_DATABASE_URL && \
 	unset DATABASE_URL && cargo test --locked --test it chaos::many_faults -- --ignored --nocapture && \
 	cargo test --locked --test it usage_reported_at_once::many_seeds -- --ignored --nocapture && \
+	cargo test --locked --test it killed_migrations:: -- --ignored --nocapture && \
 	exec cargo test --release --locked --lib limits:: -- --ignored --nocapture
 
 lint: need-cargo ## run rustfmt, clippy and, if installed, shellcheck and hadolint

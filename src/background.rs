@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crate::auth::{LastUsed, last_used};
 use crate::db::probe::Probe;
 use crate::db::{self, ConnectConfig, Database, migrate};
+use crate::repeating;
 use crate::store::{
     account_links, api_keys, budgets, deleted_documents, document_versions, known_networks, rates, sessions,
 };
@@ -17,32 +18,37 @@ use crate::store::{
 /// How often expired rows are deleted.
 const DELETE_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// The first pause between two attempts to migrate, and the longest one.
-const MIGRATE_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+/// The first pause between two attempts to migrate.
+const MIGRATE_PAUSE: Duration = Duration::from_millis(100);
+
+/// The longest one while the database is away, and while it is there: such an attempt may be much work that is undone again.
+const LONGEST_PAUSE_AWAY: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// How long the end of the process may be delayed by the last write.
 const LAST_FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Applies the migrations, trying again until that succeeds. Returns false if the process was stopped before.
 pub fn migrate(database: &ConnectConfig, stopped: &AtomicBool) -> bool {
-    let (mut pause, longest_pause) = MIGRATE_PAUSE;
+    let mut pause = MIGRATE_PAUSE;
     let mut logged = String::new();
     while !stopped.load(Ordering::Acquire) {
-        match migrate::migrate(database) {
+        let e = match migrate::migrate(database) {
             Ok(applied) => {
                 log::info!("the database is up to date ({applied} migrations applied)");
                 return true;
             }
-            Err(e) => {
-                let reason = e.to_string();
-                if reason != logged {
-                    log::error!("not ready, retrying: {reason}");
-                    logged = reason;
-                }
-            }
+            Err(e) => e,
+        };
+        let reason = e.to_string();
+        if reason != logged {
+            log::error!("not ready, retrying: {reason}");
+            logged = reason;
         }
-        thread::sleep(pause);
-        pause = (pause * 2).min(longest_pause);
+        let longest = if e.is_outage() { LONGEST_PAUSE_AWAY } else { LONGEST_PAUSE };
+        pause = pause.min(longest);
+        repeating::sleep(pause, stopped);
+        pause *= 2;
     }
     false
 }

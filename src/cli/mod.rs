@@ -18,6 +18,7 @@ mod user;
 mod webhook;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::PathBuf;
 
 use clap::builder::Styles;
@@ -28,7 +29,8 @@ use time::OffsetDateTime;
 use crate::accounts;
 use crate::call::Role;
 use crate::config::{self, Config};
-use crate::db::{self, ConnectConfig, Database, Executor, migrate};
+use crate::db::migrate::{self, Report};
+use crate::db::{self, ConnectConfig, Database, Executor};
 use crate::error::Error;
 use crate::store::{User, timestamp};
 use crate::version;
@@ -230,7 +232,9 @@ pub fn run(command: &Command, config: &Config) -> Result<Done, Failure> {
 }
 
 fn migrate(config: &Config) -> Result<String, Failure> {
-    Ok(match migrate::migrate(&connection(config)?)? {
+    // If nobody reads it, there is nowhere to report that.
+    let report = Report::new(|line: &str| drop(writeln!(std::io::stdout(), "{line}")));
+    Ok(match migrate::migrate_and_report(&connection(config)?, report)? {
         0 => "the database is up to date\n".to_owned(),
         n => format!("the database is up to date: {n} migrations applied\n"),
     })

@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use postgres::config::{Host, SslNegotiation};
-use postgres::error::SqlState;
+use postgres::error::{DbError, SqlState};
 use postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
 use postgres::{Client, NoTls, Socket};
 use r2d2::ManageConnection;
@@ -69,6 +69,11 @@ impl ConnectConfig {
     /// Sets the options of the server's command line, such as `-c statement_timeout=0`, after or before those given.
     pub fn set_options(&mut self, options: &str) {
         self.driver.options(options);
+    }
+
+    /// Has a function called for each notice that the server sends.
+    pub(super) fn on_notice(&mut self, take: impl Fn(DbError) + Send + Sync + 'static) {
+        self.driver.notice_callback(take);
     }
 
     /// Has statements fail that wait for a lock longer than [`LOCK_TIMEOUT`], unless the options say otherwise already.

@@ -31,6 +31,9 @@ pub enum Error {
     /// There is no memory for the rows.
     #[error("there is no memory for the rows")]
     NoMemory(Refused),
+    /// It is not as a migration needs it. Nothing was changed.
+    #[error("the database cannot be migrated, and nothing was changed: {0}")]
+    NotMigratable(String),
     /// Anything else: a bug.
     #[error("database error: {0}")]
     Other(String),

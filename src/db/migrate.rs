@@ -1,11 +1,23 @@
 //! Applies migrations, one process at a time.
+//!
+//! What can be known to prevent them is looked for before the first change ([`conditions`]). A database that was never
+//! migrated, also one of the Python system ([`old_system`]), is migrated in one transaction: it is as it was, or done.
+//! Servers may be at work on any other, so each migration is a transaction of its own there, and holds its locks no longer.
 
-use postgres::Client;
-use refinery::{Migration, Runner};
+mod conditions;
+mod history;
+mod old_system;
+mod progress;
+
+use postgres::{Client, Transaction};
 
 use super::connect::{ConnectConfig, connect};
 use super::watchdog::TimeoutCounter;
 use super::{Error, Executor, RESPONSE_TIMEOUT};
+use history::Pending;
+use old_system::OldTables;
+use progress::Progress;
+pub use progress::Report;
 
 /// The name and SQL of each file in `sql/migrations`, in order, as `build.rs` lists them. The name begins with the number.
 const MIGRATIONS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/migrations.rs"));
@@ -13,12 +25,24 @@ const MIGRATIONS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/migratio
 /// The advisory lock that lets one process migrate while the others wait: "textgen" in ASCII.
 const LOCK: i64 = 0x0074_6578_7467_656e;
 
-/// Applies the missing migrations, on a connection without a statement timeout, and returns their number.
+/// Applies the missing migrations, on a connection without a statement timeout, and returns their number. What is done
+/// meanwhile is logged.
 ///
 /// # Errors
-/// The database is unavailable, or a migration failed and was rolled back.
+/// The database is unavailable, cannot be migrated, or a migration failed and was rolled back.
 pub fn migrate(config: &ConnectConfig) -> Result<usize, Error> {
-    let (mut client, watchdog) = connect(&without_timeouts(config), &TimeoutCounter::default())?;
+    migrate_and_report(config, Report::new(|line: &str| log::info!("{line}")))
+}
+
+/// The same; what is done meanwhile is reported line by line.
+///
+/// # Errors
+/// See [`migrate`].
+pub fn migrate_and_report(config: &ConnectConfig, report: Report) -> Result<usize, Error> {
+    let progress = Progress::new(report);
+    let mut config = without_timeouts(config);
+    progress.listen(&mut config);
+    let (mut client, watchdog) = connect(&config, &TimeoutCounter::default())?;
     watchdog.arm(RESPONSE_TIMEOUT);
     // Checked without a lock or a write, so that a server can start on a read-only database.
     if is_current(&mut client)? {
@@ -26,10 +50,14 @@ pub fn migrate(config: &ConnectConfig) -> Result<usize, Error> {
     }
     // A migration may take long, also that of another process.
     watchdog.disarm();
-    client.execute("SELECT pg_advisory_lock($1)", &[&LOCK])?;
-    let report = runner()?.run(&mut client).map_err(|e| failed(&e))?;
+    // So that the database notices at once if this process is killed. Not every system can tell it.
+    let _ = client.batch_execute("SET client_connection_check_interval = '1s'");
+    let _watch = progress.watch(&config, backend_pid(&mut client)?);
+    let wait = || client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]);
+    progress.quietly("waiting for another process that migrates the database", wait)?;
+    let applied = apply_all(&mut client, &progress)?;
     client.execute("SELECT pg_advisory_unlock($1)", &[&LOCK])?;
-    Ok(report.applied_migrations().len())
+    Ok(applied)
 }
 
 /// The number of the newest migration of this version.
@@ -65,10 +93,11 @@ pub fn unlock(db: &mut impl Executor) -> Result<(), Error> {
     db.query_one("SELECT pg_advisory_unlock($1)", &[&LOCK]).map(drop)
 }
 
-/// The configuration without the time-outs that the URL, the role or the database may set for requests.
+/// The configuration without the time-outs that the URL, the role or the database may set for requests, and with notices.
 fn without_timeouts(config: &ConnectConfig) -> ConnectConfig {
     let mut config = config.clone();
-    let options = format!("{} -c statement_timeout=0 -c lock_timeout=0", config.driver().get_options().unwrap_or(""));
+    let given = config.driver().get_options().unwrap_or("");
+    let options = format!("{given} -c statement_timeout=0 -c lock_timeout=0 -c client_min_messages=notice");
     config.set_options(&options);
     config
 }
@@ -82,36 +111,48 @@ fn is_current(client: &mut Client) -> Result<bool, Error> {
     Ok(usize::try_from(newest.try_get::<_, i64>(0)?).is_ok_and(|version| version >= MIGRATIONS.len()))
 }
 
-fn runner() -> Result<Runner, Error> {
-    let migrations = MIGRATIONS.iter().map(|(name, sql)| Migration::unapplied(name, sql));
-    let migrations: Vec<Migration> = migrations.collect::<Result<_, _>>().map_err(|e| failed(&e))?;
-    // A newer binary may have migrated the database: an older one works with its additions.
-    Ok(Runner::new(&migrations).set_abort_missing(false))
+fn backend_pid(client: &mut Client) -> Result<i32, Error> {
+    Ok(client.query_one("SELECT pg_backend_pid()", &[])?.try_get(0)?)
 }
 
-fn failed(e: &refinery::Error) -> Error {
-    use std::error::Error as _;
-    let mut source = e.source();
-    while let Some(cause) = source {
-        if let Some(fault) = cause.downcast_ref::<postgres::Error>() {
-            return match fault.is_closed() {
-                true => Error::Unavailable(super::error::describe(fault)),
-                false => Error::Other(format!("migration failed: {}", super::error::describe(fault))),
-            };
+fn apply_all(client: &mut Client, progress: &Progress) -> Result<usize, Error> {
+    let pending = history::pending(client)?;
+    let old = OldTables::find(client, &pending)?;
+    conditions::check(client, &pending, &old)?;
+    if pending.first().is_some_and(|first| first.number <= old_system::LAST_MIGRATION) {
+        for line in old.warnings(client)? {
+            progress.say(&line);
         }
-        source = cause.source();
+        let failed = |what: &str, e| failed(what, e, "nothing was changed");
+        let mut transaction = client.transaction()?;
+        for (name, sql) in old.steps() {
+            progress.step(name, || transaction.batch_execute(sql)).map_err(|e| failed(name, e))?;
+        }
+        for migration in &pending {
+            apply(&mut transaction, migration, progress).map_err(|e| failed(&migration.to_string(), e))?;
+        }
+        progress.step("committing", || transaction.commit()).map_err(|e| failed("the commit", e))?;
+    } else {
+        for migration in &pending {
+            let mut transaction = client.transaction()?;
+            let outcome = apply(&mut transaction, migration, progress).and_then(|()| transaction.commit());
+            outcome.map_err(|e| failed(&migration.to_string(), e, "it was undone, and those before it stay"))?;
+        }
     }
-    Error::Other(format!("migration failed: {e}"))
+    Ok(pending.len())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn apply(transaction: &mut Transaction<'_>, migration: &Pending, progress: &Progress) -> Result<(), postgres::Error> {
+    progress.step(&migration.to_string(), || {
+        transaction.batch_execute(migration.sql)?;
+        history::record(transaction, migration)
+    })
+}
 
-    #[test]
-    fn migrations_are_named_as_the_databases_know_them() {
-        let names: Vec<&str> = MIGRATIONS.iter().map(|(name, _)| *name).collect();
-        assert_eq!((names[0], names[9], names[16]), ("V1__users", "V10__retention", "V17__unit_defaults"));
-        assert!(runner().is_ok());
+fn failed(what: &str, e: postgres::Error, state: &str) -> Error {
+    let reason = format!("migration failed, {state}: {what}: {}", super::error::describe(&e));
+    match Error::from(e).is_outage() {
+        true => Error::Unavailable(reason),
+        false => Error::Other(reason),
     }
 }

@@ -1,4 +1,4 @@
-//! The database: the pool, sessions, migrations and notifications. Knows no table.
+//! The database: the pool, sessions, migrations and notifications. Knows no table but those that migrations start from.
 
 mod batcher;
 mod certificates;

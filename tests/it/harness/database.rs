@@ -43,6 +43,19 @@ impl TestDb {
         db
     }
 
+    /// A copy of another one, to which nobody else is connected.
+    pub fn copy_of(other: &TestDb) -> TestDb {
+        other.end_session();
+        super::wait_until("the end of its sessions", || other.sessions() == 0);
+        TestDb::create(&format!("TEMPLATE {}", other.name)).unwrap()
+    }
+
+    /// How many sessions there are on it.
+    pub fn sessions(&self) -> i64 {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1";
+        admin().query_one(sql, &[&self.name]).unwrap().get(0)
+    }
+
     fn create(template: &str) -> Result<TestDb, postgres::Error> {
         let name = format!("test_{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let mut admin = admin();

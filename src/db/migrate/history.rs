@@ -1,0 +1,101 @@
+//! Which migrations were applied: the table `refinery_schema_history`, as the library refinery keeps it.
+
+use std::fmt;
+
+use postgres::{Client, Transaction};
+use refinery::Migration;
+
+use super::super::Error;
+use super::MIGRATIONS;
+
+/// A migration that was not applied yet.
+pub(super) struct Pending {
+    pub(super) number: i32,
+    pub(super) name: String,
+    pub(super) sql: &'static str,
+    /// What tells it from another one of the same number.
+    checksum: u64,
+}
+
+impl Pending {
+    /// Whether it is the one with this name and checksum.
+    fn is(&self, name: Option<&str>, checksum: Option<&str>) -> bool {
+        name == Some(&self.name) && checksum == Some(&self.checksum.to_string())
+    }
+}
+
+impl fmt::Display for Pending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "migration {} of {} ({})", self.number, MIGRATIONS.len(), self.name)
+    }
+}
+
+/// The migrations of this version.
+pub(super) fn all() -> Result<Vec<Pending>, Error> {
+    let read = MIGRATIONS.iter().map(|(name, sql)| {
+        let migration = Migration::unapplied(name, sql).map_err(|e| Error::Other(e.to_string()))?;
+        let (number, checksum) = (migration.version(), migration.checksum());
+        Ok(Pending { number, name: migration.name().to_owned(), sql, checksum })
+    });
+    read.collect()
+}
+
+/// The migrations that are missing, in order. Changes nothing. A newer version of textgen may have migrated the database:
+/// an older one works with its additions.
+///
+/// # Errors
+/// The database is unavailable, or was migrated by something else.
+pub(super) fn pending(client: &mut Client) -> Result<Vec<Pending>, Error> {
+    let mut pending = all()?;
+    if client.query_one("SELECT to_regclass('refinery_schema_history') IS NULL", &[])?.try_get(0)? {
+        return Ok(pending);
+    }
+    let applied = client.query("SELECT version, name, checksum FROM refinery_schema_history ORDER BY version", &[])?;
+    let mut last = 0;
+    for row in applied {
+        let number: i32 = row.try_get(0)?;
+        let name: Option<String> = row.try_get(1)?;
+        let checksum: Option<String> = row.try_get(2)?;
+        let own = pending.iter().find(|own| own.number == number);
+        if let Some(own) = own.filter(|own| !own.is(name.as_deref(), checksum.as_deref())) {
+            let name = name.unwrap_or_default();
+            return Err(Error::NotMigratable(format!(
+                "its migration {number} ({name}) is not that of this version ({}): use the version that migrated it, or a later \
+                 one",
+                own.name
+            )));
+        }
+        last = number;
+    }
+    pending.retain(|own| own.number > last);
+    Ok(pending)
+}
+
+/// Notes that a migration was applied.
+///
+/// # Errors
+/// Those of the database.
+pub(super) fn record(transaction: &mut Transaction<'_>, migration: &Pending) -> Result<(), postgres::Error> {
+    const TABLE: &str = "CREATE TABLE IF NOT EXISTS refinery_schema_history (
+        version int4 PRIMARY KEY, name varchar(255), applied_on varchar(255), checksum varchar(255))";
+    const SQL: &str = r#"INSERT INTO refinery_schema_history (version, name, applied_on, checksum)
+        VALUES ($1, $2, to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), $3)"#;
+    if migration.number == 1 {
+        transaction.batch_execute(TABLE)?;
+    }
+    transaction.execute(SQL, &[&migration.number, &migration.name, &migration.checksum.to_string()]).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn migrations_are_named_as_the_databases_know_them() {
+        let all = all().unwrap();
+        let names: Vec<_> = [0, 9, 16].map(|n: usize| (all[n].number, all[n].name.as_str())).into();
+        assert_eq!(names, [(1, "users"), (10, "retention"), (17, "unit_defaults")]);
+        // Databases have them with these, and refuse others.
+        assert_eq!((all[0].checksum, all[16].checksum), (13_781_776_727_871_899_443, 13_423_073_254_386_232_516));
+    }
+}

@@ -1,0 +1,395 @@
+//! Databases of the Python system, in each form that it left behind, are migrated whole, or refused and left as they are.
+
+use std::process::{Command, Stdio};
+use std::sync::{LazyLock, OnceLock};
+
+use serde_json::json;
+
+use crate::harness::{Process, Server, TestDb, run, wait_until};
+use crate::quotas::assert_totals_are_right;
+
+const PEPPER: &str = "old pepper";
+const PASSWORD: &str = "an old password";
+const ANN: &str = "annSecret0123456789ABCDEFabcdefg";
+const BOB: &str = "bobSecret0123456789ABCDEFabcdefg";
+
+/// The accounts, in every form. The address is not as people write it.
+const USERS: &str = "
+    CREATE TABLE users (
+        id varchar NOT NULL, email varchar NOT NULL, password_hash varchar, created timestamp, updated timestamp,
+        name varchar, profile_url varchar, photo_url varchar, is_subscribed boolean, stripe_id varchar,
+        secret varchar NOT NULL, free_credits integer, charges_monthly integer, num_self_hosted_instances integer,
+        cookie_user integer, access_token varchar, PRIMARY KEY (id), UNIQUE (email));";
+
+/// What `create_all` makes, and what Alembic's migrations suppose.
+const OTHERS: &str = "
+    CREATE TABLE ai_characters (
+        id varchar PRIMARY KEY, name varchar NOT NULL, user_id varchar NOT NULL REFERENCES users (id));
+    CREATE TABLE chat_rooms (
+        id varchar PRIMARY KEY, name varchar NOT NULL, user_id varchar NOT NULL REFERENCES users (id),
+        ai_character_id varchar REFERENCES ai_characters (id), created_at timestamp);
+    CREATE TABLE chat_messages (
+        id varchar PRIMARY KEY, chat_room_id varchar NOT NULL REFERENCES chat_rooms (id),
+        user_id varchar REFERENCES users (id), content text NOT NULL, message_metadata json);
+    CREATE TABLE save_games (
+        id varchar PRIMARY KEY, user_id varchar NOT NULL REFERENCES users (id), game_state json NOT NULL);
+    CREATE TABLE voices (id varchar PRIMARY KEY, name varchar NOT NULL);";
+
+const NUMBERED: &str = "
+    CREATE TABLE documents (
+        id serial NOT NULL, user_id varchar NOT NULL, title varchar, content text, created timestamp, updated timestamp,
+        PRIMARY KEY (id));";
+
+const NAMED: &str = "
+    CREATE TABLE documents (
+        id varchar NOT NULL, user_id varchar NOT NULL REFERENCES users (id), title varchar, content text,
+        created timestamp, updated timestamp, PRIMARY KEY (id));";
+
+/// The tables of one form, and whether its documents are numbered.
+fn tables(form: &str) -> (String, bool) {
+    let before = "CREATE TABLE voices (id varchar PRIMARY KEY, user__id varchar);
+        CREATE TABLE ai_characters (id varchar PRIMARY KEY, user__id varchar, name varchar, url_name varchar UNIQUE);";
+    let version = |number: &str| {
+        format!(
+            "CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY);
+            INSERT INTO alembic_version VALUES ('{number}');"
+        )
+    };
+    let keys = "ALTER TABLE documents ADD FOREIGN KEY (user_id) REFERENCES users (id);
+        ALTER TABLE voices ADD FOREIGN KEY (user__id) REFERENCES users (id);";
+    let is_public = "ALTER TABLE documents ADD COLUMN is_public boolean;";
+    let drip = "ALTER TABLE users ADD COLUMN email_unsubscribed boolean DEFAULT false,
+            ADD COLUMN email_unsubscribe_token varchar, ADD COLUMN drip_email_sent integer DEFAULT 0,
+            ADD COLUMN drip_email_last_sent_at timestamp;
+        CREATE UNIQUE INDEX ix_users_email_unsubscribe_token ON users (email_unsubscribe_token);";
+    match form {
+        "create_all" => {
+            let documents = "CREATE TABLE documents (
+                id varchar NOT NULL, title varchar NOT NULL, content text, user_id varchar NOT NULL,
+                created timestamp, updated timestamp, is_public boolean, PRIMARY KEY (id),
+                FOREIGN KEY (user_id) REFERENCES users (id));";
+            (format!("{USERS}{documents}{OTHERS}"), false)
+        }
+        "001" => (format!("{USERS}{NUMBERED}{}", version("001")), true),
+        "b6440a1a2294" => (format!("{USERS}{NUMBERED}{before}{keys}{}", version(form)), true),
+        "64d0b89464da" => (format!("{USERS}{NAMED}{before}{}", version(form)), false),
+        "8bbcba31ad4a" => (format!("{USERS}{NAMED}{is_public}{OTHERS}{}", version(form)), false),
+        "c3f1a2b4d5e6" => (format!("{USERS}{NAMED}{is_public}{drip}{OTHERS}{}", version(form)), false),
+        // Made by hand after one of them: other types of the same meaning.
+        "by hand" => {
+            let documents = NUMBERED.replace("serial", "bigint GENERATED ALWAYS AS IDENTITY");
+            let other =
+                "ALTER TABLE users ALTER email TYPE varchar(24), ALTER secret TYPE text, ALTER secret DROP NOT NULL,
+                    ALTER created TYPE timestamptz USING created AT TIME ZONE 'UTC', ALTER created SET DEFAULT now(),
+                    ALTER charges_monthly SET DEFAULT 0;
+                ALTER TABLE documents ADD COLUMN is_public boolean NOT NULL DEFAULT false,
+                    ALTER updated TYPE timestamptz, ALTER updated SET DEFAULT now(), ALTER user_id DROP NOT NULL;";
+            (format!("{USERS}{documents}{other}"), true)
+        }
+        _ => unreachable!("{form}"),
+    }
+}
+
+/// A database in this form, with the same rows as in every other.
+fn old_database(form: &str) -> TestDb {
+    let db = TestDb::empty();
+    // Sessions of the old system were in no particular zone.
+    db.run(&format!("ALTER DATABASE {} SET timezone = 'America/New_York'", db.name()));
+    let (tables, is_numbered) = tables(form);
+    db.run(&tables);
+    // The lowest cost there is, to keep the tests fast.
+    static HASH: LazyLock<String> = LazyLock::new(|| bcrypt::hash(format!("{PASSWORD}{PEPPER}"), 4).unwrap());
+    let hash = HASH.as_str();
+    db.run(&format!(
+        "SET timezone = 'UTC';
+        INSERT INTO users (id, email, password_hash, created, updated, is_subscribed, secret, charges_monthly) VALUES
+        ('ann', E'\\tAnn@Example.com\\n', '{hash}', '2024-05-06 07:08:09.5', NULL, NULL, '{ANN}', 12),
+        ('annToo', E'ann@example.com', NULL, '2024-06-06', '2024-06-07', false, 'annTooSecret0123456789ABCDEFabcd', 0),
+        ('bob', 'bob@x', NULL, NULL, '2024-05-07', true, '{BOB}', NULL),
+        ('carl', E'carl@x\\u3000', NULL, '2023-01-01', '2023-01-01', false, '', 2000000000);"
+    ));
+    let id = |n: i32| if is_numbered { n.to_string() } else { format!("'doc_{n}'") };
+    let given = if form == "by hand" { "OVERRIDING SYSTEM VALUE" } else { "" };
+    db.run(&format!(
+        "SET timezone = 'UTC';
+        INSERT INTO documents (id, user_id, title, content, created, updated) {given} VALUES
+        ({}, 'ann', 'First', 'text', '2024-05-06 07:08:09', NULL),
+        ({}, 'bob', 'Second', NULL, NULL, '2024-05-07');",
+        id(1),
+        id(17)
+    ));
+    db
+}
+
+fn migrate(db: &TestDb) -> String {
+    let outcome = run(&["migrate"], &[("DATABASE_URL", &db.url())], "");
+    assert_eq!((outcome.code, outcome.err.as_str()), (0, ""), "{outcome:?}");
+    outcome.out
+}
+
+fn text(db: &TestDb, sql: &str) -> String {
+    db.connect().query_one(sql, &[]).unwrap().get::<_, Option<String>>(0).unwrap_or_default()
+}
+
+/// What every form becomes.
+#[track_caller]
+fn assert_migrated(form: &str, db: &TestDb) {
+    let users = text(
+        db,
+        "SELECT string_agg(concat_ws(' ', id, email, secret, charges_monthly, is_subscribed, created AT TIME ZONE 'UTC',
+            updated AT TIME ZONE 'UTC'), E'\\n' ORDER BY id) FROM users",
+    );
+    let expected = "ann ann@example.com annSec… 12000 f 2024-05-06 07:08:09.5 2024-05-06 07:08:09.5\n\
+        annToo duplicate-anntoo-of-ann@example.com annToo… 0 f 2024-06-06 00:00:00 2024-06-07 00:00:00\n\
+        bob bob@x bobSec… 0 t 2024-05-07 00:00:00 2024-05-07 00:00:00\n\
+        carl carl@x  2000000000000 f 2023-01-01 00:00:00 2023-01-01 00:00:00";
+    assert_eq!(users, expected, "{form}");
+    let keys = text(
+        db,
+        &format!(
+            "SELECT string_agg(u.id, ' ' ORDER BY u.id) FROM api_keys k JOIN users u ON u.id = k.user_id
+            WHERE is_default AND revoked IS NULL AND prefix = u.secret AND digest IN
+                (sha256('{ANN}'), sha256('{BOB}'), sha256('annTooSecret0123456789ABCDEFabcd'))"
+        ),
+    );
+    assert_eq!(keys, "ann annToo bob", "{form}");
+    let documents = text(
+        db,
+        "SELECT string_agg(concat_ws(' ', id, user_id, title, coalesce(content, 'no text'), created AT TIME ZONE 'UTC',
+            updated AT TIME ZONE 'UTC', is_public, version), E'\\n' ORDER BY id) FROM documents",
+    );
+    let expected = "doc_1 ann First text 2024-05-06 07:08:09 2024-05-06 07:08:09 f 1\n\
+        doc_17 bob Second no text 2024-05-07 00:00:00 2024-05-07 00:00:00 f 1";
+    assert_eq!(documents, expected, "{form}");
+    assert_totals_are_right(db);
+    let left = "SELECT (SELECT count(*) FROM pg_proc WHERE proname LIKE 'textgen_old%')
+        + (SELECT count(*) FROM pg_class WHERE relname LIKE 'textgen_old%' OR relname = 'documents_id_seq')";
+    assert_eq!(db.count(left), 0, "{form}: something is left of the way");
+    // As a new database has them, whatever they were.
+    let columns = "SELECT string_agg(concat_ws(' ', table_name, column_name, udt_name, is_nullable), E'\\n'
+            ORDER BY table_name, column_name)
+        FROM information_schema.columns WHERE table_name IN ('users', 'documents') AND column_name NOT LIKE '%email_%'";
+    static EXPECTED: OnceLock<String> = OnceLock::new();
+    assert_eq!(&text(db, columns), EXPECTED.get_or_init(|| text(&TestDb::new(), columns)), "{form}");
+}
+
+#[test]
+fn every_form_of_the_old_database_is_migrated() {
+    for form in ["create_all", "b6440a1a2294", "64d0b89464da", "8bbcba31ad4a", "c3f1a2b4d5e6"] {
+        let db = old_database(form);
+        let out = migrate(&db);
+        assert_migrated(form, &db);
+        for line in ["taking over users: done in ", "taking over documents: done in ", "committing: done in "] {
+            assert_eq!(out.matches(line).count(), 1, "{out}");
+        }
+        let newest = db.count("SELECT max(version)::bigint FROM refinery_schema_history");
+        for number in 1..=newest {
+            let line = format!("migration {number} of {newest} (");
+            assert!(out.lines().any(|l| l.starts_with(&line) && l.contains("): done in ")), "{number}: {out}");
+        }
+        assert!(out.contains("1 accounts had the address of another one"), "{out}");
+        assert!(out.ends_with(&format!("the database is up to date: {newest} migrations applied\n")), "{out}");
+    }
+}
+
+/// The first form has no foreign keys, and one was changed by hand to have no secrets.
+#[test]
+fn documents_without_accounts_and_accounts_without_secrets_are_migrated() {
+    let db = old_database("001");
+    db.run("INSERT INTO documents (id, user_id, title, content) VALUES (99, 'gone', 'Lost', 'text of nobody')");
+    let server = Server::start_with(&db, &[("BCRYPT_PEPPER", PEPPER)]);
+    assert_migrated("001", &db);
+    let said = "1 documents of accounts that do not exist were moved to the table orphaned_documents";
+    assert!(server.log().contains(said), "{}", server.log());
+    assert!(server.log().contains("migration 1 of "), "{}", server.log());
+    let orphan = text(&db, "SELECT concat_ws(' ', id, user_id, title, content) FROM orphaned_documents");
+    assert_eq!(orphan, "doc_99 gone Lost text of nobody");
+
+    let ann = server.inference.with_secret(ANN).get("/api/current-user").expect(200).json();
+    assert_eq!((&ann["id"], &ann["charges_monthly"]), (&json!("ann"), &json!(12000)));
+    let form = json!({"email": "ann@example.com", "password": PASSWORD});
+    let session = server.web.anonymous().post("/api/login", &form).expect(200).session_token();
+    let browser = server.web.with_cookie(&session);
+    let document = browser.get("/api/docs/get?id=doc_1").expect(200).json();
+    assert_eq!((&document["title"], &document["content"]), (&json!("First"), &json!("text")));
+    browser.post("/api/docs/save", &json!({"id": "doc_1", "content": "new text"})).expect(200);
+
+    let db = old_database("by hand");
+    db.run(
+        "UPDATE users SET secret = NULL WHERE id = 'carl';
+        INSERT INTO documents (id, user_id, title) OVERRIDING SYSTEM VALUE VALUES (99, NULL, 'Of nobody')",
+    );
+    migrate(&db);
+    assert_migrated("by hand", &db);
+    assert_eq!(db.count("SELECT count(*) FROM orphaned_documents WHERE title = 'Of nobody'"), 1);
+}
+
+/// An earlier release stopped after its first migration if documents could not be made public.
+#[test]
+fn a_database_that_an_earlier_release_left_half_way_is_migrated() {
+    let db = old_database("64d0b89464da");
+    let whole = TestDb::new();
+    let first = include_str!("../../sql/migrations/0001_users.sql");
+    // That release did not know of white space other than spaces.
+    db.run(
+        "UPDATE users SET email = 'Carl@x ' WHERE id = 'carl';
+        UPDATE users SET email = 'Ann@Example.com' WHERE id = 'ann'",
+    );
+    db.run(first);
+    db.run(
+        "CREATE TABLE refinery_schema_history (version int4 PRIMARY KEY, name varchar(255), applied_on varchar(255),
+        checksum varchar(255))",
+    );
+    let row = "SELECT format('INSERT INTO refinery_schema_history VALUES (%s, %L, %L, %L)', version, name, applied_on, checksum)
+        FROM refinery_schema_history WHERE version = 1";
+    db.run(&text(&whole, row));
+    assert_eq!(db.count("SELECT charges_monthly FROM users WHERE id = 'ann'"), 12_000);
+    let out = migrate(&db);
+    assert!(!out.contains("taking over users") && out.contains("taking over documents"), "{out}");
+    assert_migrated("half-way", &db);
+}
+
+/// Earlier releases took only spaces off addresses, and left secrets that were NULL.
+#[test]
+fn addresses_that_an_earlier_release_took_over_with_tabs_are_mended() {
+    let db = TestDb::new();
+    db.run(
+        "DROP TRIGGER users_email_is_normal ON users; DROP FUNCTION textgen_normal_email;
+        CREATE TRIGGER users_email_is_normal AFTER INSERT OR UPDATE OF email ON users
+            FOR EACH ROW WHEN (NEW.email <> lower(btrim(NEW.email))) EXECUTE FUNCTION textgen_email_is_normal();
+        ALTER TABLE users ALTER secret DROP NOT NULL;
+        INSERT INTO users (id, email, is_subscribed, secret) VALUES
+            ('a', E'\\tann@x', true, ''), ('a2', 'ann@x', false, ''), ('b', E'bob@x\\n', false, NULL),
+            ('b2', E'\\tbob@x', true, ''), ('c', 'carl@x', false, '')",
+    );
+    db.run(include_str!("../../sql/migrations/0060_white_space.sql"));
+    let users = text(&db, "SELECT string_agg(concat_ws(' ', id, email, secret || '.'), ', ' ORDER BY id) FROM users");
+    assert_eq!(users, "a duplicate-a-of-ann@x ., a2 ann@x ., b duplicate-b-of-bob@x ., b2 bob@x ., c carl@x .");
+}
+
+/// All of it, as SQL.
+fn dump(db: &TestDb) -> String {
+    let output = Command::new("pg_dump").arg(db.url()).stderr(Stdio::inherit()).output().unwrap();
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    // Newer releases of pg_dump put a random word there.
+    text.lines().filter(|line| !line.contains("restrict ")).collect::<Vec<_>>().join("\n")
+}
+
+/// Each of these is refused, with all of its words, and nothing is changed.
+#[track_caller]
+fn assert_refused(db: &TestDb, url: &str, words: &[&str]) {
+    let before = dump(db);
+    let outcome = run(&["migrate"], &[("DATABASE_URL", url)], "");
+    assert_eq!((outcome.code, outcome.out.as_str()), (1, ""), "{outcome:?}");
+    assert_eq!(outcome.err.lines().count(), 1, "{}", outcome.err);
+    assert!(
+        outcome.err.starts_with("textgen: the database cannot be migrated, and nothing was changed: "),
+        "{outcome:?}"
+    );
+    for words in words {
+        assert!(outcome.err.contains(words), "{words} is not in {}", outcome.err);
+    }
+    assert_eq!(dump(db), before);
+}
+
+#[test]
+fn what_stands_in_the_way_is_named_before_anything_is_changed() {
+    let db = old_database("b6440a1a2294");
+    db.run(
+        "CREATE VIEW monthly AS SELECT email, charges_monthly FROM users;
+        CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+        CREATE TRIGGER charged BEFORE UPDATE OF charges_monthly ON users FOR EACH ROW EXECUTE FUNCTION nothing();
+        CREATE TABLE api_keys (key text);
+        CREATE TABLE shares (document_id integer REFERENCES documents (id));",
+    );
+    assert_refused(
+        &db,
+        &db.url(),
+        &[
+            "there is a api_keys already, which is not textgen's: rename it",
+            "view monthly depends on users.charges_monthly, users.email, which change: drop it now",
+            "trigger charged on table users depends on users.charges_monthly",
+            "shares refers to documents by their numbers, which change: drop its constraint shares_document_id_fkey",
+        ],
+    );
+    db.run("DROP VIEW monthly; DROP TRIGGER charged ON users; DROP TABLE api_keys, shares");
+    db.run("ALTER TABLE users ALTER email DROP NOT NULL; UPDATE users SET email = NULL WHERE id = 'annToo'");
+    assert_refused(&db, &db.url(), &["1 accounts have no address, such as that with the id 'annToo'"]);
+    db.run("UPDATE users SET email = 'ann@example.com' WHERE id = 'annToo'");
+    migrate(&db);
+    assert_migrated("mended", &db);
+}
+
+#[test]
+fn tables_of_other_programs_are_refused() {
+    let db = TestDb::empty();
+    db.run("CREATE TABLE users (id integer, email text, charges_monthly bigint)");
+    assert_refused(
+        &db,
+        &db.url(),
+        &[
+            "users.id has the type int4: change it to varchar or text",
+            "users has no column secret",
+            "users.charges_monthly has the type int8",
+            "users.id is not unique",
+        ],
+    );
+    let db = TestDb::empty();
+    db.run(NUMBERED);
+    assert_refused(&db, &db.url(), &["there is a table documents and none of users"]);
+}
+
+#[test]
+fn a_role_that_may_not_change_the_tables_is_refused() {
+    let db = old_database("64d0b89464da");
+    let role = format!("{}_stranger", db.name());
+    db.run(&format!("CREATE ROLE {role} LOGIN PASSWORD 'stranger'; REVOKE CREATE ON SCHEMA public FROM PUBLIC"));
+    let (_, place) = db.url().rsplit_once('@').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    let url = format!("postgresql://{role}:stranger@{place}");
+    let words = [
+        format!("the role {role} may not create tables: GRANT CREATE ON SCHEMA public TO {role}"),
+        format!("the role {role} does not own the table users: ALTER TABLE users OWNER TO {role}"),
+    ];
+    assert_refused(&db, &url, &words.each_ref().map(String::as_str));
+    db.run(&format!("DROP ROLE {role}"));
+}
+
+/// What cannot be foreseen fails as late as it likes: all is undone.
+#[test]
+fn a_migration_that_fails_late_leaves_everything_as_it_was() {
+    let db = old_database("001");
+    // The last migration that makes a function of this name finds another one.
+    db.run(
+        "CREATE FUNCTION textgen_is_version(title text, content text, new_title text, new_content text,
+        last_kept timestamptz, asked boolean) RETURNS text LANGUAGE sql AS $$ SELECT '' $$",
+    );
+    let before = dump(&db);
+    let outcome = run(&["migrate"], &[("DATABASE_URL", &db.url())], "");
+    assert_eq!(outcome.code, 1);
+    assert!(outcome.out.contains("migration 54 of "), "{}", outcome.out);
+    assert!(outcome.err.contains("migration failed, nothing was changed: migration 55 of "), "{}", outcome.err);
+    assert_eq!(outcome.err.lines().count(), 1, "{}", outcome.err);
+    assert_eq!(dump(&db), before);
+    db.run("DROP FUNCTION textgen_is_version");
+    migrate(&db);
+    assert_migrated("001", &db);
+}
+
+#[test]
+fn a_migration_that_waits_says_for_whom() {
+    let db = old_database("64d0b89464da");
+    let mut other = db.connect();
+    other.batch_execute("SET application_name = 'gunicorn'").unwrap();
+    let mut transaction = other.transaction().unwrap();
+    transaction.execute("UPDATE users SET name = 'Ann' WHERE id = 'ann'", &[]).unwrap();
+    let process = Process::start(&["migrate"], &[("DATABASE_URL", &db.url())]);
+    let said = "taking over users: running for ";
+    wait_until("it to say so", || process.out().contains(said) || !process.err().is_empty());
+    let out = process.out();
+    assert!(out.contains("waiting for a lock that is held by gunicorn (process "), "{out}");
+    assert!(out.contains("other programs are connected to the database: gunicorn (1)"), "{out}");
+    transaction.commit().unwrap();
+    assert_eq!(process.wait(), 0);
+    assert_migrated("64d0b89464da", &db);
+}
