@@ -15,7 +15,10 @@ const LONGEST: usize = 200;
 /// The most bytes of an address.
 const LONGEST_URL: usize = 2048;
 
-const NO_ENDPOINT: &str = "There is no endpoint of this id";
+/// That an endpoint is not there.
+pub const NO_ENDPOINT: &str = "There is no endpoint of this id";
+/// That nothing can be tried again.
+pub const NO_DELIVERY: &str = "There is no delivery of this id that has failed";
 
 /// The kinds of events that there are.
 pub const KINDS: [&str; 10] = [

@@ -8,7 +8,7 @@ use super::cursor::{self, last_before_next_page};
 use super::key_fields::List;
 use super::keys::in_transaction;
 use super::{Answer, Message, actor, fields};
-use crate::accounts::webhooks as changes;
+use crate::accounts::webhooks::{self as changes, NO_DELIVERY, NO_ENDPOINT};
 use crate::auth::Caller;
 use crate::call::Call;
 use crate::error::Error;
@@ -68,9 +68,6 @@ pub(super) fn operations() -> Vec<Operation> {
     ];
     all.into_iter().map(Operation::for_administrators).collect()
 }
-
-const NO_ENDPOINT: &str = "There is no endpoint of this id";
-const NO_DELIVERY: &str = "There is no delivery of this id that has failed";
 
 request_fields! {
     /// A new endpoint.

@@ -74,7 +74,9 @@ pub fn operations() -> Vec<Operation> {
 }
 
 fn page_operations() -> Vec<Operation> {
-    use pages::{account, admin, admin_catalogue, admin_models, admin_provider, admin_usage, admin_user};
+    use pages::{
+        account, admin, admin_catalogue, admin_models, admin_provider, admin_usage, admin_user, admin_webhooks,
+    };
     use pages::{documents, editor, playground, recovery, reference, subscribe, two_factor, usage, versions, welcome};
     assets::prepare();
     vec![
@@ -149,6 +151,12 @@ fn page_operations() -> Vec<Operation> {
         get("/admin/providers/edit", Authenticated(admin_provider::edit)).or_log_in().for_administrators(),
         post("/admin/providers/edit", Authenticated(admin_provider::save)).for_administrators(),
         post("/admin/providers/remove", Authenticated(admin_provider::remove)).for_administrators(),
+        get("/admin/webhooks", Authenticated(admin_webhooks::list)).or_log_in().for_administrators(),
+        post("/admin/webhooks", Authenticated(admin_webhooks::add)).for_administrators(),
+        post("/admin/webhooks/update", Authenticated(admin_webhooks::update)).for_administrators(),
+        post("/admin/webhooks/remove", Authenticated(admin_webhooks::remove)).for_administrators(),
+        post("/admin/webhooks/test", Authenticated(admin_webhooks::test)).for_administrators(),
+        post("/admin/webhooks/retry", Authenticated(admin_webhooks::retry)).for_administrators(),
         get("/admin/users/{id}", Authenticated(admin_user::show)).or_log_in().for_administrators(),
         post("/admin/users/{id}/suspend", Authenticated(admin_user::suspend)).for_administrators(),
         post("/admin/users/{id}/restore", Authenticated(admin_user::restore)).for_administrators(),

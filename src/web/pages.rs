@@ -8,6 +8,7 @@ pub(super) mod admin_parts;
 pub(super) mod admin_provider;
 pub(super) mod admin_usage;
 pub(super) mod admin_user;
+pub(super) mod admin_webhooks;
 pub(super) mod documents;
 pub(super) mod editor;
 pub(super) mod failure;

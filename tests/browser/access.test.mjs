@@ -19,7 +19,7 @@ test("axe finds nothing on any page", async (t) => {
   const user = (await here.server.query("SELECT id FROM users"))[0].id;
   const paths = [
     "/", "/account", "/documents", "/documents?q=nothing+here", `/documents/${id}`, `/public/${id}`, "/documents/deleted",
-    "/playground", "/docs", "/admin", "/admin/users", "/admin/users?q=nobody", "/admin/audit", `/admin/users/${user}`,
+    "/playground", "/docs", "/admin", "/admin/users", "/admin/users?q=nobody", "/admin/audit", "/admin/webhooks", `/admin/users/${user}`,
     "/nothing", "/forgot-password", "/reset-password?token=x", "/confirm-email?token=x", "/set-password", "/login", "/login?error=Invalid%20credentials", "/signup", "/signup?error=The%20passwords%20don%27t%20match",
   ];
   for (const options of [{}, { colorScheme: "dark", ...PHONE }]) {

@@ -43,7 +43,7 @@ test("script in every field a person can fill stays text", async () => {
   const paths = [
     "/admin/models", `/admin/models/edit?name=${entry}`, `/admin/providers/edit?name=${entry}`, "/admin/models/file",
     "/account", "/playground", "/documents", `/documents?q=${evil}`, `/documents?deleted=${evil}`, "/documents/deleted",
-    `/documents/${ids[0]}`, `/documents/${ids[1]}`, `/public/${ids[0]}`, `/documents/${evil}`, "/admin", "/admin/audit",
+    `/documents/${ids[0]}`, `/documents/${ids[1]}`, `/public/${ids[0]}`, `/documents/${evil}`, "/admin", "/admin/audit", "/admin/webhooks",
     `/admin/users?q=${evil}`, "/admin/users", `/admin/users/${user}`, `/login?error=${evil}&next=${evil}`,
     `/signup?error=${evil}&next=/${evil}`, `/reset-password?token=${evil}`, `/confirm-email?token=${evil}`, `/${evil}`, "/docs",
   ];

@@ -52,7 +52,7 @@ fn admin_pages_open_only_to_an_administrators_session() {
     let (admin, other) = (server.sign_up("root@example.com"), server.sign_up("bob@example.com"));
     operator(&db, "promote", &admin);
     server.wait_until("the promotion to be seen", || open(&admin.browser, "/admin").status == 200);
-    for path in ["/admin", "/admin/users", "/admin/audit", &format!("/admin/users/{}", admin.id)] {
+    for path in ["/admin", "/admin/users", "/admin/audit", "/admin/webhooks", &format!("/admin/users/{}", admin.id)] {
         open(&admin.browser, path).expect(200);
         open(&other.browser, path).expect(403);
         // Keys do not open these pages: a leaked one must not give access, even an administrator's.

@@ -54,6 +54,7 @@ fn pages_are_small_cacheable_and_self_contained() {
         "/admin/providers/edit",
         "/admin/usage",
         "/admin/audit",
+        "/admin/webhooks",
         "/nothing",
     ];
     for path in pages.into_iter().chain([document.as_str(), one.as_str()]) {

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 
-use crate::harness::{ReceivedRequest, Server, TestDb, Upstream, User, done, refused, run, soon};
+use crate::harness::{Client, ReceivedRequest, Server, TestDb, Upstream, User, done, refused, run, soon};
 use crate::operator_usage::administrator;
 
 const ALLOW: (&str, &str) = ("WEBHOOK_ALLOW", "127.0.0.0/8");
@@ -46,8 +46,12 @@ fn suspend(root: &User, user: &User, suspended: bool) {
 }
 
 fn deliveries(root: &User, endpoint: &str) -> Vec<Value> {
+    deliveries_of(&root.browser, endpoint)
+}
+
+fn deliveries_of(root: &Client, endpoint: &str) -> Vec<Value> {
     let path = format!("/api/admin/webhooks/deliveries?endpoint={endpoint}");
-    root.browser.get(&path).expect(200).json()["deliveries"].as_array().unwrap().clone()
+    root.get(&path).expect(200).json()["deliveries"].as_array().unwrap().clone()
 }
 
 #[test]
@@ -204,4 +208,52 @@ fn usage_that_is_stuck_is_an_event_once_a_day() {
     assert!(!textgen::store::webhooks::note_stuck_outbox(&mut session).unwrap());
     let payload = "SELECT (payload->>'waiting')::bigint FROM events WHERE kind = 'outbox.stuck'";
     assert_eq!((db.count(payload), db.count("SELECT count(*) FROM event_deliveries")), (1, 1));
+}
+
+#[test]
+fn the_administrators_page_does_it_all() {
+    let db = TestDb::new();
+    let server = Server::start_with(&db, &[ALLOW]);
+    let root = administrator(&db, &server).browser;
+    let page = || root.header("accept", "text/html").get("/admin/webhooks").expect(200).text();
+    let (hook, status) = receiver();
+    assert!(page().contains("None yet"));
+
+    // What is refused comes back as it was typed.
+    let fields = [("url", "ftp://x"), ("description", "<pager>"), ("kind_outbox.stuck", "1")];
+    let refused = root.form("/admin/webhooks", &fields).expect(400).text();
+    for word in
+        ["role=\"alert\"", "value=\"ftp://x\"", "&#60;pager&#62;", "name=\"kind_outbox.stuck\" value=\"1\" checked"]
+    {
+        assert!(refused.contains(word), "no {word} in {refused}");
+    }
+
+    let fields = [("url", hook.url.as_str()), ("description", "pager"), ("kind_outbox.stuck", "1")];
+    let added = root.form("/admin/webhooks", &fields).expect(200).text();
+    let (_, secret) = added.split_once("whsec_").unwrap();
+    let secret = format!("whsec_{}", secret.split_once('<').unwrap().0);
+    assert!(page().contains("outbox.stuck") && !page().contains("whsec_"));
+    let shown = root.get("/api/admin/webhooks").expect(200).json()["endpoints"][0].clone();
+    assert_eq!((&shown["kinds"], &shown["description"]), (&json!(["outbox.stuck"]), &json!("pager")));
+    let id = shown["id"].as_str().unwrap();
+
+    status.store(500, SeqCst);
+    let tested = root.form("/admin/webhooks/test", &[("id", id)]).expect(303);
+    assert_eq!(tested.header("location"), Some("/admin/webhooks?done=test"));
+    soon("the attempt to fail", || page().contains("status 500"));
+    assert!(page().contains("Try now"));
+    assert_eq!(verified(&hook.seen()[0], &secret)["type"], "webhook.test");
+    status.store(200, SeqCst);
+    let delivery = deliveries_of(&root, id)[0]["id"].to_string();
+    root.form("/admin/webhooks/retry", &[("id", &delivery)]).expect(303);
+    soon("the next attempt", || page().contains("Delivered"));
+    root.form("/admin/webhooks/retry", &[("id", &delivery)]).expect(404);
+
+    root.form("/admin/webhooks/update", &[("id", id), ("disabled", "1")]).expect(303);
+    assert!(page().contains(">Off<"));
+    root.form("/admin/webhooks/update", &[("id", id)]).expect(303);
+    assert!(page().contains(">On<"));
+    root.form("/admin/webhooks/remove", &[("id", id)]).expect(303);
+    assert!(page().contains("None yet"));
+    root.form("/admin/webhooks/remove", &[("id", id)]).expect(404);
 }
