@@ -81,7 +81,7 @@ fn readiness(call: &mut Call<'_>) -> Result<Response> {
     let app = call.app;
     let reason = if app.db.ping().is_ok() {
         match app.meter.admit() {
-            Err(_) => Some("charges cannot be taken yet"),
+            Err(_) => Some("not ready to record charges"),
             Ok(()) if !app.models.is_known() => Some("the catalogue of models was not read yet"),
             Ok(()) => None,
         }

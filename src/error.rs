@@ -173,7 +173,7 @@ impl Error {
                 (400, "password_too_long", format!("The password must have at most {most} characters").into())
             }
             E::PasswordTooCommon => {
-                (400, "password_too_common", "This password is too easy to guess; take several words, for example".into())
+                (400, "password_too_common", "This password is too easy to guess; try several words".into())
             }
             E::Unauthorized(text) => (401, "invalid_api_key", (*text).into()),
             E::Forbidden(text) => (403, "permission_denied", (*text).into()),

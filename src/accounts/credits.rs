@@ -68,7 +68,7 @@ pub fn add(
     let balance_id = opened.map_or_else(|| open(db, user_id), Ok)?;
     let balance = credits::balance(db, &balance_id)?.balance_micros;
     if balance.saturating_add(amount_micros) > Cost::MAX.micros() {
-        return Err(Error::bad("The balance cannot be so high"));
+        return Err(Error::bad("The balance would be too high"));
     }
     match credits::add(db, &balance_id, user_id, &new)? {
         (entry, true) => Ok(Added { entry, is_new: true }),

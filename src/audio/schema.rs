@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde_json::json;
 
 use crate::operation::File;
 
@@ -36,6 +37,7 @@ pub(super) struct Transcribe {
 
 /// A transcript, in OpenAI's protocol.
 #[derive(JsonSchema)]
+#[schemars(example = json!({"text": "Hello there"}))]
 pub(super) struct Transcription {}
 
 /// A text to speak, in OpenAI's protocol.
@@ -70,6 +72,7 @@ pub(super) struct ExtractFromFile {
 
 /// A transcript with its segments; for srt, a string.
 #[derive(JsonSchema)]
+#[schemars(example = json!({"text": "Hello there", "segments": [{"start": 0.0, "end": 1.5, "text": "Hello there"}]}))]
 pub(super) struct Extraction {}
 
 /// A text to speak.

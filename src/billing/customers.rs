@@ -31,7 +31,7 @@ impl Payments {
         };
         match work(&customer) {
             Err(e) if is_customer_missing(&e) => {
-                log::warn!("{customer} is not known to Stripe: a new customer is made");
+                log::warn!("{customer} is unknown to Stripe: creating a new customer");
                 subscriptions::forget_customer(&mut db.session()?, user_id, &customer)?;
                 let user = reread(db, user_id)?;
                 let customer = self.make_customer(db, &user, &format!("{user_id}:{customer}"))?;

@@ -84,7 +84,7 @@ impl Offer {
         let (whole, cents) = (amount / 100, amount % 100);
         let currency = price.currency.to_uppercase();
         let amount = match currency.as_str() {
-            "USD" => format!("US$\u{a0}{whole}.{cents:02}"),
+            "USD" => format!("${whole}.{cents:02}"),
             // Those without hundredths.
             "JPY" | "KRW" | "VND" | "CLP" => format!("{currency}\u{a0}{amount}"),
             _ => format!("{currency}\u{a0}{whole}.{cents:02}"),
@@ -117,7 +117,7 @@ mod tests {
                 Price { id: String::new(), currency: currency.to_owned(), unit_amount: Some(amount), recurring };
             Offer { plan: Plan::Monthly, price: Some(price) }.in_words().unwrap()
         };
-        assert_eq!(shown("usd", 1905, Some(("month", 1))), "US$\u{a0}19.05 per month");
+        assert_eq!(shown("usd", 1905, Some(("month", 1))), "$19.05 per month");
         assert_eq!(shown("eur", 19_000, Some(("year", 2))), "EUR\u{a0}190.00 every 2 years");
         assert_eq!(shown("jpy", 500, None), "JPY\u{a0}500");
     }

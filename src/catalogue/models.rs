@@ -400,8 +400,8 @@ impl Models {
         match answer {
             _ if !recorded.is_some_and(|recorded| recorded.is_turn) => {}
             Ok(Some(_)) => log::info!("provider {name} lists its models again"),
-            Ok(None) => log::warn!("provider {name} does not list its models any more, its last list is used"),
-            Err(e) => log::warn!("provider {name} does not list its models, its last list is used, if any: {e}"),
+            Ok(None) => log::warn!("provider {name} no longer lists its models; using its last list"),
+            Err(e) => log::warn!("provider {name} does not list its models; using its last list, if any: {e}"),
         }
     }
 

@@ -67,7 +67,7 @@ pub struct SetArguments {
     /// The most that may be spent in a window; what was spent in the current one counts
     #[arg(long, value_name = "MICRODOLLARS", value_parser = clap::value_parser!(i64).range(0..=Cost::MAX.micros()))]
     budget: Option<i64>,
-    /// When it begins anew; a week begins on Monday. Of a new budget, month by default
+    /// When it resets; weeks start on Monday. New budgets default to month
     #[arg(long, requires = "budget")]
     window: Option<WindowName>,
     /// The IANA time zone of the windows. Of a new budget, UTC by default

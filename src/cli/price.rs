@@ -92,7 +92,7 @@ fn set(arguments: &SetArguments, config: &Config) -> Result<String, Failure> {
         return Err(Failure("no price was given, such as --prompt 0.15".to_owned()));
     }
     if from.is_some_and(|from| from < OffsetDateTime::now_utc()) {
-        return Err(Failure("--from must not be in the past: what was charged is never charged anew".to_owned()));
+        return Err(Failure("--from must not be in the past: past charges never change".to_owned()));
     }
     let price = prices::set(&mut database(config)?.session()?, model, change, *from)?;
     Ok(table([&price].into_iter()))

@@ -68,7 +68,7 @@ pub enum UserCommand {
         /// E-mail address or id of the account
         user: String,
     },
-    /// Turn off the two-factor authentication of an account, for whoever has lost phone and recovery codes
+    /// Turn off the two-factor authentication of an account, if its owner has lost phone and recovery codes
     DisableTotp {
         /// E-mail address or id of the account
         user: String,

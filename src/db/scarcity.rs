@@ -20,7 +20,7 @@ fn now() -> u64 {
 /// The server refused a connection, as it has no more. Logs the first time.
 pub(super) fn met(reason: &str) {
     if LATEST.swap(now(), Ordering::AcqRel) == 0 {
-        log::warn!("the database grants no more connections, going on with those that there are: {reason}");
+        log::warn!("the database grants no more connections; continuing with those that are open: {reason}");
     }
 }
 

@@ -37,7 +37,7 @@ impl Attempt<'_> {
             let response = self.post(&Variant { provider: &provider.spec().name, model, without }, body)?;
             let (status, name) = (response.status(), &provider.spec().name);
             if status.is_success() && without != known {
-                log::info!("provider {name} refuses {without}, which it is not sent again");
+                log::info!("provider {name} refuses {without}; not sending it again");
                 provider.refused().insert(&key(body), without, Instant::now() + CONFIRMED);
             } else if status.is_success() {
                 provider.refused().accepted(|| key(body), body.extensions().except(without));
@@ -62,7 +62,7 @@ impl Attempt<'_> {
             }
             without = without.or(refused);
             if let Body::Stream(_) = body {
-                log::info!("provider {name} seems to refuse {refused}, which it is not sent for a while");
+                log::info!("provider {name} seems to refuse {refused}; not sending it for a while");
                 provider.refused().insert(&key(body), without, Instant::now() + SUSPECTED);
                 return Ok(response);
             }

@@ -50,7 +50,7 @@ impl OutputLimit {
         let most_bytes = self.tokens.saturating_mul(MOST_BYTES).saturating_add(SPARE_BYTES);
         self.is_passed = self.pieces > self.tokens || self.bytes > most_bytes;
         if self.is_passed {
-            log::warn!("a reply is ended, as the model server made more than {} tokens", self.tokens);
+            log::warn!("ended a reply: the model server generated more than {} tokens", self.tokens);
         }
         self.is_passed
     }

@@ -139,7 +139,7 @@ impl ChargedStream {
     /// Charges for what was made for a client that has disconnected.
     fn charge_cut(&self, usage: ModelUsage) {
         if let Err(e) = self.context.charge_part(usage, Vec::new()) {
-            log::error!("what was made for a client that disconnected could not be charged: {e}");
+            log::error!("could not charge for a client that disconnected: {e}");
         }
     }
 

@@ -28,7 +28,7 @@ pub(super) fn count(unread: &Unread, counter: &mut UsageCounter) {
 
 /// Charges for such a reply, and refuses it.
 pub fn refuse(unread: &Unread, usage: ModelUsage) -> Outcome {
-    log::warn!("there was no memory for a reply of {} bytes, which is charged nevertheless", unread.length);
+    log::warn!("no memory for a reply of {} bytes; it is charged anyway", unread.length);
     Outcome::PerModel(Err(Error::from(unread.refused)), vec![usage])
 }
 

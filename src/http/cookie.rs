@@ -26,17 +26,20 @@ pub const DEVICE_DAYS: i64 = 180;
 /// The cookie that takes a new secret from the request that created it to the page that shows it.
 pub const NEW_SECRET: &str = "new_secret";
 
-/// The path of that page.
-const NEW_SECRET_PATH: &str = "/account";
-
 /// How long that cookie is valid.
-const NEW_SECRET_AGE: Duration = Duration::minutes(1);
+const NEW_SECRET_AGE: Duration = Duration::minutes(5);
 
 /// The cookie of a log-in whose password was right, and which wants a code.
 pub const HALF_LOG_IN: &str = "half_log_in";
 
 /// How long it is valid.
 pub const HALF_LOG_IN_SECONDS: i64 = 600;
+
+/// The cookie that takes the e-mail address, percent-encoded, from a form that was refused to the page that shows it again.
+pub const ENTERED: &str = "entered_email";
+
+/// How long that cookie is valid.
+const ENTERED_AGE: Duration = Duration::minutes(1);
 
 /// How long a browser keeps the session cookie after it was last renewed.
 pub const SESSION_DAYS: i64 = 30;
@@ -94,6 +97,17 @@ pub fn set_half_log_in(response: Response, value: Option<&str>, secure: bool) ->
     response.header("Set-Cookie", cookie.to_string())
 }
 
+/// Takes what was entered to the page of the form, at `path`.
+pub fn set_entered(response: Response, value: &str, path: &'static str, secure: bool) -> Response {
+    let cookie = Cookie::build((ENTERED, value))
+        .http_only(true)
+        .path(path)
+        .same_site(SameSite::Lax)
+        .secure(secure)
+        .max_age(ENTERED_AGE);
+    response.header("Set-Cookie", cookie.to_string())
+}
+
 /// Sets the session cookie; `secure` if the site is served over https.
 pub fn set_session(response: Response, token: &str, secure: bool) -> Response {
     set(response, token, secure, Duration::days(SESSION_DAYS))
@@ -104,16 +118,24 @@ pub fn clear_session(response: Response, secure: bool) -> Response {
     set(response, "", secure, Duration::ZERO)
 }
 
-/// The `Set-Cookie` value that takes a new secret to the page that shows it once; `None` deletes the cookie.
-pub fn new_secret(secret: Option<&str>, secure: bool) -> String {
-    let age = if secret.is_some() { NEW_SECRET_AGE } else { Duration::ZERO };
-    Cookie::build((NEW_SECRET, secret.unwrap_or("")))
+/// Takes a new secret to the page at `path`, which shows it once.
+pub fn set_new_secret(response: Response, secret: &str, path: &'static str, secure: bool) -> Response {
+    new_secret(response, secret, path, secure, NEW_SECRET_AGE)
+}
+
+/// Deletes that cookie, once the page shows it.
+pub fn clear_new_secret(response: Response, path: &'static str, secure: bool) -> Response {
+    new_secret(response, "", path, secure, Duration::ZERO)
+}
+
+fn new_secret(response: Response, value: &str, path: &'static str, secure: bool, age: Duration) -> Response {
+    let cookie = Cookie::build((NEW_SECRET, value))
         .http_only(true)
-        .path(NEW_SECRET_PATH)
+        .path(path)
         .same_site(SameSite::Strict)
         .secure(secure)
-        .max_age(age)
-        .to_string()
+        .max_age(age);
+    response.header("Set-Cookie", cookie.to_string())
 }
 
 fn set(response: Response, value: &str, secure: bool, age: Duration) -> Response {

@@ -1,5 +1,6 @@
 //! A request, as handlers get it.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::{Body, Head, Method, Postponed};
@@ -37,6 +38,20 @@ impl Request {
     /// The path as sent, still percent-encoded.
     pub fn path(&self) -> &str {
         self.head.path()
+    }
+
+    /// The path with the query, as sent, if these are at most so many bytes of visible ASCII; else the path alone.
+    pub fn path_and_query(&self, most: usize) -> Cow<'_, str> {
+        let path = self.path();
+        match self.head.query() {
+            Some(query)
+                if path.len() + 1 + query.len() <= most
+                    && query.bytes().all(|b| b.is_ascii_graphic() && b != b'\\') =>
+            {
+                Cow::Owned(format!("{path}?{query}"))
+            }
+            _ => Cow::Borrowed(path),
+        }
     }
 
     /// The first header with this name, if it is UTF-8.

@@ -18,9 +18,9 @@ use crate::operation::Handler::Authenticated;
 use crate::operation::{Operation, get, post, summary};
 
 use schema::{
-    Chat, Completion, EmbeddingInput, Embeddings, FeatureInput, Generate, Generated, ImageEdit, ImagePrompt, Images,
-    Message, MessagesCount, MessagesRequest, Model, ModelList, ModelResponse, Moderation, ModerationInput, Prompt,
-    Ranking, RerankInput, ResponsesRequest, Summarize, Summary, TokenCount,
+    Chat, ChatCompletion, Completion, EmbeddingInput, Embeddings, FeatureInput, Generate, Generated, ImageEdit,
+    ImagePrompt, Images, Message, MessagesCount, MessagesRequest, Model, ModelList, ModelResponse, Moderation,
+    ModerationInput, Prompt, Ranking, RerankInput, ResponsesRequest, Summarize, Summary, TokenCount,
 };
 
 /// The words of a 502 of operations that are not charged.
@@ -29,9 +29,14 @@ const FAILED: &str = "No model server has listed its models yet";
 /// Its operations, beside those that every server has.
 pub fn operations() -> Vec<Operation> {
     let completion = |words| summary(Text, words).reply::<Completion>().reply_as::<String>("text/event-stream");
+    let chat = "Answer a chat, whole or as a stream, in OpenAI's protocol";
     let openai = [
         post("/v1/chat/completions", Authenticated(openai::chat)).described(
-            completion("Answer a chat, whole or as a stream, in OpenAI's protocol").json::<Chat>().calls_model(),
+            summary(Text, chat)
+                .json::<Chat>()
+                .reply::<ChatCompletion>()
+                .reply_as::<String>("text/event-stream")
+                .calls_model(),
         ),
         get("/v1/models", Authenticated(openai::models))
             .described(summary(Text, "The models").reply::<ModelList>().status(502, FAILED)),

@@ -4,7 +4,7 @@
 
 use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::operation::File;
 
@@ -16,10 +16,16 @@ enum OneOrMany {
     Many(Vec<Value>),
 }
 
+/// A conversation in an example.
+fn hello() -> Value {
+    json!([{"role": "user", "content": "Hello"}])
+}
+
 /// A chat, in OpenAI's protocol.
 #[derive(JsonSchema)]
 pub(super) struct Chat {
     /// Each with role and content.
+    #[schemars(example = hello())]
     messages: Vec<Map<String, Value>>,
     model: Option<String>,
     max_tokens: Option<i64>,
@@ -58,6 +64,11 @@ pub(super) struct ResponsesRequest {
 
 /// What a model replies, in OpenAI's Responses protocol.
 #[derive(JsonSchema)]
+#[schemars(example = json!({
+    "id": "resp_…", "object": "response", "status": "completed", "model": "demo",
+    "output": [{"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Hello!"}]}],
+    "usage": {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}
+}))]
 #[schemars(rename = "Response")]
 pub(super) struct ModelResponse {}
 
@@ -65,6 +76,7 @@ pub(super) struct ModelResponse {}
 #[derive(JsonSchema)]
 pub(super) struct MessagesRequest {
     /// Each with role and content.
+    #[schemars(example = hello())]
     messages: Vec<Map<String, Value>>,
     model: Option<String>,
     max_tokens: i64,
@@ -88,6 +100,7 @@ pub(super) struct MessagesRequest {
 #[derive(JsonSchema)]
 pub(super) struct MessagesCount {
     /// Each with role and content.
+    #[schemars(example = hello())]
     messages: Vec<Map<String, Value>>,
     model: Option<String>,
     /// A text, or a list of them.
@@ -104,6 +117,11 @@ pub(super) struct TokenCount {
 
 /// What a model replies, in the Messages protocol.
 #[derive(JsonSchema)]
+#[schemars(example = json!({
+    "id": "msg_…", "type": "message", "role": "assistant", "model": "demo",
+    "content": [{"type": "text", "text": "Hello!"}], "stop_reason": "end_turn",
+    "usage": {"input_tokens": 1, "output_tokens": 2}
+}))]
 pub(super) struct Message {}
 
 /// A text to continue, in OpenAI's protocol.
@@ -129,12 +147,30 @@ pub(super) struct EmbeddingInput {
     encoding_format: Option<String>,
 }
 
+/// What a model server replies to a chat, in OpenAI's protocol.
+#[derive(JsonSchema)]
+#[schemars(example = json!({
+    "id": "chatcmpl-…", "object": "chat.completion", "created": 1_795_341_705, "model": "demo",
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hello!"}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+}))]
+pub(super) struct ChatCompletion {}
+
 /// What a model server replies, in OpenAI's protocol.
 #[derive(JsonSchema)]
+#[schemars(example = json!({
+    "id": "cmpl-…", "object": "text_completion", "created": 1_795_341_705, "model": "demo",
+    "choices": [{"index": 0, "text": " there", "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+}))]
 pub(super) struct Completion {}
 
 /// Vectors, in OpenAI's protocol.
 #[derive(JsonSchema)]
+#[schemars(example = json!({
+    "object": "list", "model": "demo", "data": [{"object": "embedding", "index": 0, "embedding": [0.1, -0.2]}],
+    "usage": {"prompt_tokens": 1, "total_tokens": 1}
+}))]
 pub(super) struct Embeddings {}
 
 /// What to draw, in OpenAI's protocol.
@@ -167,6 +203,7 @@ pub(super) struct ImageEdit {
 
 /// Images, in OpenAI's protocol.
 #[derive(JsonSchema)]
+#[schemars(example = json!({"created": 1_795_341_705, "data": [{"b64_json": "…"}]}))]
 pub(super) struct Images {}
 
 /// Documents to put in order.
@@ -182,6 +219,7 @@ pub(super) struct RerankInput {
 
 /// The documents' positions in the request, most relevant first.
 #[derive(JsonSchema)]
+#[schemars(example = json!({"results": [{"index": 0, "relevance_score": 0.9}]}))]
 pub(super) struct Ranking {}
 
 /// Texts to judge, in OpenAI's protocol.
@@ -194,10 +232,14 @@ pub(super) struct ModerationInput {
 
 /// Judgements, in OpenAI's protocol.
 #[derive(JsonSchema)]
+#[schemars(example = json!({
+    "results": [{"flagged": false, "categories": {"violence": false}, "category_scores": {"violence": 0.01}}]
+}))]
 pub(super) struct Moderation {}
 
 /// A model, in OpenAI's protocol.
 #[derive(JsonSchema)]
+#[schemars(example = json!({"id": "demo", "object": "model", "created": 0, "owned_by": "textgen"}))]
 pub(super) struct Model {}
 
 /// Models, in OpenAI's protocol.

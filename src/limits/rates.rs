@@ -226,7 +226,7 @@ impl RateLimits {
             let answers = match self.ask(&holder, &asked) {
                 Ok(Some(answers)) => answers,
                 Ok(None) => return,
-                Err(e) => return log::warn!("rate limits: what this process holds is free in a minute: {e}"),
+                Err(e) => return log::warn!("rate limits: this process's leases will be released in a minute: {e}"),
             };
             state = self.state.lock();
             for ((id, _), answer) in asked.iter().zip(&answers) {

@@ -123,7 +123,7 @@ impl Limits {
         if state.holder.as_ref() != Some(id) {
             return;
         }
-        log::error!("limits: the database has ended what this process holds, or lost it: it begins anew");
+        log::error!("limits: the database has lost this process's leases; starting over");
         state.held.forget_leases();
         state.holder = None;
         drop(state);

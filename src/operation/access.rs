@@ -8,8 +8,11 @@ use crate::call::Call;
 use crate::error::{Error, Result};
 use crate::http::Response;
 
-/// What is escaped in the path that `next` holds: everything that could end it.
+/// What is escaped in the path and query that `next` holds: everything that could end them.
 const ESCAPED_IN_NEXT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_');
+
+/// The most bytes of a path with its query that a log-in leads back to.
+pub const LONGEST_NEXT: usize = 2048;
 
 /// The paths at which a caller learns who it is.
 const IDENTITY: [&str; 4] =
@@ -101,7 +104,8 @@ impl Operation {
         match self.refusal {
             Refusal::Unauthorized(message) => Err(Error::Unauthorized(message)),
             Refusal::LogIn => {
-                let next = percent_encoding::utf8_percent_encode(call.request.path(), ESCAPED_IN_NEXT);
+                let next = call.request.path_and_query(LONGEST_NEXT);
+                let next = percent_encoding::utf8_percent_encode(&next, ESCAPED_IN_NEXT);
                 Ok(Response::see_other(format!("/login?next={next}")))
             }
         }

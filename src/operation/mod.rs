@@ -15,6 +15,7 @@ use crate::error::{NOT_AUTHENTICATED, Result, Shape};
 use crate::http::{Method, Response};
 use crate::telemetry::{RequestMetrics, Requests};
 
+pub use access::LONGEST_NEXT;
 pub use description::{Content, Description, Encoding, File, Group, SchemaOf, Status, summary};
 use route::canonical;
 pub use route::{Route, route};

@@ -101,7 +101,7 @@ impl Shared {
         }
         if ended > 0 {
             self.evicted.fetch_add(ended as u64, Relaxed);
-            log::warn!("there is too little memory: {ended} slow transfers are ended");
+            log::warn!("low on memory: ended {ended} slow transfers");
         }
         Some(ended)
     }

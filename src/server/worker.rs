@@ -106,7 +106,7 @@ impl Worker {
                 },
                 Ok(Outcome::Close) => return self.close(&connection),
                 Err(_) => {
-                    log::error!("a connection is cut off after a panic in the server");
+                    log::error!("closing a connection after a panic in the server");
                     self.context.recover();
                     self.request = Request::default();
                     return self.close(&connection);

@@ -151,8 +151,8 @@ impl Export for Counted {
         let counter = if outcome.is_ok() { sent } else { failed };
         counter.fetch_add(count as u64, Relaxed);
         match (&outcome, is_failing.swap(outcome.is_err(), Relaxed)) {
-            (Err(e), false) => log::warn!("the collector of traces takes none: {e}"),
-            (Ok(()), true) => log::info!("the collector of traces takes them again"),
+            (Err(e), false) => log::warn!("the trace collector is not accepting traces: {e}"),
+            (Ok(()), true) => log::info!("the trace collector is accepting traces again"),
             _ => {}
         }
         outcome

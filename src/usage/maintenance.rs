@@ -124,7 +124,7 @@ impl Maintenance {
         if refresh {
             // They cannot be spent meanwhile: whoever asks for a lease ends them first.
             if let Err(e) = shared.db.background().and_then(|mut session| credits::expire(&mut session)) {
-                log::warn!("cannot record which credits have expired, trying again: {e}");
+                log::warn!("cannot record expired credits, trying again: {e}");
             }
             // The database holds a little too much meanwhile.
             if let Err(e) = shared.kept.trim(&shared.db) {
@@ -167,7 +167,7 @@ impl Maintenance {
 fn look_at_folder(folder: &Path, prefix: &str) {
     let foreign = recovery::count_foreign(folder, prefix).unwrap_or(0);
     if foreign > 0 {
-        log::warn!("the journal folder holds journals of other databases, which are left alone: {foreign}");
+        log::warn!("the journal folder holds journals of other databases, which are ignored: {foreign}");
     }
     if fs::metadata(folder).is_ok_and(|folder| folder.mode() & 0o077 != 0) {
         log::warn!("the journal folder {} should be for this user alone (mode 0700)", folder.display());

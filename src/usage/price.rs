@@ -25,7 +25,7 @@ impl Prices {
             prices.sort_by_key(|price| price.valid_from);
         }
         if !models.contains_key(DEFAULT) {
-            log::warn!("the price list has no row '{DEFAULT}': models without a price cost nothing");
+            log::warn!("the price list has no row '{DEFAULT}': models without a price are free");
         }
         Prices(models)
     }

@@ -32,7 +32,7 @@ use crate::store::{User, second_factors, timestamp, users};
 const PAGE: i64 = 100;
 
 const NO_ACCOUNT: &str = "Account not found";
-const TAKEN: &str = "The e-mail address has an account already";
+const TAKEN: &str = "This e-mail address already has an account";
 
 /// The operations of this file.
 pub(super) fn operations() -> Vec<Operation> {

@@ -134,7 +134,7 @@ fn page_operations() -> Vec<Operation> {
         post("/playground/ask", Authenticated(playground::ask)).charged_as(model_calls::CHAT),
         get("/playground/cost", Authenticated(playground::cost)),
         get("/playground/speech", Authenticated(playground::speech)).or_log_in(),
-        post("/playground/speak", Authenticated(model_calls::speak)).charged_as(SPEECH),
+        post("/playground/speak", Authenticated(playground::speak)).charged_as(SPEECH),
         get("/usage", Authenticated(usage::show)).or_log_in(),
         get("/usage.csv", Authenticated(usage::download)).or_log_in(),
         get("/admin", Authenticated(admin::overview)).or_log_in().for_administrators(),

@@ -39,8 +39,11 @@ pub(super) fn chat(call: &mut Call<'_>, caller: &Caller, request: &Value) -> Res
     Ok(value["choices"][0]["message"]["content"].as_str().unwrap_or("").to_owned())
 }
 
-/// `POST /playground/speak` with `input` and optionally `voice`: the audio.
-pub(super) fn speak(call: &mut Call<'_>, caller: &Caller) -> Answer {
+/// Speaks the `input` of a form, optionally with a `voice`. The `disposition` says what a browser does with the audio.
+///
+/// # Errors
+/// As [`chat`].
+pub(super) fn speak(call: &mut Call<'_>, caller: &Caller, disposition: &'static str) -> Answer {
     let (request, body) = ChargedRequest::read(call, caller, Purpose::Speech, FORM_LIMIT)?;
     let fields = form_fields(call.request, &body)?;
     let (input, voice) = (fields.text("input")?.trim(), fields.optional_text("voice")?.unwrap_or("").trim());
@@ -59,7 +62,7 @@ pub(super) fn speak(call: &mut Call<'_>, caller: &Caller) -> Answer {
             Ok(audio) => audio,
             Err(unread) => return Ok(unread_reply::refuse(&unread, usage)),
         };
-        let mut response = response_typed_as(&reply).header("Content-Disposition", "inline; filename=\"speech.wav\"");
+        let mut response = response_typed_as(&reply).header("Content-Disposition", disposition);
         response.content = Content::Bytes(audio.into());
         Ok(Outcome::Reply(response, usage))
     })

@@ -13,9 +13,11 @@ pub(super) mod documents;
 pub(super) mod editor;
 pub(super) mod failure;
 mod limits;
+mod new_key;
 pub(super) mod playground;
 pub(super) mod recovery;
 pub(super) mod reference;
+mod samples;
 mod show;
 pub(super) mod subscribe;
 pub(super) mod two_factor;
@@ -32,7 +34,9 @@ use crate::auth::Caller;
 use crate::call::{Call, Role};
 use crate::error::{Error, Public, Result};
 use crate::http::Response;
+use crate::http::form::Fields;
 use crate::memory_budget::ReservedBytes;
+use crate::operation::LONGEST_NEXT;
 
 pub(super) use show::known_browser;
 
@@ -75,9 +79,15 @@ fn policy(form_targets: &str) -> String {
     )
 }
 
-/// The form that was refused, and why. The page is shown again with the message beside the form.
+/// The form that was refused, and why. The page is shown again with the message beside the field that it is about.
 struct Problem {
     form: &'static str,
+    /// The field; empty if it is about the whole form.
+    field: &'static str,
+    /// Which of several such forms on the page it is.
+    of: String,
+    /// What was entered: names and values. Never passwords.
+    typed: Vec<(&'static str, String)>,
     status: u16,
     message: String,
 }
@@ -94,8 +104,60 @@ impl Problem {
     /// Any error, shown beside the form.
     fn shown(form: &'static str, e: &Error) -> Problem {
         let Public { status, message, .. } = e.public();
-        Problem { form, status, message: message.into_owned() }
+        let (field, of, typed) = ("", String::new(), Vec::new());
+        Problem { form, field, of, typed, status, message: message.into_owned() }
     }
+
+    /// The same about a field, and with what was entered.
+    fn with(self, field: &'static str, of: &str, typed: Vec<(&'static str, String)>) -> Problem {
+        Problem { field, of: of.to_owned(), typed, ..self }
+    }
+
+    /// Whether it is about this field of this form.
+    fn is_at(&self, form: &str, of: &str, field: &str) -> bool {
+        self.form == form && self.of == of && self.field == field
+    }
+}
+
+/// The form of a page that was refused, if one was.
+struct Refused(Option<Problem>);
+
+impl Refused {
+    /// The status of the page.
+    fn status(&self) -> u16 {
+        self.0.as_ref().map_or(200, |problem| problem.status)
+    }
+
+    /// The message for this field of this form, if it is the one that was refused.
+    fn message_at(&self, form: &str, of: &str, field: &str) -> Option<&str> {
+        self.0.as_ref().filter(|problem| problem.is_at(form, of, field)).map(|problem| problem.message.as_str())
+    }
+
+    /// The message about a form as a whole, whichever it is.
+    fn message_of_form(&self) -> Option<&str> {
+        self.0.as_ref().filter(|problem| problem.field.is_empty()).map(|problem| problem.message.as_str())
+    }
+
+    /// Whether any field of this form was refused.
+    fn is_form(&self, form: &str, of: &str) -> bool {
+        self.of_form(form, of).is_some()
+    }
+
+    /// What a field is shown with: what was entered, if its form was refused.
+    fn value<'a>(&'a self, form: &str, of: &str, field: &str, otherwise: &'a str) -> &'a str {
+        let typed = self.of_form(form, of).and_then(|problem| problem.typed.iter().find(|(name, _)| *name == field));
+        typed.map_or(otherwise, |(_, value)| value)
+    }
+
+    fn of_form(&self, form: &str, of: &str) -> Option<&Problem> {
+        self.0.as_ref().filter(|problem| problem.form == form && problem.of == of)
+    }
+}
+
+/// What was entered in these fields of a form, to be shown again.
+fn typed(fields: &Fields, names: &[&'static str]) -> Vec<(&'static str, String)> {
+    let text = |name: &&'static str| Some((*name, fields.optional_text(name).ok()??.to_owned()));
+    names.iter().filter_map(text).collect()
 }
 
 /// A page, whose memory is reserved as it grows.
@@ -114,6 +176,14 @@ fn page_of_size(status: u16, size: usize, template: &impl Template) -> Answer {
     let mut text = String::with_capacity(size);
     template.render_into(&mut text).map_err(|e| cannot_render(&e))?;
     Ok(Response::html(status, text))
+}
+
+/// The reply to what failed, with its `Retry-After`.
+fn with_retry_after(response: Response, e: &Error) -> Response {
+    match e.retry_after() {
+        Some(seconds) => response.header("Retry-After", seconds.to_string()),
+        None => response,
+    }
 }
 
 fn cannot_render(e: &askama::Error) -> Error {
@@ -153,7 +223,7 @@ pub(super) fn is_local_path(next: &str) -> bool {
     let mut bytes = next.bytes();
     bytes.next() == Some(b'/')
         && !matches!(bytes.next(), Some(b'/' | b'\\'))
-        && next.len() <= 2048
+        && next.len() <= LONGEST_NEXT
         && next.bytes().all(|b| b.is_ascii_graphic() && b != b'\\')
 }
 

@@ -144,7 +144,7 @@ fn order(call: &Call<'_>, fields: &Fields, is_embedded: bool) -> Result<(Order, 
         "annual" => Order::Plan(Plan::Annual, within(1..=1)?),
         "self-hosted" => Order::Plan(Plan::SelfHosted, within(1..=MOST_INSTANCES)?),
         "credits" if !call.app.payments()?.sells_credit() => {
-            return Err(Error::bad("Credit is not sold here: with BILLING=metered, nothing is paid for out of it"));
+            return Err(Error::bad("Credit is not sold here: with BILLING=metered, usage is billed afterwards"));
         }
         "credits" => Order::Credits(within(CREDIT_CENTS)?),
         _ => return Err(Error::bad("type must be monthly, annual, self-hosted or credits")),

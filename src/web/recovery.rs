@@ -57,6 +57,10 @@ pub(super) fn operations() -> Vec<Operation> {
             summary(Accounts, "Send a link to a new e-mail address, which makes it that of the account")
                 .fields::<ChangeEmail<'_>>()
                 .reply::<Message>()
+                .status(
+                    401,
+                    "A code of the account's second factor is wanted, or is wrong; or there is no valid credential",
+                )
                 .status(TOO_MANY.0, TOO_MANY.1)
                 .status(NO_MAIL.0, NO_MAIL.1),
         ),
@@ -115,6 +119,8 @@ request_fields! {
         email: &'f str,
         /// The account's password.
         password: &'f str,
+        /// A code of the account's second factor, required if it has one.
+        totp: Option<&'f str>,
     }
 }
 
@@ -218,16 +224,23 @@ pub(super) fn set_first_for(call: &mut Call<'_>, secret: Option<&str>, password:
 /// `POST /api/change-email`.
 fn change_email(call: &mut Call<'_>, caller: &Caller) -> Answer {
     let fields = fields(call)?;
-    let ChangeEmail { email, password } = ChangeEmail::read(&fields)?;
-    let (email, password) = (email.to_owned(), password.to_owned());
+    let ChangeEmail { email, password, totp } = ChangeEmail::read(&fields)?;
+    let (email, password, totp) = (email.to_owned(), password.to_owned(), totp.map(str::to_owned));
     drop(fields);
-    memory_budget::shrink_to(email.len() + password.len());
-    ask_for_email(call, caller, &email, &password)?;
+    memory_budget::shrink_to(email.len() + password.len() + totp.as_ref().map_or(0, String::len));
+    ask_for_email(call, caller, &email, &password, totp.as_deref())?;
     Ok(Response::json(200, &Message { message: "An e-mail with a link is on its way to the new address" }))
 }
 
-/// Queues a mail to an address that is to be the account's. Whether another account has it is told nobody but its owner.
-pub(super) fn ask_for_email(call: &Call<'_>, caller: &Caller, address: &str, password: &str) -> Result<()> {
+/// Queues a mail to an address that is to be the account's: who has that gets in by it, so that a second factor is asked for
+/// too. Whether another account has the address is told nobody but its owner.
+pub(super) fn ask_for_email(
+    call: &Call<'_>,
+    caller: &Caller,
+    address: &str,
+    password: &str,
+    code: Option<&str>,
+) -> Result<()> {
     call.app.mail.check()?;
     let address = email::normalise(address);
     if !email::is_valid(&address) {
@@ -237,10 +250,10 @@ pub(super) fn ask_for_email(call: &Call<'_>, caller: &Caller, address: &str, pas
         return Err(Error::bad("This is your e-mail address already"));
     }
     confirmation::check_password(call, caller, password)?;
-    call.app.mail_requests.ask(&caller.user.id, call.client()).map_err(Error::TooManyAttempts)?;
-    let mut session = call.app.db.session()?;
-    call.app.mail.queue_to(&mut session, Kind::ConfirmEmail, &caller.user.id, &address, &json!({}))?;
-    Ok(())
+    confirmation::with_code(call, caller, code, |db, caller| {
+        call.app.mail_requests.ask(&caller.user.id, call.client()).map_err(Error::TooManyAttempts)?;
+        call.app.mail.queue_to(db, Kind::ConfirmEmail, &caller.user.id, &address, &json!({})).map(drop)
+    })
 }
 
 /// `POST /api/confirm-email`.

@@ -30,6 +30,9 @@ const HOME: &str = "/playground";
 /// The most characters of a code that are looked at.
 const LONGEST_CODE: usize = 64;
 
+/// The most bytes of an e-mail address that a refused form is shown with again.
+const LONGEST_KEPT: usize = 254;
+
 /// How often a log-in checks the password again because the account changed in the meantime.
 const CHECKS: usize = 3;
 
@@ -69,7 +72,7 @@ fn signup(call: &mut Call<'_>) -> Answer {
         true => register(call, &form),
         false => Err(Error::PasswordMismatch),
     };
-    finish(call, outcome, welcome::Form::SignUp, form.next.as_deref())
+    finish(call, outcome, welcome::Form::SignUp, &form)
 }
 
 /// `POST /api/login`.
@@ -77,11 +80,13 @@ fn login(call: &mut Call<'_>) -> Answer {
     call.check_same_site()?;
     let form = read_form(call)?;
     let outcome = sign_in(call, &form);
-    finish(call, outcome, welcome::Form::LogIn, form.next.as_deref())
+    finish(call, outcome, welcome::Form::LogIn, &form)
 }
 
 /// What became of a form that is right.
 enum Outcome {
+    /// A new account, with its whole secret, and the token of its first session.
+    SignedUp(Box<User>, Secret),
     /// The account, and the token of its new session.
     SignedIn(Box<User>, Secret),
     /// A code is wanted too. Who has this value in the cookie of a half-done log-in need not enter the password again.
@@ -155,7 +160,7 @@ fn register(call: &Call<'_>, form: &Form) -> Result<Outcome> {
         Err(e) => Err(e),
         Ok((user, token)) => {
             sign_up.created();
-            Ok(Outcome::SignedIn(Box::new(user), token))
+            Ok(Outcome::SignedUp(Box::new(user), token))
         }
     }
 }
@@ -241,15 +246,20 @@ fn wait_as_for_bcrypt(call: &Call<'_>, began: Instant) -> Result<()> {
 
 /// Answers a script with JSON, and a form with a redirect. If the client only has to try again later, the form is
 /// shown again with that status, because a redirect would hide it.
-fn finish(call: &Call<'_>, outcome: Result<Outcome>, form: welcome::Form, next: Option<&str>) -> Answer {
+fn finish(call: &Call<'_>, outcome: Result<Outcome>, form: welcome::Form, entered: &Form) -> Answer {
+    let next = entered.next.as_deref();
     let is_https = call.app.config.is_https();
     if call.wants_json() {
         return match outcome? {
+            Outcome::SignedUp(user, token) => signed_up(call, &user, &token, Response::json(200, &user)),
             Outcome::SignedIn(user, token) => signed_in(call, &user, &token, Response::json(200, &user)),
             Outcome::HalfDone(_) => Err(Error::CodeRequired),
         };
     }
     match outcome {
+        Ok(Outcome::SignedUp(user, token)) => {
+            signed_up(call, &user, &token, Response::see_other(next.unwrap_or(HOME).to_owned()))
+        }
         Ok(Outcome::SignedIn(user, token)) => {
             signed_in(call, &user, &token, Response::see_other(next.unwrap_or(HOME).to_owned()))
         }
@@ -262,12 +272,22 @@ fn finish(call: &Call<'_>, outcome: Result<Outcome>, form: welcome::Form, next: 
                 log::warn!("{} failed: {e}", form.path());
             }
             if e.retry_after().is_some() || matches!(e, Error::InvalidCode) {
-                return welcome::show_again(call, form, &e, next);
+                return welcome::show_again(call, form, &e, &entered.email, next);
             }
             let target = format!("{}?error={}", form.path(), redirected(form, &e));
-            Ok(Response::see_other(with_next(target, '&', next)))
+            let reply = Response::see_other(with_next(target, '&', next));
+            if entered.email.len() > LONGEST_KEPT {
+                return Ok(reply);
+            }
+            Ok(cookie::set_entered(reply, &encoded(&entered.email), form.path(), is_https))
         }
     }
+}
+
+/// The same after a sign-up: the playground shows the first key, once.
+fn signed_up(call: &Call<'_>, user: &User, token: &Secret, reply: Response) -> Answer {
+    let reply = signed_in(call, user, token, reply)?;
+    Ok(cookie::set_new_secret(reply, &user.secret, HOME, call.app.config.is_https()))
 }
 
 /// The reply to a log-in, with the cookies of the session and of the device.

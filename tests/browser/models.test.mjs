@@ -12,9 +12,10 @@ test("a prompt is answered as it is written, with its cost and its code", async 
     if (!request.url().startsWith(here.server.web) && !request.url().startsWith("blob:")) elsewhere.push(request.url());
   });
   await signUp(page, "ann@example.com");
+  await page.reload();
   await page.fill("#prompt", "It's a <b>lighthouse</b>");
   await page.click("#run");
-  await page.locator("#cost", { hasText: /^Cost: US\$/ }).waitFor();
+  await page.locator("#cost", { hasText: /^Cost: \$/ }).waitFor();
   const answer = await page.textContent("#answer");
   assert(answer.includes("<b>lighthouse</b>"), answer);
   assert.equal(await page.inputValue("#content"), answer);
@@ -77,7 +78,7 @@ test("a prompt is answered without a script too", async () => {
   await page.click("#run");
   await page.waitForURL("**/playground/ask");
   assert.match(await page.textContent("#answer"), /Hello there/);
-  assert.match(await page.textContent("#cost"), /US\$/);
+  assert.match(await page.textContent("#cost"), /\$/);
 });
 
 test("axe finds nothing on them, light and dark, wide and narrow", async () => {

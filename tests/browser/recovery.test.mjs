@@ -52,7 +52,7 @@ test("a forgotten password is replaced, with scripts and without", async () => {
     await page.fill("#password", NEW);
     await page.fill("#password-confirm", "another one");
     await page.keyboard.press("Enter");
-    await page.locator("#password-error").waitFor({ state: "visible" });
+    await page.locator("#password-confirm-error").waitFor({ state: "visible" });
     if (hasScripts) await look(page, "mismatch");
     await page.fill("#password", NEW);
     await page.fill("#password-confirm", NEW);

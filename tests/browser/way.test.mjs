@@ -29,7 +29,9 @@ test("sign up, make a key, call with it, revoke it, log out", async () => {
   await page.goto("/account");
   assert(!(await page.content()).includes(secret), "shown twice");
   const row = page.locator("#key-list li", { hasText: "laptop" });
-  await row.locator("summary").click();
+  await row.locator("summary", { hasText: "Manage" }).click();
+  assert(!(await row.locator("form[action$=revoke] button").isVisible()), "revoking asks first");
+  await row.locator("summary", { hasText: "Revoke" }).click();
   await row.locator("form[action$=revoke] button").click();
   await page.waitForURL("**/account?done=key-revoked");
   await opensEverywhere(secret, 401);
@@ -169,7 +171,8 @@ test("all of it works without a script", async () => {
   await page.locator("text=Nothing was deleted").waitFor();
   await page.fill("#delete-password", PASSWORD);
   await page.click("#delete-form button");
-  await page.waitForURL("**/");
+  await page.waitForURL("**/?done=deleted");
+  await page.locator("[role=status]", { hasText: "Your account was deleted" }).waitFor();
   await page.goto("/account");
   await page.waitForURL("**/login?next=/account");
 });

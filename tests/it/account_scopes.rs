@@ -152,7 +152,14 @@ fn administrators_limit_accounts_on_a_page() {
     program.get("/v1/models/n").expect(404);
     let shown = admin.get(&page).expect(200).text();
     assert!(shown.contains("Models: m, &#60;o&#62;") && shown.contains("Addresses: all"), "{shown}");
-    send("m", "nowhere").expect(400);
+    let refused = send("m", "nowhere").expect(400).text();
+    let field = refused.split(r#"id="scope-addresses""#).nth(1).unwrap().split("</div>").next().unwrap();
+    assert!(
+        field.contains(r#"value="nowhere" aria-describedby="scope-addresses-error" aria-invalid="true""#),
+        "{field}"
+    );
+    assert!(field.contains("addresses must be a list"), "{field}");
+    assert!(admin.get(&page).expect(200).text().contains("Models: m, &#60;o&#62;"), "neither was changed");
     user.browser.form(&format!("{page}/scope"), &[("models", "")]).expect(403);
     program.get("/v1/models/n").expect(404);
     send("", "192.0.2.1").expect(303);

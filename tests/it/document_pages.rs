@@ -33,6 +33,53 @@ fn a_conflict_shows_both_texts_and_how_they_differ() {
 }
 
 #[test]
+fn the_text_that_is_not_chosen_in_a_conflict_stays_a_version() {
+    let db = TestDb::new();
+    let server = Server::start(&db);
+    let client = server.sign_up("ann@x").browser;
+    for theirs in ["theirs", ""] {
+        let id = save(&client, &json!({"title": "One", "content": "first"}));
+        let path = format!("/documents/{id}");
+        let update = json!({"id": id, "title": "Two", "content": theirs, "version": 1});
+        client.post("/api/docs/save", &update).expect(200);
+        let form = |version: &str| {
+            let fields = [("title", "Mine"), ("content", "typed\r\nhere"), ("version", version)];
+            client.form(&path, &[&fields[..], &[("keep_version", "true"), ("use_saved", "true")]].concat())
+        };
+        // It was changed once more meanwhile: both are shown again.
+        let page = form("1").expect(409).text();
+        assert!(page.contains("typed\nhere</textarea>") && page.contains(r#"name="use_saved" value="true""#), "{page}");
+        let done = form("2").expect(303);
+        assert_eq!(done.header("location"), Some(format!("{path}?done=kept").as_str()));
+        let present = client.get(&format!("/api/docs/get?id={id}")).expect(200).json();
+        assert_eq!((&present["title"], &present["content"]), (&json!("Two"), &json!(theirs)));
+        let mine = client.get(&format!("/api/docs/get?id={id}&version=3")).expect(200).json();
+        assert_eq!((&mine["title"], &mine["content"]), (&json!("Mine"), &json!("typed\nhere")));
+    }
+}
+
+#[test]
+fn a_text_that_cannot_be_saved_is_shown_again() {
+    let db = TestDb::new();
+    let server = Server::start_with(&db, &[("DOCUMENT_BYTES_PER_ACCOUNT", "1000")]);
+    let client = server.sign_up("ann@x").browser;
+    let id = save(&client, &json!({"title": "One", "content": "first"}));
+    let path = format!("/documents/{id}");
+    let long = format!("<b>{}", "x".repeat(2000));
+    let fields = [("title", "One"), ("content", long.as_str()), ("version", "1")];
+    let page = client.form(&path, &fields).expect(403).text();
+    assert!(page.contains("Not saved") && page.contains(&long.replace("<b>", "&#60;b&#62;")), "{page}");
+    assert!(page.contains(&format!("action=\"{path}\"")) && page.contains("name=\"version\" value=\"1\""), "{page}");
+    let title = "t".repeat(1001);
+    let page =
+        client.form(&path, &[("title", title.as_str()), ("content", "kept"), ("version", "1")]).expect(400).text();
+    assert!(page.contains("at most 1000 characters") && page.contains("kept</textarea>"), "{page}");
+    client.post("/api/docs/delete", &json!({"id": id})).expect(200);
+    let page = client.form(&path, &[("title", "One"), ("content", "kept"), ("version", "1")]).expect(404).text();
+    assert!(page.contains("Document not found") && page.contains("kept</textarea>"), "{page}");
+}
+
+#[test]
 fn a_text_is_shown_again_to_whoever_was_logged_out() {
     let db = TestDb::new();
     let server = Server::start(&db);

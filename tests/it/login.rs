@@ -28,7 +28,13 @@ fn scripts_get_json_and_forms_are_redirected() {
     server.web.with_cookie(&reply.session_token()).get("/api/current-user").expect(200);
     let reply = web.form("/api/login", &wrong).expect(303);
     assert_eq!(reply.header("location"), Some("/login?error=Invalid%20credentials"));
-    assert_eq!(reply.header("set-cookie"), None);
+    // What was typed stays, but for the password.
+    let cookie = reply.header("set-cookie").unwrap();
+    assert!(
+        cookie.starts_with("entered_email=ann%40x; HttpOnly; ") && cookie.contains("Path=/login; Max-Age=60"),
+        "{cookie}"
+    );
+    assert!(web.follow(&reply).expect(200).text().contains(r#"value="ann@x""#));
 
     // Every login creates a session.
     assert_eq!(db.count("SELECT count(DISTINCT digest) FROM sessions"), 3);

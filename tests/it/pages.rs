@@ -103,3 +103,88 @@ fn a_new_secret_is_shown_on_one_page_once() {
     server.web.anonymous().form("/account/keys", &[("name", "mine")]).expect(401);
     assert_eq!(user.browser.get("/api/keys").expect(200).json()["keys"][0]["name"], json!("mine"));
 }
+
+#[test]
+fn the_first_key_is_shown_once_after_sign_up() {
+    let db = TestDb::new();
+    let server = Server::start_demo(&db, &[]);
+    let fields = [("email", "ann@x"), ("password", PASSWORD), ("password_confirm", PASSWORD)];
+    let reply = server.web.anonymous().form("/api/signup", &fields).expect(303);
+    let cookie = reply.headers.iter().find(|(_, value)| value.starts_with("new_secret=")).unwrap().1.clone();
+    assert!(
+        cookie.contains("; Path=/playground;") && cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict")
+    );
+    let browser = server.web.with_cookie(&reply.session_token());
+    let page = browser.header("cookie", cookie.split(';').next().unwrap()).get("/playground").expect(200);
+    assert!(page.headers.iter().any(|(_, value)| value.starts_with("new_secret=;") && value.contains("Max-Age=0")));
+    let page = page.text();
+    let secret = page.split(r#"id="new-secret">"#).nth(1).unwrap().split('<').next().unwrap();
+    assert!(page.contains(&format!("export SECRET={secret}")), "{page}");
+    server.inference.with_secret(secret).get("/api/current-user").expect(200);
+    // Another account's secret in the cookie is not shown, nor an invalid one.
+    let other = server.sign_up("bob@x");
+    for foreign in [other.secret.as_str(), "tg_nonsense"] {
+        let page = browser.header("cookie", &format!("new_secret={foreign}")).get("/playground").expect(200).text();
+        assert!(!page.contains("new-secret") && !page.contains(foreign), "{foreign}");
+    }
+}
+
+#[test]
+fn what_was_entered_without_a_session_can_be_sent_again_after_a_log_in() {
+    let db = TestDb::new();
+    let server = Server::start(&db);
+    let web = server.web.anonymous().header("sec-fetch-site", "same-origin");
+    let fields = [("title", "Notes"), ("content", MARKUP)];
+    let page = web.form("/playground", &fields).expect(401).text();
+    assert!(
+        page.contains(r#"method="post" action="/playground""#) && page.contains(r#"name="title" value="Notes""#),
+        "{page}"
+    );
+    assert!(page.contains("alert(1)") && !page.contains("<script>alert"), "{page}");
+    // Nothing that another site sent, and no passwords.
+    let foreign =
+        server.web.anonymous().header("sec-fetch-site", "cross-site").form("/playground", &fields).expect(401);
+    assert!(!foreign.text().contains("Notes"), "{}", foreign.text());
+    let page = web.form("/account/delete", &[("password", "hunter2-hunter2")]).expect(401).text();
+    assert!(page.contains("Please log in") && !page.contains("hunter2"), "{page}");
+    // Programs get what they always got.
+    let refused = server.web.anonymous().form_for_json("/playground", &fields).expect(401);
+    assert_eq!(refused.json(), json!({"detail": "Not authenticated"}));
+}
+
+#[test]
+fn errors_stand_beside_their_fields_and_what_was_typed_stays() {
+    let db = TestDb::new();
+    let server = Server::start(&db);
+    let user = server.sign_up("ann@x");
+    let post = |path: &str, fields: &[(&str, &str)]| user.browser.form(path, fields).expect(400).text();
+    let at = |page: &str, id: &str, message: &str| {
+        let input = page.split(&format!(r#"id="{id}""#)).nth(1).unwrap_or_else(|| panic!("no {id}: {page}"));
+        let input = input.split('>').next().unwrap();
+        assert!(input.contains(&format!(r#"aria-describedby="{id}-error" aria-invalid="true" autofocus"#)), "{input}");
+        let error = page.split(&format!(r#"id="{id}-error""#)).nth(1).unwrap().split("</p>").next().unwrap();
+        assert!(error.contains(message) && !error.contains("hidden"), "{error}");
+    };
+    let fields = [("name", "laptop"), ("days", "30"), ("limit", "a lot"), ("window", "week")];
+    let page = post("/account/keys", &fields);
+    at(&page, "key-limit", "");
+    for kept in [r#"value="laptop""#, r#"value="30" selected"#, r#"value="a lot""#, r#"value="week" selected"#] {
+        assert!(page.contains(kept), "{kept}: {page}");
+    }
+    at(&post("/account/keys", &[("name", " ")]), "key-name", "The name must not be empty");
+    at(&post("/account/name", &[("name", &"x".repeat(201))]), "name", "at most 200 characters");
+    let id = user.browser.get("/api/keys").expect(200).json()["keys"][0]["id"].as_str().unwrap().to_owned();
+    let page = post("/account/keys/rename", &[("id", &id), ("name", &"y".repeat(101))]);
+    at(&page, &format!("rename-{id}"), "at most 100 characters");
+    assert!(page.contains(&format!(r#"value="{}""#, "y".repeat(101))), "{page}");
+    let wrong = [("current_password", "not this one"), ("new_password", "another good password")];
+    let page = post("/account/password", &wrong);
+    at(&page, "current-password", "The current password is incorrect");
+    assert!(!page.contains("not this one") && !page.contains("another good password"));
+    at(
+        &post("/account/password", &[("current_password", PASSWORD), ("new_password", "short")]),
+        "new-password",
+        "at least 8",
+    );
+    at(&post("/account/delete", &[("password", "not this one")]), "delete-password", "Nothing was deleted");
+}

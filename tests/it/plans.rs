@@ -33,6 +33,13 @@ const MANY: &str = "
     FROM generate_series(1, 60000) n;
     INSERT INTO kept_replies (created, user_id, key, charge_id, fingerprint, status, headers, body, bytes)
     SELECT now(), 'user' || (n % 20000 + 1), 'k' || n, 'made' || n, '', 200, '', '', 0 FROM generate_series(1, 30000) n;
+    INSERT INTO mails (id, kind, user_id, recipient, expires, created, sent)
+    SELECT 'mail' || n, 'verify', 'user' || (n % 20000 + 1), 'user' || (n % 20000 + 1) || '@example.com', now(),
+        now() - n % 30 * interval '1 day', now()
+    FROM generate_series(1, 60000) n;
+    INSERT INTO account_links (digest, user_id, purpose, email, expires)
+    SELECT sha256(('l' || n)::bytea), 'user' || (n % 20000 + 1), 'verify', '', now() + n % 60 * interval '1 minute'
+    FROM generate_series(1, 60000) n;
     ANALYZE;";
 
 #[test]
@@ -40,10 +47,16 @@ fn every_route_finds_its_rows_by_an_index() {
     let db = TestDb::new();
     db.run(MANY);
     db.run("SELECT pg_stat_reset()");
-    let server = Server::start_demo(&db, &[]);
+    let folder = std::env::temp_dir().join(format!("textgen-mails-{}", textgen::usage::new_id()));
+    let server = Server::start_demo(&db, &[("MAIL_FOLDER", folder.to_str().unwrap())]);
     visit_every_route(&server);
     visit_every_page(&db, &server);
+    // Mails are sent, and old ones forgotten.
+    server.wait_until("all mails to be sent", || {
+        db.count("SELECT count(*) FROM mails WHERE sent IS NULL AND put_aside IS NULL AND expires > now()") == 0
+    });
     assert_eq!(server.stop(), 0);
+    std::fs::remove_dir_all(folder).unwrap();
     let user = textgen(&["user", "rotate-secret", "user77"]).env("DATABASE_URL", db.url()).output().unwrap();
     assert!(user.status.success(), "{user:?}");
     let stripe = crate::harness::stripe::Stripe::start();
@@ -72,12 +85,12 @@ fn every_route_finds_its_rows_by_an_index() {
                 WHERE c.relkind = 'r' AND c.reltuples > 0)
              SELECT name, sum(seq_scan)::bigint, sum(seq_tup_read)::bigint, sum(idx_scan)::bigint FROM tables
              WHERE name IN ('users', 'api_keys', 'sessions', 'documents', 'deleted_documents', 'document_totals', 'kept_replies',
-                 'usage_events', 'usage_daily', 'document_versions', 'document_version_bytes')
+                 'usage_events', 'usage_daily', 'document_versions', 'document_version_bytes', 'mails', 'account_links')
              GROUP BY name",
             &[],
         )
         .unwrap();
-    assert_eq!(scanned.len(), 11);
+    assert_eq!(scanned.len(), 13);
     for row in scanned {
         let (table, scans, rows, by_index): (String, i64, i64, i64) = (row.get(0), row.get(1), row.get(2), row.get(3));
         assert!(by_index > 0, "{table} was not used: are the statistics missing?");
@@ -123,6 +136,9 @@ fn visit_every_route(server: &Server) {
     let browser = server.web.with_cookie(&renewed);
     browser.post("/api/sessions/revoke", &json!({"others": true})).expect(200);
     server.web.anonymous().post("/api/login", &json!({"email": "user5@example.com", "password": PASSWORD})).expect(400);
+    server.web.anonymous().post("/api/forgot-password", &json!({"email": "ann@example.com"})).expect(200);
+    server.web.anonymous().post("/api/reset-password", &json!({"token": "x", "password": "x"})).expect(400);
+    browser.post("/api/verify-email", &json!({})).expect(200);
     program.post("/api/delete-account", &json!({"password": "another password"})).expect(200);
 }
 
@@ -153,7 +169,7 @@ fn visit_every_page(db: &TestDb, server: &Server) {
     }
     page("/admin/users/user77").expect(200);
     // 30 days of a thousand charges of 2 micro-dollars, and those above: computed in the background, by index too.
-    crate::harness::soon("the totals", || page("/admin/usage").expect(200).text().contains("US$\u{a0}0.06"));
+    crate::harness::soon("the totals", || page("/admin/usage").expect(200).text().contains("$0.06"));
     user.browser.form("/admin/users/user77/suspend", &[("reason", "none")]).expect(303);
     user.browser.form("/admin/users/user77/restore", &[]).expect(303);
 }

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use crate::harness::smtp::{Behaviour, ReceivedMail, Smtp, Stage};
 use crate::harness::{Client, PASSWORD, Reply, Server, TestDb, at_once, wait_until};
+use crate::two_factor::with_app;
 
 const RESET: &str = "Choose a new password";
 const CONFIRM: &str = "Confirm your new e-mail address";
@@ -291,6 +292,43 @@ fn a_new_address_is_confirmed_and_both_are_told() {
         AND detail = 'to new@example.com'";
     assert_eq!(db.count(audited), 1);
     assert_eq!(db.count("SELECT count(*) FROM users WHERE email_verified IS NOT NULL"), 1);
+}
+
+#[test]
+fn a_new_address_takes_a_code_of_the_second_factor() {
+    let (db, smtp) = (TestDb::new(), Smtp::start());
+    let server = smtp.server(&db, &[]);
+    let (user, app, recovery) = with_app(&server, "ann@example.com");
+    let asked = || db.count("SELECT count(*) FROM mails WHERE kind = 'confirm_email'");
+    let mut body = json!({"email": "new@example.com", "password": PASSWORD});
+    let refused = user.browser.post("/api/change-email", &body).expect(401).json();
+    assert_eq!(refused, json!({"detail": "Code required", "code": "totp_required"}));
+    body["totp"] = json!(app.wrong_code());
+    assert_eq!(user.browser.post("/api/change-email", &body).expect(401).json()["code"], "totp_invalid");
+    assert_eq!(asked(), 0);
+    body["totp"] = json!(recovery[0]);
+    user.browser.post("/api/change-email", &body).expect(200);
+    user.browser.post("/api/change-email", &body).expect(401);
+    // The form says it beside the field, and keeps the address.
+    let shown = as_browser(&user.browser).get("/account").expect(200).text();
+    assert!(shown.contains(r#"id="email-totp" name="totp""#), "{shown}");
+    let form = |password: &str, code: &str| {
+        let fields = [("email", "newer@example.com"), ("password", password), ("totp", code)];
+        user.browser.form("/account/email", &fields)
+    };
+    let page = form(PASSWORD, &app.wrong_code()).expect(400).text();
+    for part in [
+        r#"maxlength="254" value="newer@example.com""#,
+        r#"aria-describedby="email-totp-error" aria-invalid="true" autofocus"#,
+        "The code is incorrect or was used already</p>",
+    ] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+    let page = form("a wrong one", &recovery[1]).expect(400).text();
+    assert!(page.contains(r#"aria-describedby="email-password-error" aria-invalid="true""#), "{page}");
+    // A code that came with a wrong password is not used up.
+    form(PASSWORD, &recovery[1]).expect(303);
+    assert_eq!(asked(), 2);
 }
 
 #[test]

@@ -212,9 +212,7 @@ fn the_pages_show_limits_and_an_administrator_changes_them() {
     assert_eq!(json!([key["budget"]["limit_micros"], key["budget"]["window"]]), json!([10, "day"]));
     db.run("UPDATE budget_windows SET spent_picos = 8000000 WHERE budget_id IN (SELECT budget_id FROM api_keys)");
     let page = open("/account");
-    for part in
-        ["US$\u{a0}0.000008 of US$\u{a0}0.00001 a day", "value=\"80\"", "All keys", "US$\u{a0}1.00 left · resets"]
-    {
+    for part in ["$0.000008 of $0.00001 a day", "value=\"80\"", "All keys", "$1.00 left · resets"] {
         assert!(page.contains(part), "{part}: {page}");
     }
     assert!(page.contains("80 % of the limit of “&#60;b&#62;” spent") && !page.contains("Lift limit"), "{page}");
@@ -237,7 +235,24 @@ fn the_pages_show_limits_and_an_administrator_changes_them() {
     }
     send("credit", &[("action", "withdraw"), ("amount", "2"), ("reason", "Back")]).expect(303);
     let page = open("/account");
-    assert!(page.contains("<strong>US$\u{a0}10.50</strong> left") && page.contains("US$\u{a0}10.50 expires"), "{page}");
+    assert!(page.contains("<strong>$10.50</strong> left") && page.contains("$10.50 expires"), "{page}");
     send("credit", &[("amount", "-1"), ("reason", "")]).expect(400);
+    // What is wrong is said beside its field, and what was typed stays.
+    let typed = [("action", "withdraw"), ("amount", "2"), ("reason", "<why>"), ("expires", "2001-01-01")];
+    let page = send("credit", &typed).expect(400).text();
+    for part in [
+        r#"value="withdraw" selected"#,
+        r#"required value="2" aria-describedby="credit-amount-error">"#,
+        r#"value="&#60;why&#62;""#,
+        r#"value="2001-01-01" aria-describedby="credit-expires-error" aria-invalid="true" autofocus"#,
+        "Expires must be in the future",
+    ] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+    let page = send("credit", &[("amount", "much"), ("reason", "Welcome")]).expect(400).text();
+    assert!(page.contains(r#"value="much" aria-describedby="credit-amount-error" aria-invalid="true""#), "{page}");
+    assert!(page.contains("is not an amount such as 12.50"), "{page}");
+    let page = send("suspend", &[("reason", "Spam")]).expect(400).text();
+    assert!(page.contains("You cannot suspend your own account") && page.contains(r#"id="form-error""#), "{page}");
     assert_eq!(db.count("SELECT count(*) FROM audit WHERE action IN ('credit', 'lift limit')"), 4);
 }

@@ -15,6 +15,8 @@ use crate::units::Units;
 pub enum GroupBy {
     /// The day (UTC), as `2026-11-22`.
     Day,
+    /// The month (UTC), as `2026-11`.
+    Month,
     /// The model.
     Model,
     /// The id of the API key; empty for none.
@@ -41,8 +43,8 @@ pub struct Sum {
 static SUMS: LazyLock<String> = LazyLock::new(|| {
     let units = comma_separated(columns::units().map(|column| format!("sum({column})::bigint")));
     format!(
-        "SELECT CASE $4 WHEN 'day' THEN to_char(day, 'YYYY-MM-DD') WHEN 'model' THEN model
-                WHEN 'key' THEN key_id ELSE route END COLLATE \"C\" AS name,
+        "SELECT CASE $4 WHEN 'day' THEN to_char(day, 'YYYY-MM-DD') WHEN 'month' THEN to_char(day, 'YYYY-MM')
+                WHEN 'model' THEN model WHEN 'key' THEN key_id ELSE route END COLLATE \"C\" AS name,
             sum(events)::bigint, sum(estimated)::bigint, sum(cost_micros)::bigint, sum(cost_picos)::bigint, {units}
         FROM usage_daily WHERE user_id = $1 AND day BETWEEN $2 AND $3 GROUP BY name ORDER BY name LIMIT $5"
     )
@@ -61,6 +63,7 @@ pub fn sums(
 ) -> Result<Vec<Sum>, Error> {
     let by = match by {
         GroupBy::Day => "day",
+        GroupBy::Month => "month",
         GroupBy::Model => "model",
         GroupBy::Key => "key",
         GroupBy::Route => "route",

@@ -5,7 +5,7 @@ use askama::Template;
 use time::{Duration, OffsetDateTime};
 
 use super::limits::{Limits, dollars};
-use super::{Frame, page, segment, show, subscribe};
+use super::{Frame, Problem, Refused, page, segment, show, subscribe, typed};
 use crate::accounts::scopes::{self, AccountScope};
 use crate::accounts::{self, new_id, second_factor};
 use crate::auth::Caller;
@@ -68,14 +68,15 @@ struct UserPage {
     /// A link that was just made. It is shown once.
     link: Option<String>,
     subscription: Option<Subscription>,
+    refused: Refused,
 }
 
 /// `GET /admin/users/{id}`.
 pub(in crate::web) fn show(call: &mut Call<'_>, caller: &Caller) -> Answer {
-    render(call, caller, None)
+    render(call, caller, None, None)
 }
 
-fn render(call: &Call<'_>, caller: &Caller, link: Option<String>) -> Answer {
+fn render(call: &Call<'_>, caller: &Caller, link: Option<String>, problem: Option<Problem>) -> Answer {
     let id = segment(call, 0)?;
     let mut session = call.app.db.session()?;
     let user = users::by_id(&mut session, &id)?.ok_or(Error::NotFound(NO_ACCOUNT))?;
@@ -93,48 +94,80 @@ fn render(call: &Call<'_>, caller: &Caller, link: Option<String>) -> Answer {
         is_self: caller.user.id == user.id,
         link,
         subscription: subscriptions::of_user(&mut session, &id)?,
+        refused: Refused(problem),
         user,
     };
     drop(session);
-    page(200, &user_page)
+    page(user_page.refused.status(), &user_page)
 }
 
 const NO_ACCOUNT: &str = "Account not found";
 
-/// Does `work` on the account in the path and records it in the audit log, in one transaction. `work` returns the
-/// details for the log.
-fn act(
+/// A form of this page: the one of the path's last segments, and the fields that are shown again with what was entered.
+type Form = (&'static str, &'static [&'static str]);
+
+/// The forms that are about the account as a whole and ask for nothing: what is wrong is shown at the top.
+const PLAIN: Form = ("", &[]);
+
+/// Handles a form on the account in the path: leads to its page with the `done` that `work` returns, or shows the page again
+/// with what is wrong. `work` gets the place for the name of the field that it looks at.
+fn handle(
     call: &mut Call<'_>,
     caller: &Caller,
-    done: &str,
-    action: &str,
-    work: impl FnOnce(&mut Transaction<'_>, &Caller, &User, &Fields) -> Result<String>,
+    (form, kept): Form,
+    work: impl FnOnce(&Call<'_>, &str, &Fields, &mut &'static str) -> Result<&'static str>,
 ) -> Answer {
     let fields = fields(call)?;
     let id = segment(call, 0)?;
-    keys::in_transaction(call, |db| {
-        let user = users::by_id(db, &id)?.ok_or(Error::NotFound(NO_ACCOUNT))?;
-        let details = work(db, caller, &user, &fields)?;
-        record(call, caller, db, action, &user, &details)
-    })?;
-    call.app.cache.revoke(&id);
-    Ok(Response::see_other(format!("/admin/users/{id}?done={done}")))
+    let mut field = "";
+    match work(call, &id, &fields, &mut field) {
+        Ok(done) => Ok(Response::see_other(format!("/admin/users/{id}?done={done}"))),
+        Err(e) => {
+            let problem = Problem::of(form, e)?.with(field, "", typed(&fields, kept));
+            render(call, caller, None, Some(problem))
+        }
+    }
+}
+
+/// As [`handle`]: does `work` on the account and records it in the audit log, in one transaction. `work` returns the details
+/// for the log.
+fn act(
+    call: &mut Call<'_>,
+    caller: &Caller,
+    form: Form,
+    (done, action): (&'static str, &str),
+    work: impl FnOnce(&mut Transaction<'_>, &User, &Fields, &mut &'static str) -> Result<String>,
+) -> Answer {
+    handle(call, caller, form, |call, id, fields, field| {
+        keys::in_transaction(call, |db| {
+            let user = users::by_id(db, id)?.ok_or(Error::NotFound(NO_ACCOUNT))?;
+            let details = work(db, &user, fields, field)?;
+            record(call, caller, db, action, &user, &details)
+        })?;
+        call.app.cache.revoke(id);
+        Ok(done)
+    })
+}
+
+/// A reason as it is recorded.
+fn reason(fields: &Fields) -> Result<String> {
+    Ok(fields.optional_text("reason")?.unwrap_or("").trim().chars().take(LONGEST_REASON).collect())
 }
 
 /// `POST /admin/users/{id}/suspend` with a `reason`.
 pub(in crate::web) fn suspend(call: &mut Call<'_>, caller: &Caller) -> Answer {
-    act(call, caller, "suspended", "suspend", |db, caller, user, fields| {
+    act(call, caller, ("suspend", &["reason"]), ("suspended", "suspend"), |db, user, fields, _| {
         if caller.user.id == user.id {
             return Err(Error::bad("You cannot suspend your own account"));
         }
         users::set_suspended(db, &user.id, true)?;
-        Ok(fields.optional_text("reason")?.unwrap_or("").trim().chars().take(LONGEST_REASON).collect())
+        reason(fields)
     })
 }
 
 /// `POST /admin/users/{id}/restore`.
 pub(in crate::web) fn restore(call: &mut Call<'_>, caller: &Caller) -> Answer {
-    act(call, caller, "restored", "restore", |db, _, user, _| {
+    act(call, caller, PLAIN, ("restored", "restore"), |db, user, _, _| {
         users::set_suspended(db, &user.id, false)?;
         Ok(String::new())
     })
@@ -142,7 +175,7 @@ pub(in crate::web) fn restore(call: &mut Call<'_>, caller: &Caller) -> Answer {
 
 /// `POST /admin/users/{id}/promote`: makes it an administrator's.
 pub(in crate::web) fn promote(call: &mut Call<'_>, caller: &Caller) -> Answer {
-    act(call, caller, "promoted", "promote", |db, _, user, _| {
+    act(call, caller, PLAIN, ("promoted", "promote"), |db, user, _, _| {
         accounts::set_admin(db, user, true)?;
         Ok(String::new())
     })
@@ -150,7 +183,7 @@ pub(in crate::web) fn promote(call: &mut Call<'_>, caller: &Caller) -> Answer {
 
 /// `POST /admin/users/{id}/demote`.
 pub(in crate::web) fn demote(call: &mut Call<'_>, caller: &Caller) -> Answer {
-    act(call, caller, "demoted", "demote", |db, _, user, _| {
+    act(call, caller, PLAIN, ("demoted", "demote"), |db, user, _, _| {
         accounts::set_admin(db, user, false)?;
         Ok(String::new())
     })
@@ -158,7 +191,7 @@ pub(in crate::web) fn demote(call: &mut Call<'_>, caller: &Caller) -> Answer {
 
 /// `POST /admin/users/{id}/sessions`: ends all sessions.
 pub(in crate::web) fn end_sessions(call: &mut Call<'_>, caller: &Caller) -> Answer {
-    act(call, caller, "sessions", "end sessions", |db, _, user, _| {
+    act(call, caller, PLAIN, ("sessions", "end sessions"), |db, user, _, _| {
         Ok(format!("{} ended", sessions::delete_others(db, &user.id, "")?))
     })
 }
@@ -166,15 +199,15 @@ pub(in crate::web) fn end_sessions(call: &mut Call<'_>, caller: &Caller) -> Answ
 /// `POST /admin/users/{id}/two-factor`, with a `reason`, turns two-factor authentication off, for whoever has lost what it
 /// takes.
 pub(in crate::web) fn turn_off_two_factor(call: &mut Call<'_>, caller: &Caller) -> Answer {
-    act(call, caller, "two-factor", "turn off two-factor", |db, _, user, fields| {
+    act(call, caller, PLAIN, ("two-factor", "turn off two-factor"), |db, user, fields, _| {
         second_factor::turn_off(db, &user.id)?;
-        Ok(fields.optional_text("reason")?.unwrap_or("").trim().chars().take(LONGEST_REASON).collect())
+        reason(fields)
     })
 }
 
 /// `POST /admin/users/{id}/keys` revokes the key `id`.
 pub(in crate::web) fn revoke_key(call: &mut Call<'_>, caller: &Caller) -> Answer {
-    act(call, caller, "key", "revoke key", |db, _, user, fields| {
+    act(call, caller, PLAIN, ("key", "revoke key"), |db, user, fields, _| {
         let id = fields.text("id")?;
         crate::accounts::keys::revoke(db, &user.id, id)?;
         Ok(id.to_owned())
@@ -183,10 +216,14 @@ pub(in crate::web) fn revoke_key(call: &mut Call<'_>, caller: &Caller) -> Answer
 
 /// `POST /admin/users/{id}/scope`: the account is limited to these `models` and `addresses`.
 pub(in crate::web) fn set_scope(call: &mut Call<'_>, caller: &Caller) -> Answer {
-    act(call, caller, "scope", "limit", |db, _, user, fields| {
+    act(call, caller, ("scope", &["models", "addresses"]), ("scope", "limit"), |db, user, fields, field| {
         let models = edited(fields.optional_text("models")?, user.models.as_deref());
         let addresses = edited(fields.optional_text("addresses")?, user.addresses.as_deref());
-        Ok(scopes::set_for_account(db, &user.id, AccountScope { models, addresses })?.join("; "))
+        *field = "models";
+        let mut details = scopes::set_for_account(db, &user.id, AccountScope { models, addresses: Change::Keep })?;
+        *field = "addresses";
+        details.extend(scopes::set_for_account(db, &user.id, AccountScope { models: Change::Keep, addresses })?);
+        Ok(details.join("; "))
     })
 }
 
@@ -203,48 +240,55 @@ fn edited(text: Option<&str>, current: Option<&[String]>) -> Change<Vec<String>>
     }
 }
 
-/// The account in the path.
-fn user_of(call: &Call<'_>) -> Result<User> {
-    let id = segment(call, 0)?;
-    users::by_id(&mut call.app.db.session()?, &id)?.ok_or(Error::NotFound(NO_ACCOUNT))
+fn user_of(call: &Call<'_>, id: &str) -> Result<User> {
+    users::by_id(&mut call.app.db.session()?, id)?.ok_or(Error::NotFound(NO_ACCOUNT))
 }
 
 /// `POST /admin/users/{id}/limits/lift`: the budget of the account, or of a `key`, does not limit for so many `hours`.
 pub(in crate::web) fn lift_limit(call: &mut Call<'_>, caller: &Caller) -> Answer {
-    let fields = fields(call)?;
-    let user = user_of(call)?;
-    let key = fields.optional_text("key")?.filter(|id| !id.is_empty());
-    let hours = fields.optional_integer("hours")?.filter(|hours| (0..=MOST_HOURS).contains(hours));
-    let hours = hours.ok_or(Error::bad("hours must be from 0 to 8760"))?;
-    let until = (hours > 0).then(|| OffsetDateTime::now_utc() + Duration::hours(hours));
-    credits::lift_for(call, caller, &user, key, until)?;
-    let done = if hours > 0 { "lifted" } else { "limited" };
-    Ok(Response::see_other(format!("/admin/users/{}?done={done}", user.id)))
+    handle(call, caller, PLAIN, |call, id, fields, _| {
+        let user = user_of(call, id)?;
+        let key = fields.optional_text("key")?.filter(|id| !id.is_empty());
+        let hours = fields.optional_integer("hours")?.filter(|hours| (0..=MOST_HOURS).contains(hours));
+        let hours = hours.ok_or(Error::bad("hours must be from 0 to 8760"))?;
+        let until = (hours > 0).then(|| OffsetDateTime::now_utc() + Duration::hours(hours));
+        credits::lift_for(call, caller, &user, key, until)?;
+        Ok(if hours > 0 { "lifted" } else { "limited" })
+    })
 }
 
 /// `POST /admin/users/{id}/link`: makes a link with which the account's password can be set, and shows it.
 pub(in crate::web) fn make_link(call: &mut Call<'_>, caller: &Caller) -> Answer {
-    let user = user_of(call)?;
+    let user = user_of(call, &segment(call, 0)?)?;
     let link = admin_users::link_for(call, caller, &user)?;
-    render(call, caller, Some(link.address))
+    render(call, caller, Some(link.address), None)
 }
 
 /// `POST /admin/users/{id}/credit`: adds an `amount` in US$, or withdraws it.
 pub(in crate::web) fn change_credit(call: &mut Call<'_>, caller: &Caller) -> Answer {
-    let fields = fields(call)?;
-    let user = user_of(call)?;
-    let amount = dollars(fields.text("amount")?).map_err(Error::bad)?;
-    let amount_micros = if fields.optional_text("action")? == Some("withdraw") { -amount } else { amount };
-    let expires = fields.optional_text("expires")?.filter(|text| !text.is_empty());
-    let expires =
-        expires.map(|day| timestamp::parse(&format!("{day}T00:00:00Z")).ok_or(Error::bad("expires must be a day")));
-    let new = NewEntry {
-        id: fields.optional_text("id")?.unwrap_or_default(),
-        kind: credits::kind_of(amount_micros),
-        amount_micros,
-        expires: expires.transpose()?,
-        reason: fields.optional_text("reason")?.unwrap_or_default(),
-    };
-    credits::add_for(call, caller, &user, &new)?;
-    Ok(Response::see_other(format!("/admin/users/{}?done=credit", user.id)))
+    let form: Form = ("credit", &["action", "amount", "reason", "expires"]);
+    handle(call, caller, form, |call, id, fields, field| {
+        let user = user_of(call, id)?;
+        *field = "amount";
+        let amount = dollars(fields.text("amount")?).map_err(Error::bad)?;
+        let amount_micros = if fields.optional_text("action")? == Some("withdraw") { -amount } else { amount };
+        *field = "expires";
+        let expires = fields.optional_text("expires")?.filter(|text| !text.is_empty());
+        let expires = expires
+            .map(|day| timestamp::parse(&format!("{day}T00:00:00Z")).ok_or(Error::bad("Expires must be a day")))
+            .transpose()?;
+        if expires.is_some_and(|time| time <= OffsetDateTime::now_utc()) {
+            return Err(Error::bad("Expires must be in the future"));
+        }
+        let new = NewEntry {
+            id: fields.optional_text("id")?.unwrap_or_default(),
+            kind: credits::kind_of(amount_micros),
+            amount_micros,
+            expires,
+            reason: fields.optional_text("reason")?.unwrap_or_default(),
+        };
+        *field = if new.reason.trim().is_empty() { "reason" } else { "amount" };
+        credits::add_for(call, caller, &user, &new)?;
+        Ok("credit")
+    })
 }

@@ -1,11 +1,16 @@
 //! The page that a browser gets instead of an error in JSON.
 
 use askama::Template;
+use serde_json::Value;
 
-use super::{Frame, text_of};
+use super::{Frame, page, text_of};
 use crate::call::Call;
 use crate::error::{Error, Public};
-use crate::http::{Request, Response};
+use crate::http::form::{FORM_LIMIT, Fields};
+use crate::http::{Method, Request, Response};
+
+/// The media type of forms.
+const FORM: &str = "application/x-www-form-urlencoded";
 
 #[derive(Template)]
 #[template(path = "failure.html")]
@@ -19,6 +24,14 @@ struct Failure<'a> {
     set_up_two_factor: bool,
 }
 
+#[derive(Template)]
+#[template(path = "ended_session.html")]
+struct EndedSession {
+    frame: Frame,
+    path: String,
+    fields: Vec<(String, String)>,
+}
+
 /// Whether the client is a browser that opens a page, not a script.
 pub(in crate::web) fn wants_page(request: &Request) -> bool {
     let has = |name, text: &str| request.header(name).is_some_and(|value| value.to_ascii_lowercase().contains(text));
@@ -27,6 +40,13 @@ pub(in crate::web) fn wants_page(request: &Request) -> bool {
 
 /// The page for an error; `reply`, the JSON, if the page cannot be rendered.
 pub(in crate::web) fn failure(call: &mut Call<'_>, e: &Error, reply: Response, request_id: &str) -> Response {
+    // Retry-After, Allow and the like.
+    let headers = reply.headers.iter().filter(|(name, _)| *name != "Content-Type").cloned();
+    let headers: Vec<_> = headers.collect();
+    if let Some(mut page) = ended_session(call, e) {
+        page.headers.extend(headers);
+        return page;
+    }
     // The look-up of the caller may fail for the same reason. The page is then that of a visitor.
     let caller = call.authenticate().ok().flatten();
     let (heading, explanation) = describe(e);
@@ -41,9 +61,32 @@ pub(in crate::web) fn failure(call: &mut Call<'_>, e: &Error, reply: Response, r
     };
     let Ok(text) = text_of(&page) else { return reply };
     let mut response = Response::html(e.status(), text);
-    // Retry-After, Allow and the like.
-    response.headers.extend(reply.headers.into_iter().filter(|(name, _)| *name != "Content-Type"));
+    response.headers.extend(headers);
     response
+}
+
+/// Whether a request without a session seems to come from somebody who had one: it has its cookie still, or a browser sent it
+/// from a page of this site.
+pub(super) fn had_session(call: &Call<'_>) -> bool {
+    call.has_credential() || call.request.header("sec-fetch-site") == Some("same-origin")
+}
+
+/// The page for a form that came without a session, as it has ended: what was entered can be sent again after a log-in.
+/// Not if another site's page sent it, nor if it holds what must not be in a page.
+fn ended_session(call: &mut Call<'_>, e: &Error) -> Option<Response> {
+    let is_form = *call.request.method() == Method::POST && call.request.media_type() == FORM;
+    if !matches!(e, Error::Unauthorized(_)) || !is_form || !had_session(call) || call.check_same_site().is_err() {
+        return None;
+    }
+    let fields = Fields::read(call.request, FORM_LIMIT).ok()?.into_object();
+    let is_secret = |name: &str| name == "key" || ["password", "totp", "secret"].iter().any(|part| name.contains(part));
+    if fields.iter().any(|(name, value)| is_secret(name) && value.as_str() != Some("")) {
+        return None;
+    }
+    let text = |value: Value| value.as_str().map(str::to_owned);
+    let fields = fields.into_iter().filter_map(|(name, value)| Some((name, text(value)?))).collect();
+    let path = call.request.path().to_owned();
+    page(e.status(), &EndedSession { frame: Frame::new(None, ""), path, fields }).ok()
 }
 
 /// A heading, and an explanation for the person.

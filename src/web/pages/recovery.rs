@@ -3,7 +3,7 @@
 
 use askama::Template;
 
-use super::{Frame, Problem, page};
+use super::{Frame, Problem, Refused, page, typed};
 use crate::accounts::recovery::{self, Confirmed};
 use crate::auth::Caller;
 use crate::call::Call;
@@ -32,7 +32,7 @@ struct Reset {
     /// The account's address, if the link can be used.
     email: Option<String>,
     keys: usize,
-    problem: Option<Problem>,
+    refused: Refused,
 }
 
 #[derive(Template)]
@@ -52,7 +52,7 @@ struct Confirm {
 #[template(path = "set_password.html")]
 struct SetPassword {
     frame: Frame,
-    problem: Option<Problem>,
+    refused: Refused,
 }
 
 /// The reply to a form that was refused, as far as the person can do something about it.
@@ -116,7 +116,7 @@ fn show_reset(call: &Call<'_>, caller: Option<&Caller>, token: String, problem: 
     drop(session);
     let usual = if email.is_some() { 200 } else { Error::LinkInvalid.status() };
     let status = problem.as_ref().map_or(usual, |problem| problem.status);
-    page(status, &Reset { frame: Frame::new(caller, "login"), token, email, keys, problem })
+    page(status, &Reset { frame: Frame::new(caller, "login"), token, email, keys, refused: Refused(problem) })
 }
 
 /// `POST /reset-password` with `token`, `password`, `password_confirm` and perhaps `revoke_keys`.
@@ -126,6 +126,7 @@ pub(in crate::web) fn choose(call: &mut Call<'_>, caller: Option<&Caller>) -> An
     let (token, password) = (fields.text("token")?.to_owned(), fields.text("password")?.to_owned());
     let is_confirmed = fields.optional_text("password_confirm")?.is_none_or(|confirmed| confirmed == password);
     let ends_keys = fields.optional_bool("revoke_keys")?.unwrap_or(false);
+    let kept = typed(&fields, &["revoke_keys"]);
     drop(fields);
     let outcome = match is_confirmed {
         true => handlers::reset_for(call, &token, &password, ends_keys),
@@ -134,7 +135,8 @@ pub(in crate::web) fn choose(call: &mut Call<'_>, caller: Option<&Caller>) -> An
     match outcome {
         Ok(_) => Ok(Response::see_other("/login?done=password")),
         Err(e) => {
-            let problem = Problem::of("reset", e)?;
+            let field = if matches!(e, Error::PasswordMismatch) { "password_confirm" } else { "password" };
+            let problem = Problem::of("reset", e)?.with(field, "", kept);
             show_reset(call, caller, token, Some(problem))
         }
     }
@@ -192,7 +194,7 @@ pub(in crate::web) fn confirm_now(call: &mut Call<'_>, caller: Option<&Caller>) 
 
 /// `GET /set-password`.
 pub(in crate::web) fn first(_: &mut Call<'_>, caller: Option<&Caller>) -> Answer {
-    page(200, &SetPassword { frame: Frame::new(caller, "login"), problem: None })
+    page(200, &SetPassword { frame: Frame::new(caller, "login"), refused: Refused(None) })
 }
 
 /// `POST /set-password` with `secret`, `password` and `password_confirm`.
@@ -209,9 +211,14 @@ pub(in crate::web) fn set_first(call: &mut Call<'_>, caller: Option<&Caller>) ->
     match outcome {
         Ok(()) => Ok(Response::see_other("/login?done=password")),
         Err(e) => {
-            let e = if matches!(e, Error::Unauthorized(_)) { Error::bad("This is not a valid secret") } else { e };
-            let problem = Problem::of("set", e)?;
-            page(problem.status, &SetPassword { frame: Frame::new(caller, "login"), problem: Some(problem) })
+            let (field, e) = match e {
+                Error::Unauthorized(_) => ("secret", Error::bad("This is not a valid secret")),
+                Error::Forbidden(_) | Error::Conflict(..) => ("secret", e),
+                Error::PasswordMismatch => ("password_confirm", e),
+                e => ("password", e),
+            };
+            let refused = Refused(Some(Problem::of("set", e)?.with(field, "", Vec::new())));
+            page(refused.status(), &SetPassword { frame: Frame::new(caller, "login"), refused })
         }
     }
 }

@@ -6,9 +6,9 @@ use askama::Template;
 use schemars::JsonSchema;
 use serde_json::{Map, Value};
 
-use super::{Frame, text_of};
+use super::{Frame, samples, text_of};
 use crate::auth::Caller;
-use crate::call::Call;
+use crate::call::{Call, Role};
 use crate::error::{Error, Result};
 use crate::web::Answer;
 use crate::web::assets::{self, Prepared};
@@ -18,7 +18,7 @@ use crate::web::assets::{self, Prepared};
 struct Reference {
     frame: Frame,
     groups: Vec<Group>,
-    web: String,
+    addresses: Vec<(&'static str, String)>,
 }
 
 struct Group {
@@ -37,6 +37,10 @@ struct Operation {
     parameters: Vec<Parameter>,
     answers: Vec<String>,
     statuses: Vec<(String, String)>,
+    /// A command that calls it.
+    call: String,
+    /// An example of its JSON reply.
+    reply: Option<String>,
 }
 
 struct Parameter {
@@ -68,8 +72,9 @@ pub(in crate::web) fn openapi(call: &mut Call<'_>) -> Answer {
 
 /// `GET /docs`.
 pub(in crate::web) fn show(call: &mut Call<'_>, caller: Option<&Caller>) -> Answer {
-    let web = super::web_address(call);
-    let reference = Reference { frame: Frame::new(caller, "docs"), groups: groups(document(call)?), web };
+    let addresses: Vec<_> = Role::ALL.map(|role| (role.name(), super::program_address(call, role))).into();
+    let groups = groups(document(call)?, &addresses);
+    let reference = Reference { frame: Frame::new(caller, "docs"), groups, addresses };
     Ok(assets::compressed(call.request, "text/html; charset=utf-8", text_of(&reference)?))
 }
 
@@ -77,17 +82,17 @@ fn document<'a>(call: &Call<'a>) -> Result<&'a Value> {
     call.app.api_document.get().ok_or_else(|| Error::Internal("the API document was not set".to_owned()))
 }
 
-fn groups(document: &Value) -> Vec<Group> {
+fn groups(document: &Value, addresses: &[(&'static str, String)]) -> Vec<Group> {
     let tags = document["tags"].as_array().into_iter().flatten();
     tags.map(|tag| Group {
         name: text(&tag["name"]),
         words: text(&tag["description"]),
-        operations: operations(document, &tag["name"]),
+        operations: operations(document, &tag["name"], addresses),
     })
     .collect()
 }
 
-fn operations(document: &Value, tag: &Value) -> Vec<Operation> {
+fn operations(document: &Value, tag: &Value, addresses: &[(&'static str, String)]) -> Vec<Operation> {
     let paths = document["paths"].as_object().into_iter().flatten();
     let all = paths.flat_map(|(path, methods)| {
         let methods = methods.as_object().into_iter().flatten();
@@ -104,8 +109,19 @@ fn operations(document: &Value, tag: &Value) -> Vec<Operation> {
             parameters: parameters(operation),
             answers: answers(operation),
             statuses: statuses(operation),
+            call: samples::call(document, operation, &method.to_uppercase(), &url(operation, path, addresses)),
+            reply: samples::answer(document, operation),
         })
         .collect()
+}
+
+/// Where an operation is called: at a server for programs, if one has it.
+fn url(operation: &Value, path: &str, addresses: &[(&'static str, String)]) -> String {
+    let servers = operation["x-servers"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let is_program = |name: &Value| name != "web";
+    let own = servers.iter().find(|name| is_program(name)).or(servers.first());
+    let address = addresses.iter().find(|(name, _)| own.is_some_and(|own| own == name));
+    format!("{}{path}", address.map_or("", |(_, address)| address))
 }
 
 fn access(security: &Value) -> &'static str {

@@ -19,13 +19,31 @@ pub(super) fn to_the_second(time: &OffsetDateTime) -> String {
     time.to_offset(time::UtcOffset::UTC).format(format).unwrap_or_default()
 }
 
-/// An amount, with two decimal places or as many as it takes to be exact.
+/// An amount, with two decimal places or as many as it takes to be exact: `$0.0005`.
 pub(super) fn money<C: Copy + Into<Cost>>(amount: &C) -> String {
+    money_to(amount, &0)
+}
+
+/// The same with at least so many decimal places: as many as [`places`] finds for a column are shown below each other.
+pub(super) fn money_to<C: Copy + Into<Cost>>(amount: &C, places: &usize) -> String {
     let cost: Cost = (*amount).into();
     let (sign, size) = (if cost.micros() < 0 { "−" } else { "" }, cost.micros().unsigned_abs());
-    let fraction = format!("{:06}{:06}", size % 1_000_000, cost.picos());
-    let kept = fraction.trim_end_matches('0').len().max(2);
-    format!("{sign}US$\u{a0}{}.{}", grouped(size / 1_000_000), &fraction[..kept])
+    let fraction = fraction(cost);
+    let kept = decimals(&fraction).max((*places).min(fraction.len()));
+    format!("{sign}${}.{}", grouped(size / 1_000_000), &fraction[..kept])
+}
+
+/// The most decimal places of these amounts.
+pub(super) fn places(amounts: impl Iterator<Item = Cost>) -> usize {
+    amounts.map(|cost| decimals(&fraction(cost))).max().unwrap_or(2)
+}
+
+fn fraction(cost: Cost) -> String {
+    format!("{:06}{:06}", cost.micros().unsigned_abs() % 1_000_000, cost.picos())
+}
+
+fn decimals(fraction: &str) -> usize {
+    fraction.trim_end_matches('0').len().max(2)
 }
 
 /// An amount: rounded to the cent from one dollar on, and exact below.
@@ -124,11 +142,11 @@ mod tests {
     #[test]
     fn money_is_exact_and_says_its_currency() {
         for (micros, text) in [
-            (0, "US$\u{a0}0.00"),
-            (42, "US$\u{a0}0.000042"),
-            (1_500_000, "US$\u{a0}1.50"),
-            (1_234_567_890_000, "US$\u{a0}1,234,567.89"),
-            (-10_000, "−US$\u{a0}0.01"),
+            (0, "$0.00"),
+            (42, "$0.000042"),
+            (1_500_000, "$1.50"),
+            (1_234_567_890_000, "$1,234,567.89"),
+            (-10_000, "−$0.01"),
         ] {
             assert_eq!(money(&micros), text);
         }
@@ -136,9 +154,7 @@ mod tests {
 
     #[test]
     fn little_money_is_exact_and_much_is_rounded() {
-        for (micros, text) in
-            [(999_999, "US$\u{a0}0.999999"), (21_096_402, "US$\u{a0}21.10"), (-1_994_999, "−US$\u{a0}1.99")]
-        {
+        for (micros, text) in [(999_999, "$0.999999"), (21_096_402, "$21.10"), (-1_994_999, "−$1.99")] {
             assert_eq!(cents(&micros), text);
         }
     }

@@ -4,12 +4,12 @@ use std::borrow::Cow;
 
 use askama::Template;
 
-use super::{Frame, encoded, is_local_path, page, program_address, web_address};
+use super::{Frame, encoded, is_local_path, page, program_address, web_address, with_retry_after};
 use crate::auth::Caller;
 use crate::auth::password::{MAX_LENGTH, MIN_LENGTH};
 use crate::call::{Call, Role};
 use crate::error::Error;
-use crate::http::Response;
+use crate::http::{Response, cookie};
 use crate::web::{Answer, half_log_in};
 
 #[derive(Template)]
@@ -26,6 +26,7 @@ struct Home {
 struct Signup {
     frame: Frame,
     errors: Errors,
+    email: String,
     next: Option<String>,
 }
 
@@ -34,6 +35,7 @@ struct Signup {
 struct Login {
     frame: Frame,
     errors: Errors,
+    email: String,
     next: Option<String>,
 }
 
@@ -47,6 +49,13 @@ struct LoginCode {
 
 /// The path of the page that asks for the code of a second factor.
 pub(in crate::web) const CODE_PATH: &str = "/login/code";
+
+/// The notice for each `done` in the query of the home page.
+const HOME_NOTICES: &[(&str, &str)] =
+    &[("deleted", "Your account was deleted, with its documents, keys and sessions. Its keys no longer work.")];
+
+/// The notice for each `done` in the query of the forms.
+const NOTICES: &[(&str, &str)] = &[("password", "Password saved. Log in with it.")];
 
 /// The forms that sign a person in.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -63,13 +72,15 @@ impl Form {
             Form::LogIn => "/login",
         }
     }
+
+    /// What a person is told about [`Error::InvalidCredentials`], whose own message is fixed for programs.
+    const fn incorrect(self) -> &'static str {
+        match self {
+            Form::SignUp => "That didn’t work. If you already have an account, log in with its password instead.",
+            Form::LogIn => "Incorrect e-mail or password",
+        }
+    }
 }
-
-/// The notice for each `done` in the query.
-const NOTICES: &[(&str, &str)] = &[("password", "Password saved. Log in with it.")];
-
-/// What a person is told about [`Error::InvalidCredentials`], whose own message is fixed for programs.
-const INCORRECT: &str = "Incorrect e-mail or password";
 
 /// Messages, each shown below the field that it is about.
 #[derive(Default)]
@@ -82,7 +93,7 @@ struct Errors {
 impl Errors {
     /// The error that a redirect put into the query. Anyone can write a link with a text of their own there, so only
     /// the messages of these errors are recognised, and no other text is repeated.
-    fn from_query(call: &Call<'_>) -> Errors {
+    fn from_query(call: &Call<'_>, form: Form) -> Errors {
         let Some(message) = call.request.query("error") else { return Errors::default() };
         let known = [
             Error::InvalidCredentials,
@@ -94,17 +105,17 @@ impl Errors {
             Error::LogInExpired,
         ];
         match known.iter().find(|e| e.message() == message) {
-            Some(e) => Errors::of(e),
+            Some(e) => Errors::of(e, form),
             None => Errors { password: Some("Something went wrong. Please try again.".into()), ..Errors::default() },
         }
     }
 
-    fn of(e: &Error) -> Errors {
+    fn of(e: &Error, form: Form) -> Errors {
         let mut errors = Errors::default();
         match e {
             Error::InvalidEmail => errors.email = Some(e.message()),
             Error::PasswordMismatch => errors.password_confirm = Some(e.message()),
-            Error::InvalidCredentials => errors.password = Some(INCORRECT.into()),
+            Error::InvalidCredentials => errors.password = Some(form.incorrect().into()),
             _ => errors.password = Some(e.message()),
         }
         errors
@@ -113,10 +124,13 @@ impl Errors {
 
 /// `GET /`.
 pub(in crate::web) fn home(call: &mut Call<'_>, caller: Option<&Caller>) -> Answer {
+    let frame = Frame::new(caller, "home");
+    // Who is signed in has an account, whatever a link says.
+    let frame = if caller.is_none() { frame.with_notice(call, HOME_NOTICES) } else { frame };
     page(
         200,
         &Home {
-            frame: Frame::new(caller, "home"),
+            frame,
             web: web_address(call),
             inference: program_address(call, Role::Inference),
             audio: program_address(call, Role::Audio),
@@ -126,12 +140,12 @@ pub(in crate::web) fn home(call: &mut Call<'_>, caller: Option<&Caller>) -> Answ
 
 /// `GET /signup`.
 pub(in crate::web) fn signup(call: &mut Call<'_>) -> Answer {
-    show(call, 200, Form::SignUp, Errors::from_query(call), next(call))
+    show(call, 200, Form::SignUp, Errors::from_query(call, Form::SignUp), entered(call), next(call))
 }
 
 /// `GET /login`.
 pub(in crate::web) fn login(call: &mut Call<'_>) -> Answer {
-    show(call, 200, Form::LogIn, Errors::from_query(call), next(call))
+    show(call, 200, Form::LogIn, Errors::from_query(call, Form::LogIn), entered(call), next(call))
 }
 
 /// `GET /login/code`: asks for the code of the second factor, after the password was right.
@@ -153,22 +167,23 @@ pub(in crate::web) fn show_code_again(e: &Error, next: Option<String>) -> Answer
 }
 
 /// The page of a form that failed, with the error, its status and its `Retry-After`.
-pub(in crate::web) fn show_again(call: &Call<'_>, form: Form, e: &Error, next: Option<&str>) -> Answer {
-    Ok(with_retry_after(show(call, e.status(), form, Errors::of(e), next.map(str::to_owned))?, e))
+pub(in crate::web) fn show_again(call: &Call<'_>, form: Form, e: &Error, email: &str, next: Option<&str>) -> Answer {
+    let shown = show(call, e.status(), form, Errors::of(e, form), email.to_owned(), next.map(str::to_owned))?;
+    Ok(with_retry_after(shown, e))
 }
 
-fn with_retry_after(response: Response, e: &Error) -> Response {
-    match e.retry_after() {
-        Some(seconds) => response.header("Retry-After", seconds.to_string()),
-        None => response,
-    }
+/// The address that was entered in a form that was refused.
+fn entered(call: &Call<'_>) -> String {
+    let value = cookie::read(call.request, cookie::ENTERED).unwrap_or_default();
+    let decoded = percent_encoding::percent_decode_str(value).decode_utf8().unwrap_or_default();
+    if decoded.chars().any(char::is_control) { String::new() } else { decoded.into_owned() }
 }
 
-fn show(call: &Call<'_>, status: u16, form: Form, errors: Errors, next: Option<String>) -> Answer {
+fn show(call: &Call<'_>, status: u16, form: Form, errors: Errors, email: String, next: Option<String>) -> Answer {
     let frame = Frame::new(None, &form.path()[1..]).with_notice(call, NOTICES);
     match form {
-        Form::SignUp => page(status, &Signup { frame, errors, next }),
-        Form::LogIn => page(status, &Login { frame, errors, next }),
+        Form::SignUp => page(status, &Signup { frame, errors, email, next }),
+        Form::LogIn => page(status, &Login { frame, errors, email, next }),
     }
 }
 
