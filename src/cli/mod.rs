@@ -73,8 +73,12 @@ pub enum Command {
         #[arg(long)]
         demo_engine: bool,
     },
-    /// Apply database migrations
-    Migrate,
+    /// Apply database migrations, and say what is done
+    Migrate {
+        /// Only check that nothing stands in the way; changes nothing
+        #[arg(long)]
+        check: bool,
+    },
     /// Check that the three running servers share one database
     CheckSharing {
         /// Number of secret rotations, for each of which the delay until the other servers see it is measured
@@ -209,7 +213,7 @@ pub struct Done {
 pub fn run(command: &Command, config: &Config) -> Result<Done, Failure> {
     let text = match command {
         Command::Serve { .. } => Err(Failure("serve is not a one-off command".to_owned())),
-        Command::Migrate => migrate(config),
+        Command::Migrate { check } => migrate(config, *check),
         Command::CheckSharing { rounds } => check_sharing::run(config, *rounds),
         Command::Doctor(arguments) => return doctor::run(arguments, config),
         Command::Backup(arguments) => backup::create(arguments, config),
@@ -231,10 +235,14 @@ pub fn run(command: &Command, config: &Config) -> Result<Done, Failure> {
     Ok(Done { text, is_ok: true })
 }
 
-fn migrate(config: &Config) -> Result<String, Failure> {
+fn migrate(config: &Config, only_checks: bool) -> Result<String, Failure> {
+    let connection = connection(config)?;
+    if only_checks {
+        return Ok(format!("{} migrations to apply; nothing stands in the way\n", migrate::check(&connection)?));
+    }
     // If nobody reads it, there is nowhere to report that.
     let report = Report::new(|line: &str| drop(writeln!(std::io::stdout(), "{line}")));
-    Ok(match migrate::migrate_and_report(&connection(config)?, report)? {
+    Ok(match migrate::migrate_and_report(&connection, report)? {
         0 => "the database is up to date\n".to_owned(),
         n => format!("the database is up to date: {n} migrations applied\n"),
     })
@@ -253,7 +261,7 @@ fn find_user(db: &mut impl Executor, name: &str) -> Result<User, Failure> {
 /// The database, with all migrations applied.
 fn database(config: &Config) -> Result<Database, Failure> {
     let connection = connection(config)?;
-    migrate::migrate(&connection)?;
+    migrate::migrate_own(&connection)?;
     let db = Database::new(connection, true, 1);
     db.open();
     Ok(db)

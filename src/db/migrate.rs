@@ -39,7 +39,31 @@ pub fn migrate(config: &ConnectConfig) -> Result<usize, Error> {
 /// # Errors
 /// See [`migrate`].
 pub fn migrate_and_report(config: &ConnectConfig, report: Report) -> Result<usize, Error> {
-    let progress = Progress::new(report);
+    run(config, Progress::new(report), true)
+}
+
+/// The same, without a word, but not for a database of the Python system: there is no way back from that, so it is asked for.
+///
+/// # Errors
+/// See [`migrate`].
+pub fn migrate_own(config: &ConnectConfig) -> Result<usize, Error> {
+    run(config, Progress::new(Report::new(|_: &str| ())), false)
+}
+
+/// The number of migrations that [`migrate`] would apply. Changes nothing.
+///
+/// # Errors
+/// The database is unavailable, or cannot be migrated.
+pub fn check(config: &ConnectConfig) -> Result<usize, Error> {
+    let (mut client, watchdog) = connect(config, &TimeoutCounter::default())?;
+    watchdog.arm(RESPONSE_TIMEOUT);
+    let pending = history::pending(&mut client)?;
+    let old = OldTables::find(&mut client, &pending)?;
+    conditions::check(&mut client, &pending, &old)?;
+    Ok(pending.len())
+}
+
+fn run(config: &ConnectConfig, progress: Progress, takes_over: bool) -> Result<usize, Error> {
     let mut config = without_timeouts(config);
     progress.listen(&mut config);
     let (mut client, watchdog) = connect(&config, &TimeoutCounter::default())?;
@@ -55,7 +79,7 @@ pub fn migrate_and_report(config: &ConnectConfig, report: Report) -> Result<usiz
     let _watch = progress.watch(&config, backend_pid(&mut client)?);
     let wait = || client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]);
     progress.quietly("waiting for another process that migrates the database", wait)?;
-    let applied = apply_all(&mut client, &progress)?;
+    let applied = apply_all(&mut client, &progress, takes_over)?;
     client.execute("SELECT pg_advisory_unlock($1)", &[&LOCK])?;
     Ok(applied)
 }
@@ -115,9 +139,12 @@ fn backend_pid(client: &mut Client) -> Result<i32, Error> {
     Ok(client.query_one("SELECT pg_backend_pid()", &[])?.try_get(0)?)
 }
 
-fn apply_all(client: &mut Client, progress: &Progress) -> Result<usize, Error> {
+fn apply_all(client: &mut Client, progress: &Progress, takes_over: bool) -> Result<usize, Error> {
     let pending = history::pending(client)?;
     let old = OldTables::find(client, &pending)?;
+    if !takes_over && !old.is_empty() {
+        return Err(Error::NotMigratable("it is the Python system's: dump it, and run `textgen migrate`".to_owned()));
+    }
     conditions::check(client, &pending, &old)?;
     if pending.first().is_some_and(|first| first.number <= old_system::LAST_MIGRATION) {
         for line in old.warnings(client)? {

@@ -5,7 +5,7 @@ use std::sync::{LazyLock, OnceLock};
 
 use serde_json::json;
 
-use crate::harness::{Process, Server, TestDb, run, wait_until};
+use crate::harness::{Outcome, Process, Server, TestDb, done, refused, run, wait_until};
 use crate::quotas::assert_totals_are_right;
 
 const PEPPER: &str = "old pepper";
@@ -224,25 +224,70 @@ fn documents_without_accounts_and_accounts_without_secrets_are_migrated() {
     assert_eq!(db.count("SELECT count(*) FROM orphaned_documents WHERE title = 'Of nobody'"), 1);
 }
 
+/// Applies the first migrations, as an earlier release did.
+fn apply_first(db: &TestDb, number: usize) {
+    let folder = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/sql/migrations")).unwrap();
+    let mut files: Vec<_> = folder.map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    for file in &files[..number] {
+        db.run(&std::fs::read_to_string(file).unwrap());
+    }
+    let rows = format!(
+        "SELECT string_agg(format('(%s, %L, %L, %L)', version, name, applied_on, checksum), ', ')
+        FROM refinery_schema_history WHERE version <= {number}"
+    );
+    db.run(&format!(
+        "CREATE TABLE refinery_schema_history (version int4 PRIMARY KEY, name varchar(255), applied_on varchar(255),
+            checksum varchar(255));
+        INSERT INTO refinery_schema_history VALUES {}",
+        text(&TestDb::new(), &rows)
+    ));
+}
+
+/// Servers of the earlier release are at work meanwhile: no migration holds the locks of those before it.
+#[test]
+fn an_upgrade_is_a_transaction_for_each_migration() {
+    let db = TestDb::empty();
+    apply_first(&db, 50);
+    db.run(OBSTACLE);
+    let applied = || db.count("SELECT max(version)::bigint FROM refinery_schema_history");
+    let outcome = run(&["migrate"], &[("DATABASE_URL", &db.url())], "");
+    assert_eq!(outcome.code, 1);
+    let words = "migration failed, it was undone, and those before it stay: migration 55 of ";
+    assert!(outcome.err.contains(words) && outcome.err.lines().count() == 1, "{}", outcome.err);
+    assert_eq!((applied(), db.count("SELECT count(*) FROM pg_class WHERE relname = 'document_versions'")), (54, 0));
+
+    db.run("DROP FUNCTION textgen_is_version; CREATE TABLE mails (address text)");
+    assert_refused(&db, &db.url(), &["there is a mails already, which is not textgen's: rename it"]);
+    db.run("DROP TABLE mails; UPDATE refinery_schema_history SET checksum = '1' WHERE version = 2");
+    assert_refused(&db, &db.url(), &["its migration 2 (documents) is not that of this version (documents)"]);
+    let right = "SELECT checksum FROM refinery_schema_history WHERE version = 2";
+    db.run(&format!(
+        "UPDATE refinery_schema_history SET checksum = '{}' WHERE version = 2",
+        text(&TestDb::new(), right)
+    ));
+    let out = migrate(&db);
+    assert!(out.starts_with("migration 55 of ") && !out.contains("committing"), "{out}");
+    let schema = |db: &TestDb| {
+        let dump = dump(db);
+        let lines = dump.lines().filter(|line| line.starts_with("CREATE ") || line.starts_with("    ADD "));
+        let mut lines: Vec<String> = lines.map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!(schema(&db), schema(&TestDb::new()));
+}
+
 /// An earlier release stopped after its first migration if documents could not be made public.
 #[test]
 fn a_database_that_an_earlier_release_left_half_way_is_migrated() {
     let db = old_database("64d0b89464da");
-    let whole = TestDb::new();
-    let first = include_str!("../../sql/migrations/0001_users.sql");
     // That release did not know of white space other than spaces.
     db.run(
         "UPDATE users SET email = 'Carl@x ' WHERE id = 'carl';
         UPDATE users SET email = 'Ann@Example.com' WHERE id = 'ann'",
     );
-    db.run(first);
-    db.run(
-        "CREATE TABLE refinery_schema_history (version int4 PRIMARY KEY, name varchar(255), applied_on varchar(255),
-        checksum varchar(255))",
-    );
-    let row = "SELECT format('INSERT INTO refinery_schema_history VALUES (%s, %L, %L, %L)', version, name, applied_on, checksum)
-        FROM refinery_schema_history WHERE version = 1";
-    db.run(&text(&whole, row));
+    apply_first(&db, 1);
     assert_eq!(db.count("SELECT charges_monthly FROM users WHERE id = 'ann'"), 12_000);
     let out = migrate(&db);
     assert!(!out.contains("taking over users") && out.contains("taking over documents"), "{out}");
@@ -316,8 +361,15 @@ fn what_stands_in_the_way_is_named_before_anything_is_changed() {
     db.run("DROP VIEW monthly; DROP TRIGGER charged ON users; DROP TABLE api_keys, shares");
     db.run("ALTER TABLE users ALTER email DROP NOT NULL; UPDATE users SET email = NULL WHERE id = 'annToo'");
     assert_refused(&db, &db.url(), &["1 accounts have no address, such as that with the id 'annToo'"]);
+    // A server says the same, and goes on once that is mended.
+    let server = Server::spawn(&db.url(), &[]);
+    let said =
+        "not ready, retrying: the database cannot be migrated, and nothing was changed: 1 accounts have no address";
+    server.wait_until("it to say so", || server.log().contains(said));
+    server.web.anonymous().get("/readyz").expect(503);
     db.run("UPDATE users SET email = 'ann@example.com' WHERE id = 'annToo'");
-    migrate(&db);
+    server.wait_until_ready();
+    assert_eq!(server.log().matches(said).count(), 1, "{}", server.log());
     assert_migrated("mended", &db);
 }
 
@@ -355,17 +407,24 @@ fn a_role_that_may_not_change_the_tables_is_refused() {
     db.run(&format!("DROP ROLE {role}"));
 }
 
+/// Migration 55 finds another function of the name of one of its own.
+const OBSTACLE: &str = "CREATE FUNCTION textgen_is_version(title text, content text, new_title text, new_content text,
+    last_kept timestamptz, asked boolean) RETURNS text LANGUAGE sql AS $$ SELECT '' $$";
+
 /// What cannot be foreseen fails as late as it likes: all is undone.
 #[test]
 fn a_migration_that_fails_late_leaves_everything_as_it_was() {
     let db = old_database("001");
-    // The last migration that makes a function of this name finds another one.
-    db.run(
-        "CREATE FUNCTION textgen_is_version(title text, content text, new_title text, new_content text,
-        last_kept timestamptz, asked boolean) RETURNS text LANGUAGE sql AS $$ SELECT '' $$",
-    );
+    db.run(OBSTACLE);
     let before = dump(&db);
-    let outcome = run(&["migrate"], &[("DATABASE_URL", &db.url())], "");
+    let url = db.url();
+    let settings = [("DATABASE_URL", url.as_str())];
+    // It is not taken over by the way.
+    refused(run(&["user", "list"], &settings, ""), "it is the Python system's: dump it, and run `textgen migrate`");
+    let newest = textgen::db::migrate::newest();
+    let said = format!("{newest} migrations to apply; nothing stands in the way\n");
+    assert_eq!(done(run(&["migrate", "--check"], &settings, "")), said);
+    let outcome = run(&["migrate"], &settings, "");
     assert_eq!(outcome.code, 1);
     assert!(outcome.out.contains("migration 54 of "), "{}", outcome.out);
     assert!(outcome.err.contains("migration failed, nothing was changed: migration 55 of "), "{}", outcome.err);

@@ -79,10 +79,15 @@ impl OldTables {
         Ok(OldTables { users: has_users && lacks(1), documents: documents && lacks(2), has_users })
     }
 
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        !self.users && !self.documents
+    }
+
     /// What is done with them, by its name.
     pub(super) fn steps(&self) -> Vec<(&'static str, &'static str)> {
         let mut steps = Vec::new();
-        if self.users || self.documents {
+        if !self.is_empty() {
             steps.push(("preparing to take over the old tables", BEGIN));
             if self.users {
                 steps.push(("taking over users", USERS));
@@ -150,7 +155,7 @@ impl OldTables {
                 WHERE datname = current_database() AND backend_type = 'client backend' AND application_name NOT LIKE 'textgen%'
                 GROUP BY 1) of_name
             HAVING count(*) > 0";
-        if self.names().is_empty() {
+        if self.is_empty() {
             return Ok(Vec::new());
         }
         let rows = client.query(SQL, &[])?;
