@@ -9,7 +9,7 @@ use crate::call::Call;
 use crate::engine::Protocol;
 use crate::error::{Error, Result};
 use crate::http::Request;
-use crate::http::form::Fields;
+use crate::http::form::{FORM_LIMIT, Fields};
 use crate::http::object::Object;
 use crate::memory_budget;
 use crate::protocol::strict;
@@ -269,8 +269,14 @@ pub fn form_fields(request: &Request, body: &[u8]) -> Result<Fields> {
 /// Checks that no object in a JSON body has a name twice.
 ///
 /// # Errors
-/// 400.
+/// 400; 503 if there is no memory for that.
 pub fn check_unambiguous(body: &[u8]) -> Result<()> {
     let body = std::str::from_utf8(body).map_err(|_| Error::bad("The body is not UTF-8"))?;
-    strict::check(body).map_err(Error::bad)
+    let held = if body.len() > FORM_LIMIT { strict::held(body) } else { 0 };
+    let is_reserved = memory_budget::reserve_if_large(held)?;
+    let checked = strict::check(body).map_err(Error::bad);
+    if is_reserved {
+        memory_budget::release(held);
+    }
+    checked
 }

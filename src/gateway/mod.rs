@@ -56,7 +56,7 @@ use crate::engine::{DEMO_HEADER, Reply};
 use crate::http::Response;
 
 /// Most bytes of a JSON body; large because images travel in it.
-pub const MAX_JSON_BODY: usize = 8 * 1024 * 1024;
+pub const MAX_JSON_BODY: usize = 32 * 1024 * 1024;
 
 /// Most bytes of a recording.
 pub const MAX_RECORDING: u64 = 100 * 1024 * 1024;

@@ -8,8 +8,8 @@ use crate::memory_budget::{self, Growth};
 /// The media type.
 pub const MEDIA_TYPE: &str = "text/event-stream";
 
-/// Maximum length of an event, in bytes. Some repeat the request, of up to 8 MiB, in which a server may escape all that is
-/// not ASCII, and have the reply beside it.
+/// Maximum length of an event, in bytes. Some repeat the instructions and tools of the request, in which a server may escape
+/// all that is not ASCII, and have the reply beside it.
 pub const MAX_EVENT: usize = 32 * 1024 * 1024;
 
 /// Bytes of an event that are reserved at a time, but for the first; and how many times as much it takes, with its copies.

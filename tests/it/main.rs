@@ -56,6 +56,7 @@ mod kept_secret;
 mod key_scopes;
 mod keys;
 mod killed_migrations;
+mod large_requests;
 mod leases;
 mod leaving;
 mod leaving_unread;
