@@ -130,9 +130,20 @@ test("nobody is in conflict with themselves, and late saves never win", async ()
   await page.locator("#conflict").waitFor({ state: "visible" });
   assert.equal((await stored(page, id)).content, "first");
   await page.context().unroute("**/api/docs/autosave");
+  // It was edited once more: both are shown again, and what was typed stays.
+  await page.fill("#mine", "late and merged");
+  await elsewhere(page, { id, content: "second" });
   await page.click("#take-theirs");
+  await page.waitForFunction(() => document.getElementById("theirs").value === "second");
+  assert.equal(await page.inputValue("#mine"), "late and merged");
+  await page.click("#take-theirs");
+  await page.waitForURL("**?done=kept");
   await saved(page);
-  assert.deepEqual([await page.inputValue("#content"), (await stored(page, id)).content], ["first", "first"]);
+  assert.deepEqual([await page.inputValue("#content"), (await stored(page, id)).content], ["second", "second"]);
+  // What was not chosen is a version.
+  const { versions } = await (await page.request.get(`/api/docs/versions?id=${id}`)).json();
+  const mine = await page.request.get(`/api/docs/get?id=${id}&version=${versions[0].version}`);
+  assert.equal((await mine.json()).content, "late and merged");
   page.check_faults();
 });
 
@@ -372,6 +383,7 @@ test("axe finds nothing on these pages, and they fit a phone", async () => {
     await seen.locator("#difference ins").first().waitFor();
     await look("conflict");
     await seen.click("#take-theirs");
+    await seen.waitForURL("**?done=kept");
     await saved(seen);
     // The page that is shown without scripts.
     const stale = await context.request.post(`/documents/${id}`, {

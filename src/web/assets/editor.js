@@ -180,11 +180,11 @@ function showConflict(theirs) {
   conflict.scrollIntoView();
   conflict.focus();
   showDifference();
-  const resolve = (newTitle, text, keeps) => {
+  const resolve = (newTitle, text) => {
     conflict.hidden = true;
     form.hidden = false;
     inConflict = false;
-    keepVersion = keeps;
+    keepVersion = true;
     version.value = theirs.version;
     saved = { title: theirs.title, content: theirs.content ?? "" };
     title.value = newTitle;
@@ -198,8 +198,32 @@ function showConflict(theirs) {
     forgetDraft();
     show("saved", "Saved");
   };
-  document.getElementById("keep-mine").onclick = () => resolve(title.value, mine.value, true);
-  document.getElementById("take-theirs").onclick = () => resolve(theirs.title, theirs.content ?? "", false);
+  document.getElementById("keep-mine").onclick = () => resolve(title.value, mine.value);
+  document.getElementById("take-theirs").onclick = () => takeTheirs(theirs);
+}
+
+// The saved version stays, and the text from here becomes an earlier version. Until that is done, both are still shown.
+async function takeTheirs(theirs) {
+  show("saving", "Saving…");
+  try {
+    const body = { title: title.value, content: mine.value, version: theirs.version, use_saved: true };
+    const reply = await fetch(`/documents/${encodeURIComponent(id)}`, {
+      method: "POST", headers: { Accept: "application/json", "Content-Type": "application/json" }, body: JSON.stringify(body),
+    });
+    if (reply.ok) {
+      forgetDraft();
+      isLeaving = true;
+      return location.assign(`/documents/${encodeURIComponent(id)}?done=kept`);
+    }
+    if (reply.status !== 409) return show("conflict", (await reply.json()).detail ?? "This can't be saved");
+    // It was edited once more.
+    const found = await fetch(`/api/docs/get?id=${encodeURIComponent(id)}`);
+    if (!found.ok) return show("conflict", "This can't be saved");
+    content.value = mine.value;
+    showConflict(await found.json());
+  } catch {
+    show("conflict", "Offline – try again");
+  }
 }
 
 // The server finds how the texts differ.
