@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 use postgres::{Client, NoTls};
 use serde_json::json;
 
-use crate::documents::save;
-use crate::harness::{Cluster, Server, TestDb, Upstream, User, assert_books_agree, charges};
+use crate::harness::{Cluster, Server, TestDb, Upstream, User, assert_books_agree, charges, retry_while_unavailable};
 
 /// How long servers may take to share out what connections there are, on a busy machine: one that is idle is closed within a
 /// minute.
@@ -56,8 +55,11 @@ fn three_processes_share_twenty_connections() {
             for _ in 0..8 {
                 scope.spawn(|| {
                     for n in 0..10 {
-                        save(&user.browser, &json!({"content": n.to_string()}));
-                        user.program(&server.inference).post("/v1/chat/completions", &chat).expect(200);
+                        // On a busy machine, one may wait in vain for its turn.
+                        let document = json!({"content": n.to_string()});
+                        retry_while_unavailable(|| user.browser.post("/api/docs/save", &document)).expect(200);
+                        let program = user.program(&server.inference);
+                        retry_while_unavailable(|| program.post("/v1/chat/completions", &chat)).expect(200);
                     }
                 });
             }
