@@ -224,6 +224,25 @@ fn documents_without_accounts_and_accounts_without_secrets_are_migrated() {
     assert_eq!(db.count("SELECT count(*) FROM orphaned_documents WHERE title = 'Of nobody'"), 1);
 }
 
+/// As what people type at log-in is brought into the same form.
+#[test]
+fn addresses_are_brought_into_the_form_in_which_they_are_looked_up() {
+    let db = TestDb::in_locale_c();
+    let space: String = ('\0'..=char::MAX).filter(|c| c.is_whitespace()).collect();
+    assert!(space.chars().count() > 20, "{space:?}");
+    let typed = [format!("{space}Eva@x{space}"), "JÖRG@Ähre.de".to_owned(), "ΑΒΓ@x".to_owned(), "éa@x ".to_owned()];
+    db.run(USERS);
+    for email in &typed {
+        let sql = "INSERT INTO users (id, email, secret) VALUES ($1, $1, '')";
+        db.connect().execute(sql, &[email]).unwrap();
+    }
+    migrate(&db);
+    let mut expected = typed.map(|email| textgen::accounts::email::normalise(&email));
+    expected.sort();
+    let found = text(&db, "SELECT string_agg(email, ' ' ORDER BY email COLLATE \"C\") FROM users");
+    assert_eq!(found, expected.join(" "));
+}
+
 /// Applies the first migrations, as an earlier release did.
 fn apply_first(db: &TestDb, number: usize) {
     let folder = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/sql/migrations")).unwrap();

@@ -34,6 +34,11 @@ impl TestDb {
         TestDb::create("TEMPLATE template0").unwrap()
     }
 
+    /// Without any tables, in the locale C.
+    pub fn in_locale_c() -> TestDb {
+        TestDb::create("TEMPLATE template0 LOCALE 'C'").unwrap()
+    }
+
     /// Like [`TestDb::new`], but with a linguistic collation, which sorts "a" before "B". PostgreSQL 14 and builds
     /// without ICU use the cluster's collation.
     pub fn with_linguistic_collation() -> TestDb {
