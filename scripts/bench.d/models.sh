@@ -111,7 +111,7 @@ limited_users() {
     for n in $(seq "$1"); do
         account=bench-limited-$n@example.invalid
         "$release/textgen" user create "$account" 2>"$work/create" | sed -n 's/^secret //p' >"$work/account-secret"
-        "$release/textgen" limit set "$account" --budget "${most}000" --requests-per-minute "$most" \
+        "$release/textgen" limit set "$account" --budget "$most" --requests-per-minute "$most" \
             --tokens-per-minute "$most" --concurrent 10000 >"$work/create" 2>&1 || { cat "$work/create" >&2 && fail "no limits can be set"; }
         curl -sf -H "secret: $(cat "$work/account-secret")" -H 'Content-Type: application/json' -d "{\"name\":\"limited\",
             \"budget\":{\"limit_micros\":${most}000,\"window\":\"month\"}, \"rate\":{\"requests_per_minute\":$most,

@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 use super::{keys, new_id};
 use crate::db::Executor;
 use crate::error::{Error, Result};
-use crate::money::Cost;
+use crate::money::{Cost, in_dollars};
 use crate::store::budgets::{self, BudgetChange, BudgetSpec, Window};
 use crate::store::{timestamp, users};
 
@@ -98,7 +98,7 @@ pub fn lift(
 
 /// A budget in words, for operators.
 pub fn in_words(budget: &BudgetSpec) -> String {
-    format!("{} micro-dollars, {}, {}", budget.limit_micros, budget.window.name(), budget.timezone)
+    format!("US$ {}, {}, {}", in_dollars(budget.limit_micros), budget.window.name(), budget.timezone)
 }
 
 fn insert(db: &mut impl Executor, user_id: &str, spec: &BudgetSpec) -> Result<String> {

@@ -9,16 +9,19 @@ use crate::accounts::rates::{self as account_rates, HIGHEST, RateChange};
 use crate::accounts::scopes::{self, AccountScope};
 use crate::config::Config;
 use crate::http::request_fields::Change;
-use crate::money::Cost;
+use crate::money::{Cost, in_dollars, parse_price};
 use crate::store::audit::{self, COMMAND_LINE};
 use crate::store::budgets::{self, Budget, BudgetChange, Window};
 use crate::store::rates::{self, RateLimit};
 use crate::store::{User, api_keys, timestamp};
 
+/// Digits of an amount behind the point.
+const DIGITS: u32 = 6;
+
 /// What to do with the limits of accounts.
 #[derive(Subcommand)]
 pub enum LimitCommand {
-    /// Show the limits of an account and of its keys; amounts are in micro-dollars (a millionth of a dollar)
+    /// Show the limits of an account and of its keys; amounts are in US dollars
     Show {
         /// E-mail address or id of the account
         user: String,
@@ -64,8 +67,8 @@ pub struct LiftArguments {
 pub struct SetArguments {
     /// E-mail address or id of the account
     user: String,
-    /// The most that may be spent in a window; what was spent in the current one counts
-    #[arg(long, value_name = "MICRODOLLARS", value_parser = clap::value_parser!(i64).range(0..=Cost::MAX.micros()))]
+    /// The most that may be spent in a window, in US dollars, such as 12.50; what was spent in the current one counts
+    #[arg(long, value_name = "DOLLARS", value_parser = dollars)]
     budget: Option<i64>,
     /// When it resets; weeks start on Monday. New budgets default to month
     #[arg(long, requires = "budget")]
@@ -234,6 +237,12 @@ fn lift(user: &str, key: Option<&str>, until: Option<OffsetDateTime>, config: &C
     Ok(format!("{} {}: {detail}\n", user.id, user.email))
 }
 
+/// An amount in micro-dollars, written in dollars.
+fn dollars(text: &str) -> Result<i64, String> {
+    let words = |_| format!("{text:?} is not an amount in US dollars such as 12.50");
+    parse_price(text, DIGITS, Cost::MAX.micros()).map_err(words)
+}
+
 /// A length of time such as `90s`, `30m`, `2h` or `7d`, of at most ten years.
 fn duration(text: &str) -> Result<Duration, String> {
     const UNITS: [(char, i64); 4] = [('s', 1), ('m', 60), ('h', 3600), ('d', 86_400)];
@@ -252,7 +261,7 @@ fn budget_table(user: &User, keys: &[api_keys::ApiKey], budgets: &[Budget]) -> S
     let account = std::iter::once((user.email.as_str(), &user.budget_id));
     for (of, id) in account.chain(keys.iter().map(|key| (key.id.as_str(), &key.budget_id))) {
         let Some(budget) = budgets.iter().find(|budget| Some(&budget.id) == id.as_ref()) else { continue };
-        let amounts = [budget.limit_micros, budget.spent_micros, budget.remaining_micros].map(|n| n.to_string());
+        let amounts = [budget.limit_micros, budget.spent_micros, budget.remaining_micros].map(in_dollars);
         let [limit, spent, left] = &amounts;
         let mut resets = budget.resets.map_or_else(|| "never".to_owned(), timestamp::zulu);
         if let Some(until) = budget.lifted_until {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Address, Proxy, Server, TestDb, Upstream, User};
+use crate::harness::{Address, End, Proxy, Server, TestDb, Upstream, User};
 use crate::usage_reported::{Case, METER};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -122,15 +122,6 @@ fn keep<'s>(scope: &'s thread::Scope<'s, '_>, is_over: &'s AtomicBool, work: imp
             thread::sleep(Duration::from_millis(20));
         }
     });
-}
-
-/// Ends the threads, also where the test fails.
-struct End<'a>(&'a AtomicBool);
-
-impl Drop for End<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, SeqCst);
-    }
 }
 
 /// Asks Prometheus what the dashboard does. Panels of traces are empty here, as there is no collector.

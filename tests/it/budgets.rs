@@ -153,8 +153,8 @@ fn the_account_and_the_key_both_limit_a_request() {
     let settings = settings.each_ref().map(|(name, value)| (*name, value.as_str()));
     let limit = |args: &[&str]| run(&[&["limit"], args].concat(), &settings, "");
     let text =
-        done(limit(&["set", "ann@example.com", "--budget", "30", "--window", "day", "--timezone", "Asia/Tokyo"]));
-    assert!(text.contains("30 micro-dollars, day, Asia/Tokyo"), "{text}");
+        done(limit(&["set", "ann@example.com", "--budget", "0.00003", "--window", "day", "--timezone", "Asia/Tokyo"]));
+    assert!(text.contains("US$ 0.00003, day, Asia/Tokyo"), "{text}");
     let (first, second) = (key_with(&user, &server, 20).1, user.program(&server.inference));
     soon("the account's budget to hold", || {
         let made = second.post("/v1/chat/completions", &chat(1));
@@ -166,9 +166,13 @@ fn the_account_and_the_key_both_limit_a_request() {
     assert_eq!(made(&second, 25)["usage"]["completion_tokens"], 10 - before, "the account's");
     first.post("/v1/chat/completions", &chat(1)).expect(402);
     let shown = done(limit(&["show", "ann@example.com"]));
-    assert!(shown.contains("day Asia/Tokyo") && shown.contains("total UTC"), "{shown}");
+    assert!(shown.contains("day Asia/Tokyo") && shown.contains(" 0.00003 ") && shown.contains("total UTC"), "{shown}");
     refused(limit(&["set", "ann@example.com", "--budget", "1", "--timezone", "Mars/Base"]), "IANA time zone");
     refused(limit(&["set", "nobody@example.com", "--budget", "1"]), "no such account");
+    for bad in ["-1", "1e3", "0.0000001", "", "5 US$", "99999999999999999999"] {
+        let outcome = limit(&["set", "ann@example.com", &format!("--budget={bad}")]);
+        assert!(outcome.code == 2 && outcome.err.contains("US dollars such as 12.50"), "{bad}: {outcome:?}");
+    }
     done(limit(&["remove", "ann@example.com"]));
     soon("the account's budget to end", || second.post("/v1/chat/completions", &chat(1)).status == 200);
 }
@@ -234,9 +238,9 @@ fn a_change_of_the_limit_alone_keeps_the_windows() {
     let settings = [("DATABASE_URL", db.url())];
     let settings = settings.each_ref().map(|(name, value)| (*name, value.as_str()));
     let limit = |args: &[&str]| done(run(&[&["limit", "set", "ann@example.com"], args].concat(), &settings, ""));
-    assert!(limit(&["--budget", "30"]).contains("30 micro-dollars, month, UTC"));
-    limit(&["--budget", "30", "--window", "day", "--timezone", "Asia/Tokyo"]);
-    assert!(limit(&["--budget", "40"]).contains("40 micro-dollars, day, Asia/Tokyo"));
+    assert!(limit(&["--budget", "0.00003"]).contains("US$ 0.00003, month, UTC"));
+    limit(&["--budget", "0.00003", "--window", "day", "--timezone", "Asia/Tokyo"]);
+    assert!(limit(&["--budget", "0.00004"]).contains("US$ 0.00004, day, Asia/Tokyo"));
 }
 
 #[test]

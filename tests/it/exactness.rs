@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Address, Client, Reply, Server, Signal, TestDb, Upstream, at_once, run, wait_until};
+use crate::harness::{Address, Client, End, Reply, Server, Signal, TestDb, Upstream, at_once, run, wait_until};
 
 /// Micro-dollars per prompt token, completion token and request.
 const PRICE: (i64, i64, i64) = (3, 7, 11);
@@ -162,13 +162,14 @@ fn killed_servers_lose_no_charge_and_duplicate_none() {
             .enumerate()
             .map(|(n, program)| scope.spawn(move || ask_until(over, refused, &answered[n % 2], program, n)))
             .collect();
+        let end = End(over);
         for round in 0..rounds {
             // Both have answered since the last kill. No two rounds interrupt them at the same point of their work.
             let enough: [usize; 2] = [0, 1].map(|n| answered[n].load(Relaxed) + 5 + round * 7 % 40);
             wait_until("replies of both servers", || (0..2).all(|n| answered[n].load(Relaxed) >= enough[n]));
             servers[round % 2].kill_and_restart(&db);
         }
-        over.store(true, Relaxed);
+        drop(end);
         clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
     });
     for server in &mut servers {

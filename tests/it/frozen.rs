@@ -55,9 +55,8 @@ fn meanwhile<T>(server: &Server, known: &[Client], work: impl FnOnce() -> T) -> 
             }
             assert!(longest < QUICK, "{longest:?} for nothing");
         });
-        let done = work();
-        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
-        done
+        let _end = crate::harness::End(&is_over);
+        work()
     })
 }
 

@@ -67,6 +67,7 @@ fn a_reply_that_has_no_room_is_refused_before_the_model_has_worked() {
     // 16 MiB each are expected, and an account has two thirds.
     let refused = AtomicUsize::new(0);
     thread::scope(|scope| {
+        let _end = crate::harness::End(&is_released);
         for _ in 0..6 {
             scope.spawn(|| match embed(2048).status {
                 200 => assert!(is_released.load(Relaxed)),
@@ -77,7 +78,6 @@ fn a_reply_that_has_no_room_is_refused_before_the_model_has_worked() {
             });
         }
         server.wait_until("the others to be refused", || refused.load(Relaxed) == 4 && upstream.seen().len() == 2);
-        is_released.store(true, Relaxed);
     });
     assert_eq!((upstream.seen().len(), charges(&db).len()), (2, 2));
     client.post("/v1/embeddings", &json!({"model": "e", "input": vec![1; 3000]})).expect(200);

@@ -46,7 +46,10 @@ pub fn patient() -> (Upstream, Arc<AtomicBool>) {
             return wire.json(200, &json!({"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}));
         }
         wire.start("text/event-stream");
-        while !over.load(SeqCst) && wire.word("x") {
+        let began = std::time::Instant::now();
+        // Not without end, as the clients of a test that fails read on.
+        let is_told = || over.load(SeqCst) || began.elapsed() > Duration::from_secs(120);
+        while !is_told() && wire.word("x") {
             thread::sleep(Duration::from_millis(20));
         }
         wire.finish(1, 1);

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::budgets::{chat, obedient, set_price};
 use crate::budgets_at_once::{Fleet, PROCESSES};
-use crate::harness::{Address, Proxy, Signal, TestDb, Upstream, User, soon};
+use crate::harness::{Address, End, Proxy, Signal, TestDb, Upstream, User, soon};
 use crate::rates::{CHAT, patient, rated, stream};
 
 /// Clients of each process.
@@ -57,6 +57,7 @@ fn flood(addresses: &[Address], secrets: &[String], admitted: &AtomicUsize, is_o
 fn flood_until_refused(addresses: &[Address], secrets: &[String]) -> usize {
     let (admitted, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
     thread::scope(|scope| {
+        let _end = End(&is_over);
         scope.spawn(|| flood(addresses, secrets, &admitted, &is_over));
         let (mut last, mut since) = (0, Instant::now());
         while since.elapsed() < Duration::from_secs(3) {
@@ -66,7 +67,6 @@ fn flood_until_refused(addresses: &[Address], secrets: &[String]) -> usize {
             }
             thread::sleep(Duration::from_millis(20));
         }
-        is_over.store(true, SeqCst);
     });
     admitted.load(SeqCst)
 }
@@ -176,6 +176,7 @@ fn a_limit_that_is_lowered_holds_at_once_and_one_that_is_raised_too() {
         user.browser.post("/api/keys/update", &body).expect(200);
     };
     thread::scope(|scope| {
+        let _end = End(&is_over);
         scope.spawn(|| flood(&addresses, &secrets, &admitted, &is_over));
         soon("some requests", || admitted.load(SeqCst) > 200);
         update(50);
@@ -188,7 +189,6 @@ fn a_limit_that_is_lowered_holds_at_once_and_one_that_is_raised_too() {
         let before = admitted.load(SeqCst);
         update(10_000);
         soon("more requests", || admitted.load(SeqCst) > before + 100);
-        is_over.store(true, SeqCst);
     });
 }
 

@@ -6,7 +6,7 @@ use std::thread;
 use serde_json::json;
 
 use crate::documents::save;
-use crate::harness::{Client, Server, TestDb, User};
+use crate::harness::{Client, End, Server, TestDb, User};
 
 /// As in `store::documents`.
 const SEARCHED_CHARACTERS: usize = 65_536;
@@ -109,15 +109,6 @@ fn searches_of_long_documents_hold_up_nobody() {
     assert!(statuses.contains(&200), "its own searches go on too");
     let other = statuses.iter().find(|status| ![200, 429, 503].contains(*status));
     assert_eq!(other, None, "it is told to try again");
-}
-
-/// Ends the threads also if the test fails.
-struct End<'a>(&'a AtomicBool);
-
-impl Drop for End<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, SeqCst);
-    }
 }
 
 #[test]

@@ -51,10 +51,10 @@ fn each_threshold_of_a_budget_is_told_once() {
     user.browser.post("/api/keys/update", &json!({"id": id, "budget": {"limit_micros": 200}})).expect(200);
     assert_eq!((status(&client, 100), percents(&db).len()), (200, 3));
     // A limit that changes reaches thresholds too.
-    let limit = |micros: &str| textgen(&db, &["limit", "set", &user.email, "--budget", micros, "--window", "day"]);
-    limit("1000");
+    let limit = |dollars: &str| textgen(&db, &["limit", "set", &user.email, "--budget", dollars, "--window", "day"]);
+    limit("0.001");
     assert_eq!(percents(&db).len(), 3);
-    limit("240");
+    limit("0.00024");
     assert_eq!(percents(&db), [50, 80, 100, 50, 80]);
     limit("0");
     assert_eq!(percents(&db).len(), 5, "nothing was spent of nothing");
@@ -206,7 +206,7 @@ fn the_pages_show_limits_and_an_administrator_changes_them() {
     user.browser.form("/account/keys", &[("name", "<b>"), ("limit", "0.00001"), ("window", "day")]).expect(303);
     let refused = user.browser.form("/account/keys", &[("name", "x"), ("limit", "much")]).expect(400).text();
     assert!(refused.contains("is not an amount such as 12.50"), "{refused}");
-    textgen(&db, &["limit", "set", &user.email, "--budget", "1000000"]);
+    textgen(&db, &["limit", "set", &user.email, "--budget", "1"]);
     let keys = user.browser.get("/api/keys").expect(200).json();
     let key = keys["keys"].as_array().unwrap().iter().find(|key| key["name"] == "<b>").unwrap().clone();
     assert_eq!(json!([key["budget"]["limit_micros"], key["budget"]["window"]]), json!([10, "day"]));

@@ -61,11 +61,11 @@ fn usage_that_is_closed_and_sent_meanwhile_is_no_difference() {
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
+            let _end = crate::harness::End(&is_over);
             for _ in 0..12 {
                 case.charge("a", 0, 3, 500_000);
                 case.send_now();
             }
-            is_over.store(true, Ordering::Release);
         });
         let mut checks = 0;
         while !is_over.load(Ordering::Acquire) {

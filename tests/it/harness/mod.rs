@@ -20,7 +20,7 @@ pub mod smtp;
 pub mod stripe;
 mod upstream;
 
-pub use at_once::{at_once, refused_soon, retry_while_unavailable, soon};
+pub use at_once::{End, at_once, refused_soon, retry_while_unavailable, soon};
 pub use authenticator::Authenticator;
 pub use bouncer::Bouncer;
 pub use certificates::{Authority, Certified};
