@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use serde::de::{SeqAccess, Visitor};
+use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 
 use crate::call::Call;
 use crate::engine::Protocol;
@@ -123,7 +124,7 @@ pub(super) fn charged_object(body: &[u8]) -> Result<Object<'_>> {
     check_names(object.names())?;
     is_given(&mut object, "service_tier");
     for name in object.names() {
-        check_field(name, || object.read(name))?;
+        check_field(name, || object.text(name))?;
     }
     if object.has("stream") && object.read::<bool>("stream").is_none() {
         return Err(Error::bad("stream must be true or false"));
@@ -181,7 +182,11 @@ impl<'de> Deserialize<'de> for Tools {
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<Tools, A::Error> {
                 let mut tools = Tools::default();
-                while let Some(Tool { kind }) = seq.next_element()? {
+                while let Some(tool) = seq.next_element::<&RawValue>()? {
+                    if !tool.get().starts_with('{') {
+                        return Err(A::Error::custom("a tool is an object"));
+                    }
+                    let Tool { kind } = serde_json::from_str(tool.get()).map_err(A::Error::custom)?;
                     if kind.is_some_and(|kind| !CLIENT_TOOLS.contains(&&*kind)) {
                         tools.other = tools.other.or(Some(tools.count));
                         tools.others += 1;
@@ -225,7 +230,7 @@ fn check_amounts(object: &mut Object<'_>) -> Result<()> {
 /// # Errors
 /// 400 that names the field and what it may be.
 pub fn check_choice(object: &Object<'_>, name: &'static str, known: &[&str]) -> Result<()> {
-    let is_known = || object.read::<String>(name).is_some_and(|text| known.contains(&&*text));
+    let is_known = || object.text(name).is_some_and(|text| known.contains(&&*text));
     if !object.has(name) || is_null(object, name) || is_known() {
         return Ok(());
     }

@@ -40,8 +40,18 @@ pub fn tokens(text: &str) -> usize {
     if text.is_empty() {
         return 0;
     }
-    let counted = bpe_openai::cl100k_base().count(text);
+    let counted: usize = pieces(text).map(|piece| bpe_openai::cl100k_base().count(piece)).sum();
     (counted + counted.div_ceil(4)).min(text.len())
+}
+
+/// A text in pieces of at most [`MAX_KEPT`]: counting takes several times the memory of what is counted at once.
+fn pieces(mut text: &str) -> impl Iterator<Item = &str> {
+    std::iter::from_fn(move || {
+        let end = (0..=MAX_KEPT.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+        let (piece, rest) = text.split_at(end);
+        text = rest;
+        Some(piece).filter(|piece| !piece.is_empty())
+    })
 }
 
 /// The prompt of a request that is streamed, for as long as the stream lasts. It is not read unless its tokens are asked
@@ -137,7 +147,9 @@ impl PromptParts for Prompt {
             #[serde(borrow)]
             detail: Cow<'a, str>,
         }
-        let is_small = serde_json::from_str::<Picture<'_>>(value.get()).is_ok_and(|picture| picture.detail == "low");
+        let is_object = value.get().starts_with('{');
+        let is_low = |picture: Picture<'_>| picture.detail == "low";
+        let is_small = is_object && serde_json::from_str(value.get()).is_ok_and(is_low);
         self.counted += if is_small { SMALL_PICTURE } else { PICTURE };
     }
     fn media(&mut self, value: &RawValue) {

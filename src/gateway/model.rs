@@ -57,7 +57,7 @@ pub(super) fn resolve_named(
     request: &mut Object<'_>,
 ) -> Result<ResolvedModel> {
     let name = match request.has("model") {
-        true => Some(request.read::<String>("model").ok_or(Error::bad("model must be a string"))?),
+        true => Some(request.text("model").ok_or(Error::bad("model must be a string"))?),
         false => None,
     };
     let model = resolve_to(app, caller, wanted, name.as_deref())?;

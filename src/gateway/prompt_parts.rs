@@ -99,7 +99,8 @@ struct Source<'a> {
 
 impl<P: PromptParts> Reader<'_, P> {
     fn source(&mut self, value: &RawValue) {
-        let source = serde_json::from_str::<Source<'_>>(value.get()).ok();
+        let is_object = value.get().starts_with('{');
+        let source = is_object.then(|| serde_json::from_str::<Source<'_>>(value.get()).ok()).flatten();
         let media_type = source.as_ref().and_then(|source| source.media_type.as_deref()).unwrap_or_default();
         match source.as_ref().map(|source| &*source.kind) {
             Some("base64") if media_type.starts_with("image/") => self.parts.picture(value),

@@ -28,7 +28,7 @@ const MAX_ERROR: usize = 64 * 1024;
 /// 400 for a format other than audio; 402 if a budget cannot pay for it; those of [`ResolvedModel::send`]; the model
 /// server's refusal; 502 for JSON or text in place of audio.
 pub fn request(model: &ResolvedModel, object: &Object<'_>) -> Result<Reply> {
-    let text = object.read::<String>("input");
+    let text = object.text("input");
     check_choice(object, "stream_format", &["audio"])?;
     worst_case::set_aside(model, || units(&text.unwrap_or_default()))?;
     let ask = UpstreamRequest::json(SPEECH, &[], object);

@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use serde_json::{Map, Value};
 
 use super::flat_object::Flat;
+use super::object::first_byte;
 use super::parts::Parts;
 use super::{BodyError, Request, multipart};
 use crate::blocking::Refused;
@@ -324,6 +325,9 @@ fn json_object(bytes: &[u8]) -> Result<Map<String, Value>, FieldError> {
     let parsed = if bytes.len() > FORM_LIMIT {
         // Such a body was read while it came, so this thread may wait.
         memory_budget::reserve_in_time(TEXT_COPIES * bytes.len()).map_err(BodyError::from)?;
+        if first_byte(bytes) == Some(b'"') {
+            return Err(malformed("the body must be a JSON object"));
+        }
         serde_json::from_str(text).map(|Flat(fields)| Value::Object(fields))
     } else {
         reserve_values(bytes).map_err(BodyError::from)?;

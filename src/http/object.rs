@@ -7,8 +7,17 @@ use serde::de::{DeserializeOwned, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
-/// Maximum number of names at the top level.
+/// Maximum number of names at the top level, and of bytes of each.
 const MOST_NAMES: usize = 1000;
+const LONGEST_NAME: usize = 256;
+
+/// A text longer than this is read as nothing but a text: the error would repeat it, with escapes that are several times as long.
+const LONG_TEXT: usize = 1024;
+
+/// The first byte of this JSON, which tells what it is. Parsed as something else, a long text would be repeated by the error.
+pub fn first_byte(json: &[u8]) -> Option<u8> {
+    json.iter().copied().find(|byte| !byte.is_ascii_whitespace())
+}
 
 /// The object, in the order in which it was sent. If a name occurs twice, only the last value is kept and passed on, so
 /// that the next reader cannot choose another one.
@@ -21,6 +30,9 @@ impl<'a> Object<'a> {
     /// # Errors
     /// What is wrong with it, as a message for the client.
     pub fn parse(bytes: &'a [u8]) -> Result<Object<'a>, String> {
+        if first_byte(bytes) == Some(b'"') {
+            return Err("The body must be a JSON object".to_owned());
+        }
         serde_json::from_slice(bytes).map_err(|e| match e.classify() {
             serde_json::error::Category::Data => format!("The body must be a JSON object: {e}"),
             _ => format!("The body is not valid JSON: {e}"),
@@ -51,8 +63,15 @@ impl<'a> Object<'a> {
         self.0.iter().map(|(name, _)| &**name)
     }
 
-    /// The value, if it is present and has this type.
+    /// The value, if it is present and has this type, which is no text.
     pub fn read<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
+        let json = self.get(name)?.get();
+        let is_long_text = json.len() > LONG_TEXT && json.starts_with('"');
+        if is_long_text { None } else { serde_json::from_str(json).ok() }
+    }
+
+    /// The value, if it is present and a text.
+    pub fn text(&self, name: &str) -> Option<String> {
         serde_json::from_str(self.get(name)?.get()).ok()
     }
 
@@ -140,6 +159,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object<'de>, A::Error> {
                 let mut object = Object::default();
                 while let Some((name, value)) = map.next_entry::<String, &'de RawValue>()? {
+                    if name.len() > LONGEST_NAME {
+                        return Err(A::Error::custom("a name is too long"));
+                    }
                     object.put(Cow::Owned(name), Cow::Borrowed(value));
                     if object.0.len() > MOST_NAMES {
                         return Err(A::Error::custom("too many names"));
@@ -186,7 +208,7 @@ mod tests {
     #[test]
     fn of_duplicate_names_the_last_value_is_kept() {
         let object = Object::parse(br#"{"model":"cheap","x":null,"mod\u0065l":"dear"}"#).unwrap();
-        assert_eq!(object.read::<String>("model").unwrap(), "dear");
+        assert_eq!(object.text("model").unwrap(), "dear");
         assert_eq!(object.to_bytes(), br#"{"model":"dear","x":null}"#);
         assert!(!object.has("x") && object.get("x").is_some());
     }

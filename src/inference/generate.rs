@@ -21,6 +21,7 @@ use crate::gateway::completion::{Completion, Completions, complete};
 use crate::gateway::{MAX_JSON_BODY, mark_demo, model, worst_case};
 use crate::http::Response;
 use crate::http::form::{FORM_LIMIT, Fields, reserve_values};
+use crate::http::object::first_byte;
 use crate::logging;
 use crate::memory_budget;
 use crate::traces;
@@ -122,13 +123,20 @@ fn read(app: &App, caller: &Caller, fields: &Fields) -> Result<Job> {
 
 fn read_bulk(app: &App, caller: &Caller, bytes: &[u8]) -> Result<Vec<Job>> {
     let values = reserve_values(bytes)?;
-    let list: Vec<serde_json::Map<String, Value>> =
-        serde_json::from_slice(bytes).map_err(|e| Error::bad(format!("The body must be a list of objects: {e}")))?;
+    const NO_LIST: &str = "The body must be a list of objects";
+    if first_byte(bytes) == Some(b'"') {
+        return Err(Error::bad(NO_LIST));
+    }
+    let list: Vec<Value> = serde_json::from_slice(bytes).map_err(|e| Error::bad(format!("{NO_LIST}: {e}")))?;
     check_unambiguous(bytes)?;
     if list.len() > MAX_PROMPTS {
         return Err(Error::bad("There must be at most 1000 texts"));
     }
-    let jobs = list.into_iter().map(|object| read(app, caller, &Fields::of(object))).collect::<Result<Vec<Job>>>()?;
+    let job = |value| match value {
+        Value::Object(object) => read(app, caller, &Fields::of(object)),
+        _ => Err(Error::bad(NO_LIST)),
+    };
+    let jobs = list.into_iter().map(job).collect::<Result<Vec<Job>>>()?;
     // Only texts are kept of them.
     memory_budget::release(values);
     let models: BTreeSet<&str> = jobs.iter().map(|(_, model)| model.name()).collect();

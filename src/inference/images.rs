@@ -64,7 +64,7 @@ pub(super) fn edit(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
 }
 
 fn check(request: &Object<'_>) -> Result<()> {
-    match request.read::<String>("prompt") {
+    match request.text("prompt") {
         Some(prompt) if prompt.is_empty() => return Err(Error::bad("prompt must not be empty")),
         Some(_) => {}
         None if request.has("prompt") => return Err(Error::bad("prompt must be a string")),

@@ -78,3 +78,38 @@ fn bodies_of_names_take_a_share() {
     assert_eq!(upstream.seen().len(), 1);
     assert_within(&server, BUDGET);
 }
+
+/// Of a text where something else is expected, errors repeat nothing: each of these characters would be six of it.
+#[test]
+fn texts_in_the_wrong_place_are_not_repeated() {
+    const BUDGET: usize = 128 * MIB;
+    let (_db, server, user, _upstream) = start(BUDGET);
+    let text = format!("\"{}\"", "\u{7f}".repeat(12 * MIB));
+    let chat = |field: &str, value: &str| {
+        format!(r#"{{"model":"m","messages":[{{"role":"user","content":"Hi"}}],"{field}":{value}}}"#)
+    };
+    let content = |part: &str| format!(r#"{{"model":"m","messages":[{{"role":"user","content":[{part}]}}]}}"#);
+    let picture = content(&format!(r#"{{"type":"image_url","image_url":{text}}}"#));
+    let source = content(&format!(r#"{{"type":"document","source":{text}}}"#));
+    let (completions, messages) = ("/v1/chat/completions", "/v1/messages");
+    for (path, body) in [
+        (completions, &text),
+        (messages, &text),
+        ("/v1/messages/count_tokens", &text),
+        ("/v1/embeddings", &text),
+        ("/api/v1/generate-bulk", &text),
+        ("/api/v1/generate-bulk", &format!("[{text}]")),
+        (completions, &chat("stream", &text)),
+        (completions, &chat("n", &text)),
+        (completions, &chat("tools", &format!("[{text}]"))),
+        (completions, &picture),
+        (messages, &source),
+    ] {
+        let client = user.program(&server.inference);
+        let reply = client.send("POST", path, Some("application/json"), body.as_bytes());
+        assert!(reply.body.len() < 10_000, "{path}: {} bytes", reply.body.len());
+    }
+    let reply = user.browser.send("POST", "/api/docs/save", Some("application/json"), text.as_bytes());
+    assert!(reply.expect(400).body.len() < 10_000);
+    assert_within(&server, BUDGET);
+}
