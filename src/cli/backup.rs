@@ -21,21 +21,42 @@ pub struct BackupArguments {
     jobs: u32,
 }
 
+/// What is backed up, and how.
+#[derive(Args)]
+#[command(arg_required_else_help = true)]
+pub struct CreateArguments {
+    #[command(flatten)]
+    backup: BackupArguments,
+    /// Leave out the journals, where no server runs that has any
+    #[arg(long)]
+    without_journals: bool,
+}
+
 impl From<backup::Failure> for Failure {
     fn from(e: backup::Failure) -> Failure {
         Failure(e.to_string())
     }
 }
 
-pub(super) fn create(arguments: &BackupArguments, config: &Config) -> Result<String, Failure> {
-    let BackupArguments { directory, jobs } = arguments;
+pub(super) fn create(arguments: &CreateArguments, config: &Config) -> Result<String, Failure> {
+    let CreateArguments { backup: BackupArguments { directory, jobs }, without_journals } = arguments;
+    // From another directory than the servers', a relative path would lead nowhere, and charges would be missing.
+    let journals = std::path::absolute(&config.journal_dir).unwrap_or_else(|_| config.journal_dir.clone());
+    if !*without_journals && !journals.is_dir() {
+        return Err(Failure(format!(
+            "JOURNAL_DIR, {}, does not exist: run this where the servers run, with their settings and in their directory, \
+             or with --without-journals if none of them has any",
+            journals.display()
+        )));
+    }
     let made = backup::create(config, directory, *jobs)?;
     Ok(format!(
-        "{}: {} bytes, {} objects of the database, {} files of JOURNAL_DIR\nthe ledger has {}\n",
+        "{}: {} bytes, {} objects of the database, {} files of {}\nthe ledger has {}\n",
         directory.display(),
         made.bytes,
         made.objects,
         made.journals,
+        journals.display(),
         made.ledger
     ))
 }

@@ -36,7 +36,7 @@ use crate::store::{User, timestamp};
 use crate::version;
 
 pub use audit::AuditCommand;
-pub use backup::BackupArguments;
+pub use backup::{BackupArguments, CreateArguments};
 pub use billing::BillingCommand;
 pub use credit::CreditCommand;
 pub use doctor::DoctorArguments;
@@ -88,7 +88,7 @@ pub enum Command {
     /// Check the database, the settings and all that a server needs, and say what to do. Fails if something does not work
     Doctor(DoctorArguments),
     /// Back up the database and the journals of charges into a directory, while servers run
-    Backup(BackupArguments),
+    Backup(CreateArguments),
     /// Restore a backup into an empty database, and compare the sums
     Restore(BackupArguments),
     /// Manage accounts: list, create, set-password, link, rotate-secret, suspend, restore, promote, demote, delete
