@@ -8,6 +8,7 @@ mod conditions;
 mod history;
 mod old_system;
 mod progress;
+mod strangers;
 
 use postgres::{Client, Transaction};
 
@@ -55,9 +56,12 @@ pub fn migrate_own(config: &ConnectConfig) -> Result<usize, Error> {
 /// # Errors
 /// The database is unavailable, or cannot be migrated.
 pub fn check(config: &ConnectConfig) -> Result<usize, Error> {
-    let (mut client, watchdog) = connect(config, &TimeoutCounter::default())?;
+    let (mut client, watchdog) = connect(&without_timeouts(config), &TimeoutCounter::default())?;
     watchdog.arm(RESPONSE_TIMEOUT);
+    strangers::check(&mut client)?;
     let pending = history::pending(&mut client)?;
+    // All rows are looked at, which may take long.
+    watchdog.disarm();
     let old = OldTables::find(&mut client, &pending)?;
     conditions::check(&mut client, &pending, &old)?;
     Ok(pending.len())
@@ -69,13 +73,15 @@ fn run(config: &ConnectConfig, progress: Progress, takes_over: bool) -> Result<u
     let (mut client, watchdog) = connect(&config, &TimeoutCounter::default())?;
     watchdog.arm(RESPONSE_TIMEOUT);
     // Checked without a lock or a write, so that a server can start on a read-only database.
-    if is_current(&mut client)? {
+    if history::pending(&mut client)?.is_empty() {
         return Ok(0);
     }
     // A migration may take long, also that of another process.
     watchdog.disarm();
     // So that the database notices at once if this process is killed. Not every system can tell it.
     let _ = client.batch_execute("SET client_connection_check_interval = '1s'");
+    // PostgreSQL 17 knows it.
+    let _ = client.batch_execute("SET transaction_timeout = 0");
     let _watch = progress.watch(&config, backend_pid(&mut client)?);
     let wait = || client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]);
     progress.quietly("waiting for another process that migrates the database", wait)?;
@@ -89,7 +95,7 @@ pub fn newest() -> i64 {
     i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
 }
 
-/// The number of the newest migration that was applied; 0 if there is none.
+/// The number of the last migration before the first that is missing; 0 if there is none.
 ///
 /// # Errors
 /// The database is unavailable.
@@ -97,8 +103,10 @@ pub fn applied(db: &mut impl Executor) -> Result<i64, Error> {
     if db.query_one("SELECT to_regclass('refinery_schema_history') IS NULL", &[])?.try_get(0)? {
         return Ok(0);
     }
-    let newest = db.query_one("SELECT coalesce(max(version), 0)::bigint FROM refinery_schema_history", &[])?;
-    Ok(newest.try_get(0)?)
+    const SQL: &str = "SELECT coalesce(max(version), 0)::bigint
+        FROM (SELECT version, row_number() OVER (ORDER BY version) AS place FROM refinery_schema_history) h
+        WHERE version = place";
+    Ok(db.query_one(SQL, &[])?.try_get(0)?)
 }
 
 /// Takes the lock of migrations for this session, so that no other process changes the schema. False if another has it.
@@ -117,22 +125,15 @@ pub fn unlock(db: &mut impl Executor) -> Result<(), Error> {
     db.query_one("SELECT pg_advisory_unlock($1)", &[&LOCK]).map(drop)
 }
 
-/// The configuration without the time-outs that the URL, the role or the database may set for requests, and with notices.
+/// The configuration without the time-outs and limits that the URL, the role or the database may set for requests, and with
+/// notices. Policies do not hide rows: what they would hide is an error.
 fn without_timeouts(config: &ConnectConfig) -> ConnectConfig {
     let mut config = config.clone();
     let given = config.driver().get_options().unwrap_or("");
-    let options = format!("{given} -c statement_timeout=0 -c lock_timeout=0 -c client_min_messages=notice");
-    config.set_options(&options);
+    let own = "-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c row_security=off \
+               -c default_transaction_read_only=off -c client_min_messages=notice";
+    config.set_options(&format!("{given} {own}"));
     config
-}
-
-/// Whether the newest migration was applied.
-fn is_current(client: &mut Client) -> Result<bool, Error> {
-    if client.query_one("SELECT to_regclass('refinery_schema_history') IS NULL", &[])?.try_get(0)? {
-        return Ok(false);
-    }
-    let newest = client.query_one("SELECT coalesce(max(version), 0)::bigint FROM refinery_schema_history", &[])?;
-    Ok(usize::try_from(newest.try_get::<_, i64>(0)?).is_ok_and(|version| version >= MIGRATIONS.len()))
 }
 
 fn backend_pid(client: &mut Client) -> Result<i32, Error> {
@@ -140,6 +141,7 @@ fn backend_pid(client: &mut Client) -> Result<i32, Error> {
 }
 
 fn apply_all(client: &mut Client, progress: &Progress, takes_over: bool) -> Result<usize, Error> {
+    strangers::check(client)?;
     let pending = history::pending(client)?;
     let old = OldTables::find(client, &pending)?;
     if !takes_over && !old.is_empty() {

@@ -373,7 +373,7 @@ fn what_stands_in_the_way_is_named_before_anything_is_changed() {
         &[
             "there is a api_keys already, which is not textgen's: rename it",
             "view monthly depends on users.charges_monthly, users.email, which change: drop it now",
-            "trigger charged on table users depends on users.charges_monthly",
+            "trigger charged on table users would run while rows are changed: drop it now",
             "shares refers to documents by their numbers, which change: drop its constraint shares_document_id_fkey",
         ],
     );
@@ -424,6 +424,120 @@ fn a_role_that_may_not_change_the_tables_is_refused() {
     ];
     assert_refused(&db, &url, &words.each_ref().map(String::as_str));
     db.run(&format!("DROP ROLE {role}"));
+}
+
+/// With a superuser's rights.
+#[test]
+fn code_of_other_roles_does_not_run() {
+    let db = old_database("create_all");
+    let role = format!("{}_mallory", db.name());
+    db.run(&format!(
+        "CREATE ROLE {role}; GRANT ALL ON SCHEMA public TO {role}; GRANT ALL ON users TO {role};
+        GRANT CREATE ON DATABASE {} TO {role};
+        SET ROLE {role};
+        CREATE FUNCTION seize() RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+            IF (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
+                EXECUTE 'ALTER ROLE {role} SUPERUSER';
+            END IF;
+        END $$;
+        CREATE FUNCTION lower(varchar) RETURNS text LANGUAGE sql AS $$ SELECT public.seize(); SELECT lower($1::text) $$;
+        CREATE FUNCTION format(text, name) RETURNS text LANGUAGE sql AS $$ SELECT public.seize(); SELECT '' $$;
+        CREATE FUNCTION equal(name, text) RETURNS boolean LANGUAGE sql AS $$ SELECT public.seize(); SELECT true $$;
+        CREATE OPERATOR = (LEFTARG = name, RIGHTARG = text, FUNCTION = equal);",
+        db.name()
+    ));
+    let words = |what: &str| {
+        format!("the role {role} could have its code run with the rights of postgres, as these belong to it: {what}")
+    };
+    let refused = |what: &str| {
+        assert_refused(&db, &db.url(), &[&words(what)]);
+        let outcome = run(&["migrate", "--check"], &[("DATABASE_URL", &db.url())], "");
+        assert!(outcome.code == 1 && outcome.err.contains(&words(what)), "{outcome:?}");
+        assert_eq!(db.count(&format!("SELECT count(*) FROM pg_roles WHERE rolname = '{role}' AND rolsuper")), 0);
+    };
+    refused("the function public.equal(name,text), the function public.format(text,name), the function public.lower(");
+    // In a schema that is not on the search path, and by means of a table that is there already.
+    db.run(&format!(
+        "DROP OPERATOR public.= (name, text);
+        DROP FUNCTION public.equal(name, text), public.lower(varchar), public.format(text, name);
+        SET ROLE {role};
+        CREATE SCHEMA {role};
+        CREATE FUNCTION {role}.by_trigger() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN PERFORM public.seize(); RETURN NEW; END $$;
+        CREATE TRIGGER seizing BEFORE UPDATE ON users FOR EACH ROW EXECUTE FUNCTION {role}.by_trigger();
+        RESET ROLE; DROP FUNCTION public.seize()"
+    ));
+    refused("the trigger seizing on public.users: migrate as");
+    db.run(&format!("DROP TRIGGER seizing ON users; ALTER TABLE users OWNER TO {role}"));
+    refused("the table public.users: migrate as");
+    db.run(&format!(
+        "ALTER TABLE users OWNER TO postgres; ALTER TABLE voices OWNER TO {role}; DROP FUNCTION {role}.by_trigger()"
+    ));
+    db.run("ALTER TABLE voices ADD FOREIGN KEY (name) REFERENCES users (id)");
+    assert_refused(&db, &db.url(), &["the role postgres does not own the table voices, which refers to users"]);
+    db.run(&format!("ALTER TABLE voices OWNER TO postgres; ALTER SCHEMA {role} RENAME TO postgres"));
+    refused("the schema postgres: migrate as");
+    db.run(&format!("DROP SCHEMA postgres CASCADE; DROP OWNED BY {role}; DROP ROLE {role}"));
+    migrate(&db);
+    assert_migrated("mended", &db);
+}
+
+#[test]
+fn what_would_hide_or_replace_something_is_refused() {
+    let db = old_database("create_all");
+    db.run(
+        "ALTER TABLE documents ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+        CREATE RULE nothing AS ON UPDATE TO users DO ALSO NOTHING;
+        CREATE INDEX users_email_unique ON users (email); CREATE VIEW users_created AS SELECT 1 AS one;
+        ALTER TABLE documents ADD COLUMN version text;",
+    );
+    let words = [
+        "documents has row-level security: ALTER TABLE documents DISABLE ROW LEVEL SECURITY",
+        "rule nothing on table users would run while rows are changed",
+        "there is a users_created already, which is not textgen's: rename it",
+        "there is a users_email_unique already, which is not textgen's: rename it",
+        "documents has a column version already",
+    ];
+    assert_refused(&db, &db.url(), &words);
+    db.run(
+        "ALTER TABLE documents DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY, DROP COLUMN version;
+        DROP RULE nothing ON users; DROP INDEX users_email_unique; DROP VIEW users_created;
+        UPDATE documents SET updated = 'infinity' WHERE id = 'doc_1'",
+    );
+    let words = "1 rows of documents have a time of infinity or outside of the years 1 to 9999, such as that with the id 'doc_1'";
+    assert_refused(&db, &db.url(), &[words]);
+
+    // Limits that are meant for requests do not matter.
+    let name = db.name();
+    db.run(&format!(
+        "UPDATE documents SET updated = NULL WHERE id = 'doc_1';
+        ALTER DATABASE {name} SET idle_in_transaction_session_timeout = '1ms';
+        ALTER DATABASE {name} SET default_transaction_read_only = on;
+        CREATE SCHEMA postgres"
+    ));
+    let words = "the tables of the Python system are in the schema public, and new ones would be made in postgres: \
+                 ALTER DATABASE ";
+    assert_refused(&db, &db.url(), &[words]);
+    refused(run(&["user", "list"], &[("DATABASE_URL", &db.url())], ""), words);
+    let write = |sql: &str| db.run(&format!("SET transaction_read_only = off; {sql}"));
+    write("DROP SCHEMA postgres");
+    let history = "CREATE TABLE refinery_schema_history (version int4 PRIMARY KEY, name varchar(255),
+        applied_on varchar(255), checksum varchar(255));
+        INSERT INTO refinery_schema_history VALUES (20230101, 'other', '', '1')";
+    write(history);
+    let words = "its history has a migration 20230101 (other) and lacks migration 1 of ";
+    assert_refused(&db, &db.url(), &[words]);
+    write("DROP TABLE refinery_schema_history");
+    migrate(&db);
+    assert_migrated("mended", &db);
+
+    write("DELETE FROM refinery_schema_history WHERE version = 30");
+    let newest = textgen::db::migrate::newest();
+    assert_refused(&db, &db.url(), &[") and lacks migration 30 of ", "its history has a migration 31 ("]);
+    write(&format!("DELETE FROM refinery_schema_history WHERE version = {newest} OR version > 30"));
+    write("CREATE SCHEMA postgres");
+    let words = "its tables are in the schema public, and new ones would be made in postgres: set the search_path";
+    assert_refused(&db, &db.url(), &[words]);
 }
 
 /// Migration 55 finds another function of the name of one of its own.

@@ -42,11 +42,20 @@ fn of_the_database(client: &mut Client, pending: &[Pending], old: &OldTables) ->
         UNION ALL
         (SELECT format('there is a %I already, which is not textgen''s: rename it', c.relname)
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = current_schema()
-        WHERE c.relname = ANY ($1) ORDER BY c.relname)";
+        WHERE c.relname = ANY ($1) ORDER BY c.relname)
+        UNION ALL
+        SELECT format('the tables of the Python system are in the schema %I, and new ones would be made in %I: '
+            || 'ALTER DATABASE %I SET search_path = %1$I', n.nspname, current_schema(), current_database())
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'charges_monthly' AND a.atttypid = 'int4'::regtype
+        WHERE $2 AND c.relname = 'users' AND n.nspname <> current_schema()
+            AND (n.nspname = ANY (current_schemas(false)) OR n.nspname = 'public')";
     let mut names: Vec<&str> = new_tables(pending).into_iter().collect();
+    names.extend(new_indexes(pending));
     names.extend(old.new_table());
+    let is_new = pending.first().is_some_and(|first| first.number == 1);
     let mut faults = Vec::new();
-    for row in client.query(SQL, &[&names])? {
+    for row in client.query(SQL, &[&names, &is_new])? {
         faults.push(row.try_get(0)?);
     }
     Ok(faults)
@@ -57,6 +66,15 @@ fn new_tables(pending: &[Pending]) -> BTreeSet<&str> {
     let lines = pending.iter().flat_map(|migration| migration.sql.lines());
     let named = lines.filter_map(|line| line.strip_prefix("CREATE TABLE ")?.split([' ', '(']).next());
     named.filter(|name| *name != "IF").collect()
+}
+
+/// The indexes that migrations would not make if there were something else of the name.
+fn new_indexes(pending: &[Pending]) -> impl Iterator<Item = &str> {
+    let lines = pending.iter().flat_map(|migration| migration.sql.lines());
+    lines.filter_map(|line| {
+        let (create, name) = line.split_once(" INDEX IF NOT EXISTS ")?;
+        if create.starts_with("CREATE") { name.split(' ').next() } else { None }
+    })
 }
 
 #[cfg(test)]
@@ -74,5 +92,6 @@ mod tests {
         assert!(!tables.contains("users") && !tables.contains("documents"), "{tables:?}");
         let made: usize = all.iter().map(|migration| migration.sql.matches("\nCREATE TABLE ").count()).sum();
         assert!(tables.len() >= made - 2, "{} of {made}", tables.len());
+        assert_eq!(new_indexes(&all).collect::<Vec<_>>(), ["users_email_unique", "users_created"]);
     }
 }

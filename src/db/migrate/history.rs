@@ -7,6 +7,7 @@ use refinery::Migration;
 
 use super::super::Error;
 use super::MIGRATIONS;
+use super::strangers::safely;
 
 /// A migration that was not applied yet.
 pub(super) struct Pending {
@@ -40,6 +41,32 @@ pub(super) fn all() -> Result<Vec<Pending>, Error> {
     read.collect()
 }
 
+/// A row: number, name and checksum.
+type Applied = (i32, Option<String>, Option<String>);
+
+/// The schema of the history and its rows in order, and the schema in which tables are made. `None` if there is no history.
+/// What the columns are and who made them is not known yet, so nothing is left to the database but to read them.
+fn read(client: &mut Client) -> Result<Option<(String, Option<String>, Vec<Applied>)>, Error> {
+    const FIND: &str = "
+        SELECT n.nspname::text, c.relkind = 'r', format('%I.%I', n.nspname, c.relname)
+        FROM unnest($1::text[]) WITH ORDINALITY s (name, place) JOIN pg_namespace n ON n.nspname = s.name
+        JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = 'refinery_schema_history'
+        ORDER BY s.place LIMIT 1";
+    safely(client, |transaction, schemas| {
+        let Some(found) = transaction.query_opt(FIND, &[&schemas])? else { return Ok(None) };
+        let table: String = found.try_get(2)?;
+        if !found.try_get::<_, bool>(1)? {
+            return Err(Error::NotMigratable(format!("{table} is not a table: rename it")));
+        }
+        let mut applied = Vec::new();
+        for row in transaction.query(&format!("SELECT version, name, checksum FROM {table}"), &[])? {
+            applied.push((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?));
+        }
+        applied.sort();
+        Ok(Some((found.try_get(0)?, schemas.first().cloned(), applied)))
+    })
+}
+
 /// The migrations that are missing, in order. Changes nothing. A newer version of textgen may have migrated the database:
 /// an older one works with its additions.
 ///
@@ -47,27 +74,31 @@ pub(super) fn all() -> Result<Vec<Pending>, Error> {
 /// The database is unavailable, or was migrated by something else.
 pub(super) fn pending(client: &mut Client) -> Result<Vec<Pending>, Error> {
     let mut pending = all()?;
-    if client.query_one("SELECT to_regclass('refinery_schema_history') IS NULL", &[])?.try_get(0)? {
-        return Ok(pending);
-    }
-    let applied = client.query("SELECT version, name, checksum FROM refinery_schema_history ORDER BY version", &[])?;
-    let mut last = 0;
-    for row in applied {
-        let number: i32 = row.try_get(0)?;
-        let name: Option<String> = row.try_get(1)?;
-        let checksum: Option<String> = row.try_get(2)?;
-        let own = pending.iter().find(|own| own.number == number);
+    let Some((schema, place, applied)) = read(client)? else { return Ok(pending) };
+    for (number, name, checksum) in &applied {
+        let own = pending.iter().find(|own| own.number == *number);
         if let Some(own) = own.filter(|own| !own.is(name.as_deref(), checksum.as_deref())) {
-            let name = name.unwrap_or_default();
+            let name = name.as_deref().unwrap_or_default();
             return Err(Error::NotMigratable(format!(
                 "its migration {number} ({name}) is not that of this version ({}): use the version that migrated it, or a later \
                  one",
                 own.name
             )));
         }
-        last = number;
     }
-    pending.retain(|own| own.number > last);
+    pending.retain(|own| applied.iter().all(|(number, ..)| *number != own.number));
+    let Some(first) = pending.first() else { return Ok(pending) };
+    if let Some((other, name, _)) = applied.iter().find(|(number, ..)| *number > first.number || *number < 1) {
+        return Err(Error::NotMigratable(format!(
+            "its history has a migration {other} ({}) and lacks {first}: it is another program's, or damaged",
+            name.as_deref().unwrap_or_default()
+        )));
+    }
+    if let Some(place) = place.filter(|place| *place != schema && !applied.is_empty()) {
+        return Err(Error::NotMigratable(format!(
+            "its tables are in the schema {schema}, and new ones would be made in {place}: set the search_path"
+        )));
+    }
     Ok(pending)
 }
 

@@ -141,6 +141,11 @@ impl OldTables {
                 faults.push(row.try_get(0)?);
             }
         }
+        if faults.is_empty() {
+            for row in client.query(&odd_times(&names), &[])? {
+                faults.push(row.try_get(0)?);
+            }
+        }
         Ok(faults)
     }
 
@@ -197,12 +202,27 @@ fn fault(types: &Types, (table, column, allowed): &(&str, &str, &[&str])) -> Opt
 
 /// What stands in the way of altering the tables.
 const FAULTS: &str = "
-    WITH old AS (SELECT c.oid, c.relname, c.relkind, c.relowner
+    WITH old AS (SELECT c.oid, c.relname, c.relkind, c.relowner, c.relrowsecurity
                  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = current_schema()
                  WHERE c.relname = ANY ($1)),
     referring AS (SELECT r.conrelid, r.confrelid, r.conname, o.relname FROM pg_constraint r JOIN old o ON o.oid = r.confrelid
                   WHERE r.contype = 'f')
     SELECT format('%I is not an ordinary table: make it one', relname) FROM old WHERE relkind <> 'r'
+    UNION ALL
+    SELECT format('%I has row-level security: ALTER TABLE %1$I DISABLE ROW LEVEL SECURITY', relname)
+    FROM old WHERE relrowsecurity
+    UNION ALL
+    SELECT format('%s would run while rows are changed: drop it now, and create it again afterwards',
+        pg_describe_object('pg_trigger'::regclass, t.oid, 0))
+    FROM old o JOIN pg_trigger t ON t.tgrelid = o.oid WHERE NOT t.tgisinternal
+    UNION ALL
+    SELECT format('%s would run while rows are changed: drop it now, and create it again afterwards',
+        pg_describe_object('pg_rewrite'::regclass, r.oid, 0))
+    FROM old o JOIN pg_rewrite r ON r.ev_class = o.oid WHERE o.relkind = 'r'
+    UNION ALL
+    SELECT format('documents has a column %I already, which is not textgen''s: rename it', a.attname)
+    FROM old o JOIN pg_attribute a ON a.attrelid = o.oid AND a.attname = 'version' AND NOT a.attisdropped
+    WHERE o.relname = 'documents'
     UNION ALL
     SELECT format('%I.id is not unique: ALTER TABLE %1$I ADD PRIMARY KEY (id)', o.relname) FROM old o
     WHERE o.relkind = 'r' AND NOT EXISTS (
@@ -217,7 +237,9 @@ const FAULTS: &str = "
     SELECT DISTINCT format('the role %I does not own the table %s, which refers to %I: migrate as the owner of both',
         current_user, r.conrelid::regclass, r.relname)
     FROM referring r JOIN pg_class c ON c.oid = r.conrelid
-    WHERE NOT pg_has_role(c.relowner, 'USAGE') AND c.oid NOT IN (SELECT oid FROM old)
+    JOIN pg_roles owner ON owner.oid = c.relowner JOIN pg_roles me ON me.rolname = current_user
+    WHERE c.oid NOT IN (SELECT oid FROM old) AND owner.oid <> me.oid AND NOT owner.rolsuper
+        AND (me.rolsuper OR NOT pg_has_role(owner.oid, 'USAGE'))
     UNION ALL
     SELECT format('%s refers to documents by their numbers, which change: drop its constraint %I', r.conrelid::regclass,
         r.conname)
@@ -230,13 +252,24 @@ const FAULTS: &str = "
     FROM pg_depend d JOIN old o ON o.oid = d.refobjid
     JOIN pg_attribute a ON a.attrelid = o.oid AND a.attnum = d.refobjsubid
     WHERE d.refclassid = 'pg_class'::regclass
-        AND d.classid IN ('pg_rewrite'::regclass, 'pg_policy'::regclass, 'pg_trigger'::regclass)
-        AND NOT EXISTS (SELECT FROM pg_trigger t WHERE d.classid = 'pg_trigger'::regclass AND t.oid = d.objid
-                                                     AND t.tgisinternal)
+        AND d.classid IN ('pg_rewrite'::regclass, 'pg_policy'::regclass)
         AND (a.attname IN ('email', 'created', 'updated', 'is_subscribed', 'secret', 'free_credits', 'charges_monthly',
                 'num_self_hosted_instances', 'title', 'is_public')
             OR o.relname = 'documents' AND a.attname = 'id')
     GROUP BY d.classid, d.objid";
+
+/// The query for times that textgen cannot read.
+fn odd_times(tables: &[&str]) -> String {
+    let of = |table: &&str| {
+        format!(
+            "SELECT format('%s rows of {table} have a time of infinity or outside of the years 1 to 9999, such as that with '
+                || 'the id %L: set created and updated', count(*), min(id))
+            FROM {table} WHERE created NOT BETWEEN '0001-01-02' AND '9999-12-30'
+                OR updated NOT BETWEEN '0001-01-02' AND '9999-12-30' HAVING count(*) > 0"
+        )
+    };
+    tables.iter().map(of).collect::<Vec<_>>().join(" UNION ALL ")
+}
 
 /// Accounts without an address, which could never be named.
 const NO_ADDRESS: &str = "

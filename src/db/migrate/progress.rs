@@ -51,6 +51,8 @@ impl Shared {
         let mut step = self.step.lock();
         let Some(step) = &mut *step else { return };
         step.said = Instant::now();
+        // A terminal would act on control characters, which may be anybody's.
+        let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         (self.report.0)(&format!("{}: {text}", step.name));
     }
 
@@ -197,5 +199,22 @@ fn in_words(time: Duration) -> String {
     match time.as_secs() {
         0 => format!("{} ms", time.as_millis()),
         _ => format!("{:.1} s", time.as_secs_f64()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_not_passed_on() {
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let lines = said.clone();
+        let progress = Progress::new(Report::new(move |line: &str| lines.lock().push(line.to_owned())));
+        let _: Result<(), ()> = progress.step("step", || {
+            progress.0.tell("\u{1b}[2Jnew\r\nline\u{9b}é");
+            Err(())
+        });
+        assert_eq!(*said.lock(), ["step:  [2Jnew  line é"]);
     }
 }
