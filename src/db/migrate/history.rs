@@ -44,9 +44,18 @@ pub(super) fn all() -> Result<Vec<Pending>, Error> {
 /// A row: number, name and checksum.
 type Applied = (i32, Option<String>, Option<String>);
 
-/// The schema of the history and its rows in order, and the schema in which tables are made. `None` if there is no history.
-/// What the columns are and who made them is not known yet, so nothing is left to the database but to read them.
-fn read(client: &mut Client) -> Result<Option<(String, Option<String>, Vec<Applied>)>, Error> {
+/// What is there.
+struct History {
+    schema: String,
+    /// In which tables are made.
+    place: Option<String>,
+    /// In order.
+    applied: Vec<Applied>,
+}
+
+/// Reads it; `None` if there is none. What the columns are and who made them is not known yet, so nothing is left to the
+/// database but to read them.
+fn read(client: &mut Client) -> Result<Option<History>, Error> {
     const FIND: &str = "
         SELECT n.nspname::text, c.relkind = 'r', format('%I.%I', n.nspname, c.relname)
         FROM unnest($1::text[]) WITH ORDINALITY s (name, place) JOIN pg_namespace n ON n.nspname = s.name
@@ -63,7 +72,7 @@ fn read(client: &mut Client) -> Result<Option<(String, Option<String>, Vec<Appli
             applied.push((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?));
         }
         applied.sort();
-        Ok(Some((found.try_get(0)?, schemas.first().cloned(), applied)))
+        Ok(Some(History { schema: found.try_get(0)?, place: schemas.first().cloned(), applied }))
     })
 }
 
@@ -74,7 +83,7 @@ fn read(client: &mut Client) -> Result<Option<(String, Option<String>, Vec<Appli
 /// The database is unavailable, or was migrated by something else.
 pub(super) fn pending(client: &mut Client) -> Result<Vec<Pending>, Error> {
     let mut pending = all()?;
-    let Some((schema, place, applied)) = read(client)? else { return Ok(pending) };
+    let Some(History { schema, place, applied }) = read(client)? else { return Ok(pending) };
     for (number, name, checksum) in &applied {
         let own = pending.iter().find(|own| own.number == *number);
         if let Some(own) = own.filter(|own| !own.is(name.as_deref(), checksum.as_deref())) {
