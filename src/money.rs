@@ -91,6 +91,9 @@ pub fn parse_price(text: &str, digits: u32, highest: i64) -> Result<i64, String>
     number.ok_or_else(|| format!("{text} is higher than {}", format_price(highest, digits)))
 }
 
+/// Digits behind the point of an amount in dollars that is kept in micro-dollars.
+pub const MICRO_DIGITS: u32 = 6;
+
 /// The price that [`parse_price`] reads as this number, without zeros at its end.
 pub fn format_price(number: i64, digits: u32) -> String {
     let scale = 10_i64.pow(digits);

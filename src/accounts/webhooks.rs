@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use crate::db::Transaction;
+use crate::db::{Executor, Transaction};
 use crate::error::{Error, Result};
 use crate::store::audit::{self, Actor};
 use crate::store::webhooks::{self, Endpoint, MOST_ENDPOINTS};
@@ -80,6 +80,22 @@ pub fn remove(db: &mut Transaction<'_>, actor: Actor<'_>, id: &str) -> Result<()
         return Err(Error::NotFound(NO_ENDPOINT));
     }
     Ok(audit::insert_for(db, actor, "remove webhook", id, "")?)
+}
+
+/// Has a test sent to one endpoint alone.
+///
+/// # Errors
+/// 404; those of the database.
+pub fn test(db: &mut impl Executor, id: &str) -> Result<()> {
+    if webhooks::test(db, id)? { Ok(()) } else { Err(Error::NotFound(NO_ENDPOINT)) }
+}
+
+/// Tries a delivery again now.
+///
+/// # Errors
+/// 404; those of the database.
+pub fn retry(db: &mut impl Executor, id: i64) -> Result<()> {
+    if webhooks::retry(db, id)? { Ok(()) } else { Err(Error::NotFound(NO_DELIVERY)) }
 }
 
 /// Checks an address. Where it leads is looked at when it is called.

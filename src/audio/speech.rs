@@ -26,21 +26,6 @@ const WAV_TYPES: [&str; 4] = ["audio/wav", "audio/x-wav", "audio/wave", "audio/v
 /// Bytes passed on at a time.
 const READ_SIZE: usize = 16 * 1024;
 
-/// The voices that older clients know. Any other name selects `af_nicole`.
-const VOICES: [&str; 11] = [
-    "af",
-    "af_bella",
-    "af_sarah",
-    "am_adam",
-    "am_michael",
-    "bf_emma",
-    "bf_isabella",
-    "bm_george",
-    "bm_lewis",
-    "af_nicole",
-    "af_sky",
-];
-
 /// `POST /v1/audio/speech`: the audio is streamed while it is made.
 pub(super) fn speak(call: &mut Call<'_>, caller: &Caller) -> Result<Response> {
     let (request, body) = ChargedRequest::read(call, caller, Purpose::Speech, MAX_JSON_BODY)?;
@@ -188,7 +173,7 @@ fn voice<'a>(voice: Option<&'a str>, speaker: Option<&'a str>) -> &'a str {
             other => other,
         })
     });
-    let known = |wanted| if VOICES.contains(&wanted) { wanted } else { "af_nicole" };
+    let known = |wanted| if speech::VOICES.contains(&wanted) { wanted } else { "af_nicole" };
     wanted.map_or("af", known)
 }
 

@@ -6,13 +6,11 @@ use time::OffsetDateTime;
 use super::{Failure, database, find_user, future_time};
 use crate::accounts::credits as account_credits;
 use crate::config::Config;
-use crate::money::{in_dollars, parse_price};
+use crate::money::{MICRO_DIGITS, in_dollars, parse_price};
 use crate::store::audit::{self, COMMAND_LINE};
 use crate::store::credits::{self, Entry, Kind, NewEntry};
 use crate::store::timestamp;
 
-/// Digits behind the point that an amount may have.
-const DIGITS: u32 = 6;
 /// The highest amount of one change, in micro-dollars: 10,000 dollars.
 const HIGHEST: i64 = 10_000_000_000;
 
@@ -97,7 +95,7 @@ fn show(user: &str, config: &Config) -> Result<String, Failure> {
 
 /// An amount in micro-dollars, written in dollars. One so high that somebody must have meant micro-dollars is refused.
 fn dollars(text: &str) -> Result<i64, String> {
-    let amount = parse_price(text, DIGITS, HIGHEST).ok().filter(|amount| *amount > 0);
+    let amount = parse_price(text, MICRO_DIGITS, HIGHEST).ok().filter(|amount| *amount > 0);
     let words = || format!("{text:?} is not an amount in US dollars such as 12.50, above 0 and at most 10000");
     amount.ok_or_else(words)
 }

@@ -9,14 +9,11 @@ use crate::accounts::rates::{self as account_rates, HIGHEST, RateChange};
 use crate::accounts::scopes::{self, AccountScope};
 use crate::config::Config;
 use crate::http::request_fields::Change;
-use crate::money::{Cost, in_dollars, parse_price};
+use crate::money::{Cost, MICRO_DIGITS, in_dollars, parse_price};
 use crate::store::audit::{self, COMMAND_LINE};
 use crate::store::budgets::{self, Budget, BudgetChange, Window};
 use crate::store::rates::{self, RateLimit};
 use crate::store::{User, api_keys, timestamp};
-
-/// Digits of an amount behind the point.
-const DIGITS: u32 = 6;
 
 /// What to do with the limits of accounts.
 #[derive(Subcommand)]
@@ -240,7 +237,7 @@ fn lift(user: &str, key: Option<&str>, until: Option<OffsetDateTime>, config: &C
 /// An amount in micro-dollars, written in dollars.
 fn dollars(text: &str) -> Result<i64, String> {
     let words = |_| format!("{text:?} is not an amount in US dollars such as 12.50");
-    parse_price(text, DIGITS, Cost::MAX.micros()).map_err(words)
+    parse_price(text, MICRO_DIGITS, Cost::MAX.micros()).map_err(words)
 }
 
 /// A length of time such as `90s`, `30m`, `2h` or `7d`, of at most ten years.

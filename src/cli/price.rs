@@ -6,13 +6,11 @@ use time::OffsetDateTime;
 
 use super::{Failure, database};
 use crate::config::Config;
-use crate::money::{format_price, parse_price};
+use crate::money::{MICRO_DIGITS, format_price, parse_price};
 use crate::store::prices::{self, DatedPrice, PriceChange};
 use crate::store::timestamp;
 use crate::units::{ByUnit, Unit};
 
-/// Digits behind the point that a price may have.
-const DIGITS: u32 = 6;
 /// The highest price, in micro-dollars: 10,000 dollars.
 const HIGHEST: i64 = 10_000_000_000;
 
@@ -100,7 +98,7 @@ fn set(arguments: &SetArguments, config: &Config) -> Result<String, Failure> {
 
 /// A price in micro-dollars, written in dollars. One so high that somebody must have meant micro-dollars is refused.
 fn dollars(text: &str) -> Result<i64, String> {
-    parse_price(text, DIGITS, HIGHEST).map_err(|e| format!("{e}; prices are in US dollars, such as 0.15"))
+    parse_price(text, MICRO_DIGITS, HIGHEST).map_err(|e| format!("{e}; prices are in US dollars, such as 0.15"))
 }
 
 fn time(text: &str) -> Result<OffsetDateTime, String> {
@@ -114,7 +112,7 @@ fn table<'p>(rows: impl Iterator<Item = &'p DatedPrice>) -> String {
     };
     let mut text = line("MODEL", Unit::ALL.map(|unit| unit.price_heading().to_owned()), "FROM");
     for DatedPrice { model, valid_from, price } in rows {
-        let prices = Unit::ALL.map(|unit| format_price(price.0[unit], DIGITS));
+        let prices = Unit::ALL.map(|unit| format_price(price.0[unit], MICRO_DIGITS));
         text += &line(model, prices, &timestamp::zulu(*valid_from));
     }
     text

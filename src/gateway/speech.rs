@@ -18,6 +18,21 @@ use super::worst_case;
 /// The path of speech synthesis, here and at model servers.
 pub const SPEECH: &str = "/v1/audio/speech";
 
+/// The voices that older clients know. Any other name selects `af_nicole`.
+pub const VOICES: [&str; 11] = [
+    "af",
+    "af_bella",
+    "af_sarah",
+    "am_adam",
+    "am_michael",
+    "bf_emma",
+    "bf_isabella",
+    "bm_george",
+    "bm_lewis",
+    "af_nicole",
+    "af_sky",
+];
+
 /// Most bytes of an error that are read.
 const MAX_ERROR: usize = 64 * 1024;
 

@@ -237,10 +237,8 @@ fn remove(call: &mut Call<'_>, caller: &Caller) -> Answer {
 fn test(call: &mut Call<'_>, _: &Caller) -> Answer {
     let fields = fields(call)?;
     let NameEndpoint { id } = NameEndpoint::read(&fields)?;
-    match webhooks::test(&mut call.app.db.session()?, id)? {
-        true => Ok(Response::json(200, &Message { message: "Sent within a second or two" })),
-        false => Err(Error::NotFound(NO_ENDPOINT)),
-    }
+    changes::test(&mut call.app.db.session()?, id)?;
+    Ok(Response::json(200, &Message { message: "Sent within a second or two" }))
 }
 
 /// `GET /api/admin/webhooks/deliveries`.
@@ -258,8 +256,6 @@ fn deliveries(call: &mut Call<'_>, _: &Caller) -> Answer {
 fn retry(call: &mut Call<'_>, _: &Caller) -> Answer {
     let fields = fields(call)?;
     let id = fields.optional_integer("id")?.ok_or(Error::bad("id: expected a number"))?;
-    match webhooks::retry(&mut call.app.db.session()?, id)? {
-        true => Ok(Response::json(200, &Message { message: "Tried again now" })),
-        false => Err(Error::NotFound(NO_DELIVERY)),
-    }
+    changes::retry(&mut call.app.db.session()?, id)?;
+    Ok(Response::json(200, &Message { message: "Tried again now" }))
 }

@@ -8,7 +8,7 @@ use std::thread;
 use serde_json::{Value, json};
 
 use crate::floods::REFUSED_PAUSE;
-use crate::harness::{PASSWORD, Raw, Reply, Server, TestDb, Upstream, User, charges, soon};
+use crate::harness::{End, PASSWORD, Raw, Reply, Server, TestDb, Upstream, User, charges, soon};
 use crate::recordings::{heard, multipart, wav};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -162,15 +162,6 @@ fn streams_of_many_accounts_get_in_and_a_place_that_is_free_is_given_again() {
     }
 }
 
-/// Ends a flood when it is dropped.
-struct Over<'a>(&'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, SeqCst);
-    }
-}
-
 #[test]
 fn a_flood_of_log_ins_stops_no_models_and_no_pages() {
     let (upstream, _gate) = slow_streams();
@@ -199,7 +190,7 @@ fn a_flood_of_log_ins_stops_no_models_and_no_pages() {
             });
         }
         // Whatever fails here must end the flood.
-        let _over = Over(&is_over);
+        let _over = End(&is_over);
         soon("the flood", || tried.load(SeqCst) > 48);
         for user in [&other, &hog].into_iter().cycle().take(20) {
             chat(&server, user).expect(200);

@@ -4,7 +4,7 @@ use askama::Template;
 
 use super::admin_models::typed;
 use super::{Frame, Problem, encoded, page, query_text, show};
-use crate::accounts::webhooks::{self as changes, KINDS, NO_DELIVERY, NO_ENDPOINT};
+use crate::accounts::webhooks::{self as changes, KINDS, NO_DELIVERY};
 use crate::auth::Caller;
 use crate::call::Call;
 use crate::error::{Error, Result};
@@ -130,18 +130,14 @@ pub(in crate::web) fn remove(call: &mut Call<'_>, caller: &Caller) -> Answer {
 /// `POST /admin/webhooks/test` with the `id`.
 pub(in crate::web) fn test(call: &mut Call<'_>, _: &Caller) -> Answer {
     let fields = fields(call)?;
-    match webhooks::test(&mut call.app.db.session()?, fields.text("id")?)? {
-        true => Ok(Response::see_other("/admin/webhooks?done=test")),
-        false => Err(Error::NotFound(NO_ENDPOINT)),
-    }
+    changes::test(&mut call.app.db.session()?, fields.text("id")?)?;
+    Ok(Response::see_other("/admin/webhooks?done=test"))
 }
 
 /// `POST /admin/webhooks/retry` with the `id` of a delivery.
 pub(in crate::web) fn retry(call: &mut Call<'_>, _: &Caller) -> Answer {
     let fields = fields(call)?;
     let id = fields.text("id")?.parse().map_err(|_| Error::NotFound(NO_DELIVERY))?;
-    match webhooks::retry(&mut call.app.db.session()?, id)? {
-        true => Ok(Response::see_other("/admin/webhooks?done=retry")),
-        false => Err(Error::NotFound(NO_DELIVERY)),
-    }
+    changes::retry(&mut call.app.db.session()?, id)?;
+    Ok(Response::see_other("/admin/webhooks?done=retry"))
 }

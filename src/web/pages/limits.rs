@@ -4,7 +4,7 @@ use super::show;
 use crate::accounts::credits as account_credits;
 use crate::db::Executor;
 use crate::error::Result;
-use crate::money::parse_price;
+use crate::money::{MICRO_DIGITS, parse_price};
 use crate::store::budgets::{self, Budget};
 use crate::store::credits::Balance;
 use crate::store::events::{self, Event};
@@ -102,6 +102,6 @@ fn in_words(event: &Event, keys: &[ApiKey]) -> String {
 /// # Errors
 /// What is wrong with it.
 pub(super) fn dollars(text: &str) -> std::result::Result<i64, String> {
-    parse_price(text.trim().trim_start_matches('$'), 6, HIGHEST)
+    parse_price(text.trim().trim_start_matches('$'), MICRO_DIGITS, HIGHEST)
         .map_err(|_| format!("{text:?} is not an amount such as 12.50"))
 }

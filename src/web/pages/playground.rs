@@ -12,6 +12,7 @@ use crate::call::{Call, Role};
 use crate::catalogue::Purpose;
 use crate::error::{Error, Result};
 use crate::gateway::body::form_fields;
+use crate::gateway::speech::VOICES;
 use crate::http::form::{FORM_LIMIT, Fields};
 use crate::http::{Body, Response};
 use crate::store::documents as store;
@@ -72,21 +73,6 @@ struct Speech {
     voice: String,
     problem: Option<Problem>,
 }
-
-/// The voices to choose from.
-const VOICES: [&str; 11] = [
-    "af",
-    "af_bella",
-    "af_sarah",
-    "am_adam",
-    "am_michael",
-    "bf_emma",
-    "bf_isabella",
-    "bm_george",
-    "bm_lewis",
-    "af_nicole",
-    "af_sky",
-];
 
 /// What was said in a conversation, by the `user` or the `assistant`.
 #[derive(Clone, Deserialize, Serialize)]
